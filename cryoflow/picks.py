@@ -1,0 +1,296 @@
+"""Picks: where particles are, on which micrographs, and who said so.
+
+The frame
+---------
+There is one coordinate frame, and it is stated here only: **origin at the first pixel stored in the MRC file, x along
+the fast axis (columns), y along the slow axis (rows), in pixels of that file, pixel centres at whole numbers; a pick is
+the particle's centre, not a corner of its box.** It is the frame of `mrcfile`'s arrays (`data[y, x]`) and of RELION's
+`rlnCoordinateX/Y`. Every reader converts into it, every exporter out of it, and nobody else does arithmetic on
+coordinates. Shapes are `(ny, nx)`, as NumPy has them. Unknown values are NaN, NA or None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+FloatArray = npt.NDArray[np.float64]
+Program = Literal["relion", "cryosparc", "file", "picker", "cryoflow"]
+
+
+class Kind(StrEnum):
+    """What a job did, by the name that its database entries start with."""
+
+    HOMO = "Homo"
+    NON_UNIFORM = "NonUniform"
+    LOCAL = "Local"
+    HELIX = "Helix"
+    HETERO = "Hetero"
+    AB_INITIO = "AbInitio"
+    REFINE_3D = "Refine3D"
+    CLASS_3D = "Class3D"
+    SELECT_3D = "Select3D"
+    CLASS_2D = "Class2D"
+    SELECT_2D = "Select2D"
+    SELECT = "Select"
+    MANUAL_PICK = "ManualPick"
+    AUTO_PICK = "AutoPick"
+    INSPECT = "Inspect"
+    EXTRACT = "Extract"
+    CURATE = "Curate"
+    IMPORT = "Import"
+    EXTERNAL = "External"
+    UNPICKED = "Unpicked"
+    CONSENSUS = "Consensus"
+    OTHER = "Other"
+
+
+@dataclass(frozen=True)
+class PickColumn:
+    """One optional column of a pick table: its type, its decimals in text, and what it means."""
+
+    dtype: str
+    decimals: int
+    meaning: str
+
+
+PICK_COLUMNS: Mapping[str, PickColumn] = {
+    "score": PickColumn("float64", 6, "the picker's figure of merit, as it gave it (see score_kind)"),
+    "class": PickColumn("int32", 0, "class number as the program counts (RELION from 1, 0 unclassified; CryoSPARC from 0)"),
+    "class_posterior": PickColumn("float64", 4, "probability of that class"),
+    "uid": PickColumn("uint64", 0, "CryoSPARC's particle uid"),
+    "label": PickColumn("int8", 0, "1 right, -1 wrong, 0 not known"),
+    "shift_x_px": PickColumn("float64", 3, "refined shift that was subtracted from x, in micrograph pixels"),
+    "shift_y_px": PickColumn("float64", 3, "refined shift that was subtracted from y, in micrograph pixels"),
+    "psi_deg": PickColumn("float64", 2, "in-plane angle"),
+    "optics_group": PickColumn("int32", 0, "optics or exposure group in the source"),
+}
+"""Columns that a pick table may have beside `micrograph`, `x_px` and `y_px`."""
+
+MICROGRAPH_COLUMNS: Mapping[str, tuple[str, str]] = {
+    "name": ("object", "name as the project gives it, usually a path relative to the project"),
+    "path": ("object", "absolute path of the file where it was found, None where it is missing"),
+    "status": ("object", "found, missing, movie or unreadable"),
+    "uid": ("object", "CryoSPARC's exposure uid as text, None where there is none"),
+    "ny": ("Int32", "rows"),
+    "nx": ("Int32", "columns"),
+    "pixel_size_A": ("float64", "of the micrograph, not of extracted boxes"),
+    "voltage_kV": ("float64", "acceleration voltage"),
+    "cs_mm": ("float64", "spherical aberration"),
+    "amplitude_contrast": ("float64", "fraction"),
+    "defocus_u_A": ("float64", "underfocus is positive"),
+    "defocus_v_A": ("float64", "underfocus is positive"),
+    "defocus_angle_deg": ("float64", "of U against x"),
+    "phase_shift_deg": ("float64", "of a phase plate"),
+}
+"""Columns of a micrograph table: (dtype, meaning). All are there always; unknown values are NaN, NA or None."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that picks were read from: absolute path, size and time when it was read."""
+
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who said where the particles are."""
+
+    program: Program
+    project: Path
+    """Absolute path of the project (or of the file's folder)."""
+    project_name: str
+    job: str
+    """As the program writes it: `J51`, `job035`."""
+    kind: Kind
+    job_type: str = ""
+    """The program's own word: `nonuniform_refine_new`, `relion.refine3d`."""
+    output_group: str = ""
+    """CryoSPARC's output group, RELION's file name."""
+    suffix: str = ""
+    """What tells this entry from others of its job: `class1`, `excluded`. Empty for the main output."""
+    program_version: str = ""
+    title: str = ""
+    sources: tuple[SourceFile, ...] = ()
+
+    @property
+    def entry_name(self) -> str:
+        """Name of the database entry without its project: `Homo_J51`, `Hetero_J50_class1`."""
+        return f"{self.kind.value}_{self.job}" + (f"_{self.suffix}" if self.suffix else "")
+
+
+@dataclass(frozen=True)
+class PickSet:
+    """The picks of one output of one job, grouped by micrograph. Make one with `PickSet.build`.
+
+    Attributes
+    ----------
+    provenance
+        Where the picks are from.
+    micrographs : DataFrame
+        One row a micrograph, sorted by name; columns as in `MICROGRAPH_COLUMNS`. Micrographs without picks are kept.
+    picks : DataFrame
+        One row a pick, in order of micrograph and then of the source: `micrograph` (int32, row of `micrographs`),
+        `x_px`, `y_px` (float64, the frame of this module), then any of `PICK_COLUMNS`.
+    box_px
+        Edge of the extraction box in micrograph pixels, None where unknown.
+    diameter_A
+        Particle diameter, None where unknown.
+    score_kind
+        What `score` is in its source, such as `rlnAutopickFigureOfMerit` or `pick_stats/ncc_score`.
+    counts
+        What was counted on the way: `nan`, `outside`, `duplicate`, `no_micrograph`, ... Dropped picks only.
+    notes
+        What a user should know: a convention that could not be confirmed, a fall-back that was taken.
+    """
+
+    provenance: Provenance
+    micrographs: pd.DataFrame
+    picks: pd.DataFrame
+    box_px: float | None = None
+    diameter_A: float | None = None
+    score_kind: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        provenance: Provenance,
+        micrographs: pd.DataFrame,
+        picks: pd.DataFrame,
+        *,
+        box_px: float | None = None,
+        diameter_A: float | None = None,
+        score_kind: str = "",
+        counts: Mapping[str, int] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> PickSet:
+        """Normalise and check two tables into a `PickSet`.
+
+        Micrographs are sorted by name, picks grouped by micrograph (stable), columns cast to their declared types.
+        Picks whose position is NaN or infinite, or lies outside a micrograph of known shape, are dropped and counted
+        in `counts["nan"]` and `counts["outside"]`. A pick is inside where `-0.5 <= x < nx - 0.5`, and so for y.
+
+        Raises
+        ------
+        ValueError
+            Where a column is not declared or a pick points to no micrograph: a defect of the caller.
+        """
+        micrographs, order = _normal_micrographs(micrographs)
+        unknown = [c for c in picks.columns if c not in ("micrograph", "x_px", "y_px") and c not in PICK_COLUMNS]
+        if unknown:
+            raise ValueError(f"undeclared pick columns {unknown}: declare them in PICK_COLUMNS")
+        index = picks["micrograph"].to_numpy()
+        if len(index) and (index.min() < 0 or index.max() >= len(micrographs)):
+            raise ValueError("a pick points to no micrograph")
+        new_index = order[index].astype(np.int32) if len(index) else np.zeros(0, np.int32)
+        x_px = picks["x_px"].to_numpy(np.float64)
+        y_px = picks["y_px"].to_numpy(np.float64)
+
+        finite = np.isfinite(x_px) & np.isfinite(y_px)
+        with np.errstate(invalid="ignore"):
+            nx = micrographs["nx"].to_numpy(np.float64, na_value=np.inf)[new_index]
+            ny = micrographs["ny"].to_numpy(np.float64, na_value=np.inf)[new_index]
+            inside = (x_px >= np.where(np.isinf(nx), -np.inf, -0.5)) & (x_px < nx - 0.5)
+            inside &= (y_px >= np.where(np.isinf(ny), -np.inf, -0.5)) & (y_px < ny - 0.5)
+        keep = finite & inside
+        tally = dict(counts or {})
+        for name, lost in (("nan", ~finite), ("outside", finite & ~inside)):
+            if number := int(lost.sum()):
+                tally[name] = tally.get(name, 0) + number
+
+        sorted_already = bool(np.all(new_index[1:] >= new_index[:-1]))
+        if keep.all() and sorted_already:
+            rows: slice | npt.NDArray[np.intp] = slice(None)
+        else:
+            rows = np.flatnonzero(keep)
+            if not sorted_already:
+                rows = rows[np.argsort(new_index[rows], kind="stable")]
+        table: dict[str, npt.NDArray[np.generic]] = {
+            "micrograph": new_index[rows],
+            "x_px": x_px[rows],
+            "y_px": y_px[rows],
+        }
+        for name, column in PICK_COLUMNS.items():
+            if name in picks.columns:
+                table[name] = picks[name].to_numpy()[rows].astype(column.dtype, copy=False)
+        return cls(
+            provenance,
+            micrographs,
+            pd.DataFrame(table, copy=False),
+            box_px=box_px,
+            diameter_A=diameter_A,
+            score_kind=score_kind,
+            counts=tally,
+            notes=notes,
+        )
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    @property
+    def centers_xy_px(self) -> FloatArray:
+        """All picks, (n, 2) float, x first."""
+        return self.picks[["x_px", "y_px"]].to_numpy(np.float64)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.intp]:
+        """Picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`; (number of micrographs + 1,) int."""
+        return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
+
+    def by_micrograph(self) -> Iterator[tuple[int, pd.DataFrame]]:
+        """Each micrograph's row number and its picks, micrographs without picks included."""
+        offsets = self.offsets
+        for i in range(len(self.micrographs)):
+            yield i, self.picks.iloc[offsets[i] : offsets[i + 1]]
+
+    def where(self, keep: npt.NDArray[np.bool_], **changes: object) -> PickSet:
+        """The picks for which `keep` (n,) is true, all micrographs kept, with any field changed on the way."""
+        return replace(self, picks=self.picks[keep].reset_index(drop=True), **changes)  # type: ignore[arg-type]
+
+
+def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:
+    """A micrograph table from the columns that are known; the others are filled with NaN, NA or None.
+
+    Raises
+    ------
+    ValueError
+        Where `name` is missing or a column is not in `MICROGRAPH_COLUMNS`.
+    """
+    if "name" not in columns or not set(columns) <= set(MICROGRAPH_COLUMNS):
+        raise ValueError(f"a micrograph table needs name, and only columns of {list(MICROGRAPH_COLUMNS)}")
+    n = len(columns["name"])  # type: ignore[arg-type]
+    table: dict[str, object] = {}
+    for name, (dtype, _) in MICROGRAPH_COLUMNS.items():
+        if name in columns:
+            table[name] = pd.Series(columns[name], dtype=dtype)  # type: ignore[call-overload]
+        elif name == "status":
+            table[name] = pd.Series(["missing"] * n, dtype="object")
+        else:
+            empty: object = {"object": None, "Int32": pd.NA}.get(dtype, np.nan)
+            table[name] = pd.Series([empty] * n, dtype=dtype)  # type: ignore[call-overload]
+    return pd.DataFrame(table)
+
+
+def _normal_micrographs(micrographs: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]]:
+    """The table sorted by name, and the new row of each old row."""
+    if list(micrographs.columns) != list(MICROGRAPH_COLUMNS):
+        raise ValueError("make micrograph tables with micrograph_table()")
+    names = micrographs["name"].to_numpy()
+    by_name = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.intp)
+    if len(set(names)) != len(names):
+        raise ValueError("two micrographs of one name in a table: merge them first")
+    order = np.empty(len(names), np.intp)
+    order[by_name] = np.arange(len(names))
+    return micrographs.iloc[by_name].reset_index(drop=True), order

@@ -1,0 +1,79 @@
+"""What a crawl finds: projects, their jobs, and whether a job's picks can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from cryoflow.picks import Kind
+
+
+class JobStatus(StrEnum):
+    """Whether the picks of a job can be used."""
+
+    USABLE = "usable"
+    UNFINISHED = "unfinished"
+    FAILED = "failed"
+    CLEARED = "cleared"
+    EMPTY = "empty"
+    STALE = "stale"
+    UNREADABLE = "unreadable"
+    NOT_OF_INTEREST = "not of interest"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One set of picks that a job left behind, not yet read.
+
+    Attributes
+    ----------
+    group
+        CryoSPARC's output group or RELION's file name.
+    suffix
+        Suffix of the entry's name, empty for the main output.
+    files
+        Every file that decides its content, absolute: what an incremental run compares by size and time.
+    n_picks, n_micrographs
+        From headers and job files where that is cheap, else None.
+    """
+
+    group: str
+    suffix: str = ""
+    files: tuple[Path, ...] = ()
+    n_picks: int | None = None
+    n_micrographs: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a project. `detail` carries what its reader needs and nobody else looks at."""
+
+    program: Literal["relion", "cryosparc"]
+    project: Path
+    project_name: str
+    job: str
+    folder: Path
+    kind: Kind
+    job_type: str
+    status: JobStatus
+    reason: str = ""
+    alias: str = ""
+    title: str = ""
+    outputs: tuple[Output, ...] = ()
+    detail: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project found below a root: absolute path, display name, and an id that survives a crawl from another root."""
+
+    program: Literal["relion", "cryosparc"]
+    path: Path
+    name: str
+    uid: str
+    """Hash of the program's own project uid (where there is one) and the real path; tells equal names apart."""
+    program_version: str = ""
+    notes: tuple[str, ...] = ()
