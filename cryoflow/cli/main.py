@@ -1,13 +1,102 @@
-"""The command `cryoflow`. Commands live beside this file, one module a group; each imports its heavy parts where it uses them."""
+"""The command `cryoflow`: which commands there are, what all of them share, and how they end.
+
+Commands live beside this file, one module a group, and are named here by text, so that a module is imported only when
+its command is used. Such a module imports its heavy parts (NumPy, pandas, Prefect, TensorFlow) inside its functions:
+that keeps every `--help` fast. `cryoflow.cli.output` prints their results.
+"""
 
 from __future__ import annotations
 
-from cyclopts import App
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, Group
 
 import cryoflow
+from cryoflow.errors import CryoflowError, ExitCode
+
+START, DATA, PICKING, RUNNING = (
+    Group(title, sort_key=i)
+    for i, title in enumerate(("Start here", "Projects and picks", "Picking", "Running and watching"))
+)
+
+COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
+    ("demo", "cryoflow.cli.demo:demo", START, "Run the whole path on two simulated projects, about 3 minutes."),
+    ("doctor", "cryoflow.cli.doctor:doctor", START, "Check this machine and this installation."),
+    ("settings", "cryoflow.cli.doctor:settings", START, "Show every setting and where its value comes from."),
+    ("simulate", "cryoflow.cli.simulate:simulate", START, "Write simulated projects whose true particles are known."),
+    ("crawl", "cryoflow.cli.ingest:crawl", DATA, "List the RELION and CryoSPARC projects and jobs below folders."),
+    ("ingest", "cryoflow.cli.ingest:ingest", DATA, "Read the picks of finished projects into a database."),
+    ("database", "cryoflow.cli.database:app", DATA, "List, show, select and verify what a database holds."),
+    ("export", "cryoflow.cli.export:app", DATA, "Write training sets for pickers: crYOLO, Topaz and others."),
+    ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and read their picks."),
+    ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
+    ("evaluate", "cryoflow.cli.picker:evaluate", PICKING, "Compare picks with reference picks."),
+    ("run", "cryoflow.cli.run:run", RUNNING, "Run the whole pipeline on your own projects."),
+    ("report", "cryoflow.cli.report:report", RUNNING, "Write the report of a database as one HTML page."),
+)
+"""Name, where it lives (a function, or an `App` of that name), group and one line of help."""
+
+EVERYWHERE = """Every command takes
+  -v, --verbose  to tell on stderr what is being done
+  -q, --quiet    to print results and errors only
+  --debug        to tell everything, with the traceback of an error (or CRYOFLOW_DEBUG=1)
+Exit codes: 0 done, 1 failed, 2 used wrongly, 3 partly failed."""
 
 app = App(
     name="cryoflow",
     version=cryoflow.__version__,
     help="From finished cryo-EM projects to trained particle pickers and clean picks.",
+    help_format="plaintext",
+    help_epilogue=EVERYWHERE,
+    result_action="return_value",
 )
+for _order, (_name, _where, _group, _help) in enumerate(COMMANDS):
+    app.command(_where, name=_name, group=_group, help=_help, sort_key=_order)
+
+FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--debug": "debug"}
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run one command, turn what it raises into one line on stderr, and return the exit code.
+
+    The flags that every command shares are taken out first, wherever they stand before a `--`.
+    """
+    from cryoflow.cli import output
+
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = {FLAGS[a] for a in arguments[:end] if a in FLAGS}
+    tokens = [a for a in arguments[:end] if a not in FLAGS] + list(arguments[end:])
+    debug = "debug" in flags or os.environ.get("CRYOFLOW_DEBUG", "0") not in ("", "0")
+    output.set_up(verbose="verbose" in flags, quiet="quiet" in flags, debug=debug)
+    code: int = ExitCode.FAILED
+    try:
+        result = app(tokens)
+        return result if isinstance(result, int) else ExitCode.OK
+    except output.UsageError as error:
+        code, message = ExitCode.USAGE, str(error)
+    except CryoflowError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        code, message = 130, "interrupted; what was written is complete, run the same command again to go on."
+    except BrokenPipeError:  # the reader of our output, such as `head`, had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        message = f"a defect of cryoflow ({what}). Please report it with what --debug prints."
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"cryoflow: {message}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The console script `cryoflow`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(launch(sys.argv[1:]))

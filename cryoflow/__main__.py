@@ -1,0 +1,5 @@
+"""`python -m cryoflow`."""
+
+from cryoflow.cli.main import main
+
+main()

@@ -1,0 +1,207 @@
+"""What a command prints: tables, records and progress, for a person on a terminal or for a script.
+
+Results go to stdout; progress, logging and errors go to stderr. On a terminal tables are drawn with rich; elsewhere
+they are lines with tabs between the values and one head line; with `--json` they are one JSON value. In JSON, values
+that are not known are `null`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Protocol, TypeAlias
+
+from cyclopts import Parameter
+
+from cryoflow.errors import CryoflowError
+
+Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON value.")]
+"""The type of a command's `json` parameter."""
+
+_quiet = False
+
+
+class UsageError(CryoflowError):
+    """A command was given arguments that do not go together: exit code 2."""
+
+
+def set_up(*, verbose: bool = False, quiet: bool = False, debug: bool = False) -> None:
+    """Set what goes to stderr: warnings by default, more with `verbose` and `debug`, errors only with `quiet`."""
+    global _quiet
+    _quiet = quiet
+    level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    logger = logging.getLogger("cryoflow")
+    logger.setLevel(level)
+    logger.handlers[:] = [_StderrHandler()]
+    logger.propagate = False
+
+
+class _StderrHandler(logging.Handler):
+    """One line a record, to whatever sys.stderr is at that moment (rich moves it while a progress bar is drawn)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"{record.levelname.lower()}: {record.getMessage()}"
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        print(text, file=sys.stderr)
+
+
+def emit_table(
+    rows: Iterable[Mapping[str, object] | object],
+    *,
+    columns: Sequence[str] | None = None,
+    title: str = "",
+    as_json: bool = False,
+    empty: str = "nothing found",
+) -> None:
+    """Print rows.
+
+    Parameters
+    ----------
+    rows
+        Mappings or dataclass instances.
+    columns
+        The names to show, in order; None shows those of the first row. JSON always holds all of them.
+    title
+        Shown on a terminal only.
+    empty
+        What a terminal shows where there are no rows.
+    """
+    table = [_as_mapping(row) for row in rows]
+    if as_json:
+        emit_json(table)
+        return
+    names = list(columns or (table[0] if table else ()))
+    cells = [[_text(row.get(name)) for name in names] for row in table]
+    if not sys.stdout.isatty():
+        print("\t".join(names))
+        for row_cells in cells:
+            print("\t".join(_one_line(cell) for cell in row_cells))
+        return
+    if not cells:
+        print(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False)
+    for name in names:
+        numeric = all(isinstance(row.get(name), int | float | None) for row in table)
+        drawn.add_column(name.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row_cells in cells:
+        drawn.add_row(*(Text(cell) for cell in row_cells))  # Text: a name with brackets is no markup
+    Console().print(drawn)
+
+
+def emit_record(record: Mapping[str, object] | object, *, as_json: bool = False) -> None:
+    """Print one thing as `name: value` lines, or as a JSON object."""
+    values = _as_mapping(record)
+    if as_json:
+        emit_json(values)
+        return
+    width = max(map(len, values), default=0) + 1 if sys.stdout.isatty() else 0
+    for name, value in values.items():
+        print(f"{name + ':':{width}} {_one_line(_text(value))}")
+
+
+def emit_json(value: object) -> None:
+    """Print any value made of our own types as JSON."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """One line for the person who waits, on stderr; nothing with `--quiet`."""
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Advance(Protocol):
+    """What `progress` gives: call it as the work advances."""
+
+    def __call__(self, steps: int = 1, /, *, note: str = "") -> None:
+        """Say that `steps` more are done, and what is at hand."""
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Advance]:
+    """A progress bar on a terminal; elsewhere nothing but a line when it is over."""
+    done = 0
+    if _quiet or not sys.stderr.isatty():
+
+        def count(steps: int = 1, /, *, note: str = "") -> None:  # noqa: ARG001
+            nonlocal done
+            done += steps
+
+        yield count
+        say(f"{what}: {done}" + (f" of {total}" if total is not None and total != done else ""))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*parts, TextColumn("{task.fields[note]}", markup=False), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total, note="")
+
+        def advance(steps: int = 1, /, *, note: str = "") -> None:
+            bar.update(task, advance=steps, note=note)
+
+        yield advance
+
+
+def plain(value: object) -> object:
+    """A value as JSON has it: dataclasses as objects, paths as text, enums by value, NaN and NA as None."""
+    if value is None or isinstance(value, bool | str) and not isinstance(value, Enum):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, Path | BaseException):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(plain(k)): plain(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, set | frozenset):
+        return sorted((plain(v) for v in value), key=str)
+    if isinstance(value, Iterable):
+        return [plain(v) for v in value]
+    return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
+
+
+def _as_mapping(row: object) -> Mapping[str, object]:
+    if isinstance(row, Mapping):
+        return row
+    return {f.name: getattr(row, f.name) for f in dataclasses.fields(row)}  # type: ignore[arg-type]
+
+
+def _text(value: object) -> str:
+    """A value in a table: unknown is a dash, floats have up to six digits."""
+    value = plain(value)
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items()) or "-"
+    return str(value)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\t", " ").splitlines())
