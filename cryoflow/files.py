@@ -1,8 +1,8 @@
-"""Files that are complete or absent: atomic writes, fingerprints and safe names. Every write of cryoflow goes through here.
+"""Files that are complete or absent: atomic writes, fingerprints and safe names. All of cryoflow writes through here.
 
 Order of a write: everything goes to a hidden sibling in the target's own folder, is synced, and one rename commits it.
 A crash before the rename leaves a hidden leftover (`.NAME.tmp-...`), which the next write of that name removes; a crash
-after it leaves the new content. `fault_point` names each of those steps, so that tests can end the process at every one.
+after it leaves the new content. `fault_point` names each of those steps, so that tests can end the process there.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Ask the operating system to put a folder's names on the disk; some network file systems refuse, which is no loss."""
+    """Ask the operating system to put a folder's names on the disk; some network file systems refuse: no loss."""
     try:
         sync_file(path)
     except OSError:

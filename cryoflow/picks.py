@@ -63,7 +63,9 @@ class PickColumn:
 
 PICK_COLUMNS: Mapping[str, PickColumn] = {
     "score": PickColumn("float64", 6, "the picker's figure of merit, as it gave it (see score_kind)"),
-    "class": PickColumn("int32", 0, "class number as the program counts (RELION from 1, 0 unclassified; CryoSPARC from 0)"),
+    "class": PickColumn(
+        "int32", 0, "class number as the program counts (RELION from 1, 0 unclassified; CryoSPARC from 0)"
+    ),
     "class_posterior": PickColumn("float64", 4, "probability of that class"),
     "uid": PickColumn("uint64", 0, "CryoSPARC's particle uid"),
     "label": PickColumn("int8", 0, "1 right, -1 wrong, 0 not known"),
@@ -274,12 +276,12 @@ def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:
     table: dict[str, object] = {}
     for name, (dtype, _) in MICROGRAPH_COLUMNS.items():
         if name in columns:
-            table[name] = pd.Series(columns[name], dtype=dtype)  # type: ignore[call-overload]
+            table[name] = pd.Series(columns[name], dtype=dtype)
         elif name == "status":
             table[name] = pd.Series(["missing"] * n, dtype="object")
         else:
             empty: object = {"object": None, "Int32": pd.NA}.get(dtype, np.nan)
-            table[name] = pd.Series([empty] * n, dtype=dtype)  # type: ignore[call-overload]
+            table[name] = pd.Series([empty] * n, dtype=dtype)
     return pd.DataFrame(table)
 
 

@@ -1,0 +1,314 @@
+"""Figures: picks on micrographs, montages of boxes, and curves, as matplotlib Figures that `png` and `jpeg` render.
+
+Micrographs are shown as stored: row 0 on top, x to the right, so a position read off the axes is a position in the
+frame of `cryoflow.picks`. Nothing here touches pyplot, so figures can be made in threads and without a display.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = npt.NDArray[np.floating]
+
+KEPT, REMOVED, MISSED, NEUTRAL = "#1f9e89", "#d1495b", "#e9a23b", "#3b6fb6"
+"""Colours that stay apart for colour-blind readers: kept picks, removed picks, missed particles, everything else."""
+
+_INK, _FAINT = "#24292f", "#8c959f"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Picks that are drawn alike on a micrograph.
+
+    Attributes
+    ----------
+    centers_xy_px : (n, 2) float
+        In the frame of `cryoflow.picks`.
+    label
+        What the legend says; the number of picks is added to it.
+    color
+        Any matplotlib colour.
+    """
+
+    centers_xy_px: npt.NDArray[np.float64]
+    label: str
+    color: str = KEPT
+
+
+def display_image(micrograph: Array, longest_px: int = 1100) -> tuple[Array, float]:
+    """A micrograph made fit to look at: averaged over blocks, flattened a little, clipped at 1 % and 99 %.
+
+    Returns
+    -------
+    image : (ny, nx) float32 in 0..1
+    step
+        How many micrograph pixels one image pixel spans.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    micrograph = np.nan_to_num(np.asarray(micrograph, np.float32))
+    step = max(1, int(np.ceil(max(micrograph.shape) / longest_px)))
+    ny, nx = (n // step * step for n in micrograph.shape)
+    image = micrograph[:ny, :nx].reshape(ny // step, step, nx // step, step).mean(axis=(1, 3), dtype=np.float32)
+    image = gaussian_filter(image, 1.0)
+    low, high = np.percentile(image, (1, 99))
+    return np.clip((image - low) / max(float(high - low), 1e-12), 0, 1), float(step)
+
+
+def overlay(
+    micrograph: Array,
+    marks: Sequence[Marks],
+    *,
+    diameter_px: float,
+    title: str = "",
+    pixel_size_A: float | None = None,
+    width_in: float = 7.0,
+) -> Figure:
+    """Picks as circles of the particle's diameter on their micrograph, with a scale bar where the pixel size is known.
+
+    Parameters
+    ----------
+    micrograph : (ny, nx) float
+    diameter_px
+        In pixels of this micrograph.
+    """
+    image, _ = display_image(micrograph)
+    ny, nx = micrograph.shape
+    figure = _figure((width_in, width_in * ny / nx + 0.75))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.75 / (width_in * ny / nx + 0.75)))
+    axes.imshow(image, cmap="gray", extent=(-0.5, nx - 0.5, ny - 0.5, -0.5), interpolation="bilinear")
+    _circles(axes, marks, diameter_px)
+    axes.set_xlim(-0.5, nx - 0.5)
+    axes.set_ylim(ny - 0.5, -0.5)
+    axes.set_axis_off()
+    if pixel_size_A:
+        _scale_bar(axes, nx, ny, pixel_size_A)
+    top = 1 - 0.1 / figure.get_figheight()
+    figure.text(0.01, top, title, ha="left", va="top", fontsize=9, color=_INK, weight="bold")
+    x = 0.01
+    for mark in marks:
+        text = figure.text(
+            x, top - 0.34 / figure.get_figheight(), f"○ {mark.label} {len(mark.centers_xy_px)}", color=mark.color
+        )
+        text.set_fontsize(9)
+        text.set_verticalalignment("top")
+        x += 0.02 + 0.0125 * (len(mark.label) + 6) * 7.0 / width_in
+    return figure
+
+
+def montage(
+    boxes: Array, captions: Sequence[str] = (), *, columns: int = 10, title: str = "", color: str = _INK
+) -> Figure:
+    """Boxes side by side, each on its own grey scale.
+
+    Parameters
+    ----------
+    boxes : (n, side, side) float
+    captions
+        One below each box, or none at all.
+    """
+    n = len(boxes)
+    columns = max(1, min(columns, n))
+    rows = max(1, -(-n // columns))
+    head = 0.35 if title else 0.05
+    figure = _figure((columns * 0.8, rows * (0.98 if captions else 0.82) + head))
+    grid = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.28 if captions else 0.04}
+    )
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.03, top=1 - head / figure.get_figheight())
+    for i, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if i < n:
+            low, high = np.percentile(boxes[i], (1, 99))
+            axes.imshow(boxes[i], cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
+            if i < len(captions):
+                axes.set_title(captions[i], fontsize=6, pad=1.5, y=-0.2, color=color)
+    if title:
+        figure.text(0.005, 1 - 0.06 / figure.get_figheight(), title, va="top", fontsize=9, weight="bold", color=color)
+    return figure
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], *, best_epoch: int | None = None) -> Figure:
+    """Loss, and what else was recorded, by epoch; training dashed, validation solid. Names are Keras' (`val_...`)."""
+    from matplotlib.ticker import MaxNLocator
+
+    names = [n for n in history if not n.startswith("val_") and n not in ("learning_rate", "epoch")]
+    figure = _figure((3.6 * max(1, len(names)), 2.7))
+    for k, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), k + 1)
+        for key, style, label in ((name, "--", "training"), (f"val_{name}", "-", "validation")):
+            if len(values := history.get(key, ())):
+                axes.plot(np.arange(1, len(values) + 1), values, style, color=NEUTRAL, lw=1.6, label=label)
+        if best_epoch:
+            axes.axvline(best_epoch, color=_FAINT, lw=0.8, ls=":")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _dress(axes, name.replace("_", " "), "epoch", "")
+        axes.legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    return figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot, with a point on it marked where `at` gives its x and y."""
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    label: str
+    color: str = NEUTRAL
+    at: tuple[float, float] | None = None
+
+
+def precision_recall(curves: Sequence[Curve], *, title: str = "precision and recall") -> Figure:
+    """Precision against recall, one line a set of picks; the chosen threshold as a dot."""
+    figure = _figure((3.8, 3.4))
+    axes = figure.add_subplot()
+    for curve in curves:
+        axes.plot(curve.x, curve.y, color=curve.color, lw=1.7, label=curve.label)
+        if curve.at:
+            axes.plot(*curve.at, "o", color=curve.color, ms=6, mec="white")
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.01)
+    _dress(axes, title, "recall", "precision")
+    axes.legend(frameon=False, fontsize=7, loc="lower left")
+    figure.tight_layout()
+    return figure
+
+
+def calibration(curves: Sequence[Curve], *, title: str = "calibration") -> Figure:
+    """Observed fraction of right picks against predicted probability; the diagonal is what honest numbers give."""
+    figure = _figure((3.8, 3.4))
+    axes = figure.add_subplot()
+    axes.plot((0, 1), (0, 1), color=_FAINT, lw=0.8, ls=":")
+    for curve in curves:
+        axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=curve.label)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    _dress(axes, title, "predicted probability", "fraction right")
+    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    figure.tight_layout()
+    return figure
+
+
+def score_histogram(
+    scores: npt.NDArray[np.float64],
+    is_right: npt.NDArray[np.bool_] | None = None,
+    *,
+    threshold: float | None = None,
+    name: str = "score",
+) -> Figure:
+    """How scores are spread, right and wrong picks apart where that is known, with the threshold."""
+    figure = _figure((4.4, 2.8))
+    axes = figure.add_subplot()
+    bins: list[float] = (np.histogram_bin_edges(scores, bins=40) if len(scores) else np.linspace(0, 1, 41)).tolist()
+    if is_right is None:
+        axes.hist(scores, bins=bins, color=NEUTRAL, alpha=0.8)
+    else:
+        axes.hist(scores[~is_right], bins=bins, color=REMOVED, alpha=0.6, label="wrong")
+        axes.hist(scores[is_right], bins=bins, color=KEPT, alpha=0.6, label="right")
+        axes.legend(frameon=False, fontsize=7)
+    if threshold is not None:
+        axes.axvline(threshold, color=_INK, lw=1, ls="--")
+        axes.text(threshold, axes.get_ylim()[1], f" {threshold:.3g}", fontsize=7, va="top", color=_INK)
+    _dress(axes, "", name, "picks")
+    figure.tight_layout()
+    return figure
+
+
+def grouped_bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[float]], *, title: str = "", unit: str = ""
+) -> Figure:
+    """Bars side by side: for each group (a picker, a data set) one bar a series (precision, recall, F1)."""
+    figure = _figure((max(3.6, 0.55 * len(groups) * len(series) + 1.2), 2.9))
+    axes = figure.add_subplot()
+    colors = (NEUTRAL, KEPT, MISSED, REMOVED, _FAINT)
+    width = 0.8 / max(1, len(series))
+    for k, (name, values) in enumerate(series.items()):
+        x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
+        bars = axes.bar(x, values, width * 0.92, color=colors[k % len(colors)], label=name)
+        axes.bar_label(bars, fmt="%.2f", fontsize=6, padding=1)
+    axes.set_xticks(np.arange(len(groups)), groups, fontsize=7)
+    _dress(axes, title, "", unit)
+    axes.legend(frameon=False, fontsize=7, ncols=len(series), loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    figure.tight_layout()
+    return figure
+
+
+def png(figure: Figure, *, dpi: int = 130) -> bytes:
+    """A figure as the bytes of a PNG file, the same for the same figure."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def jpeg(figure: Figure, *, dpi: int = 150) -> bytes:
+    """A figure that is mostly micrograph as the bytes of a JPEG file, for noise a fifth of the PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="jpeg", dpi=dpi, facecolor="white", pil_kwargs={"quality": 85, "subsampling": 0})
+    return stream.getvalue()
+
+
+def _figure(size_in: tuple[float, float]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size_in)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _circles(axes: Axes, marks: Sequence[Marks], diameter_px: float) -> None:
+    from matplotlib.collections import EllipseCollection
+
+    for mark in marks:
+        centers = np.asarray(mark.centers_xy_px, float).reshape(-1, 2)
+        if len(centers):
+            size = np.full(len(centers), diameter_px)
+            axes.add_collection(
+                EllipseCollection(
+                    size,
+                    size,
+                    np.zeros(len(centers)),
+                    units="xy",
+                    offsets=centers,
+                    offset_transform=axes.transData,
+                    facecolors="none",
+                    edgecolors=mark.color,
+                    linewidths=1.2,
+                )
+            )
+
+
+def _scale_bar(axes: Axes, nx: int, ny: int, pixel_size_A: float) -> None:
+    """A bar of a round number of nanometres, about a sixth of the width."""
+    wanted_nm = nx * pixel_size_A / 60
+    length_nm = min((1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), key=lambda nm: abs(np.log(nm / wanted_nm)))
+    length_px = length_nm * 10 / pixel_size_A
+    x, y = 0.97 * nx, 0.97 * ny
+    from matplotlib.patheffects import withStroke
+
+    rim = [withStroke(linewidth=2, foreground="black")]  # readable on ice and on carbon
+    axes.plot((x - length_px, x), (y, y), color="black", lw=4.5, solid_capstyle="butt")
+    axes.plot((x - length_px, x), (y, y), color="white", lw=3, solid_capstyle="butt")
+    label = axes.text(x - length_px / 2, y - 0.015 * ny, f"{length_nm} nm", color="white", ha="center", va="bottom")
+    label.set(fontsize=8, path_effects=rim)
+
+
+def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    axes.set_title(title, fontsize=9, weight="bold", color=_INK, loc="left")
+    axes.set_xlabel(x_label, fontsize=8, color=_INK)
+    axes.set_ylabel(y_label, fontsize=8, color=_INK)
+    axes.tick_params(labelsize=7, colors=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.set_axisbelow(True)
