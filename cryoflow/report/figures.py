@@ -295,13 +295,10 @@ def _scale_bar(axes: Axes, nx: int, ny: int, pixel_size_A: float) -> None:
     length_nm = min((1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), key=lambda nm: abs(np.log(nm / wanted_nm)))
     length_px = length_nm * 10 / pixel_size_A
     x, y = 0.97 * nx, 0.97 * ny
-    from matplotlib.patheffects import withStroke
-
-    rim = [withStroke(linewidth=2, foreground="black")]  # readable on ice and on carbon
     axes.plot((x - length_px, x), (y, y), color="black", lw=4.5, solid_capstyle="butt")
     axes.plot((x - length_px, x), (y, y), color="white", lw=3, solid_capstyle="butt")
-    label = axes.text(x - length_px / 2, y - 0.015 * ny, f"{length_nm} nm", color="white", ha="center", va="bottom")
-    label.set(fontsize=8, path_effects=rim)
+    label = axes.text(x - length_px / 2, y - 0.02 * ny, f"{length_nm} nm", color="white", ha="center", va="bottom")
+    label.set(fontsize=8, bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "linewidth": 0})
 
 
 def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
