@@ -1,0 +1,85 @@
+"""What all tests share: real files, hostile names, a Prefect server, and which parts of the machine tests may need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+for _name in [
+    n for n in os.environ if n.startswith("CRYOFLOW_") and n not in ("CRYOFLOW_REALDATA", "CRYOFLOW_CI_REQUIRE")
+]:
+    del os.environ[_name]  # the settings of whoever runs the tests are not the tests'
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """Folder of real files, written by the programs themselves; tests skip where there is none."""
+    folder = Path(os.environ.get("CRYOFLOW_REALDATA", ROOT.parent / "shared" / "realdata"))
+    if not folder.is_dir():
+        pytest.skip(f"no real files: CRYOFLOW_REALDATA names no folder and {folder} is none")
+    return folder
+
+
+@pytest.fixture(params=["plain", "with space", "quote'\"s", "$(touch pwned);&|", "new\nline", "ünïcode ☃", "-rf"])
+def hostile_name(request: pytest.FixtureRequest) -> str:
+    """A folder name that breaks shell strings, quoting and careless parsers."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server with a database of its own, for the whole session."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    import flows  # noqa: F401  # sets Prefect's environment before it is imported
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def _answers(*argv: str) -> bool:
+    try:
+        return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+PARTS: dict[str, Callable[[], bool]] = {
+    "slurm": cache(lambda: _answers("sinfo")),
+    "docker": cache(lambda: _answers("docker", "info")),
+    "apptainer": cache(lambda: _answers("apptainer", "version")),
+    "pickers": cache(lambda: bool(shutil.which("topaz") and shutil.which("cryolo_predict"))),
+    "browser": cache(lambda: bool(shutil.which("chromium"))),
+}
+"""Marker -> whether this machine has what tests with that marker need."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for part, is_there in PARTS.items():
+        if item.get_closest_marker(part) and not is_there():
+            pytest.skip(f"this machine offers no {part}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure where the machine was said to have what the test needs."""
+    report = yield
+    required = {part for part in os.environ.get("CRYOFLOW_CI_REQUIRE", "").split(",") if part}
+    if (
+        report.skipped
+        and not hasattr(report, "wasxfail")
+        and (needed := required & {m.name for m in item.iter_markers()})
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although {', '.join(sorted(needed))} must be here: {report.longrepr}"
+    return report
