@@ -1,0 +1,130 @@
+"""Pixels of MRC files: read, map, check and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.files import replacing
+from cryoflow.micrographs.header import MODE_DTYPES, MicrographHeader, pack_header, read_header
+
+FloatImage = npt.NDArray[np.float32]
+
+
+def read_micrograph(path: str | Path) -> FloatImage:
+    """Read a micrograph.
+
+    Returns
+    -------
+    (ny, nx) float32
+        As stored, whatever its mode and byte order; the caller's own, writable. Not checked: see `check_pixels`.
+
+    Raises
+    ------
+    BadInput
+        As `read_header`; and where the file is a movie or a stack.
+    """
+    path = Path(path)
+    header = read_header(path)
+    if header.n_sections > 1:
+        raise BadInput(
+            path,
+            f"holds {header.n_sections} images: it is a movie or a stack, not a micrograph.",
+            "Name the motion-corrected micrograph.",
+        )
+    return _read_section(path, header, 0)
+
+
+def read_stack(path: str | Path, sections: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+    """Read images of a particle stack.
+
+    Parameters
+    ----------
+    sections : (n,) int
+        Which, counted from 0; None reads all.
+
+    Returns
+    -------
+    (n, ny, nx) float32
+
+    Raises
+    ------
+    BadInput
+        As `read_header`; and where a section is not there.
+    """
+    path = Path(path)
+    header = read_header(path)
+    wanted = np.arange(header.n_sections) if sections is None else np.asarray(sections, np.int64)
+    if len(wanted) and (wanted.min() < 0 or wanted.max() >= header.n_sections):
+        raise BadInput(path, f"has {header.n_sections} images; number {int(wanted.max()) + 1} was asked for.")
+    images = np.empty((len(wanted), *header.shape_yx), np.float32)
+    for image, section in zip(images, wanted, strict=True):
+        image[...] = _read_section(path, header, int(section))
+    return images
+
+
+def map_micrograph(path: str | Path) -> npt.NDArray[np.generic]:
+    """A read-only map of a micrograph's pixels in the file's own type: for looking at small parts of it."""
+    path = Path(path)
+    header = read_header(path)
+    if header.n_sections > 1:
+        raise BadInput(path, f"holds {header.n_sections} images: it is a movie or a stack, not a micrograph.")
+    return np.memmap(path, header.dtype, "r", header.data_offset, header.shape_yx)
+
+
+def check_pixels(image: npt.NDArray[np.floating], path: str | Path) -> None:
+    """Refuse an image that nothing can be seen in.
+
+    Raises
+    ------
+    BadInput
+        Where any pixel is NaN or infinite, or all are the same.
+    """
+    minimum, maximum = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
+    if not (np.isfinite(minimum) and np.isfinite(maximum)):
+        bad = int(image.size - np.isfinite(image).sum())
+        raise BadInput(
+            path,
+            f"has {bad} pixels ({bad / image.size:.1%}) that are NaN or infinite.",
+            "Leave it out, or correct it again.",
+        )
+    if minimum == maximum:
+        raise BadInput(path, f"is blank: all pixels are {minimum:g}.", "Leave it out, or correct it again.")
+
+
+def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float) -> None:
+    """Write a micrograph (ny, nx) or a stack of images (n, ny, nx), complete or not at all.
+
+    MRC2014, little endian, space group 0 (images). Types of `MODE_DTYPES` are kept; others become float32. The same
+    input gives the same bytes.
+    """
+    pixels = np.asarray(array)
+    if pixels.dtype.str[1:] not in MODE_DTYPES.values():
+        pixels = pixels.astype(np.float32)
+    pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<"))
+    if pixels.ndim not in (2, 3) or pixels.size == 0:
+        raise ValueError(f"an image is (ny, nx) and a stack (n, ny, nx), not {pixels.shape}")
+    ny, nx = pixels.shape[-2:]
+    statistics = (
+        float(pixels.min()),
+        float(pixels.max()),
+        float(pixels.mean(dtype=np.float64)),
+        float(pixels.std(dtype=np.float64)),
+    )
+    header = pack_header((pixels.size // (ny * nx), ny, nx), pixels.dtype, pixel_size_A, statistics)
+    with replacing(Path(path)) as hidden, hidden.open("wb") as file:
+        file.write(header)
+        pixels.tofile(file)
+
+
+def _read_section(path: Path, header: MicrographHeader, section: int) -> FloatImage:
+    """`fromfile` reads straight into the array: twice as fast as touching each page of a map."""
+    ny, nx = header.shape_yx
+    offset = header.data_offset + section * header.section_bytes
+    pixels = np.fromfile(path, header.dtype, ny * nx, offset=offset)
+    if pixels.size != ny * nx:
+        raise BadInput(path, "became shorter while it was read.", "Wait until it is written.")
+    return pixels.reshape(ny, nx).astype(np.float32, copy=False)
