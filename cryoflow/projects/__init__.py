@@ -1,0 +1,66 @@
+"""Finished projects: which jobs they hold, and the picks of a job. One package a program; this dispatches to them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from cryoflow.picks import PickSet
+    from cryoflow.projects.found import Job, Project
+
+
+class Reader(Protocol):
+    """What the package of a program offers."""
+
+    def recognise(self, folder: Path, names: Collection[str]) -> Project | None:
+        """The project that `folder`, which holds `names`, is; None where it is none."""
+        ...
+
+    def find_jobs(self, project: Project) -> list[Job]:
+        """Every job of a project, those that are of no use included."""
+        ...
+
+    def read_job(self, job: Job, **options: object) -> list[PickSet]:
+        """The picks of a job, one set an output."""
+        ...
+
+
+PROGRAMS = ("cryosparc", "relion")
+
+
+def reader(program: str) -> Reader:
+    """The package that reads the projects of a program."""
+    return cast(Reader, import_module(f"cryoflow.projects.{program}"))
+
+
+def find_jobs(project: Project) -> list[Job]:
+    """Every job of a project with its status, sorted by number; jobs that are of no use say why.
+
+    Raises
+    ------
+    BadInput
+        Where the project itself cannot be listed. A job that cannot be read is a `Job` of status `unreadable`.
+    """
+    return reader(project.program).find_jobs(project)
+
+
+def read_job(job: Job, **options: object) -> list[PickSet]:
+    """The picks of a job, one `PickSet` an output.
+
+    Parameters
+    ----------
+    job
+        From `find_jobs`.
+    options
+        `remaps` (old folder -> new folder), `include_unfinished`, `classes` and what else the program's reader knows.
+
+    Raises
+    ------
+    CryoflowError
+        Where the job cannot be used: the reason says why.
+    """
+    return reader(job.program).read_job(job, **options)

@@ -1,0 +1,189 @@
+"""Where projects are: a walk over folders that stops at each project it finds and never enters what cannot hold one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoflow.errors import BadInput
+from cryoflow.projects import PROGRAMS, find_jobs, reader
+from cryoflow.projects.found import Job, Project
+
+_NOT_ENTERED = frozenset({"Trash", "snapshots", "lost+found", "gridfs_data", "motioncorrected", "__pycache__"})
+_CRYOSPARC_JOB = re.compile(r"J\d+")
+_IMAGES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer", ".jpg", ".png")
+_MARKERS = ("project.json", "job_manifest.json", "default_pipeline.star", ".gui_projectdir")
+"""Files of which a project has one. Only links are asked for them, so that the folder behind a link to a large disk of
+movies is not listed; plain folders are recognised by their whole listing."""
+
+
+@dataclass(frozen=True)
+class CrawlResult:
+    """Projects sorted by path, and folders that could not be looked into, with the reason."""
+
+    projects: list[Project]
+    unreadable: list[BadInput]
+
+
+@dataclass(frozen=True)
+class JobsResult:
+    """Jobs in order of project and number, and projects that could not be listed, with the reason."""
+
+    jobs: list[Job]
+    unreadable: list[BadInput]
+
+
+def crawl(
+    roots: Iterable[str | Path] | str | Path, *, on_project: Callable[[Project], None] | None = None
+) -> CrawlResult:
+    """Find every project below some folders.
+
+    A root may be above projects, a project, or a folder inside one. Found projects are not entered, nor are hidden
+    folders (`.Nodes`, `.snapshot`), `Trash`, `snapshots` and CryoSPARC's job folders `J*`. Links to folders are not
+    followed, but a link to a project counts as that project. A project that is reached in two ways is listed once, by
+    the path that sorts first.
+
+    Parameters
+    ----------
+    roots
+        Folders to search.
+    on_project
+        Called with each project as it is found, for a progress display.
+
+    Raises
+    ------
+    BadInput
+        Where a root does not exist or is no folder. Folders below it that cannot be read are collected instead.
+    """
+    roots = [roots] if isinstance(roots, str | Path) else list(roots)
+    found: dict[tuple[str, int, int], Project] = {}
+    unreadable: dict[Path, BadInput] = {}
+    for root in sorted({Path(os.path.abspath(root)) for root in roots}):
+        _check_root(root)
+        n_before = len(found)
+        inside_any = False
+        for project in _below(root, unreadable):
+            inside_any = True
+            _add(found, project, on_project)
+        if not inside_any and len(found) == n_before:
+            for project in _around(root):
+                _add(found, project, on_project)
+    projects = sorted(found.values(), key=lambda project: (str(project.path), project.program))
+    return CrawlResult(projects, [unreadable[path] for path in sorted(unreadable)])
+
+
+def jobs_of(projects: Iterable[Project], *, n_threads: int = 8) -> JobsResult:
+    """The jobs of several projects, read in parallel; the order does not depend on which is read first."""
+    jobs: list[Job] = []
+    unreadable: list[BadInput] = []
+    with ThreadPoolExecutor(n_threads) as pool:
+        for result in pool.map(_jobs_or_error, projects):
+            if isinstance(result, BadInput):
+                unreadable.append(result)
+            else:
+                jobs.extend(result)
+    return JobsResult(jobs, unreadable)
+
+
+def _jobs_or_error(project: Project) -> list[Job] | BadInput:
+    try:
+        return find_jobs(project)
+    except BadInput as error:
+        return error
+    except OSError as error:
+        return _cannot_list(project.path, error)
+
+
+def _check_root(root: Path) -> None:
+    if not root.exists():
+        raise BadInput(root, "does not exist.", "Name the folder that holds your projects, or one project.")
+    if not root.is_dir():
+        raise BadInput(root, "is a file, not a folder.", "Name the folder that holds your projects, or one project.")
+
+
+def _add(
+    found: dict[tuple[str, int, int], Project], project: Project, on_project: Callable[[Project], None] | None
+) -> None:
+    status = os.stat(project.path)
+    key = (project.program, status.st_dev, status.st_ino)
+    if key not in found:
+        found[key] = project
+        if on_project:
+            on_project(project)
+    elif str(project.path) < str(found[key].path):
+        found[key] = project
+
+
+def _below(root: Path, unreadable: dict[Path, BadInput]) -> Iterator[Project]:
+    """Projects at and below `root`."""
+    to_visit = [str(root)]
+    while to_visit:
+        folder = to_visit.pop()
+        try:
+            names, folders, links = _listing(folder)
+            projects = _recognised(folder, names)
+        except OSError as error:
+            unreadable[Path(folder)] = _cannot_list(folder, error)
+            continue
+        yield from projects
+        if projects:
+            continue
+        for link in links:
+            yield from _behind_link(link, unreadable)
+        to_visit.extend(reversed(folders))
+
+
+def _listing(folder: str) -> tuple[set[str], list[str], list[str]]:
+    """All names in a folder; the paths of the folders to enter, sorted; and the paths of links to folders, sorted."""
+    names: set[str] = set()
+    folders: list[str] = []
+    links: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = entry.name
+            names.add(name)
+            if entry.is_dir(follow_symlinks=False):
+                if not (name.startswith(".") or name in _NOT_ENTERED or _CRYOSPARC_JOB.fullmatch(name)):
+                    folders.append(entry.path)
+            elif entry.is_symlink() and not name.startswith(".") and not name.endswith(_IMAGES):
+                links.append(entry.path)
+    return names, sorted(folders), sorted(links)
+
+
+def _behind_link(link: str, unreadable: dict[Path, BadInput]) -> list[Project]:
+    """The projects that a link leads to, usually none: most links are micrographs."""
+    try:
+        if not os.path.isdir(link) or not any(os.path.exists(f"{link}/{marker}") for marker in _MARKERS):
+            return []
+        return _recognised(link, set(os.listdir(link)))
+    except OSError as error:
+        unreadable[Path(link)] = _cannot_list(link, error)
+        return []
+
+
+def _around(root: Path) -> list[Project]:
+    """The projects of the nearest folder above `root` that is one."""
+    for folder in root.parents:
+        try:
+            if projects := _recognised(str(folder), set(os.listdir(folder))):
+                return projects
+        except OSError:
+            continue  # a folder above the root that we may not list is no fault of what was asked for
+    return []
+
+
+def _recognised(folder: str, names: set[str]) -> list[Project]:
+    projects = (reader(program).recognise(Path(folder), names) for program in PROGRAMS)
+    return [project for project in projects if project is not None]
+
+
+def _cannot_list(folder: str | Path, error: OSError) -> BadInput:
+    return BadInput(
+        folder,
+        f"cannot be read: {error.strerror or error}.",
+        "Ask its owner for read access to it, or leave it out." if isinstance(error, PermissionError) else "",
+    )
