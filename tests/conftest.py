@@ -13,10 +13,9 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-for _name in [
-    n for n in os.environ if n.startswith("CRYOFLOW_") and n not in ("CRYOFLOW_REALDATA", "CRYOFLOW_CI_REQUIRE")
-]:
-    del os.environ[_name]  # the settings of whoever runs the tests are not the tests'
+for _name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:
+    if _name not in ("CRYOFLOW_REALDATA", "CRYOFLOW_CI_REQUIRE"):
+        del os.environ[_name]  # the settings of whoever runs the tests are not the tests'
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,11 +74,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Turn a skip into a failure where the machine was said to have what the test needs."""
     report = yield
     required = {part for part in os.environ.get("CRYOFLOW_CI_REQUIRE", "").split(",") if part}
-    if (
-        report.skipped
-        and not hasattr(report, "wasxfail")
-        and (needed := required & {m.name for m in item.iter_markers()})
-    ):
+    needed = required & {marker.name for marker in item.iter_markers()}
+    if report.skipped and needed and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped although {', '.join(sorted(needed))} must be here: {report.longrepr}"
     return report
