@@ -1,6 +1,6 @@
 """Headers of MRC files: how large an image is, how it is stored, and what pixel size it claims.
 
-The format is that of Cheng et al. (2015) J. Struct. Biol. 192, 146 (MRC2014), with what older files do: no `MAP ` stamp,
+The format is that of Cheng et al. (2015) J. Struct. Biol. 192, 146 (MRC2014), with what older files do: no `MAP `,
 no machine stamp, IMOD's unsigned bytes. A header is 1024 bytes, then `NSYMBT` bytes of extended header, then pixels.
 """
 

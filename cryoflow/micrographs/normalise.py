@@ -1,0 +1,53 @@
+"""Grey values that mean the same on every micrograph."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+_SIGMA_PER_MAD = 1.4826  # of a normal distribution
+_SAMPLES = 400_000
+
+
+def median_and_deviation(image: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Median, and standard deviation as the median absolute deviation tells it: what ice, gold and carbon do not move.
+
+    From an even sample of some 400,000 pixels. Where more than half of them are equal, the deviation is the plain one.
+    """
+    flat = image.ravel()
+    sample = flat[:: max(1, flat.size // _SAMPLES) | 1]  # an odd step, not to sample columns of a power of two
+    median = float(np.median(sample))
+    deviation = _SIGMA_PER_MAD * float(np.median(np.abs(sample - median)))
+    return median, deviation or float(sample.std())
+
+
+def normalise(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArray[np.float32]:
+    """Median to 0 and typical deviation to 1, clipped: an image in which carbon, ice and gold show.
+
+    An image without any deviation becomes zeros.
+    """
+    median, deviation = median_and_deviation(image)
+    scaled = (image - np.float32(median)) * np.float32(1 / deviation if deviation > 0 else 0)
+    return np.clip(scaled, -clip, clip, out=scaled)
+
+
+def normalise_locally(
+    image: npt.NDArray[np.float32], window_px: float, *, clip: float = 6.0
+) -> npt.NDArray[np.float32]:
+    """Local mean to 0, and the typical local deviation to 1, clipped: an image in which particles show on any ground.
+
+    The deviation is one number for the image (the median of the local ones), so that what varies stays brighter than
+    what does not.
+
+    Parameters
+    ----------
+    window_px
+        Edge of the square that "local" means: about a particle's diameter.
+    """
+    window = max(3, round(window_px) | 1)
+    flat: npt.NDArray[np.float32] = image - ndimage.uniform_filter(image, window, mode="reflect")
+    variance = ndimage.uniform_filter(flat * flat, window, mode="reflect")
+    typical = float(np.sqrt(max(np.median(variance[:: max(1, window // 4), :: max(1, window // 4)]), 0.0)))
+    flat *= np.float32(1 / typical if typical > 0 else 0)
+    return np.clip(flat, -clip, clip, out=flat)
