@@ -62,7 +62,7 @@ def crawl(
     roots = [roots] if isinstance(roots, str | Path) else list(roots)
     found: dict[tuple[str, int, int], Project] = {}
     unreadable: dict[Path, BadInput] = {}
-    for root in sorted({Path(os.path.abspath(root)) for root in roots}):
+    for root in sorted({Path(os.path.abspath(root)) for root in roots}):  # noqa: PTH100 (links stay as they are named)
         _check_root(root)
         n_before = len(found)
         inside_any = False
@@ -157,7 +157,7 @@ def _listing(folder: str) -> tuple[set[str], list[str], list[str]]:
 def _behind_link(link: str, unreadable: dict[Path, BadInput]) -> list[Project]:
     """The projects that a link leads to, usually none: most links are micrographs."""
     try:
-        if not os.path.isdir(link) or not any(os.path.exists(f"{link}/{marker}") for marker in _MARKERS):
+        if not any(Path(link, marker).exists() for marker in _MARKERS):
             return []
         return _recognised(link, set(os.listdir(link)))
     except OSError as error:

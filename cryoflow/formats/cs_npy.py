@@ -1,0 +1,102 @@
+"""CryoSPARC datasets in NumPy's container, one structured type; never unpickled, read in pieces."""
+
+from __future__ import annotations
+
+import ast
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.cs_distinct import Distinct, DistinctFinder
+from cryoflow.formats.cs_header import CHUNK_BYTES, HINT, Array, CsHeader, dtype_of, header_bytes
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+class Npy:
+    """An open dataset in NumPy's container; its length is checked at once."""
+
+    def __init__(self, file: BufferedReader, path: str | Path) -> None:
+        self.file, self.path = file, path
+        version = file.read(2)
+        size_bytes = 2 if version[:1] == b"\x01" else 4
+        if version not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
+            raise BadInput(path, "is a NumPy file of an unknown version.", HINT)
+        text = header_bytes(file, path, size_bytes).decode("utf8" if version[0] == 3 else "latin1", errors="replace")
+        try:
+            if "\\" in text:  # no column name has one, and Python warns of odd ones
+                raise ValueError("escape sequence")
+            head = ast.literal_eval(text)
+            (n_rows,) = head["shape"]
+            descr = head["descr"]
+        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
+            raise BadInput(path, "has a NumPy header that cannot be understood.", HINT) from error
+        if not isinstance(n_rows, int) or isinstance(n_rows, bool) or n_rows < 0:
+            raise BadInput(path, f"has a NumPy header with {str(n_rows)[:40]} rows.", HINT)
+        self.header = CsHeader(n_rows, dtype_of(descr, path, text_as_objects=False))
+        self.start = file.tell()
+        present, expected = os.fstat(file.fileno()).st_size - self.start, n_rows * self.header.dtype.itemsize
+        if present != expected:
+            what = "is truncated" if present < expected else "is longer than its header says"
+            raise BadInput(path, f"{what}: {n_rows} rows need {expected} bytes, {present} are there.", HINT)
+
+    def _chunks(self) -> Iterator[tuple[int, npt.NDArray[np.void]]]:
+        n_rows, dtype = self.header
+        rows = max(1, CHUNK_BYTES // dtype.itemsize)
+        buffer = np.empty(min(rows, n_rows), dtype)
+        raw = buffer.view(np.uint8).data
+        self.file.seek(self.start)
+        for row in range(0, n_rows, rows):
+            n = min(rows, n_rows - row)
+            if self.file.readinto(raw[: n * dtype.itemsize]) != n * dtype.itemsize:
+                raise BadInput(self.path, "became shorter while it was read.", "Is its job still running?")
+            yield row, buffer[:n]
+
+    def read(self, columns: list[str], distinct: list[str]) -> tuple[dict[str, Array], Distinct]:
+        """Columns row by row, and the distinct rows of others."""
+        n_rows, dtype = self.header
+        out = {name: np.empty((n_rows, *dtype[name].shape), dtype[name].base) for name in columns}
+        finder = DistinctFinder(n_rows)
+        for row, chunk in self._chunks() if columns or distinct else ():
+            for name in columns:
+                out[name][row : row + len(chunk)] = chunk[name]
+            if distinct:
+                finder.add(row, {name: chunk[name] for name in distinct})
+        return out, finder.result({name: dtype[name] for name in distinct})
+
+    def read_rows(self, columns: list[str], rows: npt.NDArray[np.int64]) -> dict[str, Array]:
+        """Columns of a few rows."""
+        dtype = self.header.dtype
+        records = np.empty(len(rows), dtype)
+        raw = records.view(np.uint8).data
+        for i, row in enumerate(rows.tolist()):
+            self.file.seek(self.start + row * dtype.itemsize)
+            self.file.readinto(raw[i * dtype.itemsize : (i + 1) * dtype.itemsize])
+        return {name: records[name].copy() for name in columns}
+
+
+def write_npy(file: BinaryIO, arrays: Mapping[str, Array], n_rows: int) -> None:
+    """Write magic, header and rows, a few MiB at a time."""
+    dtype = np.dtype([(name, array.dtype.newbyteorder("<"), array.shape[1:]) for name, array in arrays.items()])
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (n_rows,)}
+    text = repr(header)
+    long = len(text) + 64 > 0xFFFF
+    prefix = 12 if long else 10
+    text += " " * (-(prefix + len(text) + 1) % 64) + "\n"
+    file.write(
+        NPY_MAGIC + (b"\x02\x00" + struct.pack("<I", len(text)) if long else b"\x01\x00" + struct.pack("<H", len(text)))
+    )
+    file.write(text.encode("latin1"))
+    rows = max(1, CHUNK_BYTES // dtype.itemsize)
+    for row in range(0, n_rows, rows):
+        chunk = np.empty(min(rows, n_rows - row), dtype)
+        for name, array in arrays.items():
+            chunk[name] = array[row : row + rows]
+        file.write(chunk.tobytes())
