@@ -54,6 +54,10 @@ class UnsafePath(BadInput):
     """A name that would lead outside the folder it belongs to."""
 
 
+class NotWritten(BadInput):
+    """A file or folder of ours could not be written: the disk is full, it is read-only, or the disk failed."""
+
+
 class DatabaseBusy(CryoflowError):
     """Another process holds the database's lock."""
 

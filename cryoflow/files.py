@@ -1,23 +1,39 @@
 """Files that are complete or absent: atomic writes, fingerprints and safe names. All of cryoflow writes through here.
 
 Order of a write: everything goes to a hidden sibling in the target's own folder, is synced, and one rename commits it.
-A crash before the rename leaves a hidden leftover (`.NAME.tmp-...`), which the next write of that name removes; a crash
-after it leaves the new content. `fault_point` names each of those steps, so that tests can end the process there.
+A crash before the rename leaves a hidden leftover (`.NAME.tmp-HOST-PID-...`), which the next process that writes into
+that folder removes; a crash after it leaves the new content. `fault_point` names each of those steps, so that tests can
+end the process there.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
-from cryoflow.errors import UnsafePath
-from cryoflow.picks import SourceFile
+from cryoflow.errors import NotWritten, UnsafePath
+
+if TYPE_CHECKING:
+    from cryoflow.picks import SourceFile  # imported where it is used: it brings pandas along
+
+FAULT_POINTS = frozenset(
+    {
+        *("file.opened", "file.piece", "file.written", "file.synced", "file.renamed"),
+        *("folder.opened", "folder.written", "folder.synced", "folder.moved_aside", "folder.renamed", "folder.cleaned"),
+        *("link.made", "link.renamed", "moved", "removed", "lock.written", "lock.taken", "lock.released"),
+    }
+)
+"""Every place where a test ends the process. A step that writes, renames, syncs or removes is followed by one."""
 
 _on_fault_point: Callable[[str], None] | None = None
 
@@ -25,92 +41,248 @@ _on_fault_point: Callable[[str], None] | None = None
 def fault_point(name: str) -> None:
     """A place where tests may end the process or raise; does nothing otherwise."""
     if _on_fault_point is not None:
+        if name not in FAULT_POINTS:
+            raise ValueError(f"{name} is not in FAULT_POINTS")
         _on_fault_point(name)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden sibling to write to; when the block ends well it becomes `path` in one step, else it is removed."""
+    """A hidden sibling to write to; when the block ends well it becomes `path` in one step, else it is removed.
+
+    Raises
+    ------
+    NotWritten
+        Where the disk is full, read-only or failing; `path` is then what it was.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:80]}.tmp-", dir=path.parent)
-    os.close(handle)
-    hidden = Path(name)
+    hidden = _hidden_sibling(path)
     try:
-        os.chmod(hidden, 0o666 & ~current_umask())
-        fault_point("file.opened")
-        yield hidden
-        fault_point("file.written")
-        sync_file(hidden)
-        fault_point("file.synced")
-        os.replace(hidden, path)
-        fault_point("file.renamed")
-        sync_folder(path.parent)
+        with clear_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
+            hidden.touch(exist_ok=False)
+            fault_point("file.opened")
+            yield hidden
+            fault_point("file.written")
+            sync_file(hidden)
+            fault_point("file.synced")
+            os.replace(hidden, path)
+            fault_point("file.renamed")
+            sync_folder(path.parent)
     except BaseException:
-        hidden.unlink(missing_ok=True)
+        with _ignoring_os_errors():
+            hidden.unlink(missing_ok=True)
         raise
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Write a whole file, complete or not at all."""
     with replacing(path) as hidden, hidden.open("wb") as file:
-        if isinstance(content, str):
-            file.write(content.encode())
-        elif isinstance(content, bytes):
-            file.write(content)
-        else:
-            file.writelines(content)
+        write_pieces(file, [content.encode()] if isinstance(content, str) else content)
+
+
+def write_pieces(file: BinaryIO, content: bytes | Iterable[bytes]) -> tuple[int, str]:
+    """Write `content` to a file that is being made; number of bytes and checksum of what was written."""
+    digest = hashlib.blake2b(digest_size=16)
+    size = 0
+    for piece in [content] if isinstance(content, bytes) else content:
+        fault_point("file.piece")
+        file.write(piece)
+        digest.update(piece)
+        size += len(piece)
+    return size, digest.hexdigest()
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A hidden sibling folder to fill; when the block ends well it takes the place of `path`, else it is removed.
 
-    A folder cannot be replaced in one step where `path` exists: the old one is moved aside first, and a crash between
-    the two renames is mended by the next call, which moves it back.
+    A folder cannot be replaced in one step where `path` exists: the old one is moved aside first (`.NAME.old`), and a
+    crash between the two renames is mended by the next call, which moves it back.
+
+    Raises
+    ------
+    NotWritten
+        Where the disk is full, read-only or failing; `path` is then what it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.old")
+    aside = aside_of(path)
+    hidden = _hidden_sibling(path)
+    try:
+        with clear_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mend(path)
+            remove_leftovers(path.parent)
+            hidden.mkdir()
+            fault_point("folder.opened")
+            yield hidden
+            fault_point("folder.written")
+            for folder, _, names in os.walk(hidden):
+                for name in names:
+                    if not (file := Path(folder, name)).is_symlink():
+                        sync_file(file)
+                sync_folder(Path(folder))
+            fault_point("folder.synced")
+            if path.exists():
+                path.rename(aside)
+                fault_point("folder.moved_aside")
+            hidden.rename(path)
+            fault_point("folder.renamed")
+            sync_folder(path.parent)
+            if aside.exists():
+                shutil.rmtree(aside)
+                fault_point("folder.cleaned")
+    except BaseException:
+        with _ignoring_os_errors():
+            shutil.rmtree(hidden, ignore_errors=True)
+            mend(path)
+        raise
+
+
+def aside_of(path: Path) -> Path:
+    """Where `replacing_folder` keeps the old folder between its two renames."""
+    return path.with_name(f".{path.name}.old")
+
+
+def mend(path: Path) -> None:
+    """Undo what a killed `replacing_folder` left half done: the old folder is back, or gone where a new one stands."""
+    aside = aside_of(path)
     if aside.exists():
         if path.exists():
             shutil.rmtree(aside)
         else:
             aside.rename(path)
-    remove_leftovers(path)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{path.name[:80]}.tmp-", dir=path.parent))
-    try:
-        os.chmod(hidden, 0o777 & ~current_umask())
-        fault_point("folder.opened")
-        yield hidden
-        fault_point("folder.written")
-        for folder, _, names in os.walk(hidden):
-            for name in names:
-                if not (file := Path(folder, name)).is_symlink():
-                    sync_file(file)
-            sync_folder(Path(folder))
-        fault_point("folder.synced")
-        if path.exists():
-            path.rename(aside)
-            fault_point("folder.moved_aside")
-        hidden.rename(path)
-        fault_point("folder.renamed")
+
+
+def link(path: Path, target: str | Path) -> None:
+    """Make `path` a symbolic link to `target`, in one step where another link stands there.
+
+    Raises
+    ------
+    NotWritten
+        Where it cannot be made.
+    """
+    with clear_errors(path):
+        try:
+            path.symlink_to(target)
+            fault_point("link.made")
+        except FileExistsError:
+            remove_leftovers(path.parent)
+            hidden = _hidden_sibling(path)
+            hidden.symlink_to(target)
+            fault_point("link.made")
+            os.replace(hidden, path)
+            fault_point("link.renamed")
+
+
+def move(path: Path, to: Path) -> None:
+    """Rename a file or folder to a name that is free, and sync.
+
+    Raises
+    ------
+    NotWritten
+        Where it cannot be moved.
+    """
+    with clear_errors(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(to):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(to))
+        path.rename(to)
+        fault_point("moved")
+        sync_folder(to.parent)
         sync_folder(path.parent)
-        if aside.exists():
-            shutil.rmtree(aside)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it. The caller is its only writer."""
-    for old in path.parent.glob(f".{_glob_escaped(path.name[:80])}.tmp-*"):
-        if old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.unlink(missing_ok=True)
+def remove(path: Path) -> None:
+    """Remove a file of ours where it is there.
+
+    Raises
+    ------
+    NotWritten
+        Where it cannot be removed.
+    """
+    with clear_errors(path):
+        path.unlink(missing_ok=True)
+        fault_point("removed")
+        sync_folder(path.parent)
+
+
+_HINTS = {
+    errno.ENOSPC: "Make room and run it again: nothing was left half-written.",
+    errno.EDQUOT: "Your quota is used up: make room and run it again.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Choose a folder that you may write.",
+    errno.EPERM: "Choose a folder that you may write.",
+}
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Say which of our files could not be written, why, and what to do, where the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        named = error.filename2 or error.filename
+        if isinstance(named, str | os.PathLike):
+            other = Path(named)
+            if path.parent not in other.parents and other not in path.parents:
+                raise  # an input that the block reads is no failed write
+        hint = _HINTS.get(error.errno or 0, "Run it again once that is mended: nothing was left half-written.")
+        raise NotWritten(path, f"could not be written: {error.strerror or error}.", hint) from error
+
+
+@contextmanager
+def _ignoring_os_errors() -> Iterator[None]:
+    """For cleaning up after an error, which must not hide it."""
+    try:
+        yield
+    except OSError:
+        pass
+
+
+def _hidden_sibling(path: Path) -> Path:
+    """A free hidden name beside `path` that says which process writes it."""
+    return path.with_name(f".{path.name[:80]}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+_swept: set[str] = set()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in a folder, once a process; what a living process writes now is left alone."""
+    if str(folder) in _swept:
+        return
+    _swept.add(str(folder))
+    with _ignoring_os_errors():
+        for name in os.listdir(folder):
+            if name.startswith(".") and ".tmp-" in name and is_abandoned(old := folder / name):
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    old.unlink(missing_ok=True)
+
+
+def is_abandoned(leftover: Path) -> bool:
+    """Whether the process that made a hidden sibling is gone: dead on this host, or elsewhere and a day old."""
+    host, _, rest = leftover.name.rpartition(".tmp-")[2].partition("-")
+    pid = rest.partition("-")[0]
+    if pid.isdigit() and host == _host():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass
+        return False
+    try:
+        return time.time() - leftover.lstat().st_mtime > 86400
+    except OSError:
+        return False
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]
 
 
 def sync_file(path: Path) -> None:
@@ -130,15 +302,10 @@ def sync_folder(path: Path) -> None:
         pass
 
 
-def current_umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
 def source_file(path: Path) -> SourceFile:
     """Path, size and time of a file that is about to be read."""
+    from cryoflow.picks import SourceFile
+
     status = os.stat(path)
     return SourceFile(Path(path), status.st_size, status.st_mtime_ns)
 
@@ -149,6 +316,18 @@ def checksum(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path, block: int = 1 << 16) -> str:
+    """blake2b of a file's size and its first and last 64 KiB: tells large files apart without reading them whole."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(str(size).encode() + b"\n" + file.read(block))
+        if size > block:
+            file.seek(max(block, size - block))
+            digest.update(file.read(block))
     return digest.hexdigest()
 
 
@@ -188,7 +367,3 @@ def inside(folder: Path, name: str) -> Path:
     if not parts or Path(name).is_absolute() or ".." in parts or any(c in name for c in "\0\n\r"):
         raise UnsafePath(folder, f"the name {name!r} leads outside this folder or cannot be a file name.")
     return Path(folder, name)
-
-
-def _glob_escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
