@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, Group
+from cyclopts import App, ArgumentCollection, Group, Token
 
 import cryoflow
 from cryoflow.errors import CryoflowError, ExitCode
@@ -38,6 +38,20 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
 )
 """Name, where it lives (a function, or an `App` of that name), group and one line of help."""
 
+
+def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give options that were not written their values from the settings of the same name (`cryoflow.settings`)."""
+    from cryoflow.settings import load_settings
+
+    open_options = {str(a.name).removeprefix("--").replace("-", "_"): a for a in arguments if not a.tokens}
+    loaded = load_settings()
+    for name, origin in loaded.origins.items():
+        if name in open_options and origin != "default":
+            value = getattr(loaded.settings, name)
+            for i, text in enumerate(value if isinstance(value, tuple) else (value,)):
+                open_options[name].append(Token(keyword=name, value=str(text), source=origin, index=i))
+
+
 EVERYWHERE = """Every command takes
   -v, --verbose  to tell on stderr what is being done
   -q, --quiet    to print results and errors only
@@ -51,6 +65,7 @@ app = App(
     help_format="plaintext",
     help_epilogue=EVERYWHERE,
     result_action="return_value",
+    config=(fill_from_settings,),
 )
 for _order, (_name, _where, _group, _help) in enumerate(COMMANDS):
     app.command(_where, name=_name, group=_group, help=_help, sort_key=_order)
@@ -98,5 +113,4 @@ def launch(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The console script `cryoflow`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(launch(sys.argv[1:]))

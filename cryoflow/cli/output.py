@@ -158,7 +158,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Advance]:
 
 def plain(value: object) -> object:
     """A value as JSON has it: dataclasses as objects, paths as text, enums by value, NaN and NA as None."""
-    if value is None or isinstance(value, bool | str) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, bool | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
         return plain(value.value)
