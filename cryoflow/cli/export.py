@@ -1,0 +1,140 @@
+"""`cryoflow export NAME`: training sets for pickers, and picks for RELION and CryoSPARC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from cryoflow.cli import output as out
+
+app = App(
+    name="export", help="Write training sets for pickers, and picks for RELION and CryoSPARC.", help_format="plaintext"
+)
+
+PICKERS = {
+    "cryolo": "crYOLO 1.7 to 1.9: pictures, boxes (.box or .cbox) and its configuration.",
+    "topaz": "Topaz: tables of particles in downsampled pixels, lists of images.",
+    "warp": "Warp's BoxNet: pictures of three slices at 8 A, for fs_boxnet_train.",
+    "epicker": "EPicker: pictures and STAR labels.",
+    "cryosegnet": "CryoSegNet and CryoPPP: CSV coordinates and masks.",
+    "eman2": "EMAN2: info/*_info.json and boxfiles/*.box.",
+    "relion": "RELION: coordinate list, coords_suffix form and a particle STAR.",
+    "cryosparc": "CryoSPARC: a STAR for Import Particles, and a .cs with uids.",
+}
+
+
+def _make(name: str, title: str) -> None:
+    @app.command(name=name, help=title)
+    def command(
+        *entries: str,
+        database: Annotated[Path, Parameter(name=["--database", "--db"])],
+        output: Annotated[Path, Parameter(name=["--output", "-o"])],
+        diameter: float | None = None,
+        box: int | None = None,
+        validation: float = 0.2,
+        test: float = 0.0,
+        seed: int = 0,
+        set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+        negatives: bool = True,
+        force: Annotated[bool, Parameter(negative="")] = False,
+        overwrite: Annotated[bool, Parameter(negative="")] = False,
+        json: out.Json = False,
+    ) -> int:
+        """Write what the picker trains from.
+
+        Parameters
+        ----------
+        entries
+            Database entries, <project>/<Kind>_<job>; several make one training set.
+        database
+            The database's folder.
+        output
+            Folder to write.
+        diameter
+            Particle diameter in angstrom: each entry gets its own box from it.
+        box
+            One box for all entries instead, in pixels.
+        validation
+            Share of the micrographs that validate.
+        test
+            Share of the micrographs that the picker never sees.
+        seed
+            Another number is another split.
+        set_
+            A setting of the picker by hand, NAME=VALUE; may be given several times.
+        negatives
+            Keep micrographs without picks as examples of no particles.
+        force
+            Export even where the pixels say that the picks are flipped.
+        overwrite
+            Replace an earlier export of cryoflow in that folder, trained models included.
+        """
+        from cryoflow.database import Database
+        from cryoflow.pickers.export import export
+        from cryoflow.pickers.split import Fractions
+
+        if not entries:
+            raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
+        if diameter is not None and box is not None:
+            raise out.UsageError("give --diameter or --box, not both.")
+        source = Database(database)
+        result = export(
+            name,
+            [source.load(entry) for entry in entries],
+            output,
+            diameter_A=diameter,
+            box_px=box,
+            split=Fractions(validation, test),
+            seed=seed,
+            negatives=negatives,
+            force=force,
+            overwrite=overwrite,
+            settings=settings_of(set_),
+        )
+        show(result, as_json=json)
+        return 3 if result.skipped else 0
+
+
+def settings_of(texts: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE` texts as a mapping."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise out.UsageError(f"--set {text}: write NAME=VALUE.")
+        settings[name] = value
+    return settings
+
+
+def show(result: object, *, as_json: bool) -> None:
+    """Print what an export wrote, its settings with their reasons, and what to do next."""
+    from cryoflow.pickers.export import ExportResult
+
+    assert isinstance(result, ExportResult)
+    if as_json:
+        out.emit_json(result)
+        return
+    splits = ", ".join(f"{count} {split}" for split, count in result.splits.items() if count)
+    record: dict[str, object] = {
+        "folder": result.folder,
+        "micrographs": f"{result.n_micrographs} ({splits or 'to pick'})",
+    }
+    record |= {"picks": result.n_picks, "manifest": result.manifest}
+    if result.skipped:
+        record["left out"] = f"{len(result.skipped)} micrographs"
+    if result.reused:
+        record["state"] = "was there already, with the same content"
+    out.emit_record(record)
+    out.emit_table(
+        result.settings, columns=("name", "value", "why"), title="Settings (change one with --set NAME=VALUE)"
+    )
+    for note in result.notes:
+        out.say(f"note: {note}")
+    for command in result.next_commands:
+        out.say(f"next: {command}")
+
+
+for _name, _title in PICKERS.items():
+    _make(_name, _title)

@@ -1,0 +1,239 @@
+"""Export: a training set for one picker, complete or absent, with its manifest and its settings."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.files import replacing_folder
+from cryoflow.pickers import manifest
+from cryoflow.pickers.base import Picker, Setting, Settings, picker
+from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.training_set import Skipped, TrainingSet, build_training_set, splits_of
+from cryoflow.picks import PickSet
+
+log = logging.getLogger(__name__)
+
+MICROGRAPHS_CHECKED = 4
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes
+    ----------
+    folder
+        The picker's folder.
+    manifest
+        Its `manifest.tsv`.
+    n_micrographs, n_picks
+        Exported; `splits` says how many micrographs are in which split.
+    settings
+        All settings, each with its reason.
+    next_commands
+        What to type next.
+    skipped
+        Micrographs that were left out, and why.
+    notes
+        What a user should know.
+    reused
+        The folder was there already with the same content, and was left as it is.
+    """
+
+    folder: Path
+    manifest: Path
+    n_micrographs: int
+    n_picks: int
+    splits: Mapping[str, int]
+    settings: tuple[Setting, ...]
+    next_commands: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    reused: bool = False
+
+
+def export(
+    picker_name: str,
+    picksets: Sequence[PickSet],
+    output: Path,
+    *,
+    diameter_A: float | None = None,
+    box_px: int | None = None,
+    split: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    negatives: bool = True,
+    force: bool = False,
+    overwrite: bool = False,
+    settings: Mapping[str, object] | None = None,
+) -> ExportResult:
+    """Write the picks of some entries as a picker wants them.
+
+    Parameters
+    ----------
+    picker_name
+        A name of `cryoflow.pickers.base.pickers()`.
+    picksets
+        The entries, whose micrographs' `path` is where their files are.
+    output
+        Folder to write. One that is there already is replaced only with `overwrite`, and only if cryoflow wrote it;
+        one with the same content is left as it is, trained models and all.
+    diameter_A, box_px
+        See `build_training_set`.
+    split, seed
+        Which micrographs validate and test: the same for every picker.
+    negatives
+        Keep micrographs without picks as examples of no particles.
+    force
+        Export even where the pixels say that the picks are flipped.
+    settings
+        Settings of the picker by hand, instead of those derived.
+
+    Raises
+    ------
+    BadInput, MissingMetadata
+        Where the entries cannot be exported: see `build_training_set` and the picker.
+    """
+    target = picker(picker_name)
+    output = Path(output).absolute()
+    training = build_training_set(
+        picksets,
+        diameter_A=diameter_A,
+        box_px=box_px,
+        fractions=split,
+        seed=seed,
+        negatives=negatives,
+        link=target.links_micrographs,
+    )
+    notes = [*training.notes]
+    if target.links_micrographs:
+        notes += check_orientations(training, force=force)
+    what = f"seed {seed}, validation {split.validation:g}, test {split.test:g}"
+    return write_set(target, training, output, settings or {}, what, notes, overwrite=overwrite)
+
+
+def write_set(
+    target: Picker,
+    training: TrainingSet,
+    output: Path,
+    by_hand: Mapping[str, object],
+    what: str,
+    notes: Sequence[str] = (),
+    *,
+    for_picking: bool = False,
+    overwrite: bool = False,
+) -> ExportResult:
+    """Write a set into a folder of its own, with manifest and settings; the shared end of exporting and of picking."""
+    chosen = Settings(by_hand)
+    training.micrographs["scale"] = 1.0
+    made_with = f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
+    reused = _same_is_there(output, made_with, overwrite=overwrite)
+    if reused:
+        chosen_settings = _read_chosen(output)
+    else:
+        with replacing_folder(output) as folder:
+            (target.prepare_picking if for_picking else target.write)(training, folder, output, chosen)
+            chosen.refuse_unknown(target.name)
+            (folder / manifest.SETTINGS).write_text(
+                chosen.table().to_csv(sep="\t", index=False, lineterminator="\n", quoting=3, escapechar="\\")
+            )
+            (folder / manifest.NAME).write_text(manifest.manifest_text(training.micrographs, made_with))
+        chosen_settings = chosen.chosen
+    for skipped in training.skipped:
+        log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
+    return ExportResult(
+        folder=output,
+        manifest=output / manifest.NAME,
+        n_micrographs=len(training.micrographs),
+        n_picks=len(training.picks),
+        splits=splits_of(training),
+        settings=chosen_settings,
+        next_commands=() if for_picking else target.next_commands(output),
+        skipped=training.skipped,
+        notes=tuple(notes),
+        reused=reused,
+    )
+
+
+def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
+    """Ask the pixels of each entry whether its picks are flipped or swapped.
+
+    Raises
+    ------
+    BadInput
+        Where they say so, unless `force`.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("cryoflow.micrographs.orientation") is None:  # TEMPORARY
+        return []
+    from cryoflow.micrographs.orientation import check_orientation
+    from cryoflow.pickers.links import read_any
+
+    notes = []
+    offsets = training.offsets
+    for index, pickset in enumerate(training.picksets):
+        rows = np.flatnonzero(training.micrographs["entry_index"].to_numpy() == index)
+        counts = training.micrographs["n_picks"].to_numpy()[rows]
+        rows = rows[np.argsort(-counts, kind="stable")][:MICROGRAPHS_CHECKED]
+        rows = rows[training.micrographs["n_picks"].to_numpy()[rows] > 0]
+        if len(rows) == 0:
+            continue
+        xy = training.picks[["x_px", "y_px"]].to_numpy()
+        verdict = check_orientation(
+            [read_any(training.micrographs["path"].iloc[i]) for i in rows],
+            [xy[offsets[i] : offsets[i + 1]] for i in rows],
+            float(training.micrographs["box_px"].iloc[rows[0]]),
+        )
+        source = pickset.provenance
+        entry = f"{source.project_name}/{source.entry_name}"
+        if verdict.contradicts:
+            if not force:
+                raise BadInput(
+                    entry,
+                    f"does not fit its micrographs: {verdict.describe()}",
+                    "Look at its picks on a micrograph; ingest the project with the right flip, or export with --force.",
+                )
+            notes.append(f"{entry}: exported although {verdict.describe()}")
+    return notes
+
+
+def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, object], what: str) -> str:
+    """Short hash of everything that decides what is written."""
+    digest = hashlib.blake2b(digest_size=12)
+    digest.update(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))).encode())
+    digest.update(manifest.manifest_text(training.micrographs, "").encode(errors="surrogateescape"))
+    for column in training.picks.columns:
+        digest.update(column.encode())
+        digest.update(np.ascontiguousarray(training.picks[column].to_numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _same_is_there(output: Path, made_with: str, *, overwrite: bool) -> bool:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    if not manifest.is_manifest(output / manifest.NAME):
+        raise BadInput(output, "is there already, and cryoflow did not write it.", "Choose another --output.")
+    if manifest.made_with(output) == made_with:
+        return True
+    if not overwrite:
+        raise BadInput(
+            output,
+            "holds another export already.",
+            "Choose another --output, or add --overwrite; that removes it, trained models included.",
+        )
+    return False
+
+
+def _read_chosen(folder: Path) -> tuple[Setting, ...]:
+    table = pd.read_csv(
+        folder / manifest.SETTINGS, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\"
+    )
+    return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in table[["setting", "value", "why"]].to_numpy())

@@ -1,0 +1,102 @@
+"""Micrographs for a picker: a symbolic link where it reads the file rightly, a converted copy where it would not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.header import MicrographHeader
+from cryoflow.pickers.base import Needs
+from cryoflow.pickers.training_set import TIFF_SUFFIXES, TrainingSet
+
+
+def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
+    """Why a picker must not get this very file, empty where it may."""
+    if header is None:
+        return "TIFF: pickers disagree about which row is the first"
+    if header.mode not in needs.modes:
+        return f"MRC mode {header.mode}"
+    if header.dtype == np.dtype("u1"):
+        return "unsigned bytes in MRC mode 0"
+    if not header.little_endian:
+        return "big-endian MRC"
+    if header.ispg != 0 and not needs.ispg:
+        return f"space group {header.ispg} in its header: an image that claims to be a volume"
+    return ""
+
+
+def link_micrographs(
+    training: TrainingSet, needs: Needs, targets: Sequence[Path], rows: Sequence[int] | None = None
+) -> dict[str, int]:
+    """Link or convert micrographs to `targets`, one for each of `rows` (all rows where that is None).
+
+    Links point to the real file, so that the database they came through may move. Returns how many were converted for
+    which reason.
+    """
+    rows = range(len(training.micrographs)) if rows is None else rows
+    paths = training.micrographs["path"].tolist()
+    pixels_A = training.micrographs["pixel_size_A"].tolist()
+    for folder in sorted({t.parent for t in targets}):
+        folder.mkdir(parents=True, exist_ok=True)
+    reasons: dict[str, int] = {}
+    to_convert: list[tuple[str, Path, float]] = []
+    for row, target in zip(rows, targets, strict=True):
+        if reason := why_convert(training.headers[row], needs):
+            reasons[reason] = reasons.get(reason, 0) + 1
+            to_convert.append((paths[row], target, pixels_A[row]))
+        else:
+            target.symlink_to(os.path.realpath(paths[row]))
+    if to_convert:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            list(pool.map(lambda job: _convert(*job), to_convert))
+    return reasons
+
+
+def read_any(path: str) -> npt.NDArray[np.float32]:
+    """A micrograph in MRC or in one-page TIFF, rows in the order of the file."""
+    from cryoflow.micrographs.image import read_micrograph
+
+    if not path.lower().endswith(TIFF_SUFFIXES):
+        return read_micrograph(path)
+    import tifffile
+
+    try:
+        image = tifffile.imread(path)
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise BadInput(path, f"cannot be read as TIFF: {error}") from error
+    if image.ndim != 2:
+        raise BadInput(path, f"is no single image, its shape is {image.shape}.", "Movies are not picked.")
+    return np.asarray(image, np.float32)
+
+
+def _convert(source: str, target: Path, pixel_size_A: float) -> None:
+    from cryoflow.micrographs.image import write_mrc
+
+    write_mrc(target, read_any(source), 0.0 if np.isnan(pixel_size_A) else pixel_size_A)
+
+
+def folders_to_bind(training_folder: Path) -> list[Path]:
+    """Folders that the links of an exported folder point into: a container must see them."""
+    found: set[str] = set()
+    for link in _links(training_folder):
+        found.add(str(Path(os.path.realpath(link)).parent))
+    shortest: list[Path] = []
+    for folder in sorted(Path(f) for f in found):
+        if not any(folder.is_relative_to(s) for s in shortest):
+            shortest.append(folder)
+    return shortest
+
+
+def _links(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_symlink():
+                yield entry.path
+            elif entry.is_dir():
+                yield from _links(Path(entry.path))

@@ -1,0 +1,313 @@
+"""One training set made of several database entries: unique names, one box size an entry, one split for every picker.
+
+Every exported micrograph gets a stem `000012__name`. Its number is unique and of fixed width, and `__` stands in it
+only once, so no stem is a part of another: crYOLO pairs pictures and labels by substring.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.micrographs.header import MicrographHeader, read_header
+from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
+from cryoflow.picks import FloatArray, PickSet
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A micrograph that could not be used, and why."""
+
+    entry: str
+    micrograph: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Picks of several entries on micrographs with unique stems.
+
+    Attributes
+    ----------
+    micrographs : DataFrame
+        One row an exported micrograph, the columns of `manifest.COLUMNS`, sorted by stem.
+    picks : DataFrame
+        As in `PickSet`, `micrograph` counting rows of this table; positions in micrograph pixels.
+    picksets
+        The entries, in the order of the column `entry_index`.
+    headers
+        Header of each micrograph; None for TIFF, and where micrographs are named only.
+    skipped
+        Micrographs that were left out.
+    notes
+        What a user should know.
+    """
+
+    micrographs: pd.DataFrame
+    picks: pd.DataFrame
+    picksets: tuple[PickSet, ...]
+    headers: tuple[MicrographHeader | None, ...]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def offsets(self) -> npt.NDArray[np.intp]:
+        """Picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
+        return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
+
+    def each(self) -> Iterator[tuple[str, str, int, int]]:
+        """Stem, split, and first and last + 1 row of picks, of each micrograph."""
+        offsets = self.offsets.tolist()
+        rows = zip(self.micrographs["stem"], self.micrographs["split"], offsets[:-1], offsets[1:], strict=True)
+        yield from rows
+
+    def per_pick(self, column: str) -> FloatArray:
+        """A number of the micrographs' table, for each pick."""
+        values: FloatArray = self.micrographs[column].to_numpy(np.float64, na_value=np.nan)
+        return values[self.picks["micrograph"].to_numpy()]
+
+    def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
+        """The same without some picks; `drop` is (n,)."""
+        from dataclasses import replace
+
+        picks = self.picks[~drop].reset_index(drop=True)
+        counts = np.bincount(picks["micrograph"].to_numpy(), minlength=len(self.micrographs))
+        return replace(self, picks=picks, micrographs=self.micrographs.assign(n_picks=counts))
+
+
+def build_training_set(
+    picksets: Sequence[PickSet],
+    *,
+    diameter_A: float | None = None,
+    box_px: int | None = None,
+    fractions: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    negatives: bool = True,
+    link: bool = True,
+    for_picking: bool = False,
+) -> TrainingSet:
+    """Put entries together.
+
+    Parameters
+    ----------
+    diameter_A
+        Particle diameter; each entry's box is the even number of its own pixels nearest to it.
+    box_px
+        One box for all entries instead, in pixels; the diameter follows from it. With neither, the entries' own
+        diameters are taken, if all have one.
+    negatives
+        Keep micrographs without picks, as examples of no particles.
+    link
+        Whether the picker gets the micrographs themselves; then missing ones are left out.
+    for_picking
+        The micrographs are to be picked: no picks, no split.
+
+    Raises
+    ------
+    BadInput
+        Where nothing is left, or one micrograph comes from two entries.
+    MissingMetadata
+        Where neither diameter nor box is known, or a pixel size that is needed is not.
+    """
+    if not picksets:
+        raise BadInput("export", "has no entry to export.")
+    picksets = tuple(
+        sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
+    )
+    micrographs = _all_micrographs(picksets)
+    _refuse_shared(micrographs)
+    headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
+    skipped = tuple(
+        Skipped(str(row.entry), str(row.name), problem)
+        for row, problem in zip(micrographs[["entry", "name"]].itertuples(index=False), problems, strict=True)
+        if problem
+    )
+    keep = np.array([not p for p in problems], bool)
+    if link and not for_picking and not negatives:
+        keep &= micrographs["n_picks"].to_numpy() > 0
+    if not keep.any():
+        why = f"The first of {len(skipped)}: {skipped[0].micrograph} {skipped[0].reason}" if skipped else ""
+        raise BadInput(", ".join(sorted(set(micrographs["entry"]))), "no micrograph of it can be used.", why)
+    if not for_picking and not micrographs["n_picks"].to_numpy()[keep].any():
+        raise BadInput(", ".join(sorted(set(micrographs["entry"]))), "has no picks on any micrograph that can be used.")
+
+    new_row = np.cumsum(keep) - 1
+    picks = _all_picks(picksets, keep, new_row, for_picking)
+    kept_headers = tuple(h for h, k in zip(headers, keep, strict=True) if k)
+    micrographs = _fill_from_headers(micrographs[keep].reset_index(drop=True), kept_headers)
+    micrographs["n_picks"] = np.bincount(picks["micrograph"].to_numpy(), minlength=len(micrographs))
+    inside = _inside(micrographs, picks)
+    notes = [] if inside.all() else [f"{int((~inside).sum())} picks outside their micrographs were left out."]
+    micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=not for_picking)
+    micrographs["stem"] = [f"{i:06d}__{_plain(str(name))}" for i, name in enumerate(micrographs["name"])]
+    micrographs["split"] = (
+        "pick"
+        if for_picking
+        else split_micrographs(micrographs["project"], micrographs["name"], micrographs["defocus_A"], fractions, seed)
+    )
+    training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes))
+    return training if inside.all() else training.without(~inside)
+
+
+def splits_of(training: TrainingSet) -> dict[str, int]:
+    """Number of micrographs of each split."""
+    counts = training.micrographs["split"].value_counts()
+    return {split: int(counts.get(split, 0)) for split in (TRAIN, VALIDATION, TEST)}
+
+
+def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
+    tables = []
+    for index, pickset in enumerate(picksets):
+        source = pickset.provenance
+        table = pickset.micrographs[
+            ["name", "path", "status", "uid", "ny", "nx", "pixel_size_A", "voltage_kV", "cs_mm", "amplitude_contrast"]
+        ].copy()
+        table["defocus_u_A"] = pickset.micrographs["defocus_u_A"]
+        table["defocus_v_A"] = pickset.micrographs["defocus_v_A"]
+        table["defocus_angle_deg"] = pickset.micrographs["defocus_angle_deg"]
+        table["phase_shift_deg"] = pickset.micrographs["phase_shift_deg"]
+        table["defocus_A"] = pickset.micrographs[["defocus_u_A", "defocus_v_A"]].mean(axis=1)
+        table.insert(0, "entry_index", index)
+        table.insert(1, "entry", f"{source.project_name}/{source.entry_name}")
+        table.insert(2, "project", source.project_name)
+        table.insert(3, "project_path", os.fspath(source.project))
+        table["n_picks"] = np.bincount(pickset.picks["micrograph"].to_numpy(), minlength=len(pickset.micrographs))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _refuse_shared(micrographs: pd.DataFrame) -> None:
+    """The same file twice in a set would be trained on with two different sets of labels."""
+    key = (
+        micrographs["path"]
+        .map(os.path.realpath, na_action="ignore")
+        .fillna(micrographs["project_path"] + "\0" + micrographs["name"])
+    )
+    twice = key.duplicated(keep=False)
+    if twice.any():
+        first = micrographs[key == key[twice].iloc[0]]
+        raise BadInput(
+            " and ".join(first["entry"]),
+            f"have the micrograph {first['name'].iloc[0]} in common; its labels would contradict each other.",
+            "Choose one of them, or merge them first with `cryoflow picker consensus --at-least 1`.",
+        )
+
+
+def _look_at_files(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | None], list[str]]:
+    """Header and problem of each micrograph's file, many at once: on a cluster's file system an open takes a while."""
+
+    def look(row: tuple[str | None, str | None, float, float]) -> tuple[MicrographHeader | None, str]:
+        path, status, ny, nx = row
+        if path is None or pd.isna(path):
+            return None, f"is {status or 'missing'}."
+        if path.lower().endswith(TIFF_SUFFIXES):
+            return None, "" if Path(path).exists() else f"is missing: {path}."
+        try:
+            header = read_header(Path(path))
+        except (BadInput, OSError) as error:
+            return None, f"cannot be read: {error}"
+        if header.n_sections != 1:
+            return None, f"is a movie of {header.n_sections} frames: {path}."
+        if np.isfinite(ny) and np.isfinite(nx) and header.shape_yx != (int(ny), int(nx)):
+            return (
+                None,
+                f"is {header.shape_yx[0]} x {header.shape_yx[1]} pixels, its picks are on {int(ny)} x {int(nx)}: {path}.",
+            )
+        return header, ""
+
+    shapes = (micrographs[c].to_numpy(np.float64, na_value=np.nan).tolist() for c in ("ny", "nx"))
+    rows = zip(micrographs["path"], micrographs["status"], *shapes, strict=True)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(look, rows))
+    return [h for h, _ in found], [p for _, p in found]
+
+
+def _fill_from_headers(micrographs: pd.DataFrame, headers: Sequence[MicrographHeader | None]) -> pd.DataFrame:
+    """Shapes that the entry did not know; a pixel size is taken from a header only where the entry has none."""
+    for i, header in enumerate(headers):
+        if header is None:
+            continue
+        if pd.isna(micrographs.at[i, "ny"]):
+            micrographs.loc[i, ["ny", "nx"]] = header.shape_yx
+        if pd.isna(micrographs.at[i, "pixel_size_A"]) and header.pixel_size_A not in (None, 1.0):
+            micrographs.at[i, "pixel_size_A"] = header.pixel_size_A
+    return micrographs
+
+
+def _all_picks(
+    picksets: Sequence[PickSet], keep: npt.NDArray[np.bool_], new_row: npt.NDArray[np.intp], for_picking: bool
+) -> pd.DataFrame:
+    if for_picking:
+        return pd.DataFrame({"micrograph": np.zeros(0, np.int32), "x_px": np.zeros(0), "y_px": np.zeros(0)})
+    tables, first = [], 0
+    for pickset in picksets:
+        row = pickset.picks["micrograph"].to_numpy() + first
+        table = pickset.picks.assign(micrograph=new_row[row].astype(np.int32))
+        tables.append(table if keep[row].all() else table[keep[row]])
+        first += len(pickset.micrographs)
+    return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)
+
+
+def _inside(micrographs: pd.DataFrame, picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Picks on their micrograph; needed again where the shape was only learnt from the file."""
+    row = picks["micrograph"].to_numpy()
+    ny, nx = (micrographs[c].to_numpy(np.float64, na_value=np.inf)[row] for c in ("ny", "nx"))
+    x, y = picks["x_px"].to_numpy(), picks["y_px"].to_numpy()
+    return np.asarray((x >= -0.5) & (y >= -0.5) & (x < nx - 0.5) & (y < ny - 0.5))
+
+
+def _with_boxes(
+    micrographs: pd.DataFrame,
+    picksets: Sequence[PickSet],
+    diameter_A: float | None,
+    box_px: int | None,
+    *,
+    needed: bool,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Add `box_px` and `diameter_A`: of each entry from one diameter, or of all from one box."""
+    pixel_A = micrographs["pixel_size_A"].to_numpy(np.float64)
+    notes: list[str] = []
+    if box_px is not None:
+        if box_px < 2:
+            raise BadInput("--box", f"is {box_px}; a box has at least 2 pixels.")
+        box = np.full(len(micrographs), box_px + box_px % 2, np.float64)
+        if box_px % 2:
+            notes.append(f"The box was made even, {box_px + 1} px: readers disagree about the middle of an odd one.")
+        diameter = box * pixel_A
+    else:
+        own = np.array([np.nan if p.diameter_A is None else p.diameter_A for p in picksets])[
+            micrographs["entry_index"].to_numpy()
+        ]
+        diameter = np.full(len(micrographs), diameter_A, np.float64) if diameter_A is not None else own
+        if needed and np.isnan(diameter).any():
+            raise MissingMetadata(
+                str(micrographs["entry"][np.isnan(diameter)].iloc[0]),
+                "has no particle diameter.",
+                "Give one: --diameter in angstrom, or --box in pixels.",
+            )
+        if needed and np.isnan(pixel_A).any():
+            raise MissingMetadata(
+                str(micrographs["entry"][np.isnan(pixel_A)].iloc[0]),
+                "has no pixel size, which a diameter in angstrom needs.",
+                "Give --box in pixels instead, or ingest its project with a pixel size.",
+            )
+        with np.errstate(invalid="ignore"):
+            box = 2 * np.round(diameter / pixel_A / 2)
+    return micrographs.assign(box_px=box, diameter_A=diameter), notes
+
+
+def _plain(name: str) -> str:
+    """Stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and blanks."""
+    stem = re.sub(r"\.(mrc|tiff?)$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9-]", "_", stem)).strip("_-")[:100] or "micrograph"

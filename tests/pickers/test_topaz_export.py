@@ -1,0 +1,91 @@
+"""Topaz's tables: scaled once, on particles of the downsampled micrographs, with the number it needs."""
+
+import mrcfile
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import mean_under
+from scipy.ndimage import uniform_filter
+
+from cryoflow.errors import BadInput
+from cryoflow.pickers import manifest
+from cryoflow.pickers.base import Hardware, picker
+from cryoflow.pickers.export import export
+from cryoflow.pickers.topaz import corrected_expected
+
+
+def test_scaled_picks_lie_on_particles_of_downsampled_micrographs(make_entry, tmp_path):
+    entry = make_entry(pixel_size_A=2.0, diameter_A=60.0)
+    result = export("topaz", [entry], tmp_path / "out", settings={"downsampling": 3})
+    particles = pd.read_csv(result.folder / "particles.txt", sep="\t")
+    assert list(particles.columns) == ["image_name", "x_coord", "y_coord", "source"]
+    assert particles[["x_coord", "y_coord"]].dtypes.tolist() == [np.int64, np.int64]
+    for stem, group in particles.groupby("image_name"):
+        pixels = uniform_filter(mrcfile.read(result.folder / "raw_03" / f"{stem}.mrc"), 3)[::3, ::3]
+        assert mean_under(pixels, group[["x_coord", "y_coord"]].to_numpy(), 1) < -2
+
+
+def test_positions_are_rounded_once_from_full_precision(make_entry, tmp_path):
+    entry = make_entry(n=3, n_empty=0)
+    result = export("topaz", [entry], tmp_path / "out", settings={"downsampling": 4})
+    table = manifest.read_manifest(result.manifest)
+    assert set(table["scale"]) == {4.0}
+    particles = pd.read_csv(result.folder / "particles.txt", sep="\t")
+    expected = np.rint(entry.centers_xy_px / 4)
+    np.testing.assert_array_equal(particles[["x_coord", "y_coord"]].to_numpy(), expected)
+
+
+def test_entries_of_other_pixel_sizes_end_at_one(make_entry, tmp_path):
+    entries = [make_entry("P1", pixel_size_A=1.0, diameter_A=60), make_entry("P2", pixel_size_A=2.0, seed=1)]
+    result = export("topaz", entries, tmp_path / "out", diameter_A=150)
+    table = manifest.read_manifest(result.manifest).groupby("project")["scale"].unique()
+    assert [list(x) for x in table] == [[4], [2]]
+    assert sorted(p.name for p in result.folder.glob("raw_*")) == ["raw_02", "raw_04"]
+
+
+def test_lists_and_tables_name_the_same_images_without_extension_or_blanks(make_entry, tmp_path):
+    result = export("topaz", [make_entry(n=10, names=[f"a b.v1_{i}.mrc" for i in range(10)])], tmp_path / "out")
+    seen = set()
+    for split in ("train", "validation"):
+        images = pd.read_csv(result.folder / f"image_list_{split}.txt", sep="\t")
+        targets = pd.read_csv(result.folder / f"particles_{split}.txt", sep="\t")
+        assert set(targets["image_name"]) <= set(images["image_name"])
+        assert not images["path"].str.contains(" ").any()
+        assert (images["path"] == "proc/" + images["image_name"] + ".mrc").all()
+        seen |= set(images["image_name"])
+    assert len(seen) == 10
+
+
+def test_expected_number_is_corrected_and_the_correction_can_be_switched_off(make_entry, tmp_path):
+    entry = make_entry(n=6, n_empty=0)
+    values = {
+        s.name: s
+        for s in export("topaz", [entry], tmp_path / "a", settings={"expected_particles": 90, "radius": 3}).settings
+    }
+    labelled = manifest.read_manifest(tmp_path / "a").query("split == 'train'")["n_picks"].mean()
+    assert float(values["number_for_topaz"].value) == pytest.approx(labelled + (90 - labelled) / 7, abs=1e-3)
+    assert "7 times too many" in values["number_for_topaz"].why
+    off = {"expected_particles": 90, "correct_expected": "no"}
+    values = {s.name: s for s in export("topaz", [entry], tmp_path / "b", settings=off).settings}
+    assert float(values["number_for_topaz"].value) == 90
+    with pytest.raises(BadInput, match="not more than"):
+        export("topaz", [entry], tmp_path / "c", settings={"expected_particles": 1})
+    assert corrected_expected(100, 80, 0) == 100
+
+
+def test_radii_follow_from_the_diameter(make_entry, tmp_path):
+    entry = make_entry(pixel_size_A=1.0, diameter_A=60.0)
+    values = {s.name: s.value for s in export("topaz", [entry], tmp_path / "a", diameter_A=150).settings}
+    across = 150 / 4
+    assert values["radius"] == str(round(across / 8))
+    assert values["extract_radius"] == str(round(across / 2))
+
+
+def test_commands_name_relative_paths_and_make_what_they_promise(make_entry, tmp_path):
+    result = export("topaz", [make_entry()], tmp_path / "with blank")
+    settings = manifest.read_settings(result.folder)
+    steps = picker("topaz").train_steps(result.folder, settings, Hardware(gpus=(), cpus=2))
+    assert [s.argv[1] for s in steps] == ["preprocess", "train"]
+    assert all("with blank" not in a for s in steps for a in s.argv)
+    assert steps[-1].argv[steps[-1].argv.index("-d") + 1] == "-1"
+    assert (result.folder / "models").is_dir()
