@@ -65,11 +65,13 @@ app = App(
     help_format="plaintext",
     help_epilogue=EVERYWHERE,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
     config=(fill_from_settings,),
 )
 for _order, (_name, _where, _group, _help) in enumerate(COMMANDS):
     app.command(_where, name=_name, group=_group, help=_help, sort_key=_order)
 
+INTERRUPTED = 130  # as shells have it for a program that SIGINT ended
 FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--debug": "debug"}
 
 
@@ -85,30 +87,33 @@ def launch(arguments: Sequence[str]) -> int:
     tokens = [a for a in arguments[:end] if a not in FLAGS] + list(arguments[end:])
     debug = "debug" in flags or os.environ.get("CRYOFLOW_DEBUG", "0") not in ("", "0")
     output.set_up(verbose="verbose" in flags, quiet="quiet" in flags, debug=debug)
-    code: int = ExitCode.FAILED
     try:
         result = app(tokens)
         return result if isinstance(result, int) else ExitCode.OK
-    except output.UsageError as error:
-        code, message = ExitCode.USAGE, str(error)
-    except CryoflowError as error:
-        message = str(error)
-    except KeyboardInterrupt:
-        code, message = 130, "interrupted; what was written is complete, run the same command again to go on."
     except BrokenPipeError:  # the reader of our output, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        message = f"a defect of cryoflow ({what}). Please report it with what --debug prints."
-    if debug:
-        import traceback
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            import traceback
 
-        traceback.print_exc()
-    print(f"cryoflow: {message}", file=sys.stderr)
-    return code
+            traceback.print_exc()
+        code, message = _code_and_message(error)
+        print(f"cryoflow: {message}", file=sys.stderr)
+        return code
+
+
+def _code_and_message(error: BaseException) -> tuple[int, str]:
+    from cryoflow.cli.output import UsageError
+
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; what was written is complete, run the same command again to go on."
+    if isinstance(error, CryoflowError):
+        return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED, str(error)
+    if isinstance(error, OSError):
+        return ExitCode.FAILED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return ExitCode.FAILED, f"a defect of cryoflow ({what}). Please report it with what --debug prints."
 
 
 def main() -> None:

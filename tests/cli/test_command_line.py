@@ -1,0 +1,271 @@
+"""The command line as a user and a script meet it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cyclopts import App
+
+from cryoflow.cli import main, output
+from cryoflow.cli.main import COMMANDS, launch
+from cryoflow.errors import BadInput, ExitCode
+from cryoflow.picks import Kind
+
+HEAVY = ("numpy", "pandas", "pydantic", "prefect", "tensorflow", "keras", "matplotlib", "scipy")
+
+
+def _modules_after(*arguments: str) -> set[str]:
+    """What a fresh interpreter has imported after one command."""
+    code = (
+        "import sys\n"
+        "from cryoflow.cli.main import launch\n"
+        "try:\n    launch(sys.argv[1:])\n"
+        "except SystemExit:\n    pass\n"
+        "print('MODULES', *sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stdout.rsplit("MODULES ", 1)[1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name, *_ in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert not _modules_after(*arguments) & set(HEAVY)
+
+
+@pytest.mark.parametrize("where", [where for _, where, *_ in COMMANDS])
+def test_every_command_named_in_the_table_exists(where: str) -> None:
+    module, _, attribute = where.partition(":")
+    assert importlib.util.find_spec(module)
+    assert callable(getattr(importlib.import_module(module), attribute))
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in COMMANDS])
+def test_help_of_every_command_says_more_than_its_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch([name, "--help"]) == ExitCode.OK
+    printed = capsys.readouterr().out
+    assert f"Usage: cryoflow {name}" in printed
+    assert "Exit codes" in printed
+
+
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["doctor", "--no-such-option"], ["demo", "--output"]])
+def test_wrong_use_is_code_2_and_is_told_on_stderr(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch(arguments)
+    assert ended.value.code == ExitCode.USAGE
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Error" in captured.err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., object]], None]:
+    """Puts a function in place of all commands, as `cryoflow act`."""
+
+    def install(function: Callable[..., object]) -> None:
+        app = App(
+            name="cryoflow",
+            result_action="return_value",
+            config=(main.fill_from_settings,),
+            suppress_keyboard_interrupt=False,
+        )
+        app.command(function, name="act")
+        monkeypatch.setattr(main, "app", app)
+
+    return install
+
+
+def _raise(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (BadInput("a.star", "is empty.", "Copy it again."), 1, "cryoflow: a.star: is empty. Copy it again."),
+        (output.UsageError("--box and --diameter do not go together"), 2, "cryoflow: --box and --diameter"),
+        (FileNotFoundError(2, "No such file or directory", "gone.mrc"), 1, "cryoflow: gone.mrc: No such file"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (ZeroDivisionError("division by zero"), 1, "defect of cryoflow (ZeroDivisionError: division by zero)"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_an_error_is_one_line_on_stderr_and_its_code(
+    error: BaseException,
+    code: int,
+    told: str,
+    command: Callable[[Callable[..., object]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command(_raise(error))
+    assert launch(["act"]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert told in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_debug_adds_the_traceback(
+    by: str,
+    command: Callable[[Callable[..., object]], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command(_raise(BadInput("a.star", "is empty.")))
+    if by == "variable":
+        monkeypatch.setenv("CRYOFLOW_DEBUG", "1")
+    assert launch(["act", "--debug"] if by == "flag" else ["act"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_code_a_command_returns_is_the_code_of_the_process(
+    command: Callable[[Callable[..., object]], None],
+) -> None:
+    command(lambda: ExitCode.PARTLY_FAILED)
+    assert launch(["act"]) == 3
+    command(lambda: None)
+    assert launch(["act"]) == 0
+
+
+def test_flags_after_a_double_dash_are_values(command: Callable[[Callable[..., object]], None]) -> None:
+    seen: list[str] = []
+    command(lambda *names: seen.extend(names))
+    launch(["act", "-v", "--", "-q", "--debug"])
+    assert seen == ["-q", "--debug"]
+
+
+def test_an_option_takes_its_value_from_the_setting_of_its_name(
+    command: Callable[[Callable[..., object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, int, tuple[str, ...]]] = []
+
+    def act(*, database: Path, workers: int = 1, remap: tuple[str, ...] = ()) -> None:
+        seen.append((database, workers, remap))
+
+    command(act)
+    monkeypatch.setenv("CRYOFLOW_DATABASE", "/data/DB")
+    monkeypatch.setenv("CRYOFLOW_REMAP", "/old=/new,/a=/b")
+    launch(["act", "--workers", "3"])
+    launch(["act", "--database", "here"])
+    assert seen == [
+        (Path("/data/DB"), 3, ("/old=/new", "/a=/b")),
+        (Path("here"), 1, ("/old=/new", "/a=/b")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        ([], {"bad", "worse"}),
+        (["-v"], {"fine", "bad", "worse"}),
+        (["-q"], {"worse"}),
+        (["--debug"], {"all", "fine", "bad", "worse"}),
+    ],
+)
+def test_flags_choose_what_is_told_on_stderr(
+    flags: list[str],
+    shown: set[str],
+    command: Callable[[Callable[..., object]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def act() -> None:
+        import logging
+
+        log = logging.getLogger("cryoflow.somewhere")
+        log.debug("all")
+        log.info("fine")
+        log.warning("bad")
+        log.error("worse")
+
+    command(act)
+    launch(["act", *flags])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert {line.split(": ")[1] for line in captured.err.splitlines()} == shown
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    kind: Kind
+    n_picks: int | None
+    pixel_size_A: float
+    path: Path | None = None
+
+
+ROWS = (Row("P1/Homo_J5", Kind.HOMO, 12, 0.885, Path("/a b")), Row("x\ty\n[red]z", Kind.HELIX, None, float("nan")))
+
+
+def test_without_a_terminal_a_table_is_one_line_a_row_with_tabs(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_table(ROWS, columns=("name", "kind", "n_picks", "pixel_size_A"))
+    assert capsys.readouterr().out.splitlines() == [
+        "name\tkind\tn_picks\tpixel_size_A",
+        "P1/Homo_J5\tHomo\t12\t0.885",
+        "x y [red]z\tHelix\t-\t-",
+    ]
+
+
+def test_a_terminal_gets_a_drawn_table_with_every_value(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    output.emit_table(ROWS, title="entries")
+    printed = capsys.readouterr().out
+    for value in ("entries", "P1/Homo_J5", "0.885", "[red]z"):
+        assert value in printed
+
+
+def test_json_keeps_types_and_unknown_values_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_table(ROWS, columns=("name",), as_json=True)
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == {"name": "P1/Homo_J5", "kind": "Homo", "n_picks": 12, "pixel_size_A": 0.885, "path": "/a b"}
+    assert second["n_picks"] is None
+    assert second["pixel_size_A"] is None
+
+
+def test_json_knows_numpy_and_pandas_values() -> None:
+    value = {"a": np.float32(1.5), "b": np.array([1, 2]), "c": pd.NA, "d": np.nan, "e": {2, 1}, "f": np.bool_(True)}
+    assert output.plain(value) == {"a": 1.5, "b": [1, 2], "c": None, "d": None, "e": [1, 2], "f": True}
+
+
+def test_an_empty_table_still_has_its_head(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_table([], columns=("name", "n_picks"))
+    assert capsys.readouterr().out == "name\tn_picks\n"
+    output.emit_table([], as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_record_is_name_and_value_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_record(ROWS[0])
+    assert "pixel_size_A: 0.885" in capsys.readouterr().out.splitlines()
+
+
+def test_progress_goes_to_stderr_and_not_at_all_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        output.set_up(quiet=quiet)
+        with output.progress("jobs", total=3) as advance:
+            advance(2, note="J1")
+    output.set_up()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "jobs: 2 of 3\n"
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    command = f"{sys.executable} -m cryoflow settings --json | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "["
+    assert done.stderr == ""

@@ -1,0 +1,111 @@
+"""Where settings come from, and which source wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cryoflow.cli.main import launch
+from cryoflow.errors import BadInput
+from cryoflow.settings import find_file, load_settings
+
+FILE = """
+profile = "cluster"
+workers = 4
+database = "DB"
+
+[profiles.cluster]
+workers = 5
+chunk_micrographs = 500
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no config"))
+    path = tmp_path / "cryoflow.toml"
+    path.write_text(FILE)
+    return path
+
+
+def test_command_line_over_environment_over_file_over_profile_over_default(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_settings()
+    assert loaded.settings.workers == 4
+    assert loaded.settings.chunk_micrographs == 500
+    assert loaded.settings.min_free_gb == 10
+    assert loaded.origins["workers"] == str(file)
+    assert loaded.origins["chunk_micrographs"] == f"profile cluster in {file}"
+    assert loaded.origins["min_free_gb"] == "default"
+    monkeypatch.setenv("CRYOFLOW_WORKERS", "6")
+    assert load_settings().settings.workers == 6
+    assert load_settings().origins["workers"] == "environment"
+    assert load_settings(workers=7).settings.workers == 7
+    assert load_settings(workers=7).origins["workers"] == "command line"
+    assert load_settings(workers=None).settings.workers == 6
+
+
+def test_a_relative_database_in_a_file_is_relative_to_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = file.parent / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert load_settings().settings.database == file.parent / "DB"
+
+
+def test_the_nearest_file_wins_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr("cryoflow.settings.FILE_NAME", "only-in-this-test.toml")
+    work = tmp_path / "work" / "below"
+    work.mkdir(parents=True)
+    assert find_file(work) is None
+    for folder in (tmp_path / "config" / "cryoflow", tmp_path / "work", work):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "only-in-this-test.toml").write_text("")
+        assert find_file(work) == folder / "only-in-this-test.toml"
+
+
+def test_a_variable_chooses_the_profile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYOFLOW_PROFILE", "local")
+    assert load_settings().settings.chunk_micrographs == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("workers = 0", "workers"),
+        ("wrokers = 2", "wrokers"),
+        ('profile = "nowhere"', "nowhere"),
+        ("workers =", "TOML"),
+        ("profiles = 3", "profiles"),
+    ],
+)
+def test_a_bad_file_is_one_error_that_names_it_and_what_is_wrong(file: Path, text: str, named: str) -> None:
+    file.write_text(text)
+    with pytest.raises(BadInput, match=named) as caught:
+        load_settings()
+    assert str(file) in str(caught.value)
+
+
+def test_a_bad_variable_names_its_setting(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYOFLOW_WORKERS", "many")
+    with pytest.raises(BadInput, match=r"environment: setting workers.*'many'"):
+        load_settings()
+
+
+def test_a_named_file_that_is_missing_is_an_error(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(file.parent / "gone.toml"))
+    with pytest.raises(BadInput, match="not there"):
+        load_settings()
+
+
+def test_the_command_shows_where_each_value_comes_from(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_WORKERS", "6")
+    assert launch(["settings"]) == 0
+    rows = {line.split("\t")[0]: line.split("\t")[1:3] for line in capsys.readouterr().out.splitlines()}
+    assert rows["workers"] == ["6", "environment"]
+    assert rows["database"] == [str(file.parent / "DB"), str(file)]
