@@ -1,0 +1,197 @@
+"""One entry: what its info.txt says, and its picks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from cryoflow.database import layout
+from cryoflow.database.data_reader import is_data_text, read_data_text
+from cryoflow.database.data_text import DataText
+from cryoflow.database.info import Info, Orientation, parse_info, provenance
+from cryoflow.database.links import read_link
+from cryoflow.database.manifest import NAME as MANIFEST
+from cryoflow.database.manifest import read_manifest, unsealed
+from cryoflow.database.older import read_older_data
+from cryoflow.errors import BadInput
+from cryoflow.picks import Kind, PickSet, Program, Provenance
+
+CURRENT = "current"
+"""Status of an entry that is what its job holds; every other word is a mark, such as `deleted` or `stale`."""
+DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the database, as its info.txt says.
+
+    `pixel_size_A` is the most frequent one where micrographs differ; the picks' own table has each. `status` is
+    `current`, the mark that ingest put on it (`deleted`, `stale`, `superseded`), or `damaged`.
+    """
+
+    name: str
+    """`<project>/<Kind>_<job>[_suffix]`: what the command line takes."""
+    folder: Path
+    project: str
+    """The project's folder in the database."""
+    project_path: Path | None
+    kind: Kind
+    job: str
+    suffix: str
+    n_picks: int
+    n_micrographs: int
+    n_missing_micrographs: int
+    pixel_size_A: float | None
+    box_px: float | None
+    diameter_A: float | None
+    program: str
+    program_version: str
+    job_type: str
+    job_status: str
+    output_group: str
+    score_kind: str
+    notes: tuple[str, ...]
+    orientation: Orientation
+    status: str
+    reason: str
+
+
+def read_entry(folder: Path) -> Entry:
+    """An entry as its info.txt and mark say; damaged ones have that status and the reason."""
+    entry = _entry_of(folder)
+    try:
+        info = _read_info(folder)
+        entry = replace(
+            entry,
+            project_path=Path(info.text("Project Path")) if info.text("Project Path") else None,
+            n_picks=info.count("Number of Particles"),
+            n_micrographs=info.count("Number of Micrographs"),
+            n_missing_micrographs=len(info.texts("Missing Micrograph")),
+            pixel_size_A=info.number("Pixel Size (A)", "PixelSize", "Pixel Size"),
+            box_px=info.number("Box (px)"),
+            diameter_A=info.number("Diameter (A)"),
+            program=info.text("Program") or entry.program,
+            program_version=info.text("Program Version"),
+            job_type=info.text("Job Type"),
+            job_status=info.text("Job Status"),
+            output_group=info.text("Output Group"),
+            score_kind=info.text("Score Kind"),
+            notes=info.texts("Note"),
+            orientation=info.orientation,
+        )
+        mark = folder / layout.MARK
+        if mark.exists():
+            said = unsealed(mark, mark.read_bytes(), layout.VERSION)
+            entry = replace(entry, status=str(said.get("status")), reason=str(said.get("reason")))
+    except BadInput as error:
+        entry = replace(entry, status=DAMAGED, reason=str(error))
+    return entry
+
+
+def load_entry(folder: Path) -> PickSet:
+    """The picks of an entry's folder.
+
+    Raises
+    ------
+    BadInput
+        Where its files are damaged.
+    """
+    text = _read_picks(folder / layout.DATA)
+    info = _read_info(folder)
+    micrographs = text.micrographs
+    _set_paths(micrographs, text.links, folder.parent.parent / layout.LINKS)
+    if (folder / MANIFEST).exists():
+        try:
+            who = provenance(info)
+        except ValueError as error:
+            raise BadInput(folder / layout.INFO, f"damaged: {error}.", "Ingest the job again.") from None
+        who = replace(who, sources=read_manifest(folder / MANIFEST).sources)
+    else:
+        who = _older_provenance(folder)
+    return PickSet.build(
+        who,
+        micrographs,
+        text.picks,
+        box_px=info.number("Box (px)"),
+        diameter_A=info.number("Diameter (A)"),
+        score_kind=info.text("Score Kind"),
+        counts=info.counts,
+        notes=info.texts("Note"),
+    )
+
+
+def _entry_of(folder: Path) -> Entry:
+    """An entry of which nothing but its folder is known."""
+    project, name = folder.parent.parent.name, layout.entry_name(folder)
+    kind, job, suffix = layout.split_entry_name(name)
+    return Entry(
+        name=f"{project}/{name}",
+        folder=folder,
+        project=project,
+        project_path=None,
+        kind=kind,
+        job=job,
+        suffix=suffix,
+        n_picks=0,
+        n_micrographs=0,
+        n_missing_micrographs=0,
+        pixel_size_A=None,
+        box_px=None,
+        diameter_A=None,
+        program=_older_provenance(folder).program,
+        program_version="",
+        job_type="",
+        job_status="",
+        output_group="",
+        score_kind="",
+        notes=(),
+        orientation=Orientation(),
+        status=CURRENT,
+        reason="",
+    )
+
+
+def _read_info(folder: Path) -> Info:
+    path = folder / layout.INFO
+    try:
+        return parse_info(path, path.read_bytes().decode())
+    except UnicodeDecodeError:
+        raise BadInput(path, "damaged: not UTF-8 text.", "Ingest the job again.") from None
+    except FileNotFoundError:
+        if folder.exists() and not (folder / MANIFEST).exists():
+            return Info({})  # an older data.txt alone
+        raise
+
+
+def _read_picks(path: Path) -> DataText:
+    return read_data_text(path) if is_data_text(path) else read_older_data(path)
+
+
+def _set_paths(micrographs: pd.DataFrame, links: Sequence[str], folder: Path) -> None:
+    targets = [read_link(folder / link) for link in links]
+    paths = [None if t is None else os.path.join(folder, t) for t in targets]  # a relative link starts at its folder
+    statuses = list(micrographs["status"])
+    for i, (status, path) in enumerate(zip(statuses, paths, strict=True)):
+        if status == "found" and path is None:
+            statuses[i] = "missing"
+        elif status == "missing" and path is not None:
+            if Path(path).exists():
+                statuses[i] = "found"
+            else:
+                paths[i] = None
+    micrographs["path"] = pd.Series(paths, dtype="object")
+    micrographs["status"] = pd.Series(statuses, dtype="object")
+
+
+def _older_provenance(folder: Path) -> Provenance:
+    """What the folder's name tells, which is all there is of an entry that the older scripts wrote."""
+    project = folder.parent.parent
+    kind, job, suffix = layout.split_entry_name(layout.entry_name(folder))
+    program: Program = (
+        "cryosparc" if job[:1] == "J" and job[1:].isdigit() else "relion" if job.startswith("job") else "file"
+    )
+    return Provenance(program, project, project.name, job, kind, suffix=suffix)

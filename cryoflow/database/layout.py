@@ -1,0 +1,109 @@
+"""Where things lie in a database, and what they are called.
+
+DB/cryoflow-database.json          which version of the layout this is
+DB/<project>/micrographs.txt       whose project it is, and which link stands for which micrograph
+DB/<project>/Micrographs/<link>    symbolic links to the micrographs
+DB/<project>/Particles/<Kind>_<job>[_suffix]/{info.txt,data.txt,manifest.json}
+DB/.jobs/                          what ingest read when; may be removed, then all jobs are read again
+DB/.quarantine/                    what `verify --repair` and `remove` took out; never read
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from cryoflow import files
+from cryoflow.picks import Kind
+
+VERSION = 1
+MARKER = "cryoflow-database.json"
+MICROGRAPHS_TEXT = "micrographs.txt"
+LINKS = "Micrographs"
+ENTRIES = "Particles"
+INFO, DATA, MARK = "info.txt", "data.txt", "mark.json"
+JOBS = ".jobs"
+QUARANTINE = ".quarantine"
+
+
+def folded(name: str) -> str:
+    """What a file system that ignores case and composition of letters takes a name for."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def free_name(wanted: Iterable[str], taken: Collection[str]) -> str:
+    """The first of `wanted` whose folded form is not in `taken`; the last is numbered where none is free."""
+    name = ""
+    for name in wanted:
+        if folded(name) not in taken:
+            return name
+    stem, dot, extension = name.rpartition(".")
+    for i in range(2, len(taken) + 3):
+        numbered = f"{stem}-{i}.{extension}" if dot else f"{name}-{i}"
+        if folded(numbered) not in taken:
+            return numbered
+    raise AssertionError("more names than were taken were tried")
+
+
+def project_names(name: str, path: Path) -> list[str]:
+    """What a project's folder may be called, best first: its name, with its parent folder's, with a hash."""
+    plain = files.safe_name(name)
+    return [
+        plain,
+        files.safe_name(f"{plain}-{files.safe_name(path.parent.name or 'root')}"),
+        f"{plain}-{files.short_hash(str(path))}",
+    ]
+
+
+def link_names(name: str) -> list[str]:
+    """What a micrograph's link may be called, best first: its base name, with its folder's name, with a hash."""
+    path = PurePosixPath(name)
+    extension = path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""
+    stem = files.safe_name(path.name.removesuffix(extension))
+    folders = [p for p in path.parts[:-1] if re.fullmatch(r"(job|J)\d+", p)] or list(path.parts[-2:-1])
+    with_folder = [f"{stem}-{files.safe_name(folders[-1])}{extension}"] if folders and folders[-1] != "/" else []
+    return [f"{stem}{extension}", *with_folder, f"{stem}-{files.short_hash(name)}{extension}"]
+
+
+def entry_folders(root: Path) -> Iterator[Path]:
+    """Every entry's folder, in order of project, then kind, then number of the job.
+
+    A folder that a killed writer moved aside stands for the entry until the next writer moves it back.
+    """
+    for project in sorted(_folders(root)):
+        found = {p.name: p for p in _folders(project / ENTRIES)}
+        for hidden in (project / ENTRIES).glob(".*.old"):
+            found.setdefault(hidden.name[1:].removesuffix(".old"), hidden)
+        for name in sorted(found, key=natural):
+            if (found[name] / INFO).exists() or (found[name] / DATA).exists():
+                yield found[name]
+
+
+def entry_name(folder: Path) -> str:
+    """An entry's folder name, also while the folder is moved aside."""
+    return folder.name[1:].removesuffix(".old") if folder.name.startswith(".") else folder.name
+
+
+def split_entry_name(name: str) -> tuple[Kind, str, str]:
+    """Kind, job and suffix of `<Kind>_<job>[_suffix]`.
+
+    >>> split_entry_name("Hetero_J50_class1")
+    (<Kind.HETERO: 'Hetero'>, 'J50', 'class1')
+    """
+    kind, _, rest = name.partition("_")
+    job, _, suffix = rest.partition("_")
+    return (Kind(kind) if kind in set(Kind) else Kind.OTHER), job, suffix
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """A key that sorts numbers in a text by value: `J9` before `J51`."""
+    return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"([0-9]+)", text))
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir() and not p.is_symlink()]
+    except OSError:
+        return []

@@ -1,0 +1,147 @@
+"""`Micrographs/` and `micrographs.txt`: one link a micrograph of a project, and the record of what each stands for.
+
+A link's name is given once and kept, so that entries written years apart agree. Two micrographs of one base name get
+links that differ by the folder they lie in, and where that does not tell them apart, by a hash of their name.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryoflow import files
+from cryoflow.database import layout
+from cryoflow.database.values import line, parse_pairs, parse_word, word
+from cryoflow.errors import BadInput
+
+VERSION = 1
+_MAGIC = "cryoflow micrographs "
+_HINT = "Run 'cryoflow database verify --repair' to make it anew from the entries."
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one link stands for: the micrograph's name in its project, and the file; None while that is missing."""
+
+    name: str
+    target: str | None
+
+
+@dataclass(frozen=True)
+class ProjectLinks:
+    """The record of one project folder."""
+
+    project: Path
+    """Absolute path of the project."""
+    title: str
+    """Its display name."""
+    links: Mapping[str, Link] = field(default_factory=dict)
+
+
+def identity(name: str, project: Path) -> str:
+    """A micrograph's name as a normal path, relative to the project where it lies inside."""
+    normal = posixpath.normpath(name) if name else name
+    if posixpath.isabs(normal) and normal.startswith(f"{project}/"):
+        return normal[len(str(project)) + 1 :]
+    return normal
+
+
+def with_micrographs(
+    record: ProjectLinks, names: Sequence[str], paths: Sequence[str | None]
+) -> tuple[ProjectLinks, list[str]]:
+    """The record with these micrographs in it, and the link of each."""
+    links = dict(record.links)
+    link_of = {link.name: name for name, link in links.items()}
+    taken = {layout.folded(name) for name in links}
+    chosen: list[str] = []
+    for name, path in zip(names, paths, strict=True):
+        who = identity(name, record.project)
+        link = link_of.get(who)
+        if link is None:
+            link = layout.free_name(layout.link_names(who), taken)
+            link_of[who] = link
+            taken.add(layout.folded(link))
+            links[link] = Link(who, path)
+        elif path is not None and links[link].target != path:
+            links[link] = Link(who, path)
+        chosen.append(link)
+    return ProjectLinks(record.project, record.title, links), chosen
+
+
+def write_links(folder: Path, record: ProjectLinks) -> None:
+    """Make the links of a project folder, then commit the record of them; what stands already is left alone."""
+    links_folder = folder / layout.LINKS
+    with files.clear_errors(links_folder):
+        links_folder.mkdir(parents=True, exist_ok=True)
+    there = {entry.name for entry in os.scandir(links_folder)}
+    for name, link in sorted(record.links.items()):
+        path = links_folder / name
+        if link.target is not None and (name not in there or read_link(path) != link.target):
+            files.link(path, link.target)
+    text = links_text(record).encode()
+    record_path = folder / layout.MICROGRAPHS_TEXT
+    if not record_path.exists() or record_path.read_bytes() != text:
+        files.write_atomically(record_path, text)
+
+
+def read_link(path: Path) -> str | None:
+    """What a link points to, None where there is none."""
+    try:
+        return str(path.readlink())
+    except OSError:
+        return None
+
+
+def links_text(record: ProjectLinks) -> str:
+    """The text of a micrographs.txt; its last line is the checksum of the lines before."""
+    lines = [
+        f"{_MAGIC}{VERSION}",
+        f"Project: {line(record.title)}",
+        f"Project Path: {line(str(record.project))}",
+        f"Number of Micrographs: {len(record.links)}",
+    ]
+    for name, link in sorted(record.links.items()):
+        lines.append(f"Micrograph {word(name)} name={word(link.name)} target={word(link.target)}")
+    body = "\n".join(lines) + "\n"
+    return f"{body}Checksum: {files.short_hash(body, 32)}\n"
+
+
+def read_links(folder: Path) -> ProjectLinks | None:
+    """Read a project folder's record, None where it has none (an older database).
+
+    Raises
+    ------
+    BadInput
+        Where it is damaged, or a newer cryoflow wrote it.
+    """
+    path = folder / layout.MICROGRAPHS_TEXT
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise BadInput(path, "damaged: not UTF-8 text.", _HINT) from None
+    body, _, mark = text.rpartition("Checksum: ")
+    if mark != f"{files.short_hash(body, 32)}\n":
+        raise BadInput(path, "damaged: its checksum does not fit its content.", _HINT)
+    rows = body.split("\n")
+    version = rows[0].removeprefix(_MAGIC)
+    if not version.isdigit() or int(version) > VERSION:
+        raise BadInput(path, f"it was written by a newer cryoflow ({rows[0]!r}).", "Update cryoflow.")
+    try:
+        said = dict(row.split(": ", 1) for row in rows[1:4])
+        links: dict[str, Link] = {}
+        for row in rows[4:-1]:
+            token, pairs = parse_pairs(row.removeprefix("Micrograph "))
+            links[parse_word(token) or ""] = Link(parse_word(pairs["name"]) or "", parse_word(pairs["target"]))
+        title, project = (_unquoted(said[key]) for key in ("Project", "Project Path"))
+    except (ValueError, KeyError) as error:
+        raise BadInput(path, f"damaged: {error}.", _HINT) from None
+    return ProjectLinks(Path(project), title, links)
+
+
+def _unquoted(value: str) -> str:
+    return (parse_word(value) or "") if value.startswith('"') else value
