@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -39,10 +39,9 @@ def test_fastapi_is_pinned_to_a_version_with_which_prefects_server_starts() -> N
 
 
 def test_the_console_script_is_the_command_line() -> None:
-    script = next(e for e in entry_points(group="console_scripts") if e.name == "cryoflow")
     from cryoflow.cli.main import main
 
-    assert script.load() is main
+    assert EntryPoint("cryoflow", PROJECT["scripts"]["cryoflow"], "console_scripts").load() is main
 
 
 def test_the_version_is_printed_and_is_the_packages() -> None:
