@@ -1,0 +1,242 @@
+"""From the rows of a STAR loop to columns, with NumPy alone: no Python object is made for a number.
+
+A piece of text is cut into words where white space begins and ends. Since every row has the same number of words, each
+column is a stride through them, and digits are summed place by place for a whole column at once. Whatever is unusual
+(quotes, comments, exponents, `nan`) takes a slower way to the same result.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+
+_TOKEN = re.compile(rb'"((?:[^"\n]|"(?=[^\s]))*)"(?=\s|$)|\'((?:[^\'\n]|\'(?=[^\s]))*)\'(?=\s|$)|(#[^\n]*)|([^\s]+)')
+_NAN_WORDS = frozenset(b"nan -nan none null <na> n/a ? .".split())
+_MOST_DIGITS = 18  # of an int64
+
+
+@dataclass(frozen=True)
+class Words:
+    """The distinct words of a text column, and which of them each row has."""
+
+    distinct: tuple[bytes, ...]
+    codes: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One column to read: its label, its place in the row, and whether it is text."""
+
+    label: str
+    place: int
+    is_text: bool
+
+
+Values = npt.NDArray[np.float64] | Words
+
+
+def tokens(line: bytes) -> list[bytes]:
+    """The words of one line: quotes removed, a comment cut off."""
+    words = []
+    for match in _TOKEN.finditer(line):
+        double, single, comment, plain = match.groups()
+        if comment is not None:
+            break
+        words.append(double if double is not None else single if single is not None else plain)
+    return words
+
+
+def rows_of_words(piece: bytes) -> Iterator[list[bytes]]:
+    """The words of each line that has any."""
+    split = tokens if _needs_tokens(piece) else bytes.split
+    for line in io.BytesIO(piece):
+        if words := split(line):
+            yield words
+
+
+def is_number(word: bytes) -> bool:
+    """Whether a word can stand in a column of numbers."""
+    try:
+        float(word)
+    except ValueError:
+        return word.lower() in _NAN_WORDS
+    return True
+
+
+def text(word: bytes) -> str:
+    """A word as text; bytes that are not UTF-8 survive as surrogates."""
+    return word.decode("utf-8", "surrogateescape")
+
+
+def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], piece: bytes) -> list[Values]:
+    """The wanted columns of a piece of whole lines.
+
+    Parameters
+    ----------
+    path, block
+        For messages.
+    width
+        Words that each row must have.
+
+    Raises
+    ------
+    BadInput
+        Where a row has another number of words, or text stands among numbers.
+    """
+    if _needs_tokens(piece):
+        return _parse_tokens(path, block, width, wanted, piece)
+    if not (piece[:1].isspace() and piece[-1:].isspace()):
+        piece = b"\n" + piece + b"\n"
+    buffer = np.frombuffer(piece, np.uint8)
+    is_space = (buffer == 32) | (buffer - np.uint8(9) < 5)
+    edges = np.flatnonzero(is_space[1:] != is_space[:-1])
+    edges += 1
+    if len(edges) % (2 * width):
+        raise wrong_row(path, block, width, piece)
+    rows = edges.reshape(-1, width, 2)
+    line_ends = np.flatnonzero(buffer == 10)
+    line = np.searchsorted(line_ends, rows[:, 0, 0])
+    if not (np.array_equal(line, np.searchsorted(line_ends, rows[:, -1, 0])) and np.all(line[1:] > line[:-1])):
+        raise wrong_row(path, block, width, piece)
+    values: list[Values] = []
+    for column in wanted:
+        start, end = np.ascontiguousarray(rows[:, column.place, 0]), np.ascontiguousarray(rows[:, column.place, 1])
+        if column.is_text:
+            values.append(_words(buffer, start, end))
+        else:
+            numbers = _decimals(buffer, start, end)
+            values.append(_numbers(path, block, column.label, buffer, start, end) if numbers is None else numbers)
+    return values
+
+
+def _needs_tokens(piece: bytes) -> bool:
+    """Whether a piece has quoted words or comments, so that splitting at white space would be wrong."""
+    if b'"' not in piece and b"'" not in piece and b"#" not in piece:
+        return False
+    return re.search(rb"(?:^|\s)[\"'#]", piece) is not None
+
+
+def _decimals(
+    buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]
+) -> npt.NDArray[np.float64] | None:
+    """Numbers that all have their point at one place from the right, as `%12.6f` and `%12d` write them; else None.
+
+    Digits are summed as integers and divided once, so that each value is the nearest float to its text.
+    """
+    if not len(start):
+        return np.zeros(0)
+    length = end - start
+    longest = int(length.max())
+    if longest > _MOST_DIGITS:
+        return None
+    first = buffer[start]
+    negative = first == ord("-")
+    signed = negative | (first == ord("+"))
+    point_at = -1  # from the right, 0 the last character
+    total = np.zeros(len(start), np.int64)
+    n_digits = np.zeros(len(start), np.int8)
+    scale = 1
+    for from_right in range(longest):
+        character = buffer[end - (1 + from_right)]  # before the first word it wraps around, and is not `here`
+        here = from_right < length
+        is_point = here & (character == ord("."))
+        if is_point.any():
+            if point_at >= 0 or not is_point.all():
+                return None
+            point_at = from_right
+            continue
+        digit = character - np.uint8(48)
+        is_digit = here & (digit < 10)
+        n_digits += is_digit
+        total += np.where(is_digit, digit, np.uint8(0)).astype(np.int64) * scale
+        scale *= 10
+    if not np.array_equal(n_digits + signed + (point_at >= 0), length) or not n_digits.all():
+        return None
+    values = total / float(10 ** max(point_at, 0))
+    return np.where(negative, -values, values)
+
+
+def _numbers(
+    path: Path,
+    block: str,
+    label: str,
+    buffer: npt.NDArray[np.uint8],
+    start: npt.NDArray[np.intp],
+    end: npt.NDArray[np.intp],
+) -> npt.NDArray[np.float64]:
+    """Numbers of any form, word by word."""
+    raw = buffer.tobytes()
+    return _floats(path, block, label, [raw[a:b] for a, b in zip(start.tolist(), end.tolist(), strict=True)])
+
+
+def _floats(path: Path, block: str, label: str, words: Sequence[bytes]) -> npt.NDArray[np.float64]:
+    """Words as numbers, NaN where they say so."""
+    try:
+        return np.array([float(word) for word in words], np.float64)
+    except ValueError:
+        pass
+    values = np.full(len(words), np.nan)
+    for i, word in enumerate(words):
+        if word and word.lower() not in _NAN_WORDS:
+            try:
+                values[i] = float(word)
+            except ValueError:
+                raise BadInput(
+                    path,
+                    f"block data_{block}: column _{label} has {text(word)!r} in a row, where numbers are expected.",
+                ) from None
+    return values
+
+
+def _words(buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]) -> Words:
+    """Text, of which equal neighbours are looked at once: particles of one micrograph mostly stand together."""
+    if not len(start):
+        return Words((), np.zeros(0, np.int32))
+    length = end - start
+    longest = int(length.max())
+    if longest > 1000:
+        return _distinct([buffer[a:b].tobytes() for a, b in zip(start, end, strict=True)])
+    padded = np.concatenate((buffer, np.zeros(longest, np.uint8)))
+    window = np.lib.stride_tricks.sliding_window_view(padded, longest)[start]
+    window = np.where(np.arange(longest) < length[:, None], window, np.uint8(0))
+    fixed = np.ascontiguousarray(window).view(f"S{longest}").ravel()
+    heads = np.flatnonzero(np.concatenate(([True], fixed[1:] != fixed[:-1])))
+    runs = _distinct(fixed[heads].tolist())
+    return Words(runs.distinct, np.repeat(runs.codes, np.diff(np.append(heads, len(fixed)))))
+
+
+def _distinct(words: Sequence[bytes]) -> Words:
+    seen: dict[bytes, int] = {}
+    codes = np.array([seen.setdefault(word, len(seen)) for word in words], np.int32)
+    return Words(tuple(seen), codes)
+
+
+def _parse_tokens(path: Path, block: str, width: int, wanted: Sequence[Wanted], piece: bytes) -> list[Values]:
+    """The wanted columns of a piece with quotes or comments, word by word."""
+    rows = list(rows_of_words(piece))
+    if any(len(words) != width for words in rows):
+        raise wrong_row(path, block, width, piece)
+    picked = [[words[column.place] for words in rows] for column in wanted]
+    return [
+        _distinct(words) if column.is_text else _floats(path, block, column.label, words)
+        for column, words in zip(wanted, picked, strict=True)
+    ]
+
+
+def wrong_row(path: Path, block: str, width: int, piece: bytes) -> BadInput:
+    """The error for the first row of a piece that has not `width` words."""
+    words = next((words for words in rows_of_words(piece) if len(words) != width), [])
+    row = text(b" ".join(words))
+    return BadInput(
+        path,
+        f"block data_{block} has a row of {len(words)} words where its header names {width} columns: {row[:80]!r}.",
+        "The file was cut short, or is being written.",
+    )
