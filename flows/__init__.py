@@ -1,17 +1,22 @@
 """The stages as Prefect flows: one stage, one flow; thin tasks around functions of `cryoflow`.
 
-Importing this package sets what Prefect reads from the environment when it is imported: no telemetry, and quiet logs.
-A value that is set already stays.
+Importing this package sets what Prefect reads from the environment when it is imported. A value that is set already
+stays, and so does what a Prefect profile says.
 """
 
 import os
 
-for _name, _value in {
+PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    # without PREFECT_API_URL the embedded server serves; its first start takes long on a busy machine
+    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # what cryoflow logs shows up in the run's log; outside a run it is nobody's business
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cryoflow",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # results are text where they are kept at all, never pickles
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-    "PREFECT_TASKS_REFRESH_CACHE": "false",
-}.items():
+}
+for _name, _value in PREFECT_DEFAULTS.items():
     os.environ.setdefault(_name, _value)
