@@ -10,17 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
-from pathlib import Path
 from typing import Annotated, Protocol, TypeAlias
 
 from cyclopts import Parameter
 
 from cryoflow.errors import CryoflowError
+from cryoflow.plain import plain
 
 Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON value.")]
 """The type of a command's `json` parameter."""
@@ -154,31 +152,6 @@ def progress(what: str, total: int | None = None) -> Iterator[Advance]:
             bar.update(task, advance=steps, note=note)
 
         yield advance
-
-
-def plain(value: object) -> object:
-    """A value as JSON has it: dataclasses as objects, paths as text, enums by value, NaN and NA as None."""
-    if value is None or (isinstance(value, bool | str) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, Path | BaseException):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(plain(k)): plain(v) for k, v in value.items()}
-    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
-        return plain(value.tolist())
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, set | frozenset):
-        return sorted((plain(v) for v in value), key=str)
-    if isinstance(value, Iterable):
-        return [plain(v) for v in value]
-    return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
 
 
 def _as_mapping(row: object) -> Mapping[str, object]:

@@ -19,6 +19,7 @@ from cryoflow.cli import main, output
 from cryoflow.cli.main import COMMANDS, launch
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.picks import Kind
+from cryoflow.plain import plain
 
 HEAVY = ("numpy", "pandas", "pydantic", "prefect", "tensorflow", "keras", "matplotlib", "scipy")
 
@@ -238,7 +239,7 @@ def test_json_keeps_types_and_unknown_values_are_null(capsys: pytest.CaptureFixt
 
 def test_json_knows_numpy_and_pandas_values() -> None:
     value = {"a": np.float32(1.5), "b": np.array([1, 2]), "c": pd.NA, "d": np.nan, "e": {2, 1}, "f": np.bool_(True)}
-    assert output.plain(value) == {"a": 1.5, "b": [1, 2], "c": None, "d": None, "e": [1, 2], "f": True}
+    assert plain(value) == {"a": 1.5, "b": [1, 2], "c": None, "d": None, "e": [1, 2], "f": True}
 
 
 def test_an_empty_table_still_has_its_head(capsys: pytest.CaptureFixture[str]) -> None:

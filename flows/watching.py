@@ -1,0 +1,79 @@
+"""What a person sees of a run in Prefect's pages: its name, its progress, its tables and its report."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from cryoflow.plain import plain
+
+
+def run_name(stage: str, subject: Callable[[BaseModel], str]) -> Callable[[], str]:
+    """Names runs like `ingest · P190 · 2026-11-21`.
+
+    Parameters
+    ----------
+    subject
+        From the flow's parameters to what it works on.
+    """
+
+    def name() -> str:
+        parameters = flow_run.parameters["parameters"]
+        return f"{stage} · {subject(parameters)} · {datetime.now():%Y-%m-%d}"  # the reader's day
+
+    return name
+
+
+def show_table(stage: str, rows: Iterable[object], description: str) -> None:
+    """A table of dataclasses or mappings on the run's page; the key holds its history over runs."""
+    create_table_artifact(table=[plain(row) for row in rows], key=_key(stage), description=description)  # type: ignore[arg-type]
+
+
+def show_text(stage: str, markdown: str) -> None:
+    """Text on the run's page."""
+    create_markdown_artifact(markdown, key=_key(stage))
+
+
+def show_link(stage: str, path: Path, text: str) -> None:
+    """A link to a file on the machine where the run took place."""
+    create_link_artifact(path.absolute().as_uri(), link_text=text, key=_key(stage), description=str(path.absolute()))
+
+
+@contextmanager
+def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress on the run's page; call what it gives with how much is done, of how much. At most one update a second."""
+    artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=description)
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if total and time.monotonic() - last > 1.0:
+            last = time.monotonic()
+            update_progress_artifact(artifact, 100.0 * done / total)  # type: ignore[arg-type]
+
+    yield report
+    update_progress_artifact(artifact, 100.0)  # type: ignore[arg-type]
+
+
+def markdown_list(values: Mapping[str, object]) -> str:
+    """`- name: value` lines."""
+    return "\n".join(f"- {name}: {value}" for name, value in values.items())
+
+
+def _key(stage: str) -> str:
+    """Prefect's keys are small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")
