@@ -1,0 +1,249 @@
+"""Which columns of which datasets make up the picks of one output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.cs import read_cs_rows
+from cryoflow.picks import FloatArray, Kind
+from cryoflow.projects.cryosparc.exposures import OPTICS
+from cryoflow.projects.cryosparc.job_types import NOT_RECENTRED, Role
+from cryoflow.projects.cryosparc.join import Joined
+from cryoflow.projects.cryosparc.outputs import Output, ProjectIndex, Record, Table
+
+X, Y = "location/center_x_frac", "location/center_y_frac"
+_REPEATED = ("micrograph_uid", "micrograph_psize_A", "exp_group_id")
+MAX_SHIFT_OF_BOX = 0.25
+"""A shift of more than this part of the box is no recentring: it is a sub-particle, a filament or a failure."""
+MAX_SHIFT_A = 150.0
+"""The same where the box is not known."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Columns to read for one output.
+
+    Attributes
+    ----------
+    location
+        The dataset that has the positions.
+    repeated
+        Its columns that repeat for each micrograph.
+    wanted
+        Columns to read row by row, by dataset.
+    alignments
+        Slot whose shifts are subtracted; empty where none is.
+    class_column, posterior, score, source_uid
+        Names of columns; empty where there is none.
+    splits_classes
+        Whether only rows of the role's class are wanted.
+    optics
+        Dataset with the particles' own `ctf`.
+    notes
+        What a user should know.
+    """
+
+    location: Table
+    repeated: tuple[str, ...]
+    wanted: Mapping[Path, tuple[str, ...]]
+    alignments: str = ""
+    class_column: str = ""
+    posterior: str = ""
+    score: str = ""
+    source_uid: str = ""
+    splits_classes: bool = False
+    optics: Table | None = None
+    notes: tuple[str, ...] = ()
+
+    def files(self, primary: Path) -> tuple[Path, ...]:
+        """Every dataset that is read."""
+        return tuple(dict.fromkeys([primary, *self.wanted, self.location.path]))
+
+
+def make(output: Output, source: Output, source_record: Record, kind: Kind, role: Role) -> Plan | None:
+    """The plan for an output whose positions are in `source`, None where `source` lacks a column it needs.
+
+    Parameters
+    ----------
+    output
+        The output to read.
+    source
+        It or the output of an ancestor.
+    source_record
+        Job of `source`.
+    kind
+        Of the job that is read.
+    role
+        What the output is.
+    """
+    location = source.slots["location"].table
+    if not (location.has(X) and location.has(Y)):
+        return None
+    repeated = ["location/micrograph_path"] if location.has_text("location/micrograph_path") else []
+    repeated += ["location/micrograph_shape"] if location.has("location/micrograph_shape", (2,)) else []
+    repeated += [f"location/{name}" for name in _REPEATED if location.has(f"location/{name}")]
+    if not repeated:
+        return None
+    wanted: dict[Path, list[str]] = {location.path: [X, Y]}
+    notes: list[str] = []
+
+    def want(slot: str, column: str, shape: tuple[int, ...] = (), of: Output = output) -> str:
+        """The name of the column where the slot has it, and it is put on the list; else nothing."""
+        name = f"{slot}/{column}"
+        if slot not in of.slots or not of.slots[slot].table.has(name, shape):
+            return ""
+        columns = wanted.setdefault(of.slots[slot].table.path, [])
+        if name not in columns:
+            columns.append(name)
+        return name
+
+    alignments = _alignments(source, source_record.kind if source is not output else kind, role, notes)
+    if source is not output:
+        notes.append(f"positions are those of {source_record.said.uid}, {source.name}: the job has none itself")
+        if any(slot.startswith("alignments") and not s.is_passthrough for slot, s in output.slots.items()):
+            notes.append("the job's own shifts were not applied: they may be relative to a later extraction")
+    if alignments:
+        want(alignments, "shift", (2,), source)
+        want(alignments, "psize_A", (), source)
+    if output.lost:
+        notes.append(f"files are gone for {', '.join(output.lost)}")
+
+    class_column, posterior = _class_columns(output, kind, role, want)
+    if role.is_all_classes or (role.class_number is not None and output.name.endswith("all_classes")):
+        if not class_column:
+            return None
+        splits = True
+    else:
+        splits = False
+    score = want("pick_stats", "ncc_score")
+    source_uid = want("sym_expand", "src_uid")
+    ctf = output.slots.get("ctf")
+    return Plan(
+        location,
+        tuple(repeated),
+        {path: tuple(columns) for path, columns in wanted.items()},
+        alignments,
+        class_column,
+        posterior,
+        score,
+        source_uid,
+        splits,
+        ctf.table if ctf else None,
+        tuple(notes),
+    )
+
+
+def _alignments(source: Output, kind: Kind, role: Role, notes: list[str]) -> str:
+    """The slot whose shifts lead from the location to the particle's centre: the job's own first, 3D before 2D."""
+    candidates = ["alignments3D", "alignments2D"]
+    if role.class_number is not None:
+        candidates[1:1] = [f"alignments_class_{role.class_number}", f"alignments_class3D_{role.class_number}"]
+    usable = []
+    for name in candidates:
+        slot = source.slots.get(name)
+        if slot and slot.table.has(f"{name}/shift", (2,)) and slot.table.has(f"{name}/psize_A"):
+            usable.append((slot.is_passthrough, name))
+    if not usable:
+        return ""
+    is_passthrough, name = min(usable, key=lambda found: found[0])
+    if kind in NOT_RECENTRED and not is_passthrough:
+        notes.append(NOT_RECENTRED[kind])
+        return ""
+    return name
+
+
+def _class_columns(output: Output, kind: Kind, role: Role, want: object) -> tuple[str, str]:
+    """Columns of class and posterior, only those that the job itself decided: older ones are passed on and stale."""
+    assert callable(want)
+
+    def own(slot: str) -> bool:
+        return slot in output.slots and not output.slots[slot].is_passthrough
+
+    if kind in (Kind.CLASS_2D, Kind.SELECT_2D):
+        return want("alignments2D", "class"), want("alignments2D", "class_posterior")
+    k = role.class_number
+    if k is None:
+        return "", ""
+    column = want("alignments3D", "class") if own("alignments3D") and output.name.endswith("all_classes") else ""
+    for slot in (f"alignments_class_{k}", f"alignments_class3D_{k}"):
+        if own(slot) and (found := want(slot, "class_posterior")):
+            return column, found
+    multi = output.slots.get("alignments3D_multi")
+    if (
+        multi
+        and not multi.is_passthrough
+        and "alignments3D_multi/class_posterior" in (multi.table.header.dtype.names or ())
+    ):
+        shape = multi.table.header.dtype["alignments3D_multi/class_posterior"].shape
+        if len(shape) == 1 and shape[0] > k:
+            return column, want("alignments3D_multi", "class_posterior", shape)
+    return column, want("alignments3D", "class_posterior") if own("alignments3D") else ""
+
+
+def particle_optics(planned: Plan, joined: Joined) -> Mapping[str, FloatArray]:
+    """Optics of the first particle on each distinct micrograph, by column of the micrograph table."""
+    table = planned.optics
+    n = len(joined.distinct.first_row)
+    if table is None or table.path not in joined.matches or not n:
+        return {}
+    names = {c: columns[0] for c, (columns, _) in OPTICS.items() if table.has(columns[0])}
+    first = np.full(n, -1, np.int64)
+    codes = joined.distinct.codes
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    match = joined.matches[table.path]
+    rows = first if match.rows is None else match.rows[first]
+    known = first >= 0
+    if match.found is not None:
+        known &= match.found[first]
+    values = read_cs_rows(table.path, list(names.values()), np.where(known, rows, 0))
+    optics = {column: values[name].astype(np.float64) * OPTICS[column][1] for column, name in names.items()}
+    return {column: np.where(known, numbers, np.nan) for column, numbers in optics.items()}
+
+
+def box(output: Output, index: ProjectIndex, record: Record) -> tuple[float | None, float | None]:
+    """Edge of the extracted box in angstrom, and its pixel size where the boxes were cut without resampling."""
+    slot = output.slots.get("blob")
+    if slot is None or not slot.table.has("blob/shape", (2,)) or not slot.table.has("blob/psize_A"):
+        return None, None
+    if not slot.table.header.n_rows:
+        return None, None
+    try:
+        first = read_cs_rows(slot.table.path, ["blob/shape", "blob/psize_A"], np.zeros(1, np.int64))
+    except BadInput:
+        return None, None
+    edge_px, pixel_size_A = int(first["blob/shape"][0, 0]), float(first["blob/psize_A"][0])
+    if edge_px <= 0 or not np.isfinite(pixel_size_A) or pixel_size_A <= 0:
+        return None, None
+    cut_px = next((size for r in _lineage(index, record) if (size := _number(r, "box_size_pix"))), None)
+    return edge_px * pixel_size_A, pixel_size_A if cut_px == edge_px else None
+
+
+def diameter_A(index: ProjectIndex, record: Record) -> float | None:
+    """The particle's diameter as the picker that is nearest among the ancestors was told."""
+    for candidate in _lineage(index, record):
+        if candidate.kind is Kind.AUTO_PICK:
+            told = [v for v in (_number(candidate, "diameter"), _number(candidate, "diameter_max")) if v]
+            if told:
+                return sum(told) / len(told)
+    return None
+
+
+def _lineage(index: ProjectIndex, record: Record) -> list[Record]:
+    """A job and its ancestors, the nearest first."""
+    found = {record.said.uid: record}
+    to_visit = [uid for uid, _ in record.said.inputs]
+    for uid in to_visit:  # grows while it is walked: breadth first
+        if uid not in found:
+            found[uid] = index.record(uid)
+            to_visit.extend(uid for uid, _ in found[uid].said.inputs)
+    return list(found.values())
+
+
+def _number(record: Record, name: str) -> float | None:
+    value = record.said.params.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None

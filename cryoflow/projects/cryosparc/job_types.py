@@ -1,0 +1,122 @@
+"""CryoSPARC's job types: what kind of work each is, and what its output groups of particles mean."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cryoflow.files import safe_name
+from cryoflow.picks import Kind
+
+_KINDS: dict[Kind, tuple[str, ...]] = {
+    Kind.HOMO: ("homo_refine", "homo_refine_new"),
+    Kind.NON_UNIFORM: ("nonuniform_refine", "nonuniform_refine_new"),
+    Kind.LOCAL: ("local_refine", "new_local_refine", "naive_local_refine"),
+    Kind.HELIX: ("helix_refine", "helix_refine_new"),
+    Kind.HETERO: ("hetero_refine", "hetero_refine_new"),
+    Kind.AB_INITIO: ("homo_abinit",),
+    Kind.CLASS_3D: ("class_3D",),
+    Kind.CLASS_2D: ("class_2D", "class_2D_new", "class_2D_streaming"),
+    Kind.SELECT_2D: ("select_2D",),
+    Kind.MANUAL_PICK: ("manual_picker", "manual_picker_v2"),
+    Kind.AUTO_PICK: (
+        "blob_picker_gpu",
+        "auto_blob_picker_gpu",
+        "template_picker_gpu",
+        "filament_tracer_gpu",
+        "deep_picker_inference",
+        "topaz_extract",
+    ),
+    Kind.INSPECT: ("inspect_picks", "inspect_picks_v2"),
+    Kind.EXTRACT: ("extract_micrographs_multi", "extract_micrographs_cpu_parallel"),
+    Kind.CURATE: (
+        "remove_duplicate_particles",
+        "particle_sets",
+        "rebalance_classes_2D",
+        "class_probability_filter",
+        "junk_filter",
+        "reassign_particles_mics",
+        "downsample_particles",
+        "restack_particles",
+        "sym_expand",
+        "homo_reconstruct",
+    ),
+    Kind.IMPORT: ("import_particles",),
+    Kind.EXTERNAL: ("snowflake",),
+}
+_KIND_OF = {job_type: kind for kind, job_types in _KINDS.items() for job_type in job_types}
+_VERSION = re.compile(r"(_v\d+|_new|_gpu)$")
+
+PICKING = frozenset({Kind.AUTO_PICK, Kind.INSPECT})
+"""Kinds whose micrographs without picks were searched and found empty. After manual picking they may be unvisited."""
+
+NOT_RECENTRED = {
+    Kind.LOCAL: "shifts of a local refinement may be those of a part of the particle, so they were not applied",
+}
+"""Kinds whose own shifts do not lead to the particle's centre, with the reason."""
+
+_CLASS = re.compile(r"(?:^|_)class_(\d{1,4})$")
+_MAIN = (
+    "particles",
+    "particles_selected",
+    "particles_kept",
+    "picked_particles",
+    "extracted_particles",
+    "imported_particles",
+)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What an output group of particles is.
+
+    Attributes
+    ----------
+    suffix
+        Suffix of its entry's name.
+    class_number
+        Of a group that holds one class.
+    label
+        -1 where its particles are known to be wrong, None where nothing is known.
+    is_all_classes
+        Good and junk classes together: never an entry as it is.
+    """
+
+    suffix: str = ""
+    class_number: int | None = None
+    label: int | None = None
+    is_all_classes: bool = False
+
+
+def kind_of(job_type: str) -> Kind:
+    """What a job did by its type; later versions of a known type (`_v2`, `_new`) count as that type.
+
+    >>> kind_of("nonuniform_refine_new"), kind_of("select_2D_v3"), kind_of("patch_motion_correction_multi")
+    (<Kind.NON_UNIFORM: 'NonUniform'>, <Kind.SELECT_2D: 'Select2D'>, <Kind.OTHER: 'Other'>)
+    """
+    if job_type in _KIND_OF:
+        return _KIND_OF[job_type]
+    plain = _VERSION.sub("", job_type)
+    for known in (plain, f"{plain}_new", f"{plain}_gpu"):
+        if known in _KIND_OF:
+            return _KIND_OF[known]
+    return Kind.OTHER
+
+
+def role_of(group_name: str, kind: Kind, all_groups: tuple[str, ...]) -> Role:
+    """What the output group of this name is, among all groups of particles of its job.
+
+    >>> role_of("particles_class_1", Kind.HETERO, ()).suffix, role_of("particles", Kind.HOMO, ("particles",)).suffix
+    ('class1', '')
+    """
+    if match := _CLASS.search(group_name):
+        number = int(match[1])
+        return Role(f"class{number}", class_number=number)
+    if group_name.endswith("all_classes"):
+        return Role(is_all_classes=True)
+    main = next((name for name in (*_MAIN, *all_groups) if name in all_groups), "")
+    if group_name == main:
+        return Role()
+    short = group_name.removeprefix("particles_").replace("_", "") or group_name
+    is_wrong = kind is Kind.SELECT_2D and short == "excluded"
+    return Role(safe_name(short), label=-1 if is_wrong else None)

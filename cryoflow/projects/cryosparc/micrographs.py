@@ -1,0 +1,173 @@
+"""The micrograph table of a set of picks: each value from the best source there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.header import read_header
+from cryoflow.picks import FloatArray, micrograph_table
+from cryoflow.projects.cryosparc.exposures import OPTICS, Exposures, as_text
+
+_MOVIES = (".tif", ".tiff", ".eer", ".mrcs", ".bz2")
+IntArray = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Micrographs:
+    """The table, sorted by name, and how the distinct rows of a dataset's location columns lead to it.
+
+    Attributes
+    ----------
+    row_of : (n_distinct,) int
+        Row of the table, -1 where the micrograph is not known.
+    shape_yx : (n_distinct, 2) float
+        Pixels by which the fractions of each distinct row are multiplied, NaN where unknown.
+    pixel_size_A : (n_distinct,) float
+        Of the micrograph, NaN where unknown.
+    notes
+        Fall-backs that were taken.
+    """
+
+    table: pd.DataFrame
+    row_of: IntArray
+    shape_yx: FloatArray
+    pixel_size_A: FloatArray
+    notes: tuple[str, ...] = ()
+
+
+def tabulate(
+    located: Mapping[str, npt.NDArray[np.generic]],
+    n_distinct: int,
+    exposures: Exposures,
+    finder: Finder,
+    *,
+    searched: Exposures | None = None,
+    particle_optics: Mapping[str, FloatArray] | None = None,
+    box_pixel_size_A: float | None = None,
+) -> Micrographs:
+    """Bring together what is known of each micrograph.
+
+    The pixel size is that of the picks themselves, else that of the exposure, else that of the MRC header, else
+    `box_pixel_size_A`, else unknown.
+
+    Parameters
+    ----------
+    located
+        Distinct rows of `micrograph_path`, `micrograph_uid`, `micrograph_shape` and `micrograph_psize_A`, as far as the
+        dataset has them.
+    exposures
+        What the project knows by exposure uid.
+    searched
+        Micrographs that were searched for particles, those where none was found included.
+    particle_optics
+        By column of the micrograph table, one value for each distinct row; used where no exposure tells.
+    box_pixel_size_A
+        Pixel size of boxes that were cut without resampling.
+    """
+    uids = located.get("micrograph_uid", np.zeros(n_distinct, np.uint64)).astype(np.uint64).tolist()
+    given = located.get("micrograph_path")
+    names = [as_text(path) for path in given.tolist()] if given is not None else [""] * n_distinct
+    names = [_clean(name) or _clean(exposures.path.get(uid, "")) for name, uid in zip(names, uids, strict=True)]
+    shapes = located.get("micrograph_shape", np.zeros((n_distinct, 2))).astype(np.float64)
+    sizes = located.get("micrograph_psize_A", np.zeros(n_distinct)).astype(np.float64)
+    shapes[~(shapes > 0).all(axis=1)] = np.nan
+    sizes[~(np.isfinite(sizes) & (sizes > 0))] = np.nan
+    for i, uid in enumerate(uids):
+        if np.isnan(shapes[i, 0]) and uid in exposures.shape_yx:
+            shapes[i] = exposures.shape_yx[uid]
+        if np.isnan(sizes[i]) and uid in exposures.pixel_size_A and _is_same_image(names[i], shapes[i], uid, exposures):
+            sizes[i] = exposures.pixel_size_A[uid]
+
+    rows: dict[str, tuple[int, int]] = {}  # name -> (exposure uid, distinct row or -1)
+    for i, (name, uid) in enumerate(zip(names, uids, strict=True)):
+        if name:
+            rows.setdefault(name, (uid, i))
+    for uid, path in (searched.path if searched else {}).items():
+        if _clean(path):
+            rows.setdefault(_clean(path), (uid, -1))
+    ordered = sorted(rows)
+    place = {name: row for row, name in enumerate(ordered)}
+    paths = [finder.find(name) for name in ordered]
+    movies = [rows[name][0] in exposures.is_movie for name in ordered]
+    status = [_status(*found) for found in zip(ordered, paths, movies, strict=True)]
+
+    table_shape = np.full((len(ordered), 2), np.nan)
+    table_size = np.full(len(ordered), np.nan)
+    n_from_header = 0
+    for row, name in enumerate(ordered):
+        uid, i = rows[name]
+        if i >= 0:
+            table_shape[row], table_size[row] = shapes[i], sizes[i]
+        else:
+            table_shape[row] = exposures.shape_yx.get(uid, (np.nan, np.nan))
+            table_size[row] = exposures.pixel_size_A.get(uid, np.nan)
+        file = paths[row]
+        is_lacking = np.isnan(table_size[row]) or np.isnan(table_shape[row, 0])
+        if is_lacking and file is not None and status[row] == "found":
+            try:
+                header = read_header(file)
+            except BadInput:
+                status[row] = "unreadable"
+                continue
+            if np.isnan(table_shape[row, 0]):
+                table_shape[row] = header.shape_yx
+            if np.isnan(table_size[row]) and header.pixel_size_A and tuple(table_shape[row]) == header.shape_yx:
+                table_size[row] = header.pixel_size_A
+                n_from_header += 1
+    notes = []
+    if n_from_header:
+        notes.append(f"pixel size of {n_from_header} micrographs from their MRC headers")
+    if box_pixel_size_A and (unknown := np.isnan(table_size)).any():
+        table_size[unknown] = box_pixel_size_A
+        notes.append(f"pixel size of {int(unknown.sum())} micrographs from boxes that were not resampled")
+
+    row_of = np.array([place.get(name, -1) for name in names], np.intp)
+    known = row_of >= 0
+    shapes[known] = np.where(np.isnan(shapes[known]), table_shape[row_of[known]], shapes[known])
+    sizes[known] = np.where(np.isnan(sizes[known]), table_size[row_of[known]], sizes[known])
+    columns: dict[str, object] = {
+        "name": ordered,
+        "path": [None if path is None else str(path) for path in paths],
+        "status": status,
+        "uid": [str(rows[name][0]) if rows[name][0] else None for name in ordered],
+        "ny": pd.array([None if np.isnan(v) else int(v) for v in table_shape[:, 0]], dtype="Int32"),
+        "nx": pd.array([None if np.isnan(v) else int(v) for v in table_shape[:, 1]], dtype="Int32"),
+        "pixel_size_A": np.round(table_size, 6),
+    }
+    for name in OPTICS:
+        columns[name] = [_optics(name, *rows[n], exposures, particle_optics or {}) for n in ordered]
+    return Micrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
+
+
+def _optics(
+    name: str, uid: int, distinct: int, exposures: Exposures, particle_optics: Mapping[str, FloatArray]
+) -> float:
+    if uid in exposures.optics[name]:
+        return round(exposures.optics[name][uid], 4)
+    values = particle_optics.get(name)
+    return round(float(values[distinct]), 4) if values is not None and distinct >= 0 else float("nan")
+
+
+def _is_same_image(name: str, shape_yx: FloatArray, uid: int, exposures: Exposures) -> bool:
+    """Whether an exposure's micrograph is the one that picks refer to, not a binned copy of it."""
+    if PurePosixPath(exposures.path.get(uid, "")).name == PurePosixPath(name).name:
+        return True
+    return exposures.shape_yx.get(uid) == tuple(shape_yx)
+
+
+def _status(name: str, path: Path | None, is_movie: bool) -> str:
+    if is_movie or name.lower().endswith(_MOVIES):
+        return "movie"
+    return "missing" if path is None else "found"
+
+
+def _clean(name: str) -> str:
+    return "" if "\0" in name or "\n" in name or "\r" in name else name

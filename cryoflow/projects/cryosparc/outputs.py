@@ -1,0 +1,262 @@
+"""Which files hold the outputs of a project's jobs today, and where a job's inputs lead."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.cs import CsHeader, read_cs_header
+from cryoflow.picks import Kind
+from cryoflow.projects.cryosparc.job_json import Group, JobFile, read_job_json, read_json
+from cryoflow.projects.cryosparc.job_types import kind_of
+from cryoflow.projects.cryosparc.without_json import exported_groups, from_csg, from_names
+
+JOB_NAME = re.compile(r"J\d+")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A dataset that is there and whose head is sound."""
+
+    path: Path
+    header: CsHeader
+
+    def has(self, column: str, shape: tuple[int, ...] = ()) -> bool:
+        """Whether it has this column of numbers, of this shape in each row."""
+        if column not in (self.header.dtype.names or ()):
+            return False
+        field = self.header.dtype[column]
+        return field.shape == shape and field.base.kind in "iuf"
+
+    def shape_of(self, column: str) -> tuple[int, ...]:
+        """The shape of this column in each row; empty where it is a single number or is not there."""
+        return self.header.dtype[column].shape if column in (self.header.dtype.names or ()) else ()
+
+    def has_text(self, column: str) -> bool:
+        """Whether it has this column of text."""
+        return column in (self.header.dtype.names or ()) and self.header.dtype[column].kind in "SO"
+
+
+@dataclass(frozen=True)
+class SlotFile:
+    """The table that holds a slot's columns `<slot>/...`, and whether the job only handed it on."""
+
+    table: Table
+    is_passthrough: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output group of a job with the files that are there.
+
+    Attributes
+    ----------
+    lost
+        Slots whose files are gone.
+    problems
+        Files that are there but cannot be read.
+    """
+
+    name: str
+    item_type: str
+    slots: Mapping[str, SlotFile]
+    n_items: int | None = None
+    lost: tuple[str, ...] = ()
+    problems: tuple[BadInput, ...] = ()
+
+    @property
+    def primary(self) -> Table | None:
+        """The table whose rows are the output's: one that the job made itself, else that of the positions."""
+        own = [slot.table for slot in self.slots.values() if not slot.is_passthrough]
+        if own:
+            return own[0]
+        return self.slots["location"].table if "location" in self.slots else next(iter(self.tables), None)
+
+    @property
+    def tables(self) -> list[Table]:
+        """All tables, each once."""
+        return list({slot.table.path: slot.table for slot in self.slots.values()}.values())
+
+
+@dataclass(frozen=True)
+class Record:
+    """A job of a project: what is said of it, and its outputs as they are on disk."""
+
+    said: JobFile
+    folder: Path
+    outputs: tuple[Output, ...] = ()
+    problem: BadInput | None = None
+    """Why `job.json` could not be used."""
+
+    @property
+    def kind(self) -> Kind:
+        """What the job did."""
+        return kind_of(self.said.job_type)
+
+    @property
+    def particles(self) -> list[Output]:
+        """Outputs of particles."""
+        return [output for output in self.outputs if output.item_type == "particle"]
+
+    def output(self, name: str) -> Output | None:
+        """The output of this name."""
+        return next((output for output in self.outputs if output.name == name), None)
+
+
+class ProjectIndex:
+    """The jobs of one project, each read when it is first asked for. Nothing is kept open."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self._records: dict[str, Record] = {}
+
+    @cached_property
+    def job_names(self) -> list[str]:
+        """Names of all jobs, those known from the manifest and exports alone included, by number."""
+        try:
+            with os.scandir(self.project) as entries:
+                found = {entry.name for entry in entries if JOB_NAME.fullmatch(entry.name) and entry.is_dir()}
+        except OSError as error:
+            raise BadInput(self.project, f"cannot be listed: {error.strerror or error}.") from error
+        try:
+            listed = read_json(self.project / "job_manifest.json").get("jobs")
+            found |= (
+                {name for name in listed if isinstance(name, str) and JOB_NAME.fullmatch(name)}
+                if isinstance(listed, list)
+                else set()
+            )
+        except BadInput:
+            pass  # the manifest is a help, not a need
+        return sorted(found | set(self.exports), key=lambda name: (int(name[1:]), name))
+
+    @cached_property
+    def exports(self) -> Mapping[str, list[Group]]:
+        """Exported groups of particles by job."""
+        return exported_groups(self.project)
+
+    def record(self, job: str) -> Record:
+        """What is known of a job. Never raises for what is wrong with a job."""
+        if job not in self._records:
+            self._records[job] = self._read(job)
+        return self._records[job]
+
+    def _read(self, job: str) -> Record:
+        folder = self.project / job
+        if not JOB_NAME.fullmatch(job):
+            return Record(JobFile(job), folder)
+        problem = None
+        try:
+            said = read_job_json(folder, self.project)
+        except BadInput as error:
+            said, problem = JobFile(job, source=""), error
+        outputs = _resolved(said.groups)
+        if not _needs_help(said, outputs, problem):
+            return Record(said, folder, outputs)
+        for other in (from_csg(folder, job), from_names(folder, job), self._exported(job)):
+            if other is None:
+                continue
+            helped = _merged(outputs, _resolved(other.groups))
+            if any(output.slots for output in helped if output.item_type == "particle") and helped != outputs:
+                if problem is not None:
+                    said = other
+                source = (
+                    other.source if problem is not None or not _any_files(outputs) else f"job.json and {other.source}"
+                )
+                return Record(replace(said, source=source), folder, helped, problem)
+        return Record(said, folder, outputs, problem)
+
+    def _exported(self, job: str) -> JobFile | None:
+        groups = self.exports.get(job)
+        return JobFile(job, groups=tuple(groups), source="exports") if groups else None
+
+    def ancestors(self, record: Record) -> Iterator[tuple[Record, Output]]:
+        """Outputs that a job was made from, the nearest first; all outputs of a job whose output is not named."""
+        to_visit = list(record.said.inputs)
+        seen: set[tuple[str, str]] = set()
+        for uid, group in to_visit:  # grows while it is walked: breadth first
+            if (uid, group) in seen or not JOB_NAME.fullmatch(uid):
+                continue
+            seen.add((uid, group))
+            parent = self.record(uid)
+            for output in parent.outputs:
+                if group in ("", output.name):
+                    yield parent, output
+            to_visit.extend(parent.said.inputs)
+
+    def with_location(self, record: Record, output: Output) -> Iterator[tuple[Record, Output]]:
+        """Outputs that may say where the particles of an output are: itself, then its ancestors."""
+        candidates = [(record, output), *((r, o) for r, o in self.ancestors(record) if o.item_type == "particle")]
+        for other, candidate in candidates:
+            if "location" in candidate.slots:
+                yield other, candidate
+
+
+def _needs_help(said: JobFile, outputs: tuple[Output, ...], problem: BadInput | None) -> bool:
+    """Whether other files than `job.json` have to be asked for the outputs."""
+    if problem is not None:
+        return True
+    particles = [output for output in outputs if output.item_type == "particle"]
+    if any(output.lost for output in particles):
+        return True
+    return kind_of(said.job_type) is not Kind.OTHER and not _any_files(tuple(particles))
+
+
+def _any_files(outputs: tuple[Output, ...]) -> bool:
+    return any(output.slots or output.problems for output in outputs)
+
+
+def _merged(said: tuple[Output, ...], found: tuple[Output, ...]) -> tuple[Output, ...]:
+    """What `job.json` says, with slots whose files are gone taken from elsewhere."""
+    by_name = {output.name: output for output in said}
+    for output in found:
+        known = by_name.get(output.name)
+        if known is None or not known.slots:
+            by_name[output.name] = output
+        else:
+            slots = {**output.slots, **known.slots}
+            lost = tuple(name for name in known.lost if name not in slots)
+            by_name[output.name] = replace(known, slots=slots, lost=lost)
+    return tuple(by_name.values())
+
+
+def _resolved(groups: tuple[Group, ...]) -> tuple[Output, ...]:
+    tables: dict[Path, Table | BadInput | None] = {}
+    return tuple(_resolve(group, tables) for group in groups)
+
+
+def _resolve(group: Group, tables: dict[Path, Table | BadInput | None]) -> Output:
+    slots: dict[str, SlotFile] = {}
+    lost: list[str] = []
+    problems: dict[Path, BadInput] = {}
+    if group.item_type not in ("particle", "exposure"):
+        return Output(group.name, group.item_type, {}, group.n_items)
+    for slot in sorted(group.slots, key=lambda slot: slot.is_passthrough):  # what the job made itself wins
+        if slot.name in slots or not slot.files:
+            continue
+        found = next((t for file in reversed(slot.files) if (t := _table(group.base, file, tables)) is not None), None)
+        if found is None:
+            lost.append(slot.name)
+        elif isinstance(found, BadInput):
+            problems[found.path] = found
+        elif any(name.startswith(f"{slot.name}/") for name in found.header.dtype.names or ()) and found.has("uid"):
+            slots[slot.name] = SlotFile(found, slot.is_passthrough)
+    lost = [name for name in dict.fromkeys(lost) if name not in slots]
+    return Output(group.name, group.item_type, slots, group.n_items, tuple(lost), tuple(problems.values()))
+
+
+def _table(base: Path, file: str, tables: dict[Path, Table | BadInput | None]) -> Table | BadInput | None:
+    """The table in a file, the reason why it cannot be read, or None where there is no such file."""
+    path = base / file.removeprefix(">")
+    if path not in tables:
+        try:
+            tables[path] = Table(path, read_cs_header(path)) if os.path.lexists(path) else None
+        except BadInput as error:
+            tables[path] = error
+        except ValueError:  # a NUL in the name
+            tables[path] = None
+    return tables[path]

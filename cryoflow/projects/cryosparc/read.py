@@ -1,0 +1,252 @@
+"""The picks of a CryoSPARC job, in the frame of `cryoflow.picks`.
+
+Where the rules come from: `micrograph_shape` is (ny, nx); y counts from the first stored row, without a flip; shifts
+are (x, y) in pixels of the alignment's own `psize_A`, and the centre is the location minus the shift. All three were
+checked against simulations with known truth. Only shifts that belong to the same output as the location are
+subtracted: after a re-extraction the location has moved already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.files import source_file
+from cryoflow.formats.cs_header import Array
+from cryoflow.micrographs.find import Finder
+from cryoflow.picks import PickSet, Provenance
+from cryoflow.projects.cryosparc import columns as plan
+from cryoflow.projects.cryosparc import outputs as on_disk
+from cryoflow.projects.cryosparc.exposures import find_exposures, own_exposures
+from cryoflow.projects.cryosparc.find import outputs_of
+from cryoflow.projects.cryosparc.fold import folded
+from cryoflow.projects.cryosparc.job_types import PICKING, Role
+from cryoflow.projects.cryosparc.join import Joined, join
+from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
+from cryoflow.projects.found import Job, JobStatus
+
+_READABLE = {JobStatus.USABLE}
+_READABLE_UNFINISHED = _READABLE | {JobStatus.UNFINISHED, JobStatus.FAILED, JobStatus.STALE}
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the outputs of one job share while they are read."""
+
+    job: Job
+    index: on_disk.ProjectIndex
+    record: on_disk.Record
+    finder: Finder
+    classes: frozenset[int] | None
+
+
+def read_job(
+    job: Job,
+    *,
+    remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    include_unfinished: bool = False,
+    classes: Collection[int] | None = None,
+) -> list[PickSet]:
+    """The picks of a job, one set an output: each class of a 3D classification and excluded particles are their own.
+
+    Parameters
+    ----------
+    job
+        From `find_jobs`.
+    remaps
+        Old folder -> new folder of micrographs that were moved.
+    include_unfinished
+        Read jobs that run, failed or whose `job.json` is stale, too.
+    classes
+        Only particles of these classes, counted from 0; all by default. A job without classes is not touched by it.
+
+    Raises
+    ------
+    BadInput
+        Where the job cannot be used, or a dataset is damaged or changed while it was read.
+    MissingMetadata
+        Where micrographs or their shapes are not known.
+    """
+    if job.status not in (_READABLE_UNFINISHED if include_unfinished else _READABLE):
+        raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
+    index = on_disk.ProjectIndex(job.project)
+    record = index.record(job.job)
+    wanted = None if classes is None else frozenset(classes)
+    context = _Context(job, index, record, Finder(job.project, dict(remaps)), wanted)
+    available = {(seen.group, seen.suffix): (output, role) for seen, output, role in outputs_of(index, record)}
+    picksets = []
+    for seen in job.outputs:
+        if (seen.group, seen.suffix) not in available:
+            raise BadInput(job.folder, f"has no output {seen.group} any more.", "It changed since it was crawled.")
+        output, role = available[seen.group, seen.suffix]
+        if wanted is None or role.class_number is None or role.class_number in wanted:
+            picksets.append(_read_output(context, output, role))
+    return picksets
+
+
+def _read_output(context: _Context, output: on_disk.Output, role: Role) -> PickSet:
+    primary = output.primary
+    if primary is None:
+        raise BadInput(context.job.folder, f"has no dataset for its output {output.name}.")
+    best: tuple[float, plan.Plan, Joined] | None = None
+    for record, source in context.index.with_location(context.record, output):
+        planned = plan.make(output, source, record, context.record.kind, role)
+        if planned is None:
+            continue
+        before = [source_file(path) for path in planned.files(primary.path)]
+        joined = join(primary.path, planned.wanted, (planned.location.path, planned.repeated))
+        for file in before:
+            if source_file(file.path) != file:
+                raise BadInput(file.path, "changed while it was read.", "Its job is being written; try later.")
+        share = 1.0 if joined.is_located is None else float(joined.is_located.mean())
+        if best is None or share > best[0]:
+            best = (share, planned, joined)
+        if share == 1.0:
+            break
+    if best is None:
+        raise MissingMetadata(context.job.folder, f"says of its output {output.name} not where the particles are.")
+    return _pickset(context, output, role, best[1], best[2])
+
+
+def _pickset(context: _Context, output: on_disk.Output, role: Role, planned: plan.Plan, joined: Joined) -> PickSet:
+    job, primary = context.job, output.primary
+    assert primary is not None
+    notes = list(planned.notes)
+    counts: dict[str, int] = {}
+    box_A, box_pixel_size_A = plan.box(output, context.index, context.record)
+    micrographs = _micrographs(context, joined, planned, box_pixel_size_A)
+    notes += micrographs.notes
+    rows = _rows(joined, planned, micrographs, role, context.classes, counts, notes)
+    codes = joined.distinct.codes[rows]
+    values = joined.columns
+
+    def taken(name: str) -> npt.NDArray[np.float64]:
+        """A column in the rows that are kept; it is not needed afterwards."""
+        column: npt.NDArray[np.float64] = values.pop(name)[rows]
+        return column
+
+    picks: dict[str, Array] = {"micrograph": micrographs.row_of.astype(np.int32)[codes]}
+    picks["x_px"] = taken(plan.X) * micrographs.shape_yx[:, 1][codes]
+    picks["y_px"] = taken(plan.Y) * micrographs.shape_yx[:, 0][codes]
+    if planned.alignments:
+        shift = values.pop(f"{planned.alignments}/shift")[rows]
+        step_A = taken(f"{planned.alignments}/psize_A").astype(np.float64)
+        length_A = np.hypot(shift[:, 0], shift[:, 1]) * step_A
+        is_sane = length_A <= (plan.MAX_SHIFT_OF_BOX * box_A if box_A else plan.MAX_SHIFT_A)
+        scale = step_A / micrographs.pixel_size_A[codes]
+        is_sane &= np.isfinite(scale)
+        scale[~is_sane] = 0.0
+        del length_A, step_A
+        if n_odd := int((~is_sane).sum()):
+            notes.append(f"{n_odd} shifts were not applied: too large, not a number, or the pixel size is unknown")
+        for axis, (position, name) in enumerate((("x_px", "shift_x_px"), ("y_px", "shift_y_px"))):
+            moved = np.where(is_sane, shift[:, axis], 0.0) * scale
+            picks[position] -= moved
+            picks[name] = moved
+        del shift, scale
+    if planned.score:
+        picks["score"] = taken(planned.score).astype(np.float64)
+    if planned.class_column:
+        picks["class"] = taken(planned.class_column).astype(np.int32)
+    elif role.class_number is not None:
+        picks["class"] = np.full(len(rows), role.class_number, np.int32)
+    if planned.posterior:
+        posterior = values.pop(planned.posterior)[rows]
+        picks["class_posterior"] = posterior if posterior.ndim == 1 else posterior[:, role.class_number or 0]
+    picks["uid"] = joined.uid[rows]
+    if role.label is not None:
+        picks["label"] = np.full(len(rows), role.label, np.int8)
+    groups = joined.distinct.columns.get("location/exp_group_id")
+    if groups is not None and len(np.unique(groups)) > 1:
+        picks["optics_group"] = groups.astype(np.int32)[codes]
+    if job.detail.get("is_helical"):
+        notes.append("helical: picks lie along filaments, and neighbours overlap")
+
+    known_sizes = micrographs.table["pixel_size_A"].dropna()
+    box_px = box_A / float(known_sizes.iloc[0]) if box_A and len(known_sizes) else None
+    if joined.is_located is not None:
+        counts["no_location"] = int((~joined.is_located).sum())
+    provenance = Provenance(
+        program="cryosparc",
+        project=job.project,
+        project_name=job.project_name,
+        job=job.job,
+        kind=job.kind,
+        job_type=job.job_type,
+        output_group=output.name,
+        suffix=role.suffix,
+        program_version=str(job.detail.get("program_version", "")),
+        title=job.title,
+        sources=tuple(source_file(path) for path in planned.files(primary.path)),
+    )
+    return PickSet.build(
+        provenance,
+        micrographs.table,
+        pd.DataFrame(picks, copy=False),
+        box_px=box_px,
+        diameter_A=plan.diameter_A(context.index, context.record),
+        score_kind=planned.score,
+        counts={name: number for name, number in counts.items() if number},
+        notes=tuple(dict.fromkeys([*notes, *([f"outputs from {job.reason}"] if job.reason else [])])),
+    )
+
+
+def _micrographs(context: _Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
+    distinct = joined.distinct
+    located = {name.removeprefix("location/"): values for name, values in distinct.columns.items()}
+    uids = located.get("micrograph_uid", np.zeros(0)).astype(np.uint64)
+    exposures = find_exposures(context.index, context.record, uids)
+    searched = own_exposures(context.record) if context.record.kind in PICKING else None
+    return tabulate(
+        located,
+        len(distinct.first_row),
+        exposures,
+        context.finder,
+        searched=searched,
+        particle_optics=plan.particle_optics(planned, joined),
+        box_pixel_size_A=box_pixel_size_A,
+    )
+
+
+def _rows(
+    joined: Joined,
+    planned: plan.Plan,
+    micrographs: Micrographs,
+    role: Role,
+    classes: frozenset[int] | None,
+    counts: dict[str, int],
+    notes: list[str],
+) -> npt.NDArray[np.intp]:
+    """Rows to keep, in order of micrograph and then of the file; what is left out is counted."""
+    codes = joined.distinct.codes
+    has_micrograph = (micrographs.row_of >= 0)[codes] if len(micrographs.row_of) else np.zeros(len(codes), bool)
+    has_shape = np.isfinite(micrographs.shape_yx[:, 0])[codes] if len(micrographs.row_of) else has_micrograph
+    keep = np.ones(len(codes), bool) if joined.is_located is None else joined.is_located.copy()
+    for name, condition in (("no_micrograph", has_micrograph), ("no_micrograph_shape", has_shape)):
+        counts[name] = int((keep & ~condition).sum())
+        keep &= condition
+    if len(codes) and not keep.any():
+        raise MissingMetadata(
+            planned.location.path,
+            "names no micrograph, or none whose shape is known, for any of its particles.",
+            "The job that picked them, or its micrographs, must be in the project.",
+        )
+    if planned.class_column:
+        of_class = joined.columns[planned.class_column]
+        if planned.splits_classes:
+            keep &= of_class == role.class_number
+        elif classes is not None:
+            is_wanted = np.isin(of_class, list(classes))
+            counts["other_class"] = int((keep & ~is_wanted).sum())
+            keep &= is_wanted
+    folded(joined, planned, keep, counts, notes)
+    rows = np.flatnonzero(keep)
+    index = micrographs.row_of[codes[rows]]
+    if len(index) and (index[1:] < index[:-1]).any():
+        rows = rows[np.argsort(index, kind="stable")]
+    return rows
