@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ class Database:
         The database's folder; may not be there yet.
     lock_timeout_s
         How long a write waits for another process's.
+    check
+        Whether to look at the marker of the database; `verify` looks itself.
 
     Raises
     ------
@@ -50,14 +53,21 @@ class Database:
         Where `root` is no folder, or a newer cryoflow made the database.
     """
 
-    def __init__(self, root: str | Path, *, lock_timeout_s: float = 600.0) -> None:
+    def __init__(self, root: str | Path, *, lock_timeout_s: float = 600.0, check: bool = True) -> None:
         self.root = Path(os.path.abspath(root))  # noqa: PTH100 does not follow links, as Path.resolve would
         self.lock_timeout_s = lock_timeout_s
+        self._threads = threading.RLock()
+        self._depth = 0
+        if not check:
+            return
         if self.root.exists() and not self.root.is_dir():
             raise BadInput(self.root, "a database is a folder, and this is none.")
         marker = self.root / layout.MARKER
         if marker.exists():
             unsealed(marker, marker.read_bytes(), layout.VERSION)
+
+    def __reduce__(self) -> tuple[Callable[[Path], Database], tuple[Path]]:  # crosses process pools without its lock
+        return Database, (self.root,)
 
     @property
     def exists(self) -> bool:
@@ -68,6 +78,8 @@ class Database:
     def writing(self) -> Iterator[None]:
         """Hold the database's lock, make the database where there is none, and mend what a killed writer left.
 
+        Writes within the block are one turn: they wait for other processes once.
+
         Raises
         ------
         BadInput
@@ -75,17 +87,28 @@ class Database:
         DatabaseBusy, NotWritten
             Where another writes, or the folder cannot be written.
         """
-        with files.clear_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root, timeout_s=self.lock_timeout_s) as taken_over:
-            if not (self.root / layout.MARKER).exists():
-                others = [n for n in os.listdir(self.root) if not n.startswith(".")]
-                if others and not self.exists:
-                    raise BadInput(self.root, f"not a database, and not empty: {others[0]!r}.", "Name a new folder.")
-                files.write_atomically(self.root / layout.MARKER, sealed({"format": layout.VERSION}))
-            if taken_over:
-                self._mend()
-            yield
+        with self._threads:
+            if self._depth:
+                yield
+                return
+            with files.clear_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+            with locked(self.root, timeout_s=self.lock_timeout_s) as taken_over:
+                self._depth = 1
+                try:
+                    self._prepare(taken_over)
+                    yield
+                finally:
+                    self._depth = 0
+
+    def _prepare(self, taken_over: bool) -> None:
+        if not (self.root / layout.MARKER).exists():
+            others = [n for n in os.listdir(self.root) if not n.startswith(".")]
+            if others and not self.exists:
+                raise BadInput(self.root, f"not a database, and not empty: {others[0]!r}.", "Name a new folder.")
+            files.write_atomically(self.root / layout.MARKER, sealed({"format": layout.VERSION}))
+        if taken_over:
+            self._mend()
 
     def add(self, pickset: PickSet, *, job_status: str = "", orientation: Orientation | None = None) -> Entry:
         """Write an entry, in place of an older one of its name.

@@ -1,0 +1,19 @@
+"""The stage between projects and the database: crawl, decide what changed, read, write, tell what became of each."""
+
+from cryoflow.ingest.options import Flip, IngestOptions
+from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
+from cryoflow.ingest.report import IngestLine, IngestReport
+from cryoflow.ingest.run import ingest, ingest_job, ingest_table
+
+__all__ = [
+    "Flip",
+    "IngestLine",
+    "IngestOptions",
+    "IngestReport",
+    "Plan",
+    "PlannedJob",
+    "ingest",
+    "ingest_job",
+    "ingest_table",
+    "plan_jobs",
+]

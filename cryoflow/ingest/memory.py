@@ -1,0 +1,108 @@
+"""What ingest remembers of each job, so that a nightly run reads only what is new or changed.
+
+One file a project in `DB/.jobs/`. It may be removed at any time: then every job is read again, to the same entries.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryoflow import files
+from cryoflow.database import Database, layout
+from cryoflow.database.manifest import sealed, unsealed
+from cryoflow.errors import BadInput
+from cryoflow.ingest.options import IngestOptions
+from cryoflow.projects.found import Job
+
+READERS_VERSION = 1
+"""Raised when a reader reads something differently: then all jobs are read again."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What became of a job: `key` says what it was read from and how."""
+
+    key: str
+    status: str
+    reason: str
+    entries: tuple[str, ...]
+    n_picks: int
+    n_micrographs: int
+
+
+def job_key(job: Job, options: IngestOptions) -> str:
+    """A hash of all that decides a job's entries: its files' sizes and times, what the crawl says, and the options."""
+    parts = [
+        f"{READERS_VERSION} {job.program} {job.kind} {job.job_type} {job.status} {job.project_name}",
+        f"{options.include_unfinished} {sorted(options.remaps.items())} {options.check_orientation}",
+        str(options.flip_of(job.project_name, job.project)),
+    ]
+    for output in job.outputs:
+        parts.append(f"{output.group!r} {output.suffix!r}")
+        for path in output.files:
+            try:
+                status = os.stat(path)
+                parts.append(f"{str(path)!r} {status.st_size} {status.st_mtime_ns}")
+            except OSError:
+                parts.append(f"{str(path)!r} absent")
+    return files.short_hash("\n".join(parts), 32)
+
+
+def recall(database: Database, project: Path) -> dict[str, Remembered]:
+    """What is remembered of a project's jobs; nothing where the file is absent or damaged."""
+    path = _path(database, project)
+    try:
+        record = unsealed(path, path.read_bytes(), layout.VERSION)
+        jobs = record["jobs"]
+        assert isinstance(jobs, dict)
+        return {
+            str(name): Remembered(
+                str(j["key"]),
+                str(j["status"]),
+                str(j["reason"]),
+                tuple(map(str, j["entries"])),
+                int(j["picks"]),
+                int(j["micrographs"]),
+            )
+            for name, j in jobs.items()
+        }
+    except (OSError, BadInput, KeyError, TypeError, ValueError, AssertionError):
+        return {}
+
+
+def remember(database: Database, project: Path, changes: Mapping[str, Remembered | None]) -> None:
+    """Take in what became of some jobs; None forgets one. Jobs that others wrote meanwhile stay."""
+    with database.writing():
+        jobs = recall(database, project)
+        for name, what in changes.items():
+            if what is None:
+                jobs.pop(name, None)
+            else:
+                jobs[name] = what
+        record: dict[str, object] = {
+            "format": layout.VERSION,
+            "project": str(project),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "jobs": {
+                name: {
+                    "key": j.key,
+                    "status": j.status,
+                    "reason": j.reason,
+                    "entries": list(j.entries),
+                    "picks": j.n_picks,
+                    "micrographs": j.n_micrographs,
+                }
+                for name, j in sorted(jobs.items(), key=lambda item: layout.natural(item[0]))
+            },
+        }
+        files.write_atomically(_path(database, project), sealed(record))
+
+
+def _path(database: Database, project: Path) -> Path:
+    return (
+        database.root / layout.JOBS / f"{files.safe_name(project.name or 'root')}-{files.short_hash(str(project))}.json"
+    )
