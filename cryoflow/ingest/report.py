@@ -1,0 +1,97 @@
+"""What an ingest tells: one line a job, one sentence for all, an exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryoflow.database import Entry
+from cryoflow.errors import BadInput, ExitCode
+from cryoflow.projects.found import Job
+
+
+@dataclass(frozen=True)
+class IngestLine:
+    """What became of one job.
+
+    `status` is `read`, `unchanged`, `skipped`, `failed`, or `deleted` for an entry whose job is gone. `warning` says
+    what a user should look at although the job was read.
+    """
+
+    project: str
+    job: str
+    kind: str
+    status: str
+    reason: str
+    n_picks: int
+    n_micrographs: int
+    entries: tuple[str, ...]
+    warning: str = ""
+
+    @property
+    def entry(self) -> str:
+        """The first entry that the job has, empty where it has none."""
+        return self.entries[0] if self.entries else ""
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of every job; folders and projects that could not be listed."""
+
+    lines: tuple[IngestLine, ...]
+    unreadable: tuple[BadInput, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One sentence, such as `128 jobs: 121 read, 5 skipped (unfinished), 2 failed`."""
+        jobs = [line for line in self.lines if line.status != "deleted"]
+        tally = Counter(line.status for line in jobs)
+        parts = [f"{tally[s]} {s}" for s in ("read", "unchanged") if tally[s]]
+        if tally["skipped"]:
+            reasons = Counter(line.reason.partition(":")[0] for line in jobs if line.status == "skipped")
+            several = len(reasons) > 1
+            said = ", ".join(f"{n} {reason}" if several else reason for reason, n in sorted(reasons.items()))
+            parts.append(f"{tally['skipped']} skipped ({said})")
+        if tally["failed"]:
+            parts.append(f"{tally['failed']} failed")
+        text = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {', '.join(parts) or 'nothing to do'}"
+        if gone := len(self.lines) - len(jobs):
+            text += f"; {gone} {'entry' if gone == 1 else 'entries'} marked as deleted"
+        if self.unreadable:
+            n = len(self.unreadable)
+            text += f"; {n} {'folder' if n == 1 else 'folders'} could not be looked into"
+        return text
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 where nothing failed, 1 where something failed and nothing was read, else 3."""
+        failed = any(line.status == "failed" for line in self.lines) or bool(self.unreadable)
+        if not failed:
+            return ExitCode.OK
+        good = any(line.status in ("read", "unchanged") for line in self.lines)
+        return ExitCode.PARTLY_FAILED if good else ExitCode.FAILED
+
+
+def line_of_entries(entries: Sequence[Entry], status: str, reason: str) -> IngestLine:
+    """The line of a job that gave these entries."""
+    if not entries:
+        return IngestLine("", "", "", status, reason, 0, 0, ())
+    first = entries[0]
+    return IngestLine(
+        project=first.project,
+        job=first.job,
+        kind=first.kind.value,
+        status=status,
+        reason=reason,
+        n_picks=sum(e.n_picks for e in entries),
+        n_micrographs=max(e.n_micrographs for e in entries),
+        entries=tuple(e.name for e in entries),
+    )
+
+
+def line_of_job(
+    job: Job, status: str, reason: str, entries: Sequence[str] = (), n_picks: int = 0, n_micrographs: int = 0
+) -> IngestLine:
+    """The line of a job whose entries were not written now."""
+    return IngestLine(job.project_name, job.job, job.kind.value, status, reason, n_picks, n_micrographs, tuple(entries))
