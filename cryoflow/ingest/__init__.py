@@ -3,7 +3,7 @@
 from cryoflow.ingest.options import Flip, IngestOptions
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
 from cryoflow.ingest.report import IngestLine, IngestReport
-from cryoflow.ingest.run import ingest, ingest_job, ingest_table
+from cryoflow.ingest.run import ingest, ingest_job, ingest_table, mark_gone
 
 __all__ = [
     "Flip",
@@ -15,5 +15,6 @@ __all__ = [
     "ingest",
     "ingest_job",
     "ingest_table",
+    "mark_gone",
     "plan_jobs",
 ]

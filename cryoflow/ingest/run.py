@@ -14,77 +14,17 @@ from pathlib import Path
 from cryoflow import files
 from cryoflow.database import Database, Entry, Orientation
 from cryoflow.database.entry import CURRENT
-from cryoflow.errors import BadInput, CryoflowError, DatabaseBusy, ExitCode, NotWritten
+from cryoflow.errors import CryoflowError, DatabaseBusy, NotWritten
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.ingest.options import Flip, IngestOptions, flipped
 from cryoflow.ingest.orientation import orientation_of
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
+from cryoflow.ingest.report import IngestLine, IngestReport, line_of_entries, line_of_job
 from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
+from cryoflow.projects.found import JobStatus
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class IngestLine:
-    """What became of one job.
-
-    `status` is `read`, `unchanged`, `skipped`, `failed`, or `deleted` for an entry whose job is gone. `warning` says
-    what a user should look at although the job was read.
-    """
-
-    project: str
-    job: str
-    kind: str
-    status: str
-    reason: str
-    n_picks: int
-    n_micrographs: int
-    entries: tuple[str, ...]
-    warning: str = ""
-
-    @property
-    def entry(self) -> str:
-        """The first entry that the job has, empty where it has none."""
-        return self.entries[0] if self.entries else ""
-
-
-@dataclass(frozen=True)
-class IngestReport:
-    """What became of every job; folders and projects that could not be listed."""
-
-    lines: tuple[IngestLine, ...]
-    unreadable: tuple[BadInput, ...] = ()
-
-    @property
-    def summary(self) -> str:
-        """One sentence, such as `128 jobs: 121 read, 5 skipped (unfinished), 2 failed`."""
-        jobs = [line for line in self.lines if line.status != "deleted"]
-        tally = Counter(line.status for line in jobs)
-        parts = [f"{tally[s]} {s}" for s in ("read", "unchanged") if tally[s]]
-        if tally["skipped"]:
-            reasons = Counter(line.reason.partition(":")[0] for line in jobs if line.status == "skipped")
-            several = len(reasons) > 1
-            said = ", ".join(f"{n} {reason}" if several else reason for reason, n in sorted(reasons.items()))
-            parts.append(f"{tally['skipped']} skipped ({said})")
-        if tally["failed"]:
-            parts.append(f"{tally['failed']} failed")
-        text = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {', '.join(parts) or 'nothing to do'}"
-        if gone := len(self.lines) - len(jobs):
-            text += f"; {gone} {'entry' if gone == 1 else 'entries'} marked as deleted"
-        if self.unreadable:
-            n = len(self.unreadable)
-            text += f"; {n} {'folder' if n == 1 else 'folders'} could not be looked into"
-        return text
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """0 where nothing failed, 1 where something failed and nothing was read, else 3."""
-        failed = any(line.status == "failed" for line in self.lines) or bool(self.unreadable)
-        if not failed:
-            return ExitCode.OK
-        good = any(line.status in ("read", "unchanged") for line in self.lines)
-        return ExitCode.PARTLY_FAILED if good else ExitCode.FAILED
 
 
 @dataclass(frozen=True)
@@ -144,21 +84,20 @@ def ingest(
     readings = _read_all(to_read, options, workers)
     for planned in plan.jobs:
         tell(_store(planned, next(readings), database) if planned.action == "read" else _settle(planned, database))
-    for gone in plan.gone:
-        database.mark(gone.entry.name, "deleted", gone.reason)
-        tell(
-            IngestLine(
-                gone.entry.project,
-                gone.entry.job,
-                gone.entry.kind.value,
-                "deleted",
-                gone.reason,
-                gone.entry.n_picks,
-                gone.entry.n_micrographs,
-                (gone.entry.name,),
-            )
-        )
+    for line in mark_gone(plan, database):
+        tell(line)
     return IngestReport(tuple(lines), plan.unreadable)
+
+
+def mark_gone(plan: Plan, database: Database) -> list[IngestLine]:
+    """Mark the entries whose jobs are not there any more, and say so."""
+    lines = []
+    for gone in plan.gone:
+        entry = gone.entry
+        database.mark(entry.name, "deleted", gone.reason)
+        counts = (entry.n_picks, entry.n_micrographs, (entry.name,))
+        lines.append(IngestLine(entry.project, entry.job, entry.kind.value, "deleted", gone.reason, *counts))
+    return lines
 
 
 def ingest_job(
@@ -201,7 +140,7 @@ def ingest_table(
         pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
     pickset = flipped(pickset, flip or Flip())
     verdict = orientation_of(pickset) if check_orientation else Orientation()
-    return _line_of([database.add(pickset, orientation=verdict)], "read", "")
+    return line_of_entries([database.add(pickset, orientation=verdict)], "read", "")
 
 
 def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: int) -> Iterator[_Reading]:
@@ -283,10 +222,10 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
     """Write a job's entries, mark those that it no longer gives, and remember what was done: one turn at the lock."""
     job = planned.job
     if reading.error:
-        line = IngestLine(job.project_name, job.job, job.kind.value, "failed", reading.error, 0, 0, planned.entries)
+        line = line_of_job(job, "failed", reading.error, [e.name for e in planned.entries])
         with database.writing():
-            for name in planned.entries:
-                database.mark(name, "stale", f"its job changed and could not be read again: {reading.error}")
+            for old in planned.entries:
+                database.mark(old.name, "stale", f"its job changed and could not be read again: {reading.error}")
             _remember(planned, line, database)
         return line
     with database.writing():
@@ -300,17 +239,16 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
             except (DatabaseBusy, NotWritten):
                 raise
             except CryoflowError as error:
-                return IngestLine(job.project_name, job.job, job.kind.value, "failed", str(error), 0, 0, ())
+                return line_of_job(job, "failed", str(error))
             entries.append(entry)
             if verdict.verdict == "contradicted":
                 warnings.append(f"{entry.name}: the pixels fit better after {verdict.best} ({verdict.detail})")
-        for name in planned.entries:
-            if name not in {e.name for e in entries}:
-                database.mark(name, "superseded", f"{job.job} no longer gives this output")
+        for old in planned.entries:
+            if old.name not in {e.name for e in entries}:
+                database.mark(old.name, "superseded", f"{job.job} no longer gives this output")
         reason = planned.reason if entries else "no picks"
-        line = replace(_line_of(entries, "read", reason), warning="; ".join(warnings))
-        if not entries:
-            line = replace(line, status="skipped", project=job.project_name, job=job.job, kind=job.kind.value)
+        line = line_of_entries(entries, "read", reason) if entries else line_of_job(job, "skipped", reason)
+        line = replace(line, warning="; ".join(warnings))
         _remember(planned, line, database)
     return line
 
@@ -318,57 +256,22 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
 def _settle(planned: PlannedJob, database: Database) -> IngestLine:
     """Report a job that is not read, and put its entries' marks right."""
     job, before = planned.job, planned.remembered
-    current = {name: database.entry(name) for name in planned.entries}
     if planned.action == "unchanged":
         assert before is not None
-        for name in before.entries:
-            if name in current and current[name].status != CURRENT:
-                database.unmark(name)
+        for entry in planned.entries:
+            if entry.name in before.entries and entry.status != CURRENT:
+                database.unmark(entry.name)
         status, reason = ("unchanged", "") if before.entries else ("skipped", before.reason)
-        return IngestLine(
-            job.project_name,
-            job.job,
-            job.kind.value,
-            status,
-            reason,
-            before.n_picks,
-            before.n_micrographs,
-            before.entries,
-        )
-    for name, entry in current.items():
+        return line_of_job(job, status, reason, before.entries, before.n_picks, before.n_micrographs)
+    for entry in planned.entries:
         if planned.mark and (entry.status, entry.reason) != (planned.mark, planned.reason):
-            database.mark(name, planned.mark, planned.reason)
+            database.mark(entry.name, planned.mark, planned.reason)
+    status = "failed" if job.status is JobStatus.UNREADABLE else "skipped"
     n_picks = sum(o.n_picks or 0 for o in job.outputs)
     n_micrographs = max((o.n_micrographs or 0 for o in job.outputs), default=0)
-    failed = job.status.value == "unreadable"
-    return IngestLine(
-        job.project_name,
-        job.job,
-        job.kind.value,
-        "failed" if failed else "skipped",
-        planned.reason,
-        n_picks,
-        n_micrographs,
-        planned.entries,
-    )
+    return line_of_job(job, status, planned.reason, [e.name for e in planned.entries], n_picks, n_micrographs)
 
 
 def _remember(planned: PlannedJob, line: IngestLine, database: Database) -> None:
     what = Remembered(planned.key, line.status, line.reason, line.entries, line.n_picks, line.n_micrographs)
     remember(database, planned.job.project, {planned.job.job: what})
-
-
-def _line_of(entries: Sequence[Entry], status: str, reason: str) -> IngestLine:
-    if not entries:
-        return IngestLine("", "", "", status, reason, 0, 0, ())
-    first = entries[0]
-    return IngestLine(
-        project=first.project,
-        job=first.job,
-        kind=first.kind.value,
-        status=status,
-        reason=reason,
-        n_picks=sum(e.n_picks for e in entries),
-        n_micrographs=max(e.n_micrographs for e in entries),
-        entries=tuple(e.name for e in entries),
-    )
