@@ -1,0 +1,132 @@
+"""A whole simulated data set: micrographs, their truth, and what a permissive picker made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from cryoflow.files import inside, safe_name
+from cryoflow.micrographs.fourier import fft_workers
+from cryoflow.micrographs.image import write_mrc
+from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.density import SPECIMENS, Specimen, find_specimen
+from cryoflow.simulate.micrograph import simulate_exposure
+from cryoflow.simulate.picker import RIGHT_WITHIN, match_to_truth, pick_blobs
+from cryoflow.simulate.truth import load_dataset, read_recipe, write_truth
+
+MICROGRAPHS_FOLDER = "Micrographs"
+_VERSION = 1  # raise it where the same arguments give other micrographs
+
+
+def simulate_dataset(
+    folder: str | Path,
+    *,
+    specimen: str = "barrel",
+    n_micrographs: int = 24,
+    shape_yx: tuple[int, int] = (1536, 2048),
+    pixel_size_A: float = 1.5,
+    seed: int = 1,
+    name: str | None = None,
+    picker_sigma: float | None = None,
+    workers: int | None = None,
+    on_micrograph: Callable[[SimulatedMicrograph], None] | None = None,
+) -> SimulatedDataset:
+    """Simulate micrographs of one specimen, and write them with their truth.
+
+    Writes `folder/Micrographs/NAME_0001.mrc` (float32, electrons a pixel) and so on, and last `folder/truth.json`, from
+    which `load_dataset` reads the same data set. A micrograph depends on the seed, the specimen and its number alone,
+    not on how many there are or how many workers made them. Where the folder already holds what these arguments would
+    make, it is loaded and not made again.
+
+    Parameters
+    ----------
+    specimen
+        `barrel` (D7, 160 A), `large` (no symmetry, 250 A) or `small` (no symmetry, 110 A, low contrast).
+    name
+        Stem of the micrographs; the specimen's by default.
+    picker_sigma
+        Threshold of the picker, see `pick_blobs`; by default one at which about half of the picks are right.
+    workers
+        Threads; by default one for each core. Threads serve as well as processes here: nearly all the time is spent in
+        NumPy and SciPy, which let others run.
+    on_micrograph
+        Called for each one when it is written, in order: for progress.
+
+    Returns
+    -------
+    SimulatedDataset
+        Class of a pick: 0 where it is wrong, else 1, 2 or 3 by the angle between the particle's axis and the beam
+        (below 30, below 60, above).
+    """
+    subject = find_specimen(specimen)
+    if n_micrographs < 1 or min(shape_yx) * pixel_size_A < 3 * subject.diameter_A:
+        raise ValueError(
+            f"{n_micrographs} micrographs of {shape_yx} pixels hold no particle of {subject.diameter_A:g} A"
+        )
+    threshold = subject.picker_sigma if picker_sigma is None else picker_sigma
+    stem = safe_name(name or specimen)
+    folder = Path(folder).absolute()
+    recipe = {
+        "simulator": _VERSION,
+        "specimen": specimen,
+        "n_micrographs": n_micrographs,
+        "shape_yx": list(shape_yx),
+        "pixel_size_A": pixel_size_A,
+        "seed": seed,
+        "name": stem,
+        "picker_sigma": threshold,
+    }
+    if read_recipe(folder) == recipe:
+        there = load_dataset(folder)
+        if all(m.path.is_file() for m in there.micrographs):
+            return there
+
+    def make(number: int) -> SimulatedMicrograph:
+        path = inside(folder, f"{MICROGRAPHS_FOLDER}/{stem}_{number + 1:04d}.mrc")
+        rng = np.random.default_rng([seed, SPECIMENS.index(specimen), number])
+        return _simulate_micrograph(path, subject, shape_yx, pixel_size_A, threshold, rng)
+
+    made: list[SimulatedMicrograph] = []
+    with ThreadPoolExecutor(workers or fft_workers()) as pool:
+        for micrograph in pool.map(make, range(n_micrographs)):
+            made.append(micrograph)
+            if on_micrograph:
+                on_micrograph(micrograph)
+    dataset = SimulatedDataset(stem, tuple(made), subject.diameter_A, seed=seed)
+    write_truth(folder, dataset, recipe)
+    return load_dataset(folder)  # rounded as the file has it: made and loaded data sets are the same
+
+
+def _simulate_micrograph(
+    path: Path,
+    subject: Specimen,
+    shape_yx: tuple[int, int],
+    pixel_size_A: float,
+    threshold: float,
+    rng: np.random.Generator,
+) -> SimulatedMicrograph:
+    exposure = simulate_exposure(subject, shape_yx, pixel_size_A, rng)
+    write_mrc(path, exposure.image, pixel_size_A)
+    picks, scores = pick_blobs(exposure.image, pixel_size_A, subject.diameter_A, threshold=threshold)
+    particle = match_to_truth(picks, exposure.true_xy_px, RIGHT_WITHIN * subject.diameter_A / pixel_size_A)
+    right = particle >= 0
+    psi_deg, view = np.full(len(picks), np.nan), np.zeros(len(picks), np.int32)
+    psi_deg[right] = exposure.true_psi_deg[particle[right]]
+    view[right] = 1 + np.digitize(exposure.true_tilt_deg[particle[right]], (30, 60))
+    return SimulatedMicrograph(
+        path=path,
+        shape_yx=shape_yx,
+        pixel_size_A=pixel_size_A,
+        defocus_u_A=exposure.ctf.defocus_u_A,
+        defocus_v_A=exposure.ctf.defocus_v_A,
+        defocus_angle_deg=exposure.ctf.defocus_angle_deg,
+        true_xy_px=exposure.true_xy_px,
+        picks_xy_px=picks,
+        pick_scores=scores,
+        pick_is_right=right,
+        pick_psi_deg=psi_deg,
+        pick_class=view,
+    )
