@@ -107,7 +107,7 @@ def test_true_particles_keep_their_distance(made: tuple[Path, SimulatedDataset])
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
     tmp_path: Path, made: tuple[Path, SimulatedDataset]
 ) -> None:
-    folder, dataset = made
+    _, dataset = made
     again = simulate_dataset(tmp_path, n_micrographs=2, shape_yx=SHAPE_YX, pixel_size_A=3.0, seed=5, workers=1)
     for old, new in zip(dataset.micrographs, again.micrographs, strict=False):
         assert old.path.read_bytes() == new.path.read_bytes()
@@ -162,7 +162,7 @@ def test_a_bad_truth_file_is_one_clear_error(tmp_path: Path, change: str, made: 
 
 @pytest.mark.parametrize("arguments", [{"specimen": "virus"}, {"n_micrographs": 0}, {"shape_yx": (20, 3000)}])
 def test_senseless_requests_are_refused(tmp_path: Path, arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="no specimen|hold no particle"):
+    with pytest.raises(ValueError, match=r"no specimen|hold no particle"):
         simulate_dataset(tmp_path, **arguments)  # type: ignore[arg-type]
 
 
