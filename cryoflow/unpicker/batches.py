@@ -1,0 +1,104 @@
+"""Batches of random views for training, in an order that depends on seed and epoch alone.
+
+Boxes stay on disk. Each epoch the micrographs are shuffled and read in groups that fit the memory given; picks are
+shuffled within their group. A small training set is one group, which stays in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.unpicker.cache import CachedMicrograph
+from cryoflow.unpicker.network import random_views
+from cryoflow.unpicker.patches import BoxMaker
+
+
+class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """What `model.fit` draws from: (views, labels) of equal batches.
+
+    Parameters
+    ----------
+    memory_bytes
+        What boxes may take at a time.
+    least_steps
+        Batches of an epoch at least: a small training set is gone through several times, in other views each time.
+    """
+
+    def __init__(
+        self,
+        micrographs: Sequence[CachedMicrograph],
+        preprocessing: BoxMaker,
+        *,
+        batch: int,
+        seed: int,
+        contrast: float = 0.15,
+        memory_bytes: int = 2 << 30,
+        least_steps: int = 1,
+        workers: int = 1,
+    ) -> None:
+        super().__init__(workers=workers, use_multiprocessing=False)
+        self.micrographs = tuple(m for m in micrographs if len(m.labels))
+        self.preprocessing = preprocessing
+        self.seed, self.contrast, self.epoch = seed, contrast, 0
+        total = sum(len(m.labels) for m in self.micrographs)
+        self.batch = min(batch, total)
+        edge = preprocessing.input_px + 2 * preprocessing.margin_px
+        self._rounds = max(1, -(-least_steps * self.batch // total))
+        self._group_picks = max(4 * self.batch, memory_bytes // (2 * edge * edge * preprocessing.n_channels))
+        self._lock = threading.Lock()
+        self._loaded: tuple[tuple[int, ...], npt.NDArray[np.float16]] = ((), np.zeros(0, np.float16))
+        self._plan()
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        group, rows = self._batches[index]
+        boxes = self._boxes(group)
+        rng = np.random.default_rng([self.seed, 2, self.epoch, index])
+        labels = np.concatenate([self.micrographs[i].labels for i in group])
+        views = random_views(boxes[rows], self.preprocessing.input_px, rng, contrast=self.contrast)
+        return views, labels[rows].astype(np.float32)[:, None]
+
+    def start_at(self, epoch: int) -> None:
+        """Go to an epoch (from 0)."""
+        self.epoch = epoch
+        self._plan()
+
+    def on_epoch_end(self) -> None:
+        """Go on to the next epoch's order."""
+        self.start_at(self.epoch + 1)
+
+    def _plan(self) -> None:
+        """Which rows of which group of micrographs each batch holds. The last batch of a group is filled up from it."""
+        rng = np.random.default_rng([self.seed, 1, self.epoch])
+        sizes = [len(m.labels) for m in self.micrographs]
+        groups: list[list[int]] = [[]]
+        if sum(sizes) <= self._group_picks:
+            groups[0] = list(range(len(sizes)))
+        else:
+            held = 0
+            for i in rng.permutation(len(sizes)):
+                if held and held + sizes[i] > self._group_picks:
+                    groups.append([])
+                    held = 0
+                groups[-1].append(int(i))
+                held += sizes[i]
+        self._batches: list[tuple[tuple[int, ...], npt.NDArray[np.intp]]] = []
+        for group in groups:
+            n = sum(sizes[i] for i in group)
+            rows = np.concatenate([rng.permutation(n) for _ in range(self._rounds)])
+            rows = np.resize(rows, -(-len(rows) // self.batch) * self.batch)
+            self._batches += [(tuple(group), part) for part in rows.reshape(-1, self.batch)]
+
+    def _boxes(self, group: tuple[int, ...]) -> npt.NDArray[np.float16]:
+        with self._lock:
+            if self._loaded[0] != group:
+                self._loaded = ((), np.zeros(0, np.float16))  # free the last group before the next one is read
+                self._loaded = (group, np.concatenate([self.micrographs[i].load() for i in group]))
+            return self._loaded[1]

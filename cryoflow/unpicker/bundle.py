@@ -1,0 +1,329 @@
+"""A trained model as a folder that can be read, checked and sent, and from which nothing is run.
+
+    bundle.json           architecture, preprocessing, temperature, threshold, training options, versions, checksums
+    weights.npz           arrays by name, never pickled
+    metrics.json          what was measured on validation and test micrographs
+    training_set.tsv      every micrograph: part, data set, counts, defocus, pixel size, content hash
+    learning_curves.png   of the training
+
+`bundle.json` is written last: a folder without it is no model. The network is built again by our own code from its
+description; weights are arrays and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+import cryoflow
+from cryoflow.errors import BadInput
+from cryoflow.files import checksum, inside, write_atomically
+from cryoflow.unpicker.cache import CachedMicrograph
+from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.network import Architecture, build, centre_view, turned
+from cryoflow.unpicker.patches import Boxes, BoxMaker, preprocessing_from_json
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS, METRICS, MANIFEST = "bundle.json", "weights.npz", "metrics.json", "training_set.tsv"
+Weights = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One micrograph of the training set."""
+
+    part: str
+    data_set: str
+    name: str
+    n_right: int
+    n_wrong: int
+    n_not_known: int
+    defocus_A: float
+    pixel_size_A: float
+    diameter_A: float
+    content: str
+
+    @classmethod
+    def of(cls, part: str, cached: CachedMicrograph) -> ManifestRow:
+        """Of a prepared micrograph."""
+        m = cached.micrograph
+        counts = (m.count(1), m.count(-1), m.count(0))
+        return cls(part, m.data_set, m.name, *counts, m.defocus_A, m.pixel_size_A, m.diameter_A, cached.content)
+
+
+@dataclass(frozen=True)
+class ModelBundle:
+    """A trained model: what it is, what it was trained on, how well it did.
+
+    Attributes
+    ----------
+    temperature
+        Logits are divided by it, so that probabilities mean what they say.
+    threshold
+        Picks of at least this probability are kept.
+    metrics
+        Numbers by name, of validation and (where it was evaluated) of test micrographs.
+    folder
+        Where it lies, None for one that was not written yet.
+    """
+
+    architecture: Architecture
+    preprocessing: BoxMaker
+    weights: Weights = field(repr=False, compare=False)
+    diameter_A: float
+    temperature: float = 1.0
+    threshold: float = 0.5
+    options: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    manifest: tuple[ManifestRow, ...] = field(default=(), repr=False)
+    fingerprint: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @cached_property
+    def network(self) -> keras.Model:
+        """The network with its weights, built once."""
+        load_keras()
+        model = build(self.architecture)
+        set_weights(model, self.weights, self.folder or Path(WEIGHTS))
+        return model
+
+    @property
+    def defocus_range_A(self) -> tuple[float, float]:
+        """Of the micrographs that were learnt from, NaN where unknown."""
+        known = [r.defocus_A for r in self.manifest if r.part == "train" and np.isfinite(r.defocus_A)]
+        return (min(known), max(known)) if known else (float("nan"), float("nan"))
+
+    def logits(self, boxes: Boxes, *, orientations: int = 1, batch: int = 256) -> npt.NDArray[np.float64]:
+        """The network's opinion of boxes, (n,); above 0 is right. The mean over so many orientations of each box."""
+        return logits_of(self.network, boxes, self.architecture.input_px, orientations=orientations, batch=batch)
+
+    def probabilities(self, boxes: Boxes, *, orientations: int = 1, batch: int = 256) -> npt.NDArray[np.float64]:
+        """Calibrated probability that each box holds a whole particle, (n,)."""
+        return sigmoid(self.logits(boxes, orientations=orientations, batch=batch) / self.temperature)
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle into a folder; `bundle.json` comes last and makes it one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DESCRIPTION).unlink(missing_ok=True)
+        write_atomically(folder / WEIGHTS, npz_bytes(self.weights))
+        write_atomically(folder / METRICS, _json(dict(self.metrics)))
+        write_atomically(folder / MANIFEST, _manifest_text(self.manifest))
+        description = {
+            "format": FORMAT,
+            "program": "cryoflow unpicker",
+            "architecture": self.architecture.to_json(),
+            "preprocessing": self.preprocessing.to_json(),
+            "diameter_A": self.diameter_A,
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+            "options": dict(self.options),
+            "fingerprint": self.fingerprint,
+            "versions": dict(self.versions) or versions(),
+            "checksums": {name: checksum(folder / name) for name in (WEIGHTS, METRICS, MANIFEST)},
+        }
+        write_atomically(folder / DESCRIPTION, _json(description))
+
+    @classmethod
+    def load(cls, folder: Path | str) -> ModelBundle:
+        """Read and check a bundle. No code of it is run.
+
+        Raises
+        ------
+        BadInput
+            Where the folder is no bundle, is of another version, or a file is missing or changed.
+        """
+        folder = Path(folder)
+        file = folder / DESCRIPTION
+        if not file.is_file():
+            found = sorted(p.parent.name for p in folder.glob(f"checkpoints/*/{DESCRIPTION}"))
+            hint = (
+                f"Its training did not finish: train again to go on, or name checkpoints/{found[-1]}." if found else ""
+            )
+            raise BadInput(folder, f"is no model: it has no {DESCRIPTION}.", hint)
+        try:
+            values = json.loads(file.read_text())
+            number = values["format"]
+            if number != FORMAT:
+                newer = isinstance(number, int) and number > FORMAT
+                raise BadInput(
+                    file,
+                    f"is of format {number}; this cryoflow ({cryoflow.__version__}) reads format {FORMAT}.",
+                    "Use a newer cryoflow." if newer else "Train the model again.",
+                )
+            for name, wanted in values["checksums"].items():
+                part = inside(folder, name)
+                if not part.is_file() or checksum(part) != wanted:
+                    raise BadInput(
+                        part, "is missing or was changed since the model was written.", "Copy the model again."
+                    )
+            return cls(
+                architecture=Architecture.from_json(values["architecture"]),
+                preprocessing=preprocessing_from_json(values["preprocessing"]),
+                weights=_read_npz(folder / WEIGHTS),
+                diameter_A=float(values["diameter_A"]),
+                temperature=float(values["temperature"]),
+                threshold=float(values["threshold"]),
+                options=values["options"],
+                metrics=json.loads((folder / METRICS).read_text()),
+                manifest=_read_manifest(folder / MANIFEST),
+                fingerprint=values["fingerprint"],
+                versions=values["versions"],
+                folder=folder.resolve(),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(file, f"cannot be read as a model: {error!r}.", "Was it made by another version?") from error
+
+
+def get_weights(model: keras.Model) -> dict[str, npt.NDArray[np.generic]]:
+    """All weights of a network by name, moving averages included."""
+    from keras import ops
+
+    return {w.path: np.array(ops.convert_to_numpy(w.value)) for w in model.weights}
+
+
+def set_weights(model: keras.Model, weights: Weights, source: Path) -> None:
+    """Put weights into a network of the same description.
+
+    Raises
+    ------
+    BadInput
+        Where a name or a shape differs.
+    """
+    wanted = {w.path: tuple(w.shape) for w in model.weights}
+    given = {name: array.shape for name, array in weights.items()}
+    if wanted != given:
+        odd = sorted(set(wanted.items()) ^ set(given.items()))[:3]
+        raise BadInput(source, f"the weights do not fit the network: {odd}.", "Was it made by another version?")
+    for w in model.weights:
+        w.assign(weights[w.path])
+
+
+def logits_of(
+    model: keras.Model, boxes: Boxes, input_px: int, *, orientations: int = 1, batch: int = 256
+) -> npt.NDArray[np.float64]:
+    """Mean logit over `orientations` (1, 2, 4 or 8) of each box."""
+    views = centre_view(boxes, input_px)
+    total = np.zeros(len(views))
+    for orientation in (0, 3, 5, 6, 1, 2, 4, 7)[:orientations]:
+        total += _predict(model, np.ascontiguousarray(turned(views, orientation)), batch)
+    return total / orientations
+
+
+def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> npt.NDArray[np.float64]:
+    """Batches of one size only, the last one filled up: a compiled network is then compiled once."""
+    number = len(views)
+    if not number:
+        return np.zeros(0)
+    size = min(batch, 1 << (number - 1).bit_length())
+    filled = -(-number // size) * size
+    if filled > number:
+        views = np.concatenate((views, np.zeros((filled - number, *views.shape[1:]), views.dtype)))
+    out = [np.asarray(model.predict_on_batch(views[i : i + size])) for i in range(0, filled, size)]
+    return np.concatenate(out)[:number, 0].astype(np.float64)
+
+
+def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probability from a logit."""
+    from scipy.special import expit
+
+    probabilities: npt.NDArray[np.float64] = expit(logits)
+    return probabilities
+
+
+def versions() -> dict[str, str]:
+    """Of the programs that make a model."""
+    import keras
+
+    backend = keras.backend.backend()
+    module = __import__(backend)
+    return {
+        "cryoflow": cryoflow.__version__,
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        backend: str(getattr(module, "__version__", "")),
+        "numpy": np.__version__,
+    }
+
+
+def npz_bytes(arrays: Weights) -> bytes:
+    """Arrays as an npz whose bytes depend on nothing but them."""
+    import zipfile
+
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(arrays):
+            part = io.BytesIO()
+            np.save(part, np.asarray(arrays[name], order="C"), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
+    return raw.getvalue()
+
+
+def _read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def _json(values: object) -> str:
+    return json.dumps(_finite(values), indent=2, sort_keys=True) + "\n"
+
+
+def _finite(value: object) -> object:
+    """Values as JSON has them: NaN becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+_COLUMNS: Sequence[str] = tuple(f.name for f in dataclasses.fields(ManifestRow))
+
+
+def _manifest_text(rows: Sequence[ManifestRow]) -> str:
+    lines = ["\t".join(_COLUMNS)]
+    for row in rows:
+        cells = (getattr(row, c) for c in _COLUMNS)
+        lines.append(
+            "\t".join(
+                f"{c:.9g}" if isinstance(c, float) else json.dumps(c)[1:-1] if isinstance(c, str) else str(c)
+                for c in cells
+            )
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _read_manifest(path: Path) -> tuple[ManifestRow, ...]:
+    lines = path.read_text().splitlines()
+    if not lines or tuple(lines[0].split("\t")) != tuple(_COLUMNS):
+        raise ValueError(f"unexpected head line of {path.name}")
+    kinds = {
+        "n_right": int,
+        "n_wrong": int,
+        "n_not_known": int,
+        "defocus_A": float,
+        "pixel_size_A": float,
+        "diameter_A": float,
+    }
+    rows = []
+    for line in lines[1:]:
+        cells = dict(zip(_COLUMNS, line.split("\t"), strict=True))
+        rows.append(ManifestRow(**{k: kinds[k](v) if k in kinds else json.loads(f'"{v}"') for k, v in cells.items()}))
+    return tuple(rows)

@@ -1,0 +1,124 @@
+"""Boxes on disk: one compact file a micrograph, named by a hash of everything that decides its content.
+
+A file is never changed; another preprocessing, another pixel or another pick gives another name. So later epochs and
+later runs read 12 kB a pick in place of whole micrographs, and memory does not grow with the number of micrographs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.files import write_atomically
+from cryoflow.unpicker.labelled import PickedMicrograph
+from cryoflow.unpicker.patches import Boxes, BoxMaker, load_boxes
+
+
+@dataclass(frozen=True)
+class CachedMicrograph:
+    """A micrograph whose boxes lie in a file, in the order of its picks."""
+
+    micrograph: PickedMicrograph
+    boxes_file: Path
+    content: str
+    """Hash of the image file."""
+
+    @property
+    def labels(self) -> npt.NDArray[np.int8]:
+        """Of the boxes."""
+        return self.micrograph.labels
+
+    def load(self) -> Boxes:
+        """All boxes, (n, edge, edge, channels) float16."""
+        return np.asarray(np.load(self.boxes_file, allow_pickle=False))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The micrographs that could be prepared, and what was wrong with the others."""
+
+    micrographs: tuple[CachedMicrograph, ...]
+    failed: tuple[BadInput, ...]
+
+
+def prepare(
+    preprocessing: BoxMaker,
+    micrographs: Sequence[PickedMicrograph],
+    cache_dir: Path,
+    *,
+    workers: int | None = None,
+    on_done: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Make the boxes of every micrograph that has none yet.
+
+    Parameters
+    ----------
+    workers
+        Micrographs at a time, each held whole in memory; None takes as many as there are cores, at most 8.
+    on_done
+        Called with the number done and the number of all, from this thread.
+    """
+    from cryoflow.micrographs.fourier import fft_workers
+
+    cache_dir.mkdir(parents=True, exist_ok=True)
+
+    def one(micrograph: PickedMicrograph) -> CachedMicrograph | BadInput:
+        try:
+            return _prepare_one(preprocessing, micrograph, cache_dir)
+        except BadInput as error:
+            return error
+        except OSError as error:
+            return BadInput(micrograph.path, f"cannot be read: {error.strerror or error}.")
+
+    good: list[CachedMicrograph] = []
+    bad: list[BadInput] = []
+    with ThreadPoolExecutor(workers or min(8, fft_workers())) as pool:
+        for done, result in enumerate(pool.map(one, micrographs), start=1):
+            if isinstance(result, BadInput):
+                bad.append(result)
+            else:
+                good.append(result)
+            if on_done:
+                on_done(done, len(micrographs))
+    return Prepared(tuple(good), tuple(bad))
+
+
+def _prepare_one(preprocessing: BoxMaker, micrograph: PickedMicrograph, cache_dir: Path) -> CachedMicrograph:
+    content = content_hash(micrograph.path)
+    key = _key(preprocessing, micrograph, content)
+    file = cache_dir / key[:2] / f"{key}.npy"
+    if not file.exists():
+        boxes = load_boxes(preprocessing, micrograph)
+        raw = io.BytesIO()
+        np.save(raw, boxes, allow_pickle=False)
+        write_atomically(file, raw.getvalue())
+    return CachedMicrograph(micrograph, file, content)
+
+
+def content_hash(path: Path) -> str:
+    """blake2b of a micrograph, read in large blocks (hashing runs at a gigabyte a second, without the interpreter)."""
+    digest = hashlib.blake2b(digest_size=16)
+    descriptor = os.open(path, os.O_RDONLY)
+    with open(descriptor, "rb", buffering=0) as file:
+        while block := file.read(1 << 23):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _key(preprocessing: BoxMaker, micrograph: PickedMicrograph, content: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    ctf = repr(micrograph.ctf) if preprocessing.phase_flip else ""
+    scale = f"{micrograph.pixel_size_A:.9g} {micrograph.diameter_A:.9g} {ctf}"
+    digest.update("\0".join(("1", json.dumps(preprocessing.to_json(), sort_keys=True), content, scale)).encode())
+    digest.update(np.ascontiguousarray(micrograph.centers_xy_px, "<f8").tobytes())
+    return digest.hexdigest()

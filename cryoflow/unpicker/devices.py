@@ -1,0 +1,65 @@
+"""What the machine offers to Keras: GPUs, mixed precision, XLA, several GPUs at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from cryoflow.quiet import load_tensorflow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """How a training runs.
+
+    Attributes
+    ----------
+    gpus
+        Their names; empty on a machine without.
+    mixed_precision, compiled
+        float16 where that is safe, and XLA: on where a GPU is. On a CPU both cost more than they bring.
+    distributed
+        Whether batches are shared between several GPUs.
+    """
+
+    gpus: tuple[str, ...]
+    mixed_precision: bool
+    compiled: bool
+    distributed: bool = False
+
+
+def load_keras() -> None:
+    """Import Keras and its backend, without TensorFlow's chatter. Call it before the first use of either."""
+    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+        load_tensorflow()
+    import keras  # noqa: F401
+
+
+def find_devices(*, mixed_precision: bool | None = None) -> Devices:
+    """Look for GPUs and, where there are several, have Keras share each batch between them.
+
+    Keras' own distribution works on its JAX backend (`KERAS_BACKEND=jax`); on TensorFlow it is not finished there, so
+    the first GPU is used and a line of the log says so.
+
+    Parameters
+    ----------
+    mixed_precision
+        None turns it on where a GPU is.
+    """
+    import keras
+
+    try:
+        gpus = tuple(keras.distribution.list_devices("gpu"))
+    except (RuntimeError, ValueError, ImportError, NotImplementedError):
+        gpus = ()
+    distributed = False
+    if len(gpus) > 1 and keras.backend.backend() == "jax":
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(gpus)))
+        distributed = True
+    elif len(gpus) > 1:
+        log.warning("one of %d GPUs is used: set KERAS_BACKEND=jax to train on all of them", len(gpus))
+    mixed = bool(gpus) if mixed_precision is None else mixed_precision
+    return Devices(gpus, mixed, bool(gpus), distributed)

@@ -1,0 +1,254 @@
+"""Numbers to trust: how good a model is on micrographs that were used for nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.cache import content_hash
+from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG, PickedMicrograph, TrainingSet
+from cryoflow.unpicker.metrics import (
+    Counts,
+    Interval,
+    average_precision,
+    bootstrap,
+    calibration_curve,
+    calibration_error,
+    precision_recall,
+    roc_auc,
+)
+from cryoflow.unpicker.unpick import Judged, OnJudged, judge
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table by micrograph or by defocus."""
+
+    name: str
+    n: int
+    n_right: int
+    n_kept: int
+    error: float
+    precision: float
+    recall: float
+    roc_auc: float
+    defocus_A: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on test micrographs.
+
+    Attributes
+    ----------
+    error, roc_auc, average_precision, precision, recall, f1, calibration_error
+        With 95 % intervals from a bootstrap over micrographs.
+    threshold
+        The model's.
+    micrographs, defocus
+        Tables.
+    precision_recall : (2, m) float
+        The curve: recall and precision.
+    calibration : (3, 10) float
+        Mean probability, share of right picks and number in each bin.
+    probabilities, right : (n,)
+        Of all picks with a label.
+    warnings
+        What should be known before the numbers are believed.
+    """
+
+    error: Interval
+    roc_auc: Interval
+    average_precision: Interval
+    precision: Interval
+    recall: Interval
+    f1: Interval
+    calibration_error: Interval
+    threshold: float
+    n_picks: int
+    n_right: int
+    micrographs: tuple[Row, ...]
+    defocus: tuple[Row, ...]
+    precision_recall: Float = field(repr=False)
+    calibration: Float = field(repr=False)
+    probabilities: Float = field(repr=False)
+    right: npt.NDArray[np.bool_] = field(repr=False)
+    judged: tuple[Judged, ...] = field(default=(), repr=False)
+    failed: tuple[BadInput, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def numbers(self) -> dict[str, Interval]:
+        """The measures by name, in the order that they are shown in."""
+        names = ("error", "roc_auc", "average_precision", "precision", "recall", "f1", "calibration_error")
+        return {name: getattr(self, name) for name in names}
+
+
+def evaluate(
+    bundle: ModelBundle,
+    training_set: TrainingSet,
+    *,
+    orientations: int = 1,
+    workers: int | None = None,
+    rounds: int = 500,
+    seed: int = 0,
+    on_judged: OnJudged | None = None,
+) -> Evaluation:
+    """Measure a model on labelled micrographs that it has not seen.
+
+    Micrographs that the model was trained or validated on are left out: those that its manifest names as test are
+    taken, and those that it does not name.
+
+    Raises
+    ------
+    BadInput
+        Where no such micrograph is left, or they have labels of one kind only.
+    """
+    unseen = not_learnt_from(bundle, [m for m in training_set.micrographs if len(m.labels)])
+    where = bundle.folder or "model"
+    if not unseen:
+        raise BadInput(
+            where,
+            f"all {len(training_set.micrographs)} micrographs were used in its training.",
+            "Label others, or train with a share for the test (--test).",
+        )
+    judged: list[Judged] = []
+    failed: list[BadInput] = []
+    for result in judge(bundle, unseen, orientations=orientations, workers=workers):
+        if isinstance(result, BadInput):
+            failed.append(result)
+        else:
+            judged.append(result)
+        if on_judged:
+            on_judged(result)
+    if not judged:
+        raise failed[0]
+    return measure(judged, bundle, rounds=rounds, seed=seed, failed=tuple(failed))
+
+
+def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
+    """Those that are not in the training or validation part of a model, by name or, under another name, by content."""
+    names = {(r.data_set, r.name) for r in bundle.manifest if r.part != "test"}
+    contents = {r.content for r in bundle.manifest if r.part != "test"}
+    others = [m for m in micrographs if (m.data_set, m.name) not in names]
+    return [m for m in others if not m.path.is_file() or content_hash(m.path) not in contents]
+
+
+def measure(
+    judged: Sequence[Judged],
+    bundle: ModelBundle,
+    *,
+    rounds: int = 500,
+    seed: int = 0,
+    failed: tuple[BadInput, ...] = (),
+) -> Evaluation:
+    """All numbers about picks that were judged."""
+    labels = np.concatenate([j.micrograph.labels for j in judged])
+    probabilities = np.concatenate([j.probabilities for j in judged])
+    micrograph = np.repeat(np.arange(len(judged)), [len(j.kept) for j in judged])
+    warnings = []
+    if (labels == WRONG).any():
+        known = labels != NOT_KNOWN
+    else:
+        known = np.ones(len(labels), bool)
+        warnings.append("no pick is labelled wrong: those not known are counted as wrong, so true precision is higher")
+    right, p, m = labels[known] == RIGHT, probabilities[known], micrograph[known]
+    if right.all() or not right.any():
+        raise BadInput(
+            bundle.folder or "model", f"the {len(right)} test picks are all of one kind: nothing to measure."
+        )
+    kept = p >= bundle.threshold
+
+    def interval(measure_one: Callable[[Float], float]) -> Interval:
+        return bootstrap(measure_one, m, rounds=rounds, seed=seed)
+
+    warnings += _coverage(bundle, [j.micrograph for j in judged])
+    precision, recall, _ = precision_recall(right, p)
+    return Evaluation(
+        error=interval(lambda w: Counts.of(right, kept, w).error),
+        roc_auc=interval(lambda w: roc_auc(right, p, w)),
+        average_precision=interval(lambda w: average_precision(right, p, w)),
+        precision=interval(lambda w: Counts.of(right, kept, w).precision),
+        recall=interval(lambda w: Counts.of(right, kept, w).recall),
+        f1=interval(lambda w: Counts.of(right, kept, w).f1),
+        calibration_error=interval(lambda w: calibration_error(right, p, w)),
+        threshold=bundle.threshold,
+        n_picks=len(p),
+        n_right=int(right.sum()),
+        micrographs=tuple(
+            _row(judged[i].micrograph.name, right[m == i], p[m == i], bundle.threshold, judged[i].micrograph.defocus_A)
+            for i in range(len(judged))
+            if (m == i).any()
+        ),
+        defocus=_by_defocus(judged, right, p, m, bundle.threshold),
+        precision_recall=np.stack((recall, precision)),
+        calibration=np.stack(calibration_curve(right, p)),
+        probabilities=p,
+        right=right,
+        judged=tuple(judged),
+        failed=failed,
+        warnings=tuple(warnings),
+    )
+
+
+def _row(name: str, right: npt.NDArray[np.bool_], p: Float, threshold: float, defocus_A: float) -> Row:
+    counts = Counts.of(right, p >= threshold)
+    return Row(
+        name=name,
+        n=len(p),
+        n_right=int(right.sum()),
+        n_kept=int((p >= threshold).sum()),
+        error=counts.error,
+        precision=counts.precision,
+        recall=counts.recall,
+        roc_auc=roc_auc(right, p),
+        defocus_A=float(defocus_A),
+    )
+
+
+def _by_defocus(
+    judged: Sequence[Judged],
+    right: npt.NDArray[np.bool_],
+    p: Float,
+    micrograph: npt.NDArray[np.intp],
+    threshold: float,
+    step_A: float = 5000.0,
+) -> tuple[Row, ...]:
+    """One row each half micrometre; micrographs of unknown defocus are left out."""
+    defocus = np.array([j.micrograph.defocus_A for j in judged])
+    with np.errstate(invalid="ignore"):
+        bins = np.floor(defocus / step_A)
+    rows = []
+    for b in np.unique(bins[np.isfinite(bins)]):
+        these = np.isin(micrograph, np.flatnonzero(bins == b))
+        if these.any():
+            name = f"{b * step_A / 1e4:.1f} to {(b + 1) * step_A / 1e4:.1f} um"
+            rows.append(_row(name, right[these], p[these], threshold, (b + 0.5) * step_A))
+    return tuple(rows)
+
+
+def _coverage(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[str]:
+    """A warning where the defocus of the data goes beyond that of the labels by more than a tenth of a micrometre."""
+    low, high = bundle.defocus_range_A
+    defocus = np.array([m.defocus_A for m in micrographs])
+    known = defocus[np.isfinite(defocus)]
+    if not len(known) or not np.isfinite(low):
+        return []
+    beyond = int(((known < low - 1000) | (known > high + 1000)).sum())
+    if not beyond:
+        return []
+    return [
+        f"{beyond} of {len(known)} micrographs have a defocus outside {low / 1e4:.1f} to {high / 1e4:.1f} um, which "
+        "the labels cover: label some there"
+    ]
+
+
+def coverage_warnings(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[str]:
+    """What to say before a model is used on micrographs whose defocus it was not trained at."""
+    return _coverage(bundle, micrographs)

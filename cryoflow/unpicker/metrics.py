@@ -1,0 +1,151 @@
+"""Numbers about scores: ranking, precision and recall, calibration, and intervals from a bootstrap over micrographs.
+
+`right` is (n,) bool, `scores` (n,) float, higher meaning more likely right. Every function takes optional `weights`
+(n,): whole numbers in a bootstrap, where a micrograph is drawn several times or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def roc_auc(right: Bool, scores: Float, weights: Float | None = None) -> float:
+    """Probability that a right pick scores above a wrong one, ties counting half; NaN with one class only."""
+    w = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
+    _, level = np.unique(scores, return_inverse=True)
+    positive = np.bincount(level, w * right)
+    negative = np.bincount(level, w * ~right)
+    total = positive.sum() * negative.sum()
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + negative / 2)).sum() / total) if total else float("nan")
+
+
+def precision_recall(right: Bool, scores: Float, weights: Float | None = None) -> tuple[Float, Float, Float]:
+    """Precision and recall where everything of at least a threshold is kept, for each threshold, highest first.
+
+    Returns
+    -------
+    precision, recall, thresholds : (m,) float
+        One entry for each different score.
+    """
+    w = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
+    order = np.argsort(-scores, kind="stable")
+    if not len(scores):
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    kept = np.cumsum(w[order])[last]
+    hits = np.cumsum(w[order] * right[order])[last]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(kept > 0, hits / kept, 1.0)
+        recall = hits / hits[-1]
+    thresholds: Float = scores[order][last]
+    return precision, recall, thresholds
+
+
+def average_precision(right: Bool, scores: Float, weights: Float | None = None) -> float:
+    """Area below the precision-recall curve as a sum of steps; NaN without right picks."""
+    precision, recall, _ = precision_recall(right, scores, weights)
+    return float((precision * np.diff(recall, prepend=0.0)).sum()) if len(recall) else float("nan")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of a decision: what was kept and what removed."""
+
+    kept_right: float
+    kept_wrong: float
+    removed_right: float
+    removed_wrong: float
+
+    @classmethod
+    def of(cls, right: Bool, kept: Bool, weights: Float | None = None) -> Counts:
+        """Count (or sum weights)."""
+        w = np.ones(len(right)) if weights is None else weights
+        return cls(*(float((w * a * b).sum()) for b in (kept, ~kept) for a in (right, ~right)))
+
+    @property
+    def error(self) -> float:
+        """Share judged wrongly."""
+        return _ratio(self.kept_wrong + self.removed_right, sum(vars(self).values()))
+
+    @property
+    def precision(self) -> float:
+        """Share of the kept that is right."""
+        return _ratio(self.kept_right, self.kept_right + self.kept_wrong)
+
+    @property
+    def recall(self) -> float:
+        """Share of the right that is kept."""
+        return _ratio(self.kept_right, self.kept_right + self.removed_right)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return _ratio(2 * self.kept_right, 2 * self.kept_right + self.kept_wrong + self.removed_right)
+
+
+def calibration_curve(
+    right: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10
+) -> tuple[Float, Float, Float]:
+    """Mean probability, share of right picks and number of picks in bins of equal width; NaN in empty bins."""
+    w = np.ones(len(probabilities)) if weights is None else np.asarray(weights, np.float64)
+    index = np.clip((probabilities * bins).astype(int), 0, bins - 1)
+    number = np.bincount(index, w, bins)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        said = np.bincount(index, w * probabilities, bins) / number
+        true = np.bincount(index, w * right, bins) / number
+    return said, true, number
+
+
+def calibration_error(right: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10) -> float:
+    """Expected calibration error: the mean distance of what is said from what is true, over bins of equal width."""
+    said, true, number = calibration_curve(right, probabilities, weights, bins=bins)
+    filled = number > 0
+    return _ratio(float((np.abs(said - true)[filled] * number[filled]).sum()), float(number.sum()))
+
+
+def bootstrap(
+    measure: Callable[[Float], float], micrograph: npt.NDArray[np.integer], *, rounds: int = 500, seed: int = 0
+) -> Interval:
+    """A measure with its 95 % interval over micrographs drawn with replacement.
+
+    Parameters
+    ----------
+    measure
+        From weights (n,) to a number.
+    micrograph : (n,) int
+        Which micrograph each pick is from: picks of one micrograph are alike and are drawn together.
+    """
+    groups, member = np.unique(micrograph, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    whole = measure(np.ones(len(micrograph)))
+    draws = rng.multinomial(len(groups), np.full(len(groups), 1 / max(len(groups), 1)), rounds)
+    values = np.array([measure(times[member].astype(np.float64)) for times in draws])
+    values = values[np.isfinite(values)]
+    if len(values) < 2 or len(groups) < 2:
+        return Interval(whole, float("nan"), float("nan"))
+    low, high = np.quantile(values, (0.025, 0.975))
+    return Interval(whole, float(low), float(high))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")

@@ -1,0 +1,116 @@
+"""How a model is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryoflow.unpicker.calibrate import Wanted
+from cryoflow.unpicker.network import Architecture, ArchitectureName
+from cryoflow.unpicker.patches import BoxMaker, Preprocessing
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of a training. Those that change its result are part of its fingerprint.
+
+    Attributes
+    ----------
+    architecture
+        `residual`, or `classic` for the older emUnpicker's network.
+    preprocessing
+        None takes the one that belongs to the architecture.
+    epochs, patience
+        At most so many epochs; ended earlier when the validation loss has not fallen for `patience` of them.
+    batch, learning_rate, weight_decay, label_smoothing, dropout
+        As everywhere.
+    least_steps
+        Steps of an epoch at least, where the training set is small.
+    unlabelled_right
+        Share of right picks among those that are not labelled. Matters only where there are such picks.
+    max_right
+        Learn from at most so many right picks, drawn evenly over the defocus.
+    validation, test
+        Shares of the micrographs.
+    wanted
+        What the threshold is chosen for.
+    seed
+        Of the split, the weights, the order and the random views.
+    start_from
+        Folder of an earlier model whose weights (and preprocessing) to start from.
+    cache_dir
+        Where boxes are kept; None takes `unpicker_cache` beside the output.
+    workers
+        Micrographs prepared at a time; None takes as many as there are cores.
+    memory_MB
+        What boxes may take in memory.
+    mixed_precision
+        None turns it on where a GPU is.
+    tensorboard
+        Whether to write logs that TensorBoard shows.
+    """
+
+    architecture: ArchitectureName = "residual"
+    preprocessing: BoxMaker | None = None
+    epochs: int = 30
+    patience: int = 10
+    batch: int = 64
+    least_steps: int = 40
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    label_smoothing: float = 0.05
+    dropout: float = 0.3
+    widths: tuple[int, ...] = (24, 48, 96)
+    blocks: tuple[int, ...] = (1, 1, 1)
+    unlabelled_right: float = 0.2
+    max_right: int | None = None
+    validation: float = 0.2
+    test: float = 0.2
+    wanted: Wanted = field(default_factory=Wanted)
+    seed: int = 0
+    start_from: Path | None = None
+    cache_dir: Path | None = None
+    workers: int | None = None
+    memory_MB: int = 2000
+    mixed_precision: bool | None = None
+    tensorboard: bool = True
+
+    @classmethod
+    def classic(cls, **changes: object) -> TrainOptions:
+        """What the older program did: its network, momentum, L2, quarter turns, no smoothing."""
+        values: dict[str, object] = {
+            "architecture": "classic",
+            "epochs": 25,
+            "patience": 25,
+            "least_steps": 1,
+            "learning_rate": 1e-2,
+            "label_smoothing": 0.0,
+            "dropout": 0.5,
+            "weight_decay": 0.0,
+        }
+        return cls(**{**values, **changes})  # type: ignore[arg-type]
+
+    def network(self, preprocessing: BoxMaker) -> Architecture:
+        """The network for these boxes."""
+        return Architecture(
+            self.architecture,
+            preprocessing.input_px,
+            preprocessing.n_channels,
+            widths=self.widths,
+            blocks=self.blocks,
+            dropout=self.dropout,
+        )
+
+    def preprocessing_for(self, diameter_A: float) -> BoxMaker:
+        """The one given, or the one that belongs to the architecture."""
+        from cryoflow.unpicker.classic import ClassicPreprocessing
+
+        if self.preprocessing is not None:
+            return self.preprocessing
+        return ClassicPreprocessing(1.5 * diameter_A) if self.architecture == "classic" else Preprocessing()
+
+    def that_matter(self) -> dict[str, object]:
+        """The options that change the result, as plain values."""
+        left_out = ("preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}

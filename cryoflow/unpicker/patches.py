@@ -1,0 +1,213 @@
+"""Preprocessing: from a micrograph and its picks to the boxes that the network sees.
+
+There is one object for it, `Preprocessing`; a model keeps it, and training and use both go through `boxes`, so that
+they cannot differ. The micrograph is Fourier-cropped once, so far that a particle's diameter is a fixed number of
+pixels whatever the specimen and the pixel size, and all boxes are gathered from it at one go. Two channels:
+
+0. the micrograph less its median, over its median absolute deviation: shows carbon, ice and gold for what they are;
+1. the micrograph less its local mean over one diameter, over the typical local deviation: shows the particle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.micrographs.boxes import cut_boxes
+from cryoflow.micrographs.ctf import phase_flip
+from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
+from cryoflow.micrographs.header import read_header
+from cryoflow.micrographs.image import check_pixels, read_micrograph
+from cryoflow.micrographs.normalise import normalise, normalise_locally
+from cryoflow.unpicker.labelled import PickedMicrograph
+
+Boxes = npt.NDArray[np.float16]
+
+
+class BoxMaker(Protocol):
+    """What every preprocessing offers; see `Preprocessing` for the meaning."""
+
+    kind: ClassVar[str]
+
+    @property
+    def input_px(self) -> int:
+        """Edge of the network's input."""
+
+    @property
+    def margin_px(self) -> int:
+        """What boxes have more on each side, for shifts while training."""
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of a box."""
+
+    @property
+    def phase_flip(self) -> bool:
+        """Whether boxes depend on the CTF."""
+
+    def boxes(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> Boxes:
+        """(n, input_px + 2 margin_px, same, n_channels)."""
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values that say all of it."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Our preprocessing. Lengths are in units of the particle diameter, for it serves several specimens at once.
+
+    Attributes
+    ----------
+    pixels_per_diameter
+        Sampling: at 27 a particle of 160 A is seen at 5.9 A a pixel.
+    box_diameters
+        Edge of a box; 1.8 diameters hold the neighbourhood that tells overlaps and edges.
+    margin_px
+        Extra pixels on each side of a box, from which random shifts are taken while training.
+    clip_global, clip_local
+        Where the two channels are clipped.
+    phase_flip
+        Whether to turn the phases that the CTF turned back first.
+    """
+
+    pixels_per_diameter: float = 27.0
+    box_diameters: float = 1.78
+    margin_px: int = 2
+    clip_global: float = 8.0
+    clip_local: float = 6.0
+    phase_flip: bool = False
+
+    kind: ClassVar[str] = "two-channel"
+    n_channels: ClassVar[int] = 2
+
+    @property
+    def input_px(self) -> int:
+        """Edge of the network's input, a multiple of 8."""
+        return max(8, 8 * round(self.pixels_per_diameter * self.box_diameters / 8))
+
+    def target_pixel_size_A(self, diameter_A: float) -> float:
+        """Pixel size that a specimen is seen at."""
+        return diameter_A / self.pixels_per_diameter
+
+    def channels(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
+        """The two channels of a whole micrograph, (2, ny, nx) after cropping."""
+        target = self.target_pixel_size_A(micrograph.diameter_A)
+        small, pixel_size_yx_A = fourier_resample(image, micrograph.pixel_size_A, target)
+        if self.phase_flip:
+            small = flipped(small, pixel_size_yx_A, micrograph)
+        centred = small - np.float32(small.mean())
+        return np.stack(
+            (
+                normalise(centred, clip=self.clip_global),
+                normalise_locally(centred, self.pixels_per_diameter, clip=self.clip_local),
+            )
+        )
+
+    def boxes(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> Boxes:
+        """All boxes of a micrograph.
+
+        Parameters
+        ----------
+        image : (ny, nx) float32
+            Finite and not constant.
+
+        Returns
+        -------
+        (n, edge, edge, 2) float16
+            `edge` is `input_px` and a margin on each side. Beyond the micrograph it is mirrored.
+        """
+        pair = self.channels(image, micrograph)
+        centers = rescale_xy(micrograph.centers_xy_px, image.shape, pair.shape[1:])
+        edge = self.input_px + 2 * self.margin_px
+        return np.stack([cut_boxes(c.astype(np.float16), centers, edge) for c in pair], axis=-1)
+
+    def to_json(self) -> dict[str, object]:
+        """Kind and fields."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def load_boxes(preprocessing: BoxMaker, micrograph: PickedMicrograph) -> Boxes:
+    """Read a micrograph and cut its boxes.
+
+    Raises
+    ------
+    BadInput
+        Where the micrograph is missing, unreadable, blank or has NaN, where its pixel size is not the one stated, or
+        where a pick lies outside.
+    """
+    header = read_header(micrograph.path)
+    check_pixel_size(micrograph, header.pixel_size_A)
+    ny, nx = header.shape_yx
+    x, y = micrograph.centers_xy_px.T
+    outside = int((~((x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5))).sum())
+    if outside:
+        raise BadInput(
+            micrograph.path,
+            f"{outside} of {len(x)} picks lie outside its {nx} x {ny} pixels.",
+            "Do the picks belong to this micrograph, at this binning?",
+        )
+    image = read_micrograph(micrograph.path)
+    check_pixels(image, micrograph.path)
+    return preprocessing.boxes(image, micrograph)
+
+
+def flipped(
+    image: npt.NDArray[np.float32], pixel_size_yx_A: tuple[float, float], micrograph: PickedMicrograph
+) -> npt.NDArray[np.float32]:
+    """The image with its phases flipped.
+
+    Raises
+    ------
+    MissingMetadata
+        Where the micrograph's CTF is unknown.
+    """
+    if micrograph.ctf is None:
+        raise MissingMetadata(
+            micrograph.path,
+            "has no CTF values, but the model asks for phase flipping.",
+            "Give the STAR file with the CTF of all micrographs (--ctf).",
+        )
+    return phase_flip(image, pixel_size_yx_A, micrograph.ctf)
+
+
+def check_pixel_size(micrograph: PickedMicrograph, header_pixel_size_A: float | None) -> None:
+    """Refuse a micrograph whose header tells another pixel size by more than 10 %; 0, 1 and nothing mean unknown."""
+    stated = micrograph.pixel_size_A
+    if header_pixel_size_A is None or not header_pixel_size_A > 0 or abs(header_pixel_size_A - 1) < 1e-3:
+        return
+    if abs(header_pixel_size_A / stated - 1) > 0.1:
+        raise BadInput(
+            micrograph.path,
+            f"its header says {header_pixel_size_A:.4g} A a pixel, but {stated:.4g} was given.",
+            "Is it binned, or the pixel size that of extracted boxes?",
+        )
+
+
+def preprocessing_from_json(text_or_values: str | dict[str, object]) -> BoxMaker:
+    """The preprocessing that `to_json` described.
+
+    Raises
+    ------
+    ValueError
+        For a kind or a field that this version does not know.
+    """
+    from cryoflow.unpicker.classic import ClassicPreprocessing
+
+    values = json.loads(text_or_values) if isinstance(text_or_values, str) else dict(text_or_values)
+    kinds: dict[str, type[Preprocessing] | type[ClassicPreprocessing]] = {
+        Preprocessing.kind: Preprocessing,
+        ClassicPreprocessing.kind: ClassicPreprocessing,
+    }
+    kind = values.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"preprocessing of kind {kind!r}; known are {', '.join(kinds)}")
+    fields = {f.name for f in dataclasses.fields(kinds[kind])}
+    if set(values) != fields:
+        raise ValueError(f"preprocessing with fields {sorted(values)}; expected {sorted(fields)}")
+    return kinds[kind](**values)

@@ -1,0 +1,136 @@
+"""A STAR file of picks as lines: rows that are kept stay byte for byte as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+
+X, Y, FOM = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
+
+
+@dataclass(frozen=True)
+class StarRows:
+    """The first loop that has coordinates.
+
+    Attributes
+    ----------
+    head, tail
+        The lines before its rows, and after.
+    columns
+        Labels without underscore.
+    rows
+        Its lines, without line ends.
+    """
+
+    path: Path
+    head: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    tail: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> StarRows:
+        """Read a file as RELION and the older programs write it: one row a line.
+
+        Raises
+        ------
+        BadInput
+            Where there is no loop with coordinates, or a row has too few or too many words.
+        """
+        try:
+            lines = path.read_text(errors="surrogateescape").split("\n")
+        except OSError as error:
+            raise BadInput(path, f"cannot be read: {error.strerror}.") from error
+        start = 0
+        while start < len(lines):
+            if lines[start].strip() != "loop_":
+                start += 1
+                continue
+            first = start + 1
+            columns: list[str] = []
+            while first < len(lines) and (lines[first].strip().startswith("_") or not lines[first].strip()):
+                if lines[first].strip():
+                    columns.append(lines[first].split()[0][1:])
+                first += 1
+            end = first
+            while end < len(lines) and lines[end].strip() and not lines[end].startswith(("data_", "loop_")):
+                end += 1
+            if {X, Y} <= set(columns):
+                rows = tuple(lines[first:end])
+                _check(path, columns, rows)
+                return cls(path, tuple(lines[:first]), tuple(columns), rows, tuple(lines[end:]))
+            start = end
+        raise BadInput(path, f"has no table with _{X} and _{Y}.", "Is it a STAR file of picks?")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def centers_xy_px(self) -> npt.NDArray[np.float64]:
+        """(n, 2) float, x first. NaN in the file is an error."""
+        x, y = self.columns.index(X), self.columns.index(Y)
+        words = [row.split() for row in self.rows]
+        try:
+            centers = np.array([(float(w[x]), float(w[y])) for w in words], np.float64).reshape(-1, 2)
+        except ValueError as error:
+            raise BadInput(self.path, f"a coordinate is not a number ({error}).") from None
+        if not np.isfinite(centers).all():
+            raise BadInput(self.path, "a coordinate is NaN or infinite.")
+        return centers
+
+    def words(self, column: int) -> list[str]:
+        """The values of a column as they stand."""
+        return [row.split()[column] for row in self.rows]
+
+    def label_column(self) -> int | None:
+        """The column of P and N that labelling adds, known by its values; None where there is none."""
+        for i in reversed(range(len(self.columns))):
+            if self.rows and set(self.words(i)) <= {"P", "N"}:
+                return i
+        return None
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> str:
+        """The file's text with only the rows that are kept."""
+        return "\n".join((*self.head, *(r for r, k in zip(self.rows, keep, strict=True) if k), *self.tail))
+
+    def with_column(self, label: str, values: Sequence[str], rows: Sequence[int] | None = None) -> str:
+        """The file's text with a column replaced, or added at the end, and only the rows named, in that order."""
+        order = range(len(self.rows)) if rows is None else rows
+        head = list(self.head)
+        if label in self.columns:
+            at = self.columns.index(label)
+            new = {i: _replaced(self.rows[i], at, value) for i, value in zip(order, values, strict=True)}
+        else:
+            last = max(i for i, line in enumerate(head) if line.strip().startswith("_"))
+            head.insert(last + 1, f"_{label} #{len(self.columns) + 1} ")
+            new = {i: f"{self.rows[i].rstrip()} {value:>12} " for i, value in zip(order, values, strict=True)}
+        return "\n".join((*head, *(new[i] for i in order), *self.tail))
+
+
+def _check(path: Path, columns: Sequence[str], rows: Sequence[str]) -> None:
+    for row in rows:
+        if len(row.split()) != len(columns):
+            raise BadInput(
+                path,
+                f"a row has {len(row.split())} words where its header names {len(columns)} columns: {row[:80]!r}.",
+                "The file was cut short, or is being written.",
+            )
+
+
+def _replaced(row: str, column: int, value: str) -> str:
+    """A row with one word replaced, right-aligned in the room it had."""
+    position = 0
+    for i, word in enumerate(row.split()):
+        begin = row.index(word, position)
+        end = begin + len(word)
+        if i == column:
+            room = end - position
+            return row[:position] + (" " if position else "") + value.rjust(room - bool(position)) + row[end:]
+        position = end
+    raise ValueError("a row without that column")

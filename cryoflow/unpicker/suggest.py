@@ -1,0 +1,71 @@
+"""Which micrographs to clean by hand next: those that the model is least sure of, spread over the defocus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.unpick import Judged
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A micrograph, and why cleaning it would teach much.
+
+    Attributes
+    ----------
+    n_doubtful
+        Picks that the model is in doubt about: their expected number of mistakes, summed.
+    defocus_gap_A
+        How far its defocus is from any that was learnt from; 0 where unknown.
+    """
+
+    name: str
+    data_set: str
+    n_picks: int
+    n_kept: int
+    n_doubtful: float
+    defocus_A: float
+    defocus_gap_A: float
+    why: str
+
+
+def suggest(bundle: ModelBundle, judged: Sequence[Judged], *, number: int = 5) -> tuple[Suggestion, ...]:
+    """The micrographs whose hand-cleaning would teach most, best first.
+
+    A pick of probability p will be judged wrongly with min(p, 1 - p); the sum over a micrograph tells how many mistakes
+    wait there to be corrected. Micrographs whose defocus the training did not cover count up to twice as much. Those
+    that were trained on are left out, and each one chosen makes its neighbours in defocus count less.
+    """
+    known = {(r.data_set, r.name) for r in bundle.manifest if r.part != "test"}
+    open_ = [j for j in judged if (j.micrograph.data_set, j.micrograph.name) not in known and len(j.kept)]
+    trained = np.array([r.defocus_A for r in bundle.manifest if r.part == "train" and np.isfinite(r.defocus_A)])
+    doubt = np.array([float(np.minimum(j.probabilities, 1 - j.probabilities).sum()) for j in open_])
+    defocus = np.array([j.micrograph.defocus_A for j in open_])
+    gaps = np.array([float(np.abs(trained - d).min()) if len(trained) and np.isfinite(d) else 0.0 for d in defocus])
+    worth = doubt * (1 + np.minimum(gaps / 5000, 1))
+    chosen: list[int] = []
+    while len(chosen) < min(number, len(open_)):
+        best = int(np.argmax(worth))
+        chosen.append(best)
+        with np.errstate(invalid="ignore"):
+            near = np.abs(defocus - defocus[best]) < 2000
+        worth = np.where(near, worth * 0.7, worth)
+        worth[best] = -np.inf
+    return tuple(
+        Suggestion(
+            name=open_[i].micrograph.name,
+            data_set=open_[i].micrograph.data_set,
+            n_picks=len(open_[i].kept),
+            n_kept=int(open_[i].kept.sum()),
+            n_doubtful=round(float(doubt[i]), 2),
+            defocus_A=float(defocus[i]),
+            defocus_gap_A=float(gaps[i]),
+            why=f"about {doubt[i]:.0f} of {len(open_[i].kept)} picks would be judged wrongly"
+            + (f", {gaps[i] / 1e4:.1f} um of defocus from any learnt from" if gaps[i] > 1000 else ""),
+        )
+        for i in chosen
+    )

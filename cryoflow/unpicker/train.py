@@ -1,0 +1,245 @@
+"""Training: from labelled micrographs to a model.
+
+The output folder holds the model and, in `checkpoints/`, the model after each epoch, any of which can be used. A killed
+training goes on where it stopped when the same command is given again, and comes to the same result: order, views and
+dropout depend on the seed and the epoch, and the optimizer's state is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, sigmoid, versions
+from cryoflow.unpicker.cache import CachedMicrograph, prepare
+from cryoflow.unpicker.calibrate import choose_threshold, temperature
+from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.labelled import (
+    NOT_KNOWN,
+    RIGHT,
+    WRONG,
+    Split,
+    TrainingSet,
+    balanced_draw,
+    fingerprint,
+    split_by_micrograph,
+)
+from cryoflow.unpicker.metrics import Counts, average_precision, calibration_error, roc_auc
+from cryoflow.unpicker.network import Architecture
+from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.patches import BoxMaker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a long piece of work stands."""
+
+    stage: Literal["preparing", "training"]
+    done: int
+    total: int
+    note: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The prepared micrographs of each part."""
+
+    train: tuple[CachedMicrograph, ...]
+    validation: tuple[CachedMicrograph, ...]
+    test: tuple[CachedMicrograph, ...]
+    failed: tuple[BadInput, ...]
+
+    def manifest(self) -> tuple[ManifestRow, ...]:
+        """One row a micrograph."""
+        parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
+        return tuple(ManifestRow.of(part, m) for part, members in parts for m in members)
+
+
+def train(
+    training_set: TrainingSet,
+    output: Path,
+    options: TrainOptions | None = None,
+    *,
+    split: Split | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ModelBundle:
+    """Train a model, or go on with a training that was stopped.
+
+    Parameters
+    ----------
+    output
+        Folder of the model. Where it holds the finished model of the same training, that is returned at once.
+    split
+        Which micrographs to learn from; None divides them by `options.validation` and `options.test`.
+    overwrite
+        Whether to replace what another training left in `output`.
+
+    Raises
+    ------
+    BadInput
+        Where labels of one kind are missing, too few micrographs can be used, or `output` is of another training.
+    """
+    load_keras()
+    from cryoflow.unpicker.fit import fit
+
+    options = options or TrainOptions()
+    training_set.check()
+    start = ModelBundle.load(options.start_from) if options.start_from else None
+    diameter = float(np.median([m.diameter_A for m in training_set.micrographs]))
+    preprocessing = start.preprocessing if start else options.preprocessing_for(diameter)
+    architecture = start.architecture if start else options.network(preprocessing)
+    split = split or split_by_micrograph(
+        training_set, validation=options.validation, test=options.test, seed=options.seed
+    )
+    if options.max_right is not None:
+        split = replace(split, train=balanced_draw(split.train, options.max_right, seed=options.seed))
+    parts = _prepare_parts(preprocessing, split, output, options, on_progress)
+    mark = _fingerprint(preprocessing, architecture, parts, options, start)
+    if finished := _finished(output, mark, overwrite=overwrite):
+        return finished
+    bundle = ModelBundle(
+        architecture=architecture,
+        preprocessing=preprocessing,
+        weights={},
+        diameter_A=diameter,
+        options=options.that_matter(),
+        manifest=parts.manifest(),
+        fingerprint=mark,
+        versions=versions(),
+    )
+    best = fit(bundle, parts, output, options, start=start, on_progress=on_progress)
+    best.save(output)
+    return ModelBundle.load(output)
+
+
+def with_decision(
+    bundle: ModelBundle, logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int8], options: TrainOptions
+) -> ModelBundle:
+    """A bundle with temperature, threshold and metrics from the logits of its validation micrographs."""
+    share = options.unlabelled_right
+    heat = temperature(logits, labels, unlabelled_right=share)
+    probabilities = sigmoid(logits / heat)
+    chosen = choose_threshold(probabilities, labels, options.wanted, unlabelled_right=share)
+    return replace(
+        bundle,
+        temperature=heat,
+        threshold=chosen.probability,
+        metrics={
+            **{f"validation_{k}": v for k, v in measured(probabilities, labels, chosen.probability).items()},
+            "validation_precision_estimated": chosen.precision,
+            "validation_recall_estimated": chosen.recall,
+            "threshold_reached_what_was_wanted": float(chosen.reached),
+        },
+    )
+
+
+def measured(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int8], threshold: float
+) -> dict[str, float]:
+    """Numbers about labelled picks; where none is labelled wrong, those not known stand in for them."""
+    judged = labels != NOT_KNOWN if (labels == WRONG).any() else np.ones(len(labels), bool)
+    right, p = labels[judged] == RIGHT, probabilities[judged]
+    counts = Counts.of(right, p >= threshold)
+    return {
+        "n": float(len(p)),
+        "error": counts.error,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "f1": counts.f1,
+        "roc_auc": roc_auc(right, p),
+        "average_precision": average_precision(right, p),
+        "calibration_error": calibration_error(right, p),
+    }
+
+
+def _prepare_parts(
+    preprocessing: BoxMaker, split: Split, output: Path, options: TrainOptions, on_progress: OnProgress | None
+) -> Parts:
+    cache_dir = options.cache_dir or output.parent / "unpicker_cache"
+    total = sum(len(members) for _, members in split.parts())
+    before = 0
+    prepared: dict[str, tuple[CachedMicrograph, ...]] = {}
+    failed: list[BadInput] = []
+    for part, members in split.parts():
+
+        def report(done: int, _: int, start: int = before) -> None:
+            if on_progress:
+                on_progress(Progress("preparing", start + done, total))
+
+        result = prepare(preprocessing, members, cache_dir, workers=options.workers, on_done=report)
+        prepared[part] = result.micrographs
+        failed += result.failed
+        before += len(members)
+    for error in failed:
+        log.warning("left out: %s", error)
+    for part, least in (("train", 1), ("validation", 1)):
+        if sum(len(m.labels) for m in prepared[part]) < least:
+            raise (
+                failed[0] if failed else BadInput(output, f"there is no micrograph for {part}.", "Label more of them.")
+            )
+    labels = np.concatenate([m.labels for m in prepared["train"]])
+    if not (labels == RIGHT).any() or not (labels != RIGHT).any():
+        raise BadInput(
+            output, "the micrographs that could be read and are to be learnt from have labels of one kind only."
+        )
+    return Parts(prepared["train"], prepared["validation"], prepared["test"], tuple(failed))
+
+
+def _fingerprint(
+    preprocessing: BoxMaker,
+    architecture: Architecture,
+    parts: Parts,
+    options: TrainOptions,
+    start: ModelBundle | None,
+) -> str:
+    def members(part: Sequence[CachedMicrograph]) -> list[str]:
+        return [fingerprint([m.micrograph for m in part]), *(m.content for m in part)]
+
+    values = {
+        "preprocessing": preprocessing.to_json(),
+        "architecture": architecture.to_json(),
+        "options": options.that_matter(),
+        "parts": [members(part) for part in (parts.train, parts.validation, parts.test)],
+        "start": start.fingerprint if start else "",
+    }
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _finished(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None:
+    """The finished model of this very training, if it is there; another one is refused or cleared away."""
+    marked = output / "training.txt"
+    other = False
+    if (output / DESCRIPTION).is_file():
+        bundle = ModelBundle.load(output)
+        if bundle.fingerprint == mark and not overwrite:
+            return bundle
+        other = bundle.fingerprint != mark
+    elif marked.is_file():
+        other = marked.read_text().strip() != mark
+    elif output.is_dir() and any(output.iterdir()):
+        raise BadInput(output, "is not empty and holds no model.", "Name another folder.")
+    if other and not overwrite:
+        raise BadInput(
+            output,
+            "holds another training: other picks, micrographs or options.",
+            "Name another folder, or replace it (--overwrite).",
+        )
+    if overwrite and output.is_dir():
+        shutil.rmtree(output)
+    return None

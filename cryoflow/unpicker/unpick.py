@@ -1,0 +1,279 @@
+"""Un-picking: score the picks of many micrographs with a model, and keep those above its threshold.
+
+Micrographs are read and cut in threads while the network looks at the ones before; a few are in memory at a time, so
+that neither memory nor the time of one grows with their number.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.files import write_atomically
+from cryoflow.picks import Kind, PickSet
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
+from cryoflow.unpicker.patches import Boxes, load_boxes
+from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, suffix_of
+from cryoflow.unpicker.star_rows import FOM
+
+log = logging.getLogger(__name__)
+
+SCORE_KIND = "cryoflow/probability"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A micrograph whose picks were judged.
+
+    Attributes
+    ----------
+    probabilities : (n,) float
+        That each pick is right, in their order.
+    kept : (n,) bool
+        Those of at least the threshold.
+    """
+
+    micrograph: PickedMicrograph
+    probabilities: npt.NDArray[np.float64]
+    kept: npt.NDArray[np.bool_]
+
+    def __str__(self) -> str:
+        n, all_ = int(self.kept.sum()), len(self.kept)
+        return f"{self.micrograph.name}: kept {n}/{all_} ({n / max(all_, 1):.1%})".replace("%)", " %)")
+
+
+@dataclass(frozen=True)
+class Unpicked:
+    """What came of un-picking: one entry a micrograph, and what could not be judged."""
+
+    judged: tuple[Judged, ...]
+    failed: tuple[BadInput, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_picks(self) -> int:
+        """Judged."""
+        return sum(len(j.kept) for j in self.judged)
+
+    @property
+    def n_kept(self) -> int:
+        """Of them."""
+        return sum(int(j.kept.sum()) for j in self.judged)
+
+
+OnJudged = Callable[[Judged | BadInput], None]
+
+
+def judge(
+    bundle: ModelBundle,
+    micrographs: Iterable[PickedMicrograph],
+    *,
+    threshold: float | None = None,
+    orientations: int = 1,
+    workers: int | None = None,
+) -> Iterator[Judged | BadInput]:
+    """Score the picks of micrographs one by one, in their order.
+
+    Parameters
+    ----------
+    threshold
+        None takes the model's.
+    orientations
+        1, 2, 4 or 8: the mean over so many views of each box, a little better and as many times slower.
+    workers
+        Micrographs prepared at a time; None takes as many as there are cores, at most 8.
+
+    Yields
+    ------
+    What was judged, or the error that tells why a micrograph could not be.
+    """
+    from cryoflow.micrographs.fourier import fft_workers
+
+    limit = bundle.threshold if threshold is None else threshold
+    network = bundle.network  # built before the threads start
+    assert network is not None
+    n_workers = workers or min(8, fft_workers())
+
+    def boxes_of(micrograph: PickedMicrograph) -> Boxes | BadInput:
+        try:
+            return load_boxes(bundle.preprocessing, micrograph)
+        except BadInput as error:
+            return error
+        except OSError as error:
+            return BadInput(micrograph.path, f"cannot be read: {error.strerror or error}.")
+
+    def finished(micrograph: PickedMicrograph, boxes: Boxes | BadInput) -> Judged | BadInput:
+        if isinstance(boxes, BadInput):
+            return boxes
+        probabilities = bundle.probabilities(boxes, orientations=orientations)
+        return Judged(micrograph, probabilities, probabilities >= limit)
+
+    with ThreadPoolExecutor(n_workers) as pool:
+        waiting: deque[tuple[PickedMicrograph, Future[Boxes | BadInput]]] = deque()
+        for micrograph in micrographs:
+            waiting.append((micrograph, pool.submit(boxes_of, micrograph)))
+            if len(waiting) > n_workers:
+                ready, future = waiting.popleft()
+                yield finished(ready, future.result())
+        while waiting:
+            ready, future = waiting.popleft()
+            yield finished(ready, future.result())
+
+
+def unpick(
+    bundle: ModelBundle,
+    picks: PickSet,
+    *,
+    threshold: float | None = None,
+    orientations: int = 1,
+    workers: int | None = None,
+    on_judged: OnJudged | None = None,
+) -> tuple[PickSet, Unpicked]:
+    """Judge the picks of a pick set and keep the right ones.
+
+    Returns
+    -------
+    kept : PickSet
+        Of kind Unpicked, with the probability as `score`. Picks on micrographs that could not be judged are not in it;
+        `counts["not_judged"]` tells how many.
+    report : Unpicked
+    """
+    micrographs, notes = picked_micrographs(picks, diameter_A=bundle.diameter_A)
+    report = _collect(
+        judge(bundle, micrographs, threshold=threshold, orientations=orientations, workers=workers), on_judged, notes
+    )
+    scores = scores_of(picks, report.judged)
+    return keep_above(bundle, picks, scores, threshold=threshold, notes=report.notes, failed=report.failed), report
+
+
+def scores_of(picks: PickSet, judged: Sequence[Judged]) -> npt.NDArray[np.float64]:
+    """The probability of each pick of a set, (n,); NaN on micrographs that were not judged."""
+    row_of = {name: i for i, name in enumerate(picks.micrographs["name"])}
+    offsets = picks.offsets
+    scores = np.full(len(picks), np.nan)
+    for one in judged:
+        i = row_of[one.micrograph.name]
+        scores[offsets[i] : offsets[i + 1]] = one.probabilities
+    return scores
+
+
+def keep_above(
+    bundle: ModelBundle,
+    picks: PickSet,
+    scores: npt.NDArray[np.float64],
+    *,
+    threshold: float | None = None,
+    notes: Sequence[str] = (),
+    failed: Sequence[BadInput] = (),
+) -> PickSet:
+    """The picks of at least the threshold (None takes the model's), as a set of kind Unpicked."""
+    limit = bundle.threshold if threshold is None else threshold
+    with np.errstate(invalid="ignore"):
+        keep = scores >= limit
+    counts = {**picks.counts, "removed": int((np.isfinite(scores) & ~keep).sum())}
+    if lost := int(np.isnan(scores).sum()):
+        counts["not_judged"] = lost
+    source = picks.provenance
+    return replace(
+        picks,
+        provenance=replace(
+            source,
+            program="cryoflow",
+            kind=Kind.UNPICKED,
+            job_type="cryoflow.unpicker",
+            output_group=source.entry_name,
+            suffix="",
+            title=f"{source.entry_name} un-picked at {limit:.3f}",
+        ),
+        picks=picks.picks.drop(columns="label", errors="ignore").assign(score=scores)[keep].reset_index(drop=True),
+        diameter_A=picks.diameter_A or bundle.diameter_A,
+        score_kind=SCORE_KIND,
+        counts=counts,
+        notes=(*picks.notes, *notes, *(f"not judged: {e}" for e in failed)),
+    )
+
+
+def unpick_star_folder(
+    bundle: ModelBundle,
+    folder: Path,
+    output: Path,
+    *,
+    suffix: str = "_autopick",
+    unpick_suffix: str = "_autopick_unpick",
+    scored_suffix: str | None = None,
+    diameter_A: float | None = None,
+    pixel_size_A: float | None = None,
+    micrographs_dir: Path | None = None,
+    ctf_star: Path | None = None,
+    threshold: float | None = None,
+    orientations: int = 1,
+    workers: int | None = None,
+    on_judged: OnJudged | None = None,
+) -> Unpicked:
+    """Judge all STAR files of a folder, and write beside each other the rows that are kept, as they were.
+
+    Parameters
+    ----------
+    output
+        Folder that `X<unpick_suffix>.star` is written to.
+    scored_suffix
+        Where given, `X<scored_suffix>.star` is written too: all rows, with the probability as
+        `rlnAutopickFigureOfMerit`, for RELION to display and to cut at any threshold.
+    """
+    found, bad = read_star_folder(
+        folder,
+        suffix,
+        diameter_A=diameter_A or bundle.diameter_A,
+        pixel_size_A=pixel_size_A,
+        micrographs_dir=micrographs_dir,
+        ctf_star=ctf_star,
+    )
+    sources = {id(p.micrograph): p for p in found}
+
+    def write(judged: Judged | BadInput) -> None:
+        if isinstance(judged, Judged):
+            _write_star(sources[id(judged.micrograph)], judged, output, unpick_suffix, scored_suffix)
+        if on_judged:
+            on_judged(judged)
+
+    for error in bad:
+        write(error)
+    results = judge(
+        bundle, [p.micrograph for p in found], threshold=threshold, orientations=orientations, workers=workers
+    )
+    report = _collect(results, write, ())
+    return replace(report, failed=(*bad, *report.failed))
+
+
+def _collect(results: Iterable[Judged | BadInput], on_judged: OnJudged | None, notes: Sequence[str]) -> Unpicked:
+    judged: list[Judged] = []
+    failed: list[BadInput] = []
+    for result in results:
+        if isinstance(result, BadInput):
+            failed.append(result)
+        else:
+            judged.append(result)
+        if on_judged:
+            on_judged(result)
+    return Unpicked(tuple(judged), tuple(failed), tuple(notes))
+
+
+def _write_star(picks: StarPicks, judged: Judged, output: Path, unpick_suffix: str, scored_suffix: str | None) -> None:
+    name = judged.micrograph.name
+    write_atomically(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(judged.kept)))
+    if scored_suffix is not None:
+        values = [f"{p:.6f}" for p in judged.probabilities]
+        write_atomically(output / f"{name}{suffix_of(scored_suffix)}", _encoded(picks.rows.with_column(FOM, values)))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
