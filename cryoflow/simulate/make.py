@@ -53,7 +53,7 @@ def simulate_dataset(
         Threads; by default one for each core. Threads serve as well as processes here: nearly all the time is spent in
         NumPy and SciPy, which let others run.
     on_micrograph
-        Called for each one when it is written, in order: for progress.
+        Called for each one when it is there, in order: for progress.
 
     Returns
     -------
@@ -82,6 +82,8 @@ def simulate_dataset(
     if read_recipe(folder) == recipe:
         there = load_dataset(folder)
         if all(m.path.is_file() for m in there.micrographs):
+            for micrograph in there.micrographs if on_micrograph else ():
+                on_micrograph(micrograph)
             return there
 
     def make(number: int) -> SimulatedMicrograph:

@@ -1,0 +1,75 @@
+"""`cryoflow simulate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cryoflow.cli.output import Json, UsageError, emit_record, progress, say
+
+
+def simulate(
+    directory: Path,
+    /,
+    *,
+    specimen: Literal["barrel", "large", "small"] = "barrel",
+    micrographs: int = 24,
+    size: Annotated[tuple[int, int], Parameter(help="Rows and columns of a micrograph, pixels.")] = (1536, 2048),
+    pixel_size: Annotated[float, Parameter(help="Angstrom.")] = 1.5,
+    seed: int = 1,
+    relion_version: Annotated[str, Parameter(help="Version of the RELION project, or none.")] = "5.0",
+    cryosparc_version: Annotated[str, Parameter(help="Version of the CryoSPARC project, or none.")] = "4.5",
+    workers: Annotated[int | None, Parameter(help="Threads; by default one for each core.")] = None,
+    json: Json = False,
+) -> None:
+    """Write simulated micrographs whose true particles are known, and finished projects around them.
+
+    DIRECTORY gets Micrographs/, truth.json (true particles, picks and whether they are right), a RELION project
+    and a CryoSPARC project. Specimens: barrel (D7, 160 A), large (no symmetry, 250 A), small (110 A, low contrast).
+    Micrographs that are there already are kept.
+    """
+    from cryoflow.simulate import simulate_dataset
+    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+    from cryoflow.simulate.relion_project import write_relion_project
+
+    with progress("micrographs", micrographs) as advance:
+        try:
+            dataset = simulate_dataset(
+                directory,
+                specimen=specimen,
+                n_micrographs=micrographs,
+                shape_yx=size,
+                pixel_size_A=pixel_size,
+                seed=seed,
+                workers=workers,
+                on_micrograph=lambda m: advance(note=m.path.name),
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    projects: list[Path] = []
+    try:
+        if relion_version != "none":
+            projects.append(write_relion_project(directory / f"relion_{specimen}", dataset, version=relion_version))
+        if cryosparc_version != "none":
+            projects.append(write_cryosparc_project(directory / f"CS-{specimen}", dataset, version=cryosparc_version))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    n_picks = sum(len(m.picks_xy_px) for m in dataset.micrographs)
+    n_right = sum(int(m.pick_is_right.sum()) for m in dataset.micrographs)
+    emit_record(
+        {
+            "folder": directory.absolute(),
+            "specimen": specimen,
+            "diameter_A": dataset.diameter_A,
+            "micrographs": len(dataset.micrographs),
+            "true_particles": sum(len(m.true_xy_px) for m in dataset.micrographs),
+            "picks": n_picks,
+            "right_picks": n_right,
+            "projects": projects,
+        },
+        as_json=json,
+    )
+    if projects:
+        say(f"next: cryoflow ingest {directory} --database DB")
