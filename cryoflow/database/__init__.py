@@ -2,6 +2,8 @@
 
 from cryoflow.database.entry import Entry
 from cryoflow.database.info import Orientation
+from cryoflow.database.select import Selection, select_best
 from cryoflow.database.store import Database
+from cryoflow.database.verify import Finding, verify
 
-__all__ = ["Database", "Entry", "Orientation"]
+__all__ = ["Database", "Entry", "Finding", "Orientation", "Selection", "select_best", "verify"]

@@ -77,8 +77,13 @@ def entry_folders(root: Path) -> Iterator[Path]:
         for hidden in (project / ENTRIES).glob(".*.old"):
             found.setdefault(hidden.name[1:].removesuffix(".old"), hidden)
         for name in sorted(found, key=natural):
-            if (found[name] / INFO).exists() or (found[name] / DATA).exists():
+            if is_entry(found[name]):
                 yield found[name]
+
+
+def is_entry(folder: Path) -> bool:
+    """Whether a folder is an entry's, complete or damaged."""
+    return (folder / INFO).exists() or (folder / DATA).exists()
 
 
 def entry_name(folder: Path) -> str:

@@ -143,5 +143,15 @@ def read_links(folder: Path) -> ProjectLinks | None:
     return ProjectLinks(Path(project), title, links)
 
 
+def project_of(folder: Path) -> Path | None:
+    """The path of the project that a project folder is for, from the head of its record alone."""
+    try:
+        with (folder / layout.MICROGRAPHS_TEXT).open("rb") as file:
+            rows = [file.readline(100_000).decode() for _ in range(3)]
+        return Path(_unquoted(rows[2].removeprefix("Project Path: ").rstrip())) if rows[0].startswith(_MAGIC) else None
+    except (OSError, ValueError):
+        return None
+
+
 def _unquoted(value: str) -> str:
     return (parse_word(value) or "") if value.startswith('"') else value

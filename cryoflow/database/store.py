@@ -25,7 +25,7 @@ from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import Entry, load_entry, read_entry
 from cryoflow.database.info import Orientation, info_text
-from cryoflow.database.links import ProjectLinks, read_links, with_micrographs, write_links
+from cryoflow.database.links import ProjectLinks, project_of, read_links, with_micrographs, write_links
 from cryoflow.database.lock import locked
 from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import Manifest, manifest_text, sealed, unsealed
@@ -201,11 +201,8 @@ class Database:
         """Folder in the database of each project's path, as far as their records can be read."""
         found: dict[Path, Path] = {}
         for folder in sorted({f.parent.parent for f in layout.entry_folders(self.root)}):
-            try:
-                if (record := read_links(folder)) is not None:
-                    found[record.project] = folder
-            except BadInput:
-                continue
+            if (project := project_of(folder)) is not None:
+                found[project] = folder
         return found
 
     def _mend(self) -> None:
@@ -219,11 +216,10 @@ class Database:
         for name in os.listdir(self.root):
             folder = self.root / name
             if not name.startswith(".") and folder.is_dir():
-                record = read_links(folder)
-                if record is None and name == files.safe_name(who.project_name) and not list(folder.iterdir()):
-                    continue
-                if record is not None and record.project == who.project:
+                if project_of(folder) == who.project:
                     return _not_a_link(folder)
+                if name == files.safe_name(who.project_name) and not os.listdir(folder):
+                    continue
             taken.add(layout.folded(name))
         return self.root / layout.free_name(layout.project_names(who.project_name, who.project), taken)
 
@@ -235,9 +231,12 @@ class Database:
         return _not_a_link(parent / layout.free_name([name, f"{name}-{files.short_hash(name, 4)}"], others))
 
     def _folder_of(self, name: str) -> Path:
-        for folder in layout.entry_folders(self.root):
-            if f"{folder.parent.parent.name}/{layout.entry_name(folder)}" == name.strip("/"):
-                return folder
+        project, _, entry = name.strip("/").partition("/")
+        if project and entry and "/" not in entry and not {project[0], entry[0]} & {"."}:
+            folder = files.inside(self.root, f"{project}/{layout.ENTRIES}/{entry}")
+            for place in (folder, files.aside_of(folder)):  # a killed writer may have left it aside
+                if layout.is_entry(place):
+                    return place
         if not self.exists:
             raise BadInput(
                 self.root, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'."

@@ -31,7 +31,7 @@ class PlannedJob:
     action: Action
     reason: str
     key: str
-    entries: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()
     mark: str = ""
     remembered: Remembered | None = None
 
@@ -90,16 +90,16 @@ def plan_jobs(
 
 
 def _planned(job: Job, entries: list[Entry], remembered: Remembered | None, options: IngestOptions) -> PlannedJob:
-    names = tuple(e.name for e in entries)
+    has = tuple(entries)
     wanted = {JobStatus.USABLE} | ({JobStatus.UNFINISHED, JobStatus.FAILED} if options.include_unfinished else set())
     if job.status not in wanted:
         reason = f"{job.status.value}: {job.reason}" if job.reason else job.status.value
         mark = "" if job.status is JobStatus.UNREADABLE else _MARKS.get(job.status, "stale")
-        return PlannedJob(job, "skip", reason, "", names, mark if names else "", remembered)
+        return PlannedJob(job, "skip", reason, "", has, mark, remembered)
     key = job_key(job, options)
     sound = {e.name for e in entries if e.status != DAMAGED}
     if remembered is None or remembered.status == "failed":
-        reason = "new" if not names else "not remembered: read again"
+        reason = "new" if not has else "not remembered: read again"
     elif remembered.key != key:
         reason = "changed"
     elif not set(remembered.entries) <= sound:
@@ -107,8 +107,8 @@ def _planned(job: Job, entries: list[Entry], remembered: Remembered | None, opti
     elif options.reread:
         reason = "asked for"
     else:
-        return PlannedJob(job, "unchanged", "", key, names, "", remembered)
-    return PlannedJob(job, "read", reason, key, names, "", remembered)
+        return PlannedJob(job, "unchanged", "", key, has, "", remembered)
+    return PlannedJob(job, "read", reason, key, has, "", remembered)
 
 
 _MARKS = {JobStatus.CLEARED: "cleared", JobStatus.EMPTY: "superseded", JobStatus.NOT_OF_INTEREST: "superseded"}
