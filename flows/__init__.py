@@ -15,7 +15,9 @@ PREFECT_DEFAULTS = {
     # what cryoflow logs shows up in the run's log; outside a run it is nobody's business
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cryoflow",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    # results are text where they are kept at all, never pickles
+    # the outputs know what is done; results stay in memory, and would be text, never pickles, if they were kept
+    "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",
+    "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }
 for _name, _value in PREFECT_DEFAULTS.items():

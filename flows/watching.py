@@ -55,7 +55,7 @@ def show_link(stage: str, path: Path, text: str) -> None:
 
 @contextmanager
 def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress on the run's page; call what it gives with how much is done, of how much. At most one update a second."""
+    """Progress on the run's page: call what it gives with how much is done and of how much; once a second is enough."""
     artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=description)
     last = time.monotonic()
 

@@ -1,0 +1,62 @@
+"""Evaluation: picks against reference picks, on micrographs that the model has not seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from prefect import flow, task
+
+from cryoflow.database import Database
+from cryoflow.errors import BadInput
+from cryoflow.files import write_atomically
+from cryoflow.pickers.compare import Comparison, compare
+from cryoflow.plain import plain
+from flows.parameters import EvaluationParameters
+from flows.watching import run_name, show_table
+
+
+@flow(name="evaluate", flow_run_name=run_name("evaluate", lambda p: p.database.name))
+def evaluate(parameters: EvaluationParameters) -> tuple[Comparison, ...]:
+    """Precision and recall of entries against the reference entry of their project."""
+    results = tuple(
+        compare_entry.with_options(task_run_name=f"compare {entry}")(parameters, entry) for entry in parameters.entries
+    )
+    record = {"radius": parameters.radius, "reference": parameters.reference_database, "entries": results}
+    write_atomically(parameters.output, json.dumps(plain(record), indent=1) + "\n")
+    rows = [
+        {
+            "entry": entry,
+            "micrographs": len(r.micrographs),
+            "picks": r.n_picks,
+            "reference": r.n_reference,
+            "precision": r.precision,
+            "recall": r.recall,
+        }
+        for entry, r in zip(parameters.entries, results, strict=True)
+    ]
+    show_table("evaluation", rows, f"Against {parameters.reference_database}, within {parameters.radius:g} diameters")
+    return results
+
+
+@task
+def compare_entry(parameters: EvaluationParameters, name: str) -> Comparison:
+    """One entry."""
+    database, references = Database(parameters.database), Database(parameters.reference_database)
+    picks = database.load(name)
+    project = picks.provenance.project
+    reference = next((e for e in references.entries() if e.project_path == project), None)
+    if reference is None:
+        raise BadInput(parameters.reference_database, f"has no entry of the project {project}.")
+    unseen = held_out(parameters.model, picks.provenance.project_name) if parameters.model else None
+    return compare(
+        picks, references.load(reference), radius=parameters.radius, diameter_A=parameters.diameter_A, only=unseen
+    )
+
+
+def held_out(model: Path, project_name: str) -> frozenset[str]:
+    """Names of the micrographs of a project that a model kept for its test."""
+    from cryoflow.unpicker.bundle import ModelBundle
+
+    rows = ModelBundle.load(model).manifest
+    return frozenset(row.name for row in rows if row.part == "test" and row.data_set == project_name)

@@ -1,0 +1,57 @@
+"""Ingest: finished projects into the database."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+from prefect.futures import as_completed
+
+from cryoflow.database import Database
+from cryoflow.ingest import IngestLine, IngestOptions, IngestReport, Plan, PlannedJob, ingest_job, mark_gone, plan_jobs
+from flows.parameters import IngestParameters, remaps_of
+from flows.watching import run_name, show_table, shown_progress
+
+
+@flow(name="ingest", flow_run_name=run_name("ingest", lambda p: ", ".join(root.name for root in p.roots)))
+def ingest(parameters: IngestParameters) -> IngestReport:
+    """Read every finished job below some folders into the database, as far as it is new or changed.
+
+    A job that cannot be read is one line of the table; the others are read.
+    """
+    plan = plan_what_to_read(parameters)
+    lines = settle_the_rest(parameters, plan)
+    to_read = [planned for planned in plan.jobs if planned.action == "read"]
+    with shown_progress("ingest", "jobs read") as report:
+        futures = [
+            read_job.with_options(task_run_name=f"{p.job.job} of {p.job.project_name}").submit(parameters, p)
+            for p in to_read
+        ]
+        for done, _ in enumerate(as_completed(futures), 1):
+            report(done, len(futures))
+    lines += [future.result() for future in futures]
+    result = IngestReport(tuple(sorted(lines, key=lambda line: (line.project, line.job))), plan.unreadable)
+    show_table("ingest", result.lines, result.summary)
+    return result
+
+
+@task(task_run_name="crawl and plan")
+def plan_what_to_read(parameters: IngestParameters) -> Plan:
+    """Which jobs are new or changed."""
+    return plan_jobs(parameters.roots, Database(parameters.database), _options(parameters))
+
+
+@task(task_run_name="unchanged and unusable jobs")
+def settle_the_rest(parameters: IngestParameters, plan: Plan) -> list[IngestLine]:
+    """Lines of the jobs that are not read; entries whose jobs are gone are marked."""
+    database = Database(parameters.database)
+    lines = [ingest_job(planned, database) for planned in plan.jobs if planned.action != "read"]
+    return lines + mark_gone(plan, database)
+
+
+@task
+def read_job(parameters: IngestParameters, planned: PlannedJob) -> IngestLine:
+    """One job into the database."""
+    return ingest_job(planned, parameters.database, _options(parameters))
+
+
+def _options(parameters: IngestParameters) -> IngestOptions:
+    return IngestOptions(remaps=remaps_of(parameters.remaps))

@@ -1,0 +1,142 @@
+"""What each stage is asked for: the parameters of the flows, whose descriptions and examples are forms in the UI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _checked_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for text in texts:
+        if not all(text.partition("=")):
+            raise ValueError(f"{text!r} is not OLD=NEW")
+    return texts
+
+
+PickerName = Literal["cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2", "relion", "cryosparc"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+Database = Annotated[Path, Field(description="folder of the text database", examples=["/data/picks"])]
+Output = Annotated[Path, Field(description="folder to write to", examples=["/data/training/cryolo"])]
+Entries = Annotated[
+    tuple[str, ...],
+    Field(
+        description="database entries, <project>/<Kind>_<job>; none takes the best one of each project",
+        examples=[["P190/NonUniform_J60", "apoferritin/Refine3D_job035"]],
+    ),
+]
+Remaps = Annotated[
+    tuple[str, ...],
+    Field(description="folders that have moved since a project was made", examples=[["/old/store=/new/store"]]),
+    AfterValidator(_checked_remaps),
+]
+Diameter = Annotated[
+    float | None,
+    Field(gt=0, description="particle diameter in angstrom; none takes what the jobs say", examples=[160.0]),
+]
+Chunk = Annotated[int, Field(ge=1, description="micrographs that one task works on")]
+Seed = Annotated[int, Field(ge=0, description="another number is another split and another start")]
+
+
+def remaps_of(texts: Iterable[str]) -> dict[str, str]:
+    """`OLD=NEW` texts as a mapping."""
+    return dict(text.split("=", 1) for text in texts)
+
+
+class Form(BaseModel):
+    """Base of the forms: unknown names are refused, values do not change on the way."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IngestParameters(Form):
+    """Which projects to read, into which database."""
+
+    roots: tuple[Path, ...] = Field(
+        description="folders below which finished projects lie", examples=[["/data/projects"]], min_length=1
+    )
+    database: Database
+    remaps: Remaps = ()
+
+
+class ExportParameters(Form):
+    """Which picks to write for which picker."""
+
+    picker: PickerName = Field(description="the program to write for")
+    database: Database
+    output: Output
+    entries: Entries = ()
+    diameter_A: Diameter = None
+    box_px: int | None = Field(None, gt=0, description="one box for all entries, instead of a diameter")
+    validation: Share = Field(0.2, description="share of the micrographs that validate")
+    test: Share = Field(0.0, description="share of the micrographs that the picker never sees")
+    seed: Seed = 0
+
+
+class TrainingParameters(Form):
+    """What to train the unpicker on: all picks of each project's autopick job, labelled by what became of them."""
+
+    database: Database
+    model: Path = Field(description="folder of the model to write", examples=["/data/models/unpicker"])
+    projects: tuple[str, ...] = Field((), description="projects of the database to learn from; none takes all")
+    diameter_A: Diameter = None
+    epochs: int = Field(30, ge=1, description="at most so many passes over the picks")
+    patience: int = Field(10, ge=1, description="stop when so many epochs brought no gain")
+    validation: Share = Field(0.2, description="share of the micrographs that the threshold is chosen on")
+    test: Share = Field(0.2, description="share of the micrographs that are kept for the evaluation")
+    seed: Seed = 0
+    overwrite: bool = Field(False, description="replace another model in that folder")
+
+
+class UnpickingParameters(Form):
+    """Which picks to clean with which model. The clean picks become an entry of the database."""
+
+    database: Database
+    model: Path = Field(description="folder of a trained model", examples=["/data/models/unpicker"])
+    work: Path = Field(description="folder for what is done so far", examples=["/data/work/unpicking"])
+    entries: Entries = ()
+    threshold: float | None = Field(None, ge=0, le=1, description="keep picks of this probability; none: the model's")
+    chunk_micrographs: Chunk = 100
+
+
+class EvaluationParameters(Form):
+    """Which picks to compare with which."""
+
+    database: Database
+    entries: Entries
+    reference_database: Database
+    output: Path = Field(description="JSON file to write", examples=["/data/evaluation.json"])
+    model: Path | None = Field(None, description="count only micrographs that this model was not trained on")
+    radius: float = Field(0.25, gt=0, description="a pick is right within so many diameters of a reference pick")
+    diameter_A: Diameter = None
+
+
+class ReportParameters(Form):
+    """What to report on."""
+
+    database: Database
+    output: Path = Field(description="the HTML page to write", examples=["/data/report.html"])
+    model: Path | None = Field(None, description="model of the unpicker")
+    exports: tuple[Path, ...] = Field((), description="folders of exported training sets")
+    evaluation: Path | None = Field(None, description="JSON file that the evaluation wrote")
+    title: str = Field("cryoflow report", description="title of the page")
+
+
+class PipelineParameters(Form):
+    """The whole way: ingest, export, train the unpicker, un-pick, report."""
+
+    roots: tuple[Path, ...] = Field(
+        description="folders below which finished projects lie", examples=[["/data/projects"]], min_length=1
+    )
+    output: Output
+    database: Path | None = Field(None, description="folder of the text database; none: `database` in the output")
+    pickers: tuple[PickerName, ...] = Field(("cryolo", "topaz"), description="the programs to write training sets for")
+    remaps: Remaps = ()
+    diameter_A: Diameter = None
+    epochs: int = Field(30, ge=1, description="at most so many epochs of the unpicker")
+    test: Share = Field(0.2, description="share of the micrographs that are kept for the evaluation")
+    seed: Seed = 0
+    chunk_micrographs: Chunk = 100

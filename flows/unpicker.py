@@ -1,0 +1,129 @@
+"""The unpicker's two stages: training, and un-picking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, task
+
+from cryoflow.database import Database
+from cryoflow.errors import BadInput
+from cryoflow.quiet import load_tensorflow
+from cryoflow.unpicker.label import label_from_database
+from cryoflow.unpicker.labelled import TrainingSet
+from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.sources import label_sources
+from flows.parameters import TrainingParameters, UnpickingParameters
+from flows.watching import run_name, show_table, shown_progress
+
+
+@flow(name="train unpicker", flow_run_name=run_name("train unpicker", lambda p: p.model.name))
+def train_unpicker(parameters: TrainingParameters) -> Path:
+    """Label picks by what became of them in their projects, and train the network that tells right from wrong.
+
+    A finished training of the same picks and options is taken as it is; a stopped one goes on.
+    """
+    labelled = label_projects(parameters)
+    train_model.with_options(task_run_name=f"train {parameters.model.name}")(parameters, labelled)
+    return parameters.model
+
+
+@task(task_run_name="label")
+def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
+    """Labelled picks as entries of the database; their names."""
+    database = Database(parameters.database)
+    sources, without = label_sources(database.entries(), parameters.projects)
+    if not sources:
+        raise BadInput(parameters.database, "no project can be labelled.", " ".join(without))
+    rows, names = [], []
+    for source in sources:
+        positives, candidates = database.load(source.positives), database.load(source.candidates)
+        excluded = database.load(source.excluded) if source.excluded else None
+        picks = label_from_database(positives, candidates, excluded, diameter_A=parameters.diameter_A)
+        entry = database.add(picks)
+        names.append(entry.name)
+        counts = picks.picks["label"].value_counts()
+        numbers = {"right": counts.get(1, 0), "wrong": counts.get(-1, 0), "not known": counts.get(0, 0)}
+        rows.append({"entry": entry.name, "survived in": source.positives.name, **numbers})
+    show_table("labels", rows, "Labelled picks: what became of them. " + " ".join(without))
+    return tuple(names)
+
+
+@task
+def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> None:
+    """One training."""
+    load_tensorflow()
+    from cryoflow.unpicker.train import train
+
+    database = Database(parameters.database)
+    training_set = TrainingSet.from_picks(map(database.load, labelled), diameter_A=parameters.diameter_A)
+    options = TrainOptions(
+        epochs=parameters.epochs,
+        patience=parameters.patience,
+        validation=parameters.validation,
+        test=parameters.test,
+        seed=parameters.seed,
+    )
+    with shown_progress("training", "epochs of the unpicker") as report:
+        bundle = train(
+            training_set,
+            parameters.model,
+            options,
+            overwrite=parameters.overwrite,
+            on_progress=lambda p: report(p.done, p.total) if p.stage == "training" else None,
+        )
+    rows = [{"measure": name, "value": value} for name, value in bundle.metrics.items()]
+    show_table("model", rows, f"Model {parameters.model}: threshold {bundle.threshold:.3f}")
+
+
+@flow(name="unpick", flow_run_name=run_name("unpick", lambda p: p.database.name))
+def unpick(parameters: UnpickingParameters) -> tuple[str, ...]:
+    """Remove the wrong picks of entries; what is left becomes an entry of its own.
+
+    Micrographs are judged in shards. A shard that is done is not done again, and one that fails stops no other.
+    """
+    entries = parameters.entries or entries_to_clean(parameters.database)
+    done = [clean_entry.with_options(task_run_name=f"clean {entry}")(parameters, entry) for entry in entries]
+    show_table("unpick", done, f"Picks cleaned with {parameters.model}")
+    return tuple(cleaned.entry for cleaned in done)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What came of one entry."""
+
+    entry: str
+    cleaned_from: str
+    n_picks: int
+    n_kept: int
+    n_failed_micrographs: int
+
+
+@task(task_run_name="entries to clean")
+def entries_to_clean(database: Path) -> tuple[str, ...]:
+    """All picks of each project, right and wrong."""
+    sources, without = label_sources(Database(database).entries())
+    if not sources:
+        raise BadInput(database, "no project has picks to clean.", " ".join(without))
+    return tuple(source.candidates.name for source in sources)
+
+
+@task
+def clean_entry(parameters: UnpickingParameters, name: str) -> Cleaned:
+    """One entry, shard by shard."""
+    load_tensorflow()
+    from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.shards import gather, judge_shard, shards_of
+
+    bundle = ModelBundle.load(parameters.model)
+    database = Database(parameters.database)
+    picks = database.load(name)
+    shards = shards_of(bundle, picks, parameters.chunk_micrographs, parameters.work)
+    with shown_progress(f"unpick {name}", f"micrographs of {name}") as report:
+        for shard in shards:
+            judge_shard(bundle, picks, shard)
+            report(shard.last, len(picks.micrographs))
+    kept, failed = gather(bundle, picks, shards, threshold=parameters.threshold)
+    entry = database.add(kept)
+    return Cleaned(entry.name, name, len(picks), len(kept), len(failed))
