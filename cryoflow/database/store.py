@@ -213,15 +213,18 @@ class Database:
     def _project_folder(self, who: Provenance) -> Path:
         """The project's folder: its own if it has one, else one of a name that is free."""
         taken: set[str] = set()
+        names = layout.project_names(who.project_name, who.project)
         for name in os.listdir(self.root):
             folder = self.root / name
             if not name.startswith(".") and folder.is_dir():
                 if project_of(folder) == who.project:
                     return _not_a_link(folder)
-                if name == files.safe_name(who.project_name) and not os.listdir(folder):
-                    continue
+                if name in names and project_of(folder) is None:
+                    read_links(folder)  # a damaged record may be this project's: say so
+                    if not os.listdir(folder):
+                        continue
             taken.add(layout.folded(name))
-        return self.root / layout.free_name(layout.project_names(who.project_name, who.project), taken)
+        return self.root / layout.free_name(names, taken)
 
     def _entry_folder(self, project: Path, who: Provenance) -> Path:
         """The entry's folder; a name that differs by case alone gets a hash, for file systems that ignore case."""
