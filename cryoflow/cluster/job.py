@@ -1,0 +1,156 @@
+"""The form of a SLURM job, as Prefect's UI shows it: one class, whose field descriptions are the form."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from prefect.workers.base import BaseJobConfiguration
+from pydantic import AfterValidator, Field, field_validator
+
+OWN_DIRECTIVES = (
+    "array", "chdir", "comment", "error", "export", "export-file", "input", "job-name", "ntasks", "open-mode", "output",
+    "parsable", "requeue", "no-requeue", "test-only", "wait", "wrap",
+)  # fmt: skip
+"""Options of sbatch that the worker itself sets, or that would take the job out of its sight."""
+
+
+def _one_line(text: str) -> str:
+    """SLURM reads a directive to the end of its line, and nothing can quote that end."""
+    if any(character in text for character in "\n\r\0"):
+        raise ValueError(f"{text!r} has a line break in it, which sbatch cannot be given")
+    return text
+
+
+def _absolute(text: str) -> str:
+    """A path that is the same wherever the job starts; `~` is the home of whoever runs the worker."""
+    path = Path(_one_line(text)).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{text!r} must be an absolute path: the job starts in another folder")
+    return str(path)
+
+
+def _log_folder(text: str) -> str:
+    if "\\" in text:
+        raise ValueError(f"{text!r} has a backslash in it, which sbatch does not take in the name of a log")
+    return _absolute(text)
+
+
+def _plain_folder(text: str) -> str:
+    if set(text) & set(',"'):
+        raise ValueError(f"{text!r} has a comma or a quote in it, which a scratch folder cannot have")
+    return _absolute(text)
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+LogFolder = Annotated[str, AfterValidator(_log_folder)]
+ScratchFolder = Annotated[str, AfterValidator(_plain_folder)]
+
+
+class SlurmJobConfiguration(BaseJobConfiguration):
+    """What one flow run needs as one SLURM job."""
+
+    image: AbsolutePath | None = Field(
+        default=None,
+        title="Apptainer image",
+        description="The image file (.sif) that the stage runs in. Leave empty to run without a container: then the "
+        "setup lines must make a Python with cryoflow available.",
+        examples=["/opt/cryoflow/cryoflow-cpu.sif"],
+    )
+    partition: Line | None = Field(
+        default=None, description="SLURM partition; empty takes the cluster's default.", examples=["cpu", "gpu"]
+    )
+    account: Line | None = Field(default=None, description="SLURM account that the job is charged to.")
+    qos: Line | None = Field(default=None, title="QOS", description="SLURM quality of service.")
+    gpus: int = Field(default=0, ge=0, title="GPUs", description="Number of GPUs. With any, the image gets --nv.")
+    gpu_type: Line | None = Field(
+        default=None, title="GPU type", description="Kind of GPU as the cluster names it in gres.", examples=["a100"]
+    )
+    cpus: int = Field(default=1, ge=1, title="CPUs", description="CPU cores.")
+    memory_gb: float = Field(default=4, gt=0, title="Memory (GB)", description="Memory of the job in GB (1024 MB).")
+    time_minutes: int = Field(
+        default=60, ge=1, title="Time limit (minutes)", description="SLURM ends the job after this long."
+    )
+    memory_factor: float = Field(
+        default=1,
+        ge=1,
+        description="Memory is multiplied by this. The pipeline raises it when a job was killed for memory.",
+    )
+    time_factor: float = Field(
+        default=1,
+        ge=1,
+        description="The time limit is multiplied by this. The pipeline raises it when a job ran out of time.",
+    )
+    constraint: Line | None = Field(
+        default=None, description="Features that the node must have.", examples=["avx512&nvme"]
+    )
+    read_only: list[AbsolutePath] = Field(
+        default_factory=list,
+        title="Folders to read",
+        description="Folders of projects. The image sees them at the same path and cannot write to them.",
+        examples=[["/data/projects"]],
+    )
+    read_write: list[AbsolutePath] = Field(
+        default_factory=list,
+        title="Folders to write",
+        description="Folders of results. The image sees them at the same path and may write to them.",
+        examples=[["/data/picks"]],
+    )
+    scratch: ScratchFolder | None = Field(
+        default=None,
+        title="Node-local scratch",
+        description="A fast folder of each node. A job gets a folder of its own in it, removed when the job ends.",
+        examples=["/scratch"],
+    )
+    setup: str = Field(
+        default="",
+        title="Setup lines",
+        description="Shell lines that run on the node before the stage, as they stand.",
+        examples=["module load apptainer", "source /opt/cryoflow/venv/bin/activate"],
+        json_schema_extra={"format": "textarea"},
+    )
+    extra_directives: list[Line] = Field(
+        default_factory=list,
+        description="Further options of sbatch, one each.",
+        examples=[["--reservation=cryoem", "--exclusive"]],
+    )
+    apptainer: Line = Field(default="apptainer", description="The program apptainer (or singularity) on the nodes.")
+    apptainer_options: list[Line] = Field(
+        default_factory=list, description="Further options of apptainer exec, one each.", examples=[["--userns"]]
+    )
+    log_folder: LogFolder = Field(
+        default="~/cryoflow-logs",
+        description="Folder for job scripts and logs. The login node and all nodes must see it.",
+    )
+
+    @field_validator("extra_directives")
+    @classmethod
+    def _allowed_directives(cls, directives: list[str]) -> list[str]:
+        for directive in directives:
+            name = directive.removeprefix("--").partition("=")[0]
+            if not directive.startswith("--") or any(c.isspace() for c in name):
+                raise ValueError(f"{directive!r}: write a long option of sbatch such as --reservation=cryoem")
+            if name in OWN_DIRECTIVES:
+                raise ValueError(f"{directive!r}: the worker sets --{name} itself")
+        return directives
+
+    @property
+    def memory_mb(self) -> int:
+        """Memory to ask for, in MB, grown by `memory_factor`."""
+        return math.ceil(self.memory_gb * self.memory_factor * 1024)
+
+    @property
+    def minutes(self) -> int:
+        """Time limit to ask for, grown by `time_factor`."""
+        return math.ceil(self.time_minutes * self.time_factor)
+
+    @property
+    def argv(self) -> list[str]:
+        """The command of the flow run. One interpreter runs it: `prefect flow-run execute` would start a second one."""
+        if self.command and self.command != self._base_flow_run_command():
+            return shlex.split(self.command)
+        return ["python" if self.image else sys.executable, "-m", "prefect.engine"]

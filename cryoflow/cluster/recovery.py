@@ -1,0 +1,142 @@
+"""Finding the runs of a worker that was killed: those with a job are looked after again, those without one start anew.
+
+A worker may die between any two steps. What it leaves, in order:
+1. the run is Pending, there is no job: after `GRACE_S` it is scheduled again;
+2. a job was submitted, its number was not written down: the job's comment names the run, and so does its log;
+3. the number is with the run: the job waits, runs, or has ended, and SLURM says which.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Scheduled
+
+from cryoflow.cluster import sbatch
+from cryoflow.cluster.outcome import LABEL_END, LABEL_LOG
+from cryoflow.cluster.scheduler import QueuedJob, SchedulerSilent
+
+if TYPE_CHECKING:
+    from cryoflow.cluster.worker import SlurmWorker
+
+GRACE_S = 120.0
+"""How long a run may be Pending without a job: another worker may be submitting it."""
+
+_FIRST_LINE = re.compile(r"cryoflow: SLURM job (\d+) on ")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a run that nobody looks after: its job, or that it never got one."""
+
+    job_id: int | None
+    start_anew: bool = False
+
+
+def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None, now: datetime.datetime) -> Found:
+    """What to do with a run that nobody looks after.
+
+    Parameters
+    ----------
+    queue
+        All jobs of this user that wait or run.
+    log_job
+        The number in the run's log, None where there is no log.
+    """
+    if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
+        return Found(int(flow_run.infrastructure_pid))
+    if (job_id := sbatch.find(queue.values(), flow_run.id)) is not None:
+        return Found(job_id)
+    if log_job is not None:
+        return Found(log_job)
+    state = flow_run.state
+    pending = state is not None and state.type == StateType.PENDING
+    old = state is not None and (now - state.timestamp).total_seconds() > GRACE_S
+    return Found(None, start_anew=pending and old and flow_run.deployment_id is not None)
+
+
+def job_in_log(log: Path) -> int | None:
+    """The number of the last job that wrote to this log, None where there is none."""
+    try:
+        with log.open(errors="replace") as file:
+            numbers = [int(match[1]) for line in file if (match := _FIRST_LINE.match(line))]
+    except OSError:
+        return None
+    return numbers[-1] if numbers else None
+
+
+class Recovery:
+    """Looks for lost runs of a worker's pool, at its start and once a minute."""
+
+    def __init__(self, worker: SlurmWorker) -> None:
+        self.worker = worker
+
+    async def find_lost_runs(self, *, first: bool) -> None:
+        """Take over every run that should have a job and that nobody here looks after.
+
+        At the first look also those that crashed while no worker was there to say why.
+        """
+        states = [StateType.PENDING, StateType.RUNNING]
+        lost = [run for run in await self.worker.runs_in(*states) if self._is_lost(run)]
+        if first:
+            since = _now() - datetime.timedelta(days=1)
+            crashed = await self.worker.runs_in(StateType.CRASHED)
+            lost += [
+                run for run in crashed
+                if run.infrastructure_pid and run.labels.get(LABEL_LOG) and not run.labels.get(LABEL_END)
+                and run.state is not None and run.state.timestamp > since
+            ]  # fmt: skip
+        for flow_run in lost:
+            await self.take_over(flow_run)
+
+    def _is_lost(self, flow_run: FlowRun) -> bool:
+        busy = self.worker.attended | self.worker._submitting_flow_run_ids
+        return flow_run.id not in busy
+
+    async def take_over(self, flow_run: FlowRun) -> None:
+        """Look after one run from here on."""
+        worker = self.worker
+        queue: Mapping[int, QueuedJob] = {}
+        log_job = None
+        if not flow_run.infrastructure_pid:
+            try:
+                queue = await anyio.to_thread.run_sync(worker.scheduler.queue)
+            except SchedulerSilent:
+                return  # nothing is known: the next round asks again
+            log_file = await self._expected_log(flow_run)
+            log_job = job_in_log(log_file) if log_file else None
+        found = find(flow_run, queue, log_job, _now())
+        if found.job_id is not None:
+            worker.attended.add(flow_run.id)
+            if not flow_run.infrastructure_pid:
+                await worker.client.update_flow_run(flow_run.id, infrastructure_pid=str(found.job_id))
+            assert worker._runs_task_group is not None
+            worker._runs_task_group.start_soon(worker.attend_again, flow_run, found.job_id)
+        elif found.start_anew:
+            worker.get_flow_run_logger(flow_run).warning("Its worker stopped before it had a SLURM job; it starts anew")
+            await worker.client.set_flow_run_state(flow_run.id, Scheduled(message="It had no SLURM job."), force=True)
+        elif flow_run.state is not None and flow_run.state.type == StateType.CANCELLING:
+            message = "It was cancelled before it had a SLURM job."
+            await worker._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
+
+    async def _expected_log(self, flow_run: FlowRun) -> Path | None:
+        """Where the run's log is, or would be."""
+        if label := flow_run.labels.get(LABEL_LOG):
+            return Path(str(label))
+        worker = self.worker
+        configuration = await worker.job_configuration.resolve_for_flow_run(
+            flow_run, client=worker.client, work_pool=worker.work_pool, worker_name=worker.name
+        )
+        folder = Path(configuration.log_folder)
+        return next(iter(sorted(folder.glob(f"*.{flow_run.id}.log"))), None)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
+
+FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
+makes sacct fail, `next-sbatch` holds an error that sbatch gives once. Every call is noted in `calls`.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+folder = Path(os.environ["FAKE_SLURM"])
+name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY"}
+
+
+def fail(text: str) -> None:
+    print(f"{name}: error: {text}", file=sys.stderr)
+    sys.exit(1)
+
+
+def jobs() -> dict[int, dict]:
+    return {int(f.stem): json.loads(f.read_text()) for f in sorted(folder.glob("*.json"))}
+
+
+def write(number: int, job: dict) -> None:
+    hidden = folder / f".{number}"
+    hidden.write_text(json.dumps(job))
+    hidden.rename(folder / f"{number}.json")
+
+
+with (folder / "calls").open("a") as calls:
+    print(name, *arguments, file=calls)
+if (folder / "silent").exists():
+    fail("Unable to contact slurm controller (connect failure)")
+if name == "sbatch":
+    lost_answer = ""
+    if (folder / "next-sbatch").exists():
+        lost_answer = (folder / "next-sbatch").read_text()
+        (folder / "next-sbatch").unlink()
+        if not lost_answer.startswith("submitted:"):
+            fail(lost_answer)
+    text = Path(arguments[-1]).read_text()
+    number = 100 + len(list(folder.glob("*.json")))
+    comment = re.search(r"--comment=([^\s\"]+)", text)[1]
+    output = re.search(r"--output=(.+?)\"?$", text, re.M)[1].replace("%%", "%")
+    wanted = {k: v for k, v in os.environ.items() if "PREFECT__FLOW_RUN_ID" in k}
+    write(number, {"state": "PENDING", "reason": "Priority", "comment": comment, "output": output, "env": wanted})
+    if lost_answer:
+        fail(lost_answer)
+    print("Welcome to the cluster!")
+    print(number)
+elif name == "squeue":
+    for number, job in jobs().items():
+        if job["state"] not in ENDED:
+            print(f"{number}|{job['state']}|{job['reason']}|{job['comment']}")
+elif name == "sacct":
+    if (folder / "no-sacct").exists():
+        fail("Slurm accounting storage is disabled")
+    wanted = next(a for a in arguments if a.startswith("--jobs=")).removeprefix("--jobs=").split(",")
+    for number, job in jobs().items():
+        if str(number) in wanted and not job.get("purged"):
+            print(f"{number}|{job['state']}|{job.get('exit', '0:0')}|node1|61")
+elif name == "scontrol":
+    number = int(arguments[-1])
+    if number not in jobs() or jobs()[number].get("purged"):
+        fail("Invalid job id specified")
+    job = jobs()[number]
+    print(
+        f"JobId={number} JobName=x JobState=COMPLETED y JobState={job['state']} Reason=None "
+        f"ExitCode={job.get('exit', '0:0')} RunTime=00:01:01 NodeList=node1 Comment={job['comment']} StdOut=/x"
+    )
+elif name == "scancel":
+    for number, job in jobs().items():
+        if str(number) in arguments and job["state"] not in ENDED:
+            write(number, job | {"state": "CANCELLED", "exit": "0:15"})

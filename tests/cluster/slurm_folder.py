@@ -1,0 +1,37 @@
+"""A SLURM that is a folder, for tests of everything that only talks to SLURM's commands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class FakeSlurm:
+    """The folder behind the stand-ins of SLURM's commands."""
+
+    folder: Path
+
+    def job(self, number: int) -> dict[str, object]:
+        return dict(json.loads((self.folder / f"{number}.json").read_text()))
+
+    def numbers(self) -> list[int]:
+        return sorted(int(file.stem) for file in self.folder.glob("[0-9]*.json"))
+
+    def set(self, number: int, **values: object) -> None:
+        old = self.job(number) if number in self.numbers() else {"reason": "None", "comment": ""}
+        hidden = self.folder / f".{number}"
+        hidden.write_text(json.dumps(old | values))
+        hidden.rename(self.folder / f"{number}.json")
+
+    def flag(self, name: str, text: str = "") -> None:
+        (self.folder / name).write_text(text)
+
+    def unflag(self, name: str) -> None:
+        (self.folder / name).unlink()
+
+    def calls(self, command: str) -> list[str]:
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line for line in lines if line.split()[0] == command]

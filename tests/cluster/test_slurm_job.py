@@ -1,0 +1,215 @@
+"""A job as text: the form's checks, quoting, mounts, environment, and the whole script as a golden file."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cryoflow.cluster import sbatch
+from cryoflow.cluster.job import SlurmJobConfiguration
+from cryoflow.cluster.worker import SlurmWorker
+
+GOLDEN = Path(__file__).parent / "data"
+
+
+def full_job(**changes: object) -> SlurmJobConfiguration:
+    values: dict[str, object] = {
+        "image": "/opt/cryo flow/gpu.sif",
+        "partition": "gpu",
+        "account": "cryo-em",
+        "qos": "normal",
+        "gpus": 2,
+        "gpu_type": "a100",
+        "cpus": 8,
+        "memory_gb": 30.5,
+        "memory_factor": 2,
+        "time_minutes": 90,
+        "time_factor": 1.5,
+        "constraint": "avx512&nvme",
+        "read_only": ['/data/It\'s "P12", 50%: $HOME'],
+        "read_write": ['/data/It\'s "P12", 50%: $HOME/picks'],
+        "scratch": "/scratch/fast disk",
+        "setup": "module load apptainer",
+        "extra_directives": ["--reservation=cryo em", "--exclusive"],
+        "log_folder": "/shared/lo\"gs'/50%",
+    }
+    return SlurmJobConfiguration.model_validate(values | changes)
+
+
+def script_of(job: SlurmJobConfiguration) -> str:
+    return sbatch.script(
+        job,
+        name="ingest · P12 | 2026",
+        flow_run_id="0f8fad5b-d9cb-469f-a165-70867728950e",
+        log_file=Path(job.log_folder) / "ingest.log",
+    )
+
+
+@pytest.mark.parametrize(
+    ("golden", "changes"),
+    [
+        ("container.sbatch", {}),
+        (
+            "bare.sbatch",
+            {
+                "image": None,
+                "gpus": 0,
+                "gpu_type": None,
+                "scratch": None,
+                "command": "/venv/bin/python -m prefect.engine",
+            },
+        ),
+    ],
+)
+def test_the_script_is_the_golden_one(golden: str, changes: dict[str, object]) -> None:
+    text = script_of(full_job(**changes))
+    if os.environ.get("WRITE_GOLDEN"):
+        (GOLDEN / golden).write_text(text)
+    assert text == (GOLDEN / golden).read_text()
+
+
+def test_bash_accepts_the_script(tmp_path: Path) -> None:
+    script = tmp_path / "job.sh"
+    script.write_text(script_of(full_job()))
+    assert subprocess.run(["bash", "-n", str(script)], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"partition": "gpu\n#SBATCH --uid=0"},
+        {"account": "a\rb"},
+        {"read_only": ["/data/new\nline"]},
+        {"log_folder": "/logs/new\nline"},
+        {"extra_directives": ["--nice\n--uid=0"]},
+    ],
+)
+def test_a_line_break_is_refused_wherever_it_could_reach_a_directive(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="line break"):
+        full_job(**changes)
+
+
+def test_a_line_break_in_a_runs_name_does_not_reach_the_script() -> None:
+    assert sbatch.job_name("a\n#SBATCH --uid=0|b=c") == "a #SBATCH --uid 0 b c"
+    with pytest.raises(ValueError, match="line break"):
+        sbatch.directive("--comment=a\nb")
+
+
+@pytest.mark.parametrize(
+    "option", ["--output=/elsewhere", "--requeue", "--wrap=ls", "-n 4", "exclusive", "--array=1-5"]
+)
+def test_directives_that_would_hide_the_job_from_the_worker_are_refused(option: str) -> None:
+    with pytest.raises(ValidationError, match="extra_directives"):
+        full_job(extra_directives=[option])
+
+
+@pytest.mark.parametrize("folder", ["relative/logs", "/logs\\x"])
+def test_a_log_folder_that_sbatch_would_misread_is_refused(folder: str) -> None:
+    with pytest.raises(ValidationError, match="log_folder"):
+        full_job(log_folder=folder)
+
+
+@given(st.text(st.characters(blacklist_characters="\n\r\0", blacklist_categories=["Cs"]), min_size=1))
+def test_any_folder_survives_the_mounts_csv(folder: str) -> None:
+    text = sbatch.mount(f"/{folder}", read_only=True)
+    assert next(csv.reader([text])) == ["type=bind", f"source=/{folder}", f"destination=/{folder}", "ro"]
+
+
+def test_inner_folders_are_mounted_after_outer_ones_and_only_projects_are_read_only() -> None:
+    words = sbatch.container_command(full_job(read_only=["/data", "/data/out/raw"], read_write=["/data/out"]))
+    mounts = [words[i + 1] for i, word in enumerate(words) if word == "--mount"]
+    assert [m.split(",")[1] for m in mounts] == ["source=/data", "source=/data/out", "source=/data/out/raw"]
+    assert [m.endswith(",ro") for m in mounts] == [True, False, True]
+
+
+def test_nv_is_given_with_gpus_only() -> None:
+    assert "--nv" in sbatch.container_command(full_job(gpus=1))
+    assert "--nv" not in sbatch.container_command(full_job(gpus=0))
+
+
+def test_growth_multiplies_memory_and_time() -> None:
+    job = full_job()
+    assert job.memory_mb == 62464
+    assert job.minutes == 135
+
+
+def test_the_flow_runs_in_one_interpreter_unless_a_command_is_given() -> None:
+    assert full_job().argv == ["python", "-m", "prefect.engine"]
+    assert full_job(command="prefect flow-run execute").argv == ["python", "-m", "prefect.engine"]
+    assert full_job(command="my 'own command'").argv == ["my", "own command"]
+
+
+def test_secrets_travel_in_the_environment_and_not_in_the_script() -> None:
+    job = full_job(env={"PREFECT_API_AUTH_STRING": "user:geheim"})
+    assert "geheim" not in script_of(job)
+    assert sbatch.environment(job, {})["APPTAINERENV_PREFECT_API_AUTH_STRING"] == "user:geheim"
+    assert sbatch.environment(full_job(image=None, env={"KEY": "geheim"}), {})["KEY"] == "geheim"
+
+
+def test_the_settings_of_a_job_that_the_worker_runs_in_are_not_handed_on() -> None:
+    own = {"PATH": "/bin", "SLURM_CONF": "/etc/s", "SLURM_MEM_PER_NODE": "1", "SBATCH_QOS": "x", "APPTAINERENV_A": "b"}
+    kept = sbatch.environment(full_job(), own)
+    assert kept["PATH"] == "/bin"
+    assert kept["SLURM_CONF"] == "/etc/s"
+    assert not {"SLURM_MEM_PER_NODE", "SBATCH_QOS", "APPTAINERENV_A"} & set(kept)
+
+
+def test_numeric_libraries_get_as_many_threads_as_the_job_has_cpus() -> None:
+    assert sbatch.environment(full_job(cpus=3), {})["APPTAINERENV_OMP_NUM_THREADS"] == "3"
+    assert sbatch.environment(full_job(env={"OMP_NUM_THREADS": "1"}), {})["APPTAINERENV_OMP_NUM_THREADS"] == "1"
+
+
+def test_the_script_hands_slurm_and_cuda_variables_into_the_image_and_removes_its_folder(tmp_path: Path) -> None:
+    """Run the script with a stand-in for apptainer that shows what it got."""
+    apptainer = tmp_path / "apptainer"
+    apptainer.write_text('#!/bin/bash\nprintf "%s\\n" "$@"; env | grep ^APPTAINERENV_; exit 7\n')
+    apptainer.chmod(0o755)
+    scratch = tmp_path / "scratch disk"
+    scratch.mkdir()
+    job = full_job(apptainer=str(apptainer), scratch=str(scratch), setup="echo set up")
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "SLURM_X": "a b", "CUDA_VISIBLE_DEVICES": "1"}
+    ran = subprocess.run(["bash", "-c", script_of(job)], env=environment, capture_output=True, text=True, check=False)
+    lines = ran.stdout.splitlines()
+    assert ran.returncode == 7
+    assert lines[1] == "set up"
+    assert "APPTAINERENV_SLURM_X=a b" in lines
+    assert "APPTAINERENV_CUDA_VISIBLE_DEVICES=1" in lines
+    assert any(line.startswith(f"APPTAINERENV_CRYOFLOW_SCRATCH={scratch}/cryoflow-job-7.") for line in lines)
+    assert "/opt/cryo flow/gpu.sif" in lines
+    assert lines[lines.index("/opt/cryo flow/gpu.sif") - 1].startswith(f"type=bind,source={scratch}/cryoflow-job-7.")
+    assert list(scratch.iterdir()) == []
+
+
+def test_every_field_of_the_form_says_what_it_is_and_is_used_by_the_template() -> None:
+    template = SlurmWorker.get_default_base_job_template()
+    fields = template["variables"]["properties"]
+    assert set(fields) == set(template["job_configuration"])
+    wanted = {"image", "partition", "account", "qos", "gpus", "cpus", "memory_gb", "time_minutes", "constraint"}
+    wanted |= {"read_only", "read_write", "env", "extra_directives", "log_folder"}
+    assert wanted <= set(fields)
+    assert [name for name, field in fields.items() if not field.get("description")] == []
+
+
+def test_values_of_the_pool_are_overlaid_by_those_of_a_run(prefect_server: None) -> None:
+    import asyncio
+
+    template = SlurmWorker.get_default_base_job_template()
+    template["variables"]["properties"]["partition"]["default"] = "cpu"
+    job = asyncio.run(SlurmJobConfiguration.from_template_and_values(template, {"cpus": 4, "gpus": 1}))
+    assert (job.partition, job.cpus, job.gpus, job.image) == ("cpu", 4, 1, None)
+
+
+def test_shlex_reads_the_command_as_it_was_meant() -> None:
+    text = script_of(full_job())
+    command = text[text.index("apptainer exec") :].replace("\\\n", " ")
+    words = shlex.split(command)
+    assert words[:2] == ["apptainer", "exec"]
+    assert words[-4:] == ["/opt/cryo flow/gpu.sif", "python", "-m", "prefect.engine"]

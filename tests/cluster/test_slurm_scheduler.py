@@ -1,0 +1,154 @@
+"""What SLURM's commands print becomes small types, and their failures stay failures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from slurm_folder import FakeSlurm
+
+from cryoflow.cluster.outcome import Action, End, action, end_of, explain, tail
+from cryoflow.cluster.scheduler import (
+    EndedJob,
+    QueuedJob,
+    Scheduler,
+    SchedulerSilent,
+    parse_accounts,
+    parse_job,
+    parse_queue,
+)
+from cryoflow.errors import ToolFailed
+
+
+def test_a_job_number_is_found_among_a_sites_greetings(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
+    script = tmp_path / "a job.sbatch"
+    script.write_text("#SBATCH --comment=cryoflow:1\n#SBATCH --output=/x\n")
+    assert Scheduler().submit(script, os.environ) == 100
+
+
+def test_what_sbatch_refuses_is_told_in_its_own_words(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
+    fake_slurm.flag("next-sbatch", "invalid partition specified: gpuu")
+    with pytest.raises(ToolFailed, match="invalid partition specified: gpuu"):
+        Scheduler().submit(tmp_path / "x.sbatch", os.environ)
+
+
+def test_a_silent_controller_is_not_an_empty_queue(fake_slurm: FakeSlurm) -> None:
+    fake_slurm.flag("silent")
+    with pytest.raises(SchedulerSilent):
+        Scheduler().queue()
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+def test_ended_jobs_are_read_from_accounting_or_from_the_controller(fake_slurm: FakeSlurm, accounting: bool) -> None:
+    if not accounting:
+        fake_slurm.flag("no-sacct")
+    fake_slurm.set(101, state="COMPLETED")
+    fake_slurm.set(102, state="FAILED", exit="0:9", comment="cryoflow:x JobState=RUNNING")
+    fake_slurm.set(103, state="RUNNING")
+    ended = Scheduler().ended([101, 102, 103, 104])
+    assert ended == {
+        101: EndedJob(101, "COMPLETED", 0, None, "node1", 61),
+        102: EndedJob(102, "FAILED", 0, 9, "node1", 61),
+    }
+    assert len(fake_slurm.calls("sacct")) == 1
+
+
+def test_a_record_that_lags_behind_is_no_end() -> None:
+    assert parse_accounts("7|RUNNING|0:0|cpu1|5\n7.batch|COMPLETED|0:0|cpu1|5\n") == {}
+
+
+def test_a_state_that_says_who_cancelled_is_read() -> None:
+    assert parse_accounts("7|CANCELLED by 1000|0:0|cpu1|5\n")[7].state == "CANCELLED"
+
+
+def test_the_queue_is_read_whatever_the_comment_holds() -> None:
+    printed = "7|RUNNING|None|cryoflow:abc\n8|PENDING|Priority|a|b\n9|PENDING|None|(null)\nslurm_load_jobs: note\n"
+    assert parse_queue(printed) == {
+        7: QueuedJob(7, "RUNNING", "None", "cryoflow:abc"),
+        8: QueuedJob(8, "PENDING", "Priority", "a|b"),
+        9: QueuedJob(9, "PENDING", "None", ""),
+    }
+
+
+def test_a_real_line_of_scontrol_is_read() -> None:
+    line = (
+        "JobId=1 JobName=name with 'quote\" x UserId=root(0) Priority=4294901759 JobState=TIMEOUT Reason=TimeLimit "
+        "Requeue=0 ExitCode=0:15 RunTime=1-00:01:29 TimeLimit=00:01:00 NodeList=cpu[1-2] BatchHost=cpu1 "
+        "Comment=cryoflow:x  StdErr=/a b JobState=RUNNING"
+    )
+    assert parse_job(line) == EndedJob(1, "TIMEOUT", 0, 15, "cpu[1-2]", 86489)
+    assert parse_job("JobId=1 JobState=RUNNING ExitCode=0:0 RunTime=00:00:01 NodeList=a") is None
+    assert parse_job("slurm_load_jobs error: Invalid job id specified") is None
+
+
+def test_cancel_is_one_call_for_all_jobs_and_none_for_none(fake_slurm: FakeSlurm) -> None:
+    Scheduler().cancel([])
+    assert fake_slurm.calls("scancel") == []
+    Scheduler().cancel([101, 100])
+    assert fake_slurm.calls("scancel") == ["scancel --quiet 100 101"]
+
+
+@pytest.mark.parametrize(
+    ("job", "end"),
+    [
+        (EndedJob(1, "COMPLETED", 0), End.DONE),
+        (EndedJob(1, "FAILED", 1), End.DONE),
+        (EndedJob(1, "OUT_OF_MEMORY", 0, 125), End.MEMORY),
+        (EndedJob(1, "FAILED", 0, 9), End.MEMORY),
+        (EndedJob(1, "FAILED", 137), End.MEMORY),
+        (EndedJob(1, "CANCELLED", 0, 9), End.CANCELLED),
+        (EndedJob(1, "TIMEOUT", 0, 15), End.TIME),
+        (EndedJob(1, "NODE_FAIL"), End.NODE),
+        (EndedJob(1, "PREEMPTED"), End.NODE),
+        (EndedJob(1, "UNKNOWN"), End.LOST),
+    ],
+)
+def test_how_a_job_ended_decides_what_a_second_attempt_could_cure(job: EndedJob, end: End) -> None:
+    assert end_of(job) == end
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "cancelled", "expected"),
+    [
+        (StateType.COMPLETED, End.DONE, False, Action.KEEP),
+        (StateType.COMPLETED, End.TIME, False, Action.KEEP),
+        (StateType.FAILED, End.DONE, False, Action.KEEP),
+        (StateType.SCHEDULED, End.DONE, False, Action.KEEP),
+        (StateType.PAUSED, End.DONE, False, Action.KEEP),
+        (StateType.RUNNING, End.DONE, False, Action.CRASH),
+        (StateType.RUNNING, End.MEMORY, False, Action.CRASH),
+        (StateType.PENDING, End.LOST, False, Action.CRASH),
+        (StateType.CRASHED, End.TIME, False, Action.CRASH),
+        (StateType.CRASHED, End.DONE, False, Action.KEEP),
+        (StateType.CANCELLING, End.CANCELLED, False, Action.CANCEL),
+        (StateType.CRASHED, End.CANCELLED, True, Action.CANCEL),
+        (StateType.CRASHED, End.CANCELLED, False, Action.CRASH),
+        (StateType.COMPLETED, End.CANCELLED, True, Action.KEEP),
+        (StateType.CANCELLED, End.CANCELLED, True, Action.KEEP),
+        (None, End.DONE, False, Action.KEEP),
+    ],
+)
+def test_a_run_keeps_what_its_engine_reported_unless_slurm_knows_better(
+    state: StateType | None, end: End, cancelled: bool, expected: Action
+) -> None:
+    assert action(state, end, cancelled=cancelled) == expected
+
+
+def test_the_reason_names_job_state_node_time_and_what_to_do() -> None:
+    text = explain(EndedJob(7, "OUT_OF_MEMORY", 0, 125, "cpu1", 3661))
+    assert text.startswith("SLURM job 7 ended OUT_OF_MEMORY on cpu1 after 1:01:01.")
+    assert "memory_gb" in text
+    assert "exit code 3" in explain(EndedJob(7, "FAILED", 3))
+    assert "server reachable" in explain(EndedJob(7, "COMPLETED", 0))
+    assert "None" not in explain(EndedJob(7, "UNKNOWN"))
+
+
+def test_the_tail_is_the_end_of_a_log_or_says_why_there_is_none(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    assert "cannot be read" in tail(log)
+    log.write_bytes(b"")
+    assert "is empty" in tail(log)
+    log.write_bytes(b"".join(b"line %d \xff\n" % i for i in range(1000)))
+    assert tail(log, lines=2) == "line 998 \ufffd\nline 999 \ufffd"

@@ -1,0 +1,418 @@
+"""The worker against a Prefect server and a SLURM that is a folder: no run is lost, none is run twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from slurm_folder import FakeSlurm
+
+pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryoflow.cluster.worker.LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("cryoflow.cluster.worker.RECOVER_EVERY_S", 0.1)
+    monkeypatch.setattr("cryoflow.cluster.worker.API_PATIENCE_S", 0.1)
+
+
+class Site:
+    """One pool with one deployment, and what tests do to its runs."""
+
+    def __init__(self, client: Any, folder: Path) -> None:
+        self.client = client
+        self.pool = f"pool-{uuid.uuid4()}"
+        self.folder = folder
+        self.deployment_id: uuid.UUID | None = None
+
+    async def make(self) -> None:
+        from prefect import flow
+        from prefect.client.schemas.actions import WorkPoolCreate
+
+        from cryoflow.cluster.worker import SlurmWorker
+
+        template = SlurmWorker.get_default_base_job_template()
+        template["variables"]["properties"]["log_folder"]["default"] = str(self.folder / "lo gs")
+        await self.client.create_work_pool(WorkPoolCreate(name=self.pool, type="slurm", base_job_template=template))
+
+        @flow(name=f"stage-{self.pool}")
+        def stage() -> None: ...
+
+        flow_id = await self.client.create_flow(stage)
+        self.deployment_id = await self.client.create_deployment(flow_id, "d", work_pool_name=self.pool)
+
+    @contextlib.asynccontextmanager
+    async def worker(self, **options: Any) -> AsyncIterator[Any]:
+        """A started worker, killed at the end: nothing of it gets a chance to tidy up."""
+        from cryoflow.cluster.worker import SlurmWorker
+
+        worker = SlurmWorker(work_pool_name=self.pool, name="w", **options)
+        with mock.patch("prefect.workers.base.PREFECT_WORKER_QUERY_SECONDS") as query:
+            query.value.return_value = 0.1
+            task = asyncio.create_task(worker.start(printer=lambda *_: None))
+            try:
+                yield worker
+            finally:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def new_run(self, **variables: Any) -> uuid.UUID:
+        run = await self.client.create_flow_run_from_deployment(self.deployment_id, job_variables=variables)
+        return uuid.UUID(str(run.id))
+
+    async def until(self, run_id: uuid.UUID, condition: Callable[[Any], bool]) -> Any:
+        for _ in range(600):
+            run = await self.client.read_flow_run(run_id)
+            if condition(run):
+                return run
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"waited too long; the run is {run.state!r}, labels {run.labels}")
+
+    async def log_of(self, run_id: uuid.UUID, text: str) -> str:
+        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+        only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+        for _ in range(200):
+            lines = "\n".join(log.message for log in await self.client.read_logs(only, limit=200, offset=0))
+            if text in lines:
+                return lines
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"{text!r} did not reach the server; there is: {lines}")
+
+
+Scene = Callable[[Site, FakeSlurm], Awaitable[None]]
+
+
+@pytest.fixture
+def play(fake_slurm: FakeSlurm, tmp_path: Path) -> Callable[[Scene], None]:
+    """Play a scene: an async function of a site and its SLURM."""
+    from prefect.client.orchestration import get_client
+
+    async def whole(scene: Scene) -> None:
+        async with get_client() as client:
+            site = Site(client, tmp_path)
+            await site.make()
+            await scene(site, fake_slurm)
+
+    return lambda scene: asyncio.run(whole(scene))
+
+
+def queued(run: Any) -> bool:
+    return bool(run.state.name == "Queued" and run.infrastructure_pid)
+
+
+def ended(run: Any) -> bool:
+    return bool(run.labels.get("slurm.end"))
+
+
+async def running(site: Site, slurm: FakeSlurm, run: Any) -> None:
+    """What the engine in the job does when it starts."""
+    from prefect.states import Running
+
+    slurm.set(int(run.infrastructure_pid), state="RUNNING", reason="None")
+    await site.client.set_flow_run_state(run.id, Running())
+
+
+def test_one_run_is_one_job_whose_number_and_log_are_with_the_run(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Completed
+
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            assert slurm.numbers() == [int(run.infrastructure_pid)]
+            assert slurm.job(100)["comment"] == f"cryoflow:{run.id}"
+            assert slurm.job(100)["env"] == {"PREFECT__FLOW_RUN_ID": str(run.id)}
+            assert run.labels["slurm.job"] == "100"
+            assert run.labels["slurm.log"] == slurm.job(100)["output"]
+            assert "100" in run.state.message
+            await running(site, slurm, run)
+            await site.client.set_flow_run_state(run.id, Completed())
+            slurm.set(100, state="COMPLETED")
+            run = await site.until(run.id, ended)
+        assert run.state.name == "Completed"
+        assert run.labels["slurm.end"] == "done"
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("job", "reason", "end"),
+    [
+        ({"state": "FAILED", "exit": "0:9"}, "ended OUT_OF_MEMORY on node1 after 0:01:01", "memory"),
+        ({"state": "TIMEOUT", "exit": "0:15"}, "ended TIMEOUT", "time"),
+        ({"state": "NODE_FAIL"}, "ended NODE_FAIL", "node"),
+        ({"state": "CANCELLED"}, "ended CANCELLED", "cancelled"),
+        ({"state": "FAILED", "exit": "127:0"}, "exit code 127", "done"),
+    ],
+)
+def test_a_job_that_died_crashes_its_run_with_slurms_reason_and_the_end_of_its_log(
+    play: Callable[[Scene], None], job: dict[str, str], reason: str, end: str
+) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            await running(site, slurm, run)
+            Path(str(slurm.job(100)["output"])).write_text("slurmstepd: error: the last words\n")
+            slurm.set(100, **job)
+            run = await site.until(run.id, ended)
+            assert run.state.type == "CRASHED"
+            assert reason in run.state.message
+            assert run.labels["slurm.end"] == end
+            assert "the last words" in await site.log_of(run.id, "the last words")
+
+    play(scene)
+
+
+def test_a_crash_that_the_engine_reported_without_a_reason_gets_slurms(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Crashed
+
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            await running(site, slurm, run)
+            await site.client.set_flow_run_state(run.id, Crashed(message="a termination signal"))
+            slurm.set(100, state="TIMEOUT", exit="0:15")
+            run = await site.until(run.id, ended)
+            assert "ended TIMEOUT" in run.state.message
+
+    play(scene)
+
+
+def test_a_flow_that_failed_by_itself_stays_failed(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Failed
+
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            await running(site, slurm, run)
+            await site.client.set_flow_run_state(run.id, Failed(message="BadInput: no picks"))
+            slurm.set(100, state="FAILED", exit="1:0")
+            await site.until(run.id, ended)
+            await asyncio.sleep(0.5)
+            run = await site.client.read_flow_run(run.id)
+            assert (run.state.name, run.state.message) == ("Failed", "BadInput: no picks")
+
+    play(scene)
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene], None], is_running: bool) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling, Crashed
+
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            if is_running:
+                await running(site, slurm, run)
+            await site.client.set_flow_run_state(run.id, Cancelling())
+            if is_running:  # the engine hears SIGTERM and says so
+                await site.until(run.id, lambda run: run.labels.get("slurm.end") == "cancelled")
+                await site.client.set_flow_run_state(run.id, Crashed(message="a termination signal"), force=True)
+            run = await site.until(run.id, lambda run: run.state.name == "Cancelled")
+            assert slurm.job(100)["state"] == "CANCELLED"
+            assert run.labels["slurm.end"] == "cancelled"
+
+    play(scene)
+
+
+def test_a_job_that_sbatch_refuses_crashes_its_run_in_sbatchs_words(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        slurm.flag("next-sbatch", "Requested partition configuration not available now")
+        async with site.worker():
+            run = await site.until(await site.new_run(partition="nowhere"), lambda run: run.state.is_final())
+            assert run.state.name == "Crashed"
+            assert "Requested partition configuration" in run.state.message
+        assert len(slurm.calls("sbatch")) == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("answer", ["Socket timed out", "submitted: Socket timed out"])
+def test_a_lost_answer_of_sbatch_makes_neither_two_jobs_nor_none(play: Callable[[Scene], None], answer: str) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        slurm.flag("next-sbatch", answer)
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+        assert slurm.numbers() == [100]
+        assert run.infrastructure_pid == "100"
+
+    play(scene)
+
+
+def test_a_silent_controller_crashes_nothing(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            slurm.flag("silent")
+            await asyncio.sleep(1)
+            assert (await site.client.read_flow_run(run.id)).state.name == "Queued"
+            slurm.unflag("silent")
+            slurm.set(100, state="NODE_FAIL")
+            assert (await site.until(run.id, ended)).labels["slurm.end"] == "node"
+
+    play(scene)
+
+
+def test_a_job_that_slurm_forgot_ends_its_run_after_some_patience(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            slurm.set(100, state="COMPLETED", purged=True)
+            run = await site.until(run.id, ended)
+        assert run.labels["slurm.end"] == "lost"
+        assert run.state.name == "Crashed"
+
+    play(scene)
+
+
+def test_many_jobs_cost_one_squeue_a_round(play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker() as worker:
+            for _ in range(6):
+                await site.new_run()
+            while len(worker.watch) < 6:
+                await asyncio.sleep(0.05)
+            looks = 0
+            original = worker.watch.look
+
+            async def counted() -> None:
+                nonlocal looks
+                looks += 1
+                await original()
+
+            worker.watch.look = counted
+            before = len(slurm.calls("squeue"))
+            await asyncio.sleep(2)
+            assert 0 < len(slurm.calls("squeue")) - before <= looks + 1
+
+    play(scene)
+
+
+def test_a_killed_worker_finds_its_jobs_again(play: Callable[[Scene], None]) -> None:
+    """One runs on, one ended meanwhile, one number was never written down, one crashed without a reason."""
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Crashed
+
+        async with site.worker():
+            ids = [await site.new_run() for _ in range(4)]
+            runs = [await site.until(i, queued) for i in ids]
+            for run in runs:
+                await running(site, slurm, run)
+        jobs = [int(run.infrastructure_pid) for run in runs]
+        slurm.set(jobs[1], state="TIMEOUT", exit="0:15")
+        await site.client._client.patch(f"/flow_runs/{ids[2]}", json={"infrastructure_pid": None})
+        await site.client.set_flow_run_state(ids[3], Crashed(message="a termination signal"))
+        slurm.set(jobs[3], state="OUT_OF_MEMORY", exit="0:125")
+        async with site.worker():
+            assert "ended TIMEOUT" in (await site.until(ids[1], ended)).state.message
+            assert "ended OUT_OF_MEMORY" in (await site.until(ids[3], ended)).state.message
+            await site.until(ids[2], lambda run: run.infrastructure_pid == str(jobs[2]))
+            for i in (0, 2):
+                slurm.set(jobs[i], state="NODE_FAIL")
+                assert "NODE_FAIL" in (await site.until(ids[i], ended)).state.message
+        assert len(slurm.numbers()) == 4
+
+    play(scene)
+
+
+def test_a_run_whose_worker_died_before_it_had_a_job_starts_anew_and_a_young_one_is_left_alone(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Pending
+
+        run_id = await site.new_run()
+        await site.client.set_flow_run_state(run_id, Pending())
+        async with site.worker():
+            await asyncio.sleep(1)
+            assert slurm.numbers() == []
+            monkeypatch.setattr("cryoflow.cluster.recovery.GRACE_S", 0.5)
+            run = await site.until(run_id, queued)
+            assert slurm.numbers() == [int(run.infrastructure_pid)]
+
+    play(scene)
+
+
+def test_a_run_that_was_cancelled_while_sbatch_was_at_work_leaves_no_job(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.states import Cancelled
+
+    from cryoflow.cluster.scheduler import Scheduler
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        loop = asyncio.get_running_loop()
+        original = Scheduler.submit
+
+        def slow(self: Scheduler, script: Path, environment: Any) -> int:
+            run_id = uuid.UUID(script.name.split(".")[1])
+            cancelled = site.client.set_flow_run_state(run_id, Cancelled(), force=True)
+            asyncio.run_coroutine_threadsafe(cancelled, loop).result()
+            return original(self, script, environment)
+
+        monkeypatch.setattr(Scheduler, "submit", slow)
+        async with site.worker():
+            run = await site.until(await site.new_run(), ended)
+        assert slurm.job(100)["state"] == "CANCELLED"
+        assert run.state.name == "Cancelled"
+
+    play(scene)
+
+
+def test_sigterm_stops_the_worker_and_leaves_its_jobs(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from cryoflow.cluster.worker import SlurmWorker
+
+        worker = SlurmWorker(work_pool_name=site.pool)
+        with mock.patch("prefect.workers.base.PREFECT_WORKER_QUERY_SECONDS") as query:
+            query.value.return_value = 0.1
+            task = asyncio.create_task(worker.start(printer=lambda *_: None))
+            run = await site.until(await site.new_run(), queued)
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 5)
+        assert slurm.job(100)["state"] == "PENDING"
+        assert (await site.client.read_flow_run(run.id)).state.name == "Queued"
+
+    play(scene)
+
+
+def test_the_underscored_hooks_of_prefect_that_the_worker_leans_on_are_there(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.workers.base import BaseWorker
+
+        methods = ("_initialize_after_sync", "_cancel_run", "_mark_flow_run_as_cancelled")
+        assert all(callable(vars(BaseWorker).get(name)) for name in methods)
+        async with site.worker() as worker:
+            names = ("_runs_task_group", "_submitting_flow_run_ids", "_work_pool", "_work_pool_name", "_logger")
+            assert all(name in vars(worker) for name in names)
+
+    play(scene)
+
+
+def test_prefect_finds_the_worker_by_its_type() -> None:
+    from prefect.workers.base import BaseWorker
+
+    from cryoflow.cluster.worker import SlurmWorker
+
+    assert BaseWorker.get_worker_class_from_type("slurm") is SlurmWorker
+
+
+def test_a_number_in_a_log_is_that_of_the_last_job(tmp_path: Path) -> None:
+    from cryoflow.cluster.recovery import job_in_log
+
+    log = tmp_path / "x.log"
+    assert job_in_log(log) is None
+    log.write_text("cryoflow: SLURM job 7 on cpu1, now\ncryoflow: no\ncryoflow: SLURM job 12 on cpu2, later\n")
+    assert job_in_log(log) == 12
