@@ -26,7 +26,7 @@ from cryoflow.formats.star_write import write_star
 
 __all__ = ["count_rows", "list_blocks", "read_blocks", "read_table", "write_star"]
 
-Column = npt.NDArray[np.float64] | npt.NDArray[np.float32] | pd.Categorical
+Column = npt.NDArray[Any] | pd.Categorical
 Table = dict[str, Column]
 
 _TEXT_ENDINGS = ("Name", "Label", "Coordinates", "Metadata", "File", "Process", "Node", "Alias", "Movie")

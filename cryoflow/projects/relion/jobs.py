@@ -1,0 +1,208 @@
+"""The jobs of a project: what each is, whether its picks can be used and why not, and which files hold them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoflow.errors import BadInput
+from cryoflow.picks import Kind
+from cryoflow.projects.found import Job, JobStatus, Output, Project
+from cryoflow.projects.relion import relion1
+from cryoflow.projects.relion.job_types import job_type
+from cryoflow.projects.relion.lineage import micrograph_stars, select_kind
+from cryoflow.projects.relion.options import is_yes, job_options
+from cryoflow.projects.relion.outputs import Found, find_outputs
+from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.pipeline import Pipeline, Process, load_pipeline
+
+SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    status: JobStatus
+    reason: str = ""
+
+
+def find_jobs(project: Project) -> list[Job]:
+    """Every job of a project, sorted by number, with its status and the reason for it.
+
+    Reads the pipeline, and of each job that can hold picks: its folder's listing, its options, and the first part of
+    the files that hold them. No table is read through.
+
+    Raises
+    ------
+    OSError
+        Where the project's folder may not be read.
+    """
+    os.listdir(project.path)
+    if project.program_version == "1":
+        return relion1.find_jobs(project)
+    pipeline = load_pipeline(project.path)
+    ordered = sorted(pipeline.processes.values(), key=lambda p: (_number(p.job), p.name))
+    return [_job(project, pipeline, process) for process in ordered]
+
+
+def _number(job: str) -> int:
+    digits = re.search(r"\d+$", job)
+    return int(digits.group()) if digits else 0
+
+
+def _job(project: Project, pipeline: Pipeline, process: Process) -> Job:
+    folder = pipeline.folder(process.name)
+    known = job_type(process.type_label)
+    kind, found = known.kind, Found()
+    names = _names(folder)
+    if known.useless:
+        verdict = _Verdict(JobStatus.NOT_OF_INTEREST, known.useless)
+    elif names is None:
+        verdict = _Verdict(JobStatus.CLEARED, "its folder is gone")
+    elif isinstance(names, OSError):
+        verdict = _Verdict(JobStatus.UNREADABLE, f"its folder cannot be read: {names.strerror}")
+    elif is_yes(job_options(folder).get("rlnJobIsTomo", "")):
+        verdict = _Verdict(JobStatus.NOT_OF_INTEREST, "tomography: picks in three dimensions are not read")
+    else:
+        found = find_outputs(pipeline, process, kind, names)
+        verdict = _verdict(pipeline, process, kind, names, found)
+    if kind is Kind.SELECT:
+        kind = select_kind(pipeline, process.name, names if isinstance(names, set) else set())
+        if names is None and not any(n.endswith("particles.star") for n in pipeline.edges_out.get(process.name, ())):
+            verdict = _Verdict(JobStatus.NOT_OF_INTEREST, "selects micrographs, not particles")
+    context = tuple(pipeline.project / node for node in micrograph_stars(pipeline, process.name))
+    return Job(
+        program="relion",
+        project=project.path,
+        project_name=project.name,
+        job=process.job,
+        folder=folder,
+        kind=kind,
+        job_type=process.type_label,
+        status=verdict.status,
+        reason=verdict.reason,
+        alias=process.alias.rpartition("/")[2],
+        outputs=tuple(_output(path, suffix, folder, context, names) for path, suffix in found.stars),
+        detail={"process": process.name, "program_version": project.program_version},
+    )
+
+
+def _names(folder: Path) -> set[str] | OSError | None:
+    try:
+        return set(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error
+
+
+def _output(
+    path: Path, suffix: str, folder: Path, context: tuple[Path, ...], names: set[str] | OSError | None
+) -> Output:
+    files = [path, *(p for p in context if p.is_file())]
+    if isinstance(names, set) and SUCCESS in names:
+        files.append(folder / SUCCESS)  # rewritten by each run: stands for the many files behind a list of coordinates
+    try:
+        n_picks = peek(path).n_rows
+    except BadInput:
+        n_picks = None
+    is_list = _is_list(path)
+    return Output(
+        os.path.relpath(path, folder),
+        suffix,
+        tuple(files) + (_coordinate_files(folder) if is_list and files[-1].name != SUCCESS else ()),
+        n_picks=None if is_list else n_picks,
+        n_micrographs=n_picks if is_list else None,
+    )
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        seen = peek(path)
+    except BadInput:
+        return path.name.startswith("coords_suffix")
+    return seen.is_coordinate_list
+
+
+def _coordinate_files(folder: Path) -> tuple[Path, ...]:
+    """All small files of picks below a job that somebody may still be changing."""
+    return tuple(
+        sorted(
+            Path(top, name)
+            for top, _, files in os.walk(folder)
+            for name in files
+            if name.endswith((".star", ".box")) and not name.startswith("job")
+        )
+    )
+
+
+def _verdict(pipeline: Pipeline, process: Process, kind: Kind, names: set[str], found: Found) -> _Verdict:
+    """The status of a job whose folder is there: the first rule that applies."""
+    ended = _ended(pipeline.folder(process.name), process, names)
+    if found.useless and (ended is None or found.is_certain):
+        return _Verdict(JobStatus.NOT_OF_INTEREST, found.useless)
+    if ended is not None:
+        return ended
+    if not found.stars:
+        if not names - {"note.txt", "run.out", "run.err", "job.star", "run.job", "job_pipeline.star", SUCCESS}:
+            return _Verdict(JobStatus.CLEARED, "its folder holds no output")
+        return _Verdict(JobStatus.CLEARED, f"its output is gone ({found.expected})")
+    for problem in _problems(found):
+        return problem
+    if found.unfinished:
+        return _Verdict(JobStatus.UNFINISHED, found.unfinished)
+    if kind is Kind.CLASS_2D:
+        return _Verdict(
+            JobStatus.NOT_OF_INTEREST, "holds all its particles, good and bad: use its Select job, or name classes"
+        )
+    return _Verdict(JobStatus.USABLE)
+
+
+def _problems(found: Found) -> Iterator[_Verdict]:
+    """What the beginning of the files tells; nothing where they look well. One good file makes a job usable."""
+    verdicts = []
+    for path, _ in found.stars:
+        try:
+            seen = peek(path)
+        except BadInput as error:
+            verdicts.append(_Verdict(JobStatus.UNREADABLE, f"{path.name} {error.reason}"))
+            continue
+        if seen.tomography:
+            verdicts.append(_Verdict(JobStatus.NOT_OF_INTEREST, f"tomography: {path.name} has _{seen.tomography}"))
+        elif not (seen.has_coordinates or seen.is_coordinate_list):
+            verdicts.append(_Verdict(JobStatus.UNREADABLE, f"{path.name} has no _rlnCoordinateX and _rlnCoordinateY"))
+        elif seen.n_rows == 0:
+            verdicts.append(_Verdict(JobStatus.EMPTY, f"{path.name} has no rows"))
+        else:
+            return
+    yield from verdicts[:1]
+
+
+def _ended(folder: Path, process: Process, names: Collection[str]) -> _Verdict | None:
+    """Why a job has not ended well; None where it has. Its exit file knows best, then the pipeline.
+
+    `job_pipeline.star` in the job's folder says Running for ever, and is not asked.
+    """
+    marks = [name for name in (SUCCESS, FAILURE, ABORTED) if name in names]
+    if marks:
+        newest = max(marks, key=lambda name: _mtime_ns(folder / name))
+        if newest == FAILURE:
+            return _Verdict(JobStatus.FAILED, "ended with an error (RELION_JOB_EXIT_FAILURE)")
+        if newest == ABORTED:
+            return _Verdict(JobStatus.FAILED, "was aborted (RELION_JOB_EXIT_ABORTED)")
+        return None
+    return {
+        "Running": _Verdict(JobStatus.UNFINISHED, "is running, or was never marked as finished"),
+        "Scheduled": _Verdict(JobStatus.UNFINISHED, "is scheduled"),
+        "Failed": _Verdict(JobStatus.FAILED, "ended with an error, says default_pipeline.star"),
+        "Aborted": _Verdict(JobStatus.FAILED, "was aborted, says default_pipeline.star"),
+    }.get(process.status)
+
+
+def _mtime_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

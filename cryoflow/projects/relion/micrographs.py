@@ -1,0 +1,167 @@
+"""The micrograph table of a set of picks: every micrograph that was searched, with the best that is known of each.
+
+The pixel size comes from the first of these that knows it: the optics of the file itself; the tables of micrographs
+that the job goes back to, by micrograph name, then by the name of the optics group; the MRC header; the movie's pixel
+size times the binning of motion correction. Else it is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.star import read_table
+from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.header import MicrographHeader, micrograph_status
+from cryoflow.picks import micrograph_table
+from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, merged, old_optics, read_optics
+
+_CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
+_FEW_FILES = 64
+
+
+@dataclass(frozen=True)
+class Ctf:
+    """Defocus of one micrograph; what is not known is NaN."""
+
+    defocus_u_A: float = NAN
+    defocus_v_A: float = NAN
+    defocus_angle_deg: float = NAN
+    phase_shift_deg: float = NAN
+
+
+@dataclass(frozen=True)
+class KnownMicrographs:
+    """What tables of micrographs say, by micrograph name and by the name of the optics group."""
+
+    names: tuple[str, ...] = ()
+    """In the first of the tables."""
+    optics: Mapping[str, Optics] = field(default_factory=dict)
+    ctf: Mapping[str, Ctf] = field(default_factory=dict)
+    optics_of_group: Mapping[str, Optics] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_micrograph_stars(paths: Sequence[Path]) -> KnownMicrographs:
+    """Bring tables of micrographs together, the first has the word. Tables that are gone are passed over."""
+    names: tuple[str, ...] = ()
+    optics: dict[str, Optics] = {}
+    ctf: dict[str, Ctf] = {}
+    of_group: dict[str, Optics] = {}
+    notes: list[str] = []
+    for path in paths:
+        if not path.is_file():
+            continue
+        try:
+            found, groups = _read_one(path)
+        except BadInput as error:
+            notes.append(f"{path.name} of {path.parent.name} could not be used: {error.reason}")
+            continue
+        names = names or tuple(found)
+        for name, (its_optics, its_ctf) in found.items():
+            optics[name] = merged(optics[name], its_optics) if name in optics else its_optics
+            if name not in ctf or math.isnan(ctf[name].defocus_u_A):
+                ctf[name] = its_ctf
+        for group in groups:
+            of_group[group.name] = merged(of_group[group.name], group) if group.name in of_group else group
+    return KnownMicrographs(names, optics, ctf, of_group, tuple(notes))
+
+
+def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, Ctf]], list[Optics]]:
+    table = read_table(path, None, ["rlnMicrographName"], optional=["rlnOpticsGroup", *_CTF_COLUMNS, *OLD_COLUMNS])
+    groups = read_optics(path) if "rlnOpticsGroup" in table else {}
+    found: dict[str, tuple[Optics, Ctf]] = {}
+    values = [np.asarray(table[c], np.float64) if c in table else None for c in _CTF_COLUMNS]
+    for row, name in enumerate(table["rlnMicrographName"]):
+        if groups:
+            number = float(table["rlnOpticsGroup"][row])  # type: ignore[arg-type]
+            optics = groups.get(int(number), Optics()) if not math.isnan(number) else Optics()
+        else:
+            optics = old_optics(table, row)
+        if math.isnan(optics.micrograph_pixel_size_A):  # in a table of micrographs, the pixel is the micrograph's
+            optics = merged(optics, Optics(micrograph_pixel_size_A=optics.image_pixel_size_A))
+        found[str(name)] = (optics, Ctf(*(NAN if v is None else float(v[row]) for v in values)))
+    return found, list(groups.values())
+
+
+def tabulate(
+    own: Mapping[str, tuple[Optics, Ctf]],
+    known: KnownMicrographs,
+    searched: Sequence[str],
+    finder: Finder,
+    binning: float | None,
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table, sorted by name, and notes on what was fallen back to.
+
+    Parameters
+    ----------
+    own
+        What the file with the picks says of each of its micrographs.
+    known
+        What tables of micrographs say.
+    searched
+        Names of all micrographs in which particles were looked for.
+    binning
+        Of motion correction; None where unknown.
+    """
+    names = sorted({*own, *searched})
+    paths = [finder.find(name) for name in names]
+    statuses = _statuses(paths)
+    rows: list[dict[str, object]] = []
+    fell_back: dict[str, int] = {}
+    differing = 0
+    for name, path, (status, header) in zip(names, paths, statuses, strict=True):
+        optics, ctf = own.get(name, (Optics(), Ctf()))
+        optics = merged(optics, known.optics.get(name, Optics()))
+        if optics.name and optics.name in known.optics_of_group:
+            optics = merged(optics, known.optics_of_group[optics.name])
+        if math.isnan(ctf.defocus_u_A):
+            ctf = known.ctf.get(name, ctf)
+        pixel_size_A = optics.micrograph_pixel_size_A
+        header_size_A = header.pixel_size_A if header else None
+        if math.isnan(pixel_size_A) and header_size_A:
+            pixel_size_A = header_size_A
+            fell_back["their MRC headers"] = fell_back.get("their MRC headers", 0) + 1
+        elif math.isnan(pixel_size_A) and binning and not math.isnan(optics.movie_pixel_size_A):
+            pixel_size_A = optics.movie_pixel_size_A * binning
+            fell_back["the movies' times the binning"] = fell_back.get("the movies' times the binning", 0) + 1
+        elif header_size_A and not math.isclose(header_size_A, 1.0) and header_size_A > 1.5 * pixel_size_A:
+            differing += 1
+        rows.append(
+            {
+                "name": name,
+                "path": str(path) if path and status in ("found", "movie", "unreadable") else None,
+                "status": status,
+                "uid": None,
+                "ny": header.shape_yx[0] if header else None,
+                "nx": header.shape_yx[1] if header else None,
+                "pixel_size_A": pixel_size_A,
+                "voltage_kV": optics.voltage_kV,
+                "cs_mm": optics.cs_mm,
+                "amplitude_contrast": optics.amplitude_contrast,
+                **vars(ctf),
+            }
+        )
+    notes = [f"pixel size of {n} micrographs from {source}" for source, n in fell_back.items()]
+    if differing:
+        notes.append(f"{differing} micrographs found are coarser than the project says: binned copies?")
+    if unknown := sum(1 for row in rows if math.isnan(float(str(row["pixel_size_A"])))):
+        notes.append(f"pixel size of {unknown} micrographs is not known")
+    columns = rows[0].keys() if rows else ["name"]
+    table = {c: [row[c] for row in rows] for c in columns}
+    return micrograph_table(table), notes
+
+
+def _statuses(paths: Sequence[Path | None]) -> list[tuple[str, MicrographHeader | None]]:
+    """Status and header of each file; many are read side by side, since a network file system answers slowly."""
+    if len(paths) < _FEW_FILES or all(path is None for path in paths):
+        return [micrograph_status(path) for path in paths]
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(micrograph_status, paths, chunksize=32))

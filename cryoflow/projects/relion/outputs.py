@@ -1,0 +1,192 @@
+"""Which files of a job hold picks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.star import read_blocks
+from cryoflow.picks import Kind
+from cryoflow.projects.relion.job_types import node_kind
+from cryoflow.projects.relion.options import is_yes, job_options
+from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.pipeline import Pipeline, Process
+
+_ITERATION = re.compile(r"run(?:_ct(?P<start>\d+))?_it(?P<iteration>\d+)_data\.star")
+_FINAL = re.compile(r"run(?:_ct(?P<start>\d+))?_data\.star")
+_SPLIT = re.compile(r"particles_split(?P<number>\d+)\.star")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The STAR files with picks that a job left, each with the suffix of its entry.
+
+    Attributes
+    ----------
+    useless
+        Why such a job has no picks, where it has none.
+    is_certain
+        Whether that holds however the job ended.
+    unfinished
+        Why they are not final.
+    expected
+        What was looked for.
+    """
+
+    stars: tuple[tuple[Path, str], ...] = ()
+    useless: str = ""
+    is_certain: bool = False
+    unfinished: str = ""
+    expected: str = ""
+
+
+def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
+    """The files with picks in a job's folder, which holds `names`."""
+    folder = pipeline.folder(process.name)
+    if kind is Kind.REFINE_3D:
+        return _refinement(folder, names)
+    if kind in (Kind.CLASS_2D, Kind.CLASS_3D):
+        last = last_iteration(names)
+        found = _expected(folder, "run_itNNN_data.star", [last] if last else [])
+        return _by_class(folder, found) if kind is Kind.CLASS_3D else found
+    if kind is Kind.SELECT:
+        return _selection(pipeline, process, names)
+    if kind in (Kind.MANUAL_PICK, Kind.AUTO_PICK):
+        return _picking(pipeline, process, kind, names)
+    if kind in (Kind.IMPORT, Kind.EXTERNAL):
+        return _from_outside(pipeline, process, kind, names)
+    return _expected(folder, "particles.star", ["particles.star"] if "particles.star" in names else _joined(names))
+
+
+def last_iteration(names: Collection[str]) -> str | None:
+    """The data file of the highest iteration; of equal ones that of the run continued latest."""
+    found = [(int(m["iteration"]), int(m["start"] or -1), m.string) for n in names if (m := _ITERATION.fullmatch(n))]
+    return max(found)[2] if found else None
+
+
+def _expected(folder: Path, expected: str, names: Collection[str]) -> Found:
+    return Found(tuple((folder / name, "") for name in names), expected=expected)
+
+
+def _refinement(folder: Path, names: Collection[str]) -> Found:
+    final = [(int(m["start"] or -1), m.string) for n in names if (m := _FINAL.fullmatch(n))]
+    if final:
+        return _expected(folder, "run_data.star", [max(final)[1]])
+    last = last_iteration(names)
+    if last is None:
+        return Found(expected="run_data.star")
+    reason = f"has not converged: the last it wrote is {last}, there is no run_data.star"
+    return Found(((folder / last, ""),), unfinished=reason, expected="run_data.star")
+
+
+def _by_class(folder: Path, found: Found) -> Found:
+    """One output a class, where the number of classes is known."""
+    try:
+        n_classes = int(job_options(folder).get("nr_classes", "1"))
+    except ValueError:
+        n_classes = 1
+    if not found.stars or n_classes < 2:
+        return found
+    path = found.stars[0][0]
+    return Found(tuple((path, f"class{k}") for k in range(1, n_classes + 1)), expected=found.expected)
+
+
+def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> Found:
+    folder = pipeline.folder(process.name)
+    splits = sorted((int(m["number"]), m.string) for n in names if (m := _SPLIT.fullmatch(n)))
+    if splits:
+        return Found(tuple((folder / name, f"split{number}") for number, name in splits), expected="particles_splitN")
+    if "particles.star" in names:
+        return _expected(folder, "particles.star", ["particles.star"])
+    made = pipeline.edges_out.get(process.name, ())
+    options = job_options(folder)
+    takes_micrographs = options.get("fn_mic", "") or any(
+        pipeline.is_micrographs(n) for n in pipeline.inputs(process.name)
+    )
+    only_micrographs = any(name.startswith("micrographs") and name.endswith(".star") for name in names)
+    if only_micrographs or (takes_micrographs and not any(n.endswith("particles.star") for n in made)):
+        return Found(useless="selects micrographs, not particles", is_certain=True)
+    return Found(expected="particles.star")
+
+
+def _picking(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
+    folder = pipeline.folder(process.name)
+    options = job_options(folder)
+    made = pipeline.edges_out.get(process.name, ())
+    if is_yes(options.get("do_startend", "")) or any(
+        "startend" in pipeline.node_kinds.get(n, "").lower() for n in made
+    ):
+        return Found(useless="picks are start and end points of helices, not centres of particles", is_certain=True)
+    if is_yes(options.get("do_topaz_train", "")):
+        return Found(useless="trains Topaz, has no picks", is_certain=True)
+    word = "manualpick" if kind is Kind.MANUAL_PICK else "autopick"
+    for name in (f"{word}.star", f"coords_suffix_{word}.star"):
+        if name in names:
+            return _expected(folder, name, [name])
+    others = sorted(name for name in names if name.startswith("coords_suffix"))
+    return _expected(folder, f"{word}.star or coords_suffix_{word}.star", others[:1])
+
+
+def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
+    """Import and External jobs: whatever they say they made, else whatever looks like it."""
+    folder = pipeline.folder(process.name)
+    stated = {n: pipeline.node_kinds.get(n, "") for n in pipeline.edges_out.get(process.name, ())}
+    stated |= _stated_by_job(pipeline, folder)
+    prefix = f"{process.name}/"
+    wanted = [
+        n.removeprefix(prefix)
+        for n, what in stated.items()
+        if what in ("coordinates", "particles") and n.startswith(prefix)
+    ]
+    present = [n for n in wanted if (folder / n).is_file()]
+    if not present and kind is Kind.IMPORT and stated:
+        if wanted:
+            return Found(expected=", ".join(wanted))
+        return Found(useless="imports no picks", is_certain=True)
+    if not present:
+        stars = sorted(n for n in names if n.endswith(".star") and not n.startswith(("job", "RELION_", "default_")))
+        present = [n for n in stars if _has_picks(folder / n)]
+        present = present or [n for n in stars if n.startswith("coords_suffix")]
+    if not present and not wanted:
+        return Found(useless="has no picks", expected="")
+    suffixes = ["" if i == 0 else Path(name).stem.replace("_", "-") for i, name in enumerate(present)]
+    stars_found = tuple((folder / n, s) for n, s in zip(present, suffixes, strict=True))
+    return Found(stars_found, expected=", ".join(wanted) or "a STAR file with coordinates")
+
+
+def _stated_by_job(pipeline: Pipeline, folder: Path) -> dict[str, str]:
+    """What an External job wrote into `RELION_OUTPUT_NODES.star`."""
+    path = folder / "RELION_OUTPUT_NODES.star"
+    if not path.is_file():
+        return {}
+    try:
+        nodes = read_blocks(path).get("output_nodes", {})
+    except BadInput:
+        return {}
+    if isinstance(nodes, dict):
+        rows = [
+            (
+                nodes.get("rlnPipeLineNodeName", ""),
+                nodes.get("rlnPipeLineNodeTypeLabel", nodes.get("rlnPipeLineNodeType", "")),
+            )
+        ]
+    else:
+        kinds = nodes.get("rlnPipeLineNodeTypeLabel", nodes.get("rlnPipeLineNodeType"))
+        rows = [] if kinds is None else list(zip(nodes["rlnPipeLineNodeName"], kinds, strict=True))
+    return {pipeline.resolved(name): node_kind(kind) for name, kind in rows if name}
+
+
+def _has_picks(path: Path) -> bool:
+    try:
+        seen = peek(path)
+    except BadInput:
+        return False
+    return seen.has_coordinates or seen.is_coordinate_list
+
+
+def _joined(names: Collection[str]) -> list[str]:
+    """JoinStar's name for its result."""
+    return ["join_particles.star"] if "join_particles.star" in names else []

@@ -1,0 +1,269 @@
+"""Particle tables: positions in the frame of `cryoflow.picks`, whatever generation wrote them.
+
+`rlnCoordinateX/Y` are centres in pixels of the micrograph, from its first stored pixel, untouched by the rescaling of
+extracted boxes. A refinement keeps them and writes the shift that it found as an origin, in angstrom (3.1 and later) or
+in pixels of the box (before): the centre is the coordinate minus the origin, in micrograph pixels. This was checked
+against simulations with known truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.formats.star import Table, read_table
+from cryoflow.projects.relion.micrographs import Ctf
+from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, old_optics, read_optics
+from cryoflow.projects.relion.peek import peek
+
+SCORE = "rlnAutopickFigureOfMerit"
+UNKNOWN = -999.0
+"""What RELION writes for a figure of merit or an angle that it does not have."""
+
+_ANGST = ("rlnOriginXAngst", "rlnOriginYAngst")
+_PIXELS = ("rlnOriginX", "rlnOriginY")
+_DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
+_REST = (SCORE, "rlnClassNumber", "rlnAnglePsi", "rlnOpticsGroup", "rlnHelicalTubeID")
+_NARROW = (*_DEFOCUS, *OLD_COLUMNS, "rlnClassNumber", "rlnOpticsGroup", "rlnHelicalTubeID")
+_LARGEST_SHIFT = 0.25
+"""Of the box: a larger origin is that of a sub-particle or of a helix, and no correction of a pick."""
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass
+class Particles:
+    """A particle table, sorted by micrograph; its arrays are changed in place while it is worked on.
+
+    Attributes
+    ----------
+    names
+        Micrographs, sorted.
+    columns
+        `micrograph` (index of `names`), `x_px`, `y_px`, and further columns of `picks.PICK_COLUMNS`.
+    origin
+        The recorded shift in x and y, taken out of `columns`; None where there is none.
+    origin_in_A
+        Whether it is in angstrom; else it is in pixels of the box.
+    own
+        What the file says of each micrograph.
+    box_A
+        Edge of the extracted box, NaN where unknown.
+    """
+
+    names: list[str]
+    columns: dict[str, npt.NDArray[np.generic]]
+    origin: tuple[FloatArray, FloatArray] | None
+    origin_in_A: bool
+    own: Mapping[str, tuple[Optics, Ctf]]
+    box_A: float
+    is_helical: bool
+    notes: list[str]
+
+
+def read_particles(path: Path, classes: frozenset[int] | None = None) -> Particles:
+    """Read a particle table; of these classes only, where some are named.
+
+    Raises
+    ------
+    BadInput
+        Where the file is damaged or is one of tomography.
+    MissingMetadata
+        Where it does not say which micrographs the particles are on.
+    """
+    seen = peek(path)
+    if seen.tomography:
+        raise BadInput(
+            path, f"is of tomography (it has _{seen.tomography}).", "Picks in three dimensions are not read."
+        )
+    if seen.has_coordinates and "rlnMicrographName" not in seen.columns:
+        raise MissingMetadata(
+            path, "has no _rlnMicrographName, so that nobody knows which micrograph a particle is on."
+        )
+    needed = ["rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"]
+    origin_columns = _ANGST if set(_ANGST) <= set(seen.columns) else _PIXELS
+    table = read_table(path, None, needed, optional=[*origin_columns, *_REST, *_DEFOCUS, *OLD_COLUMNS], narrow=_NARROW)
+    if classes is not None:
+        if "rlnClassNumber" not in table:
+            raise MissingMetadata(path, "has no _rlnClassNumber, so that no classes can be taken from it.")
+        keep = np.isin(table["rlnClassNumber"], sorted(classes))
+        for name in list(table):
+            table[name] = table[name][keep]
+    groups = read_optics(path) if "rlnOpticsGroup" in table and "optics" in _block_names(path) else {}
+    names = _sort_by_micrograph(table)
+    codes = np.asarray(table.pop("rlnMicrographName"), np.int32)
+    own = _own_knowledge(table, codes, names, groups)
+    helical = "rlnHelicalTubeID" in table and bool((np.nan_to_num(table.pop("rlnHelicalTubeID")) > 0).any())
+    boxes = {group.box_A for group in groups.values()}
+    origin = None
+    if set(origin_columns) <= set(table):
+        origin = (_floats(table, origin_columns[0]), _floats(table, origin_columns[1]))
+    columns: dict[str, npt.NDArray[np.generic]] = {"micrograph": codes}
+    columns["x_px"], columns["y_px"] = _floats(table, "rlnCoordinateX"), _floats(table, "rlnCoordinateY")
+    columns |= pick_columns(table)
+    box_A = boxes.pop() if len(boxes) == 1 else NAN
+    return Particles(names, columns, origin, origin_columns == _ANGST, own, box_A, helical, [])
+
+
+def pick_columns(table: Table) -> dict[str, npt.NDArray[np.generic]]:
+    """Score, class, psi and optics group of a table of RELION, under our names. Takes them out of the table."""
+    columns: dict[str, npt.NDArray[np.generic]] = {}
+    for theirs, ours in ((SCORE, "score"), ("rlnAnglePsi", "psi_deg")):
+        if theirs in table:
+            values = np.asarray(table.pop(theirs), np.float64)
+            values[values == UNKNOWN] = np.nan
+            if not np.isnan(values).all():
+                columns[ours] = values
+    for theirs, ours in (("rlnClassNumber", "class"), ("rlnOpticsGroup", "optics_group")):
+        if theirs in table:
+            numbers = np.asarray(table.pop(theirs))
+            numbers = np.where(np.isfinite(numbers) & (numbers > 0), numbers, 0).astype(np.int32)
+            if numbers.any():
+                columns[ours] = numbers
+    return columns
+
+
+def subtract_origins(particles: Particles, pixel_size_A: FloatArray) -> None:
+    """Move the picks by minus their recorded shift, in place, and record what was subtracted.
+
+    Parameters
+    ----------
+    pixel_size_A : (n_micrographs,) float
+        Of the micrographs, in the order of `particles.names`; NaN where unknown.
+    """
+    if particles.origin is None:
+        return
+    image_A = np.array([particles.own[name][0].image_pixel_size_A for name in particles.names], np.float64)
+    scale = 1 / pixel_size_A if particles.origin_in_A else image_A / pixel_size_A
+    codes = particles.columns["micrograph"]
+    unknown = np.isnan(scale)
+    if unknown.any():
+        n = int(np.count_nonzero(unknown[codes]))
+        if n:
+            particles.notes.append(
+                f"refined shifts of {n} particles were not subtracted: the pixel size of their micrographs is not known"
+            )
+        scale = np.where(unknown, 0.0, scale)
+    shifts = particles.origin
+    particles.origin = None
+    for shift in shifts:
+        shift *= scale[codes]
+        shift[~np.isfinite(shift)] = 0.0
+    if np.isfinite(particles.box_A):
+        limit = (_LARGEST_SHIFT * particles.box_A / np.where(np.isnan(pixel_size_A), np.inf, pixel_size_A))[codes]
+        limit[limit == 0] = np.inf
+        too_large = np.abs(shifts[0]) > limit
+        too_large |= np.abs(shifts[1]) > limit
+        if n := int(np.count_nonzero(too_large)):
+            particles.notes.append(f"refined shifts of {n} particles, over a quarter of the box, were not subtracted")
+            for shift in shifts:
+                shift[too_large] = 0.0
+    for axis, shift in zip("xy", shifts, strict=True):
+        position: npt.NDArray[Any] = particles.columns[f"{axis}_px"]
+        position -= shift
+        particles.columns[f"shift_{axis}_px"] = shift
+
+
+def drop_duplicates(columns: dict[str, npt.NDArray[np.generic]]) -> int:
+    """Drop picks at one place (to 0.1 pixel) of one micrograph but for the first, and say how many."""
+    x, y = (np.asarray(columns[c], np.float64) for c in ("x_px", "y_px"))
+    with np.errstate(invalid="ignore"):
+        key = columns["micrograph"].astype(np.int64) << 40
+        key += (np.nan_to_num(x, nan=-9999.0, posinf=-9999.0, neginf=-9999.0) * 10 + 200_000).astype(np.int64) << 20
+        key += (np.nan_to_num(y, nan=-9999.0, posinf=-9999.0, neginf=-9999.0) * 10 + 200_000).astype(np.int64)
+    in_order = np.sort(key)
+    if not (in_order[1:] == in_order[:-1]).any():
+        return 0
+    first = np.zeros(len(key), bool)
+    first[np.unique(key, return_index=True)[1]] = True
+    first |= ~(np.isfinite(x) & np.isfinite(y))  # PickSet.build counts these
+    for name in list(columns):
+        columns[name] = columns[name][first]
+    return int(np.count_nonzero(~first))
+
+
+def _floats(table: Table, column: str) -> FloatArray:
+    """Take a column out of a table, without a copy."""
+    return np.asarray(table.pop(column), np.float64)
+
+
+def _block_names(path: Path) -> set[str]:
+    from cryoflow.formats.star_blocks import walk
+
+    names = set()
+    for block in walk(path):
+        names.add(block.name)
+        if block.name == "optics":
+            break
+    return names
+
+
+def _sort_by_micrograph(table: Table) -> list[str]:
+    """Order all columns by micrograph name, stably and one by one, and number the micrographs."""
+    categorical = table["rlnMicrographName"]
+    assert isinstance(categorical, pd.Categorical)
+    theirs = [str(name) for name in categorical.categories]
+    used = np.bincount(categorical.codes, minlength=len(theirs)) > 0
+    names = sorted(name for name, is_used in zip(theirs, used, strict=True) if is_used)
+    place = {name: i for i, name in enumerate(names)}
+    codes = (
+        np.array([place.get(name, -1) for name in theirs], np.int32)[categorical.codes]
+        if theirs
+        else np.zeros(0, np.int32)
+    )
+    table["rlnMicrographName"] = codes
+    if not np.all(codes[1:] >= codes[:-1]):
+        order = np.argsort(codes, kind="stable")
+        for name in list(table):
+            table[name] = table[name][order]
+    return names
+
+
+def _own_knowledge(
+    table: Table, codes: npt.NDArray[np.int32], names: list[str], groups: Mapping[int, Optics]
+) -> dict[str, tuple[Optics, Ctf]]:
+    """Optics and defocus of each micrograph by its particles: optics of the first, the median of refined defoci."""
+    starts = np.searchsorted(codes, np.arange(len(names)))
+    medians = {}
+    for label in _DEFOCUS:
+        if label in table:
+            values = np.asarray(table.pop(label), np.float64)
+            # Angles run in circles, so that of the first stands for all.
+            medians[label] = _medians(codes, values, len(names)) if label in _DEFOCUS[:2] else values[starts]
+    own = {}
+    for i, (name, start) in enumerate(zip(names, starts.tolist(), strict=True)):
+        if groups:
+            number = float(table["rlnOpticsGroup"][start])
+            optics = groups.get(int(number), Optics()) if np.isfinite(number) else Optics()
+        else:
+            optics = old_optics(table, start)
+        own[name] = (optics, Ctf(*(float(medians[d][i]) if d in medians else NAN for d in _DEFOCUS)))
+    for label in OLD_COLUMNS:
+        table.pop(label, None)
+    return own
+
+
+def _medians(codes: npt.NDArray[np.int32], values: FloatArray, n_groups: int) -> FloatArray:
+    """Median of the finite values of each group; groups are told by sorted codes."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.full(n_groups, np.nan)
+    codes, values = codes[finite], values[finite]
+    low = values.min()
+    span = values.max() - low + 1.0
+    ordered = np.sort(codes * span + (values - low))  # one sort for all groups: each has a range of its own
+    edges = np.searchsorted(codes, np.arange(n_groups + 1))
+    counts = np.diff(edges)
+    some = counts > 0
+    last = len(ordered) - 1
+    middle = (
+        ordered[np.minimum(edges[:-1] + (counts - 1) // 2, last)] + ordered[np.minimum(edges[:-1] + counts // 2, last)]
+    ) / 2
+    return np.where(some, np.round(middle - np.arange(n_groups) * span + low, 2), np.nan)

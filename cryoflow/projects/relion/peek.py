@@ -1,0 +1,77 @@
+"""A look at the beginning of a STAR file: what it holds, without reading it through."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.star import count_rows
+from cryoflow.formats.star_blocks import walk
+
+_COUNTED_BYTES = 1 << 20
+_TOMOGRAPHY = ("rlnTomoName", "rlnTomoParticleName", "rlnCenteredCoordinateXAngst", "rlnCoordinateZ")
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What the blocks of a file are said to hold.
+
+    Attributes
+    ----------
+    columns
+        Of the first block with coordinates, or of the first block.
+    n_rows
+        Of that block; None for a large file.
+    tomography
+        A column that only tomography has, else empty.
+    """
+
+    columns: tuple[str, ...]
+    n_rows: int | None
+    tomography: str = ""
+
+    @property
+    def has_coordinates(self) -> bool:
+        """A table of positions."""
+        return "rlnCoordinateX" in self.columns and "rlnCoordinateY" in self.columns
+
+    @property
+    def is_coordinate_list(self) -> bool:
+        """A list of files with positions, as RELION 4 and later write it, or a `coords_suffix` file."""
+        return "rlnMicrographCoordinates" in self.columns
+
+
+def peek(path: Path) -> Peek:
+    """Look at a file.
+
+    Raises
+    ------
+    BadInput
+        Where it is missing or no STAR file.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
+    return _peek(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _peek(path: Path, mtime_ns: int, size_bytes: int) -> Peek:  # noqa: ARG001 (the time is part of the cache's key)
+    if path.name.startswith("coords_suffix"):
+        return Peek(("rlnMicrographCoordinates",), None)  # one line of text, no STAR file: its name is what matters
+    first: tuple[str, ...] | None = None
+    for block in walk(path):
+        first = block.columns if first is None else first
+        tomography = next((c for c in _TOMOGRAPHY if c in block.columns), "")
+        if tomography or {"rlnCoordinateX", "rlnMicrographCoordinates"} & set(block.columns):
+            column = block.columns[0]
+            n_rows = count_rows(path, column) if size_bytes <= _COUNTED_BYTES else None
+            return Peek(block.columns, n_rows, tomography)
+        if size_bytes > _COUNTED_BYTES and block.name not in ("optics", "general"):
+            break  # a large table of something else: what follows it is not worth reading through it
+    columns = first or ()
+    return Peek(columns, None)

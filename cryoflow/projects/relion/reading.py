@@ -1,0 +1,197 @@
+"""The picks of a RELION job: one set an output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.files import source_file
+from cryoflow.micrographs.find import Finder
+from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.projects.found import Job, JobStatus, Output
+from cryoflow.projects.relion.coordinates import read_coordinates
+from cryoflow.projects.relion.lineage import micrograph_stars, option_of_ancestor, searched_micrographs
+from cryoflow.projects.relion.micrographs import KnownMicrographs, read_micrograph_stars, tabulate
+from cryoflow.projects.relion.particles import SCORE, Particles, drop_duplicates, read_particles, subtract_origins
+from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the outputs of one job share while they are read."""
+
+    job: Job
+    pipeline: Pipeline
+    process: str
+    finder: Finder
+    known: KnownMicrographs
+    searched: tuple[str, ...]
+    binning: float | None
+
+
+def read_job(
+    job: Job,
+    *,
+    remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    include_unfinished: bool = False,
+    classes: Collection[int] | None = None,
+) -> list[PickSet]:
+    """The picks of a job, one set an output: each class of a 3D classification and each split is its own.
+
+    Parameters
+    ----------
+    job
+        From `find_jobs`.
+    remaps
+        Old folder -> new folder of micrographs that were moved.
+    include_unfinished
+        Read jobs that run, failed or have not converged, too.
+    classes
+        Only particles of these classes, counted from 1, as one set; needed for a Class2D job. Jobs that are no
+        classifications are not touched by it.
+
+    Raises
+    ------
+    BadInput
+        Where the job cannot be used, or its files are damaged or changed while they were read.
+    MissingMetadata
+        Where the files do not say which micrographs their particles are on.
+    """
+    is_classification = job.kind in (Kind.CLASS_2D, Kind.CLASS_3D)
+    wanted = frozenset(classes) if classes is not None and is_classification else None
+    readable = {JobStatus.USABLE} | ({JobStatus.UNFINISHED, JobStatus.FAILED} if include_unfinished else set())
+    by_class = job.kind is Kind.CLASS_2D and job.status is JobStatus.NOT_OF_INTEREST and wanted is not None
+    if job.status not in readable and not by_class:
+        raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
+    if not job.outputs:
+        raise BadInput(job.folder, "has no file with picks.")
+    context = _context(job, dict(remaps))
+    if wanted is not None:
+        suffix = "class" + "+".join(str(k) for k in sorted(wanted))
+        return [_read_unchanged(context, replace(job.outputs[0], suffix=suffix), wanted)]
+    picksets = []
+    for output in job.outputs:
+        of_class = frozenset([int(output.suffix.removeprefix("class"))]) if output.suffix.startswith("class") else None
+        pickset = _read_unchanged(context, output, of_class)
+        if len(pickset) or of_class is None:
+            picksets.append(pickset)
+    return picksets
+
+
+def _context(job: Job, remaps: Mapping[str, str]) -> _Context:
+    pipeline = load_pipeline(job.project)
+    process = str(job.detail.get("process", ""))
+    finder = Finder(job.project, remaps)
+    if not process:
+        return _Context(job, pipeline, process, finder, KnownMicrographs(), (), None)
+    known = read_micrograph_stars([job.project / node for node in micrograph_stars(pipeline, process)])
+    searched: list[str] = []
+    for node in searched_micrographs(pipeline, process):
+        searched += read_micrograph_stars([job.project / node]).names
+    binning = option_of_ancestor(pipeline, process, "MotionCorr", "bin_factor")
+    try:
+        factor = float(binning) if binning else None
+    except ValueError:
+        factor = None
+    return _Context(job, pipeline, process, finder, known, tuple(dict.fromkeys(searched)), factor)
+
+
+def _read_unchanged(context: _Context, output: Output, classes: frozenset[int] | None) -> PickSet:
+    """Read an output, again where RELION rewrote it meanwhile."""
+    path = context.job.folder / output.group
+    for _ in range(_ATTEMPTS):
+        try:
+            before = os.stat(path)
+            pickset = _read(context, path, output, classes)
+        except FileNotFoundError as error:
+            raise BadInput(path, "is gone.", "The job was re-run or cleaned since it was found.") from error
+        after = os.stat(path)
+        if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+            return pickset
+    raise BadInput(path, f"changed each of {_ATTEMPTS} times that it was read.", "Is the job still running?")
+
+
+def _read(context: _Context, path: Path, output: Output, classes: frozenset[int] | None) -> PickSet:
+    is_list = path.name.startswith("coords_suffix") or peek(path).is_coordinate_list
+    if is_list:
+        particles, sources = read_coordinates(context.job.project, path, context.known, context.searched)
+    else:
+        particles, sources = read_particles(path, classes), [path]
+    searched = context.searched or (context.known.names if is_list else ())
+    micrographs, notes = tabulate(particles.own, context.known, searched, context.finder, context.binning)
+    row_of = {name: row for row, name in enumerate(micrographs["name"])}
+    rows = np.array([row_of[name] for name in particles.names], np.int32)
+    pixel_size_A = micrographs["pixel_size_A"].to_numpy(np.float64)
+    subtract_origins(particles, pixel_size_A[rows])
+    counts = {}
+    if duplicates := drop_duplicates(particles.columns):
+        counts["duplicate"] = duplicates
+    if len(rows):
+        particles.columns["micrograph"] = rows[particles.columns["micrograph"]]
+    if particles.is_helical:
+        notes.append("segments of helices: neighbours overlap on purpose")
+    return PickSet.build(
+        _provenance(context, output, sources),
+        micrographs,
+        pd.DataFrame(particles.columns, copy=False),
+        box_px=_box_px(context, particles, pixel_size_A[rows]),
+        diameter_A=_diameter_A(context),
+        score_kind=SCORE if "score" in particles.columns else "",
+        counts=counts,
+        notes=(*context.known.notes, *notes, *particles.notes),
+    )
+
+
+def _provenance(context: _Context, output: Output, sources: list[Path]) -> Provenance:
+    job = context.job
+    fingerprints = {p: source_file(p) for p in (*sources, *output.files) if p.is_file()}
+    return Provenance(
+        program="relion",
+        project=job.project,
+        project_name=job.project_name,
+        job=job.job,
+        kind=job.kind,
+        job_type=job.job_type,
+        output_group=output.group,
+        suffix=output.suffix,
+        program_version=str(job.detail.get("program_version", "")),
+        title=job.title or job.alias,
+        sources=tuple(fingerprints[p] for p in sorted(fingerprints)),
+    )
+
+
+def _box_px(context: _Context, particles: Particles, pixel_size_A: npt.NDArray[np.float64]) -> float | None:
+    """Edge of the box in micrograph pixels: from the optics, else as Extract was told."""
+    known = np.unique(np.round(pixel_size_A[np.isfinite(pixel_size_A)], 4))
+    if np.isfinite(particles.box_A) and len(known) == 1:
+        return round(float(particles.box_A / known[0]), 1)
+    if not context.process:
+        return None
+    return _positive(option_of_ancestor(context.pipeline, context.process, "Extract", "extract_size"))
+
+
+def _diameter_A(context: _Context) -> float | None:
+    """What the picking job was told of the particle; a refinement's mask is no diameter."""
+    if not context.process:
+        return None
+    return _positive(
+        option_of_ancestor(context.pipeline, context.process, "AutoPick", "topaz_particle_diameter")
+    ) or _positive(option_of_ancestor(context.pipeline, context.process, "ManualPick", "diameter"))
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) and value > 0 else None

@@ -1,0 +1,450 @@
+"""A finished RELION project around a simulated dataset, as each generation of RELION would have left it on the disk.
+
+Movies were imported and corrected, CTFs estimated; a few micrographs were picked by hand, all of them by a permissive
+picker; boxes were cut and scaled down, classified in two and three dimensions, each time selected, and refined. Every
+pick is in AutoPick and Extract; the right ones survive to the selections and to the refinement, which moves each by its
+origin onto the true centre. No maps and no box images are written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.files import replacing_folder, write_atomically
+from cryoflow.formats.star import write_star
+from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.relion_graph import Graph
+
+BINNING = 2
+"""Of boxes at extraction, and of movies at motion correction."""
+_N_MANUAL = 5
+_GENERATIONS = {"1": (1, 4), "2": (2, 1), "3.0": (3, 0), "3.1": (3, 1), "4": (4, 0), "5": (5, 0)}
+
+Columns = dict[str, npt.NDArray[np.generic]]
+
+
+def write_relion_project(
+    folder: str | Path,
+    dataset: SimulatedDataset,
+    *,
+    version: str = "5.0",
+    micrographs: Literal["link", "copy", "missing"] = "link",
+    first_job: int = 1,
+    dot_names: bool = False,
+    aliases: bool = True,
+    pipeline: bool = True,
+    nested_copies: bool = True,
+    optics_last: bool = False,
+    optics_groups: int = 1,
+    keeps_micrograph_pixel_size: bool = False,
+    converged: bool = True,
+    continued: bool = False,
+    select2d: Literal["interactive", "class2dauto", "onvalue", "removeduplicates", "split"] = "interactive",
+    is_tomo: bool = False,
+    status: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a project and return its folder.
+
+    Parameters
+    ----------
+    version
+        `1`, `2`, `3.0`, `3.1`, `4` or `5`, with or without a minor number.
+    micrographs
+        Link to the dataset's files in the MotionCorr job, copy them there, or leave them out.
+    first_job
+        Number of the first job: jobs go on past 999.
+    dot_names
+        `./` before names in the pipeline.
+    aliases
+        Give jobs aliases.
+    pipeline
+        Write `default_pipeline.star`; else it was lost.
+    nested_copies
+        Put a copy of it into each job's folder, as RELION does.
+    optics_last
+        Write the optics block behind the particles.
+    optics_groups
+        Spread micrographs over so many groups.
+    keeps_micrograph_pixel_size
+        Leave `rlnMicrographPixelSize` in the optics of particles; RELION takes it out.
+    converged
+        Whether the refinement came to its end.
+    continued
+        Whether classification and refinement were continued after a stop.
+    select2d
+        How 2D classes were selected. `split` leaves two files, `removeduplicates` follows on an interactive one.
+    is_tomo
+        Mark the jobs as ones of tomography.
+    status
+        Folder of a type (`AutoPick`) -> `Running`, `Scheduled`, `Failed`, `Aborted`.
+
+    Raises
+    ------
+    BadInput
+        Where the folder exists and is not empty, or the version is not known.
+    """
+    folder = Path(folder)
+    major = version if version in _GENERATIONS else version.split(".")[0]
+    if major not in _GENERATIONS:
+        raise BadInput(folder, f"RELION {version} is not known.", f"Known are {', '.join(_GENERATIONS)}.")
+    if folder.exists() and any(folder.iterdir()):
+        raise BadInput(folder, "exists and is not empty.", "Name a new folder for the simulated project.")
+    with replacing_folder(folder) as hidden:
+        table = _Tables(dataset, _GENERATIONS[major], optics_last, optics_groups, keeps_micrograph_pixel_size)
+        if major == "1":
+            _write_relion_1(hidden, dataset, table, micrographs)
+            return folder
+        graph = Graph(hidden, _GENERATIONS[major], first_job, dot_names, aliases)
+        jobs = _Jobs(graph, dataset, table, dict(status or {}), is_tomo)
+        jobs.prepare(micrographs)
+        jobs.pick()
+        jobs.classify(select2d, continued=continued)
+        jobs.refine(converged=converged, continued=continued)
+        if pipeline:
+            graph.write(nested_copies=nested_copies)
+    return folder
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Tables of micrographs and particles in the words of a generation."""
+
+    dataset: SimulatedDataset
+    generation: tuple[int, int]
+    optics_last: bool
+    optics_groups: int
+    keeps_micrograph_pixel_size: bool
+
+    @property
+    def box_px(self) -> int:
+        """In micrograph pixels; half of it is even."""
+        pixel_size_A = self.dataset.micrographs[0].pixel_size_A
+        return 4 * round(1.6 * self.dataset.diameter_A / pixel_size_A / 4)
+
+    def group(self, i: int) -> int:
+        """Optics group of micrograph `i`."""
+        return 1 + i % self.optics_groups
+
+    def write_micrographs(self, path: Path, names: list[str], comment: str, *, with_ctf: bool) -> None:
+        """Write a table of micrographs."""
+        mics = self.dataset.micrographs
+        columns: dict[str, npt.ArrayLike] = {"rlnMicrographName": names}
+        if self.generation >= (3, 1):
+            columns["rlnOpticsGroup"] = [self.group(i) for i in range(len(mics))]
+        else:
+            columns |= self._old_optics(len(mics), mics[0].pixel_size_A)
+        if with_ctf:
+            columns["rlnDefocusU"] = [m.defocus_u_A for m in mics]
+            columns["rlnDefocusV"] = [m.defocus_v_A for m in mics]
+            columns["rlnDefocusAngle"] = [m.defocus_angle_deg for m in mics]
+            columns["rlnCtfMaxResolution"] = [4.0 + 0.1 * (i % 7) for i in range(len(mics))]
+        self._write(path, "micrographs", columns, comment, {"rlnMicrographPixelSize": mics[0].pixel_size_A})
+
+    def write_particles(self, path: Path, columns: Columns, comment: str) -> None:
+        """Write a table of particles; origins come in micrograph pixels."""
+        pixel_size_A = self.dataset.micrographs[0].pixel_size_A
+        columns = dict(columns)
+        group = columns.pop("group")
+        origins = [columns.pop(name) for name in ("origin_x", "origin_y") if name in columns]
+        if self.generation >= (3, 1):
+            columns["rlnOpticsGroup"] = group
+            names, factor = ("rlnOriginXAngst", "rlnOriginYAngst"), pixel_size_A
+        else:
+            columns |= self._old_optics(len(group), BINNING * pixel_size_A)  # type: ignore[arg-type]
+            names, factor = ("rlnOriginX", "rlnOriginY"), 1 / BINNING
+        columns |= {name: origin * factor for name, origin in zip(names, origins, strict=False)}  # type: ignore[operator]
+        optics: dict[str, float] = {
+            "rlnImagePixelSize": BINNING * pixel_size_A,
+            "rlnImageSize": self.box_px // BINNING,
+            "rlnImageDimensionality": 2,
+        }
+        if self.keeps_micrograph_pixel_size:
+            optics["rlnMicrographPixelSize"] = pixel_size_A
+        self._write(path, "particles", columns, comment, optics)
+
+    def _write(
+        self, path: Path, block: str, columns: Mapping[str, npt.ArrayLike], comment: str, optics: Mapping[str, float]
+    ) -> None:
+        if self.generation < (3, 1):
+            write_star(path, {"": columns}, comment=comment)
+            return
+        numbers = list(range(1, self.optics_groups + 1))
+        table: dict[str, npt.ArrayLike] = {
+            "rlnOpticsGroupName": [f"opticsGroup{n}" for n in numbers],
+            "rlnOpticsGroup": numbers,
+            "rlnMicrographOriginalPixelSize": [self.dataset.micrographs[0].pixel_size_A / BINNING for _ in numbers],
+            "rlnVoltage": [self.dataset.voltage_kV for _ in numbers],
+            "rlnSphericalAberration": [self.dataset.cs_mm for _ in numbers],
+            "rlnAmplitudeContrast": [self.dataset.amplitude_contrast + 0.01 * (n - 1) for n in numbers],
+            **{name: [value for _ in numbers] for name, value in optics.items()},
+        }
+        blocks: list[tuple[str, Mapping[str, npt.ArrayLike]]] = [("optics", table), (block, columns)]
+        write_star(path, dict(reversed(blocks) if self.optics_last else blocks), comment=comment)
+
+    def _old_optics(self, n: int, pixel_size_A: float) -> dict[str, npt.ArrayLike]:
+        """Before 3.1: a detector of 5 um, and the magnification that makes the pixel."""
+        return {
+            "rlnVoltage": np.full(n, self.dataset.voltage_kV),
+            "rlnSphericalAberration": np.full(n, self.dataset.cs_mm),
+            "rlnAmplitudeContrast": np.full(n, self.dataset.amplitude_contrast),
+            "rlnMagnification": np.full(n, 5e4 / pixel_size_A),
+            "rlnDetectorPixelSize": np.full(n, 5.0),
+        }
+
+    def particles(self, names: list[str], extract: str) -> tuple[Columns, npt.NDArray[np.bool_]]:
+        """All picks of the dataset as particles, and which of them are right."""
+        mics = self.dataset.micrographs
+        index = np.repeat(np.arange(len(mics)), [len(m.picks_xy_px) for m in mics])
+        xy = np.concatenate([m.picks_xy_px for m in mics])
+        is_right = np.concatenate([m.pick_is_right for m in mics])
+        n_classes = max((int(m.pick_class.max(initial=0)) for m in mics), default=0)
+        classes = np.concatenate([m.pick_class for m in mics])
+        classes = np.where(is_right, np.maximum(classes, 1), n_classes + 1 + np.arange(len(classes)) % 2)
+        origins = np.concatenate([_origins(m, self.dataset.diameter_A) for m in mics])
+        within = np.concatenate([np.arange(1, len(m.picks_xy_px) + 1) for m in mics])
+        stacks = [f"{extract}/Movies/{Path(name).stem}.mrcs" for name in names]
+        rng = np.random.default_rng(self.dataset.seed)
+        columns: Columns = {
+            "rlnCoordinateX": xy[:, 0],
+            "rlnCoordinateY": xy[:, 1],
+            "rlnAutopickFigureOfMerit": np.concatenate([m.pick_scores for m in mics]),
+            "rlnAnglePsi": np.concatenate([m.pick_psi_deg for m in mics]),
+            "rlnImageName": np.array([f"{k:06d}@{stacks[i]}" for i, k in zip(index, within, strict=True)], object),
+            "rlnMicrographName": np.array(names, object)[index],
+            "rlnDefocusU": np.array([m.defocus_u_A for m in mics])[index] + rng.normal(0, 100, len(index)),
+            "rlnDefocusV": np.array([m.defocus_v_A for m in mics])[index] + rng.normal(0, 100, len(index)),
+            "rlnDefocusAngle": np.array([m.defocus_angle_deg for m in mics])[index],
+            "rlnClassNumber": classes.astype(np.int32),
+            "origin_x": origins[:, 0],
+            "origin_y": origins[:, 1],
+            "group": np.array([self.group(i) for i in range(len(mics))], np.int32)[index],
+        }
+        return columns, is_right
+
+
+def _origins(micrograph: SimulatedMicrograph, diameter_A: float) -> npt.NDArray[np.float64]:
+    """What a refinement finds, (n, 2) micrograph pixels: coordinate minus origin is the true centre."""
+    picks, truth = micrograph.picks_xy_px, micrograph.true_xy_px
+    if not len(picks) or not len(truth):
+        return np.zeros((len(picks), 2))
+    from scipy.spatial import cKDTree
+
+    distance, nearest = cKDTree(truth).query(picks)
+    near = micrograph.pick_is_right & (distance < diameter_A / micrograph.pixel_size_A / 2)
+    return np.where(near[:, None], picks - truth[nearest], 0.0)
+
+
+class _Jobs:
+    """Writes the jobs one after the other, each from those before it."""
+
+    def __init__(
+        self, graph: Graph, dataset: SimulatedDataset, tables: _Tables, status: dict[str, str], is_tomo: bool
+    ) -> None:
+        self.graph, self.dataset, self.tables, self.status, self.is_tomo = graph, dataset, tables, status, is_tomo
+        self.names: list[str] = []
+
+    def _add(
+        self, kind: str, inputs: tuple[str, ...], outputs: dict[str, str], options: dict[str, str], label: str = ""
+    ) -> str:
+        alias = {"AutoPick": "permissive", "Refine3D": "final", "Class2D": "first2d"}.get(kind, "")
+        return self.graph.add(
+            kind,
+            inputs=inputs,
+            outputs=outputs,
+            options=options,
+            label=label,
+            alias=alias,
+            status=self.status.get(kind, "Succeeded"),
+            is_tomo=self.is_tomo,
+        )
+
+    def prepare(self, place: str) -> None:
+        """Import, motion correction, CTF."""
+        graph, tables = self.graph, self.tables
+        movies = [f"Movies/{m.path.stem}.tif" for m in self.dataset.micrographs]
+        name = graph.next_name("Import")
+        write_star(
+            graph.folder / name / "movies.star", {"movies": {"rlnMicrographMovieName": movies}}, comment=graph.comment
+        )
+        imported = self._add("Import", (), {"movies.star": "movies"}, {"fn_in_raw": "Movies/*.tif"})
+        corrected = graph.next_name("MotionCorr")
+        folder = graph.folder / corrected / "Movies"
+        folder.mkdir(parents=True)
+        for m in self.dataset.micrographs:
+            if place == "link":
+                (folder / m.path.name).symlink_to(os.path.abspath(m.path))  # noqa: PTH100 (links stay as they are named)
+            elif place == "copy":
+                shutil.copyfile(m.path, folder / m.path.name)
+        self.names = [f"{corrected}/Movies/{m.path.name}" for m in self.dataset.micrographs]
+        path = graph.folder / corrected / "corrected_micrographs.star"
+        tables.write_micrographs(path, self.names, graph.comment, with_ctf=False)
+        self._add(
+            "MotionCorr",
+            (f"{imported}/movies.star",),
+            {"corrected_micrographs.star": "micrographs"},
+            {"bin_factor": str(BINNING), "input_star_mics": f"{imported}/movies.star"},
+        )
+        ctf = graph.next_name("CtfFind")
+        tables.write_micrographs(graph.folder / ctf / "micrographs_ctf.star", self.names, graph.comment, with_ctf=True)
+        node = f"{corrected}/corrected_micrographs.star"
+        self._add("CtfFind", (node,), {"micrographs_ctf.star": "micrographs"}, {"input_star_mics": node})
+        self.micrographs_node = f"{ctf}/micrographs_ctf.star"
+
+    def pick(self) -> None:
+        """Manual picks of a few micrographs, automatic ones of all, extraction of the latter."""
+        self._coordinates("ManualPick", "manualpick", self.dataset.micrographs[:_N_MANUAL], manual=True)
+        node = self._coordinates("AutoPick", "autopick", self.dataset.micrographs, manual=False)
+        extract = self.graph.next_name("Extract")
+        self.particles, self.is_right = self.tables.particles(self.names, extract)
+        first = {k: v for k, v in self.particles.items() if k not in ("rlnClassNumber", "origin_x", "origin_y")}
+        self._write_particles(f"{extract}/particles.star", first)
+        options = {
+            "star_mics": self.micrographs_node,
+            "coords_suffix": node,
+            "extract_size": str(self.tables.box_px),
+            "do_rescale": "Yes",
+            "rescale": str(self.tables.box_px // BINNING),
+        }
+        self._add("Extract", (self.micrographs_node, node), {"particles.star": "particles"}, options)
+        self.particles_node = f"{extract}/particles.star"
+
+    def _coordinates(self, kind: str, word: str, mics: tuple[SimulatedMicrograph, ...], *, manual: bool) -> str:
+        graph = self.graph
+        name = graph.next_name(kind)
+        files = []
+        for m in mics:
+            file = f"{name}/Movies/{m.path.stem}_{word}.star"
+            xy = m.true_xy_px if manual else m.picks_xy_px
+            unknown = np.full(len(xy), -999.0)
+            columns: dict[str, npt.ArrayLike] = {
+                "rlnCoordinateX": xy[:, 0],
+                "rlnCoordinateY": xy[:, 1],
+                "rlnClassNumber": np.full(len(xy), -999 if manual else 0),
+                "rlnAnglePsi": unknown if manual else m.pick_psi_deg,
+                "rlnAutopickFigureOfMerit": unknown if manual else m.pick_scores,
+            }
+            write_star(graph.folder / file, {"": columns}, comment=graph.comment)
+            files.append(file)
+        option = {"fn_in" if manual else "fn_input_autopick": self.micrographs_node}
+        if manual:
+            option["diameter"] = f"{self.dataset.diameter_A:g}"
+        if graph.generation >= (4, 0):
+            output = f"{word}.star"
+            columns = {"rlnMicrographName": self.names[: len(mics)], "rlnMicrographCoordinates": files}
+            write_star(graph.folder / name / output, {"coordinate_files": columns}, comment=graph.comment)
+        else:
+            output = f"coords_suffix_{word}.star"
+            write_atomically(graph.folder / name / output, f"{self.micrographs_node}\n")
+        self._add(kind, (self.micrographs_node,), {output: "coordinates"}, option)
+        return f"{name}/{output}"
+
+    def classify(self, select2d: str, *, continued: bool) -> None:
+        """2D classes and their selection, then 3D classes and theirs."""
+        self._class_job("Class2D", int(self.particles["rlnClassNumber"].max(initial=1)), continued)
+        if select2d == "removeduplicates":
+            self._select(self.is_right, "Class2D", "interactive")
+            model = self.particles_node
+            self._select(self.is_right, "", "removeduplicates", model)
+        else:
+            self._select(self.is_right, "Class2D", select2d)
+        keep = self.is_right
+        self.particles = {name: column[keep] for name, column in self.particles.items()}
+        n = len(self.particles["group"])
+        self.particles["rlnClassNumber"] = (1 + (np.arange(n) % 3 == 0)).astype(np.int32)
+        self.is_right = np.ones(n, bool)
+        self._class_job("Class3D", 3, continued)
+        self._select(self.is_right, "Class3D", "interactive")
+
+    def _class_job(self, kind: str, n_classes: int, continued: bool) -> None:
+        name = self.graph.next_name(kind)
+        run = "run_ct10_it025" if continued and self.graph.generation < (4, 0) else "run_it025"
+        junk = dict(self.particles)
+        junk["rlnClassNumber"] = np.ones(len(junk["group"]), np.int32)
+        self._write_particles(f"{name}/run_it001_data.star", junk)
+        self._write_particles(f"{name}/{run}_data.star", self.particles)
+        for file in ("model", "optimiser"):
+            write_star(
+                self.graph.folder / name / f"{run}_{file}.star",
+                {
+                    f"{file}_general": {
+                        "rlnNrClasses": n_classes,
+                        "rlnReferenceDimensionality": 2 if kind == "Class2D" else 3,
+                    }
+                },
+                comment=self.graph.comment,
+            )
+        self._add(
+            kind,
+            (self.particles_node,),
+            {f"{run}_data.star": "particles", f"{run}_model.star": "model", f"{run}_optimiser.star": "optimiser"},
+            {"fn_img": self.particles_node, "nr_classes": str(n_classes)},
+        )
+        self.model_node, self.data_node = f"{name}/{run}_model.star", f"{name}/{run}_data.star"
+
+    def _select(self, keep: npt.NDArray[np.bool_], of: str, how: str, data: str = "") -> None:
+        name = self.graph.next_name("Select")
+        chosen = {column: values[keep] for column, values in self.particles.items()}
+        outputs = {"particles.star": "particles"}
+        node = data or (self.model_node if how in ("interactive", "class2dauto") else self.data_node)
+        if how == "split":
+            half = np.arange(len(chosen["group"])) % 2
+            outputs = {f"particles_split{k + 1}.star": "particles" for k in (0, 1)}
+            for k, file in enumerate(outputs):
+                self._write_particles(f"{name}/{file}", {c: v[half == k] for c, v in chosen.items()})
+        else:
+            self._write_particles(f"{name}/particles.star", chosen)
+        if of == "Class2D" and how == "interactive":
+            outputs["class_averages.star"] = "averages"
+            averages = {"rlnReferenceImage": ["000001@" + self.model_node.replace("_model.star", "_classes.mrcs")]}
+            write_star(self.graph.folder / name / "class_averages.star", {"": averages}, comment=self.graph.comment)
+        options = {"fn_model" if node == self.model_node else "fn_data": node}
+        self._add("Select", (node,), outputs, options, f"relion.select.{how}" if self.graph.uses_labels else "")
+        self.particles_node = f"{name}/{next(iter(outputs))}"
+
+    def refine(self, *, converged: bool, continued: bool) -> None:
+        """The refinement of what was selected."""
+        name = self.graph.next_name("Refine3D")
+        run = "run_ct12" if continued and self.graph.generation < (4, 0) else "run"
+        early = dict(self.particles)
+        early["origin_x"], early["origin_y"] = (np.zeros(len(early["group"])) for _ in "xy")
+        self._write_particles(f"{name}/run_it000_data.star", early)
+        self._write_particles(f"{name}/{run}_it014_data.star", self.particles)
+        outputs = {}
+        if converged:
+            self._write_particles(f"{name}/{run}_data.star", self.particles)
+            outputs[f"{run}_data.star"] = "particles"
+        self._add("Refine3D", (self.particles_node,), outputs, {"fn_img": self.particles_node})
+
+    def _write_particles(self, name: str, columns: Columns) -> None:
+        self.tables.write_particles(self.graph.folder / name, columns, self.graph.comment)
+
+
+def _write_relion_1(folder: Path, dataset: SimulatedDataset, tables: _Tables, place: str) -> None:
+    """No pipeline, no jobs: micrographs and their picks side by side, runs named by their user."""
+    comment = "RELION; version 1.4"
+    (folder / "Micrographs").mkdir()
+    for m in dataset.micrographs:
+        if place == "link":
+            (folder / "Micrographs" / m.path.name).symlink_to(os.path.abspath(m.path))  # noqa: PTH100
+        elif place == "copy":
+            shutil.copyfile(m.path, folder / "Micrographs" / m.path.name)
+        columns = {"rlnCoordinateX": m.picks_xy_px[:, 0], "rlnCoordinateY": m.picks_xy_px[:, 1]}
+        columns["rlnAutopickFigureOfMerit"] = m.pick_scores
+        write_star(folder / "Micrographs" / f"{m.path.stem}_autopick.star", {"": columns}, comment=comment)
+    names = [f"Micrographs/{m.path.name}" for m in dataset.micrographs]
+    tables.write_micrographs(folder / "micrographs_all_ctf.star", names, comment, with_ctf=True)
+    particles, is_right = tables.particles(names, "Particles")
+    tables.write_particles(folder / "particles.star", particles, comment)
+    tables.write_particles(folder / "Class2D" / "run1_it025_data.star", particles, comment)
+    chosen = {name: column[is_right] for name, column in particles.items()}
+    tables.write_particles(folder / "Refine3D" / "run1_it012_data.star", chosen, comment)
+    tables.write_particles(folder / "Refine3D" / "run1_data.star", chosen, comment)
