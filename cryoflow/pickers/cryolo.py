@@ -31,9 +31,9 @@ from cryoflow.pickers.training_set import TrainingSet
 FOLDERS = {TRAIN: "train", VALIDATION: "valid", TEST: "test"}
 CONFIG = "config_cryolo.json"
 _CBOX_COLUMNS = (
-    ("CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Depth", "EstWidth", "EstHeight")
-    + ("Confidence", "NumBoxes", "Angle")
-)  # fmt: skip
+    *("CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Depth"),
+    *("EstWidth", "EstHeight", "Confidence", "NumBoxes", "Angle"),
+)
 _CBOX_HEAD = (
     "\ndata_global\n\n_cbox_format_version 1.0\n\n\ndata_cryolo\n\nloop_\n"
     + "".join(f"_{name} #{i}\n" for i, name in enumerate(_CBOX_COLUMNS, 1))

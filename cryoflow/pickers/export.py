@@ -170,16 +170,12 @@ def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
     BadInput
         Where they say so, unless `force`.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("cryoflow.micrographs.orientation") is None:  # TEMPORARY
-        return []
     from cryoflow.micrographs.orientation import check_orientation
     from cryoflow.pickers.links import read_any
 
     notes = []
     offsets = training.offsets
-    for index, pickset in enumerate(training.picksets):
+    for index in range(len(training.picksets)):
         rows = np.flatnonzero(training.micrographs["entry_index"].to_numpy() == index)
         counts = training.micrographs["n_picks"].to_numpy()[rows]
         rows = rows[np.argsort(-counts, kind="stable")][:MICROGRAPHS_CHECKED]
@@ -188,20 +184,19 @@ def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
             continue
         xy = training.picks[["x_px", "y_px"]].to_numpy()
         verdict = check_orientation(
-            [read_any(training.micrographs["path"].iloc[i]) for i in rows],
+            (read_any(training.micrographs["path"].iloc[i]) for i in rows),
             [xy[offsets[i] : offsets[i + 1]] for i in rows],
             float(training.micrographs["box_px"].iloc[rows[0]]),
         )
-        source = pickset.provenance
-        entry = f"{source.project_name}/{source.entry_name}"
-        if verdict.contradicts:
+        entry = str(training.micrographs["entry"].iloc[rows[0]])
+        if verdict.verdict == "contradicted":
             if not force:
                 raise BadInput(
                     entry,
-                    f"does not fit its micrographs: {verdict.describe()}",
-                    "Look at its picks on a micrograph; ingest the project with the right flip, or export with --force.",
+                    f"does not fit its micrographs: {verdict}",
+                    "Look at its picks on a micrograph; ingest the project with the right flip, or use --force.",
                 )
-            notes.append(f"{entry}: exported although {verdict.describe()}")
+            notes.append(f"{entry}: exported although {verdict}")
     return notes
 
 

@@ -89,7 +89,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         if dtype == "object":
             table[name] = table[name].astype(object).where(table[name] != "", None)
         else:
-            table[name] = pd.Series(pd.to_numeric(table[name].replace("", None)), dtype=dtype)  # type: ignore[call-overload]
+            table[name] = pd.Series(pd.to_numeric(table[name].replace("", None)), dtype=dtype)
     return table[list(COLUMNS)]
 
 

@@ -147,7 +147,7 @@ def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.i
     given = settings.choose(
         "downsampling",
         0,
-        f"0: each entry by itself, to about {target_A:.3g} A a pixel: of {field_px} px that {model} sees a particle takes half",
+        f"each entry's own, to about {target_A:.3g} A a pixel: a particle fills half of {field_px} px, {model}'s view",
     )
     if given < 0:
         raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more.")

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.files import short_hash
 from cryoflow.micrographs.header import MicrographHeader, read_header
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
 from cryoflow.picks import FloatArray, PickSet
@@ -74,8 +75,9 @@ class TrainingSet:
 
     def per_pick(self, column: str) -> FloatArray:
         """A number of the micrographs' table, for each pick."""
-        values: FloatArray = self.micrographs[column].to_numpy(np.float64, na_value=np.nan)
-        return values[self.picks["micrograph"].to_numpy()]
+        values = np.asarray(self.micrographs[column].to_numpy(np.float64, na_value=np.nan), np.float64)
+        per_pick: FloatArray = values[self.picks["micrograph"].to_numpy()]
+        return per_pick
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
         """The same without some picks; `drop` is (n,)."""
@@ -168,6 +170,7 @@ def splits_of(training: TrainingSet) -> dict[str, int]:
 
 def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
     tables = []
+    labels = [f"{p.provenance.project_name}/{p.provenance.entry_name}" for p in picksets]
     for index, pickset in enumerate(picksets):
         source = pickset.provenance
         table = pickset.micrographs[
@@ -179,7 +182,8 @@ def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
         table["phase_shift_deg"] = pickset.micrographs["phase_shift_deg"]
         table["defocus_A"] = pickset.micrographs[["defocus_u_A", "defocus_v_A"]].mean(axis=1)
         table.insert(0, "entry_index", index)
-        table.insert(1, "entry", f"{source.project_name}/{source.entry_name}")
+        same = labels.count(labels[index]) > 1  # of two projects with one name
+        table.insert(1, "entry", labels[index] + (f"-{short_hash(os.fspath(source.project))}" if same else ""))
         table.insert(2, "project", source.project_name)
         table.insert(3, "project_path", os.fspath(source.project))
         table["n_picks"] = np.bincount(pickset.picks["micrograph"].to_numpy(), minlength=len(pickset.micrographs))
@@ -222,7 +226,7 @@ def _look_at_files(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | N
         if np.isfinite(ny) and np.isfinite(nx) and header.shape_yx != (int(ny), int(nx)):
             return (
                 None,
-                f"is {header.shape_yx[0]} x {header.shape_yx[1]} pixels, its picks are on {int(ny)} x {int(nx)}: {path}.",
+                f"is of {header.shape_yx[0]} x {header.shape_yx[1]} px, its picks of {int(ny)} x {int(nx)}: {path}.",
             )
         return header, ""
 
@@ -235,13 +239,14 @@ def _look_at_files(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | N
 
 def _fill_from_headers(micrographs: pd.DataFrame, headers: Sequence[MicrographHeader | None]) -> pd.DataFrame:
     """Shapes that the entry did not know; a pixel size is taken from a header only where the entry has none."""
-    for i, header in enumerate(headers):
-        if header is None:
-            continue
-        if pd.isna(micrographs.at[i, "ny"]):
+    no_shape = micrographs["ny"].isna().to_numpy()
+    no_pixel_size = micrographs["pixel_size_A"].isna().to_numpy()
+    for i in np.flatnonzero(no_shape | no_pixel_size).tolist():
+        header = headers[i]
+        if header is not None and no_shape[i]:
             micrographs.loc[i, ["ny", "nx"]] = header.shape_yx
-        if pd.isna(micrographs.at[i, "pixel_size_A"]) and header.pixel_size_A not in (None, 1.0):
-            micrographs.at[i, "pixel_size_A"] = header.pixel_size_A
+        if header is not None and no_pixel_size[i] and header.pixel_size_A not in (None, 1.0):
+            micrographs.loc[i, "pixel_size_A"] = header.pixel_size_A
     return micrographs
 
 
@@ -254,7 +259,10 @@ def _all_picks(
     for pickset in picksets:
         row = pickset.picks["micrograph"].to_numpy() + first
         table = pickset.picks.assign(micrograph=new_row[row].astype(np.int32))
-        tables.append(table if keep[row].all() else table[keep[row]])
+        wanted = keep[row]
+        if "label" in table:  # -1 says that the pick is wrong
+            wanted = wanted & (table["label"].to_numpy() != -1)
+        tables.append(table if wanted.all() else table[wanted])
         first += len(pickset.micrographs)
     return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)
 

@@ -1,0 +1,132 @@
+"""CryoSegNet, and the layout of the CryoPPP data set.
+
+CryoPPP keeps one CSV of centres and diameters beside each micrograph. CryoSegNet turns every micrograph upside-down
+when it loads it and draws the labels on that picture as they are, so the y of CryoPPP's tables counts from the last
+row of the MRC file: `ny - 1 - y`. `flip_y` says so, and can be switched off for tools that read such tables without
+turning the picture. We draw the masks that fine-tuning reads, and so leave out its `generate_masks.py`, which asks for
+a diameter on the keyboard and writes to another folder than `finetune.py` reads.
+
+Sources: jianlin-cheng/CryoSegNet (utils/generate_masks.py, utils/denoise.py, dataset/dataset.py, finetune.py); the
+direction of y is issue 3 of BioinfoMachineLearning/cryoppp.
+"""
+
+# ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
+from cryoflow.pickers.links import link_micrographs
+from cryoflow.pickers.split import TEST
+from cryoflow.pickers.training_set import TrainingSet
+from cryoflow.pickers.warp import paint_discs
+
+_STAR_HEAD = "\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+
+
+class CryoSegNet(Picker):
+    """CryoSegNet: a U-Net and Segment Anything."""
+
+    name = "cryosegnet"
+    title = "CryoSegNet"
+    score_kind = ""
+    needs = Needs(modes=frozenset({0, 1, 2, 6}))
+
+    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+        """`ground_truth` as CryoPPP has it, and `finetune_dataset` as `finetune.py` reads it."""
+        flip = settings.choose("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
+        with_masks = settings.choose("masks", True, "white discs on black, as finetune.py reads them")
+        table = training.micrographs
+        targets = [
+            _home_of(split, folder) / "mrc_files" / f"{stem}.mrc"
+            for stem, split in zip(table["stem"], table["split"], strict=True)
+        ]
+        link_micrographs(training, self.needs, targets)
+        ny = training.per_pick("ny")
+        if np.isnan(ny).any():
+            raise MissingMetadata(
+                "cryosegnet", "needs the shape of each micrograph.", "Link its micrographs on ingest."
+            )
+        x = np.rint(training.picks["x_px"].to_numpy())
+        y = np.rint(training.picks["y_px"].to_numpy())
+        y = ny - 1 - y if flip else y
+        diameter = training.per_pick("box_px")
+        csv = rows_writer("%d,%d,%d\n", (x, y, diameter))
+        table_of_all = []
+        for split in sorted(set(table["split"])):
+            for name in ("csv_files", "masks", "images") if with_masks else ("csv_files", "images"):
+                (_home_of(split, folder) / name).mkdir(exist_ok=True)
+        shapes = table[["ny", "nx"]].to_numpy(np.int64)
+        boxes = table["box_px"].to_numpy(np.float64)
+        for i, (stem, split, first, last) in enumerate(training.each()):
+            at = _home_of(split, folder)
+            (at / "csv_files" / f"{stem}.csv").write_bytes(b"X-Coordinate,Y-Coordinate,Diameter\n" + csv(first, last))
+            if split != TEST:
+                pattern = f"{stem}.mrc %d %d\n" * (last - first)
+                table_of_all.append(pattern % tuple(np.column_stack([x[first:last], y[first:last]]).ravel().tolist()))
+            if with_masks:
+                xy = np.column_stack([x[first:last], y[first:last]])
+                _write_mask(at / "masks" / f"{stem}_mask.jpg", (int(shapes[i, 0]), int(shapes[i, 1])), xy, boxes[i] / 2)
+        (folder / "finetune_dataset" / "sample.star").write_text(_STAR_HEAD + "".join(table_of_all))
+        settings.choose("epochs", 20, "for fine-tuning")
+        settings.choose("batch_size", 4, "fits a GPU of 16 GB")
+
+    def next_commands(self, home: Path) -> tuple[str, ...]:
+        """What to run in CryoSegNet's own folder, which holds its code."""
+        return (
+            f"cryoflow picker train cryosegnet {home}  (in CryoSegNet's own folder, which holds its scripts)",
+            "(or there: python utils/generate_jpg.py, then python finetune.py --train_dataset_path finetune_dataset/)",
+        )
+
+    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+        """Pictures from the micrographs by its own filter, then fine-tuning; run where its code is."""
+        gpu = f"cuda:{hardware.gpus[0]}" if hardware.gpus else "cpu"
+        argv: tuple[str, ...] = (
+            "python",
+            "finetune.py",
+            "--train_dataset_path",
+            "finetune_dataset/",
+            "--num_epochs",
+            settings["epochs"],
+        )
+        argv += ("--batch_size", settings["batch_size"], "--device", gpu)
+        return (
+            Step("filter pictures", ("python", "utils/generate_jpg.py")),
+            Step(
+                "fine-tune CryoSegNet", argv, ("output/models/finetuned_cryosegnet_best_val_loss.pth",), wants_gpu=True
+            ),
+        )
+
+    def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
+        """The model of the lowest validation loss."""
+        if found := sorted(home.rglob("finetuned_cryosegnet_best_val_loss.pth")):
+            return found[-1]
+        raise BadInput(home, "holds no fine-tuned model of CryoSegNet.", "See train.log.")
+
+    def pick_files(self, folder: Path) -> list[Path]:
+        """Its STAR files, or CSV files of CryoPPP."""
+        stars = [p for p in sorted(folder.rglob("*.star")) if p.name != "sample.star"]
+        return stars or sorted(folder.rglob("*.csv"))
+
+
+def _home_of(split: str, folder: Path) -> Path:
+    return folder / ("test_dataset" if split == TEST else "finetune_dataset")
+
+
+def _write_mask(
+    path: Path,
+    shape_yx: tuple[int, int],
+    centers_xy: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    radius_px: float,
+) -> None:
+    from PIL import Image
+
+    mask = paint_discs(shape_yx, centers_xy, radius_px) if len(centers_xy) else np.zeros(shape_yx, bool)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="JPEG", quality=95)
+
+
+PICKER = CryoSegNet()

@@ -1,0 +1,80 @@
+"""Micrograph names of one program, found again among those of another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.micrographs.find import canonical_name, clean_name
+
+
+@dataclass(frozen=True)
+class NameMatch:
+    """Which of `theirs` each of `ours` is.
+
+    Attributes
+    ----------
+    index : (n,) int
+        Row among theirs, -1 where there is none.
+    how
+        How many were matched in which way: `exact`, `path end`, `file name`, `stem`, `stem without uid`.
+    """
+
+    index: npt.NDArray[np.int64]
+    how: dict[str, int]
+
+    @property
+    def matched(self) -> npt.NDArray[np.bool_]:
+        """(n,) bool."""
+        return self.index >= 0
+
+
+def _file_name(name: str) -> str:
+    return PurePosixPath(clean_name(name)).name
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(clean_name(name)).stem
+
+
+_WAYS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("exact", clean_name),
+    ("path end", lambda name: "/".join(PurePosixPath(clean_name(name)).parts[-2:])),
+    ("file name", _file_name),
+    ("stem", _stem),
+    ("stem without uid", canonical_name),
+)
+"""From the strictest to the most forgiving; a way counts only where it leaves one choice on both sides."""
+
+
+def match_names(ours: Sequence[str], theirs: Sequence[str]) -> NameMatch:
+    """Find each of our names among theirs: as it is, by the end of its path, by file name, by stem, and by stem
+    without CryoSPARC's uid prefix and what programs append (`_DW`, `_patch_aligned_doseweighted`).
+
+    Each of theirs is given away once. A name for which two are left in some way is not guessed at.
+
+    >>> match_names(["mics/a.mrc"], ["J2/m/001234567890123456789_a_patch_aligned.mrc"]).index.tolist()
+    [0]
+    """
+    index = np.full(len(ours), -1, np.int64)
+    how: dict[str, int] = {}
+    free = set(range(len(theirs)))
+    for way, key in _WAYS:
+        left = [i for i in range(len(ours)) if index[i] < 0]
+        if not left or not free:
+            break
+        places = {key(theirs[j]): j for j in sorted(free)}
+        many_theirs = Counter(key(theirs[j]) for j in free)
+        many_ours = Counter(key(ours[i]) for i in left)
+        for i in left:
+            wanted = key(ours[i])
+            if many_ours[wanted] == 1 and many_theirs[wanted] == 1:
+                index[i] = places[wanted]
+                free.discard(places[wanted])
+                how[way] = how.get(way, 0) + 1
+    return NameMatch(index, how)

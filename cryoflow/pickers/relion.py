@@ -1,0 +1,221 @@
+"""RELION: picks for its Extract job, in both forms, and as a particle STAR.
+
+RELION 4 and later take a list of coordinate files (`autopick.star`), whose micrograph names must be exactly those of
+the `micrographs.star` used in Extract: a wrong prefix gives no error and no particles. RELION up to 3.1 takes a file
+`coords_suffix_autopick.star`, of which only name and place count: beside it lie files named after the micrograph's
+path without the job's part. One folder holds both. A particle STAR serves re-extraction and other programs.
+
+Sources: relion (src/preprocessing.cpp, src/pipeline_jobs.cpp, src/autopicker.cpp).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.files import inside, safe_name
+from cryoflow.formats.star import read_table
+from cryoflow.formats.star_write import write_star
+from cryoflow.pickers.base import Picker, Settings, rows_writer
+from cryoflow.pickers.names import match_names
+from cryoflow.pickers.training_set import TrainingSet
+from cryoflow.picks import FloatArray
+
+VERSION = "version 30001"
+_SUFFIX = "_autopick.star"
+_ENDINGS = (_SUFFIX, "_manualpick.star", "_topaz.star")
+_HEAD = (
+    f"\n# {VERSION}\n\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
+    "_rlnAutopickFigureOfMerit #3\n_rlnClassNumber #4\n_rlnAnglePsi #5\n"
+).encode()
+_JOB = re.compile(r"^[A-Za-z0-9]+/job\d+/")
+
+
+class Relion(Picker):
+    """RELION's own autopicker as a source of picks, and its Extract job as their consumer."""
+
+    name = "relion"
+    title = "RELION"
+    score_kind = "rlnAutopickFigureOfMerit"
+    links_micrographs: ClassVar[bool] = False
+
+    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+        """One job folder an entry, `AutoPick/cryoflow_<entry>`."""
+        table, keep = _named_as_the_project_does(training, settings, "micrographs_star", _relion_names)
+        flip = settings.choose(
+            "flip_y", False, "the same MRC files; yes only for micrographs of another motion correction"
+        )
+        relative = settings.choose(
+            "relative_to", "", "paths of coordinate files are absolute; or relative to this folder"
+        )
+        y_px = training.picks["y_px"].to_numpy()
+        y_px = training.per_pick("ny") - 1 - y_px if flip else y_px
+        score = _column(training.picks, "score", -999.0)
+        classes, psi = _column(training.picks, "class", 0), _column(training.picks, "psi_deg", 0.0)
+        write = rows_writer("%.3f %.3f %.6f %d %.2f\n", (training.picks["x_px"].to_numpy(), y_px, score, classes, psi))
+        bounds = training.offsets.tolist()
+        for entry, rows in table.groupby("entry").indices.items():
+            job = f"AutoPick/cryoflow_{safe_name(str(entry).replace('/', '_'))}"
+            files: list[str] = []
+            made: set[Path] = set()
+            kept = [i for i in np.asarray(rows).tolist() if keep[i]]
+            for i in kept:
+                target = inside(folder / job, coordinate_file(table["target"].iloc[i]))
+                if target.parent not in made:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    made.add(target.parent)
+                target.write_bytes(_HEAD + write(bounds[i], bounds[i + 1]))
+                files.append(str(home / target.relative_to(folder)))
+            _write_lists(folder / job, table["target"].iloc[kept].tolist(), files, relative, settings)
+        _write_particles(training, table, keep, folder / "particles.star", y_px, score, classes, psi)
+
+    def next_commands(self, home: Path) -> tuple[str, ...]:
+        """Where to put the file in RELION's window."""
+        lists = (
+            " ".join(str(p) for p in sorted(home.glob("AutoPick/*/autopick.star")))
+            or f"{home}/AutoPick/cryoflow_.../autopick.star"
+        )
+        return (
+            f"(RELION 4 and later: Particle extraction, Input coordinates: {lists})",
+            "(RELION up to 3.1: copy AutoPick/* into the project, Input coordinates: .../coords_suffix_autopick.star)",
+        )
+
+    def pick_files(self, folder: Path) -> list[Path]:
+        """The files of coordinates of an AutoPick or ManualPick job, not their list."""
+        return sorted(
+            p for p in folder.rglob("*.star") if p.name.endswith(_ENDINGS) and not p.name.startswith("coords_suffix")
+        )
+
+
+def coordinate_file(micrograph_name: str) -> str:
+    """Where RELION looks for a micrograph's coordinates below a picking job.
+
+    >>> coordinate_file("MotionCorr/job002/Movies/a.mrc")
+    'Movies/a_autopick.star'
+    """
+    tail = _JOB.sub("", micrograph_name.lstrip("/"))
+    parts = [p for p in PurePosixPath(tail).parts if p not in ("..", "/", ".")]
+    path = PurePosixPath(*parts) if parts else PurePosixPath("micrograph")
+    return str(path.with_suffix("")) + _SUFFIX
+
+
+def _named_as_the_project_does(
+    training: TrainingSet, settings: Settings, setting: str, reader: Callable[[Path], Sequence[str]]
+) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+    """The table with `target`, the micrograph's name in the project that the picks go to; and which have one."""
+    given = settings.choose(setting, "", "the entry's own names; or the file of the project that the picks go to")
+    names = training.micrographs["name"].astype(str).tolist()
+    if not given:
+        return training.micrographs.assign(target=names), np.ones(len(names), bool)
+    theirs = reader(Path(given))
+    match = match_names(names, theirs)
+    if not match.matched.any():
+        raise BadInput(
+            given,
+            f"names no micrograph of the entry. It has {theirs[0] if theirs else 'none'}; the entry has {names[0]}.",
+            "Are they of the same session?",
+        )
+    for how, count in match.how.items():
+        settings.note(f"matched by {how}", count, "micrographs")
+    if missing := int((~match.matched).sum()):
+        settings.note(
+            "not in the project",
+            missing,
+            f"of the entry's micrographs, the first {names[int(np.argmin(match.matched))]}",
+        )
+    if rest := len(theirs) - int(match.matched.sum()):
+        settings.note("not in the entry", rest, "of the project's micrographs")
+    target = [theirs[k] if k >= 0 else "" for k in match.index.tolist()]
+    return training.micrographs.assign(target=target), match.matched
+
+
+def _relion_names(path: Path) -> list[str]:
+    columns = read_table(path, None, ["rlnMicrographName"], text_columns=["rlnMicrographName"])
+    return list(dict.fromkeys(map(str, columns["rlnMicrographName"])))
+
+
+def _column(picks: pd.DataFrame, name: str, unknown: float) -> FloatArray:
+    """A column of the picks; RELION writes -999 for a figure of merit that is not known."""
+    values: FloatArray = picks[name].to_numpy(np.float64) if name in picks else np.full(len(picks), unknown)
+    return np.nan_to_num(values, nan=unknown)
+
+
+def _write_lists(job: Path, names: list[str], files: list[str], relative: str, settings: Settings) -> None:
+    """The list of RELION 4, and the file of RELION 3.1, whose one line says where the micrographs are."""
+    job.mkdir(parents=True, exist_ok=True)
+    if relative:
+        files = [_below(f, relative) for f in files]
+    columns = {"rlnMicrographName": names, "rlnMicrographCoordinates": files}
+    write_star(
+        job / "autopick.star",
+        {"coordinate_files": {k: np.array(v, object) for k, v in columns.items()}},
+        comment=VERSION,
+    )
+    given = next((s.value for s in settings.chosen if s.name == "micrographs_star"), "")
+    folders = sorted({str(PurePosixPath(n).parent) for n in names})
+    (job / "coords_suffix_autopick.star").write_text(
+        (given or f"{folders[0] if folders else 'Micrographs'}/*.mrc") + "\n"
+    )
+
+
+def _below(path: str, folder: str) -> str:
+    try:
+        return str(Path(path).relative_to(Path(folder).absolute()))
+    except ValueError:
+        raise BadInput(
+            folder, f"does not hold the output {path}.", "Export into the RELION project, or leave relative_to out."
+        ) from None
+
+
+def _write_particles(
+    training: TrainingSet,
+    table: pd.DataFrame,
+    keep: npt.NDArray[np.bool_],
+    path: Path,
+    y_px: FloatArray,
+    score: FloatArray,
+    classes: FloatArray,
+    psi: FloatArray,
+) -> None:
+    """Particles with optics; columns whose values are not all known are left out."""
+    optics = table[["entry", "pixel_size_A", "voltage_kV", "cs_mm", "amplitude_contrast"]].drop_duplicates(
+        ignore_index=True
+    )
+    group_of = pd.MultiIndex.from_frame(table[optics.columns]).map(
+        {key: i + 1 for i, key in enumerate(pd.MultiIndex.from_frame(optics))}
+    )
+    groups: dict[str, object] = {
+        "rlnOpticsGroupName": np.array([f"opticsGroup{i + 1}" for i in range(len(optics))], object),
+        "rlnOpticsGroup": np.arange(1, len(optics) + 1),
+    }
+    labels = {"pixel_size_A": "rlnMicrographPixelSize", "voltage_kV": "rlnVoltage"}
+    labels |= {"cs_mm": "rlnSphericalAberration", "amplitude_contrast": "rlnAmplitudeContrast"}
+    for column, label in labels.items():
+        if optics[column].notna().all():
+            groups[label] = optics[column].to_numpy(np.float64)
+    row = training.picks["micrograph"].to_numpy()
+    rows = np.flatnonzero(keep[row])
+    row = row[rows]
+    particles: dict[str, object] = {
+        "rlnCoordinateX": training.picks["x_px"].to_numpy()[rows],
+        "rlnCoordinateY": y_px[rows],
+        "rlnMicrographName": table["target"].to_numpy(object)[row],
+        "rlnOpticsGroup": np.asarray(group_of, np.int64)[row],
+        "rlnAutopickFigureOfMerit": score[rows],
+        "rlnClassNumber": classes[rows].astype(np.int64),
+        "rlnAnglePsi": psi[rows],
+    }
+    defocus = {"defocus_u_A": "rlnDefocusU", "defocus_v_A": "rlnDefocusV", "defocus_angle_deg": "rlnDefocusAngle"}
+    if table[list(defocus)].notna().all(axis=None):
+        particles |= {label: table[column].to_numpy(np.float64)[row] for column, label in defocus.items()}
+    write_star(path, {"optics": groups, "particles": particles}, comment=VERSION, decimals=3)  # type: ignore[dict-item]
+
+
+PICKER = Relion()
