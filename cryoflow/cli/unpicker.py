@@ -307,6 +307,7 @@ def evaluate(
     orientations: Literal[1, 2, 4, 8] = 1,
     num_cores: NumCores = None,
     table: Literal["summary", "micrographs", "defocus"] = "summary",
+    report: Path | None = None,
     json: out.Json = False,
 ) -> int:
     """Measure a model on labelled micrographs that were used for nothing else.
@@ -337,6 +338,8 @@ def evaluate(
         Micrographs prepared at a time.
     table
         What to print; --json prints all of it.
+    report
+        HTML page to write: numbers, curves, boxes and micrographs.
     """
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.evaluate import evaluate as run
@@ -368,6 +371,12 @@ def evaluate(
         out.emit_table(rows, title=f"{result.n_picks} picks on {len(result.micrographs)} test micrographs")
     else:
         out.emit_table(getattr(result, table))
+    if report:
+        from cryoflow.report.evaluation import evaluation_sections
+        from cryoflow.report.page import write_report
+
+        write_report(report, "Unpicker evaluation", evaluation_sections(result, bundle), subtitle=str(model))
+        out.say(f"report: {report}")
     for warning in result.warnings:
         out.say(f"warning: {warning}")
     return _ending([*bad, *result.failed], len(result.micrographs))

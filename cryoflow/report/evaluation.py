@@ -1,0 +1,197 @@
+"""The report of one evaluation of an unpicker: its numbers, its curves, and the boxes and micrographs behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import CryoflowError
+from cryoflow.micrographs.boxes import cut_boxes
+from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
+from cryoflow.micrographs.image import read_micrograph
+from cryoflow.report.figures import (
+    KEPT,
+    MISSED,
+    NEUTRAL,
+    REMOVED,
+    Curve,
+    Marks,
+    calibration,
+    montage,
+    overlay,
+    precision_recall,
+    score_histogram,
+)
+from cryoflow.report.page import Block, Figures, Gallery, Picture, Section, Table, Text
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.evaluate import Evaluation, Row
+from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT
+from cryoflow.unpicker.unpick import Judged
+
+BOXES = 20
+"""Boxes in a montage."""
+SHOWN_PIXELS_PER_DIAMETER = 28
+"""Boxes are shown at this sampling, where particles stand out of the noise."""
+
+
+def evaluation_sections(evaluation: Evaluation, bundle: ModelBundle, *, micrographs: int = 4) -> list[Section]:
+    """All sections about an evaluation.
+
+    Parameters
+    ----------
+    micrographs
+        How many are shown with their picks: the worst and the best, evenly spread between.
+    """
+    return [
+        _numbers(evaluation, bundle),
+        _curves(evaluation),
+        Section("Boxes", _montages(evaluation, bundle.diameter_A)),
+        Section("Micrographs", _overlays(evaluation, micrographs)),
+        _tables(evaluation),
+    ]
+
+
+def _numbers(e: Evaluation, bundle: ModelBundle) -> Section:
+    def card(name: str, what: str) -> tuple[str, str, str]:
+        interval = e.numbers()[name]
+        return f"{interval.value:.3f}", what, f"95 % interval {interval.low:.3f} to {interval.high:.3f}"
+
+    blocks: list[Block] = [
+        Figures(
+            (
+                card("error", "error"),
+                card("roc_auc", "ROC AUC"),
+                card("average_precision", "average precision"),
+                card("precision", "precision of what is kept"),
+                card("recall", "recall"),
+                card("calibration_error", "calibration error"),
+            )
+        ),
+        Text(
+            f"{e.n_picks:,} labelled picks, {e.n_right:,} of them right, on {len(e.micrographs)} micrographs that were "
+            f"used for nothing else. Picks of a probability of at least {e.threshold:.3f} are kept. Intervals are from "
+            "a bootstrap over micrographs, for the picks of one micrograph are not independent."
+        ),
+    ]
+    blocks += [Text(f"Take note: {warning}.") for warning in e.warnings]
+    if e.failed:
+        rows = [[str(error.path), error.reason] for error in e.failed]
+        blocks.append(Table(("micrograph", "why it could not be judged"), rows, caption="Left out"))
+    return Section(f"How good is {bundle.folder.name if bundle.folder else 'the model'}?", blocks)
+
+
+def _curves(e: Evaluation) -> Section:
+    recall, precision = e.precision_recall
+    at = (e.recall.value, e.precision.value)
+    mean_p, share_right, number = e.calibration
+    filled = number > 0
+    pictures = (
+        Picture(
+            precision_recall([Curve(recall, precision, f"AP {e.average_precision.value:.3f}", NEUTRAL, at)]),
+            "The dot is the model's threshold.",
+        ),
+        Picture(
+            calibration([Curve(mean_p[filled], share_right[filled], f"ECE {e.calibration_error.value:.3f}")]),
+            "On the diagonal, 80 of 100 picks of probability 0.8 are right.",
+        ),
+        Picture(score_histogram(e.probabilities, e.right, threshold=e.threshold, name="probability"), "All picks."),
+    )
+    return Section("Curves", (Gallery(pictures),))
+
+
+def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
+    """The most certain, the most doubtful, and the most wrongly judged picks."""
+    place = [(i, k) for i, j in enumerate(e.judged) for k in range(len(j.kept))]
+    p = np.concatenate([j.probabilities for j in e.judged]) if e.judged else np.zeros(0)
+    label = np.concatenate([j.micrograph.labels for j in e.judged]) if e.judged else np.zeros(0, np.int8)
+    right = label == RIGHT
+    wrong = ~right & (label != NOT_KNOWN)
+    groups = (
+        ("Most certainly right", KEPT, np.argsort(-p, kind="stable")),
+        ("Most certainly wrong", REMOVED, np.argsort(p, kind="stable")),
+        ("Most doubtful", MISSED, np.argsort(np.abs(p - e.threshold), kind="stable")),
+        ("Kept, but labelled wrong", REMOVED, _worst(wrong & (p >= e.threshold), -p)),
+        ("Removed, but labelled right", KEPT, _worst(right & (p < e.threshold), p)),
+    )
+    pictures = []
+    for title, color, order in groups:
+        rows = [place[n] for n in order[:BOXES]]
+        boxes, captions = _boxes(e.judged, rows, diameter_A)
+        if len(boxes):
+            n = f"; {len(order)} in all" if len(order) < len(p) else ""
+            pictures.append(
+                Picture(montage(boxes, captions, title=title, color=color), f"With their probability{n}.", photo=True)
+            )
+    return [Gallery(pictures)]
+
+
+def _worst(which: npt.NDArray[np.bool_], key: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Rows for which `which` holds, by rising `key`."""
+    rows = np.flatnonzero(which)
+    return rows[np.argsort(key[rows], kind="stable")]
+
+
+def _boxes(
+    judged: Sequence[Judged], rows: Sequence[tuple[int, int]], diameter_A: float
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Boxes of picks, in their order, each micrograph read once; those of unreadable micrographs are left out."""
+    cut: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
+    side = 2 * round(0.9 * SHOWN_PIXELS_PER_DIAMETER)
+    for i in sorted({i for i, _ in rows}):
+        m = judged[i].micrograph
+        try:
+            image = read_micrograph(m.path)
+        except (CryoflowError, OSError):
+            continue
+        target = max(m.pixel_size_A, (m.diameter_A or diameter_A) / SHOWN_PIXELS_PER_DIAMETER)
+        small, _ = fourier_resample(image, m.pixel_size_A, target)
+        picks = [k for j, k in rows if j == i]
+        centers = rescale_xy(m.centers_xy_px[picks], image.shape, small.shape)
+        cut.update({(i, k): box for k, box in zip(picks, cut_boxes(small, centers, side), strict=True)})
+    there = [row for row in rows if row in cut]
+    captions = [f"{judged[i].probabilities[k]:.2f}" for i, k in there]
+    return np.stack([cut[row] for row in there]) if there else np.zeros((0, side, side), np.float32), captions
+
+
+def _overlays(e: Evaluation, number: int) -> list[Block]:
+    """Micrographs from the worst to the best, with what was kept and removed, rightly and wrongly."""
+    errors = {row.name: row.error for row in e.micrographs}
+    known = [j for j in e.judged if j.micrograph.name in errors]
+    by_error = sorted(known, key=lambda j: (-errors[j.micrograph.name], j.micrograph.name))
+    chosen = [by_error[i] for i in np.unique(np.linspace(0, len(by_error) - 1, number).round().astype(int))]
+    pictures = []
+    for j in chosen:
+        m = j.micrograph
+        try:
+            image = read_micrograph(m.path)
+        except (CryoflowError, OSError):
+            continue
+        right, wrong = m.labels == RIGHT, (m.labels != RIGHT) & (m.labels != NOT_KNOWN)
+        marks = [
+            Marks(m.centers_xy_px[j.kept & ~wrong], "kept", KEPT),
+            Marks(m.centers_xy_px[~j.kept & ~right], "removed", REMOVED),
+            Marks(m.centers_xy_px[~j.kept & right], "removed, but right", MISSED),
+            Marks(m.centers_xy_px[j.kept & wrong], "kept, but wrong", NEUTRAL),
+        ]
+        name = Path(m.name).name
+        figure = overlay(
+            image, marks, diameter_px=m.diameter_A / m.pixel_size_A, title=name, pixel_size_A=m.pixel_size_A
+        )
+        pictures.append(Picture(figure, f"{name}: error {errors[m.name]:.1%}", photo=True))
+    return [Text("From the worst to the best of the test micrographs."), Gallery(pictures)]
+
+
+def _tables(e: Evaluation) -> Section:
+    def rows(of: Sequence[Row]) -> list[list[object]]:
+        return [[r.name, r.n, r.n_right, r.n_kept, r.error, r.precision, r.recall, r.roc_auc] for r in of]
+
+    head = ("picks", "right", "kept", "error", "precision", "recall", "ROC AUC")
+    blocks: list[Block] = []
+    if e.defocus:
+        blocks.append(Table(("defocus", *head), rows(e.defocus), caption="By defocus"))
+    caption = "By micrograph"
+    blocks.append(Table(("micrograph", *head), rows(e.micrographs), caption=caption, folded=len(e.micrographs) > 12))
+    return Section("Tables", blocks)
