@@ -170,10 +170,15 @@ def link(path: Path, target: str | Path) -> None:
         except FileExistsError:
             remove_leftovers(path.parent)
             hidden = _hidden_sibling(path)
-            hidden.symlink_to(target)
-            fault_point("link.made")
-            os.replace(hidden, path)
-            fault_point("link.renamed")
+            try:
+                hidden.symlink_to(target)
+                fault_point("link.made")
+                os.replace(hidden, path)
+                fault_point("link.renamed")
+            except BaseException:
+                with _ignoring_os_errors():
+                    hidden.unlink(missing_ok=True)
+                raise
 
 
 def move(path: Path, to: Path) -> None:

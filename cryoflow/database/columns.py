@@ -95,7 +95,7 @@ def decode(text: Bytes, formats: Sequence[ColumnFormat]) -> list[npt.NDArray[np.
     NotAligned
         Where any byte is not what `encode` would have put there.
     """
-    by_column = np.ascontiguousarray(text.T)
+    by_column = text.T.copy(order="C")  # also because it is written to
     columns: list[npt.NDArray[np.generic]] = []
     start = 0
     for i, f in enumerate(formats):

@@ -225,7 +225,8 @@ def _read_any(path: Path, file: BinaryIO) -> DataText:
             if len(blocks) == len(micrographs.links):
                 raise BadInput(path, f"line {at}: a row that belongs to no micrograph: {stripped[:60]!r}.")
             rows.append(stripped)
-    close()
+    if micrographs.links and len(blocks) < len(micrographs.links):
+        raise BadInput(path, "it ends without a '$' after its last row: truncated?", "Restore it, or ingest again.")
     if head.n_micrographs is not None and head.n_micrographs != len(micrographs.links):
         raise BadInput(
             path,

@@ -73,6 +73,9 @@ def with_micrographs(
 
 def write_links(folder: Path, record: ProjectLinks) -> None:
     """Make the links of a project folder, then commit the record of them; what stands already is left alone."""
+    record_path = folder / layout.MICROGRAPHS_TEXT
+    if not record_path.exists():
+        files.write_atomically(record_path, links_text(ProjectLinks(record.project, record.title)))
     links_folder = folder / layout.LINKS
     with files.clear_errors(links_folder):
         links_folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +85,7 @@ def write_links(folder: Path, record: ProjectLinks) -> None:
         if link.target is not None and (name not in there or read_link(path) != link.target):
             files.link(path, link.target)
     text = links_text(record).encode()
-    record_path = folder / layout.MICROGRAPHS_TEXT
-    if not record_path.exists() or record_path.read_bytes() != text:
+    if record_path.read_bytes() != text:
         files.write_atomically(record_path, text)
 
 

@@ -54,32 +54,39 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
     """
     path = folder / NAME
     mine = folder / f"{NAME}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    end = time.monotonic() + timeout_s
-    taken_over = False
     me = _me()
+    taken = False
     try:
         with files.clear_errors(path):
             mine.write_text(json.dumps(asdict(me)))
             files.fault_point("lock.written")
-            while not _link(mine, path):
-                owner = _owner(path)
-                if owner is not None and _is_dead(owner) and _clear(path, owner):
-                    taken_over = True
-                    continue
-                if time.monotonic() > end:
-                    raise DatabaseBusy(_busy(path, owner, timeout_s))
-                time.sleep(random.uniform(0.01, 0.05))  # noqa: S311 spreads waiting processes out, guards nothing
+            taken_over = _take(mine, path, timeout_s)
+            taken = True
             files.fault_point("lock.taken")
-    finally:
-        mine.unlink(missing_ok=True)
-    try:
-        if taken_over:
+            mine.unlink(missing_ok=True)
             _remove_abandoned(folder)
         yield taken_over
     finally:
-        if _owner(path) == me:  # somebody may have removed it by hand, and another taken it
-            path.unlink(missing_ok=True)
-        files.fault_point("lock.released")
+        with files.clear_errors(path):
+            mine.unlink(missing_ok=True)
+            if taken and _owner(path) == me:  # somebody may have removed it by hand, and another taken it
+                path.unlink(missing_ok=True)
+                files.fault_point("lock.released")
+
+
+def _take(mine: Path, path: Path, timeout_s: float) -> bool:
+    """Wait for the lock and take it; whether a dead process held it."""
+    end = time.monotonic() + timeout_s
+    taken_over = False
+    while not _link(mine, path):
+        owner = _owner(path)
+        if owner is not None and _is_dead(owner) and _clear(path, owner):
+            taken_over = True
+            continue
+        if time.monotonic() > end:
+            raise DatabaseBusy(_busy(path, owner, timeout_s))
+        time.sleep(random.uniform(0.01, 0.05))  # noqa: S311 spreads waiting processes out, guards nothing
+    return taken_over
 
 
 def _link(mine: Path, path: Path) -> bool:

@@ -1,9 +1,9 @@
 """The text database: add entries, list them, load them, mark them.
 
-Order of a write, under the database's lock: links of micrographs, then the record of them (`micrographs.txt`), then the
-entry's folder, filled beside its place and renamed into it. That rename is the commit. A crash before it leaves links
-that nothing refers to yet, and a hidden folder that the next writer removes; the old entry stays whole. Nothing else
-has to be kept in step: the folders are the index.
+Order of a write, under the database's lock: a new project's record (`micrographs.txt`, which claims the folder), links of
+micrographs, the record of them, then the entry's folder, filled beside its place and renamed into it. That rename is
+the commit. A crash before it leaves links that nothing refers to yet, and a hidden folder that the next writer removes;
+the old entry stays whole. Nothing else has to be kept in step: the folders are the index.
 """
 
 from __future__ import annotations
@@ -190,11 +190,16 @@ class Database:
 
     def quarantine(self, path: Path) -> Path:
         """Move something of the database out of sight, to a place of its own; the caller holds the lock."""
+        to = self.quarantine_place(path)
+        files.move(path, to)
+        return to
+
+    def quarantine_place(self, path: Path) -> Path:
+        """A free place in the quarantine for something of the database."""
         place = self.root / layout.QUARANTINE / path.relative_to(self.root)
         number = 1
         while os.path.lexists(to := place.with_name(f"{place.name}.{number}")):
             number += 1
-        files.move(path, to)
         return to
 
     def project_folders(self) -> dict[Path, Path]:
@@ -221,8 +226,8 @@ class Database:
                     return _not_a_link(folder)
                 if name in names and project_of(folder) is None:
                     read_links(folder)  # a damaged record may be this project's: say so
-                    if not os.listdir(folder):
-                        continue
+                    if all(n.startswith(".") for n in os.listdir(folder)):
+                        continue  # a killed writer had just made it
             taken.add(layout.folded(name))
         return self.root / layout.free_name(names, taken)
 

@@ -269,10 +269,11 @@ def _relink(database: Database, path: Path, target: str) -> str:
 
 
 def _mark_again(database: Database, folder: Path) -> str:
-    database.quarantine(folder / layout.MARK)
+    damaged = (folder / layout.MARK).read_bytes()  # copied, not moved: an entry must not lose its mark on the way
+    files.write_atomically(database.quarantine_place(folder / layout.MARK), damaged)
     mark = {"format": layout.VERSION, "status": "stale", "reason": "its mark was damaged; ingest will look at it again"}
     files.write_atomically(folder / layout.MARK, sealed(mark))
-    return "put aside; marked as stale"
+    return "copied aside; marked as stale"
 
 
 def _rebuild_record(project: Path, entries: list[Path]) -> str:

@@ -83,7 +83,9 @@ def test_a_link_that_is_set_right_by_hand_is_followed(tmp_path: Path, make_picks
     assert table["status"].tolist()[:3] == ["found", "found", "missing"]
 
 
-def test_unknown_values_say_unknown_and_come_back_unknown(tmp_path: Path, make_pickset: Make, assert_same: Same) -> None:
+def test_unknown_values_say_unknown_and_come_back_unknown(
+    tmp_path: Path, make_pickset: Make, assert_same: Same
+) -> None:
     original = make_pickset(box_px=None, diameter_A=None, score_kind="", counts={}, notes=())
     bare = replace(
         original,
@@ -149,7 +151,15 @@ def test_two_micrographs_of_one_base_name_stay_apart(tmp_path: Path, make_pickse
 def test_names_of_any_kind_stay_inside_and_come_back(
     tmp_path: Path, make_pickset: Make, assert_same: Same, hostile_name: str
 ) -> None:
-    names = [f"{hostile_name}/a.mrc", f"J1/{hostile_name}.mrc", "../../etc/passwd", "/tmp/x y.mrc", "$", "unknown", "n" * 200]
+    names = [
+        f"{hostile_name}/a.mrc",
+        f"J1/{hostile_name}.mrc",
+        "../../etc/passwd",
+        "/tmp/x y.mrc",
+        "$",
+        "unknown",
+        "n" * 200,
+    ]
     original = make_pickset("P", job="J1", names=["ok.mrc"])
     table = pd.DataFrame({"name": names})
     from cryoflow.picks import micrograph_table
