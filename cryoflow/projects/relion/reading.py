@@ -75,7 +75,7 @@ def read_job(
         raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
     if not job.outputs:
         raise BadInput(job.folder, "has no file with picks.")
-    context = _context(job, dict(remaps))
+    context = _context(job, Finder(job.project, dict(remaps)))
     if wanted is not None:
         suffix = "class" + "+".join(str(k) for k in sorted(wanted))
         return [_read_unchanged(context, replace(job.outputs[0], suffix=suffix), wanted)]
@@ -88,12 +88,17 @@ def read_job(
     return picksets
 
 
-def _context(job: Job, remaps: Mapping[str, str]) -> _Context:
+def read_output(job: Job, output: Output, finder: Finder) -> PickSet:
+    """The picks of one file of a job, whatever the job's status; micrographs are found by `finder`."""
+    return _read_unchanged(_context(job, finder), output, None)
+
+
+def _context(job: Job, finder: Finder) -> _Context:
     pipeline = load_pipeline(job.project)
     process = str(job.detail.get("process", ""))
-    finder = Finder(job.project, remaps)
     if not process:
-        return _Context(job, pipeline, process, finder, KnownMicrographs(), (), None)
+        beside = sorted(job.project.glob("micrographs*.star"))  # RELION 1 keeps its tables of micrographs there
+        return _Context(job, pipeline, process, finder, read_micrograph_stars(beside), (), None)
     known = read_micrograph_stars([job.project / node for node in micrograph_stars(pipeline, process)])
     searched: list[str] = []
     for node in searched_micrographs(pipeline, process):

@@ -1,0 +1,80 @@
+"""A STAR file of RELION that somebody names by hand: with its project's knowledge where it lies in one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cryoflow.errors import BadInput
+from cryoflow.files import safe_name
+from cryoflow.formats.star import read_table
+from cryoflow.micrographs.find import Finder
+from cryoflow.picks import Kind, PickSet
+from cryoflow.projects.found import Job, JobStatus, Output
+from cryoflow.projects.relion.job_types import JOB_FOLDER, job_type
+from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.pipeline import load_pipeline
+from cryoflow.projects.relion.reading import read_output
+
+
+def is_relion_table(path: Path) -> bool:
+    """Whether a file is a table of particles on several micrographs, or a list of coordinate files."""
+    try:
+        seen = peek(path)
+    except BadInput:
+        return False
+    return seen.is_coordinate_list or (seen.has_coordinates and "rlnMicrographName" in seen.columns)
+
+
+def read_lone_star(path: Path, micrographs_dir: Path | None = None, remaps: Mapping[str, str] | None = None) -> PickSet:
+    """The picks of a particle table or of a list of coordinate files.
+
+    Parameters
+    ----------
+    path
+        Absolute.
+    micrographs_dir
+        Where micrographs are; by default in the project that the file lies in.
+
+    Raises
+    ------
+    BadInput
+        Where the file is damaged.
+    """
+    project = _project_of(path)
+    process, kind = "", Kind.IMPORT
+    if project is not None:
+        pipeline = load_pipeline(project)
+        parts = path.relative_to(project).parts
+        head = "/".join(parts[:2])
+        if len(parts) > 2 and (head in pipeline.processes or JOB_FOLDER.fullmatch(parts[1])):
+            process = head
+            kind = job_type(pipeline.processes[head].type_label).kind if head in pipeline.processes else kind
+    name = safe_name(path.stem)
+    job = Job(
+        program="relion",
+        project=project or path.parent,
+        project_name=(project or path.parent).name,
+        job=f"{process.split('/')[1]}_{name}" if process else name,
+        folder=path.parent,
+        kind=Kind.IMPORT,
+        job_type=f"relion.{kind.value.lower()}" if process else "",
+        status=JobStatus.USABLE,
+        detail={"process": process},
+    )
+    finder = Finder(micrographs_dir, remaps) if micrographs_dir else Finder(job.project, remaps)
+    pickset = read_output(job, Output(path.name, "", (path,)), finder)
+    return replace(pickset, provenance=replace(pickset.provenance, program="file", project=job.project))
+
+
+def _project_of(path: Path) -> Path | None:
+    """The nearest folder above a file from which its project's names lead somewhere."""
+    for folder in path.parents:
+        if (folder / "default_pipeline.star").is_file() and not JOB_FOLDER.fullmatch(folder.name):
+            return folder
+    if not path.name.startswith("coords_suffix") and peek(path).is_coordinate_list:
+        names = read_table(path, None, ["rlnMicrographCoordinates"])["rlnMicrographCoordinates"]
+        if len(names):
+            return next((folder for folder in path.parents if (folder / str(names[0])).is_file()), None)
+    return None
