@@ -142,7 +142,7 @@ def _barrel() -> Specimen:
         _on_ring(45, 16, 61, (23, 17, 13)),
     ]
     points = dihedral_copies(fill_domains(subunit, np.random.default_rng(7)), 7)
-    return Specimen("barrel", "D7", _centred(points), 160.0, 0.5, 700.0, 2.0)
+    return Specimen("barrel", "D7", _centred(points), 160.0, 0.5, 900.0, 2.0)
 
 
 def _large() -> Specimen:
@@ -161,7 +161,7 @@ def _large() -> Specimen:
             domains.append(Domain((x, y, z), (a, b, c), rng.uniform(0, 180)))
             placed += 1
     domains += [Domain((104.0, 20.0, 40.0), (30.0, 12.0, 12.0), 15), Domain((-70.0, -62.0, 20.0), (16.0, 26.0, 14.0))]
-    return Specimen("large", "C1", _centred(fill_domains(domains, rng)), 250.0, 0.5, 320.0, 2.0)
+    return Specimen("large", "C1", _centred(fill_domains(domains, rng)), 250.0, 0.5, 420.0, 2.0)
 
 
 def _small() -> Specimen:

@@ -82,8 +82,9 @@ def simulate_dataset(
     if read_recipe(folder) == recipe:
         there = load_dataset(folder)
         if all(m.path.is_file() for m in there.micrographs):
-            for micrograph in there.micrographs if on_micrograph else ():
-                on_micrograph(micrograph)
+            if on_micrograph:
+                for micrograph in there.micrographs:
+                    on_micrograph(micrograph)
             return there
 
     def make(number: int) -> SimulatedMicrograph:

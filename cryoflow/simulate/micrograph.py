@@ -9,6 +9,7 @@ phase by 0.00065 rad, ice lets one in e of the electrons through 3,500 A.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,21 +67,23 @@ def simulate_exposure(
     ctf = Ctf(defocus_A + astigmatism_A / 2, defocus_A - astigmatism_A / 2, rng.uniform(-90, 90))
 
     phase = _splat(scene, canvas_yx, pixel_size_A, margin)
-    phase *= np.float32(specimen.contrast * RADIANS_PER_RESIDUE_A2 / pixel_size_A**2)
+    phase *= specimen.contrast * RADIANS_PER_RESIDUE_A2 / pixel_size_A**2
     phase += around.phase_rad
-    grain = np.float32(ICE_GRAIN_RAD * 1.5 / pixel_size_A)
-    phase += rng.standard_normal(canvas_yx, np.float32) * (grain * np.sqrt(around.ice_A / np.float32(300)))
+    grain = np.sqrt(around.ice_A)
+    grain *= ICE_GRAIN_RAD / math.sqrt(300) * 1.5 / pixel_size_A
+    grain *= rng.standard_normal(canvas_yx, np.float32)
+    phase += grain
     contrast = _transfer(phase, ctf, pixel_size_A)
 
-    passed = np.exp(-around.ice_A / np.float32(ICE_MEAN_FREE_PATH_A) - around.opacity)
-    electrons = np.float32(DOSE_PER_A2 * pixel_size_A**2) * passed * np.maximum(1 + contrast, np.float32(0.05))
     inner = (slice(margin, margin + ny), slice(margin, margin + nx))
-    image = electrons[inner]
-    image = image + np.sqrt(image) * rng.standard_normal(shape_yx, np.float32)
+    passed = np.exp(around.ice_A[inner] / -ICE_MEAN_FREE_PATH_A - around.opacity[inner])
+    image = passed * np.maximum(1 + contrast[inner], 0.05)
+    image *= DOSE_PER_A2 * pixel_size_A**2
+    image += np.sqrt(image) * rng.standard_normal(shape_yx, np.float32)
 
     usable = _usable(scene, around, specimen, shape_yx, pixel_size_A, margin)
     return Exposure(
-        image.astype(np.float32, copy=False),
+        image,
         ctf,
         scene.xy_A[usable] / pixel_size_A,
         scene.psi_deg[usable],
@@ -100,10 +103,9 @@ def _splat(scene: Scene, canvas_yx: tuple[int, int], pixel_size_A: float, margin
     places = places[inside]
     corner = places.astype(np.int64)
     (fx, fy), index = (places - corner).T, corner[:, 1] * nx + corner[:, 0]
-    total = np.zeros(ny * nx, np.float64)
-    for step, weight in ((0, (1 - fx) * (1 - fy)), (1, fx * (1 - fy)), (nx, (1 - fx) * fy), (nx + 1, fx * fy)):
-        total += np.bincount(index + step, weight, ny * nx)
-    return total.reshape(canvas_yx).astype(np.float32)
+    indices = np.concatenate([index, index + 1, index + nx, index + nx + 1])
+    shares = np.concatenate([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    return np.bincount(indices, shares, ny * nx).astype(np.float32).reshape(canvas_yx)
 
 
 def _transfer(phase: npt.NDArray[np.float32], ctf: Ctf, pixel_size_A: float) -> npt.NDArray[np.float32]:

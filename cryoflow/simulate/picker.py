@@ -48,16 +48,14 @@ def pick_blobs(
     reach = round(float(radius_yx.mean()))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     highest = ndimage.maximum_filter(score, footprint=x**2 + y**2 <= reach**2, mode="reflect")
-    edge_y, edge_x = (int(np.ceil(r)) for r in radius_yx)
-    peaks = np.zeros(score.shape, bool)
-    inner = (slice(edge_y, -edge_y), slice(edge_x, -edge_x))
-    peaks[inner] = (score[inner] == highest[inner]) & (score[inner] > threshold)
-    row, column = np.nonzero(peaks)
+    row, column = np.nonzero((score == highest) & (score > threshold))
     order = np.argsort(-score[row, column], kind="stable")
     row, column = row[order], column[order]
     off_y, off_x = _between_pixels(score, row, column)
     xy = rescale_xy(np.stack([column + off_x, row + off_y], axis=1), small.shape, image.shape)
-    return xy, score[row, column].astype(np.float64)
+    radius_px = diameter_A / 2 / pixel_size_A
+    whole = ((xy >= radius_px) & (xy <= np.array(image.shape[::-1]) - 1 - radius_px)).all(axis=1)
+    return xy[whole], score[row, column][whole].astype(np.float64)
 
 
 def match_to_truth(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,35 +56,43 @@ def build_surroundings(shape_yx: tuple[int, int], pixel_size_A: float, rng: np.r
     return Surroundings(ice, phase, opacity, dirty)
 
 
-def smooth_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.random.Generator) -> Field:
+def _smooth_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.random.Generator) -> Field:
     """Gaussian noise of unit variance without detail finer than about `wavelength_px`."""
     white = rng.standard_normal(shape_yx, np.float32)
     spectrum = fft.rfft2(white, workers=1)
     k2 = np.fft.fftfreq(shape_yx[0])[:, None] ** 2 + np.fft.rfftfreq(shape_yx[1])[None, :] ** 2
     spectrum *= np.exp(-0.5 * k2 * wavelength_px**2).astype(np.float32)
     noise: Field = fft.irfft2(spectrum, s=shape_yx, workers=1, overwrite_x=True)
-    return noise / np.float32(noise.std() or 1)
+    noise /= noise.std() or 1
+    return noise
 
 
 def _coarse_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.random.Generator) -> Field:
-    """`smooth_noise` for long wavelengths, made small and magnified."""
+    """`_smooth_noise` for long wavelengths, made small and magnified."""
     step = max(1, int(wavelength_px / 8))
-    small = smooth_noise((shape_yx[0] // step + 2, shape_yx[1] // step + 2), wavelength_px / step, rng)
-    rows, columns = (np.arange(n, dtype=np.float32) / step for n in shape_yx)
-    r0, c0 = rows.astype(np.intp), columns.astype(np.intp)
-    fr, fc = (rows - r0)[:, None], (columns - c0)[None, :]
-    top = small[r0] * (1 - fr) + small[r0 + 1] * fr
-    return (top[:, c0] * (1 - fc) + top[:, c0 + 1] * fc).astype(np.float32)
+    small = _smooth_noise((shape_yx[0] // step + 2, shape_yx[1] // step + 2), wavelength_px / step, rng)
+    magnify_y, magnify_x = (_tents(n, m, step) for n, m in zip(shape_yx, small.shape, strict=True))
+    noise: Field = magnify_y @ small @ magnify_x.T
+    return noise
+
+
+def _tents(size: int, nodes: int, step: int) -> Field:
+    """Linear interpolation from `nodes` points, `step` pixels apart, to `size` pixels, as a matrix."""
+    where = np.arange(size, dtype=np.float32)[:, None] / step - np.arange(nodes, dtype=np.float32)
+    tents: Field = np.maximum(0, 1 - np.abs(where)).astype(np.float32)
+    return tents
 
 
 def _gradient(shape_yx: tuple[int, int], rng: np.random.Generator) -> Field:
     """Thickness relative to its mean: a slope, the bulge towards the rim of the hole, and slow waves."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape_yx)
-    angle, steepness = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.35)
-    slope = steepness * (np.cos(angle) * x[None, :] + np.sin(angle) * y[:, None])
-    bulge = rng.uniform(-0.05, 0.15) * (x[None, :] ** 2 + y[:, None] ** 2)
-    waves = 0.04 * _coarse_noise(shape_yx, 0.5 * max(shape_yx), rng)
-    relative: Field = np.maximum(1 + slope + bulge + waves, 0.3).astype(np.float32)
+    angle, steepness, bulge = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.35), rng.uniform(-0.05, 0.15)
+    along_x = 1 + steepness * math.cos(angle) * x + bulge * x**2
+    along_y = steepness * math.sin(angle) * y + bulge * y**2
+    relative = 0.04 * _coarse_noise(shape_yx, 0.5 * max(shape_yx), rng)
+    relative += along_x[None, :]
+    relative += along_y[:, None]
+    np.maximum(relative, 0.3, out=relative)
     return relative
 
 
@@ -108,7 +117,7 @@ def _add_carbon(
     film = np.clip(beyond / 25 + 0.5, 0, 1).astype(np.float32)
     thickness = rng.uniform(0.8, 1.3)
     grain = rng.standard_normal(dirty.shape, np.float32) * np.float32(0.055 * 1.5 / pixel_size_A)
-    phase += film * np.float32(thickness) * (grain + 0.05 * smooth_noise(dirty.shape, 60 / pixel_size_A, rng))
+    phase += film * np.float32(thickness) * (grain + 0.05 * _smooth_noise(dirty.shape, 60 / pixel_size_A, rng))
     opacity += film * np.float32(0.10 * thickness)
     opacity += np.exp(-(((beyond - 30) / 40) ** 2)).astype(np.float32) * np.float32(
         0.05 * thickness
@@ -161,8 +170,8 @@ def _add_lattice(phase: Field, dirty: npt.NDArray[np.bool_], x_A: Field, y_A: Fi
         return
     x, y = x_A[:, window[1]] - where[0], y_A[window[0]] - where[1]
     waves = sum(
-        np.cos(2 * np.pi / cell * (np.cos(turn + step) * x + np.sin(turn + step) * y))
-        for step in (0, np.pi / 3, 2 * np.pi / 3)
+        np.cos(2 * math.pi / cell * (math.cos(turn + step) * x + math.sin(turn + step) * y))
+        for step in (0, math.pi / 3, 2 * math.pi / 3)
     )
     angle = np.arctan2(y, x)
     outline = radius * (1 + 0.15 * np.cos(3 * angle + turn) + 0.1 * np.cos(5 * angle))
