@@ -113,15 +113,20 @@ def compare(
 def same_micrographs(picks: PickSet, reference: PickSet) -> Iterator[tuple[int, int]]:
     """Rows of the micrographs that both have: the same file where both were found, else the same name."""
     row_of: dict[str, int] = {}
-    for j, row in enumerate(reference.micrographs.itertuples(index=False)):
-        row_of.setdefault(row.name, j)
-        if row.path is not None:
-            row_of[str(Path(row.path).resolve())] = j
-    for i, row in enumerate(picks.micrographs.itertuples(index=False)):
-        key = None if row.path is None else str(Path(row.path).resolve())
-        j = row_of.get(key or row.name, row_of.get(row.name))
-        if j is not None:
-            yield i, j
+    for j, (name, file) in enumerate(_names_and_files(reference)):
+        row_of.setdefault(name, j)
+        if file:
+            row_of[file] = j
+    for i, (name, file) in enumerate(_names_and_files(picks)):
+        there = row_of.get(file, row_of.get(name))
+        if there is not None:
+            yield i, there
+
+
+def _names_and_files(picks: PickSet) -> Iterator[tuple[str, str]]:
+    """Each micrograph's name and its real file, empty where it is missing."""
+    for name, path in zip(picks.micrographs["name"], picks.micrographs["path"], strict=True):
+        yield str(name), "" if path is None else str(Path(path).resolve())
 
 
 def centers_of(picks: PickSet, micrograph: int) -> FloatArray:

@@ -104,7 +104,7 @@ def read_back(
             f"It has {_some(files)}; the manifest has {', '.join(table['stem'].head(2))}. Is it of this run?",
         )
     picks = _in_micrograph_pixels(picks, table, folder, scaled=scaled)
-    picks = _flipped(picks, table, {f.form for f in found}, flip_y)
+    picks = _flipped(picks, table, all(f.y_is_flipped for f in found) if flip_y is None else flip_y)
     picks, repeated = _deduplicated(picks, found)
     counts = {n: c for n, c in (("unknown_micrograph", unknown), ("duplicate", repeated)) if c}
     used: float | None = None
@@ -193,26 +193,26 @@ def _in_micrograph_pixels(
         raise BadInput(
             folder, "has all its picks in one corner: they are in downsampled pixels.", "Leave --micrograph-pixels out."
         )
-    picks = picks.assign(x_px=x, y_px=y)
-    return picks.assign(box_px=picks["box_px"] * factor) if "box_px" in picks else picks
+    return picks.assign(x_px=x, y_px=y)
 
 
-def _flipped(picks: pd.DataFrame, table: pd.DataFrame, forms: set[str], flip_y: bool | None) -> pd.DataFrame:
-    if not (flip_y or (flip_y is None and forms == {"cryoppp"})):
+def _flipped(picks: pd.DataFrame, table: pd.DataFrame, flip_y: bool) -> pd.DataFrame:
+    if not flip_y:
         return picks
     ny = table["ny"].to_numpy(np.float64, na_value=np.nan)[picks["micrograph"].to_numpy()]
     return picks.assign(y_px=ny - 1 - picks["y_px"])
 
 
 def _deduplicated(picks: pd.DataFrame, found: Sequence[Coordinates]) -> tuple[pd.DataFrame, int]:
-    """Repeats, in files that have a diameter and no score: CryoSegNet's predictions."""
-    if "score" in picks or "box_px" not in picks or {f.form for f in found} - {"star", "empty"}:
+    """Repeats, in STAR files that have a diameter and no score: CryoSegNet's predictions."""
+    diameters = [f.diameter_px for f in found if f.diameter_px and f.form == "RELION STAR"]
+    if "score" in picks or not diameters:
         return picks, 0
     keep = np.ones(len(picks), bool)
     xy = picks[["x_px", "y_px"]].to_numpy()
-    radius = DUPLICATE_OF_RADIUS * picks["box_px"].to_numpy() / 2
+    radius = DUPLICATE_OF_RADIUS * float(np.mean(diameters)) / 2
     for rows in picks.groupby("micrograph").indices.values():
-        keep[rows] = without_duplicates(xy[rows], float(np.median(radius[rows])))
+        keep[rows] = without_duplicates(xy[rows], radius)
     return picks[keep].reset_index(drop=True), int((~keep).sum())
 
 
