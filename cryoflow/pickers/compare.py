@@ -2,66 +2,85 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.matching import match_picks
+from cryoflow.pickers.matching import Method, match_picks
+from cryoflow.pickers.names import match_names
 from cryoflow.picks import FloatArray, PickSet
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One micrograph.
+class Scores:
+    """Counts of one micrograph or of many, and what follows from them. A share of nothing is NaN.
 
     Attributes
     ----------
-    name
-        As the picks' project has it.
     n_reference, n_picks, n_matched
         Reference picks, picks, and pairs of them.
+    average_precision
+        Area under the precision-recall curve over all thresholds; NaN where the picks have no scores.
+    localisation_error_A
+        Median distance of the pairs.
     """
 
-    name: str
     n_reference: int
     n_picks: int
     n_matched: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All micrographs that both have."""
-
-    entry: str
-    micrographs: tuple[Compared, ...]
-
-    @property
-    def n_reference(self) -> int:
-        """Reference picks."""
-        return sum(m.n_reference for m in self.micrographs)
-
-    @property
-    def n_picks(self) -> int:
-        """Picks that were judged."""
-        return sum(m.n_picks for m in self.micrographs)
-
-    @property
-    def n_matched(self) -> int:
-        """Of them, those that are a reference pick."""
-        return sum(m.n_matched for m in self.micrographs)
+    average_precision: float = float("nan")
+    localisation_error_A: float = float("nan")
 
     @property
     def precision(self) -> float:
-        """Share of the picks that are right; NaN where there are none."""
+        """Share of the picks that are right."""
         return self.n_matched / self.n_picks if self.n_picks else float("nan")
 
     @property
     def recall(self) -> float:
-        """Share of the reference that was found; NaN where there is none."""
+        """Share of the reference that was found."""
         return self.n_matched / self.n_reference if self.n_reference else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        both = self.n_picks + self.n_reference
+        return 2 * self.n_matched / both if both else float("nan")
+
+
+@dataclass(frozen=True)
+class Compared(Scores):
+    """One micrograph; `name` as the picks' project has it."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison(Scores):
+    """All micrographs that both have.
+
+    Attributes
+    ----------
+    entry
+        The picks' entry.
+    radius_A
+        Within which a pick is right.
+    only_in_reference, only_in_picks
+        Micrographs that one of them alone has; they are not counted.
+    curve : (2, n) float
+        Recall and precision at each threshold, the highest first; empty without scores.
+    """
+
+    entry: str = ""
+    micrographs: tuple[Compared, ...] = ()
+    radius_A: float = float("nan")
+    only_in_reference: int = 0
+    only_in_picks: int = 0
+    curve: FloatArray = field(default_factory=lambda: np.zeros((2, 0)), compare=False, repr=False)
 
 
 def compare(
@@ -71,6 +90,7 @@ def compare(
     radius: float = 0.25,
     diameter_A: float | None = None,
     only: Collection[str] | None = None,
+    method: Method = "optimal",
 ) -> Comparison:
     """Match picks with reference picks, one to one, on every micrograph that both have.
 
@@ -82,6 +102,8 @@ def compare(
         None takes the reference's, then the picks'.
     only
         Names of the micrographs to count; None counts all.
+    method
+        See `cryoflow.pickers.matching`.
 
     Raises
     ------
@@ -93,43 +115,106 @@ def compare(
     entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
     diameter = diameter_A or reference.diameter_A or picks.diameter_A
     if diameter is None:
-        raise MissingMetadata(entry, "the particle diameter is not known.", "Give it in angstrom.")
-    compared = []
+        raise MissingMetadata(entry, "the particle diameter is not known.", "Give it in angstrom: --diameter.")
+    radius_A = radius * diameter
+    found_A, right_A = _in_angstrom(picks, entry), _in_angstrom(reference, "the reference")
+    score = picks.picks["score"].to_numpy(np.float64) if "score" in picks.picks else None
+    is_right = np.zeros(len(picks), bool)
+    judged = np.zeros(len(picks), bool)
+    bounds, reference_bounds = picks.offsets.tolist(), reference.offsets.tolist()
+    names = picks.micrographs["name"].tolist()
+    compared, distances, in_both = [], [], 0
     for i, j in same_micrographs(picks, reference):
-        row = picks.micrographs.iloc[i]
-        if only is not None and row["name"] not in only:
+        in_both += 1
+        if only is not None and names[i] not in only:
             continue
-        size = row["pixel_size_A"]
-        if not np.isfinite(size):
-            raise MissingMetadata(entry, f"the pixel size of {row['name']} is not known.")
-        right, found = centers_of(reference, j), centers_of(picks, i)
-        pairs = match_picks(right, found, radius * diameter / size)
-        compared.append(Compared(str(row["name"]), len(right), len(found), len(pairs.pick)))
+        mine, theirs = slice(bounds[i], bounds[i + 1]), slice(reference_bounds[j], reference_bounds[j + 1])
+        pairs = match_picks(right_A[theirs], found_A[mine], radius_A, method=method)
+        is_right[bounds[i] + pairs.pick] = True
+        judged[mine] = True
+        n_reference = reference_bounds[j + 1] - reference_bounds[j]
+        average = float("nan") if score is None else average_precision(is_right[mine], score[mine], n_reference)[0]
+        counts = (n_reference, bounds[i + 1] - bounds[i], len(pairs.pick))
+        compared.append(Compared(*counts, average, _median(pairs.distance_px), str(names[i])))
+        distances.append(pairs.distance_px)
     if not compared:
         raise BadInput(entry, "has no micrograph in common with the reference.")
-    return Comparison(entry, tuple(compared))
+    n_reference = sum(m.n_reference for m in compared)
+    average, curve = float("nan"), np.zeros((2, 0))
+    if score is not None:
+        average, curve = average_precision(is_right[judged], score[judged], n_reference)
+    return Comparison(
+        n_reference,
+        sum(m.n_picks for m in compared),
+        sum(m.n_matched for m in compared),
+        average,
+        _median(np.concatenate(distances)),
+        entry=entry,
+        micrographs=tuple(compared),
+        radius_A=radius_A,
+        only_in_reference=len(reference.micrographs) - in_both,
+        only_in_picks=len(picks.micrographs) - in_both,
+        curve=curve,
+    )
+
+
+def average_precision(is_right: npt.NDArray[np.bool_], score: FloatArray, n_reference: int) -> tuple[float, FloatArray]:
+    """Area under the precision-recall curve, and the curve.
+
+    The sum over thresholds of precision times the gain in recall, without interpolation; picks of equal score come in
+    together. Recall counts the whole reference, so what was never picked lowers the area.
+
+    Returns
+    -------
+    area
+        NaN where there is no reference, or a score is not known.
+    curve : (2, n) float
+        Recall and precision.
+    """
+    if n_reference == 0 or not np.isfinite(score).all():
+        return float("nan"), np.zeros((2, 0))
+    if len(score) == 0:
+        return 0.0, np.zeros((2, 0))
+    order = np.argsort(-score, kind="stable")
+    right = np.cumsum(is_right[order])
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of each group of equals
+    precision, recall = right[last] / (last + 1), right[last] / n_reference
+    return float(np.sum(np.diff(recall, prepend=0) * precision)), np.stack([recall, precision])
 
 
 def same_micrographs(picks: PickSet, reference: PickSet) -> Iterator[tuple[int, int]]:
-    """Rows of the micrographs that both have: the same file where both were found, else the same name."""
-    row_of: dict[str, int] = {}
-    for j, (name, file) in enumerate(_names_and_files(reference)):
-        row_of.setdefault(name, j)
-        if file:
-            row_of[file] = j
-    for i, (name, file) in enumerate(_names_and_files(picks)):
-        there = row_of.get(file, row_of.get(name))
-        if there is not None:
-            yield i, there
+    """Rows of the micrographs that both have: the same file where both were found, else the same name.
 
-
-def _names_and_files(picks: PickSet) -> Iterator[tuple[str, str]]:
-    """Each micrograph's name and its real file, empty where it is missing."""
-    for name, path in zip(picks.micrographs["name"], picks.micrographs["path"], strict=True):
-        yield str(name), "" if path is None else str(Path(path).resolve())
+    Names are compared as `cryoflow.pickers.names` does, without folders and uid prefixes where they differ in those.
+    """
+    row_of = {os.path.realpath(p): j for j, p in enumerate(reference.micrographs["path"]) if p is not None}
+    pairs: dict[int, int] = {}
+    for i, path in enumerate(picks.micrographs["path"]):
+        if path is not None and (j := row_of.get(os.path.realpath(path))) is not None:
+            pairs[i] = j
+    left = [i for i in range(len(picks.micrographs)) if i not in pairs]
+    free = sorted(set(range(len(reference.micrographs))) - set(pairs.values()))
+    ours, theirs = picks.micrographs["name"].tolist(), reference.micrographs["name"].tolist()
+    match = match_names([ours[i] for i in left], [theirs[j] for j in free])
+    pairs |= {i: free[k] for i, k in zip(left, match.index.tolist(), strict=True) if k >= 0}
+    yield from sorted(pairs.items())
 
 
 def centers_of(picks: PickSet, micrograph: int) -> FloatArray:
     """Positions of the picks of one micrograph, (n, 2), x first."""
     offsets = picks.offsets
-    return picks.centers_xy_px[offsets[micrograph] : offsets[micrograph + 1]]
+    rows = slice(int(offsets[micrograph]), int(offsets[micrograph + 1]))
+    return picks.picks[["x_px", "y_px"]].iloc[rows].to_numpy(np.float64)
+
+
+def _in_angstrom(picks: PickSet, entry: str) -> FloatArray:
+    size = picks.micrographs["pixel_size_A"].to_numpy(np.float64)[picks.picks["micrograph"].to_numpy()]
+    if not np.isfinite(size).all():
+        unknown = picks.micrographs["name"].iloc[picks.picks["micrograph"].to_numpy()[~np.isfinite(size)][0]]
+        raise MissingMetadata(entry, f"the pixel size of {unknown} is not known.", "Ingest its project with one.")
+    in_angstrom: FloatArray = picks.centers_xy_px * size[:, None]
+    return in_angstrom
+
+
+def _median(values: FloatArray) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
