@@ -142,7 +142,7 @@ def _barrel() -> Specimen:
         _on_ring(45, 16, 61, (23, 17, 13)),
     ]
     points = dihedral_copies(fill_domains(subunit, np.random.default_rng(7)), 7)
-    return Specimen("barrel", "D7", _centred(points), 160.0, 0.5, 900.0, 2.0)
+    return Specimen("barrel", "D7", _centred(points), 160.0, 0.5, 900.0, 1.9)
 
 
 def _large() -> Specimen:
@@ -173,7 +173,7 @@ def _small() -> Specimen:
         Domain((-6.0, -14.0, 30.0), (16.0, 14.0, 18.0)),
         Domain((38.0, 18.0, -14.0), (17.0, 12.0, 13.0), 70),
     ]
-    return Specimen("small", "C1", _centred(fill_domains(domains, np.random.default_rng(13))), 110.0, 0.62, 1100.0, 2.3)
+    return Specimen("small", "C1", _centred(fill_domains(domains, np.random.default_rng(13))), 110.0, 0.62, 1200.0, 2.5)
 
 
 _MAKERS: dict[str, Callable[[], Specimen]] = {"barrel": _barrel, "large": _large, "small": _small}

@@ -18,7 +18,7 @@ from cryoflow.simulate.picker import RIGHT_WITHIN, match_to_truth, pick_blobs
 from cryoflow.simulate.truth import load_dataset, read_recipe, write_truth
 
 MICROGRAPHS_FOLDER = "Micrographs"
-_VERSION = 1  # raise it where the same arguments give other micrographs
+_VERSION = 2  # raise it where the same arguments give other micrographs
 
 
 def simulate_dataset(

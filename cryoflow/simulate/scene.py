@@ -76,7 +76,7 @@ def build_scene(specimen: Specimen, extent_xy_A: tuple[float, float], rng: np.ra
     whole = specimen.whole_per_um2 * crowding * area_um2
     plans: list[tuple[Thing, float]] = [
         (Thing.WHOLE, whole),
-        (Thing.BROKEN, 0.30 * whole),
+        (Thing.BROKEN, 0.38 * whole),
         (Thing.DENATURED, 0.35 * whole),
         (Thing.COPURIFIED, 0.25 * whole),
     ]
@@ -89,7 +89,7 @@ def build_scene(specimen: Specimen, extent_xy_A: tuple[float, float], rng: np.ra
             if place is not None:
                 things.append(thing)
                 centers.append(place)
-    for place in _pairs(rng.poisson(0.10 * whole), diameter, low, high, rng):
+    for place in _pairs(rng.poisson(0.12 * whole), diameter, low, high, rng):
         things.append(Thing.CROWDED)
         centers.append(place)
     for _ in range(rng.poisson(12 * area_um2 * (160 / diameter) ** 1.5)):

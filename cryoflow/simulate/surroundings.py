@@ -72,7 +72,7 @@ def _coarse_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.rando
     step = max(1, int(wavelength_px / 8))
     small = _smooth_noise((shape_yx[0] // step + 2, shape_yx[1] // step + 2), wavelength_px / step, rng)
     magnify_y, magnify_x = (_tents(n, m, step) for n, m in zip(shape_yx, small.shape, strict=True))
-    noise: Field = magnify_y @ small @ magnify_x.T
+    noise: Field = np.asarray(magnify_y @ small @ magnify_x.T, np.float32)
     return noise
 
 
