@@ -1,7 +1,7 @@
 """The text database: add entries, list them, load them, mark them.
 
-Order of a write, under the database's lock: a new project's record (`micrographs.txt`, which claims the folder), links of
-micrographs, the record of them, then the entry's folder, filled beside its place and renamed into it. That rename is
+Order of a write, under the database's lock: a new project's record (`micrographs.txt`, which claims the folder), links
+of micrographs, the record of them, then the entry's folder, filled beside its place and renamed into it. That rename is
 the commit. A crash before it leaves links that nothing refers to yet, and a hidden folder that the next writer removes;
 the old entry stays whole. Nothing else has to be kept in step: the folders are the index.
 """

@@ -16,7 +16,7 @@ MakePickSet = Callable[..., PickSet]
 
 @pytest.fixture
 def make_pickset(tmp_path: Path) -> MakePickSet:
-    """A function that makes a pick set on non-square micrographs, some of them on disk, one missing, one without picks."""
+    """A function that makes a pick set on non-square micrographs: one is missing, one has no picks."""
 
     def make(
         project: str = "P1",

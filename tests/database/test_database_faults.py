@@ -30,7 +30,7 @@ def tree(root: Path) -> dict[str, bytes | str]:
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
         if path.is_symlink():
-            found[name] = os.readlink(path)
+            found[name] = str(path.readlink())
         elif path.is_dir():
             found[name + "/"] = ""
         elif path.name != "manifest.json" and ".jobs" not in name and not name.startswith(".lock-recovery"):
@@ -92,9 +92,8 @@ def points_of(work: Work, root: Path, log: Path) -> list[str]:
     """The fault points that some work passes, in order."""
 
     def run() -> None:
-        with log.open("w") as file:
-            with hook(lambda name: print(name, file=file, flush=True)):
-                work(root)
+        with log.open("w") as file, hook(lambda name: print(name, file=file, flush=True)):
+            work(root)
 
     assert in_child(run) == 0
     return log.read_text().split()
@@ -102,7 +101,7 @@ def points_of(work: Work, root: Path, log: Path) -> list[str]:
 
 @pytest.fixture
 def work(make_pickset: Make, tmp_path: Path) -> tuple[Work, Work]:
-    """What stands in the database before, and what is then done to it: it replaces, adds, re-links, marks, remembers."""
+    """What stands in the database before, and what is then done to it: replace, add, link again, mark, remember."""
     old, new = make_pickset(seed=1), make_pickset(seed=2)
     moved = new.micrographs.copy()
     (tmp_path / "moved.mrc").write_bytes(b"MRC")
@@ -133,7 +132,8 @@ def whole_entries(root: Path) -> None:
     database = Database(root)
     for entry in database.entries():
         loaded = database.load(entry)
-        assert len(loaded) == entry.n_picks and len(loaded.micrographs) == entry.n_micrographs
+        assert len(loaded) == entry.n_picks
+        assert len(loaded.micrographs) == entry.n_micrographs
     assert {e.name for e in database.entries()} >= {"P1/Homo_J51", "P1/Homo_J60"}, "an entry was lost"
     damage = [f for f in verify(root) if f.severity == "damage"]
     assert [f for f in damage if f.path.parent.name != "Micrographs"] == []
@@ -164,10 +164,7 @@ def test_killed_at_every_step_the_second_run_gives_the_same_bytes(tmp_path: Path
         assert [f for f in verify(root) if f.severity != "notice"] == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(
-    tmp_path: Path, work: tuple[Work, Work], number: int
-) -> None:
+def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, work: tuple[Work, Work]) -> None:
     before, change = work
     plain, start = tmp_path / "plain", tmp_path / "start"
     before(start)
@@ -175,15 +172,18 @@ def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(
     n_points = len(points_of(change, plain, tmp_path / "points"))
     expected = tree(plain)
 
-    def fail() -> None:
-        raise OSError(number, os.strerror(number))
-
     for i in range(n_points):
+        number = (errno.ENOSPC, errno.EIO, errno.EROFS)[i % 3]
+
+        def fail(number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
         root = tmp_path / f"failed-{i}"
         copy(start, root)
         with hook(at(i, fail)), pytest.raises(NotWritten, match="could not be written"):
             change(root)
-        assert not list(root.rglob(".*.tmp-*")) and not (root / ".lock").exists()
+        assert not list(root.rglob(".*.tmp-*"))
+        assert not (root / ".lock").exists()
         whole_entries(root)
         change(root)
         assert tree(root) == expected, f"failed at {i}"

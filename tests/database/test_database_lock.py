@@ -1,0 +1,139 @@
+"""One writer at a time; a dead writer's lock is taken over, another host's never."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from cryoflow.database import Database, verify
+from cryoflow.database import lock as locking
+from cryoflow.errors import DatabaseBusy
+from cryoflow.picks import PickSet
+
+Make = Callable[..., PickSet]
+
+
+def held(folder: Path, **changes: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / ".lock"
+    path.write_text(json.dumps(asdict(replace(locking._me(), **changes))))  # type: ignore[arg-type]
+    return path
+
+
+def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path, make_pickset: Make) -> None:
+    sets = [make_pickset("P", folder=tmp_path / f"p{i % 3}" / "P", job=f"J{i}", seed=i) for i in range(8)]
+    running = []
+    for i in range(8):
+        pid = os.fork()
+        if pid == 0:
+            for _ in range(4):
+                for pickset in (sets[i], sets[(i + 1) % 8]):
+                    Database(tmp_path / "DB").add(pickset)
+            os._exit(0)
+        running.append(pid)
+    victim = running.pop()
+    lock = tmp_path / "DB" / ".lock"
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            if json.loads(lock.read_text())["pid"] == victim:
+                os.kill(victim, signal.SIGKILL)
+                break
+        except (OSError, ValueError):
+            pass
+    assert os.WIFSIGNALED(os.waitpid(victim, 0)[1]), "it was done before it could be killed"
+    assert all(os.waitpid(pid, 0)[1] == 0 for pid in running)
+    database = Database(tmp_path / "DB")
+    assert len(database.entries()) == 8
+    assert len({(e.project, e.job) for e in database.entries()}) == 8
+    assert [f for f in verify(database) if f.severity == "damage"] == []
+    for entry in database.entries():
+        assert len(database.load(entry)) == entry.n_picks
+
+
+@pytest.mark.parametrize(
+    "dead",
+    [
+        {"pid": 2**22 + 12345},
+        {"boot": "another-boot"},
+        {"started": "1"},
+    ],
+    ids=["no such process", "the machine was started again", "the number is another process's now"],
+)
+def test_a_dead_owners_lock_is_taken_over(tmp_path: Path, make_pickset: Make, dead: dict[str, object]) -> None:
+    held(tmp_path / "DB", **dead)
+    Database(tmp_path / "DB", lock_timeout_s=5).add(make_pickset())
+    assert not (tmp_path / "DB/.lock").exists()
+
+
+@pytest.mark.parametrize(
+    "alive",
+    [{}, {"host": "node17"}, {"host": "node17", "pid": 2**22 + 12345}, {"pid_space": "pid:[1]", "pid": 2**22 + 12345}],
+    ids=["living", "other host", "other host, no such process here", "another container"],
+)
+def test_a_living_or_unknowable_owners_lock_is_not_stolen(
+    tmp_path: Path, make_pickset: Make, alive: dict[str, object]
+) -> None:
+    path = held(tmp_path / "DB", **alive)
+    before = path.read_text()
+    with pytest.raises(DatabaseBusy) as caught:
+        Database(tmp_path / "DB", lock_timeout_s=0.2).add(make_pickset())
+    assert path.read_text() == before
+    owner = json.loads(before)
+    for told in (str(owner["pid"]), owner["host"], str(path)):
+        assert told in str(caught.value)
+
+
+def test_a_lock_that_was_removed_by_hand_and_taken_by_another_is_not_removed(tmp_path: Path) -> None:
+    with locking.locked(tmp_path):
+        other = held(tmp_path, host="node17")
+    assert other.exists()
+
+
+def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path) -> None:
+    """Sixteen processes meet a dead owner's lock at once; each counts up a number that only a lock keeps right."""
+    held(tmp_path, pid=2**22 + 12345)
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    children = []
+    for _ in range(16):
+        pid = os.fork()
+        if pid == 0:
+            with locking.locked(tmp_path, timeout_s=60):
+                number = int(counter.read_text())
+                time.sleep(0.005)
+                counter.write_text(str(number + 1))
+            os._exit(0)
+        children.append(pid)
+    assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+    assert counter.read_text() == "16"
+
+
+def test_no_link_of_the_lock_is_left(tmp_path: Path) -> None:
+    with locking.locked(tmp_path):
+        assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_needs_no_lock_and_an_entry_is_never_seen_half(tmp_path: Path, make_pickset: Make) -> None:
+    """A reader beside a writer that replaces the entry all the time meets one whole state or the other."""
+    root = tmp_path / "DB"
+    sets = [make_pickset(seed=1, picks_each=400), make_pickset(seed=2, picks_each=300)]
+    Database(root).add(sets[0])
+    pid = os.fork()
+    if pid == 0:
+        for turn in range(60):
+            Database(root).add(sets[turn % 2])
+        os._exit(0)
+    seen = set()
+    while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        seen.add(len(Database(root).load("P1/Homo_J51")))
+        assert len(Database(root).entries()) == 1
+    assert seen <= {1200, 900}
