@@ -29,7 +29,7 @@ import cryoflow
 from cryoflow.errors import BadInput
 from cryoflow.files import checksum, inside, write_atomically
 from cryoflow.unpicker.cache import CachedMicrograph
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.network import Architecture, build, centre_view, turned
 from cryoflow.unpicker.patches import Boxes, BoxMaker, preprocessing_from_json
 
@@ -99,6 +99,7 @@ class ModelBundle:
         load_keras()
         model = build(self.architecture)
         set_weights(model, self.weights, self.folder or Path(WEIGHTS))
+        model.jit_compile = find_devices(mixed_precision=False).compiled  # compiling costs a CPU more than it brings
         return model
 
     @property

@@ -1,7 +1,8 @@
 """The older emUnpicker's network and preprocessing, for users who know them and for comparison.
 
-A micrograph is filtered, its contrast clipped at so many standard deviations, and scaled to 0..1 by its own range; each
-box is cut at full size and resized to 32 pixels; two 5 x 5 convolutions of 32 and 64 and a dense layer of 512 decide.
+A micrograph is filtered, its contrast clipped at so many standard deviations, and divided by its own
+range; each box is cut at full size and resized to 32 pixels; two 5 x 5 convolutions of 32 and 64 and a dense layer of
+512 decide.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class ClassicPreprocessing:
         return self.resized_box_px
 
     def filtered(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
-        """The whole micrograph, ready for cutting, within 0..1."""
+        """The whole micrograph, ready for cutting, within -0.5..0.5."""
         from scipy.ndimage import gaussian_filter
 
         from cryoflow.unpicker.patches import flipped
@@ -75,7 +76,7 @@ class ClassicPreprocessing:
             mean, reach = image.mean(), self.sigma_contrast * image.std()
             image = np.clip(image, mean - reach, mean + reach)
         low, high = image.min(), image.max()
-        scaled: npt.NDArray[np.float32] = (image - low) / np.float32((high - low) or 1.0)
+        scaled: npt.NDArray[np.float32] = (image - low) / np.float32((high - low) or 1.0) - np.float32(0.5)
         return scaled
 
     def boxes(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> Boxes:

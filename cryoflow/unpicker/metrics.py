@@ -109,7 +109,7 @@ def calibration_curve(
     """Mean probability, share of right picks and number of picks in bins of equal width; NaN in empty bins."""
     w = np.ones(len(probabilities)) if weights is None else np.asarray(weights, np.float64)
     index = np.clip((probabilities * bins).astype(int), 0, bins - 1)
-    number = np.bincount(index, w, bins)
+    number: Float = np.bincount(index, w, bins).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         said = np.bincount(index, w * probabilities, bins) / number
         true = np.bincount(index, w * right, bins) / number

@@ -193,13 +193,10 @@ def random_views(
     """
     n, edge, _, channels = boxes.shape
     room = edge - input_px
-    rows: list[int] = rng.integers(0, room + 1, n).tolist()
-    columns: list[int] = rng.integers(0, room + 1, n).tolist()
-    turns: list[int] = rng.integers(0, 8, n).tolist()
+    draws = np.column_stack([rng.integers(0, high, n) for high in (room + 1, room + 1, 8)])
     views = np.empty((n, input_px, input_px, channels), np.float32)
-    for i in range(n):
-        view = boxes[i, rows[i] : rows[i] + input_px, columns[i] : columns[i] + input_px]
-        views[i] = turned(view, turns[i])
+    for i, (row, column, turn) in enumerate(draws.tolist()):
+        views[i] = turned(boxes[i, row : row + input_px, column : column + input_px], turn)
     if contrast:
         views *= rng.normal(1, contrast, (n, 1, 1, channels)).astype(np.float32)
         views += rng.normal(0, contrast, (n, 1, 1, channels)).astype(np.float32)

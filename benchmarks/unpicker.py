@@ -1,0 +1,283 @@
+"""The unpicker against the older emUnpicker's network and preprocessing, on simulated data of known truth.
+
+    python benchmarks/unpicker.py --folder DIR                     everything, about 40 minutes on two cores
+    python benchmarks/unpicker.py --folder DIR --sets barrel       one data set
+    python benchmarks/unpicker.py --folder DIR --parts speed       un-picking speed alone
+    python benchmarks/unpicker.py --folder DIR --quick             few epochs: whether it runs, not how well
+
+Three data sets of 44 micrographs with fixed seeds: 20 to learn from, 7 to validate, 17 for the test, which nothing else
+sees. Each line is printed as it is measured and kept in DIR/results.json, so that parts can be run one by one; `--table`
+prints the table of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+from cryoflow.files import write_atomically
+from cryoflow.micrographs.ctf import Ctf
+from cryoflow.micrographs.image import write_mrc
+from cryoflow.simulate.make import simulate_dataset
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.classic import ClassicPreprocessing
+from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.evaluate import evaluate
+from cryoflow.unpicker.labelled import PickedMicrograph, Split, TrainingSet
+from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.train import train
+from cryoflow.unpicker.unpick import Judged, judge
+
+SETS = ("barrel", "large", "small")
+TRAIN, VALIDATION, TEST = 20, 7, 17
+SEED = 1
+
+
+def main() -> None:
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where data, models and results go")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("ours", "classic", "few", "unlabelled", "speed"),
+        default=("ours", "classic", "few", "unlabelled", "speed"),
+    )
+    parser.add_argument("--quick", action="store_true", help="2 epochs, 6 micrographs to learn from")
+    parser.add_argument("--orientations", type=int, default=1, choices=(1, 2, 4, 8))
+    parser.add_argument("--table", action="store_true", help="print the table of what was measured, and end")
+    arguments = parser.parse_args()
+    if arguments.table:
+        print_table(arguments.folder)
+        return
+    load_keras()
+    for name in arguments.sets:
+        split = data(arguments.folder, name, quick=arguments.quick)
+        for part in arguments.parts:
+            if part in RECIPES:
+                accuracy(
+                    arguments.folder, name, part, split, quick=arguments.quick, orientations=arguments.orientations
+                )
+    if "speed" in arguments.parts:
+        speed(arguments.folder, arguments.sets[0], n_micrographs=5 if arguments.quick else 50)
+    print_table(arguments.folder)
+
+
+def data(folder: Path, name: str, *, quick: bool) -> Split:
+    """Simulate a data set, or load it, and divide it."""
+    simulated = simulate_dataset(
+        folder / "data" / name,
+        specimen=name,
+        n_micrographs=TRAIN + VALIDATION + TEST,
+        shape_yx=(2048, 2048),
+        pixel_size_A=1.5,
+        seed=SEED,
+    )
+    micrographs = tuple(
+        PickedMicrograph(
+            name=m.path.stem,
+            path=m.path,
+            pixel_size_A=m.pixel_size_A,
+            diameter_A=simulated.diameter_A,
+            centers_xy_px=m.picks_xy_px,
+            labels=np.where(m.pick_is_right, 1, -1).astype(np.int8),
+            data_set=name,
+            ctf=Ctf(m.defocus_u_A, m.defocus_v_A, m.defocus_angle_deg),
+        )
+        for m in simulated.micrographs
+    )
+    learn, watch = (6, 3) if quick else (TRAIN, VALIDATION)
+    return Split(micrographs[:learn], micrographs[TRAIN : TRAIN + watch], micrographs[TRAIN + VALIDATION :])
+
+
+def hide(split: Split, share: float, seed: int) -> Split:
+    """As labels from a refinement are: a share of the right picks and all wrong ones become unlabelled."""
+    rng = np.random.default_rng(seed)
+
+    def hidden(m: PickedMicrograph) -> PickedMicrograph:
+        from dataclasses import replace
+
+        lost = rng.random(len(m.labels)) < share
+        return replace(m, labels=np.where((m.labels == 1) & ~lost, 1, 0).astype(np.int8))
+
+    return Split(tuple(map(hidden, split.train)), tuple(map(hidden, split.validation)), split.test)
+
+
+RECIPES = {
+    "ours": "ours, all labels",
+    "classic": "classic, all labels, 25 epochs",
+    "few": "ours, 200 right picks",
+    "unlabelled": "ours, wrong picks and a fifth of the right unlabelled",
+}
+
+
+def accuracy(folder: Path, name: str, part: str, split: Split, *, quick: bool, orientations: int) -> None:
+    """Train one recipe on one data set and measure it on the test micrographs."""
+    few = {"epochs": 2} if quick else {}
+    output = folder / "models" / f"{name}_{part}"
+    options = TrainOptions(cache_dir=folder / "cache", seed=SEED, **few)
+    used = split
+    if part == "classic":
+        preprocessing = ClassicPreprocessing(1.5 * split.train[0].diameter_A)
+        options = TrainOptions.classic(preprocessing=preprocessing, cache_dir=folder / "cache", seed=SEED, **few)
+    elif part == "few":
+        options = TrainOptions(cache_dir=folder / "cache", seed=SEED, max_right=200, **few)
+    elif part == "unlabelled":
+        used = hide(split, 0.2, SEED)
+        right = sum(m.count(1) for m in split.train)
+        wrong = sum(m.count(-1) for m in split.train)
+        hidden = right - sum(m.count(1) for m in used.train)
+        options = TrainOptions(cache_dir=folder / "cache", seed=SEED, unlabelled_right=hidden / (hidden + wrong), **few)
+    everything = TrainingSet(used.train + used.validation + used.test)
+    started = time.monotonic()
+    bundle = train(everything, output, options, split=used, overwrite=True)
+    seconds = time.monotonic() - started
+    test = TrainingSet(split.test)
+    result = evaluate(bundle, test, orientations=1 if part == "classic" else orientations)
+    row = {
+        "test_error": result.error.value,
+        "error_low": result.error.low,
+        "error_high": result.error.high,
+        "roc_auc": result.roc_auc.value,
+        "average_precision": result.average_precision.value,
+        "f1": result.f1.value,
+        "calibration_error": result.calibration_error.value,
+        "n_test": result.n_picks,
+        "n_train": bundle.metrics["n_train"],
+        "epochs": bundle.metrics["epochs"],
+        "best_epoch": bundle.metrics["best_epoch"],
+        "train_seconds": seconds,
+        "orientations": orientations,
+    }
+    keep(folder, f"{name}/{part}", row)
+
+
+def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
+    """Time a run over 4096 x 4096 micrographs of 300 picks: ours, and the classic way."""
+    micrographs = large_micrographs(folder / "data" / "large_images", n_micrographs)
+    for part, way in (("ours", our_way), ("classic", classic_way)):
+        model = folder / "models" / f"{name}_{part}"
+        if not (model / "bundle.json").is_file():
+            print(f"speed of {part}: train it first (--parts {part})")
+            continue
+        started = time.monotonic()
+        seconds = way(ModelBundle.load(model), micrographs)
+        whole = time.monotonic() - started
+        keep(
+            folder,
+            f"speed/{part}",
+            {
+                "n_micrographs": n_micrographs,
+                "seconds_a_micrograph": whole / n_micrographs,
+                "median_seconds": float(np.median(seconds)),
+                "last_seconds": seconds[-1],
+                "picks_a_second": 300 * n_micrographs / whole,
+            },
+        )
+
+
+def large_micrographs(folder: Path, number: int) -> list[PickedMicrograph]:
+    """Noise of the right size, five files that are visited in turn; 300 picks each, 1 A a pixel."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"noise_{i}.mrc" for i in range(min(5, number))]
+    for path in paths:
+        if not path.is_file():
+            write_mrc(path, rng.normal(10, 3, (4096, 4096)).astype(np.float32), 1.0)
+    centers = [rng.uniform(0, 4095, (300, 2)) for _ in range(number)]
+    none = np.zeros(300, np.int8)
+    return [
+        PickedMicrograph(f"m{i}", paths[i % len(paths)], 1.0, 160.0, centers[i], none, "speed", Ctf(15e3, 15e3))
+        for i in range(number)
+    ]
+
+
+def our_way(bundle: ModelBundle, micrographs: list[PickedMicrograph]) -> list[float]:
+    """As `cryoflow unpicker unpick` does it. The start of TensorFlow is not counted, building the network is."""
+    seconds = []
+    last = time.monotonic()
+    for result in judge(bundle, micrographs):
+        assert isinstance(result, Judged)
+        seconds.append(time.monotonic() - last)
+        last = time.monotonic()
+    return seconds
+
+
+def classic_way(bundle: ModelBundle, micrographs: list[PickedMicrograph]) -> list[float]:
+    """As the older program did it: one micrograph after the other, boxes resized and appended one by one, a new graph
+    for each micrograph.
+    """
+    from skimage.transform import resize
+
+    from cryoflow.micrographs.image import read_micrograph
+    from cryoflow.unpicker.bundle import set_weights
+    from cryoflow.unpicker.network import build
+
+    preprocessing = bundle.preprocessing
+    assert isinstance(preprocessing, ClassicPreprocessing)
+    small_px = preprocessing.resized_box_px
+    seconds = []
+    for micrograph in micrographs:
+        started = time.monotonic()
+        image = preprocessing.filtered(read_micrograph(micrograph.path), micrograph)
+        edge = round(preprocessing.boxsize_A / micrograph.pixel_size_A)
+        padded = np.pad(image, edge, mode="reflect")
+        boxes = np.zeros((0, small_px, small_px, 1), np.float32)
+        for x, y in micrograph.centers_xy_px:
+            row, column = round(y) + edge - edge // 2, round(x) + edge - edge // 2
+            box = resize(padded[row : row + edge, column : column + edge], (small_px, small_px), anti_aliasing=True)
+            boxes = np.append(boxes, box[None, :, :, None], axis=0)
+        network = build(bundle.architecture)
+        set_weights(network, bundle.weights, Path("classic"))
+        network.jit_compile = False
+        network.predict(boxes, verbose=0)
+        seconds.append(time.monotonic() - started)
+    return seconds
+
+
+def keep(folder: Path, name: str, row: dict[str, float]) -> None:
+    """Print a result and add it to the file of results."""
+    file = folder / "results.json"
+    results = json.loads(file.read_text()) if file.is_file() else {}
+    results[name] = row
+    write_atomically(file, json.dumps(results, indent=1, sort_keys=True) + "\n")
+    print(name, " ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+
+
+def print_table(folder: Path) -> None:
+    """What was measured, as a table for the documentation."""
+    results = json.loads((folder / "results.json").read_text())
+    print(
+        "\n| data set | recipe | test error (95 % interval) | ROC AUC | average precision | calibration error | training |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name in SETS:
+        for part, title in RECIPES.items():
+            if r := results.get(f"{name}/{part}"):
+                print(
+                    f"| {name} | {title} | {r['test_error']:.1%} ({r['error_low']:.1%} to {r['error_high']:.1%}) | "
+                    f"{r['roc_auc']:.3f} | {r['average_precision']:.3f} | {r['calibration_error']:.3f} | "
+                    f"{r['train_seconds']:.0f} s, {r['epochs']:.0f} epochs |"
+                )
+    for part, title in RECIPES.items():
+        rows = [results[f"{name}/{part}"] for name in SETS if f"{name}/{part}" in results]
+        if len(rows) == len(SETS):
+            error = np.mean([r["test_error"] for r in rows])
+            calibration = np.mean([r["calibration_error"] for r in rows])
+            print(
+                f"| mean | {title} | {error:.1%} | {np.mean([r['roc_auc'] for r in rows]):.3f} | | {calibration:.3f} | |"
+            )
+    for part in ("ours", "classic"):
+        if r := results.get(f"speed/{part}"):
+            print(f"\nun-picking, {part}: {r['seconds_a_micrograph']:.2f} s a micrograph, run of {r['n_micrographs']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cryoflow.errors import BadInput
+from cryoflow.unpicker.bundle import ModelBundle, npz_bytes
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trained.folder, folder)
+    return folder
+
+
+def test_a_bundle_that_was_copied_is_the_same_model(trained, copy):
+    loaded = ModelBundle.load(copy)
+    boxes = np.random.default_rng(0).normal(0, 1, (5, 26, 26, 2)).astype(np.float16)
+    np.testing.assert_array_equal(loaded.probabilities(boxes), trained.probabilities(boxes))
+    assert loaded.manifest == trained.manifest
+    assert (loaded.threshold, loaded.temperature) == (trained.threshold, trained.temperature)
+    assert {"cryoflow", "keras", "python", "numpy"} <= set(loaded.versions)
+
+
+def test_a_bundle_holds_no_code_and_no_pickle(copy):
+    for file in copy.iterdir():
+        if file.is_file():
+            assert file.suffix in {".json", ".npz", ".tsv", ".png", ".txt"}
+    with np.load(copy / "weights.npz", allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype.kind in "fiu" for name in arrays.files)
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "metrics.json", "training_set.tsv"])
+def test_a_changed_or_missing_file_is_noticed(copy, name):
+    content = (copy / name).read_bytes()
+    (copy / name).write_bytes(content[:-1] + b"x")
+    with pytest.raises(BadInput, match=f"{name}.*changed"):
+        ModelBundle.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(BadInput, match=f"{name}.*missing"):
+        ModelBundle.load(copy)
+
+
+def edit(copy, **changes):
+    file = copy / "bundle.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(("number", "says"), [(2, "Use a newer cryoflow"), (0, "Train the model again")])
+def test_a_model_of_another_version_says_so(copy, number, says):
+    edit(copy, format=number)
+    with pytest.raises(BadInput, match=says):
+        ModelBundle.load(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": {"name": "residual"}},
+        {"preprocessing": {"kind": "other"}},
+        {"checksums": {"../weights.npz": ""}},
+        {"threshold": "high"},
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(copy, changes):
+    edit(copy, **changes)
+    with pytest.raises(BadInput):
+        ModelBundle.load(copy)
+
+
+def test_weights_of_another_network_are_refused(copy):
+    values = json.loads((copy / "bundle.json").read_text())
+    edit(copy, architecture={**values["architecture"], "widths": [8, 24]})
+    with pytest.raises(BadInput, match="do not fit the network"):
+        _ = ModelBundle.load(copy).network
+
+
+def test_an_object_array_in_the_weights_is_not_unpickled(copy):
+    from cryoflow.files import checksum
+
+    np.savez(copy / "weights.npz", evil=np.array([{"a": 1}], dtype=object))
+    values = json.loads((copy / "bundle.json").read_text())
+    edit(copy, checksums={**values["checksums"], "weights.npz": checksum(copy / "weights.npz")})
+    with pytest.raises(BadInput, match="cannot be read as a model"):
+        ModelBundle.load(copy)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"no bundle\.json"):
+        ModelBundle.load(tmp_path)
+
+
+def test_the_same_arrays_are_the_same_bytes():
+    arrays = {"b": np.arange(3), "a": np.float32(2.5), "c/d": np.zeros((2, 0))}
+    again = dict(reversed(arrays.items()))
+    assert npz_bytes(arrays) == npz_bytes(again)
+
+
+def test_more_orientations_are_the_mean_of_views_and_batches_do_not_matter(trained):
+    rng = np.random.default_rng(0)
+    edge = trained.preprocessing.input_px
+    boxes = rng.normal(0, 1, (37, edge, edge, 2)).astype(np.float16)
+    one = trained.logits(boxes)
+    np.testing.assert_allclose(trained.logits(boxes, batch=10), one, atol=1e-4)
+    mirrored = trained.logits(boxes[:, ::-1, ::-1])
+    np.testing.assert_allclose(trained.logits(boxes, orientations=2), (one + mirrored) / 2, atol=1e-4)
+    whole = trained.logits(boxes, orientations=8)
+    np.testing.assert_allclose(trained.logits(boxes.swapaxes(1, 2), orientations=8), whole, atol=1e-4)
+    assert len(trained.logits(boxes[:0])) == 0

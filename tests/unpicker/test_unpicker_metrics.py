@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from cryoflow.unpicker.calibrate import Wanted, choose_threshold, class_weights, temperature
+from cryoflow.unpicker.metrics import (
+    Counts,
+    average_precision,
+    bootstrap,
+    calibration_error,
+    precision_recall,
+    roc_auc,
+)
+
+scored = st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=60).filter(
+    lambda pairs: len({right for right, _ in pairs}) == 2
+)
+
+
+@given(scored)
+@settings(max_examples=80, deadline=None)
+def test_ranking_measures_agree_with_scikit_learn(pairs):
+    right = np.array([r for r, _ in pairs])
+    scores = np.array([s for _, s in pairs], float)
+    assert roc_auc(right, scores) == pytest.approx(roc_auc_score(right, scores))
+    assert average_precision(right, scores) == pytest.approx(average_precision_score(right, scores))
+
+
+@given(scored, st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_weights_are_the_same_as_repeating_picks(pairs, seed):
+    right = np.array([r for r, _ in pairs])
+    scores = np.array([s for _, s in pairs], float)
+    times = np.random.default_rng(seed).integers(0, 4, len(pairs))
+    times[[int(right.argmax()), int((~right).argmax())]] += 1
+    again = np.repeat(np.arange(len(pairs)), times)
+    for measure in (roc_auc, average_precision):
+        assert measure(right, scores, times.astype(float)) == pytest.approx(measure(right[again], scores[again]))
+    kept = scores > 4
+    weighted, repeated = Counts.of(right, kept, times.astype(float)), Counts.of(right[again], kept[again])
+    assert vars(weighted) == pytest.approx(vars(repeated))
+
+
+def test_counts_of_a_known_decision():
+    right = np.array([True, True, True, False, False])
+    kept = np.array([True, True, False, True, False])
+    counts = Counts.of(right, kept)
+    assert (counts.kept_right, counts.kept_wrong, counts.removed_right, counts.removed_wrong) == (2, 1, 1, 1)
+    assert counts.error == pytest.approx(0.4)
+    assert counts.precision == counts.recall == counts.f1 == pytest.approx(2 / 3)
+
+
+def test_measures_of_one_class_are_not_a_number():
+    assert np.isnan(roc_auc(np.ones(3, bool), np.arange(3.0)))
+    assert np.isnan(average_precision(np.zeros(0, bool), np.zeros(0)))
+
+
+def test_precision_recall_has_one_point_for_each_different_score():
+    precision, recall, thresholds = precision_recall(np.array([True, False, True]), np.array([0.9, 0.9, 0.1]))
+    assert thresholds.tolist() == [0.9, 0.1]
+    assert precision.tolist() == pytest.approx([0.5, 2 / 3])
+    assert recall.tolist() == [0.5, 1.0]
+
+
+def test_honest_probabilities_have_no_calibration_error_and_boastful_ones_have():
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    right = rng.random(len(p)) < p
+    assert calibration_error(right, p) < 0.01
+    assert calibration_error(right, np.where(p > 0.5, 0.99, 0.01)) > 0.2
+
+
+def test_bootstrap_draws_whole_micrographs():
+    # All picks of a micrograph are alike: its interval is that of 10 draws, not of 1,000.
+    micrograph = np.repeat(np.arange(10), 100)
+    value = (micrograph % 2).astype(float)
+    interval = bootstrap(lambda w: float((w * value).sum() / w.sum()), micrograph, rounds=400)
+    assert interval.value == 0.5
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(10), rel=0.25)
+    assert bootstrap(lambda w: 1.0, np.zeros(5, int)).value == 1.0  # one micrograph has no interval
+    assert np.isnan(bootstrap(lambda w: 1.0, np.zeros(5, int)).low)
+
+
+def test_temperature_makes_boastful_logits_honest():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, 50_000)
+    labels = np.where(rng.random(len(logits)) < 1 / (1 + np.exp(-logits)), 1, -1).astype(np.int8)
+    assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
+    assert temperature(logits / 2, labels) == pytest.approx(0.5, rel=0.05)
+    assert temperature(logits[labels == 1], labels[labels == 1]) == 1.0
+
+
+def test_temperature_heeds_the_right_picks_that_hide_among_the_unlabelled():
+    rng = np.random.default_rng(2)
+    logits = rng.normal(0, 2, 100_000)
+    right = rng.random(len(logits)) < 1 / (1 + np.exp(-logits))
+    hidden = right & (rng.random(len(logits)) < 0.3)
+    labels = np.where(right & ~hidden, 1, 0).astype(np.int8)
+    share = hidden.sum() / (labels == 0).sum()
+    assert temperature(2 * logits, labels, unlabelled_right=share) == pytest.approx(2, rel=0.1)
+    assert temperature(2 * logits, labels) > 2.4
+
+
+def test_class_weights_keep_the_number_of_picks():
+    labels = np.array([1, 1, 1, -1, 0, 0, 0, 0], np.int8)
+    as_right, as_wrong = class_weights(labels, 0.25)
+    assert as_right.sum() == pytest.approx(3 + 0.25 * 4)
+    assert as_wrong.sum() == pytest.approx(1 + 0.75 * 4)
+    plain = class_weights(labels[:4], 0.25)
+    assert plain[0].tolist() == [1, 1, 1, 0]
+    assert plain[1].tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(Wanted(), 3), (Wanted(precision=1.0), 2), (Wanted(recall=1.0), 5)])
+def test_threshold_gives_what_is_wanted(wanted, kept):
+    p = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    labels = np.array([1, 1, -1, -1, 1, -1], np.int8)
+    if wanted == Wanted():
+        labels = np.array([1, -1, 1, -1, -1, -1], np.int8)
+    chosen = choose_threshold(p, labels, wanted)
+    assert (p >= chosen.probability).sum() == kept
+    assert chosen.reached
+
+
+def test_a_precision_that_cannot_be_had_is_said():
+    chosen = choose_threshold(np.array([0.9, 0.8]), np.array([-1, 1], np.int8), Wanted(precision=0.9))
+    assert not chosen.reached
+    assert chosen.precision == pytest.approx(0.5)
