@@ -28,8 +28,9 @@ def simulate(
 
     DIRECTORY gets Micrographs/, truth.json (true particles, picks and whether they are right), a RELION project
     and a CryoSPARC project. Specimens: barrel (D7, 160 A), large (no symmetry, 250 A), small (110 A, low contrast).
-    Micrographs that are there already are kept.
+    What is there already from the same arguments is kept; another data set is not overwritten.
     """
+    from cryoflow.files import safe_name
     from cryoflow.simulate import simulate_dataset
     from cryoflow.simulate.cryosparc_project import write_cryosparc_project
     from cryoflow.simulate.relion_project import write_relion_project
@@ -48,19 +49,24 @@ def simulate(
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
+    directory = directory.absolute()
     projects: list[Path] = []
     try:
         if relion_version != "none":
-            projects.append(write_relion_project(directory / f"relion_{specimen}", dataset, version=relion_version))
+            projects.append(directory / safe_name(f"relion-{relion_version}-{specimen}"))
+            if not projects[-1].exists():
+                write_relion_project(projects[-1], dataset, version=relion_version)
         if cryosparc_version != "none":
-            projects.append(write_cryosparc_project(directory / f"CS-{specimen}", dataset, version=cryosparc_version))
+            projects.append(directory / safe_name(f"cryosparc-{cryosparc_version}-{specimen}"))
+            if not projects[-1].exists():
+                write_cryosparc_project(projects[-1], dataset, version=cryosparc_version)
     except ValueError as error:
         raise UsageError(str(error)) from error
     n_picks = sum(len(m.picks_xy_px) for m in dataset.micrographs)
     n_right = sum(int(m.pick_is_right.sum()) for m in dataset.micrographs)
     emit_record(
         {
-            "folder": directory.absolute(),
+            "folder": directory,
             "specimen": specimen,
             "diameter_A": dataset.diameter_A,
             "micrographs": len(dataset.micrographs),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoflow.errors import BadInput
 from cryoflow.files import inside, safe_name
 from cryoflow.micrographs.fourier import fft_workers
 from cryoflow.micrographs.image import write_mrc
@@ -39,7 +40,7 @@ def simulate_dataset(
     Writes `folder/Micrographs/NAME_0001.mrc` (float32, electrons a pixel) and so on, and last `folder/truth.json`, from
     which `load_dataset` reads the same data set. A micrograph depends on the seed, the specimen and its number alone,
     not on how many there are or how many workers made them. Where the folder already holds what these arguments would
-    make, it is loaded and not made again.
+    make, it is loaded and not made again; where it holds another data set, that is left alone.
 
     Parameters
     ----------
@@ -60,6 +61,13 @@ def simulate_dataset(
     SimulatedDataset
         Class of a pick: 0 where it is wrong, else 1, 2 or 3 by the angle between the particle's axis and the beam
         (below 30, below 60, above).
+
+    Raises
+    ------
+    BadInput
+        Where the folder holds a data set made from other arguments, or by another version of the simulator.
+    ValueError
+        Where there is no such specimen, or no room for a particle.
     """
     subject = find_specimen(specimen)
     if n_micrographs < 1 or min(shape_yx) * pixel_size_A < 3 * subject.diameter_A:
@@ -79,7 +87,12 @@ def simulate_dataset(
         "name": stem,
         "picker_sigma": threshold,
     }
-    if read_recipe(folder) == recipe:
+    if there_already := read_recipe(folder):
+        if there_already != recipe:
+            other = ", ".join(f"{k} {v}" for k, v in there_already.items() if recipe.get(k) != v)
+            raise BadInput(
+                folder, f"holds another simulated data set ({other}).", "Name a new folder, or remove this one."
+            )
         there = load_dataset(folder)
         if all(m.path.is_file() for m in there.micrographs):
             if on_micrograph:

@@ -189,3 +189,11 @@ def test_the_barrel_has_the_symmetry_it_claims_and_no_higher() -> None:
     assert np.corrcoef(itself, density(points * [1, -1, -1]))[0, 1] > 0.99
     assert np.corrcoef(itself, density(turned(360 / 14)))[0, 1] < 0.9
     assert np.corrcoef(itself, density(points * [1, 1, -1]))[0, 1] < 0.9  # it has a hand
+
+
+def test_another_data_set_is_not_overwritten(made: tuple[Path, SimulatedDataset]) -> None:
+    folder, dataset = made
+    before = dataset.micrographs[0].path.read_bytes()
+    with pytest.raises(BadInput, match=r"another simulated data set \(seed 5\)"):
+        simulate_dataset(folder, n_micrographs=4, shape_yx=SHAPE_YX, pixel_size_A=3.0, seed=6)
+    assert dataset.micrographs[0].path.read_bytes() == before
