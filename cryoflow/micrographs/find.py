@@ -78,6 +78,7 @@ class Finder:
         self.project_dir = Path(project_dir).absolute()
         self._remaps = [(PurePosixPath(old).parts, Path(new)) for old, new in (remaps or {}).items()]
         self._remaps.sort(key=lambda pair: -len(pair[0]))  # the most particular first
+        self._folders: dict[Path, bool] = {}
         self._search = [Path(folder) for folder in search] if search is not None else [self.project_dir]
 
     def find(self, name: str | Path) -> Path | None:
@@ -86,7 +87,7 @@ class Finder:
         if not text or "\0" in text:
             return None
         for place in self._places(PurePosixPath(text)):
-            if _is_file(place):
+            if self._holds(place):
                 return place
         found = self.candidates(text)
         return found[0] if len(found) == 1 else None
@@ -117,18 +118,30 @@ class Finder:
             if name.parts[: len(old)] == old:
                 yield self.project_dir / new / Path(*name.parts[len(old) :])
 
+    def _holds(self, place: Path) -> bool:
+        """Whether a file is there; each folder is asked for once, for the micrographs of a project share theirs."""
+        folder = place.parent
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = folder.is_dir()
+            except (OSError, ValueError):
+                self._folders[folder] = False
+        return self._folders[folder] and _is_file(place)
+
     @cached_property
     def _index(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
         """Base name -> paths, and canonical name -> paths. Made when the first file is not where its name says."""
         by_base_name: dict[str, list[str]] = {}
         by_canonical_name: dict[str, list[str]] = {}
-        for top in self._search:
-            for folder, folders, files in os.walk(top):
-                folders[:] = sorted(f for f in folders if f not in _NOT_SEARCHED)
-                for file in files:
-                    if file.lower().endswith(_INDEXED) and _is_file(path := os.path.join(folder, file)):
-                        by_base_name.setdefault(file, []).append(path)
-                        by_canonical_name.setdefault(_key(file), []).append(path)
+        folders = [str(top) for top in self._search]
+        while folders:
+            for entry in _entries(folders.pop()):
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name not in _NOT_SEARCHED:
+                        folders.append(entry.path)
+                elif entry.name.lower().endswith(_INDEXED) and _is_file(entry):
+                    by_base_name.setdefault(entry.name, []).append(entry.path)
+                    by_canonical_name.setdefault(_key(entry.name), []).append(entry.path)
         return by_base_name, by_canonical_name
 
 
@@ -137,8 +150,18 @@ def _key(base_name: str) -> str:
     return canonical_name(base_name) + PurePosixPath(base_name).suffix.lower()
 
 
-def _is_file(path: str | Path) -> bool:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds; nothing where it may not be read."""
     try:
-        return os.path.isfile(path)  # noqa: PTH113  # a fifth of the time of Path.is_file, in an index of all files
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_file(place: os.DirEntry[str] | Path) -> bool:
+    """Whether a file is there; a listed entry needs no further look at the disk unless it is a link."""
+    try:
+        return place.is_file()
     except (OSError, ValueError):
         return False
