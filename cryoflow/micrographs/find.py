@@ -101,7 +101,7 @@ class Finder:
         by_base_name, by_canonical_name = self._index
         base_name = PurePosixPath(clean_name(str(name))).name
         paths = by_base_name.get(base_name) or by_canonical_name.get(_key(base_name), [])
-        different = {os.path.realpath(path): path for path in reversed(paths)}
+        different = {os.path.realpath(path): path for path in sorted(paths, reverse=True)}
         return tuple(sorted(Path(path) for path in different.values()))
 
     def _places(self, name: PurePosixPath) -> Iterable[Path]:
