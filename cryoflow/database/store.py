@@ -12,7 +12,7 @@ import difflib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -110,7 +110,14 @@ class Database:
         if taken_over:
             self._mend()
 
-    def add(self, pickset: PickSet, *, job_status: str = "", orientation: Orientation | None = None) -> Entry:
+    def add(
+        self,
+        pickset: PickSet,
+        *,
+        job_status: str = "",
+        orientation: Orientation | None = None,
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> Entry:
         """Write an entry, in place of an older one of its name.
 
         Parameters
@@ -119,6 +126,8 @@ class Database:
             How its job ended, as the crawl says.
         orientation
             Verdict of the orientation check.
+        pictures
+            Files that are kept beside the picks: name -> content.
 
         Raises
         ------
@@ -135,7 +144,9 @@ class Database:
             with files.replacing_folder(folder) as hidden:
                 info = info_text(pickset, job_status=job_status, orientation=orientation).encode()
                 sums = {}
-                for name, content in ((layout.DATA, data_text(pickset, links)), (layout.INFO, iter([info]))):
+                contents: dict[str, Iterable[bytes]] = {layout.DATA: data_text(pickset, links), layout.INFO: [info]}
+                contents |= {files.safe_name(name): [picture] for name, picture in (pictures or {}).items()}
+                for name, content in contents.items():
                     with (hidden / name).open("wb") as file:
                         sums[name] = files.write_pieces(file, content)
                 now = datetime.now(UTC).isoformat(timespec="seconds")

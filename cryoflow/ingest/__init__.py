@@ -3,7 +3,8 @@
 from cryoflow.ingest.options import Flip, IngestOptions
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
 from cryoflow.ingest.report import IngestLine, IngestReport
-from cryoflow.ingest.run import ingest, ingest_job, ingest_table, mark_gone
+from cryoflow.ingest.run import ingest, ingest_job, mark_gone
+from cryoflow.ingest.tables import ingest_tables
 
 __all__ = [
     "Flip",
@@ -14,7 +15,7 @@ __all__ = [
     "PlannedJob",
     "ingest",
     "ingest_job",
-    "ingest_table",
+    "ingest_tables",
     "mark_gone",
     "plan_jobs",
 ]

@@ -39,7 +39,7 @@ class IngestOptions:
     flips
         Project -> flip, by the project's name or its path.
     check_orientation
-        Compare each entry's convention with the pixels.
+        Compare each entry's convention with the pixels, and draw its picks on a few micrographs.
     reread
         Read unchanged jobs again, too.
     """

@@ -15,9 +15,9 @@ from cryoflow import files
 from cryoflow.database import Database, Entry, Orientation
 from cryoflow.database.entry import CURRENT
 from cryoflow.errors import CryoflowError, DatabaseBusy, NotWritten
+from cryoflow.ingest.look import look
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.ingest.options import Flip, IngestOptions, flipped
-from cryoflow.ingest.orientation import orientation_of
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
 from cryoflow.ingest.report import IngestLine, IngestReport, line_of_entries, line_of_job
 from cryoflow.picks import PickSet
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Reading:
-    """The picks of a job with their verdicts, or what went wrong."""
+    """The picks of a job with what the pixels say of them, or what went wrong."""
 
-    picksets: tuple[tuple[PickSet, Orientation], ...] = ()
+    outputs: tuple[tuple[PickSet, Orientation, Mapping[str, bytes]], ...] = ()
     error: str = ""
 
 
@@ -116,33 +116,6 @@ def ingest_job(
     return _store(planned, _read(planned, options or IngestOptions()), database)
 
 
-def ingest_table(
-    file: str | Path,
-    database: Database | str | Path,
-    *,
-    micrographs: str | Path | None = None,
-    flip: Flip | None = None,
-    check_orientation: bool = True,
-    name: str | None = None,
-) -> IngestLine:
-    """Read a lone table of picks (STAR, .cs, .csg, .box, .cbox, Topaz text, CSV) with the folder of its micrographs.
-
-    Raises
-    ------
-    BadInput
-        Where it is no table of picks, or its micrographs are needed and not there.
-    """
-    from cryoflow.projects.tables import read_table_of_picks
-
-    database = database if isinstance(database, Database) else Database(database)
-    pickset = read_table_of_picks(Path(file), Path(micrographs) if micrographs else None)
-    if name:
-        pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
-    pickset = flipped(pickset, flip or Flip())
-    verdict = orientation_of(pickset) if check_orientation else Orientation()
-    return line_of_entries([database.add(pickset, orientation=verdict)], "read", "")
-
-
 def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: int) -> Iterator[_Reading]:
     """What was read of each job, in order; a few jobs ahead of the one that is asked for."""
     workers = min(workers, len(to_read))
@@ -189,7 +162,8 @@ def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
         done = []
         for pickset in _told_apart(picksets):
             in_frame = flipped(pickset, flip)
-            done.append((in_frame, orientation_of(in_frame) if options.check_orientation else Orientation()))
+            seen = look(in_frame) if options.check_orientation and len(in_frame) else (Orientation(), {})
+            done.append((in_frame, *seen))
         return _Reading(tuple(done))
     except CryoflowError as error:
         return _Reading(error=str(error))
@@ -231,18 +205,18 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
     with database.writing():
         entries: list[Entry] = []
         warnings: list[str] = []
-        for pickset, verdict in reading.picksets:
+        for pickset, verdict, pictures in reading.outputs:
             if len(pickset) == 0:
                 continue
             try:
-                entry = database.add(pickset, job_status=job.status.value, orientation=verdict)
+                entry = database.add(pickset, job_status=job.status.value, orientation=verdict, pictures=pictures)
             except (DatabaseBusy, NotWritten):
                 raise
             except CryoflowError as error:
                 return line_of_job(job, "failed", str(error))
             entries.append(entry)
             if verdict.verdict == "contradicted":
-                warnings.append(f"{entry.name}: the pixels fit better after {verdict.best} ({verdict.detail})")
+                warnings.append(f"{entry.name}: look at its overlay pictures: {verdict.detail}")
         for old in planned.entries:
             if old.name not in {e.name for e in entries}:
                 database.mark(old.name, "superseded", f"{job.job} no longer gives this output")

@@ -1,0 +1,162 @@
+"""`cryoflow database`: list, show, select, verify, remove what a database holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+from cyclopts import App, Parameter
+
+from cryoflow.cli import output as out
+
+if TYPE_CHECKING:
+    from cryoflow.database import Database
+
+app = App(name="database", help="List, show, select and verify what a database holds.", help_format="plaintext")
+Where: TypeAlias = Annotated[Path, Parameter(name=["--database", "--db"], help="The database's folder.")]
+
+
+@app.command(name="list")
+def list_(*, database: Where, project: str | None = None, json: out.Json = False) -> int:
+    """List the entries.
+
+    Parameters
+    ----------
+    project
+        Only those of this project.
+    """
+    entries = [e for e in _opened(database).entries() if project in (None, e.project)]
+    columns = ["name", "n_picks", "n_micrographs", "pixel_size_A", "box_px", "diameter_A", "status", "orientation"]
+    rows = [_row(e) for e in entries]
+    out.emit_table(rows, columns=columns, title=str(database), as_json=json, empty="no entries yet")
+    return 0
+
+
+@app.command
+def show(entry: str, *, database: Where, json: out.Json = False) -> int:
+    """Show all that is known of an entry.
+
+    Parameters
+    ----------
+    entry
+        <project>/<Kind>_<job>, as `cryoflow database list` shows it.
+    """
+    import numpy as np
+
+    store = _opened(database)
+    found = store.entry(entry)
+    picks = store.load(found)
+    per_micrograph = np.diff(picks.offsets)
+    record = _row(found) | {
+        "orientation_detail": found.orientation.detail,
+        "picks_per_micrograph": round(float(per_micrograph.mean()), 1) if len(per_micrograph) else None,
+        "columns": [str(c) for c in picks.picks.columns if c != "micrograph"],
+        "dropped": dict(picks.counts),
+        "sources": [str(s.path) for s in picks.provenance.sources],
+        "folder": found.folder,
+    }
+    out.emit_record(record, as_json=json)
+    return 0
+
+
+@app.command
+def select(*, database: Where, project: str | None = None, json: out.Json = False) -> int:
+    """Name, per project, the job to train from.
+
+    RELION: Refine3D, then Select3D, then Select2D. CryoSPARC: Homo or NonUniform, then Hetero, then Select2D. Manual
+    picks come last, the newest job is the one of the highest number, and what is marked, unfinished, excluded or
+    contradicted by the pixels is passed over.
+
+    Parameters
+    ----------
+    project
+        Only this project.
+    """
+    from cryoflow.database import select_best
+    from cryoflow.errors import ExitCode
+
+    selections = [s for s in select_best(_opened(database)) if project in (None, s.project)]
+    rows = [
+        {
+            "project": s.project,
+            "entry": s.entry.name if s.entry else None,
+            "n_picks": s.entry.n_picks if s.entry else None,
+            "n_micrographs": s.entry.n_micrographs if s.entry else None,
+            "reason": s.reason,
+            "passed_over": list(s.passed_over),
+        }
+        for s in selections
+    ]
+    columns = ["project", "entry", "n_picks", "n_micrographs", "reason"]
+    out.emit_table(rows, columns=columns, as_json=json, empty="no projects yet")
+    if not json:
+        for s in selections:
+            for text in s.passed_over:
+                out.say(f"passed over {text}")
+    return ExitCode.OK if any(s.entry for s in selections) else ExitCode.FAILED
+
+
+@app.command
+def verify(*, database: Where, repair: Annotated[bool, Parameter(negative="")] = False, json: out.Json = False) -> int:
+    """Check every file against its checksum, and every link against its record.
+
+    Exit code 0 where all is as it was written, 1 where something is damaged, 3 where all damage was repaired.
+
+    Parameters
+    ----------
+    repair
+        Move what is damaged to .quarantine (nothing is deleted), and make again what can be made; `cryoflow ingest`
+        then reads the jobs of the entries that were moved.
+    """
+    from cryoflow.database import verify as verify_database
+    from cryoflow.errors import ExitCode
+
+    findings = verify_database(database, repair=repair)
+    columns = ["severity", "path", "what", "repaired"]
+    out.emit_table(findings, columns=columns, as_json=json, empty="nothing to tell")
+    damage = [f for f in findings if f.severity == "damage"]
+    left = [f for f in damage if not f.repaired]
+    out.say(
+        f"{len(damage)} damaged" + (f", {len(damage) - len(left)} repaired" if repair else "") if damage else "sound"
+    )
+    if left:
+        return ExitCode.FAILED
+    return ExitCode.PARTLY_FAILED if damage else ExitCode.OK
+
+
+@app.command
+def remove(*entries: str, database: Where) -> int:
+    """Take entries out of the database; they are moved to its .quarantine, not deleted.
+
+    Parameters
+    ----------
+    entries
+        <project>/<Kind>_<job> each.
+    """
+    if not entries:
+        raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
+    store = _opened(database)
+    for name in entries:
+        out.say(f"{name} is now {store.remove(name)}")
+    return 0
+
+
+def _opened(root: Path) -> Database:
+    """The database of a folder; an error where there is none, so that a misspelt name is not an empty list."""
+    from cryoflow.database import Database
+    from cryoflow.errors import BadInput
+
+    store = Database(root)
+    if not store.exists:
+        raise BadInput(root, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'.")
+    return store
+
+
+def _row(entry: object) -> dict[str, object]:
+    import dataclasses
+
+    from cryoflow.database import Entry
+
+    assert isinstance(entry, Entry)
+    row = {f.name: getattr(entry, f.name) for f in dataclasses.fields(entry) if f.name not in ("folder", "orientation")}
+    return row | {"orientation": entry.orientation.verdict}
