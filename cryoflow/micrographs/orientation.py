@@ -140,7 +140,8 @@ def check_orientation(
     Parameters
     ----------
     images
-        Micrographs (ny, nx), one at a time: a generator keeps memory low. Five to twenty are enough.
+        Micrographs (ny, nx), one at a time: a generator keeps memory low. Five to twenty are enough. One that has NaN in
+        it is passed over.
     centers_xy_px
         Their recorded picks, (n, 2) each, x first.
     diameter_px
@@ -154,6 +155,8 @@ def check_orientation(
     n_micrographs = n_picks = 0
     for image, centers in zip(images, centers_xy_px, strict=True):
         recorded = np.asarray(centers, np.float64).reshape(-1, 2)
+        if not (np.isfinite(image.min()) and np.isfinite(image.max())):
+            continue
         maps = _feature_maps(image, diameter_px)
         n_micrographs += 1
         n_picks += len(recorded)

@@ -130,6 +130,12 @@ def test_a_blank_micrograph_decides_nothing() -> None:
     assert check_orientation([blank], [np.full((20, 2), 100.0)], 50).verdict == "undecided"
 
 
+def test_a_micrograph_of_nan_does_not_spoil_the_others(exposures: list[Exposure], picks: list[np.ndarray]) -> None:
+    images = [exposures[0].image, np.full(SHAPE_YX, np.nan, np.float32), exposures[2].image]
+    found = check_orientation(images, picks, 160 / PIXEL_SIZE_A)
+    assert (found.verdict, found.n_micrographs) == ("confirmed", 2)
+
+
 def test_senseless_diameters_are_refused() -> None:
     with pytest.raises(ValueError, match="diameter"):
         check_orientation([], [], 0)
