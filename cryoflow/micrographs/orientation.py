@@ -140,8 +140,8 @@ def check_orientation(
     Parameters
     ----------
     images
-        Micrographs (ny, nx), one at a time: a generator keeps memory low. Five to twenty are enough. One that has NaN in
-        it is passed over.
+        Micrographs (ny, nx), one at a time: a generator keeps memory low. Five to twenty are enough. One that has NaN
+        in it is passed over.
     centers_xy_px
         Their recorded picks, (n, 2) each, x first.
     diameter_px
