@@ -90,7 +90,7 @@ class Recovery:
             crashed = await self.worker.runs_in(StateType.CRASHED)
             lost += [
                 run for run in crashed
-                if run.infrastructure_pid and run.labels.get(LABEL_LOG) and not run.labels.get(LABEL_END)
+                if run.infrastructure_pid and not run.labels.get(LABEL_END)
                 and run.state is not None and run.state.timestamp > since
             ]  # fmt: skip
         for flow_run in lost:

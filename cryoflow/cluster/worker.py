@@ -139,7 +139,8 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
             job_id = await self._submit(flow_run, configuration, log_file)
             if task_status:
                 task_status.started(job_id)
-            await self._tell_submitted(flow_run, job_id, log_file)
+            assert self._runs_task_group is not None
+            self._runs_task_group.start_soon(self._tell_submitted, flow_run, job_id, log_file)  # a slow server may wait
             await self._attend(flow_run, job_id, log_file)
         finally:
             self.attended.discard(flow_run.id)

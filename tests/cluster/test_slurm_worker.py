@@ -20,8 +20,8 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryoflow.cluster.worker.LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr("cryoflow.cluster.worker.RECOVER_EVERY_S", 0.1)
+    monkeypatch.setattr("cryoflow.cluster.worker.LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr("cryoflow.cluster.worker.RECOVER_EVERY_S", 0.4)
     monkeypatch.setattr("cryoflow.cluster.worker.API_PATIENCE_S", 0.1)
 
 
@@ -57,7 +57,7 @@ class Site:
 
         worker = SlurmWorker(work_pool_name=self.pool, name="w", **options)
         with mock.patch("prefect.workers.base.PREFECT_WORKER_QUERY_SECONDS") as query:
-            query.value.return_value = 0.1
+            query.value.return_value = 0.3
             task = asyncio.create_task(worker.start(printer=lambda *_: None))
             try:
                 yield worker
@@ -71,11 +71,11 @@ class Site:
         return uuid.UUID(str(run.id))
 
     async def until(self, run_id: uuid.UUID, condition: Callable[[Any], bool]) -> Any:
-        for _ in range(600):
+        for _ in range(400):
             run = await self.client.read_flow_run(run_id)
             if condition(run):
                 return run
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)
         raise AssertionError(f"waited too long; the run is {run.state!r}, labels {run.labels}")
 
     async def log_of(self, run_id: uuid.UUID, text: str) -> str:
@@ -278,10 +278,10 @@ def test_a_job_that_slurm_forgot_ends_its_run_after_some_patience(play: Callable
 def test_many_jobs_cost_one_squeue_a_round(play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         async with site.worker() as worker:
-            for _ in range(6):
+            for _ in range(4):
                 await site.new_run()
-            while len(worker.watch) < 6:
-                await asyncio.sleep(0.05)
+            while len(worker.watch) < 4:
+                await asyncio.sleep(0.15)
             looks = 0
             original = worker.watch.look
 
@@ -376,7 +376,7 @@ def test_sigterm_stops_the_worker_and_leaves_its_jobs(play: Callable[[Scene], No
 
         worker = SlurmWorker(work_pool_name=site.pool)
         with mock.patch("prefect.workers.base.PREFECT_WORKER_QUERY_SECONDS") as query:
-            query.value.return_value = 0.1
+            query.value.return_value = 0.3
             task = asyncio.create_task(worker.start(printer=lambda *_: None))
             run = await site.until(await site.new_run(), queued)
             os.kill(os.getpid(), signal.SIGTERM)
