@@ -5,9 +5,9 @@
     python benchmarks/unpicker.py --folder DIR --parts speed       un-picking speed alone
     python benchmarks/unpicker.py --folder DIR --quick             few epochs: whether it runs, not how well
 
-Three data sets of 44 micrographs with fixed seeds: 20 to learn from, 7 to validate, 17 for the test, which nothing else
-sees. Each line is printed as it is measured and kept in DIR/results.json, so that parts can be run one by one; `--table`
-prints the table of what is there.
+Three data sets of 44 micrographs with fixed seeds: 20 to learn from, 7 to validate, 17 for the test, which nothing
+else sees. Each line is printed as it is measured and kept in DIR/results.json, so that parts can be run one by one;
+`--table` prints the table of what is there.
 """
 
 from __future__ import annotations
@@ -254,9 +254,10 @@ def keep(folder: Path, name: str, row: dict[str, float]) -> None:
 def print_table(folder: Path) -> None:
     """What was measured, as a table for the documentation."""
     results = json.loads((folder / "results.json").read_text())
-    print(
-        "\n| data set | recipe | test error (95 % interval) | ROC AUC | average precision | calibration error | training |"
+    columns = (
+        "data set | recipe | test error (95 % interval) | ROC AUC | average precision | calibration error | training"
     )
+    print(f"\n| {columns} |")
     print("|---|---|---|---|---|---|---|")
     for name in SETS:
         for part, title in RECIPES.items():
@@ -271,9 +272,8 @@ def print_table(folder: Path) -> None:
         if len(rows) == len(SETS):
             error = np.mean([r["test_error"] for r in rows])
             calibration = np.mean([r["calibration_error"] for r in rows])
-            print(
-                f"| mean | {title} | {error:.1%} | {np.mean([r['roc_auc'] for r in rows]):.3f} | | {calibration:.3f} | |"
-            )
+            area = np.mean([r["roc_auc"] for r in rows])
+            print(f"| mean | {title} | {error:.1%} | {area:.3f} | | {calibration:.3f} | |")
     for part in ("ours", "classic"):
         if r := results.get(f"speed/{part}"):
             print(f"\nun-picking, {part}: {r['seconds_a_micrograph']:.2f} s a micrograph, run of {r['n_micrographs']}")

@@ -85,7 +85,7 @@ def test_one_bad_file_does_not_stop_the_others(tmp_path):
 
 
 def test_a_folder_without_such_files_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="no file that ends in _autopick.star"):
+    with pytest.raises(BadInput, match=r"no file that ends in _autopick\.star"):
         label_star_folder(tmp_path, tmp_path)
 
 
@@ -112,7 +112,11 @@ def test_the_score_replaces_a_figure_of_merit_or_is_added(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "no table"), ("data_\nloop_\n_rlnMicrographName #1\na.mrc\n", "no table"), (HEAD + "1 x 3\n", "not a number")],
+    [
+        ("", "no table"),
+        ("data_\nloop_\n_rlnMicrographName #1\na.mrc\n", "no table"),
+        (HEAD + "1 x 3\n", "not a number"),
+    ],
 )
 def test_a_file_without_picks_says_so(tmp_path, text, says):
     (tmp_path / "x.star").write_text(text)

@@ -18,7 +18,9 @@ SMALL = Preprocessing(pixels_per_diameter=12, margin_px=1)
 
 def picked(path: Path, centers, *, pixel_size_A=4.0, diameter_A=96.0, ctf=None):
     centers = np.asarray(centers, float).reshape(-1, 2)
-    return PickedMicrograph(path.stem, path, pixel_size_A, diameter_A, centers, np.zeros(len(centers), np.int8), "", ctf)
+    return PickedMicrograph(
+        path.stem, path, pixel_size_A, diameter_A, centers, np.zeros(len(centers), np.int8), "", ctf
+    )
 
 
 def with_bump(path: Path, center_xy, shape_yx=(256, 384), pixel_size_A=4.0, sigma_px=4.0):

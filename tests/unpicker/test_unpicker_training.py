@@ -72,7 +72,9 @@ def test_a_killed_training_goes_on_to_the_same_result(rings, trained, tmp_path, 
         ModelBundle.load(tmp_path / "model")
     monkeypatch.setattr(fit_module, "_save_state", real)
     steps = []
-    bundle = train(rings, tmp_path / "model", options, on_progress=lambda p: steps.append(p) if p.stage == "training" else None)
+    bundle = train(
+        rings, tmp_path / "model", options, on_progress=lambda p: steps.append(p) if p.stage == "training" else None
+    )
     assert min(p.done for p in steps) > 2 * max(p.total for p in steps) / 3  # only the third epoch was run
     assert bundle.fingerprint == trained.fingerprint
     for name, value in trained.weights.items():
@@ -80,9 +82,7 @@ def test_a_killed_training_goes_on_to_the_same_result(rings, trained, tmp_path, 
 
 
 def test_one_model_from_two_projects_of_different_pixel_size(rings, tmp_path):
-    fine = make_set(
-        tmp_path / "fine", n_micrographs=4, seed=5, pixel_size_A=4.0, data_set="fine", shape_yx=(300, 420)
-    )
+    fine = make_set(tmp_path / "fine", n_micrographs=4, seed=5, pixel_size_A=4.0, data_set="fine", shape_yx=(300, 420))
     both = rings + fine
     bundle = train(both, tmp_path / "model", small_options(tmp_path))
     parts = {(r.data_set, r.part) for r in bundle.manifest}
@@ -190,7 +190,7 @@ def test_batches_depend_on_seed_and_epoch_alone_and_use_every_pick(rings, tmp_pa
     one, other = (TrainingBatches(cached, options.preprocessing, **kinds) for _ in range(2))
     other.start_at(3)
     other.start_at(0)
-    x, y = one[2]
+    x, _ = one[2]
     assert x.shape == (32, 24, 24, 2)
     np.testing.assert_array_equal(x, other[2][0])
     one.on_epoch_end()
@@ -273,7 +273,9 @@ def test_without_unlabelled_picks_the_loss_is_the_cross_entropy_with_smoothing()
     logits = rng.normal(0, 2, 50).astype(np.float32)
     ours = pick_loss(0.3, 0.05)(labels[:, None].astype(np.float32), logits[:, None])
     keras_loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.05)
-    assert float(ours) == pytest.approx(float(keras_loss((labels[:, None] > 0).astype(np.float32), logits[:, None])), rel=1e-4)
+    assert float(ours) == pytest.approx(
+        float(keras_loss((labels[:, None] > 0).astype(np.float32), logits[:, None])), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["residual", "classic"])

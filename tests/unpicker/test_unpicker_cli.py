@@ -1,0 +1,129 @@
+import json
+from dataclasses import replace
+
+import pytest
+from test_unpicker_unpick import HEAD, as_pickset, star_folder
+
+from cryoflow.cli.main import launch
+from cryoflow.database import Database
+from cryoflow.formats.cs import read_cs
+from cryoflow.picks import Kind
+
+
+@pytest.fixture
+def labelled_folder(rings, tmp_path):
+    folder = star_folder(rings, tmp_path / "stars")
+    for m in rings.micrographs:
+        rows = [f"{x:12.6f} {y:12.6f} " for (x, y), right in zip(m.centers_xy_px, m.labels == 1, strict=True) if right]
+        (folder / f"{m.name}_autopick_correct.star").write_text(HEAD + "\n".join(rows) + "\n \n")
+    return folder
+
+
+def said(capsys):
+    return json.loads(capsys.readouterr().out)
+
+
+def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, labelled_folder, tmp_path, capsys):
+    model = tmp_path / "model"
+    assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder), "--json"]) == 0
+    labels = said(capsys)
+    assert sum(row["n_right"] for row in labels) == rings.count(1)
+    arguments = ["--train-root", str(labelled_folder), "--train-output", str(model), "--diameter", "160"]
+    arguments += ["--num-epochs", "2", "--num-cores", "2", "--json"]
+    classic = ["--architecture", "classic", "--boxsize", "240", "--sigma-contrast", "4", "--lowpass", "20"]
+    classic += ["--highpass", "500", "--gaussian-sigma", "0.5", "--resized-box", "24", "--apix", "8"]
+    assert launch(["unpicker", "train", *arguments, *classic]) == 0
+    assert said(capsys)["epochs"] == 2
+    assert launch(["unpicker", "info", str(model), "--json"]) == 0
+    info = said(capsys)
+    assert info["preprocessing"] == {
+        "kind": "classic",
+        "boxsize_A": 240.0,
+        "resized_box_px": 24,
+        "sigma_contrast": 4.0,
+        "lowpass_A": 20.0,
+        "highpass_A": 500.0,
+        "gaussian_sigma_px": 0.5,
+        "phase_flip": False,
+    }
+    assert launch(["unpicker", "evaluate", str(model), "--train-root", str(labelled_folder), "--json"]) == 0
+    assert said(capsys)["n_picks"] > 0
+    checkpoint = str(model / "checkpoints" / "epoch-001")
+    assert (
+        launch(["unpicker", "unpick", checkpoint, "--folder", str(labelled_folder), "-o", str(tmp_path / "out")]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rings.micrographs)
+    assert all(": kept " in line and line.endswith(" %)") for line in lines)
+    assert len(list((tmp_path / "out").glob("*_autopick_unpick.star"))) == len(rings.micrographs)
+    assert launch(["unpicker", "suggest", str(model), "--folder", str(labelled_folder), "-n", "2", "--json"]) == 0
+    assert len(said(capsys)) <= 2
+
+
+def test_from_a_database_to_an_unpicked_entry_relion_and_cryosparc_read(rings, trained, tmp_path, capsys):
+    picks = as_pickset(rings)
+    table = picks.micrographs.copy()
+    table["ny"], table["nx"] = 240, 320
+    table["uid"] = [str(1000 + i) for i in range(len(table))]
+    picks = replace(picks, micrographs=table.astype({"ny": "Int32", "nx": "Int32"}))
+    database = Database(tmp_path / "db")
+    database.add(replace(picks, picks=picks.picks.drop(columns="label")))
+    survivors = picks.where((picks.picks["label"] == 1).to_numpy())
+    database.add(replace(survivors, provenance=replace(picks.provenance, kind=Kind.REFINE_3D, job="job030")))
+    where = ["--database", str(tmp_path / "db")]
+    command = ["unpicker", "label", *where, "--positives", "P1/Refine3D_job030", "--candidates", "P1/AutoPick_job012"]
+    assert launch([*command, "--json"]) == 0
+    labelled = said(capsys)
+    assert labelled["entry"] == "P1/AutoPick_job012_labelled"
+    assert labelled["right"] == rings.count(1)
+    assert labelled["not_known"] == rings.count(-1)
+    output = tmp_path / "out"
+    assert (
+        launch(["unpicker", "unpick", str(trained.folder), "P1/AutoPick_job012", *where, "-o", str(output), "--json"])
+        == 0
+    )
+    (row,) = said(capsys)
+    assert row["entry"] == "P1/Unpicked_job012"
+    kept = database.load("P1/Unpicked_job012")
+    assert len(kept) == row["kept"] < row["picks"] == len(picks)
+    particles = read_cs(next(output.rglob("picked_particles.cs")))
+    assert set(particles["uid"].tolist()) == set(kept.picks["uid"].tolist())
+    stars = list(output.rglob("*_autopick.star"))
+    assert len(stars) >= len(rings.micrographs)
+    assert "_rlnAutopickFigureOfMerit" in stars[0].read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["label"],
+        ["label", "somewhere"],
+        ["label", "--database", "db"],
+        ["train", "-o", "m"],
+        ["train", "-o", "m", "--train-root", "x"],
+        ["train", "-o", "m", "entry"],
+        ["unpick", "m"],
+        ["suggest", "m"],
+    ],
+)
+def test_arguments_that_do_not_go_together_are_wrong_use(arguments, trained, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(trained.folder) if a == "m" and arguments[0] != "train" else a for a in arguments]
+    assert launch(["unpicker", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("cryoflow: ")
+
+
+def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path, capsys):
+    assert launch(["unpicker", "info", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no bundle.json" in error
+
+
+def test_partly_failed_is_told_by_the_exit_code(rings, trained, tmp_path, capsys):
+    folder = star_folder(rings, tmp_path / "in")
+    (folder / "mic_0.mrc").unlink()
+    assert (
+        launch(["unpicker", "unpick", str(trained.folder), "--folder", str(folder), "-o", str(tmp_path / "out")]) == 3
+    )
+    assert "mic_0.mrc" in capsys.readouterr().err

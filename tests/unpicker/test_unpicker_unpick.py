@@ -1,0 +1,252 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from unpicker_rings import DIAMETER_A
+
+from cryoflow.errors import BadInput
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
+from cryoflow.unpicker.labelled import TrainingSet
+from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
+from cryoflow.unpicker.star_rows import StarRows
+from cryoflow.unpicker.suggest import suggest
+from cryoflow.unpicker.unpick import Judged, judge, unpick, unpick_star_folder
+
+HEAD = "\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n"
+
+
+def star_folder(rings, folder: Path) -> Path:
+    """RELION's files beside links to the images."""
+    folder.mkdir()
+    for m in rings.micrographs:
+        (folder / f"{m.name}.mrc").symlink_to(m.path)
+        rows = [f"{x:12.6f} {y:12.6f} " for x, y in m.centers_xy_px]
+        (folder / f"{m.name}_autopick.star").write_text(HEAD + "\n".join(rows) + "\n \n")
+    return folder
+
+
+def as_pickset(rings, **changes) -> PickSet:
+    table = micrograph_table(
+        {
+            "name": [m.name for m in rings.micrographs],
+            "path": [str(m.path) for m in rings.micrographs],
+            "pixel_size_A": [m.pixel_size_A for m in rings.micrographs],
+            "defocus_u_A": [m.defocus_A for m in rings.micrographs],
+            "defocus_v_A": [m.defocus_A for m in rings.micrographs],
+        }
+    )
+    picks = pd.DataFrame(
+        {
+            "micrograph": np.repeat(np.arange(len(rings.micrographs)), [len(m.labels) for m in rings.micrographs]),
+            "x_px": np.concatenate([m.centers_xy_px[:, 0] for m in rings.micrographs]),
+            "y_px": np.concatenate([m.centers_xy_px[:, 1] for m in rings.micrographs]),
+            "label": np.concatenate([m.labels for m in rings.micrographs]),
+        }
+    )
+    picks["uid"] = np.arange(1, len(picks) + 1, dtype=np.uint64)
+    provenance = Provenance("relion", Path("/p/P1"), "P1", "job012", Kind.AUTO_PICK)
+    return replace(PickSet.build(provenance, table, picks, diameter_A=DIAMETER_A), **changes)
+
+
+def test_kept_rows_are_written_as_they_were_and_one_line_a_micrograph_is_said(rings, trained, tmp_path):
+    folder = star_folder(rings, tmp_path / "in")
+    lines = []
+    report = unpick_star_folder(
+        trained, folder, tmp_path / "out", scored_suffix="_autopick_scored", on_judged=lambda j: lines.append(str(j))
+    )
+    assert not report.failed
+    assert len(lines) == len(rings.micrographs)
+    for judged, line in zip(report.judged, lines, strict=True):
+        name = judged.micrograph.name
+        before = (folder / f"{name}_autopick.star").read_text()
+        after = (tmp_path / "out" / f"{name}_autopick_unpick.star").read_text()
+        kept = [
+            row for row, k in zip(StarRows.read(folder / f"{name}_autopick.star").rows, judged.kept, strict=True) if k
+        ]
+        assert after == HEAD + "\n".join(kept) + "\n \n"
+        assert set(after.splitlines()) <= set(before.splitlines())
+        n, total = int(judged.kept.sum()), len(judged.kept)
+        assert line == f"{name}: kept {n}/{total} ({100 * n / total:.1f} %)"
+        scored = StarRows.read(tmp_path / "out" / f"{name}_autopick_scored.star")
+        assert len(scored) == total
+        fom = [float(w) for w in scored.words(scored.columns.index("rlnAutopickFigureOfMerit"))]
+        np.testing.assert_allclose(fom, judged.probabilities, atol=1e-6)
+        assert np.array_equal(np.array(fom) >= trained.threshold, judged.kept)
+    right = np.concatenate([m.labels for m in rings.micrographs]) == 1
+    kept = np.concatenate([j.kept for j in report.judged])
+    assert (kept == right).mean() > 0.85
+
+
+def test_what_cannot_be_judged_is_told_and_the_rest_goes_on(rings, trained, tmp_path):
+    folder = star_folder(rings, tmp_path / "in")
+    (folder / "mic_0.mrc").unlink()
+    (folder / "mic_1.mrc").unlink()
+    (folder / "mic_1.mrc").write_bytes(b"not an image")
+    (folder / "mic_2_autopick.star").write_text("data_\n")
+    (folder / "mic_3_autopick.star").write_text(HEAD + "9999.0 1.0\n")
+    report = unpick_star_folder(trained, folder, tmp_path / "out")
+    told = " ".join(map(str, report.failed))
+    assert len(report.failed) == 4
+    for word in ("mic_0.mrc", "mic_1.mrc", "mic_2_autopick.star", "outside"):
+        assert word in told
+    assert len(report.judged) == len(rings.micrographs) - 4
+    assert len(list((tmp_path / "out").iterdir())) == len(rings.micrographs) - 4
+
+
+def test_the_pixel_size_may_be_given_and_must_fit(rings, trained, tmp_path):
+    folder = star_folder(rings, tmp_path / "in")
+    report = unpick_star_folder(trained, folder, tmp_path / "out", pixel_size_A=4.0)
+    assert not report.judged
+    assert "8 A a pixel, but 4 was given" in str(report.failed[0])
+
+
+def test_an_entry_keeps_its_right_picks_with_score_and_uid(rings, trained):
+    picks = as_pickset(rings)
+    kept, report = unpick(trained, picks)
+    assert kept.provenance.entry_name == "Unpicked_job012"
+    assert kept.provenance.output_group == "AutoPick_job012"
+    assert kept.counts["removed"] == len(picks) - len(kept) > 0
+    assert "label" not in kept.picks
+    assert (kept.picks["score"] >= trained.threshold).all()
+    expected = np.concatenate([j.kept for j in report.judged])
+    np.testing.assert_array_equal(kept.picks["uid"], picks.picks["uid"][expected])
+    assert len(kept.micrographs) == len(picks.micrographs)
+    everything, _ = unpick(trained, picks, threshold=0.0)
+    assert len(everything) == len(picks)
+
+
+def test_picks_of_a_missing_micrograph_are_counted_as_not_judged(rings, trained):
+    picks = as_pickset(rings)
+    table = picks.micrographs.copy()
+    table.loc[0, "path"] = None
+    table.loc[1, "path"] = "/nowhere/mic_1.mrc"
+    kept, report = unpick(trained, replace(picks, micrographs=table))
+    lost = len(rings.micrographs[0].labels) + len(rings.micrographs[1].labels)
+    assert kept.counts["not_judged"] == lost
+    assert len(report.failed) == 1
+    assert any("mic_0" in note for note in kept.notes)
+    assert any("mic_1" in note for note in kept.notes)
+    assert set(kept.picks["micrograph"]) <= set(range(2, len(table)))
+
+
+def test_training_sets_come_from_labelled_entries(rings):
+    labelled = TrainingSet.from_picks(as_pickset(rings))
+    assert [m.name for m in labelled.micrographs] == [m.name for m in rings.micrographs]
+    for ours, theirs in zip(labelled.micrographs, rings.micrographs, strict=True):
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+        np.testing.assert_array_equal(ours.centers_xy_px, theirs.centers_xy_px)
+        assert ours.defocus_A == theirs.defocus_A
+    without = as_pickset(rings)
+    with pytest.raises(BadInput, match="have no labels"):
+        TrainingSet.from_picks(replace(without, picks=without.picks.drop(columns="label")))
+    with pytest.raises(BadInput, match="diameter"):
+        TrainingSet.from_picks(as_pickset(rings, diameter_A=None))
+
+
+def test_results_come_in_order_whatever_the_number_of_threads(rings, trained):
+    one = [j.micrograph.name for j in judge(trained, rings.micrographs, workers=1)]
+    many = [j.micrograph.name for j in judge(trained, rings.micrographs, workers=4)]
+    assert one == many == [m.name for m in rings.micrographs]
+
+
+def test_evaluation_refuses_micrographs_that_were_learnt_from_even_under_another_name(rings, trained, tmp_path):
+    learnt = {r.name for r in trained.manifest if r.part == "train"}
+    mine = [m for m in rings.micrographs if m.name in learnt]
+    with pytest.raises(BadInput, match="were used in its training"):
+        evaluate(trained, TrainingSet(tuple(mine)))
+    copies = []
+    for m in mine:
+        path = tmp_path / f"renamed_{m.path.name}"
+        path.write_bytes(m.path.read_bytes())
+        copies.append(replace(m, name=path.stem, path=path, data_set="copy"))
+    with pytest.raises(BadInput, match="were used in its training"):
+        evaluate(trained, TrainingSet(tuple(copies)))
+
+
+def judged_with(rings, probabilities_of) -> list[Judged]:
+    found = []
+    for m in rings.micrographs:
+        p = probabilities_of(m)
+        found.append(Judged(m, p, p >= 0.5))
+    return found
+
+
+def test_measures_and_tables_of_known_scores(rings, trained):
+    at_half = replace(trained, threshold=0.5, folder=trained.folder)
+    perfect = measure(judged_with(rings, lambda m: np.where(m.labels == 1, 0.99, 0.01)), at_half, rounds=50)
+    assert perfect.error.value == 0
+    assert perfect.roc_auc.value == perfect.average_precision.value == 1
+    assert perfect.calibration_error.value == pytest.approx(0.01)
+    assert [r.name for r in perfect.micrographs] == [m.name for m in rings.micrographs]
+    assert sum(r.n for r in perfect.defocus) == perfect.n_picks == sum(len(m.labels) for m in rings.micrographs)
+    assert perfect.defocus[0].name == "1.0 to 1.5 um"
+
+    def half_wrong(m):
+        p = np.where(m.labels == 1, 0.9, 0.1)
+        p[: len(p) // 2] = 1 - p[: len(p) // 2]
+        return p
+
+    bad = measure(judged_with(rings, half_wrong), at_half, rounds=50)
+    assert bad.error.value == pytest.approx(0.5, abs=0.02)
+    only_right = TrainingSet(tuple(replace(m, labels=np.ones_like(m.labels)) for m in rings.micrographs))
+    judged = judged_with(only_right, lambda m: np.full(len(m.labels), 0.9))
+    with pytest.raises(BadInput, match="all of one kind"):
+        measure(judged, at_half)
+
+
+def test_a_defocus_that_the_labels_do_not_cover_is_warned_about(rings, trained):
+    far = replace(rings.micrographs[0].ctf, defocus_u_A=40_000, defocus_v_A=40_000)
+    beyond = [replace(m, ctf=far) for m in rings.micrographs[:2]]
+    inside = [m for m in rings.micrographs if m.name in {r.name for r in trained.manifest if r.part == "train"}]
+    assert coverage_warnings(trained, inside) == []
+    (warning,) = coverage_warnings(trained, [*inside, *beyond])
+    assert warning.startswith(f"2 of {len(inside) + 2} micrographs have a defocus outside")
+
+
+def test_suggestions_are_doubtful_micrographs_not_learnt_from(rings, trained):
+    learnt = {r.name for r in trained.manifest if r.part != "test"}
+    free = [m.name for m in rings.micrographs if m.name not in learnt]
+    doubtful = free[-1]
+
+    def scores(m):
+        return np.full(len(m.labels), 0.5 if m.name == doubtful else 0.99)
+
+    found = suggest(trained, judged_with(rings, scores), number=5)
+    assert found[0].name == doubtful
+    assert {s.name for s in found} == set(free)
+    assert found[0].n_doubtful == pytest.approx(len(rings.micrographs[-1].labels) / 2, rel=0.2)
+
+
+def test_ctfs_of_old_and_new_relion_tables_are_read(tmp_path):
+    old = (
+        "data_\n\nloop_\n_rlnMicrographName #1\n_rlnDefocusU #2\n_rlnDefocusV #3\n_rlnDefocusAngle #4\n_rlnVoltage #5\n"
+    )
+    (tmp_path / "old.star").write_text(old + "a/x.mrc 10000 12000 30 200\na/y.mrc nan 1 1 200\n")
+    ctf = read_ctfs(tmp_path / "old.star")
+    assert set(ctf) == {"x"}
+    assert (ctf["x"].defocus_u_A, ctf["x"].defocus_v_A, ctf["x"].voltage_kV) == (10_000, 12_000, 200)
+    optics = (
+        "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnVoltage #2\n_rlnSphericalAberration #3\n1 300 2.7\n2 200 1.4\n\n"
+    )
+    new = "data_micrographs\n\nloop_\n_rlnMicrographName #1\n_rlnOpticsGroup #2\n_rlnDefocusU #3\n_rlnDefocusV #4\n"
+    (tmp_path / "new.star").write_text(optics + new + "x.mrc 2 10000 11000\n")
+    assert read_ctfs(tmp_path / "new.star")["x"].voltage_kV == 200
+    assert read_ctfs(tmp_path / "new.star")["x"].cs_mm == 1.4
+    (tmp_path / "none.star").write_text("data_\n\nloop_\n_rlnCoordinateX #1\n1.0\n")
+    with pytest.raises(BadInput, match="rlnDefocusU"):
+        read_ctfs(tmp_path / "none.star")
+
+
+def test_a_star_folder_is_read_with_its_ctf(rings, tmp_path):
+    folder = star_folder(rings, tmp_path / "in")
+    rows = "".join(f"m/{m.name}.mrc {m.defocus_A} {m.defocus_A}\n" for m in rings.micrographs)
+    (tmp_path / "ctf.star").write_text(
+        f"data_\n\nloop_\n_rlnMicrographName #1\n_rlnDefocusU #2\n_rlnDefocusV #3\n{rows}"
+    )
+    found, bad = read_star_folder(folder, "_autopick", diameter_A=DIAMETER_A, ctf_star=tmp_path / "ctf.star")
+    assert not bad
+    assert [p.micrograph.defocus_A for p in found] == [m.defocus_A for m in rings.micrographs]
+    assert all(p.micrograph.pixel_size_A == 8.0 for p in found)
