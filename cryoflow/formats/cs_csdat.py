@@ -19,6 +19,7 @@ from cryoflow.formats.cs_header import HINT, Array, CsHeader, dtype_of, header_b
 
 CSDAT_MAGIC = b"\x95CSDAT"
 _LZ4_MAX_RATIO = 255
+_ROWS_AT_A_TIME = 1 << 14
 
 
 class Csdat:
@@ -97,8 +98,11 @@ class Csdat:
         """Columns row by row, and the distinct rows of others."""
         out = {name: self._values(name, self._column(name)) for name in columns}
         finder = DistinctFinder(self.header.n_rows)
-        if distinct:
-            finder.add(0, {name: self._column(name) for name in distinct})
+        if distinct and (n_rows := self.header.n_rows):
+            stored = {name: self._column(name).reshape(n_rows, -1).view(np.uint8) for name in distinct}
+            for row in range(0, n_rows, _ROWS_AT_A_TIME):
+                finder.add(row, {name: values[row : row + _ROWS_AT_A_TIME] for name, values in stored.items()})
+            del stored
         found = finder.result({name: self._stored(name) for name in distinct})
         return out, Distinct(
             found.codes, {name: self._values(name, found.columns[name]) for name in distinct}, found.first_row

@@ -10,6 +10,10 @@ import numpy.typing as npt
 
 from cryoflow.formats.cs_header import Array
 
+Bytes = npt.NDArray[np.uint8]
+_N_SLOTS_LOG2 = 16
+_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads bits well in a multiplicative hash
+
 
 @dataclass(frozen=True)
 class Distinct:
@@ -31,73 +35,66 @@ class Distinct:
 
 
 class DistinctFinder:
-    """Tells rows apart by a 64-bit hash of their bytes, chunk by chunk.
+    """Tells rows apart by a 64-bit hash of their bytes, piece by piece.
 
-    Two of 10,000 different micrographs share a hash by chance once in 10**11 files.
+    Hashes that were seen are looked up in a table of fixed size, by their highest bits; the few that share a place with
+    another are looked up one by one. Two of 10,000 different micrographs share a hash by chance once in 10**11 files.
     """
 
     def __init__(self, n_rows: int) -> None:
         self.codes = np.zeros(n_rows, np.int32)
-        self.code_of: dict[int, int] = {}
-        self.kept: list[dict[str, Array]] = []
         self.first_row: list[int] = []
+        self._kept: list[dict[str, bytes]] = []
+        self._code_of: dict[int, int] = {}
+        self._slot_hash = np.zeros(1 << _N_SLOTS_LOG2, np.uint64)
+        self._slot_code = np.zeros(1 << _N_SLOTS_LOG2, np.int32)
 
-    def add(self, row: int, columns: dict[str, Array]) -> None:
-        """Take the next rows of the file, the first of them being number `row`."""
+    def add(self, row: int, columns: Mapping[str, Bytes]) -> None:
+        """Take the next rows of the file, the first of them being number `row`: (n, bytes of the column) each."""
         hashes = _hashes(list(columns.values()))
-        starts = (
-            np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]])) if len(hashes) else np.zeros(0, int)
-        )
-        if len(starts) > len(hashes) // 4:  # not grouped: sorting is cheaper than asking for each row
-            unique, starts, codes = np.unique(hashes, return_index=True, return_inverse=True)
-            order = np.argsort(starts, kind="stable")
-            new = np.empty(len(unique), np.int32)
-            new[order] = [
-                self._code(row, start, int(unique[u]), columns)
-                for u, start in zip(order, starts[order].tolist(), strict=True)
-            ]
-            self.codes[row : row + len(hashes)] = new[codes.reshape(-1)]
-        else:
-            found = [
-                self._code(row, start, h, columns)
-                for start, h in zip(starts.tolist(), hashes[starts].tolist(), strict=True)
-            ]
-            lengths = np.diff(np.append(starts, len(hashes)))
-            self.codes[row : row + len(hashes)] = np.repeat(np.array(found, np.int32), lengths)
+        slots = (hashes >> np.uint64(64 - _N_SLOTS_LOG2)).astype(np.intp)
+        codes = self._slot_code[slots]
+        is_new = self._slot_hash[slots] != hashes
+        if is_new.any():
+            rest = np.flatnonzero(is_new)
+            unique, first, inverse = np.unique(hashes[rest], return_index=True, return_inverse=True)
+            found = np.empty(len(unique), np.int32)
+            for i in np.argsort(first, kind="stable").tolist():
+                found[i] = self._code(int(unique[i]), row, int(rest[first[i]]), columns)
+            codes[rest] = found[inverse.reshape(-1)]
+        self.codes[row : row + len(hashes)] = codes
 
-    def _code(self, row: int, start: int, hashed: int, columns: dict[str, Array]) -> int:
-        code = self.code_of.get(hashed)
-        if code is None:
-            code = self.code_of[hashed] = len(self.kept)
-            self.kept.append({name: values[start].copy() for name, values in columns.items()})
-            self.first_row.append(row + start)
-        return code
+    def _code(self, hashed: int, row: int, place: int, columns: Mapping[str, Bytes]) -> int:
+        if hashed not in self._code_of:
+            code = self._code_of[hashed] = len(self._kept)
+            self._kept.append({name: values[place].tobytes() for name, values in columns.items()})
+            self.first_row.append(row + place)
+            slot = hashed >> (64 - _N_SLOTS_LOG2)
+            if self._slot_hash[slot] == 0:
+                self._slot_hash[slot], self._slot_code[slot] = hashed, code
+        return self._code_of[hashed]
 
     def result(self, dtypes: Mapping[str, np.dtype[np.generic]]) -> Distinct:
         """What was found, with columns of these types."""
         columns = {}
         for name, dtype in dtypes.items():
-            values = np.empty((len(self.kept), *dtype.shape), dtype.base)
-            for i, kept in enumerate(self.kept):
-                values[i] = kept[name]
-            columns[name] = values
+            data = b"".join(kept[name] for kept in self._kept)
+            columns[name] = np.frombuffer(data, dtype.base).reshape(len(self._kept), *dtype.shape).copy()
         return Distinct(self.codes, columns, np.array(self.first_row, np.int64))
 
 
-_ODD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: spreads bits well in a multiplicative hash
-
-
-def _hashes(columns: list[Array]) -> npt.NDArray[np.uint64]:
-    """One 64-bit number a row, from the bytes of all its columns: (n,) uint64."""
-    n = len(columns[0])
-    hashed = np.zeros(n, np.uint64)
+def _hashes(columns: list[Bytes]) -> npt.NDArray[np.uint64]:
+    """One 64-bit number a row, never 0, from the bytes of all its columns: (n,) uint64."""
+    hashed = np.zeros(len(columns[0]), np.uint64)
     for values in columns:
-        flat = np.ascontiguousarray(values).reshape(n, -1).view(np.uint8).reshape(n, -1)
-        if spare := -flat.shape[1] % 8:
-            flat = np.pad(flat, ((0, 0), (0, spare)))
-        words = flat.view(np.uint64)
-        for i in range(words.shape[1]):
-            hashed ^= words[:, i]
+        for start in range(0, values.shape[1], 8):
+            word = values[:, start : start + 8]
+            if word.shape[1] < 8:
+                padded = np.zeros((len(word), 8), np.uint8)
+                padded[:, : word.shape[1]] = word
+                word = padded
+            hashed ^= word.view(np.uint64)[:, 0]
             hashed *= _ODD
             hashed ^= hashed >> np.uint64(29)
+    np.maximum(hashed, np.uint64(1), out=hashed)
     return hashed

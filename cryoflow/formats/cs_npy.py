@@ -64,11 +64,15 @@ class Npy:
         n_rows, dtype = self.header
         out = {name: np.empty((n_rows, *dtype[name].shape), dtype[name].base) for name in columns}
         finder = DistinctFinder(n_rows)
+        fields = dtype.fields
+        assert fields is not None  # a dataset has columns
+        places = {name: fields[name][1] for name in distinct}
         for row, chunk in self._chunks() if columns or distinct else ():
             for name in columns:
                 out[name][row : row + len(chunk)] = chunk[name]
             if distinct:
-                finder.add(row, {name: chunk[name] for name in distinct})
+                raw = chunk.view(np.uint8).reshape(len(chunk), dtype.itemsize)
+                finder.add(row, {name: raw[:, at : at + dtype[name].itemsize] for name, at in places.items()})
         return out, finder.result({name: dtype[name] for name in distinct})
 
     def read_rows(self, columns: list[str], rows: npt.NDArray[np.int64]) -> dict[str, Array]:

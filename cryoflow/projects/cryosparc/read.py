@@ -30,6 +30,7 @@ from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
 from cryoflow.projects.found import Job, JobStatus
 
+_ROWS_AT_A_TIME = 1 << 16
 _READABLE = {JobStatus.USABLE}
 _READABLE_UNFINISHED = _READABLE | {JobStatus.UNFINISHED, JobStatus.FAILED, JobStatus.STALE}
 
@@ -121,56 +122,17 @@ def _pickset(context: _Context, output: on_disk.Output, role: Role, planned: pla
     box_A, box_pixel_size_A = plan.box(output, context.index, context.record)
     micrographs = _micrographs(context, joined, planned, box_pixel_size_A)
     notes += micrographs.notes
-    rows = _rows(joined, planned, micrographs, role, context.classes, counts, notes)
-    codes = joined.distinct.codes[rows]
-    values = joined.columns
-
-    def taken(name: str) -> npt.NDArray[np.float64]:
-        """A column in the rows that are kept; it is not needed afterwards."""
-        column: npt.NDArray[np.float64] = values.pop(name)[rows]
-        return column
-
-    picks: dict[str, Array] = {"micrograph": micrographs.row_of.astype(np.int32)[codes]}
-    picks["x_px"] = taken(plan.X) * micrographs.shape_yx[:, 1][codes]
-    picks["y_px"] = taken(plan.Y) * micrographs.shape_yx[:, 0][codes]
-    if planned.alignments:
-        shift = values.pop(f"{planned.alignments}/shift")[rows]
-        step_A = taken(f"{planned.alignments}/psize_A").astype(np.float64)
-        length_A = np.hypot(shift[:, 0], shift[:, 1]) * step_A
-        is_sane = length_A <= (plan.MAX_SHIFT_OF_BOX * box_A if box_A else plan.MAX_SHIFT_A)
-        scale = step_A / micrographs.pixel_size_A[codes]
-        is_sane &= np.isfinite(scale)
-        scale[~is_sane] = 0.0
-        del length_A, step_A
-        if n_odd := int((~is_sane).sum()):
-            notes.append(f"{n_odd} shifts were not applied: too large, not a number, or the pixel size is unknown")
-        for axis, (position, name) in enumerate((("x_px", "shift_x_px"), ("y_px", "shift_y_px"))):
-            moved = np.where(is_sane, shift[:, axis], 0.0) * scale
-            picks[position] -= moved
-            picks[name] = moved
-        del shift, scale
-    if planned.score:
-        picks["score"] = taken(planned.score).astype(np.float64)
-    if planned.class_column:
-        picks["class"] = taken(planned.class_column).astype(np.int32)
-    elif role.class_number is not None:
-        picks["class"] = np.full(len(rows), role.class_number, np.int32)
-    if planned.posterior:
-        posterior = values.pop(planned.posterior)[rows]
-        picks["class_posterior"] = posterior if posterior.ndim == 1 else posterior[:, role.class_number or 0]
-    picks["uid"] = joined.uid[rows]
-    if role.label is not None:
-        picks["label"] = np.full(len(rows), role.label, np.int8)
-    groups = joined.distinct.columns.get("location/exp_group_id")
-    if groups is not None and len(np.unique(groups)) > 1:
-        picks["optics_group"] = groups.astype(np.int32)[codes]
-    if job.detail.get("is_helical"):
-        notes.append("helical: picks lie along filaments, and neighbours overlap")
-
-    known_sizes = micrographs.table["pixel_size_A"].dropna()
-    box_px = box_A / float(known_sizes.iloc[0]) if box_A and len(known_sizes) else None
     if joined.is_located is not None:
         counts["no_location"] = int((~joined.is_located).sum())
+    rows = _rows(joined, planned, micrographs, role, context.classes, counts, notes)
+    picks = _positions(joined, planned, micrographs, rows, box_A, notes)
+    picks |= _attributes(joined, planned, role, rows)
+    if job.detail.get("is_helical"):
+        notes.append("helical: picks lie along filaments, and neighbours overlap")
+    if job.reason:
+        notes.append(job.reason)
+    del rows
+    known_sizes = micrographs.table["pixel_size_A"].dropna()
     provenance = Provenance(
         program="cryosparc",
         project=job.project,
@@ -188,12 +150,73 @@ def _pickset(context: _Context, output: on_disk.Output, role: Role, planned: pla
         provenance,
         micrographs.table,
         pd.DataFrame(picks, copy=False),
-        box_px=box_px,
+        box_px=box_A / float(known_sizes.iloc[0]) if box_A and len(known_sizes) else None,
         diameter_A=plan.diameter_A(context.index, context.record),
         score_kind=planned.score,
         counts={name: number for name, number in counts.items() if number},
-        notes=tuple(dict.fromkeys([*notes, *([f"outputs from {job.reason}"] if job.reason else [])])),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _positions(
+    joined: Joined,
+    planned: plan.Plan,
+    micrographs: Micrographs,
+    rows: npt.NDArray[np.intp],
+    box_A: float | None,
+    notes: list[str],
+) -> dict[str, Array]:
+    """Micrograph, position and applied shift of the picks in `rows`. Takes its columns out of `joined`."""
+    x_frac, y_frac = joined.columns.pop(plan.X), joined.columns.pop(plan.Y)
+    n, row_of, codes = len(rows), micrographs.row_of.astype(np.int32), joined.distinct.codes
+    index, x_px, y_px = np.empty(n, np.int32), np.empty(n), np.empty(n)
+    picks: dict[str, Array] = {"micrograph": index, "x_px": x_px, "y_px": y_px}
+    if planned.alignments:
+        shift = joined.columns.pop(f"{planned.alignments}/shift").astype(np.float32, copy=False)
+        step_A = joined.columns.pop(f"{planned.alignments}/psize_A").astype(np.float32, copy=False)
+        picks["shift_x_px"], picks["shift_y_px"] = (shift_px := np.empty((2, n)))
+        longest_A = plan.MAX_SHIFT_OF_BOX * box_A if box_A else plan.MAX_SHIFT_A
+        n_odd = 0
+    for start in range(0, n, _ROWS_AT_A_TIME):
+        part, here = rows[start : start + _ROWS_AT_A_TIME], slice(start, start + _ROWS_AT_A_TIME)
+        code = codes[part]
+        index[here] = row_of[code]
+        x_px[here] = x_frac[part] * micrographs.shape_yx[code, 1]
+        y_px[here] = y_frac[part] * micrographs.shape_yx[code, 0]
+        if planned.alignments:
+            shift_A = shift[part].T * step_A[part].astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                moved_px = shift_A / micrographs.pixel_size_A[code]
+                is_sane = (np.hypot(*shift_A) <= longest_A) & np.isfinite(moved_px).all(axis=0)
+            moved_px[:, ~is_sane] = 0.0
+            n_odd += int((~is_sane).sum())
+            shift_px[:, here] = moved_px
+            x_px[here] -= moved_px[0]
+            y_px[here] -= moved_px[1]
+    if planned.alignments and n_odd:
+        notes.append(f"{n_odd} shifts were not applied: too large, not a number, or the pixel size is unknown")
+    return picks
+
+
+def _attributes(joined: Joined, planned: plan.Plan, role: Role, rows: npt.NDArray[np.intp]) -> dict[str, Array]:
+    """What else is known of the picks in `rows`. Takes its columns out of `joined`."""
+    picks: dict[str, Array] = {}
+    if planned.score:
+        picks["score"] = joined.columns.pop(planned.score)[rows].astype(np.float64)
+    if planned.class_column:
+        picks["class"] = joined.columns.pop(planned.class_column)[rows].astype(np.int32)
+    elif role.class_number is not None:
+        picks["class"] = np.full(len(rows), role.class_number, np.int32)
+    if planned.posterior:
+        posterior = joined.columns.pop(planned.posterior)[rows]
+        picks["class_posterior"] = posterior if posterior.ndim == 1 else posterior[:, role.class_number or 0]
+    picks["uid"] = joined.uid[rows]
+    if role.label is not None:
+        picks["label"] = np.full(len(rows), role.label, np.int8)
+    groups = joined.distinct.columns.get("location/exp_group_id")
+    if groups is not None and len(np.unique(groups)) > 1:
+        picks["optics_group"] = groups.astype(np.int32)[joined.distinct.codes[rows]]
+    return picks
 
 
 def _micrographs(context: _Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
@@ -246,7 +269,9 @@ def _rows(
             keep &= is_wanted
     folded(joined, planned, keep, counts, notes)
     rows = np.flatnonzero(keep)
-    index = micrographs.row_of[codes[rows]]
-    if len(index) and (index[1:] < index[:-1]).any():
+    row_of: npt.NDArray[np.integer] = micrographs.row_of
+    row_of = row_of.astype(np.uint16 if len(micrographs.table) < 1 << 16 else np.int32)  # short numbers sort fast
+    index = row_of[codes[rows]]
+    if len(index) and bool((index[1:] < index[:-1]).any()):
         rows = rows[np.argsort(index, kind="stable")]
     return rows

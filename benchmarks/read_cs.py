@@ -1,0 +1,116 @@
+"""How fast a CryoSPARC dataset is read, beside NumPy and cryosparc-tools.
+
+    python benchmarks/read_cs.py --picks 1000000
+
+Writes a project whose one job has that many particles on 5,000 micrographs (about 350 bytes a particle, rows in no order
+of micrographs) into a temporary folder, in both containers. Then each reader runs in a process of its own: cryoflow from
+the job to a `PickSet` in its common frame, with joining, recentring and finding of micrographs; `numpy.load` and
+`cryosparc.dataset.Dataset.load` to their own tables. Seconds are those of the reading, imports apart; memory is the
+peak of the process less that of a bare interpreter, imports included. The file is in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MEASURE = """
+import json, sys, time
+def peak():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) / 1024
+"""
+BARE = MEASURE + "print(json.dumps({'seconds': 0, 'peak_mb': peak(), 'n': 0}))"
+CRYOFLOW = (
+    MEASURE
+    + """
+from pathlib import Path
+from cryoflow.projects import find_jobs, read_job
+from cryoflow.projects.cryosparc import recognise
+import os, pandas, numpy, lz4.block
+import cryoflow.projects.cryosparc.read
+start = time.perf_counter()
+project = recognise(Path(sys.argv[1]), set(os.listdir(sys.argv[1])))
+(pickset,) = read_job(next(job for job in find_jobs(project) if job.job == "J2"))
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "peak_mb": peak(), "n": len(pickset)}))
+"""
+)
+NUMPY = (
+    MEASURE
+    + """
+import numpy
+start = time.perf_counter()
+table = numpy.load(sys.argv[1] + "/J2/extracted_particles.cs", max_header_size=1 << 20)
+print(json.dumps({"seconds": time.perf_counter() - start, "peak_mb": peak(), "n": len(table)}))
+"""
+)
+TOOLS = (
+    (
+        MEASURE
+        + """
+from cryosparc.dataset import Dataset
+start = time.perf_counter()
+table = Dataset.load(sys.argv[1] + "/J2/extracted_particles.cs"{options})
+print(json.dumps({{"seconds": time.perf_counter() - start, "peak_mb": peak(), "n": len(table)}}))
+"""
+    )
+    .replace("{options}", "OPTIONS")
+    .replace("{{", "{")
+    .replace("}}", "}")
+)
+READERS = {
+    "cryoflow, job to PickSet": (CRYOFLOW, ("npy", "csdat")),
+    "numpy.load": (NUMPY, ("npy",)),
+    "cryosparc-tools Dataset.load": (TOOLS.replace("OPTIONS", ""), ("npy", "csdat")),
+    "the same, location/* alone": (TOOLS.replace("OPTIONS", ', prefixes=["location"]'), ("npy", "csdat")),
+}
+
+
+def main() -> None:
+    """Write the projects, run every reader on each, print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--picks", type=int, default=1_000_000)
+    parser.add_argument("--micrographs", type=int, default=5_000)
+    parser.add_argument("--containers", nargs="+", default=["npy", "csdat"], choices=["npy", "csdat"])
+    parser.add_argument("--repeats", type=int, default=3, help="the best of so many runs counts")
+    parser.add_argument("--folder", type=Path, default=None, help="where to write; a temporary folder by default")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        bare = run(BARE, Path(folder))["peak_mb"]
+        print(f"{options.picks:,} particles; a bare interpreter has {bare:.0f} MB")
+        print(f"{'reader':34} {'container':10} {'seconds':>8} {'MB above bare':>14}")
+        for container in options.containers:
+            project = Path(folder, container)
+            make = [sys.executable, __file__.replace("read_cs.py", "make_cs_project.py"), str(project), container]
+            subprocess.run([*make, str(options.picks), str(options.micrographs)], check=True)
+            for name, (script, containers) in READERS.items():
+                if container in containers:
+                    runs = [run(script, project) for _ in range(options.repeats)]
+                    report(name, container, runs, options.picks, bare)
+
+
+def run(script: str, project: Path) -> dict[str, float]:
+    """What one process measured; nothing where the reader is not installed."""
+    done = subprocess.run([sys.executable, "-c", script, str(project)], capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}  # type: ignore[dict-item]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def report(name: str, container: str, runs: list[dict[str, float]], n_picks: int, bare: float) -> None:
+    """One line of the table."""
+    if any("error" in one for one in runs):
+        print(f"{name:34} {container:10} {next(one['error'] for one in runs if 'error' in one)}")
+        return
+    if any(one["n"] != n_picks for one in runs):
+        raise SystemExit(f"{name} found {runs[0]['n']} particles instead of {n_picks}")
+    seconds = min(one["seconds"] for one in runs)
+    print(f"{name:34} {container:10} {seconds:8.2f} {min(one['peak_mb'] for one in runs) - bare:14.0f}")
+
+
+if __name__ == "__main__":
+    main()
