@@ -41,7 +41,7 @@ class Scene:
     radius_A : (n,) float
         How far each reaches.
     tilt_deg, psi_deg : (n,) float
-        Angle between the particle's z axis and the beam, and in-plane angle.
+        Angle between the particle's z axis and the beam, and in-plane angle as RELION's `rlnAnglePsi` has it.
     points : list of n (m, 2) float32
         Residues, projected, relative to the centre.
     """
@@ -103,7 +103,7 @@ def build_scene(specimen: Specimen, extent_xy_A: tuple[float, float], rng: np.ra
         rotation = random_rotation(rng)
         points.append((model @ rotation[:2].T).astype(np.float32))
         tilts.append(np.degrees(np.arccos(np.clip(abs(rotation[2, 2]), 0, 1))))
-        psis.append(np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0])))
+        psis.append(np.degrees(np.arctan2(rotation[1, 2], -rotation[0, 2])))
     return Scene(
         np.array(things, np.int8),
         np.array(centers, np.float64).reshape(-1, 2),
