@@ -119,6 +119,8 @@ class Hardware:
 
     gpus: tuple[int, ...] = (0,)
     cpus: int = 4
+    allocated: bool = False
+    """A scheduler has chosen the GPUs and says so in CUDA_VISIBLE_DEVICES; they count from 0."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,10 @@ class Picker:
     def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
         """The commands that pick the micrographs of a folder that `prepare_picking` has filled."""
         raise BadInput(self.name, "is not run from here.", " ".join(self.next_commands(home)))
+
+    def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
+        """What the program would stumble over in a folder that was exported for it; looked at before it is run."""
+        return []
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """The model that training left, the best one where there are several.

@@ -116,6 +116,25 @@ class Cryolo(Picker):
         argv += ("-t", settings["threshold"], *_devices(hardware), "-nc", str(hardware.cpus))
         return (Step("pick with crYOLO", argv, ("picks/CBOX",), wants_gpu=True),)
 
+    def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
+        """Pairs that crYOLO would make wrongly, and boxes that are none."""
+        found = []
+        for part in FOLDERS.values():
+            images = [p.name for p in (home / f"{part}_image").glob("*")]
+            for label in sorted((home / f"{part}_annot").glob("*")):
+                candidates = [name for name in images if label.stem in name]
+                if len(candidates) != 1:
+                    found.append(f"{label.name} belongs to {len(candidates)} pictures of {part}_image")
+        row = manifest.set_index("stem")
+        for label in sorted(home.glob("*_annot/*.box")):
+            if label.stat().st_size and label.stem in row.index:
+                box = np.loadtxt(label, ndmin=2)
+                size = row.loc[label.stem, ["nx", "ny"]].to_numpy(np.float64, na_value=np.inf)
+                centers = box[:, :2] + box[:, 2:4] / 2
+                if (centers < 0).any() or (centers > size).any() or (box[:, 2:4] <= 0).any():
+                    found.append(f"{label.name} has boxes outside its micrograph, or without a size")
+        return found
+
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """The model under its final name: while it trains, crYOLO writes to `..._tmp.h5`."""
         model = home / settings["model_name"]
@@ -248,6 +267,9 @@ def _training_sections(training: TrainingSet, settings: Settings, pretrained: st
 
 
 def _devices(hardware: Hardware) -> tuple[str, ...]:
+    """crYOLO writes what it is given into CUDA_VISIBLE_DEVICES; where a scheduler has set that, it is left alone."""
+    if hardware.allocated and hardware.gpus:
+        return ()
     return ("-g", *(map(str, hardware.gpus) if hardware.gpus else ("-1",)))
 
 

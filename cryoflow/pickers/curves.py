@@ -22,7 +22,7 @@ def keras_curve(log: Path) -> pd.DataFrame:
     text = log.read_text(errors="replace").replace("\r", "\n").replace("\b", "") if log.exists() else ""
     starts = list(_EPOCH.finditer(text))
     rows: dict[tuple[int, str], float] = {}
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
+    for start, following in zip(starts, [*starts[1:], None], strict=False):
         part = text[start.end() : following.start() if following else len(text)]
         for validation, _, value in _METRIC.findall(part):
             try:

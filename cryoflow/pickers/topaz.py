@@ -106,6 +106,17 @@ class Topaz(Picker):
             )
         return tuple(steps)
 
+    def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
+        """Names in a table of particles that its list of images lacks: Topaz would find no particles."""
+        found = []
+        for part in SPLIT_FILES.values():
+            table, images = home / f"particles_{part}.txt", home / f"image_list_{part}.txt"
+            if table.exists():
+                named = {line.partition("\t")[0] for line in table.read_text().splitlines()[1:]}
+                listed = {line.partition("\t")[0] for line in images.read_text().splitlines()[1:]}
+                found += [f"{name} of {table.name} is not in {images.name}" for name in sorted(named - listed)]
+        return found
+
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """The epoch of the best area under the precision-recall curve on the validation micrographs, else the last."""
         by_epoch = {

@@ -1,0 +1,210 @@
+"""Where a picker's commands run: on this machine, in a Docker or Apptainer image, or as a SLURM job.
+
+A command is a list of arguments until the last moment; only the text of a job script is quoted for a shell. Every path
+in a picker's folder is relative to it, and commands run with it as their working folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cryoflow import programs
+from cryoflow.errors import BadInput
+from cryoflow.files import write_atomically
+from cryoflow.pickers.base import Hardware, Step
+from cryoflow.pickers.links import folders_to_bind
+
+OnLine = Callable[[str], None]
+_FOLLOW_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where commands run.
+
+    Attributes
+    ----------
+    container, image
+        `docker` or `apptainer`, and the image; without, the program is one of this machine.
+    slurm
+        Submit the commands as one job, and wait for its end.
+    sbatch_options
+        Handed to sbatch as they are, such as `--partition=gpu`; nothing of a site is built in.
+    programs
+        Folder in which the picker's programs are looked for before PATH.
+    """
+
+    container: Literal["", "docker", "apptainer"] = ""
+    image: str = ""
+    slurm: bool = False
+    sbatch_options: tuple[str, ...] = ()
+    programs: Path | None = None
+    hardware: Hardware = field(default_factory=Hardware)
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.container) != bool(self.image):
+            raise BadInput("image", "needs --container docker or apptainer, and that needs --image.")
+
+
+def run_steps(steps: Sequence[Step], place: Place, home: Path, log: Path, on_line: OnLine | None = None) -> float:
+    """Run commands one after the other, and check what each was to write. Returns the seconds that it took.
+
+    Raises
+    ------
+    ToolFailed
+        Where one exits with an error; carries the end of its output.
+    BadInput
+        Where a program is not there, or one ended well but did not write what it should.
+    """
+    started = time.time()
+    write_atomically(log, "")
+    if place.slurm:
+        _submit(steps, place, home, log, on_line)
+        for step in steps:
+            _check(step, home, started, log)
+    for step in () if place.slurm else steps:
+        programs.run(
+            command(step, place, home),
+            cwd=home,
+            env=_environment(),
+            log_file=log,
+            on_line=on_line,
+            timeout_s=place.timeout_s,
+        )
+        _check(step, home, started, log)
+    return time.time() - started
+
+
+def command(step: Step, place: Place, home: Path) -> list[str]:
+    """The whole argument list of a step."""
+    if not place.container:
+        return [_program(step.argv[0], place.programs), *step.argv[1:]]
+    return [*container(place, home, step), *step.argv[1:]]
+
+
+def container(place: Place, home: Path, step: Step) -> list[str]:
+    """The arguments up to and with the program: the folder is mounted writable, where its links point to read-only."""
+    mounts = [f"type=bind,{_csv('source', home)},{_csv('destination', home)}"]
+    for folder in [f for f in folders_to_bind(home) if not f.is_relative_to(home)]:
+        read_only = "readonly" if place.container == "docker" else "ro"
+        mounts.append(f"type=bind,{_csv('source', folder)},{_csv('destination', folder)},{read_only}")
+    for word in step.argv[1:]:  # a model that lies elsewhere
+        if word.startswith("/") and Path(word).is_file() and not Path(word).is_relative_to(home):
+            mounts.append(f"type=bind,{_csv('source', word)},{_csv('destination', word)}")
+    flags = [part for mount in dict.fromkeys(mounts) for part in ("--mount", mount)]
+    gpus = place.hardware.gpus if step.wants_gpu else ()
+    if place.container == "apptainer":
+        program = shutil.which("apptainer") or shutil.which("singularity") or "apptainer"
+        return [program, "exec", *(["--nv"] if gpus else []), *flags, "--pwd", str(home), place.image, step.argv[0]]
+    devices = ["--gpus", "all"] if gpus else []  # which of them, the picker's own arguments say
+    user = ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp"]
+    at = ["--workdir", str(home), "--entrypoint", step.argv[0]]
+    return ["docker", "run", "--rm", *user, *devices, *flags, *at, place.image]
+
+
+def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log: str) -> Path:
+    """Write a job script into the folder: `sbatch NAME.sbatch` there, or `bash NAME.sbatch` without SLURM.
+
+    It names no partition, no account and no folder outside its own, but for the images' mounts.
+    """
+    gpus = len(place.hardware.gpus) if any(s.wants_gpu for s in steps) else 0
+    options = [f"--job-name=cryoflow-{name}", f"--output={log}", f"--cpus-per-task={place.hardware.cpus}"]
+    options += [f"--gres=gpu:{gpus}"] if gpus else []
+    lines = ["#!/bin/bash", *(f"#SBATCH {_directive(o)}" for o in [*options, *place.sbatch_options]), ""]
+    lines += ["set -euo pipefail", 'cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"', ""]
+    for step in steps:
+        argv = [*container(place, home, step), *step.argv[1:]] if place.container else list(step.argv)
+        if not place.container and place.programs:
+            argv[0] = _program(argv[0], place.programs)
+        lines += [f"echo {shlex.quote(step.title)}", shlex.join(argv)]
+        for made in step.makes:
+            missing = shlex.quote(f"{step.title}: {made} was not written")
+            lines.append(f"test -s {shlex.quote(made)} || {{ echo {missing} >&2; exit 1; }}")
+        lines.append("")
+    path = home / f"{name}.sbatch"
+    write_atomically(path, "\n".join(lines))
+    return path
+
+
+def _submit(steps: Sequence[Step], place: Place, home: Path, log: Path, on_line: OnLine | None) -> None:
+    """Submit one job and wait for it; its output is followed meanwhile."""
+    script = write_script(steps, place, home, log.stem, log.name)
+    over = threading.Event()
+    follower = threading.Thread(target=_follow, args=(log, over, on_line), daemon=True)
+    follower.start()
+    try:
+        programs.run(["sbatch", "--wait", "--parsable", script.name], cwd=home, timeout_s=place.timeout_s)
+    finally:
+        over.set()
+        follower.join()
+
+
+def _follow(log: Path, over: threading.Event, on_line: OnLine | None) -> None:
+    """Hand on the lines of a growing file until it is over, and then what is left."""
+    position, rest = 0, ""
+    while True:
+        last_round = over.is_set()
+        try:
+            with log.open(errors="replace") as file:
+                file.seek(position)
+                text = rest + file.read()
+                position = file.tell()
+        except FileNotFoundError:
+            text = rest
+        *lines, rest = text.split("\n")
+        for line in lines:
+            if on_line:
+                on_line(line)
+        if last_round:
+            return
+        over.wait(_FOLLOW_EVERY_S)
+
+
+def _check(step: Step, home: Path, started: float, log: Path) -> None:
+    for made in step.makes:
+        path = home / made
+        if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+            raise BadInput(path, f"was not written, though `{step.argv[0]}` ended without an error.", f"See {log}.")
+        if path.is_file() and path.stat().st_mtime < started - 2:
+            raise BadInput(path, f"is older than this run: `{step.argv[0]}` did not write it anew.", f"See {log}.")
+
+
+def _program(name: str, folder: Path | None) -> str:
+    """A program by its usual name, with or without the `.py` or `.sh` that it may have."""
+    for candidate in (name, name.removesuffix(".py").removesuffix(".sh")):
+        if folder is not None and os.access(folder / candidate, os.X_OK):
+            return str((folder / candidate).absolute())
+    for candidate in (name, name.removesuffix(".py").removesuffix(".sh")):
+        if found := shutil.which(candidate):
+            return found
+    raise BadInput(
+        name,
+        "is not installed on this machine" + (f", and not in {folder}." if folder else "."),
+        "Give --programs FOLDER, or --container and --image, or write a script for another machine: --script-only.",
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with output that comes line by line."""
+    return dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
+
+
+def _csv(key: str, value: object) -> str:
+    """A field of a mount: a line of CSV, so that a comma in a path does no harm."""
+    text = f"{key}={value}"
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"') else text
+
+
+def _directive(option: str) -> str:
+    if any(c in option for c in "\n\r\0"):
+        raise BadInput("sbatch", f"the option {option!r} has a line break in it.")
+    return option if not set(option) & set(" \"\\'") else '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,236 @@
+"""Train a picker, and pick with it: check first, run, and judge by what was written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.files import write_atomically
+from cryoflow.micrographs.header import micrograph_status, read_header
+from cryoflow.pickers import manifest as manifests
+from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.curves import plot_curve
+from cryoflow.pickers.execution import OnLine, Place, run_steps, write_script
+from cryoflow.pickers.export import write_set
+from cryoflow.pickers.read_back import read_back
+from cryoflow.pickers.training_set import build_training_set
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes
+    ----------
+    model
+        The model to pick with; None where only a script was written.
+    script
+        The job script, where one was written.
+    curve, figure
+        Training curve as table and as picture, where the picker logs one.
+    reused
+        The model was there already.
+    """
+
+    folder: Path
+    model: Path | None
+    log: Path
+    script: Path | None = None
+    curve: Path | None = None
+    figure: Path | None = None
+    seconds: float = 0.0
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What picking left: one `PickSet` an entry, none where only a script was written."""
+
+    folder: Path
+    log: Path
+    picksets: tuple[PickSet, ...]
+    script: Path | None = None
+    seconds: float = 0.0
+
+
+def train(
+    picker_name: str,
+    folder: Path,
+    place: Place,
+    *,
+    again: bool = False,
+    script_only: bool = False,
+    on_line: OnLine | None = None,
+) -> Trained:
+    """Train a picker on what `export` wrote.
+
+    Parameters
+    ----------
+    again
+        Train anew where there is a model already.
+    script_only
+        Write `train.sbatch` and run nothing.
+
+    Raises
+    ------
+    BadInput
+        Where the check beforehand finds something wrong, or no model was written.
+    ToolFailed
+        Where the program fails.
+    """
+    target, folder = picker(picker_name), Path(folder).absolute()
+    _check_picker(target, folder)
+    settings = manifests.read_settings(folder)
+    log = folder / "train.log"
+    if not (again or script_only):
+        try:
+            return Trained(folder, target.trained_model(folder, settings), log, reused=True)
+        except BadInput:
+            pass  # the usual case: not trained yet
+    preflight(target, folder)
+    steps = target.train_steps(folder, settings, place.hardware)
+    if script_only:
+        return Trained(folder, None, log, script=write_script(steps, place, folder, "train", log.name))
+    seconds = run_steps(steps, place, folder, log, on_line)
+    model = target.trained_model(folder, settings)
+    curve = target.training_curve(folder)
+    table = figure = None
+    if len(curve):
+        table, figure = folder / "training_curve.tsv", folder / "training_curve.png"
+        write_atomically(table, curve.to_csv(sep="\t", index=False, float_format="%.6g", lineterminator="\n"))
+        plot_curve(curve, f"{target.title}, {folder.name}", figure)
+    return Trained(folder, model, log, curve=table, figure=figure, seconds=seconds)
+
+
+def pick(
+    picker_name: str,
+    model: Path | str,
+    picksets: Sequence[PickSet],
+    output: Path,
+    place: Place,
+    *,
+    name: str = "",
+    diameter_A: float | None = None,
+    box_px: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    threshold: float | None = None,
+    overwrite: bool = False,
+    script_only: bool = False,
+    on_line: OnLine | None = None,
+) -> Picked:
+    """Pick the micrographs of some entries, or of files (`micrographs_to_pick`), with a trained model.
+
+    Parameters
+    ----------
+    model
+        A file, or a name that the picker knows (`resnet16` for Topaz).
+    output
+        Folder to write: links, manifest, what the picker writes, and its log.
+    name
+        Of the run, part of the entries' names; by default the output folder's.
+    threshold
+        Picks below it are left out; the picker's default where None.
+    """
+    target, output = picker(picker_name), Path(output).absolute()
+    model_path = Path(model).absolute() if Path(model).exists() else Path(model)
+    if not model_path.exists() and (model_path.is_absolute() or model_path.suffix):
+        raise BadInput(model, "is not there.", "Name the model that `cryoflow picker train` reported.")
+    training = build_training_set(
+        picksets, diameter_A=diameter_A, box_px=box_px, link=target.links_micrographs, for_picking=True
+    )
+    write_set(
+        target, training, output, settings or {}, f"model {model_path.name}", for_picking=True, overwrite=overwrite
+    )
+    preflight(target, output)
+    log = output / "pick.log"
+    steps = target.pick_steps(output, model_path, manifests.read_settings(output), place.hardware)
+    (output / "picks").mkdir(exist_ok=True)
+    if script_only:
+        return Picked(output, log, (), script=write_script(steps, place, output, "pick", log.name))
+    seconds = run_steps(steps, place, output, log, on_line)
+    found = read_back(
+        picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
+    )
+    return Picked(output, log, tuple(found), seconds=seconds)
+
+
+def preflight(target: Picker, folder: Path) -> None:
+    """Check a picker's folder before a GPU is asked for: links open, shapes are right, names match, boxes are inside.
+
+    Raises
+    ------
+    BadInput
+        With the first of what is wrong, and how many there are.
+    """
+    table = manifests.read_manifest(folder)
+    problems = []
+    pictures = _pictures(folder)
+    for stem, ny, nx in table[["stem", "ny", "nx"]].itertuples(index=False):
+        path = pictures.get(str(stem))
+        if path is None:
+            problems.append(f"{stem} has no picture")
+        elif path.suffix == ".mrc":
+            try:
+                shape = read_header(path).shape_yx
+            except (BadInput, OSError) as error:
+                problems.append(f"{stem}: {error}")
+                continue
+            if not pd.isna(ny) and shape != (int(ny), int(nx)):
+                problems.append(f"{stem} is {shape[0]} x {shape[1]} pixels now, and was {ny} x {nx} when exported")
+    problems += target.problems(folder, table)
+    if problems:
+        more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
+        raise BadInput(folder, f"cannot be used as it is: {problems[0]}{more}.", "Export it again.")
+
+
+def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = None, project: str = "") -> PickSet:
+    """A set without picks, of micrograph files that no project in the database knows.
+
+    Parameters
+    ----------
+    paths
+        MRC files, or folders whose `*.mrc` are meant.
+    pixel_size_A
+        Where the headers have none, or a wrong one.
+    """
+    files = [f.absolute() for p in paths for f in (sorted(Path(p).glob("*.mrc")) if Path(p).is_dir() else [Path(p)])]
+    if not files:
+        raise BadInput(", ".join(map(str, paths)) or "micrographs", "holds no MRC file.")
+    looked = [micrograph_status(f) for f in files]
+    folder = Path(os.path.commonpath([f.parent for f in files]))
+    columns: dict[str, object] = {
+        "name": [str(f.relative_to(folder)) for f in files],
+        "path": [str(f) for f in files],
+        "status": [status for status, _ in looked],
+        "ny": [h.shape_yx[0] if h else None for _, h in looked],
+        "nx": [h.shape_yx[1] if h else None for _, h in looked],
+        "pixel_size_A": [pixel_size_A or (h.pixel_size_A if h else None) or np.nan for _, h in looked],
+    }
+    where = Provenance("file", folder, project or folder.name, "files", Kind.IMPORT)
+    empty = pd.DataFrame({"micrograph": np.zeros(0, np.int32), "x_px": np.zeros(0), "y_px": np.zeros(0)})
+    return PickSet.build(where, micrograph_table(columns), empty)
+
+
+def _check_picker(target: Picker, folder: Path) -> None:
+    made = manifests.made_with(folder) if manifests.is_manifest(folder / manifests.NAME) else ""
+    if not made:
+        raise BadInput(folder, "is no training set of cryoflow.", f"Write one: cryoflow export {target.name} ...")
+    if not made.startswith(f"picker {target.name},"):
+        raise BadInput(folder, f"was exported for another picker ({made.split(',')[0]}).", f"Export for {target.name}.")
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Picture by stem; the folders of a picker's own results are not looked into."""
+    return {
+        p.stem: p
+        for pattern in ("*/*.mrc", "*/*/*.mrc", "*/*.tif")
+        for p in folder.glob(pattern)
+        if not {"proc", "picks", "filtered"} & set(p.relative_to(folder).parts)
+    }

@@ -1,0 +1,308 @@
+"""Running a picker: what is checked before, what after, and where. Programs are stood in for by small scripts."""
+
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cryoflow.errors import BadInput, ToolFailed
+from cryoflow.pickers import manifest
+from cryoflow.pickers.base import Hardware, picker
+from cryoflow.pickers.curves import keras_curve, plot_curve, topaz_curve
+from cryoflow.pickers.execution import Place, command, write_script
+from cryoflow.pickers.export import export
+from cryoflow.pickers.read_back import read_back
+from cryoflow.pickers.run import micrographs_to_pick, pick, train
+
+TOPAZ = """#!/usr/bin/env python3
+import pathlib, shutil, sys
+what, args = sys.argv[1], sys.argv[2:]
+def after(flag): return args[args.index(flag) + 1]
+print("topaz", what, flush=True)
+if what == "preprocess":
+    for name in args:
+        if name.startswith("raw_"):
+            pathlib.Path("proc").mkdir(exist_ok=True)
+            shutil.copyfile(name, "proc/" + name.split("/")[1])
+elif what == "train":
+    for epoch, auprc in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        pathlib.Path(f"models/topaz_epoch{epoch}.sav").write_text("model")
+    rows = ["epoch\\titer\\tsplit\\tloss\\tauprc"]
+    for epoch, auprc in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        rows += [f"{epoch}\\t1\\ttrain\\t{1 / epoch}\\t-", f"{epoch}\\t2\\ttest\\t{2 / epoch}\\t{auprc}"]
+    pathlib.Path("models/training.txt").write_text("\\n".join(rows) + "\\n")
+elif what == "extract":
+    rows = ["image_name\\tx_coord\\ty_coord\\tscore"]
+    for name in args:
+        if name.startswith("proc/"):
+            rows += [f"{pathlib.Path(name).stem}\\t10\\t20\\t1.5", f"{pathlib.Path(name).stem}\\t30\\t40\\t-3"]
+    pathlib.Path(after("-o")).write_text("\\n".join(rows) + "\\n")
+"""
+NOTHING = "#!/bin/sh\necho all is well\n"
+BROKEN = "#!/bin/sh\necho CUDA out of memory >&2\nexit 3\n"
+SBATCH = """#!/bin/bash
+for last; do :; done
+[ "$1" = --wait ] || exit 9
+log=$(sed -n 's/^#SBATCH --output=//p' "$last")
+SLURM_SUBMIT_DIR=$PWD bash "$last" > "$log" 2>&1
+"""
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def make(name: str, text: str) -> Path:
+        (folder / name).write_text(text)
+        (folder / name).chmod(stat.S_IRWXU)
+        return folder
+
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return make
+
+
+@pytest.fixture
+def exported(make_entry, tmp_path):
+    return export("topaz", [make_entry(n=4)], tmp_path / "a set", settings={"downsampling": 4}).folder
+
+
+CPU = Place(hardware=Hardware((), 2))
+
+
+def test_training_follows_the_log_reads_the_curve_and_takes_the_best_epoch(exported, program):
+    program("topaz", TOPAZ)
+    lines: list[str] = []
+    result = train("topaz", exported, CPU, on_line=lines.append)
+    assert lines == ["topaz preprocess", "topaz train"]
+    assert result.log.read_text().splitlines() == lines
+    assert result.model.name == "topaz_epoch2.sav"
+    assert set(pd.read_csv(result.curve, sep="\t")["metric"]) == {"loss", "auprc"}
+    assert result.figure.exists()
+    again = train("topaz", exported, CPU)
+    assert again.reused
+    assert not train("topaz", exported, CPU, again=True).reused
+
+
+def test_a_program_that_ends_well_but_writes_nothing_has_failed(exported, program):
+    program("topaz", NOTHING)
+    with pytest.raises(BadInput, match="was not written, though"):
+        train("topaz", exported, CPU)
+
+
+def test_a_program_that_fails_says_why(exported, program):
+    program("topaz", BROKEN)
+    with pytest.raises(ToolFailed, match="CUDA out of memory"):
+        train("topaz", exported, CPU)
+
+
+def test_a_missing_program_is_named_with_the_ways_out(exported, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInput, match="--script-only"):
+        train("topaz", exported, CPU)
+
+
+def test_stale_output_of_an_earlier_run_is_no_success(exported, program):
+    import os
+
+    program("topaz", TOPAZ)
+    train("topaz", exported, CPU)
+    program("topaz", NOTHING)
+    for path in [*exported.glob("proc/*"), *exported.glob("models/*")]:
+        os.utime(path, (1e9, 1e9))
+    with pytest.raises(BadInput, match="older than this run"):
+        train("topaz", exported, CPU, again=True)
+
+
+def test_checks_come_before_the_program(exported, program, make_entry, tmp_path):
+    program("topaz", "#!/bin/sh\ntouch was_run\n")
+    link = next(exported.glob("raw_*/*.mrc"))
+    target = link.resolve()
+    kept = target.read_bytes()
+    target.unlink()
+    with pytest.raises(BadInput, match="cannot be used as it is"):
+        train("topaz", exported, CPU)
+    target.write_bytes(kept)
+    table = exported / "particles_train.txt"
+    table.write_text(table.read_text() + "000099__other\t1\t1\t0\n")
+    with pytest.raises(BadInput, match=r"000099__other of particles_train.txt is not in"):
+        train("topaz", exported, CPU)
+    with pytest.raises(BadInput, match="exported for another picker"):
+        train("cryolo", exported, CPU)
+    assert not (exported / "was_run").exists()
+
+
+def test_cryolo_pairs_and_boxes_are_checked(make_entry, tmp_path):
+    folder = export("cryolo", [make_entry(n=4)], tmp_path / "set").folder
+    table = manifest.read_manifest(folder)
+    assert picker("cryolo").problems(folder, table) == []
+    label = next(p for p in sorted((folder / "train_annot").iterdir()) if p.stat().st_size)
+    label.write_text("560\t10\t100\t100\n")
+    assert "outside" in picker("cryolo").problems(folder, table)[0]
+    label.rename(label.with_name("00000.box"))
+    assert any("belongs to" in p for p in picker("cryolo").problems(folder, table))
+
+
+def test_picking_brings_positions_back_through_the_manifest_and_applies_the_threshold(make_entry, program, tmp_path):
+    program("topaz", TOPAZ)
+    entries = [make_entry("P1", n=2), make_entry("P2", n=3, pixel_size_A=2.0, seed=1)]
+    model = tmp_path / "m.sav"
+    model.write_text("model")
+    result = pick("topaz", model, entries, tmp_path / "picked", CPU, diameter_A=100, name="run1")
+    assert [p.provenance.entry_name for p in result.picksets] == ["AutoPick_run1"] * 2
+    factors = [1, 2]  # 4 A and 2 A a pixel end at 4 A
+    for picks, entry, factor in zip(result.picksets, entries, factors, strict=True):
+        assert picks.micrographs["name"].tolist() == entry.micrographs["name"].tolist()
+        assert len(picks) == len(entry.micrographs)  # one of two is below 0
+        np.testing.assert_array_equal(picks.centers_xy_px, [[10.0 * factor, 20.0 * factor]] * len(picks))
+        assert picks.provenance.program == "picker"
+        assert "threshold 0" in picks.provenance.title
+    everything = read_back("topaz", tmp_path / "picked" / "picks", tmp_path / "picked", threshold=-6)
+    assert [len(p) for p in everything] == [4, 6]
+
+
+def test_positions_that_were_scaled_back_already_are_noticed(make_entry, tmp_path):
+    entry = make_entry(n=2, pixel_size_A=1.0, diameter_A=40)
+    folder = export("topaz", [entry], tmp_path / "set", settings={"downsampling": 4}).folder
+    stem = manifest.read_manifest(folder)["stem"][0]
+    table = tmp_path / "picks.txt"
+    rows = [f"{stem}\t{x}\t{y}\t1" for x in range(20, 570, 50) for y in range(20, 380, 50)]
+    table.write_text("image_name\tx_coord\ty_coord\tscore\n" + "\n".join(rows) + "\n")
+    with pytest.raises(BadInput, match="outside the micrographs"):
+        read_back("topaz", table, folder)
+    (right,) = read_back("topaz", table, folder, scaled=False)
+    assert right.picks["x_px"].max() == 520
+    table.write_text(
+        "image_name\tx_coord\ty_coord\tscore\n" + "\n".join(f"{stem}\t{i}\t{i}\t1" for i in range(30)) + "\n"
+    )
+    with pytest.raises(BadInput, match="one corner"):
+        read_back("topaz", table, folder, scaled=False)
+    table.write_text("image_name\tx_coord\ty_coord\nsomething_else\t1\t1\n")
+    with pytest.raises(BadInput, match="names no micrograph"):
+        read_back("topaz", table, folder)
+
+
+def test_jittered_repeats_of_cryosegnet_become_one_pick(make_entry, tmp_path):
+    entry = make_entry(n=2, n_empty=0)
+    folder = export("cryosegnet", [entry], tmp_path / "set").folder
+    stem = manifest.read_manifest(folder)["stem"][0]
+    star = tmp_path / "predictions.star"
+    head = "\n\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n_rlnDiameter #4\n"
+    star.write_text(
+        head + "".join(f"{stem}.mrc {x} {y} 40\n" for x, y in ((100, 100), (101, 101), (98, 99), (200, 50)))
+    )
+    (back,) = read_back("cryosegnet", star, folder)
+    assert back.centers_xy_px.tolist() == [[100, 100], [200, 50]]
+    assert back.counts["duplicate"] == 2
+
+
+def test_micrographs_of_no_project_can_be_picked(make_entry, program, tmp_path):
+    program("topaz", TOPAZ)
+    entry = make_entry(n=3)
+    folder = Path(entry.micrographs["path"][0]).parent
+    files = micrographs_to_pick([folder], project="new")
+    assert files.micrographs["name"].tolist() == ["mic_0.mrc", "mic_1.mrc", "mic_2.mrc"]
+    model = tmp_path / "m.sav"
+    model.write_text("model")
+    (picks,) = pick("topaz", model, [files], tmp_path / "picked", CPU, diameter_A=100).picksets
+    assert picks.provenance.project_name == "new"
+    assert len(picks) == 3
+    with pytest.raises(BadInput, match="is not there"):
+        pick("topaz", tmp_path / "no.sav", [files], tmp_path / "other", CPU, diameter_A=100)
+
+
+@pytest.mark.parametrize("hostile", ["plain", "with blank", "quo'te", 'dou"ble', "dollar$HOME", "semi;colon"])
+def test_a_job_script_runs_in_any_folder_and_names_no_partition(make_entry, program, tmp_path, hostile):
+    program("topaz", TOPAZ)
+    folder = export("topaz", [make_entry(n=4)], tmp_path / hostile, settings={"downsampling": 4}).folder
+    result = train("topaz", folder, Place(hardware=Hardware((0,), 3, allocated=True)), script_only=True)
+    assert result.model is None
+    text = result.script.read_text()
+    assert "partition" not in text
+    assert "#SBATCH --gres=gpu:1" in text
+    assert str(tmp_path) not in text
+    done = subprocess.run(["bash", str(result.script)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "models" / "topaz_epoch3.sav").exists()
+    shutil.rmtree(folder / "models")
+    program("topaz", NOTHING)
+    (folder / "models").mkdir()
+    failed = subprocess.run(["bash", str(result.script)], capture_output=True, text=True, cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "was not written" in failed.stderr
+
+
+def test_a_slurm_job_is_waited_for_and_its_log_followed(exported, program):
+    program("topaz", TOPAZ)
+    program("sbatch", SBATCH)
+    lines: list[str] = []
+    place = Place(slurm=True, sbatch_options=("--partition=gpu", "--comment=my run"), hardware=Hardware((0,), 2, True))
+    result = train("topaz", exported, place, on_line=lines.append)
+    assert result.model.name == "topaz_epoch2.sav"
+    assert "topaz train" in lines
+    script = (exported / "train.sbatch").read_text()
+    assert "#SBATCH --partition=gpu" in script
+    assert '#SBATCH "--comment=my run"' in script
+    program("topaz", BROKEN)
+    with pytest.raises(ToolFailed, match="sbatch"):
+        train("topaz", exported, place, again=True)
+
+
+def test_container_commands_mount_the_folder_and_what_its_links_point_to(make_entry, tmp_path):
+    folder = export("cryolo", [make_entry(n=4)], tmp_path / "a, set").folder
+    (step,) = picker("cryolo").train_steps(folder, manifest.read_settings(folder), Hardware((0, 1), 4))
+    docker = command(step, Place("docker", "cryolo:1.9"), folder)
+    assert docker[:3] == ["docker", "run", "--rm"]
+    assert f'type=bind,"source={folder}","destination={folder}"' in docker
+    originals = tmp_path / "projects" / "P12" / "mics"
+    assert f"type=bind,source={originals},destination={originals},readonly" in docker
+    assert docker[docker.index("cryolo:1.9") + 1 :] == list(step.argv[1:])
+    assert docker[docker.index("--entrypoint") + 1] == "cryolo_train.py"
+    assert step.argv[step.argv.index("-g") + 1 : step.argv.index("-g") + 3] == ("0", "1")
+    apptainer = command(step, Place("apptainer", "cryolo.sif"), folder)
+    assert apptainer[1:3] == ["exec", "--nv"]
+    assert apptainer[apptainer.index("cryolo.sif") + 1] == "cryolo_train.py"
+    assert "--nv" not in command(step, Place("apptainer", "c.sif", hardware=Hardware(())), folder)
+    with pytest.raises(BadInput, match="needs --container"):
+        Place(image="cryolo.sif")
+    with pytest.raises(BadInput, match="line break"):
+        write_script([step], Place(sbatch_options=("--x\nrm",)), folder, "train", "train.log")
+
+
+def test_cryolo_in_a_job_leaves_the_schedulers_choice_of_gpus_alone(make_entry, tmp_path):
+    folder = export("cryolo", [make_entry(n=4)], tmp_path / "set").folder
+    settings = manifest.read_settings(folder)
+    (job,) = picker("cryolo").train_steps(folder, settings, Hardware((0,), 4, allocated=True))
+    assert "-g" not in job.argv
+    (cpu,) = picker("cryolo").train_steps(folder, settings, Hardware(()))
+    assert cpu.argv[cpu.argv.index("-g") + 1] == "-1"
+
+
+def test_pickers_that_are_used_in_their_own_window_say_so(make_entry, tmp_path):
+    folder = export("eman2", [make_entry(n=4)], tmp_path / "set").folder
+    with pytest.raises(BadInput, match=r"not trained from here.*e2boxer"):
+        train("eman2", folder, CPU)
+
+
+def test_keras_redraws_lines_and_the_last_of_an_epoch_counts(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_bytes(
+        b"Epoch 1/2\n\r 1/9 [>.] - ETA: 1s - loss: 9.0\b\b\b\r 9/9 [==] - 1s - loss: 2.5 - val_loss: 3.5\n"
+        b"Epoch 00001: val_loss improved\nEpoch 2/2\r 9/9 - loss: 1.5 - val_loss: nan\n"
+    )
+    curve = keras_curve(log).set_index(["epoch", "split"])["value"]
+    assert curve[1, "train"] == 2.5
+    assert curve[1, "validation"] == 3.5
+    assert curve[2, "train"] == 1.5
+    assert keras_curve(tmp_path / "none.log").empty
+    assert topaz_curve(tmp_path / "none.txt").empty
+
+
+def test_curve_is_drawn(tmp_path):
+    rows = [(e, s, m, 1 / e) for e in range(1, 6) for s in ("train", "validation") for m in ("loss", "auprc")]
+    plot_curve(pd.DataFrame(rows, columns=["epoch", "split", "metric", "value"]), "Topaz", tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
