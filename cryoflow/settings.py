@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cryoflow.errors import BadInput
+from cryoflow.site import ProfileName, Site
 
 FILE_NAME = "cryoflow.toml"
 
@@ -42,6 +43,7 @@ class Settings(BaseSettings):
     )
     chunk_micrographs: int = Field(100, ge=1, description="micrographs that one task of a flow works on")
     min_free_gb: float = Field(10.0, ge=0, description="free disk space below which `cryoflow doctor` warns")
+    site: Site = Field(default=Site(), description="machines, folders and images of the site (table [site])")
 
     @field_validator("remap", mode="before")
     @classmethod
@@ -100,8 +102,8 @@ def load_settings(file: Path | None = None, **command_line: object) -> LoadedSet
     profile = next((str(values["profile"]) for _, values in sources if "profile" in values), "local")
     if profile in profiles:
         sources.append((f"profile {profile} in {file}", profiles[profile]))
-    elif profile != "local":
-        known = ", ".join(sorted({"local", *profiles}))
+    elif profile not in set(ProfileName):
+        known = ", ".join(sorted({*ProfileName, *profiles}))
         raise BadInput(file or FILE_NAME, f"there is no profile {profile!r} (profiles: {known}).")
     merged: dict[str, object] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")

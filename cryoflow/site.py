@@ -1,0 +1,79 @@
+"""What a site says once about its machines, in the table `[site]` of cryoflow.toml: folders, images, resources."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ProfileName(StrEnum):
+    """Where stages run."""
+
+    LOCAL = "local"
+    """On this machine, as processes."""
+    DOCKER = "docker"
+    """On this machine, each stage in a container of Docker Engine."""
+    SLURM = "slurm"
+    """Each stage as a SLURM job in an Apptainer image."""
+    SLURM_BARE = "slurm-bare"
+    """Each stage as a SLURM job without a container: a module or a virtual environment."""
+
+
+ClassName = Literal["small", "large", "gpu"]
+
+
+class ResourceClass(BaseModel):
+    """What one class of stages asks the cluster for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpus: int = Field(default=1, ge=1, description="CPU cores")
+    memory_gb: float = Field(default=4, gt=0, description="memory; doubled when a job was killed for it")
+    time_minutes: int = Field(default=60, ge=1, description="time limit; doubled when a job ran out of it")
+    gpus: int = Field(default=0, ge=0, description="GPUs")
+    gpu_type: str | None = Field(default=None, description="kind of GPU, as the cluster names it in gres")
+    partition: str | None = Field(default=None, description="SLURM partition; none takes the cluster's default")
+    account: str | None = Field(default=None, description="SLURM account")
+    qos: str | None = Field(default=None, description="SLURM quality of service")
+    constraint: str | None = Field(default=None, description="features that the node must have")
+    extra_directives: tuple[str, ...] = Field(default=(), description="further options of sbatch")
+
+
+def _default_classes() -> dict[ClassName, ResourceClass]:
+    return {
+        "small": ResourceClass(cpus=1, memory_gb=4, time_minutes=60),
+        "large": ResourceClass(cpus=8, memory_gb=32, time_minutes=480),
+        "gpu": ResourceClass(cpus=4, memory_gb=32, time_minutes=720, gpus=1),
+    }
+
+
+class Site(BaseModel):
+    """The machines and folders of one site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resources: dict[ClassName, ResourceClass] = Field(default=
+        default_factory=_default_classes, description="numbers of the resource classes small, large and gpu"
+    )
+    read_only: tuple[Path, ...] = Field(default=(), description="folders of projects; containers cannot write to them")
+    read_write: tuple[Path, ...] = Field(default=(), description="folders of results; containers may write to them")
+    log_folder: Path = Field(default=Path("~/cryoflow-logs"), description="job scripts and logs; every node must see it")
+    scratch: Path | None = Field(default=None, description="fast folder of each node")
+    cpu_image: str | None = Field(default=None, description="image of stages without a GPU: a .sif file, or a name for Docker")
+    gpu_image: str | None = Field(default=None, description="image of stages with a GPU")
+    setup: str = Field(default="", description="shell lines that run on a node before a stage: module load ...")
+    apptainer_options: tuple[str, ...] = Field(default=(), description="further options of apptainer exec")
+    server: str = Field(default=
+        "http://127.0.0.1:4200", description="address of Prefect, as nodes and users reach it"
+    )
+    server_database: str | None = Field(default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://...")
+    models: Path | None = Field(default=None, description="folder of trained models that nightly retraining keeps up to date")
+    shards_at_once: int = Field(default=20, ge=1, description="jobs of one stage that wait or run at the same time")
+    attempts: int = Field(default=3, ge=1, description="jobs of one stage or shard that ran out of memory, time or luck")
+
+    def resource_class(self, name: ClassName) -> ResourceClass:
+        """The numbers of a class; one that the file does not name has its default."""
+        return self.resources.get(name) or _default_classes()[name]
