@@ -55,24 +55,32 @@ class Site(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    resources: dict[ClassName, ResourceClass] = Field(default=
+    resources: dict[ClassName, ResourceClass] = Field(
         default_factory=_default_classes, description="numbers of the resource classes small, large and gpu"
     )
     read_only: tuple[Path, ...] = Field(default=(), description="folders of projects; containers cannot write to them")
     read_write: tuple[Path, ...] = Field(default=(), description="folders of results; containers may write to them")
-    log_folder: Path = Field(default=Path("~/cryoflow-logs"), description="job scripts and logs; every node must see it")
+    log_folder: Path = Field(
+        default=Path("~/cryoflow-logs"), description="job scripts and logs; every node must see it"
+    )
     scratch: Path | None = Field(default=None, description="fast folder of each node")
-    cpu_image: str | None = Field(default=None, description="image of stages without a GPU: a .sif file, or a name for Docker")
+    cpu_image: str | None = Field(
+        default=None, description="image of stages without a GPU: a .sif file, or a name for Docker"
+    )
     gpu_image: str | None = Field(default=None, description="image of stages with a GPU")
     setup: str = Field(default="", description="shell lines that run on a node before a stage: module load ...")
     apptainer_options: tuple[str, ...] = Field(default=(), description="further options of apptainer exec")
-    server: str = Field(default=
-        "http://127.0.0.1:4200", description="address of Prefect, as nodes and users reach it"
+    server: str = Field(default="http://127.0.0.1:4200", description="address of Prefect, as nodes and users reach it")
+    server_database: str | None = Field(
+        default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://..."
     )
-    server_database: str | None = Field(default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://...")
-    models: Path | None = Field(default=None, description="folder of trained models that nightly retraining keeps up to date")
+    models: Path | None = Field(
+        default=None, description="folder of trained models that nightly retraining keeps up to date"
+    )
     shards_at_once: int = Field(default=20, ge=1, description="jobs of one stage that wait or run at the same time")
-    attempts: int = Field(default=3, ge=1, description="jobs of one stage or shard that ran out of memory, time or luck")
+    attempts: int = Field(
+        default=3, ge=1, description="jobs of one stage or shard that ran out of memory, time or luck"
+    )
 
     def resource_class(self, name: ClassName) -> ResourceClass:
         """The numbers of a class; one that the file does not name has its default."""
