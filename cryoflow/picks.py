@@ -200,12 +200,7 @@ class PickSet:
         x_px = picks["x_px"].to_numpy(np.float64)
         y_px = picks["y_px"].to_numpy(np.float64)
 
-        finite = np.isfinite(x_px) & np.isfinite(y_px)
-        with np.errstate(invalid="ignore"):
-            nx = micrographs["nx"].to_numpy(np.float64, na_value=np.inf)[new_index]
-            ny = micrographs["ny"].to_numpy(np.float64, na_value=np.inf)[new_index]
-            inside = (x_px >= np.where(np.isinf(nx), -np.inf, -0.5)) & (x_px < nx - 0.5)
-            inside &= (y_px >= np.where(np.isinf(ny), -np.inf, -0.5)) & (y_px < ny - 0.5)
+        finite, inside = _finite_and_inside(micrographs, new_index, x_px, y_px)
         keep = finite & inside
         tally = dict(counts or {})
         for name, lost in (("nan", ~finite), ("outside", finite & ~inside)):
@@ -283,6 +278,23 @@ def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:
             empty: object = {"object": None, "Int32": pd.NA}.get(dtype, np.nan)
             table[name] = pd.Series([empty] * n, dtype=dtype)
     return pd.DataFrame(table)
+
+
+def _finite_and_inside(
+    micrographs: pd.DataFrame, index: npt.NDArray[np.int32], x_px: FloatArray, y_px: FloatArray
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which positions are numbers, and which lie on their micrograph; (n,) each, a piece at a time to save memory."""
+    nx = micrographs["nx"].to_numpy(np.float64, na_value=np.inf)
+    ny = micrographs["ny"].to_numpy(np.float64, na_value=np.inf)
+    lowest_x, lowest_y = (np.where(np.isinf(size), -np.inf, -0.5) for size in (nx, ny))
+    finite, inside = np.empty(len(index), bool), np.empty(len(index), bool)
+    for start in range(0, len(index), 1 << 16):
+        part = slice(start, start + (1 << 16))
+        i, x, y = index[part], x_px[part], y_px[part]
+        finite[part] = np.isfinite(x) & np.isfinite(y)
+        with np.errstate(invalid="ignore"):
+            inside[part] = (x >= lowest_x[i]) & (x < nx[i] - 0.5) & (y >= lowest_y[i]) & (y < ny[i] - 0.5)
+    return finite, inside
 
 
 def _normal_micrographs(micrographs: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]]:
