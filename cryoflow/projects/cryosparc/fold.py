@@ -17,19 +17,20 @@ def folded(
     Copies of one `sym_expand/src_uid` are one particle. Rows of one uid are one particle where they lie at one place;
     at several places (datasets that were joined by hand) they are several particles, and a note says so.
     """
+    uid = joined.columns["uid"].astype(np.uint64, copy=False)
     if planned.source_uid:
         sources = joined.columns[planned.source_uid].astype(np.uint64)
         own = sources == 0
-        sources[own] = joined.uid[own]
+        sources[own] = uid[own]
         counts["symmetry_copies"] = _drop_later(sources[:, None], keep)
         return
-    uids = np.sort(joined.uid)
+    uids = np.sort(uid)
     if not (uids[1:] == uids[:-1]).any():
         return
     columns = (joined.columns[X], joined.columns[Y])
-    places = np.stack([joined.uid, joined.distinct.codes.astype(np.uint64), *map(_whole, columns)], 1)
+    places = np.stack([uid, joined.distinct.codes.astype(np.uint64), *map(_whole, columns)], 1)
     counts["duplicate"] = _drop_later(places, keep)
-    left = np.sort(joined.uid[keep])
+    left = np.sort(uid[keep])
     if n_shared := int((left[1:] == left[:-1]).sum()):
         notes.append(f"{n_shared} picks share their uid with another at a different place; all were kept")
 

@@ -65,9 +65,8 @@ class Joined:
 
     Attributes
     ----------
-    uid : (n,) uint64
     columns
-        By name; columns of tables that lack some rows hold NaN or 0 there.
+        By name, `uid` among them; columns of tables that lack some rows hold NaN or 0 there.
     distinct
         The distinct rows of the columns that repeat, with codes in the rows of the first dataset.
     is_located : (n,) bool or None
@@ -76,7 +75,6 @@ class Joined:
         By path of the dataset.
     """
 
-    uid: UidArray
     columns: dict[str, Array]
     distinct: Distinct
     is_located: npt.NDArray[np.bool_] | None
@@ -97,16 +95,15 @@ def join(primary: Path, wanted: Mapping[Path, Collection[str]], repeated: tuple[
     """
     columns: dict[str, Array] = {}
     matches: dict[Path, Match] = {}
-    uid: UidArray = np.zeros(0, np.uint64)
     distinct = None
     for path in dict.fromkeys([primary, *wanted, repeated[0]]):
         names = list(repeated[1]) if path == repeated[0] else []
         values, told_apart = read_cs_distinct(path, ["uid", *wanted.get(path, ())], names)
         own = values.pop("uid").astype(np.uint64, copy=False)
         if path == primary:
-            uid, match = own, Match()
+            columns["uid"], match = own, Match()
         else:
-            match = match_uids(uid, own)
+            match = match_uids(columns["uid"].astype(np.uint64, copy=False), own)
         del own
         matches[path] = match
         for name in list(values):
@@ -115,5 +112,5 @@ def join(primary: Path, wanted: Mapping[Path, Collection[str]], repeated: tuple[
             codes = told_apart.codes if match.rows is None else told_apart.codes[match.rows]
             distinct = Distinct(codes, told_apart.columns, told_apart.first_row)
     if distinct is None:
-        distinct = Distinct(np.zeros(len(uid), np.int32), {}, np.zeros(0, np.int64))
-    return Joined(uid, columns, distinct, matches[repeated[0]].found, matches)
+        distinct = Distinct(np.zeros(len(columns["uid"]), np.int32), {}, np.zeros(0, np.int64))
+    return Joined(columns, distinct, matches[repeated[0]].found, matches)

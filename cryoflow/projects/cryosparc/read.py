@@ -162,7 +162,7 @@ def _positions(
     joined: Joined,
     planned: plan.Plan,
     micrographs: Micrographs,
-    rows: npt.NDArray[np.intp],
+    rows: npt.NDArray[np.int32],
     box_A: float | None,
     notes: list[str],
 ) -> dict[str, Array]:
@@ -198,25 +198,34 @@ def _positions(
     return picks
 
 
-def _attributes(joined: Joined, planned: plan.Plan, role: Role, rows: npt.NDArray[np.intp]) -> dict[str, Array]:
+def _attributes(joined: Joined, planned: plan.Plan, role: Role, rows: npt.NDArray[np.int32]) -> dict[str, Array]:
     """What else is known of the picks in `rows`. Takes its columns out of `joined`."""
     picks: dict[str, Array] = {}
     if planned.score:
-        picks["score"] = joined.columns.pop(planned.score)[rows].astype(np.float64)
+        picks["score"] = _taken(joined, planned.score, rows, np.float64)
     if planned.class_column:
-        picks["class"] = joined.columns.pop(planned.class_column)[rows].astype(np.int32)
+        picks["class"] = _taken(joined, planned.class_column, rows, np.int32)
     elif role.class_number is not None:
         picks["class"] = np.full(len(rows), role.class_number, np.int32)
     if planned.posterior:
         posterior = joined.columns.pop(planned.posterior)[rows]
         picks["class_posterior"] = posterior if posterior.ndim == 1 else posterior[:, role.class_number or 0]
-    picks["uid"] = joined.uid[rows]
+    picks["uid"] = _taken(joined, "uid", rows, np.uint64)
     if role.label is not None:
         picks["label"] = np.full(len(rows), role.label, np.int8)
     groups = joined.distinct.columns.get("location/exp_group_id")
     if groups is not None and len(np.unique(groups)) > 1:
         picks["optics_group"] = groups.astype(np.int32)[joined.distinct.codes[rows]]
     return picks
+
+
+def _taken(joined: Joined, name: str, rows: npt.NDArray[np.int32], dtype: npt.DTypeLike) -> Array:
+    """A column in the rows that are kept, which is taken out of `joined`; a piece at a time, to save memory."""
+    column: Array = joined.columns.pop(name)
+    kept = np.empty(len(rows), dtype)
+    for start in range(0, len(rows), _ROWS_AT_A_TIME):
+        kept[start : start + _ROWS_AT_A_TIME] = column[rows[start : start + _ROWS_AT_A_TIME]]
+    return kept
 
 
 def _micrographs(context: _Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
@@ -244,7 +253,7 @@ def _rows(
     classes: frozenset[int] | None,
     counts: dict[str, int],
     notes: list[str],
-) -> npt.NDArray[np.intp]:
+) -> npt.NDArray[np.int32]:
     """Rows to keep, in order of micrograph and then of the file; what is left out is counted."""
     codes = joined.distinct.codes
     has_micrograph = (micrographs.row_of >= 0)[codes] if len(micrographs.row_of) else np.zeros(len(codes), bool)
@@ -268,10 +277,12 @@ def _rows(
             counts["other_class"] = int((keep & ~is_wanted).sum())
             keep &= is_wanted
     folded(joined, planned, keep, counts, notes)
-    rows = np.flatnonzero(keep)
+    rows = np.flatnonzero(keep).astype(np.int32)
     row_of: npt.NDArray[np.integer] = micrographs.row_of
     row_of = row_of.astype(np.uint16 if len(micrographs.table) < 1 << 16 else np.int32)  # short numbers sort fast
-    index = row_of[codes[rows]]
+    index = np.empty(len(rows), row_of.dtype)
+    for start in range(0, len(rows), _ROWS_AT_A_TIME):
+        index[start : start + _ROWS_AT_A_TIME] = row_of[codes[rows[start : start + _ROWS_AT_A_TIME]]]
     if len(index) and bool((index[1:] < index[:-1]).any()):
         rows = rows[np.argsort(index, kind="stable")]
     return rows
