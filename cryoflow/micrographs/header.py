@@ -153,10 +153,12 @@ def micrograph_status(
 
     A stack of several sections is a movie, and so is a file that is named like one. A dangling link is missing.
     """
-    if path is None or not path.is_file():
-        return "missing", None
     try:
+        if path is None or not path.is_file():
+            return "missing", None
         header = read_header(path)
+    except OSError:  # a folder that may not be entered, a name that no file system takes
+        return "missing", None
     except BadInput:
         return ("movie" if path.suffix.lower() in _MOVIE_SUFFIXES else "unreadable"), None
     return ("movie" if header.n_sections > 1 else "found"), header

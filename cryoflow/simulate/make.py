@@ -107,10 +107,14 @@ def simulate_dataset(
 
     made: list[SimulatedMicrograph] = []
     with ThreadPoolExecutor(workers or fft_workers()) as pool:
-        for micrograph in pool.map(make, range(n_micrographs)):
-            made.append(micrograph)
-            if on_micrograph:
-                on_micrograph(micrograph)
+        try:
+            for micrograph in pool.map(make, range(n_micrographs)):
+                made.append(micrograph)
+                if on_micrograph:
+                    on_micrograph(micrograph)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all the rest
+            raise
     dataset = SimulatedDataset(stem, tuple(made), subject.diameter_A, seed=seed)
     write_truth(folder, dataset, recipe)
     return load_dataset(folder)  # rounded as the file has it: made and loaded data sets are the same

@@ -126,6 +126,7 @@ def test_a_movie_is_told_from_a_micrograph(tmp_path: Path) -> None:
         "dangling.mrc": "missing",
     }
     assert micrograph_status(None) == ("missing", None)
+    assert micrograph_status(tmp_path / ("x" * 5000)) == ("missing", None)
 
 
 @pytest.mark.parametrize(

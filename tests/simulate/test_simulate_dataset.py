@@ -146,6 +146,24 @@ def test_progress_is_told_in_order(tmp_path: Path) -> None:
     assert seen == ["small_0001.mrc", "small_0002.mrc", "small_0003.mrc"]
 
 
+def test_an_interrupt_ends_it_soon_and_leaves_no_truth(tmp_path: Path) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate_dataset(
+            tmp_path,
+            specimen="small",
+            n_micrographs=40,
+            shape_yx=(200, 300),
+            pixel_size_A=4.0,
+            workers=1,
+            on_micrograph=interrupt,
+        )
+    assert len(list((tmp_path / "Micrographs").iterdir())) < 20
+    assert not (tmp_path / "truth.json").exists()
+
+
 @pytest.mark.parametrize("change", ["missing", "not json", "a list", "no micrographs", "wrong shape"])
 def test_a_bad_truth_file_is_one_clear_error(tmp_path: Path, change: str, made: tuple[Path, SimulatedDataset]) -> None:
     document = json.loads((made[0] / "truth.json").read_text())
