@@ -156,9 +156,10 @@ def micrograph_status(
     try:
         if path is None or not path.is_file():
             return "missing", None
-        header = read_header(path)
     except OSError:  # a folder that may not be entered, a name that no file system takes
         return "missing", None
+    try:
+        header = read_header(path)
     except BadInput:
         return ("movie" if path.suffix.lower() in _MOVIE_SUFFIXES else "unreadable"), None
     return ("movie" if header.n_sections > 1 else "found"), header
