@@ -239,16 +239,20 @@ def _prominence(sums: npt.NDArray[np.float64]) -> float:
 
 
 def _offset(sums: npt.NDArray[np.float64], scale: float) -> tuple[float, float] | None:
-    """Where the average of blobs stands out most, in pixels of the micrograph; None where it does not."""
+    """Where, within 1.5 diameters, the average of blobs stands out most, in pixels of the micrograph; None where nowhere.
+
+    A box's corner lies about a diameter from its centre; further away are the neighbours of a crowd.
+    """
     smooth = ndimage.gaussian_filter(sums[0], 1.0)
     median, deviation = median_and_deviation(smooth)
-    row, column = np.unravel_index(int(np.abs(smooth - median).argmax()), smooth.shape)
-    height, here = abs(smooth[row, column] - median), abs(smooth[_REACH_PX, _REACH_PX] - median)
-    if not deviation > 0 or height < MIN_Z * deviation:
+    reach = 3 * DIAMETER_PX // 2
+    near = np.abs(smooth - median)[_REACH_PX - reach : _REACH_PX + reach + 1, _REACH_PX - reach : _REACH_PX + reach + 1]
+    row, column = np.unravel_index(int(near.argmax()), near.shape)
+    if not deviation > 0 or near[row, column] < MIN_Z * deviation:
         return None
-    if here > 0.7 * height:
+    if near[reach, reach] > 0.7 * near[row, column]:
         return 0.0, 0.0
-    return float(column - _REACH_PX) * scale, float(row - _REACH_PX) * scale
+    return float(column - reach) * scale, float(row - reach) * scale
 
 
 def _coarse(boxes: Image) -> Image:

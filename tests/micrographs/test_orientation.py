@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import resample_to_shape
+from cryoflow.micrographs.image import read_micrograph
 from cryoflow.micrographs.orientation import (
     AS_RECORDED,
     ORIENTATIONS,
@@ -77,6 +80,18 @@ def test_a_letter_f_of_blobs_is_read_in_every_convention(orientation: Orientatio
     found = check_orientation([image.astype("f4")], [recorded_so_that(orientation, xy, shape_yx)], 20)
     assert found.best == orientation
     assert found.verdict != "undecided"
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+def test_one_real_micrograph_with_45_picks_is_enough(realdata: Path, orientation: Orientation) -> None:
+    stem = realdata / "relion3_micrograph" / "Ucsf_stack_1142_DW"
+    image = read_micrograph(stem.with_suffix(".mrc"))
+    rows = [line.split() for line in stem.with_name(f"{stem.name}_autopick.star").read_text().splitlines()]
+    xy = np.array([[float(row[0]), float(row[1])] for row in rows if len(row) == 5])
+    assert len(xy) == 45
+    found = check_orientation([image], [recorded_so_that(orientation, xy, image.shape)], 70)
+    assert found.best == orientation
+    assert found.verdict == ("confirmed" if orientation == AS_RECORDED else "contradicted")
 
 
 def test_random_picks_are_undecided(exposures: list[Exposure]) -> None:
