@@ -239,7 +239,7 @@ def _prominence(sums: npt.NDArray[np.float64]) -> float:
 
 
 def _offset(sums: npt.NDArray[np.float64], scale: float) -> tuple[float, float] | None:
-    """Where, within 1.5 diameters, the average of blobs stands out most, in pixels of the micrograph; None where nowhere.
+    """Where, within 1.5 diameters, the average of blobs stands out most, in micrograph pixels; None where nowhere.
 
     A box's corner lies about a diameter from its centre; further away are the neighbours of a crowd.
     """
