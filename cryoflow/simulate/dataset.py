@@ -1,4 +1,4 @@
-"""What the simulator makes and the project writers take: micrographs on disk, their truth, and a permissive picker's picks."""
+"""What the simulator makes and project writers take: micrographs, their truth, and a permissive picker's picks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SimulatedMicrograph:
     pick_is_right : (m,) bool
         Whether the pick lies on a particle (within a quarter of the diameter of one).
     pick_psi_deg, pick_class : (m,)
-        In-plane angle and class of the particle (class 0 is junk).
+        In-plane angle (NaN where the pick is wrong) and class of the particle (class 0 is junk).
     """
 
     path: Path
