@@ -22,19 +22,20 @@ def evaluate(parameters: EvaluationParameters) -> tuple[Comparison, ...]:
     results = tuple(
         compare_entry.with_options(task_run_name=f"compare {entry}")(parameters, entry) for entry in parameters.entries
     )
-    record = {"radius": parameters.radius, "reference": parameters.reference_database, "entries": results}
-    write_atomically(parameters.output, json.dumps(plain(record), indent=1) + "\n")
-    rows = [
+    entries = [
         {
-            "entry": entry,
-            "micrographs": len(r.micrographs),
-            "picks": r.n_picks,
-            "reference": r.n_reference,
+            "entry": name,
             "precision": r.precision,
             "recall": r.recall,
+            "n_picks": r.n_picks,
+            "n_reference": r.n_reference,
+            "micrographs": r.micrographs,
         }
-        for entry, r in zip(parameters.entries, results, strict=True)
+        for name, r in zip(parameters.entries, results, strict=True)
     ]
+    record = {"reference_database": parameters.reference_database, "radius": parameters.radius, "entries": entries}
+    write_atomically(parameters.output, json.dumps(plain(record), indent=1) + "\n")
+    rows = [{**row, "micrographs": len(r.micrographs)} for row, r in zip(entries, results, strict=True)]
     show_table("evaluation", rows, f"Against {parameters.reference_database}, within {parameters.radius:g} diameters")
     return results
 

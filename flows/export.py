@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from cryoflow.database import Database
+from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
 from cryoflow.pickers.export import ExportResult
@@ -45,7 +46,7 @@ def write_for_picker(parameters: ExportParameters, entries: tuple[str, ...]) -> 
     database = Database(parameters.database)
     return write_training_set(
         parameters.picker,
-        [database.load(entry) for entry in entries],
+        [load_with_diameter(database, entry) for entry in entries],
         parameters.output,
         diameter_A=parameters.diameter_A,
         box_px=parameters.box_px,

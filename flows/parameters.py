@@ -70,9 +70,9 @@ class ExportParameters(Form):
     output: Output
     entries: Entries = ()
     diameter_A: Diameter = None
-    box_px: int | None = Field(None, gt=0, description="one box for all entries, instead of a diameter")
-    validation: Share = Field(0.2, description="share of the micrographs that validate")
-    test: Share = Field(0.0, description="share of the micrographs that the picker never sees")
+    box_px: int | None = Field(default=None, gt=0, description="one box for all entries, instead of a diameter")
+    validation: Share = Field(default=0.2, description="share of the micrographs that validate")
+    test: Share = Field(default=0.0, description="share of the micrographs that the picker never sees")
     seed: Seed = 0
 
 
@@ -81,14 +81,14 @@ class TrainingParameters(Form):
 
     database: Database
     model: Path = Field(description="folder of the model to write", examples=["/data/models/unpicker"])
-    projects: tuple[str, ...] = Field((), description="projects of the database to learn from; none takes all")
+    projects: tuple[str, ...] = Field(default=(), description="projects of the database to learn from; none takes all")
     diameter_A: Diameter = None
-    epochs: int = Field(30, ge=1, description="at most so many passes over the picks")
-    patience: int = Field(10, ge=1, description="stop when so many epochs brought no gain")
-    validation: Share = Field(0.2, description="share of the micrographs that the threshold is chosen on")
-    test: Share = Field(0.2, description="share of the micrographs that are kept for the evaluation")
+    epochs: int = Field(default=30, ge=1, description="at most so many passes over the picks")
+    patience: int = Field(default=10, ge=1, description="stop when so many epochs brought no gain")
+    validation: Share = Field(default=0.2, description="share of the micrographs that the threshold is chosen on")
+    test: Share = Field(default=0.2, description="share of the micrographs that are kept for the evaluation")
     seed: Seed = 0
-    overwrite: bool = Field(False, description="replace another model in that folder")
+    overwrite: bool = Field(default=False, description="replace another model in that folder")
 
 
 class UnpickingParameters(Form):
@@ -98,7 +98,9 @@ class UnpickingParameters(Form):
     model: Path = Field(description="folder of a trained model", examples=["/data/models/unpicker"])
     work: Path = Field(description="folder for what is done so far", examples=["/data/work/unpicking"])
     entries: Entries = ()
-    threshold: float | None = Field(None, ge=0, le=1, description="keep picks of this probability; none: the model's")
+    threshold: float | None = Field(
+        default=None, ge=0, le=1, description="keep picks of this probability; none: the model's"
+    )
     chunk_micrographs: Chunk = 100
 
 
@@ -109,8 +111,10 @@ class EvaluationParameters(Form):
     entries: Entries
     reference_database: Database
     output: Path = Field(description="JSON file to write", examples=["/data/evaluation.json"])
-    model: Path | None = Field(None, description="count only micrographs that this model was not trained on")
-    radius: float = Field(0.25, gt=0, description="a pick is right within so many diameters of a reference pick")
+    model: Path | None = Field(default=None, description="count only micrographs that this model was not trained on")
+    radius: float = Field(
+        default=0.25, gt=0, description="a pick is right within so many diameters of a reference pick"
+    )
     diameter_A: Diameter = None
 
 
@@ -119,10 +123,10 @@ class ReportParameters(Form):
 
     database: Database
     output: Path = Field(description="the HTML page to write", examples=["/data/report.html"])
-    model: Path | None = Field(None, description="model of the unpicker")
-    exports: tuple[Path, ...] = Field((), description="folders of exported training sets")
-    evaluation: Path | None = Field(None, description="JSON file that the evaluation wrote")
-    title: str = Field("cryoflow report", description="title of the page")
+    model: Path | None = Field(default=None, description="model of the unpicker")
+    exports: tuple[Path, ...] = Field(default=(), description="folders of exported training sets")
+    evaluation: Path | None = Field(default=None, description="JSON file that the evaluation wrote")
+    title: str = Field(default="cryoflow report", description="title of the page")
 
 
 class PipelineParameters(Form):
@@ -132,11 +136,28 @@ class PipelineParameters(Form):
         description="folders below which finished projects lie", examples=[["/data/projects"]], min_length=1
     )
     output: Output
-    database: Path | None = Field(None, description="folder of the text database; none: `database` in the output")
-    pickers: tuple[PickerName, ...] = Field(("cryolo", "topaz"), description="the programs to write training sets for")
+    database: Path | None = Field(
+        default=None, description="folder of the text database; none: `database` in the output"
+    )
+    pickers: tuple[PickerName, ...] = Field(
+        default=("cryolo", "topaz"), description="the programs to write training sets for"
+    )
     remaps: Remaps = ()
     diameter_A: Diameter = None
-    epochs: int = Field(30, ge=1, description="at most so many epochs of the unpicker")
-    test: Share = Field(0.2, description="share of the micrographs that are kept for the evaluation")
+    epochs: int = Field(default=30, ge=1, description="at most so many epochs of the unpicker")
+    patience: int = Field(default=10, ge=1, description="stop when so many epochs brought no gain")
+    test: Share = Field(default=0.2, description="share of the micrographs that are kept for the evaluation")
     seed: Seed = 0
     chunk_micrographs: Chunk = 100
+    reference_database: Path | None = Field(
+        None, description="database of reference picks of the same projects, where there are any: evaluates the result"
+    )
+
+
+class DemoParameters(Form):
+    """The whole way on two simulated projects."""
+
+    output: Output
+    n_micrographs: int = Field(default=12, ge=5, description="micrographs of each project")
+    epochs: int = Field(default=8, ge=1, description="epochs of the unpicker")
+    seed: Seed = 1

@@ -8,6 +8,8 @@ from pathlib import Path
 from prefect import flow, task
 
 from cryoflow.database import Database
+from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput
 from cryoflow.quiet import load_tensorflow
 from cryoflow.unpicker.label import label_from_database
@@ -38,10 +40,10 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
         raise BadInput(parameters.database, "no project can be labelled.", " ".join(without))
     rows, names = [], []
     for source in sources:
-        positives, candidates = database.load(source.positives), database.load(source.candidates)
+        positives, candidates = database.load(source.positives), load_with_diameter(database, source.candidates.name)
         excluded = database.load(source.excluded) if source.excluded else None
         picks = label_from_database(positives, candidates, excluded, diameter_A=parameters.diameter_A)
-        entry = database.add(picks)
+        entry = add_if_changed(database, picks)
         names.append(entry.name)
         counts = picks.picks["label"].value_counts()
         numbers = {"right": counts.get(1, 0), "wrong": counts.get(-1, 0), "not known": counts.get(0, 0)}
@@ -118,12 +120,12 @@ def clean_entry(parameters: UnpickingParameters, name: str) -> Cleaned:
 
     bundle = ModelBundle.load(parameters.model)
     database = Database(parameters.database)
-    picks = database.load(name)
+    picks = load_with_diameter(database, name)
     shards = shards_of(bundle, picks, parameters.chunk_micrographs, parameters.work)
     with shown_progress(f"unpick {name}", f"micrographs of {name}") as report:
         for shard in shards:
             judge_shard(bundle, picks, shard)
             report(shard.last, len(picks.micrographs))
     kept, failed = gather(bundle, picks, shards, threshold=parameters.threshold)
-    entry = database.add(kept)
+    entry = add_if_changed(database, kept)
     return Cleaned(entry.name, name, len(picks), len(kept), len(failed))

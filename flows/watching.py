@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from prefect.artifacts import (
     create_link_artifact,
@@ -17,12 +18,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.runtime import flow_run
-from pydantic import BaseModel
 
 from cryoflow.plain import plain
 
 
-def run_name(stage: str, subject: Callable[[BaseModel], str]) -> Callable[[], str]:
+def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
     """Names runs like `ingest · P190 · 2026-11-21`.
 
     Parameters

@@ -111,11 +111,11 @@ def _fingerprint(bundle: ModelBundle, part: PickSet) -> str:
     """Short hash of what decides a shard's scores: the model, the picks, and the images' sizes and times."""
     digest = hashlib.blake2b(digest_size=8)
     digest.update(f"{bundle.fingerprint} {part.diameter_A}".encode())
-    for row in part.micrographs.itertuples(index=False):
-        path = None if row.path is None else Path(row.path)
-        status = path.stat() if path is not None and path.exists() else None
-        state = (status.st_size, status.st_mtime_ns) if status else ()
-        digest.update(repr((row.name, row.path, row.pixel_size_A, state)).encode(errors="surrogateescape"))
+    columns = (part.micrographs[name] for name in ("name", "path", "pixel_size_A"))
+    for name, path, pixel_size_A in zip(*columns, strict=True):
+        there = path is not None and Path(path).exists()
+        state = (Path(path).stat().st_size, Path(path).stat().st_mtime_ns) if there else ()
+        digest.update(repr((name, path, pixel_size_A, state)).encode(errors="surrogateescape"))
     digest.update(part.picks["micrograph"].to_numpy().tobytes())
     digest.update(np.ascontiguousarray(part.centers_xy_px).tobytes())
     return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""What commands that run flows share: Prefect's own chatter off the terminal, and results as records."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cryoflow.cli.output import emit_json, emit_record, emit_table, say
+from cryoflow.errors import ExitCode
+
+if TYPE_CHECKING:
+    from flows.pipeline import PipelineResult
+
+
+def prepare_prefect() -> None:
+    """Set Prefect up for a person at a terminal, before it is imported; `--verbose` and set variables win."""
+    import logging
+
+    if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    if not os.environ.get("PREFECT_API_URL"):
+        say("starting Prefect's embedded server, a quarter of a minute (set PREFECT_API_URL to use one that runs)")
+
+
+def show_result(result: PipelineResult, *, as_json: bool) -> ExitCode:
+    """Print where everything is and what came of it; the exit code."""
+    if as_json:
+        scores = {
+            when: [{"entry": c.entry, "precision": c.precision, "recall": c.recall} for c in comparisons]
+            for when, comparisons in (("before", result.before), ("after", result.after))
+        }
+        emit_json(
+            {
+                "ingest": result.ingested.summary,
+                "database": result.database,
+                "training_sets": result.exports,
+                "model": result.model,
+                "unpicked": result.unpicked,
+                "report": result.report,
+                **scores,
+            }
+        )
+        return result.ingested.exit_code
+    emit_record(
+        {
+            "ingest": result.ingested.summary,
+            "database": result.database,
+            "training sets": result.exports,
+            "model": result.model,
+            "clean picks": result.unpicked,
+            "report": result.report,
+        }
+    )
+    rows = [
+        {
+            "project": before.entry.split("/")[0],
+            "micrographs": len(before.micrographs),
+            "true particles": before.n_reference,
+            "picks before": before.n_picks,
+            "precision before": before.precision,
+            "recall before": before.recall,
+            "picks after": after.n_picks,
+            "precision after": after.precision,
+            "recall after": after.recall,
+        }
+        for before, after in zip(result.before, result.after, strict=True)
+    ]
+    if rows:
+        print()
+        emit_table(rows, title="Picks on held-out micrographs, against the truth")
+    return result.ingested.exit_code

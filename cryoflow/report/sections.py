@@ -1,0 +1,321 @@
+"""The report of a run, section by section: what the page shows of a database, a model, exports and an evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.database import Database, Entry
+from cryoflow.database.select import select_best
+from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.micrographs.boxes import cut_boxes
+from cryoflow.micrographs.image import read_micrograph
+from cryoflow.pickers import manifest
+from cryoflow.pickers.compare import centers_of, same_micrographs
+from cryoflow.pickers.matching import match_picks
+from cryoflow.picks import FloatArray, Kind, PickSet
+from cryoflow.report.figures import KEPT, MISSED, REMOVED, Marks, montage, overlay
+from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, Section, Table, Text
+from cryoflow.unpicker.bundle import ModelBundle
+
+EXAMPLES = 3
+"""Micrographs that are shown, of each project."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One entry of an evaluation."""
+
+    entry: str
+    n_micrographs: int
+    n_picks: int
+    n_reference: int
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `flows.evaluation` wrote: entries against reference picks."""
+
+    reference_database: Path
+    radius: float
+    entries: tuple[Scored, ...]
+
+    @classmethod
+    def read(cls, file: Path) -> Evaluation:
+        """From its JSON file."""
+        try:
+            record = json.loads(file.read_text())
+            rows = tuple(
+                Scored(
+                    r["entry"],
+                    len(r["micrographs"]),
+                    r["n_picks"],
+                    r["n_reference"],
+                    _number(r["precision"]),
+                    _number(r["recall"]),
+                )
+                for r in record["entries"]
+            )
+            return cls(Path(record["reference_database"]), float(record["radius"]), rows)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(file, f"is not the record of an evaluation ({error}).", "Evaluate again.") from error
+
+    def of(self, entry: str) -> Scored | None:
+        """The row of an entry."""
+        return next((row for row in self.entries if row.entry == entry), None)
+
+
+@dataclass(frozen=True)
+class CleanedPair:
+    """Picks of a job before and after un-picking."""
+
+    before: Entry
+    after: Entry
+
+
+def cleaned_pairs(entries: Sequence[Entry]) -> list[CleanedPair]:
+    """The un-picked entries, each with the entry that it was cleaned from."""
+    by_name = {e.name: e for e in entries}
+    pairs = []
+    for after in entries:
+        if after.kind == Kind.UNPICKED:
+            before = by_name.get(f"{after.project}/{after.output_group}")
+            if before is not None:
+                pairs.append(CleanedPair(before, after))
+    return pairs
+
+
+def result_section(pairs: Sequence[CleanedPair], evaluation: Evaluation | None) -> Section:
+    """Before and after: numbers of picks, and precision and recall where the truth is known."""
+    blocks: list[Block] = []
+    rows: list[list[object]] = []
+    for pair in pairs:
+        row: list[object] = [pair.before.project, pair.before.n_picks, pair.after.n_picks]
+        if evaluation:
+            for scored in (evaluation.of(pair.before.name), evaluation.of(pair.after.name)):
+                row += [scored and scored.precision, scored and scored.recall]
+        rows.append(row)
+    head = ["project", "picks", "kept"]
+    if evaluation:
+        head += ["precision before", "recall before", "precision after", "recall after"]
+        before, after = (_pooled([evaluation.of(name(p)) for p in pairs]) for name in (_before, _after))
+        n = sum(s.n_micrographs for p in pairs if (s := evaluation.of(p.after.name)))
+        blocks.append(
+            Figures(
+                (
+                    (f"{before[0]:.0%} → {after[0]:.0%}", "precision", "of all picks, and of those that are kept"),
+                    (f"{before[1]:.0%} → {after[1]:.0%}", "recall", "of the true particles"),
+                    (f"{n}", "held-out micrographs", "on which this was measured"),
+                )
+            )
+        )
+        blocks.append(
+            Text(
+                "Measured on micrographs that the unpicker was neither trained nor tuned on. A pick is right where it "
+                f"lies within {evaluation.radius:g} particle diameters of a true particle, one to one."
+            )
+        )
+    caption = "Picks of each project before and after un-picking; counts of all micrographs"
+    blocks.append(Table(head, rows, caption=caption))
+    return Section("Clean picks", blocks)
+
+
+def examples_section(
+    database: Database, pairs: Sequence[CleanedPair], model: ModelBundle | None, evaluation: Evaluation | None
+) -> Section:
+    """Micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
+    blocks: list[Block] = [
+        Text("Green: kept. Red: removed." + (" Amber: true particles that no kept pick lies on." if evaluation else ""))
+    ]
+    references = Database(evaluation.reference_database) if evaluation else None
+    for pair in pairs:
+        before, after = database.load(pair.before), database.load(pair.after)
+        truth = _reference_of(references, before)
+        shown = _held_out(model, before) or list(range(len(before.micrographs)))
+        blocks.append(Gallery([_example(before, after, truth, i) for i in shown[:EXAMPLES] if _has_file(before, i)]))
+        blocks += _montages(before, after, shown)
+    return Section("Micrographs", blocks)
+
+
+def training_section(model: ModelBundle) -> Section:
+    """How the model was trained, and how well it does on its validation micrographs."""
+    blocks: list[Block] = []
+    curves = (model.folder or Path()) / "learning_curves.png"
+    if curves.is_file():
+        caption = "Learning curves; the dotted line is the epoch that was kept"
+        blocks.append(Picture(curves.read_bytes(), caption=caption))
+    parts = ("train", "validation", "test")
+    rows: list[list[object]] = []
+    for data_set in sorted({r.data_set for r in model.manifest}):
+        for part in parts:
+            members = [r for r in model.manifest if (r.data_set, r.part) == (data_set, part)]
+            counts = [sum(getattr(r, f) for r in members) for f in ("n_right", "n_wrong", "n_not_known")]
+            rows.append([data_set, part, len(members), *counts])
+    head = ("data set", "part", "micrographs", "right", "wrong", "not known")
+    blocks.append(Table(head, rows, caption="Labelled picks, split by micrograph"))
+    measures = [[name.replace("_", " "), float(value)] for name, value in model.metrics.items()]
+    blocks.append(Table(("measure", "value"), measures, caption=f"The model in {model.folder}", folded=True))
+    return Section("The unpicker's training", blocks)
+
+
+def database_section(database: Database) -> Section:
+    """What was read, and which job of each project is the one to train from."""
+    best = [[s.project, s.entry.name if s.entry else "", s.reason] for s in select_best(database)]
+    rows = [
+        [e.name, e.n_picks, e.n_micrographs, e.pixel_size_A, e.box_px, e.diameter_A, e.orientation.verdict, e.status]
+        for e in database.entries()
+    ]
+    head = ("entry", "picks", "micrographs", "pixel size (Å)", "box (px)", "diameter (Å)", "orientation", "status")
+    return Section(
+        "The database",
+        (
+            Text(f"{len(rows)} entries in {database.root}, each a folder of text files."),
+            Table(("project", "best entry", "why"), best, caption="The job of each project to train pickers from"),
+            Table(head, rows, caption="All entries", folded=len(rows) > 12),
+        ),
+    )
+
+
+def exports_section(folders: Sequence[Path]) -> Section:
+    """The training sets that were written: how many micrographs and picks, and each setting with its reason."""
+    blocks: list[Block] = []
+    for folder in folders:
+        table = manifest.read_manifest(folder / manifest.NAME)
+        splits = ", ".join(f"{n} {split}" for split, n in table["split"].value_counts(sort=False).items())
+        numbers = f"{int(table['n_picks'].sum()):,} picks on {len(table)} micrographs ({splits})"
+        blocks.append(Text(f"{folder.name}: {numbers}, in {folder}"))
+        settings = pd.read_csv(folder / manifest.SETTINGS, sep="\t", dtype=str, keep_default_na=False)
+        blocks.append(
+            Table(
+                ("setting", "value", "why"),
+                settings[["setting", "value", "why"]].to_numpy().tolist(),
+                caption=f"Settings for {folder.name}, derived from the data",
+                folded=True,
+            )
+        )
+    return Section("Training sets for pickers", blocks)
+
+
+def next_section(database: Path, model: Path | None) -> Section:
+    """What to type next."""
+    lines = [f"cryoflow database list --database {database}", f"cryoflow database verify --database {database}"]
+    if model:
+        lines += [
+            f"cryoflow unpicker info {model}",
+            f"cryoflow unpicker unpick {model} ENTRY --database {database} --output clean",
+        ]
+    lines.append("cryoflow run /path/to/your/projects --output run")
+    return Section("What to do next", (Code("\n".join(lines)),))
+
+
+def _before(pair: CleanedPair) -> str:
+    return pair.before.name
+
+
+def _after(pair: CleanedPair) -> str:
+    return pair.after.name
+
+
+def _pooled(rows: Sequence[Scored | None]) -> tuple[float, float]:
+    """Precision and recall over all picks of all projects."""
+    known = [r for r in rows if r is not None]
+    right = sum(r.precision * r.n_picks for r in known if r.n_picks)
+    picks, reference = sum(r.n_picks for r in known), sum(r.n_reference for r in known)
+    return (right / picks if picks else float("nan"), right / reference if reference else float("nan"))
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _reference_of(references: Database | None, picks: PickSet) -> PickSet | None:
+    if references is None:
+        return None
+    found = next((e for e in references.entries() if e.project_path == picks.provenance.project), None)
+    return references.load(found) if found else None
+
+
+def _held_out(model: ModelBundle | None, picks: PickSet) -> list[int]:
+    names = {r.name for r in model.manifest if r.part == "test"} if model else set()
+    return [i for i, name in enumerate(picks.micrographs["name"]) if name in names]
+
+
+def _has_file(picks: PickSet, i: int) -> bool:
+    return picks.micrographs["path"].iloc[i] is not None
+
+
+def _example(before: PickSet, after: PickSet, truth: PickSet | None, i: int) -> Picture:
+    row = before.micrographs.iloc[i]
+    image = read_micrograph(Path(row["path"]))
+    size = float(row["pixel_size_A"])
+    diameter_px = (before.diameter_A or after.diameter_A or 150.0) / size
+    kept, removed = _kept_and_removed(before, after, i)
+    marks = [Marks(kept, "kept", KEPT), Marks(removed, "removed", REMOVED)]
+    if truth is not None:
+        marks.append(Marks(_missed(truth, before, kept, i, diameter_px), "missed", MISSED))
+    name = Path(row["name"]).name
+    figure = overlay(image, marks, diameter_px=diameter_px, title=name, pixel_size_A=size)
+    return Picture(figure, caption=f"{before.provenance.project_name}: {name}", photo=True)
+
+
+def _kept_and_removed(before: PickSet, after: PickSet, i: int) -> tuple[FloatArray, FloatArray]:
+    every, kept = centers_of(before, i), centers_of(after, i)
+    gone = np.ones(len(every), bool)
+    gone[match_picks(every, kept, 0.5).reference] = False
+    return kept, every[gone]
+
+
+def _missed(truth: PickSet, picks: PickSet, kept: FloatArray, i: int, diameter_px: float) -> FloatArray:
+    j = dict(same_micrographs(picks, truth)).get(i)
+    if j is None:
+        return np.zeros((0, 2))
+    true = centers_of(truth, j)
+    missed = np.ones(len(true), bool)
+    missed[match_picks(true, kept, 0.25 * diameter_px).reference] = False
+    return true[missed]
+
+
+def _montages(before: PickSet, after: PickSet, shown: Sequence[int], number: int = 20) -> list[Block]:
+    """Boxes of kept and of removed picks of the micrographs that are shown."""
+    boxes: dict[str, list[FloatArray]] = {"kept": [], "removed": []}
+    for i in shown[:EXAMPLES]:
+        if not _has_file(before, i):
+            continue
+        row = before.micrographs.iloc[i]
+        side = 2 * round(0.75 * (before.diameter_A or after.diameter_A or 150.0) / float(row["pixel_size_A"]))
+        try:
+            image = read_micrograph(Path(row["path"]))
+        except CryoflowError:
+            continue
+        for name, centers in zip(boxes, _kept_and_removed(before, after, i), strict=True):
+            boxes[name].append(cut_boxes(image, centers[:number], side).astype(np.float64))
+    pictures = []
+    for (name, parts), color in zip(boxes.items(), (KEPT, REMOVED), strict=True):
+        if parts and len(all_boxes := np.concatenate(parts)):
+            figure = montage(all_boxes[:number], columns=10, title=f"{name} picks", color=color)
+            pictures.append(Picture(figure, caption=f"{before.provenance.project_name}: {name}", photo=True))
+    return [Gallery(pictures)] if pictures else []
+
+
+def report_sections(
+    database: Database, *, model: ModelBundle | None, exports: Sequence[Path], evaluation: Evaluation | None
+) -> list[Section]:
+    """All sections, those that there is nothing to show for left out."""
+    pairs = cleaned_pairs(database.entries())
+    sections = []
+    if pairs:
+        sections += [result_section(pairs, evaluation), examples_section(database, pairs, model, evaluation)]
+    if model:
+        sections.append(training_section(model))
+    sections.append(database_section(database))
+    if exports:
+        sections.append(exports_section(exports))
+    sections.append(next_section(database.root, model.folder if model else None))
+    return sections

@@ -1,0 +1,123 @@
+"""The whole way: finished projects in; a database, training sets, a trained unpicker, clean picks and a report out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+
+from cryoflow.cluster.dispatch import run_stage
+from cryoflow.database import Database
+from cryoflow.ingest import IngestReport
+from cryoflow.pickers.compare import Comparison
+from cryoflow.picks import Kind
+from flows.evaluation import evaluate
+from flows.export import export
+from flows.ingest import ingest
+from flows.parameters import (
+    EvaluationParameters,
+    ExportParameters,
+    IngestParameters,
+    PipelineParameters,
+    ReportParameters,
+    TrainingParameters,
+    UnpickingParameters,
+)
+from flows.report import report
+from flows.scatter import scatter_ingest, scatter_unpicking
+from flows.unpicker import entries_to_clean, train_unpicker, unpick
+from flows.watching import run_name
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """Where everything is, and what came of it."""
+
+    database: Path
+    exports: tuple[Path, ...]
+    model: Path
+    unpicked: tuple[str, ...]
+    report: Path
+    ingested: IngestReport
+    before: tuple[Comparison, ...] = ()
+    after: tuple[Comparison, ...] = ()
+
+
+@flow(name="pipeline", flow_run_name=run_name("pipeline", lambda p: p.output.name))
+def pipeline(parameters: PipelineParameters) -> PipelineResult:
+    """Ingest, export, train the unpicker, clean the picks, evaluate where a reference is given, and report.
+
+    Each stage asks its outputs what is done already, so that running it again goes on where it was stopped. The
+    profile says where stages run: in this process, or as deployments on their pool, heavy ones in shards.
+    """
+    p = parameters
+    output = p.output.absolute()
+    database = (p.database or output / "database").absolute()
+    model = output / "unpicker"
+
+    ingesting = IngestParameters(roots=p.roots, database=database, remaps=p.remaps)
+    scatter_ingest(ingesting)
+    ingested = run_stage(ingest, ingesting) or IngestReport(())
+    exports = tuple(output / "training" / name for name in p.pickers)
+    for name, folder in zip(p.pickers, exports, strict=True):
+        run_stage(
+            export,
+            ExportParameters(
+                picker=name,
+                database=database,
+                output=folder,
+                diameter_A=p.diameter_A,
+                test=p.test,
+                seed=p.seed,
+            ),
+        )
+    run_stage(
+        train_unpicker,
+        TrainingParameters(
+            database=database,
+            model=model,
+            diameter_A=p.diameter_A,
+            epochs=p.epochs,
+            patience=p.patience,
+            test=p.test,
+            seed=p.seed,
+        ),
+    )
+    candidates = entries_to_clean(database)
+    unpicking = UnpickingParameters(
+        database=database,
+        model=model,
+        work=output / "work",
+        entries=candidates,
+        chunk_micrographs=p.chunk_micrographs,
+    )
+    scatter_unpicking(unpicking, candidates)
+    unpicked = run_stage(unpick, unpicking) or unpicked_entries(database, candidates)
+    comparisons: tuple[Comparison, ...] = ()
+    evaluation = output / "evaluation.json" if p.reference_database else None
+    if p.reference_database and evaluation:
+        evaluating = EvaluationParameters(
+            database=database,
+            entries=(*candidates, *unpicked),
+            reference_database=p.reference_database,
+            output=evaluation,
+            model=model,
+            diameter_A=p.diameter_A,
+        )
+        comparisons = run_stage(evaluate, evaluating) or ()
+    page = output / "report.html"
+    run_stage(
+        report,
+        ReportParameters(database=database, output=page, model=model, exports=exports, evaluation=evaluation),
+    )
+    n = len(candidates) if comparisons else 0
+    return PipelineResult(database, exports, model, unpicked, page, ingested, comparisons[:n], comparisons[n:])
+
+
+def unpicked_entries(database: Path, candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the entries that un-picking made of other entries: those of the same project and job."""
+    entries = Database(database).entries()
+    of = {(entry.project, entry.job): entry.name for entry in entries if entry.kind == Kind.UNPICKED}
+    jobs = [(entry.project, entry.job) for name in candidates for entry in entries if entry.name == name]
+    return tuple(of[job] for job in jobs if job in of)

@@ -1,0 +1,158 @@
+"""Heavy stages cut into shards that run as jobs of their own, before the stage itself gathers what they left.
+
+A shard's result is a file that is complete or absent, so the stage behind it does what a failed shard left undone, and
+a second run does what is missing only. Where stages run in this process, there is nothing to scatter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prefect import flow, task
+from pydantic import Field
+
+from cryoflow.cluster.dispatch import Done, Work, dispatches, run_shards
+from cryoflow.database import Database
+from cryoflow.ingest import Plan, plan_jobs
+from flows.parameters import Chunk, Form, IngestParameters, UnpickingParameters, remaps_of
+from flows.parameters import Database as DatabaseFolder
+from flows.watching import run_name, show_table, shown_progress
+
+MICROGRAPHS_A_JOB = 1000
+"""A job shorter than some minutes is mostly waiting in the queue and starting."""
+
+
+class JudgingParameters(Form):
+    """Some micrographs of one entry, to be judged by a model."""
+
+    database: DatabaseFolder
+    model: Path = Field(description="folder of a trained model", examples=["/data/models/unpicker"])
+    work: Path = Field(description="folder for what is done so far", examples=["/data/work/unpicking"])
+    entry: str = Field(description="database entry", examples=["P190/AutoPick_job005"])
+    first: int = Field(ge=0, description="number of the first micrograph, from 0")
+    last: int = Field(ge=1, description="number of the micrograph after the last one")
+    chunk_micrographs: Chunk = 100
+
+
+@flow(name="judge", flow_run_name=run_name("judge", lambda p: f"{p.entry} {p.first}-{p.last}"))
+def judge(parameters: JudgingParameters) -> None:
+    """Judge some micrographs of an entry, so that un-picking it only has to gather."""
+    judge_part(parameters)
+
+
+@task(task_run_name="judge")
+def judge_part(parameters: JudgingParameters) -> None:
+    """The chunks of one part of an entry; those that are done are skipped."""
+    from cryoflow.database.diameter import load_with_diameter
+    from cryoflow.quiet import load_tensorflow
+
+    load_tensorflow()
+    from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.shards import judge_shard, shards_of
+
+    p = parameters
+    bundle = ModelBundle.load(p.model)
+    picks = load_with_diameter(Database(p.database), p.entry)
+    shards = [s for s in shards_of(bundle, picks, p.chunk_micrographs, p.work) if p.first <= s.first < p.last]
+    with shown_progress(f"judge {p.entry} {p.first}", f"micrographs of {p.entry}") as report:
+        for shard in shards:
+            judge_shard(bundle, picks, shard)
+            report(shard.last - p.first, p.last - p.first)
+
+
+def scatter_unpicking(parameters: UnpickingParameters, entries: Sequence[str]) -> tuple[Done, ...]:
+    """Judge the micrographs of entries in jobs of their own. Nothing happens where stages run in this process."""
+    if not dispatches():
+        return ()
+    p = parameters
+    database = Database(p.database)
+    works = [
+        Work(
+            f"{entry} {first}-{last}",
+            JudgingParameters(
+                database=p.database,
+                model=p.model,
+                work=p.work,
+                entry=entry,
+                first=first,
+                last=last,
+                chunk_micrographs=p.chunk_micrographs,
+            ),
+        )
+        for entry in entries
+        for first, last in cut(_n_micrographs(database, entry), MICROGRAPHS_A_JOB, p.chunk_micrographs)
+    ]
+    return _scattered("judge", works)
+
+
+def scatter_ingest(parameters: IngestParameters) -> tuple[Done, ...]:
+    """Read groups of projects in jobs of their own. Nothing happens where stages run in this process."""
+    if not dispatches():
+        return ()
+    groups = group_projects(plan_scatter(parameters), MICROGRAPHS_A_JOB)
+    if len(groups) < 2:
+        return ()  # the stage itself is one job already
+    works = [
+        Work(", ".join(project.name for project in group), parameters.model_copy(update={"roots": group}))
+        for group in groups
+    ]
+    return _scattered("ingest", works)
+
+
+@task(task_run_name="crawl and plan shards")
+def plan_scatter(parameters: IngestParameters) -> Plan:
+    """Which jobs are new or changed."""
+    from cryoflow.ingest import IngestOptions
+
+    options = IngestOptions(remaps=remaps_of(parameters.remaps))
+    return plan_jobs(parameters.roots, Database(parameters.database), options)
+
+
+def cut(n_micrographs: int, a_job: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """Ranges of micrographs, each a whole number of chunks and about `a_job` micrographs.
+
+    >>> list(cut(250, 100, 30))
+    [(0, 90), (90, 180), (180, 250)]
+    """
+    step = max(1, a_job // chunk) * chunk
+    for first in range(0, n_micrographs, step):
+        yield first, min(first + step, n_micrographs)
+
+
+def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:
+    """Projects with something to read, in groups of at least so many micrographs (a job of unknown number counts 1)."""
+    sizes: dict[Path, int] = {}
+    for planned in plan.jobs:
+        if planned.action == "read":
+            known = [output.n_micrographs or 1 for output in planned.job.outputs]
+            sizes[planned.job.project] = sizes.get(planned.job.project, 0) + max(known, default=1)
+    groups: list[tuple[Path, ...]] = []
+    group: list[Path] = []
+    filled = 0
+    for project in sorted(sizes):
+        group.append(project)
+        filled += sizes[project]
+        if filled >= n_micrographs:
+            groups.append(tuple(group))
+            group, filled = [], 0
+    return [*groups, tuple(group)] if group else groups
+
+
+def _n_micrographs(database: Database, name: str) -> int:
+    return next(entry.n_micrographs for entry in database.entries() if entry.name == name)
+
+
+def _scattered(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:
+    count = 0
+    with shown_progress(f"{stage} shards", f"shards of {stage}") as report:
+
+        def note(_done: Done) -> None:
+            nonlocal count
+            count += 1
+            report(count, len(works))
+
+        done = run_shards(stage, works, on_done=note)
+    failed = sum(not d.succeeded for d in done)
+    show_table(f"{stage} shards", done, f"{len(done)} shards of {stage}, {failed} failed")
+    return done

@@ -1,0 +1,179 @@
+"""The stages as flows: what they write, that they resume, and what a person sees of them in Prefect."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.utilities.callables import parameter_schema
+from pydantic import ValidationError
+
+from cryoflow.database import Database
+from cryoflow.errors import BadInput
+from flows.evaluation import evaluate
+from flows.export import export
+from flows.ingest import ingest
+from flows.parameters import (
+    EvaluationParameters,
+    ExportParameters,
+    IngestParameters,
+    PipelineParameters,
+    TrainingParameters,
+    UnpickingParameters,
+)
+from flows.pipeline import pipeline
+from flows.unpicker import unpick
+
+
+@pytest.fixture(scope="module")
+def whole(project: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> PipelineParameters:
+    """The pipeline's parameters after it has run once."""
+    output = tmp_path_factory.mktemp("run")
+    parameters = PipelineParameters(
+        roots=(project.parent,), output=output, diameter_A=160.0, epochs=2, test=0.34, chunk_micrographs=2
+    )
+    pipeline(parameters)
+    return parameters
+
+
+def _read() -> tuple[list[FlowRun], list[Artifact]]:
+    async def read() -> tuple[list[FlowRun], list[Artifact]]:
+        async with get_client() as client:
+            return await client.read_flow_runs(), await client.read_artifacts()
+
+    return asyncio.run(read())
+
+
+def test_the_pipeline_leaves_database_training_sets_model_clean_picks_and_report(whole: PipelineParameters) -> None:
+    output = whole.output
+    entries = {entry.name for entry in Database(output / "database").entries()}
+    assert {"CS-barrel/NonUniform_J11", "CS-barrel/AutoPick_J4_labelled", "CS-barrel/Unpicked_J4"} <= entries
+    assert (output / "training" / "cryolo" / "manifest.tsv").is_file()
+    assert (output / "training" / "topaz" / "manifest.tsv").is_file()
+    assert (output / "unpicker" / "bundle.json").is_file()
+    assert "CS-barrel/Unpicked_J4" in (output / "report.html").read_text()
+
+
+def test_running_the_pipeline_again_writes_nothing_but_the_report(whole: PipelineParameters) -> None:
+    def state() -> dict[str, int]:
+        kept = (p for p in whole.output.rglob("*") if p.is_file() and p.name != "report.html")
+        return {str(p): p.stat().st_mtime_ns for p in kept}
+
+    before = state()
+    result = pipeline(whole)
+    after = state()
+    assert result.ingested.summary.startswith("12 jobs: 9 unchanged")
+    assert {path for path in after if after[path] != before.get(path)} == set()
+    assert before.keys() == after.keys()
+
+
+def test_runs_are_named_by_stage_subject_and_day(whole: PipelineParameters) -> None:
+    names = {run.name.rsplit(" · ", 1)[0] for run in _read()[0]}
+    assert {"ingest · projects", "export · cryolo", "train unpicker · unpicker", "report · database"} <= names
+
+
+def test_each_stage_shows_a_table_and_the_report_is_a_link(whole: PipelineParameters) -> None:
+    artifacts = {(a.key, a.type): a for a in _read()[1]}
+    tables = ("ingest", "best-jobs", "export-cryolo-settings", "labels", "model", "unpick")
+    assert {(key, "table") for key in tables} <= artifacts.keys()
+    assert ("ingest-progress", "progress") in artifacts
+    assert str(whole.output / "report.html") in str(artifacts["report", "markdown"].data)
+    assert "NonUniform_J11" in str(artifacts["best-jobs", "table"].data)
+
+
+def test_a_job_that_cannot_be_read_is_one_line_and_the_rest_is_read(project: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "projects" / "CS-broken"
+    shutil.copytree(project, broken, symlinks=True)
+    (broken / "J10" / "J10_00008_particles.cs").write_bytes(b"truncated")
+    for file in (broken / "J10").glob("*particles.cs"):
+        file.write_bytes(file.read_bytes()[:40])
+    report = ingest(IngestParameters(roots=(broken.parent,), database=tmp_path / "DB"))
+    states = {line.job: line.status for line in report.lines}
+    assert states["J10"] == "failed"
+    assert states["J11"] == "read"
+
+
+def test_a_shard_that_is_done_is_not_judged_again(
+    whole: PipelineParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cryoflow.unpicker.shards as shards
+
+    parameters = UnpickingParameters(
+        database=whole.output / "database",
+        model=whole.output / "unpicker",
+        work=tmp_path / "work",
+        entries=("CS-barrel/AutoPick_J4",),
+        chunk_micrographs=2,
+    )
+    unpick(parameters)
+    before = Database(parameters.database).load("CS-barrel/Unpicked_J4").picks
+    records = sorted(parameters.work.glob("*.json"))
+    assert len(records) == 3
+    records[1].unlink()
+    seen: list[int] = []
+    real = shards.judge
+
+    def judge(bundle: object, micrographs: object, **options: object) -> object:
+        members = list(micrographs)  # type: ignore[call-overload]
+        seen.append(len(members))
+        return real(bundle, members, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shards, "judge", judge)
+    unpick(parameters)
+    assert len(seen) == 1
+    assert Database(parameters.database).load("CS-barrel/Unpicked_J4").picks.equals(before)
+
+
+def test_an_entry_against_itself_has_full_precision_and_recall(whole: PipelineParameters, tmp_path: Path) -> None:
+    database = whole.output / "database"
+    reference = Database(tmp_path / "reference")
+    reference.add(Database(database).load("CS-barrel/NonUniform_J11"))
+    parameters = EvaluationParameters(
+        database=database,
+        entries=("CS-barrel/NonUniform_J11", "CS-barrel/AutoPick_J4"),
+        reference_database=reference.root,
+        output=tmp_path / "evaluation.json",
+        diameter_A=160.0,
+    )
+    itself, everything = evaluate(parameters)
+    assert (itself.precision, itself.recall) == (1.0, 1.0)
+    assert everything.n_picks > itself.n_picks
+    assert everything.precision < 1.0
+    assert parameters.output.is_file()
+
+
+def test_an_export_without_any_sound_entry_says_so(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no project has an entry to train from"):
+        export(ExportParameters(picker="topaz", database=tmp_path / "DB", output=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("form", "values", "complaint"),
+    [
+        (IngestParameters, {"roots": (), "database": "DB"}, "at least 1"),
+        (IngestParameters, {"roots": ("/data",), "database": "DB", "remaps": ("nonsense",)}, "OLD=NEW"),
+        (ExportParameters, {"picker": "gpicker", "database": "DB", "output": "o"}, "cryolo"),
+        (TrainingParameters, {"database": "DB", "model": "m", "epoch": 3}, "Extra inputs"),
+        (TrainingParameters, {"database": "DB", "model": "m", "test": 1.0}, "less than 1"),
+    ],
+)
+def test_a_form_refuses_what_makes_no_sense(form: type, values: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        form(**values)
+
+
+@pytest.mark.parametrize("flow", [ingest, export, unpick, evaluate, pipeline], ids=lambda f: f.name)
+def test_every_field_of_every_form_is_described(flow: object) -> None:
+    (form,) = parameter_schema(flow).definitions.values()  # type: ignore[arg-type]
+    undescribed = [name for name, field in form["properties"].items() if not field.get("description")]
+    assert undescribed == []
+
+
+def test_no_stage_leaves_hidden_files(whole: PipelineParameters) -> None:
+    hidden = [p for p in whole.output.rglob(".*.tmp-*")]
+    assert hidden == []
