@@ -1,0 +1,256 @@
+"""Running stages as deployments: one, or many shards at the same time, each tried again with more where that can help.
+
+The parent starts runs with an idempotency key made of its own run, the stage, its parameters and the attempt. So a
+request that is sent twice makes one run, and a parent that was killed and is run again takes over what still runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import httpx
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import run_deployment
+from prefect.runtime import flow_run as this_run
+from pydantic import BaseModel
+
+from cryoflow.cluster.outcome import LABEL_END, End
+from cryoflow.errors import CryoflowError
+from cryoflow.settings import Settings, load_settings
+from cryoflow.site import ProfileName
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+POLL_S = 5.0
+REASON_PATIENCE_S = 60.0
+"""How long a crashed run may wait for SLURM's reason, which its worker adds."""
+SERVER_PATIENCE_S = 1800.0
+"""How long the Prefect server may be away before the parent gives up."""
+
+GROWTH: dict[End, dict[str, float]] = {
+    End.MEMORY: {"memory_factor": 2.0},
+    End.TIME: {"time_factor": 2.0},
+    End.NODE: {},
+}
+"""What another attempt gets more of. An end that is not here is not tried again: more would not cure it."""
+
+
+class StageFailed(CryoflowError):
+    """A stage that ran as a deployment did not come to a good end."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run to be made: what it is called, and the parameters of its flow."""
+
+    name: str
+    parameters: BaseModel
+
+
+@dataclass(frozen=True)
+class Done:
+    """How one piece of work ended."""
+
+    name: str
+    state: str
+    message: str
+    attempts: int
+    flow_run: str
+    slurm_job: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its flow completed."""
+        return self.state == "Completed"
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    work: Work
+    number: int = 1
+    generation: int = 0
+    factors: dict[str, float] = field(default_factory=dict)
+    ended_at: float | None = None
+
+
+def profile_of(settings: Settings) -> ProfileName:
+    """The profile as one of those that say where stages run; a profile of another name runs them in this process."""
+    return ProfileName(settings.profile) if settings.profile in set(ProfileName) else ProfileName.LOCAL
+
+
+def dispatches(settings: Settings | None = None) -> bool:
+    """Whether stages run elsewhere than in the process of their parent."""
+    return profile_of(settings or load_settings().settings) != ProfileName.LOCAL
+
+
+def run_stage(stage: Flow[[Any], R], parameters: BaseModel) -> R | None:
+    """Run a stage where the profile says: in this process, or as a deployment whose end is waited for.
+
+    Returns
+    -------
+    What the flow returns, where it ran in this process; else None: its outputs on disk are its result.
+
+    Raises
+    ------
+    StageFailed
+        Where the deployment's run failed, crashed for a reason that more resources do not cure, or was cancelled.
+    """
+    if not dispatches():
+        return stage(parameters)
+    (done,) = run_shards(stage.name, [Work(stage.name, parameters)])
+    if not done.succeeded:
+        raise StageFailed(f"{done.name}: {done.state} after {done.attempts} attempt(s). {done.message}")
+    return None
+
+
+def run_shards(
+    flow_name: str, works: Iterable[Work], *, on_done: Callable[[Done], None] | None = None
+) -> tuple[Done, ...]:
+    """Run many pieces of work as runs of one flow's deployment, so many at a time, and wait for all of them.
+
+    One that fails does not take the others along: it is in the answer. Their order is that of `works`.
+    """
+    settings = load_settings().settings
+    works = list(works)
+    name = f"{flow_name}/{profile_of(settings)}"
+    with get_client(sync_client=True) as client:
+        runner = _Runner(client, name, settings.site.attempts, settings.site.shards_at_once)
+        ended = runner.run(works, on_done)
+    return tuple(ended[i] for i in range(len(works)))
+
+
+class _Runner:
+    def __init__(self, client: SyncPrefectClient, deployment: str, attempts: int, at_once: int) -> None:
+        self.client, self.deployment, self.attempts, self.at_once = client, deployment, attempts, at_once
+        self.parent = str(this_run.id or uuid.uuid4())
+        self.began = datetime.now(UTC)
+
+    def run(self, works: Sequence[Work], on_done: Callable[[Done], None] | None) -> dict[int, Done]:
+        waiting = deque((i, _Attempt(work)) for i, work in enumerate(works))
+        active: dict[UUID, tuple[int, _Attempt]] = {}
+        ended: dict[int, Done] = {}
+        while waiting or active:
+            while waiting and len(active) < self.at_once:
+                i, attempt = waiting.popleft()
+                flow_run, attempt = self._start(attempt)
+                active[flow_run.id] = (i, attempt)
+            for flow_run in self._look(list(active)):
+                i, attempt = active[flow_run.id]
+                if flow_run.state is None or not flow_run.state.is_final():
+                    continue
+                if _reason_is_missing(flow_run) and not _waited_enough(attempt):
+                    if attempt.ended_at is None:
+                        active[flow_run.id] = (i, replace(attempt, ended_at=time.monotonic()))
+                    continue
+                del active[flow_run.id]
+                if (again := self._another(attempt, flow_run)) is not None:
+                    waiting.appendleft((i, again))
+                    continue
+                ended[i] = _done(attempt, flow_run)
+                if on_done:
+                    on_done(ended[i])
+            if active:
+                time.sleep(POLL_S)
+        return ended
+
+    def _start(self, attempt: _Attempt) -> tuple[FlowRun, _Attempt]:
+        """Make the run of an attempt, or find the one that an earlier life of this parent made."""
+        values = attempt.work.parameters.model_dump(mode="json")
+        digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+        while True:
+            key = f"{self.parent}:{self.deployment}:{digest}:{attempt.number}:{attempt.generation}"
+            make = partial(
+                run_deployment,
+                self.deployment,
+                parameters={"parameters": values},
+                job_variables=attempt.factors,
+                idempotency_key=key,
+                timeout=0,
+            )
+            flow_run = cast(FlowRun, _patiently(make))
+            state = flow_run.state
+            of_earlier_life = flow_run.created is not None and flow_run.created < self.began
+            if of_earlier_life and state is not None and state.is_final() and not state.is_completed():
+                attempt = replace(attempt, generation=attempt.generation + 1)
+                continue
+            return flow_run, attempt
+
+    def _look(self, ids: list[UUID]) -> list[FlowRun]:
+        """All runs that are waited for, in one request for every 200."""
+        found: list[FlowRun] = []
+        for start in range(0, len(ids), 200):
+            some = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + 200]))
+            read = partial(self.client.read_flow_runs, flow_run_filter=some, sort=FlowRunSort.ID_DESC, limit=200)
+            found += _patiently(read)
+        return found
+
+    def _another(self, attempt: _Attempt, flow_run: FlowRun) -> _Attempt | None:
+        """The next attempt, with more of what ran out; None where it would not help or enough were made."""
+        end = _end(flow_run)
+        if flow_run.state_type != StateType.CRASHED or end not in GROWTH or attempt.number >= self.attempts:
+            return None
+        factors = dict(attempt.factors)
+        for name, factor in GROWTH[end].items():
+            factors[name] = factors.get(name, 1.0) * factor
+        log.warning("%s: %s; attempt %d follows", attempt.work.name, _message(flow_run), attempt.number + 1)
+        return _Attempt(attempt.work, attempt.number + 1, 0, factors)
+
+
+def _end(flow_run: FlowRun) -> End | None:
+    label = flow_run.labels.get(LABEL_END)
+    return End(label) if label in set(End) else None
+
+
+def _reason_is_missing(flow_run: FlowRun) -> bool:
+    """Whether a run crashed as a SLURM job whose worker has not said why yet."""
+    from_slurm = flow_run.labels.get("prefect.worker.type") == "slurm" and bool(flow_run.infrastructure_pid)
+    return from_slurm and flow_run.state_type == StateType.CRASHED and _end(flow_run) is None
+
+
+def _waited_enough(attempt: _Attempt) -> bool:
+    return attempt.ended_at is not None and time.monotonic() - attempt.ended_at > REASON_PATIENCE_S
+
+
+def _message(flow_run: FlowRun) -> str:
+    return (flow_run.state.message if flow_run.state else None) or ""
+
+
+def _done(attempt: _Attempt, flow_run: FlowRun) -> Done:
+    state = flow_run.state.name if flow_run.state else "unknown"
+    if flow_run.state is not None and flow_run.state.is_completed():
+        state = "Completed"
+    job = flow_run.infrastructure_pid or ""
+    return Done(attempt.work.name, state or "", _message(flow_run), attempt.number, str(flow_run.id), job)
+
+
+def _patiently(call: Callable[[], R]) -> R:
+    """Ask the server, again and again while it is away or has too much to do."""
+    end = time.monotonic() + SERVER_PATIENCE_S
+    while True:
+        try:
+            return call()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < 500 or time.monotonic() > end:
+                raise
+            log.warning("The Prefect server has too much to do: %s", error.response.status_code)
+        except httpx.TransportError as error:
+            if time.monotonic() > end:
+                raise
+            log.warning("The Prefect server does not answer: %r", error)
+        time.sleep(POLL_S)
