@@ -28,7 +28,7 @@ _JUNK = re.compile(r"(excluded|unused|discarded|rejected|junk|uncategori[sz]ed|r
 
 @dataclass(frozen=True)
 class Selection:
-    """The entry of a project to train from, None where there is none; why it; and what was passed over and why."""
+    """The entry of a project to train from, None where there is none; why it; and what would have been better, but."""
 
     project: str
     entry: Entry | None
@@ -46,21 +46,21 @@ def select_best(database: Database) -> list[Selection]:
 
 def best_of(project: str, entries: Sequence[Entry]) -> Selection:
     """The entry to train from among those of one project."""
-    passed_over: list[str] = []
+    unfit: list[tuple[int, int, str]] = []
     sound: list[tuple[int, Entry]] = []
     for entry in entries:
         rank = next((i for i, kinds in enumerate(PREFERENCE) if entry.kind in kinds), None)
-        if rank is None:
+        if rank is None or is_junk(entry.suffix):
             continue
         if why := _unfit(entry):
-            passed_over.append(f"{entry.name}: {why}")
+            unfit.append((rank, -job_number(entry.job), f"{entry.name}: {why}"))
         else:
             sound.append((rank, entry))
+    unfit.sort()
     if not sound:
         kinds = ", ".join(sorted({e.kind.value for e in entries}))
-        return Selection(
-            project, None, f"no sound entry of a kind to train from; there are: {kinds}", tuple(passed_over)
-        )
+        reason = f"no sound entry of a kind to train from; there are: {kinds}"
+        return Selection(project, None, reason, tuple(text for *_, text in unfit))
     best_rank = min(rank for rank, _ in sound)
     rivals = [entry for rank, entry in sound if rank == best_rank]
     newest = max(job_number(entry.job) for entry in rivals)
@@ -71,7 +71,8 @@ def best_of(project: str, entries: Sequence[Entry]) -> Selection:
         reason += f", the newest of {len({e.job for e in rivals})} jobs as good"
     if best.suffix and len(outputs) > 1:
         reason += f", {best.suffix} with {best.n_picks} picks: the largest of its {len(outputs)} outputs"
-    return Selection(project, best, reason, tuple(passed_over))
+    better = [text for rank, minus_number, text in unfit if (rank, minus_number) <= (best_rank, -newest)]
+    return Selection(project, best, reason, tuple(better))
 
 
 def job_number(job: str) -> int:
@@ -88,8 +89,6 @@ def is_junk(suffix: str) -> bool:
 def _unfit(entry: Entry) -> str:
     if entry.status != CURRENT:
         return f"{entry.status}: {entry.reason}"
-    if is_junk(entry.suffix):
-        return "not the particles that were kept"
     if entry.n_picks == 0:
         return "no picks"
     if entry.job_status not in ("", "usable"):

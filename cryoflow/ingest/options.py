@@ -23,7 +23,7 @@ class Flip:
 
     def __str__(self) -> str:
         names = ("swap_xy", "flip_x", "flip_y")
-        return " ".join(name for name in names if getattr(self, name)) or "none"
+        return " ".join(f"--{n.replace('_', '-')}" for n in names if getattr(self, n)) or "none"
 
 
 @dataclass(frozen=True)

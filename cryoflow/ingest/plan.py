@@ -94,8 +94,7 @@ def _planned(job: Job, entries: list[Entry], remembered: Remembered | None, opti
     wanted = {JobStatus.USABLE} | ({JobStatus.UNFINISHED, JobStatus.FAILED} if options.include_unfinished else set())
     if job.status not in wanted:
         reason = f"{job.status.value}: {job.reason}" if job.reason else job.status.value
-        mark = "" if job.status is JobStatus.UNREADABLE else _MARKS.get(job.status, "stale")
-        return PlannedJob(job, "skip", reason, "", has, mark, remembered)
+        return PlannedJob(job, "skip", reason, "", has, _MARKS.get(job.status, "stale"), remembered)
     key = job_key(job, options)
     sound = {e.name for e in entries if e.status != DAMAGED}
     if remembered is None or remembered.status == "failed":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryoflow.database import Entry
-from cryoflow.errors import BadInput, ExitCode
+from cryoflow.errors import BadInput, CryoflowError, ExitCode
 from cryoflow.projects.found import Job
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,16 @@ def line_of_job(
 ) -> IngestLine:
     """The line of a job whose entries were not written now."""
     return IngestLine(job.project_name, job.job, job.kind.value, status, reason, n_picks, n_micrographs, tuple(entries))
+
+
+def explained(error: Exception, where: Path) -> str:
+    """What went wrong with one job or table, whatever its files made a reader raise."""
+    if isinstance(error, CryoflowError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or where}: cannot be read: {error.strerror or error}."
+    if isinstance(error, MemoryError):
+        return f"{where}: it needs more memory than there is."
+    log.debug("reading %s", where, exc_info=error)
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return f"{where}: a defect of cryoflow ({what}). Please report it with what --debug prints."

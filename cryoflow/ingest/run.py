@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,12 +18,10 @@ from cryoflow.ingest.look import look
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.ingest.options import Flip, IngestOptions, flipped
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
-from cryoflow.ingest.report import IngestLine, IngestReport, line_of_entries, line_of_job
+from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, line_of_job
 from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.found import JobStatus
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -165,18 +162,8 @@ def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
             seen = look(in_frame) if options.check_orientation and len(in_frame) else (Orientation(), {})
             done.append((in_frame, *seen))
         return _Reading(tuple(done))
-    except CryoflowError as error:
-        return _Reading(error=str(error))
-    except OSError as error:
-        return _Reading(error=f"{error.filename or job.folder}: cannot be read: {error.strerror or error}.")
-    except MemoryError:
-        return _Reading(error=f"{job.folder}: it needs more memory than there is.")
     except Exception as error:
-        log.debug("reading %s", job.folder, exc_info=True)
-        what = f"{type(error).__name__}: {error}".partition("\n")[0]
-        return _Reading(
-            error=f"{job.folder}: a defect of cryoflow ({what}). Please report it with what --debug prints."
-        )
+        return _Reading(error=explained(error, job.folder))
 
 
 def _told_apart(picksets: Sequence[PickSet]) -> list[PickSet]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.database import Database, Orientation
-from cryoflow.errors import CryoflowError, DatabaseBusy, NotWritten
+from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.look import look
 from cryoflow.ingest.options import Flip, flipped
-from cryoflow.ingest.report import IngestLine, IngestReport, line_of_entries
+from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries
 from cryoflow.projects.tables import read_table_of_picks
 
 
@@ -56,8 +56,9 @@ def ingest_tables(
                 line = replace(line, warning=f"{entry.name}: look at its overlay pictures: {seen[0].detail}")
         except (DatabaseBusy, NotWritten):
             raise
-        except CryoflowError as error:
-            line = IngestLine(name or Path(table).parent.name, Path(table).name, "", "failed", str(error), 0, 0, ())
+        except Exception as error:
+            why = explained(error, Path(table))
+            line = IngestLine(name or Path(table).parent.name, Path(table).name, "", "failed", why, 0, 0, ())
         lines.append(line)
         if on_line:
             on_line(line)

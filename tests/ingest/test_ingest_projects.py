@@ -1,0 +1,333 @@
+"""Whole projects into a database: what is read, what is not read again, what is marked, what fails."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoflow.cli.main import launch
+from cryoflow.database import Database, select_best, verify
+from cryoflow.errors import BadInput, ExitCode, NotWritten
+from cryoflow.ingest import IngestReport, ingest, plan_jobs
+from cryoflow.ingest import run as running
+from cryoflow.simulate.dataset import SimulatedDataset
+
+
+def tree(root: Path) -> dict[str, bytes | str]:
+    """Files and links of a database, but for those that hold times."""
+    return {
+        str(p.relative_to(root)): str(p.readlink()) if p.is_symlink() else p.read_bytes()
+        for p in sorted(root.rglob("*"))
+        if (p.is_symlink() or p.is_file()) and p.name != "manifest.json" and ".jobs" not in p.parts
+    }
+
+
+def of(report: IngestReport, job: str) -> tuple[str, str]:
+    (line,) = (line for line in report.lines if line.job == job)
+    return line.status, line.reason
+
+
+def quick(projects: Path, database: Path | Database, **options: object) -> IngestReport:
+    return ingest(projects, database, check_orientation=False, **options)  # type: ignore[arg-type]
+
+
+def refined_star(projects: Path) -> Path:
+    return next((projects / "relion/Refine3D").glob("job*/run_data.star"))
+
+
+def test_every_job_of_interest_becomes_entries_on_the_particles(
+    projects: Path, tmp_path: Path, simulated: SimulatedDataset
+) -> None:
+    report = ingest(projects, tmp_path / "DB")
+    assert report.exit_code is ExitCode.OK
+    database = Database(tmp_path / "DB")
+    best = {s.project: s.entry for s in select_best(database)}
+    assert {p: e.kind.value for p, e in best.items() if e} == {"CS-demo": "NonUniform", "relion": "Refine3D"}
+    truth = {m.path.stem: m.true_xy_px for m in simulated.micrographs}
+    for entry in best.values():
+        assert entry is not None
+        assert entry.orientation.verdict in ("confirmed", "undecided")
+        assert (entry.folder / "overlay_1.jpg").read_bytes().startswith(b"\xff\xd8")
+        picks = database.load(entry)
+        for i, rows in picks.by_micrograph():
+            stem = Path(str(picks.micrographs["path"][i])).resolve().stem
+            true = truth[next(s for s in truth if stem.endswith(s))]
+            near = np.linalg.norm(rows[["x_px", "y_px"]].to_numpy()[:, None] - true[None], axis=2).min(axis=1)
+            assert (near < 0.25 * simulated.diameter_A / 1.5).all()
+    assert verify(database) == []
+
+
+def test_a_second_run_opens_no_dataset_and_writes_nothing(
+    projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = quick(projects, tmp_path / "DB")
+    stamps = {p: p.lstat().st_mtime_ns for p in (tmp_path / "DB").rglob("*") if p.is_file()}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dataset was read again")
+
+    monkeypatch.setattr(running, "read_job", refuse)
+    second = quick(projects, tmp_path / "DB")
+    assert {line.status for line in second.lines} == {"unchanged", "skipped"}
+    assert [line.entries for line in second.lines] == [line.entries for line in first.lines]
+    assert {p: p.lstat().st_mtime_ns for p in (tmp_path / "DB").rglob("*") if p.is_file()} == stamps
+
+
+def test_only_a_changed_job_is_read_again_and_its_entry_replaced(projects: Path, tmp_path: Path) -> None:
+    quick(projects, tmp_path / "DB")
+    star = refined_star(projects)
+    lines = star.read_text().rstrip().split("\n")
+    star.write_text("\n".join(lines[:-1]) + "\n")
+    before = Database(tmp_path / "DB").entry(f"relion/Refine3D_{star.parent.name}").n_picks
+    report = quick(projects, tmp_path / "DB")
+    assert [(line.job, line.reason) for line in report.lines if line.status == "read"] == [
+        (star.parent.name, "changed")
+    ]
+    assert Database(tmp_path / "DB").entry(f"relion/Refine3D_{star.parent.name}").n_picks == before - 1
+
+
+def test_the_database_is_the_same_bytes_whatever_the_number_of_workers(projects: Path, tmp_path: Path) -> None:
+    quick(projects, tmp_path / "one")
+    quick(projects, tmp_path / "three", workers=2)
+    assert tree(tmp_path / "one") == tree(tmp_path / "three")
+    assert Database(tmp_path / "one").entries() != []
+
+
+def test_a_deleted_job_is_marked_and_unmarked_when_it_is_back(projects: Path, tmp_path: Path) -> None:
+    quick(projects, tmp_path / "DB")
+    job, away = projects / "CS-demo/J10", tmp_path / "J10"
+    shutil.move(job, away)
+    report = quick(projects, tmp_path / "DB")
+    entry = Database(tmp_path / "DB").entry("CS-demo/Homo_J10")
+    assert entry.status in ("deleted", "cleared")
+    assert "J10" in {line.job for line in report.lines if line.status in ("deleted", "skipped")}
+    shutil.move(away, job)
+    quick(projects, tmp_path / "DB")
+    assert Database(tmp_path / "DB").entry("CS-demo/Homo_J10").status == "current"
+
+
+def test_a_project_that_is_gone_is_marked_and_others_are_not(projects: Path, tmp_path: Path) -> None:
+    quick(projects, tmp_path / "DB")
+    shutil.rmtree(projects / "relion")
+    report = quick(projects, tmp_path / "DB")
+    assert "marked as deleted" in report.summary
+    statuses = {e.project: e.status for e in Database(tmp_path / "DB").entries()}
+    assert statuses == {"CS-demo": "current", "relion": "deleted"}
+    assert quick(projects, tmp_path / "DB").summary.count("marked") == 0  # and told once
+
+
+def test_entries_outside_the_roots_are_left_alone(projects: Path, tmp_path: Path) -> None:
+    quick(projects, tmp_path / "DB")
+    quick(projects / "relion", tmp_path / "DB")
+    assert {e.status for e in Database(tmp_path / "DB").entries()} == {"current"}
+
+
+def test_a_job_that_cannot_be_read_is_told_and_the_rest_goes_on(projects: Path, tmp_path: Path) -> None:
+    quick(projects, tmp_path / "DB")
+    star = refined_star(projects)
+    star.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    n_before = len(Database(tmp_path / "DB").entries())
+    report = quick(projects, tmp_path / "DB")
+    line = next(line for line in report.lines if line.job == star.parent.name)
+    assert line.status == "failed"
+    assert "run_data.star" in line.reason
+    entry = Database(tmp_path / "DB").entry(f"relion/Refine3D_{star.parent.name}")
+    assert entry.status == "stale"
+    assert len(Database(tmp_path / "DB").entries()) == n_before
+    assert report.exit_code is ExitCode.PARTLY_FAILED
+
+
+def test_whatever_a_reader_raises_is_an_error_of_its_job_alone(
+    projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = running.read_job
+
+    def failing(job: object, **options: object) -> object:
+        name = job.job  # type: ignore[attr-defined]
+        if name == "J10":
+            raise ValueError("boom")
+        if name == "J11":
+            raise BadInput("x.cs", "is broken.")
+        if name == "J6":
+            raise MemoryError
+        if name == "J5":
+            raise PermissionError(13, "Permission denied", "/x")
+        return read(job, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "read_job", failing)
+    report = quick(projects, tmp_path / "DB")
+    assert "defect of cryoflow (ValueError: boom)" in of(report, "J10")[1]
+    assert of(report, "J11") == ("failed", "x.cs: is broken.")
+    assert "more memory" in of(report, "J6")[1]
+    assert "Permission denied" in of(report, "J5")[1]
+    assert report.exit_code is ExitCode.PARTLY_FAILED
+    assert ", 4 failed" in report.summary
+    monkeypatch.undo()
+    assert quick(projects, tmp_path / "DB").summary.count("4 read") == 1  # failed ones are tried again, others not
+
+
+def test_a_reader_that_dies_takes_one_job_down(projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = running.read_job
+
+    def dying(job: object, **options: object) -> object:
+        if job.job == "J10":  # type: ignore[attr-defined]
+            os._exit(9)
+        return read(job, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running, "read_job", dying)
+    monkeypatch.setattr(running, "get_context", lambda _: multiprocessing.get_context("fork"))
+    report = quick(projects / "CS-demo", tmp_path / "DB", workers=2)
+    assert of(report, "J10")[0] == "failed"
+    assert "was killed" in of(report, "J10")[1]
+    assert [line.job for line in report.lines if line.status == "failed"] == ["J10"]
+
+
+def test_a_database_that_cannot_be_written_ends_the_run(
+    projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryoflow import files
+
+    quick(projects / "CS-demo", tmp_path / "DB")
+    passed = []
+
+    def full(name: str) -> None:
+        passed.append(name)
+        if len(passed) == 40:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_on_fault_point", full)
+    with pytest.raises(NotWritten, match="No space left"):
+        quick(projects, tmp_path / "DB")
+    monkeypatch.undo()
+    quick(projects, tmp_path / "DB")
+    quick(projects, tmp_path / "other")
+    assert tree(tmp_path / "DB") == tree(tmp_path / "other")
+
+
+def test_projects_are_not_touched(projects: Path, tmp_path: Path) -> None:
+    def snapshot() -> dict[str, tuple[int, int, int]]:
+        stats = {str(p): p.lstat() for p in sorted(projects.rglob("*"))}
+        return {p: (s.st_mtime_ns, s.st_ctime_ns, s.st_size) for p, s in stats.items()}
+
+    before = snapshot()
+    quick(projects, tmp_path / "DB")
+    ingest(projects / "relion", tmp_path / "DB2")
+    assert snapshot() == before
+
+
+def test_eight_runs_at_once_give_one_sound_database(projects: Path, tmp_path: Path) -> None:
+    roots = [projects, projects / "relion", projects / "CS-demo", projects]
+    children = []
+    for i in range(8):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                quick(roots[i % 4], tmp_path / "DB")
+            finally:
+                os._exit(0)
+        children.append(pid)
+    assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+    quick(projects, tmp_path / "alone")
+    assert tree(tmp_path / "DB") == tree(tmp_path / "alone")
+    assert verify(tmp_path / "DB") == []
+
+
+def test_a_project_recorded_upside_down_is_found_out_and_set_right(
+    projects: Path, tmp_path: Path, simulated: SimulatedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from cryoflow.ingest import Flip
+
+    read = running.read_job
+
+    def upside_down(job: object, **options: object) -> object:
+        sets = []
+        for p in read(job, **options):  # type: ignore[arg-type]
+            ny = p.micrographs["ny"].to_numpy(float)[p.picks["micrograph"]]
+            sets.append(replace(p, picks=p.picks.assign(y_px=ny - 1 - p.picks["y_px"])))
+        return sets
+
+    monkeypatch.setattr(running, "read_job", upside_down)
+    report = ingest(projects / "relion", tmp_path / "DB")
+    database = Database(tmp_path / "DB")
+    name = next(e.name for e in database.entries() if e.kind.value == "Refine3D")
+    entry = database.entry(name)
+    assert (entry.orientation.verdict, entry.orientation.best) == ("contradicted", "--flip-y")
+    assert any("overlay" in line.warning for line in report.lines)
+    (selected,) = select_best(database)
+    assert selected.entry is None or selected.entry.orientation.verdict != "contradicted"
+    report = ingest(projects / "relion", tmp_path / "DB", flips={"relion": Flip(flip_y=True)})
+    assert all(line.reason == "changed" for line in report.lines if line.status == "read")
+    entry = database.entry(name)
+    assert entry.orientation.verdict == "confirmed"
+    assert any("on the user's word: --flip-y" in note for note in entry.notes)
+
+
+def test_a_flip_of_a_project_that_is_not_there_is_refused(projects: Path, tmp_path: Path) -> None:
+    from cryoflow.ingest import Flip
+
+    with pytest.raises(BadInput, match="a flip names this project"):
+        quick(projects, tmp_path / "DB", flips={"P1l2": Flip(flip_y=True)})
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(projects: Path, tmp_path: Path) -> None:
+    plan = plan_jobs(projects, Database(tmp_path / "DB"))
+    assert {p.action for p in plan.jobs} == {"read", "skip"}
+    assert not (tmp_path / "DB").exists()
+
+
+def test_the_command_line_tells_a_person_and_a_script(
+    projects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    db = str(tmp_path / "DB")
+    assert launch(["crawl", str(projects)]) == 0
+    assert "Refine3D\tusable" in capsys.readouterr().out
+    assert launch(["ingest", str(projects), "--database", db, "--no-check-orientation", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["summary"].startswith(f"{len(said['jobs'])} jobs: ")
+    assert launch(["database", "list", "--database", db, "--json"]) == 0
+    names = [e["name"] for e in json.loads(capsys.readouterr().out)]
+    assert "CS-demo/Homo_J10" in names
+    assert launch(["database", "show", "CS-demo/Homo_J10", "--database", db]) == 0
+    assert "program: cryosparc" in capsys.readouterr().out
+    assert launch(["database", "select", "--database", db, "--json"]) == 0
+    assert {s["entry"] for s in json.loads(capsys.readouterr().out)} >= {"CS-demo/NonUniform_J11"}
+    assert launch(["database", "verify", "--database", db]) == 0
+    (tmp_path / "DB/CS-demo/Particles/Homo_J10/info.txt").write_text("x")
+    assert launch(["database", "verify", "--database", db]) == 1
+    assert launch(["database", "verify", "--database", db, "--repair"]) == 3
+    assert launch(["database", "verify", "--database", db]) == 0
+    assert launch(["database", "remove", "CS-demo/Hetero_J9_class1", "--database", db]) == 0
+    assert launch(["ingest", str(projects), "--database", db, "--no-check-orientation"]) == 0
+    capsys.readouterr()
+    assert launch(["database", "list", "--database", db, "--json"]) == 0
+    assert [e["name"] for e in json.loads(capsys.readouterr().out)] == names
+    assert launch(["database", "list", "--database", str(tmp_path / "none")]) == 1
+    assert launch(["ingest", str(tmp_path / "none"), "--database", db]) == 1
+
+
+def test_real_files_are_read_for_what_they_are(
+    realdata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = realdata / "relion3_micrograph"
+    db = tmp_path / "DB"
+    star = str(folder / "Ucsf_stack_1142_DW_autopick.star")
+    assert launch(["ingest", star, "--micrographs", str(folder), "--name", "ucsf", "--database", str(db)]) == 0
+    (entry,) = Database(db).entries()
+    assert (entry.project, entry.n_picks, entry.n_micrographs) == ("ucsf", 45, 1)
+    assert Database(db).load(entry).micrographs["path"].tolist() == [str(folder / "Ucsf_stack_1142_DW.mrc")]
+    capsys.readouterr()
+    pointer = realdata / "cryosparc_files" / "job096_run_data.star"
+    empty = realdata / "cryosparc_files" / "4k_dataset.cs"
+    assert launch(["ingest", str(pointer), str(empty), "--database", str(db)]) in (1, 3)
+    assert "git-lfs" in capsys.readouterr().out.lower()
+    assert launch(["ingest", str(realdata / "relion31_pipeline"), "--database", str(db)]) in (0, 1, 3)
+    assert "31 jobs" in capsys.readouterr().err
