@@ -17,6 +17,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -118,11 +119,11 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             fault_point("folder.opened")
             yield hidden
             fault_point("folder.written")
-            for folder, _, names in os.walk(hidden):
-                for name in names:
-                    if not (file := Path(folder, name)).is_symlink():
-                        sync_file(file)
-                sync_folder(Path(folder))
+            with ThreadPoolExecutor(8) as pool:  # file systems commit what is asked for together in one go
+                for folder, _, names in os.walk(hidden):
+                    paths = [Path(folder, name) for name in names]
+                    list(pool.map(sync_file, [path for path in paths if not path.is_symlink()]))
+                    sync_folder(Path(folder))
             fault_point("folder.synced")
             if path.exists():
                 path.rename(aside)
