@@ -12,7 +12,7 @@ from cryoflow.errors import BadInput
 
 _UID_PREFIXES = re.compile(r"^(?:\d{21}_)+")
 _SUFFIXES = re.compile(
-    r"(?:_patch_aligned|_rigid_aligned|_doseweighted|_denoised|_dw|_fractions|_frames|\.frames|_background|_noDW)$",
+    r"(?:_patch_aligned|_rigid_aligned|_doseweighted|_denoised|_dw|_fractions|_frames|\.frames|_noDW)$",
     re.IGNORECASE,
 )
 _INDEXED = (".mrc", ".mrcs", ".map", ".tif", ".tiff", ".eer")

@@ -105,6 +105,11 @@ def test_a_movie_never_stands_for_a_micrograph(project: Path) -> None:
     assert Finder(project).find("/gone/foo.mrc") is None
 
 
+def test_a_background_estimate_never_stands_for_its_micrograph(project: Path) -> None:
+    touch(project / "J5" / "foo_background.mrc")
+    assert Finder(project).find("/gone/foo.mrc") is None
+
+
 def test_a_dangling_link_is_missing(project: Path) -> None:
     (project / "J1").mkdir()
     (project / "J1" / "a.mrc").symlink_to("/nowhere/a.mrc")
