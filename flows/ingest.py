@@ -7,7 +7,8 @@ from prefect.futures import as_completed
 
 from cryoflow.database import Database
 from cryoflow.ingest import IngestLine, IngestOptions, IngestReport, Plan, PlannedJob, ingest_job, mark_gone, plan_jobs
-from flows.parameters import IngestParameters, remaps_of
+from cryoflow.micrographs.find import parse_remaps
+from flows.parameters import IngestParameters
 from flows.watching import run_name, show_table, shown_progress
 
 
@@ -54,4 +55,4 @@ def read_job(parameters: IngestParameters, planned: PlannedJob) -> IngestLine:
 
 
 def _options(parameters: IngestParameters) -> IngestOptions:
-    return IngestOptions(remaps=remaps_of(parameters.remaps))
+    return IngestOptions(remaps=parse_remaps(parameters.remaps))

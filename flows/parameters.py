@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.find import parse_remaps
+
 
 def _checked_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
-    for text in texts:
-        if not all(text.partition("=")):
-            raise ValueError(f"{text!r} is not OLD=NEW")
+    try:
+        parse_remaps(texts)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
     return texts
 
 
@@ -39,11 +42,6 @@ Diameter = Annotated[
 ]
 Chunk = Annotated[int, Field(ge=1, description="micrographs that one task works on")]
 Seed = Annotated[int, Field(ge=0, description="another number is another split and another start")]
-
-
-def remaps_of(texts: Iterable[str]) -> dict[str, str]:
-    """`OLD=NEW` texts as a mapping."""
-    return dict(text.split("=", 1) for text in texts)
 
 
 class Form(BaseModel):

@@ -15,7 +15,8 @@ from pydantic import Field
 from cryoflow.cluster.dispatch import Done, Work, dispatches, run_shards
 from cryoflow.database import Database
 from cryoflow.ingest import Plan, plan_jobs
-from flows.parameters import Chunk, Form, IngestParameters, UnpickingParameters, remaps_of
+from cryoflow.micrographs.find import parse_remaps
+from flows.parameters import Chunk, Form, IngestParameters, UnpickingParameters
 from flows.parameters import Database as DatabaseFolder
 from flows.watching import run_name, show_table, shown_progress
 
@@ -105,7 +106,7 @@ def plan_scatter(parameters: IngestParameters) -> Plan:
     """Which jobs are new or changed."""
     from cryoflow.ingest import IngestOptions
 
-    options = IngestOptions(remaps=remaps_of(parameters.remaps))
+    options = IngestOptions(remaps=parse_remaps(parameters.remaps))
     return plan_jobs(parameters.roots, Database(parameters.database), options)
 
 
