@@ -13,7 +13,7 @@ PREFECT_DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     # what cryoflow logs shows up in the run's log; outside a run it is nobody's business
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "cryoflow",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "cryoflow,flows",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # the outputs know what is done; results stay in memory, and would be text, never pickles, if they were kept
     "PREFECT_TASKS_DEFAULT_NO_CACHE": "true",

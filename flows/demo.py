@@ -16,7 +16,7 @@ from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 from cryoflow.simulate.relion_project import write_relion_project
 from flows.parameters import DemoParameters, PipelineParameters
 from flows.pipeline import PipelineResult, pipeline
-from flows.watching import run_name
+from flows.watching import log, run_name
 
 Writer = Callable[[Path, SimulatedDataset], Path]
 
@@ -63,6 +63,7 @@ def simulate_project(parameters: DemoParameters, name: str) -> Path:
     truth = Database(output / "truth")
     if not project.is_dir():
         write_project(project, dataset)
+    log.info("simulated project: %s, %d micrographs of %s", project, len(dataset.micrographs), specimen)
     if not any(entry.project_path == project for entry in truth.entries()):
         truth.add(true_picks(dataset, project))
     return project

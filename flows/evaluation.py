@@ -36,7 +36,9 @@ def evaluate(parameters: EvaluationParameters) -> tuple[Comparison, ...]:
     record = {"reference_database": parameters.reference_database, "radius": parameters.radius, "entries": entries}
     write_atomically(parameters.output, json.dumps(plain(record), indent=1) + "\n")
     rows = [{**row, "micrographs": len(r.micrographs)} for row, r in zip(entries, results, strict=True)]
-    show_table("evaluation", rows, f"Against {parameters.reference_database}, within {parameters.radius:g} diameters")
+    show_table(
+        "evaluation", rows, f"compared with {parameters.reference_database}, within {parameters.radius:g} diameters"
+    )
     return results
 
 

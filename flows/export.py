@@ -22,7 +22,8 @@ def export(parameters: ExportParameters) -> Path:
     """Write the picks of some entries as a picker wants them; what is there already with the same content is left."""
     entries = parameters.entries or best_entries(parameters.database)
     result = write_for_picker.with_options(task_run_name=f"write for {parameters.picker}")(parameters, entries)
-    show_table(f"export {parameters.picker} settings", result.settings, f"Settings for {parameters.picker}, and why")
+    what = f"{parameters.picker}: {result.n_picks} picks on {result.n_micrographs} micrographs, in {result.folder}"
+    show_table(f"export {parameters.picker} settings", result.settings, f"training set for {what}")
     return result.folder
 
 

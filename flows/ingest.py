@@ -30,7 +30,7 @@ def ingest(parameters: IngestParameters) -> IngestReport:
             report(done, len(futures))
     lines += [future.result() for future in futures]
     result = IngestReport(tuple(sorted(lines, key=lambda line: (line.project, line.job))), plan.unreadable)
-    show_table("ingest", result.lines, result.summary)
+    show_table("ingest", result.lines, f"ingest: {result.summary}")
     return result
 
 

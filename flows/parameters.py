@@ -148,7 +148,8 @@ class PipelineParameters(Form):
     seed: Seed = 0
     chunk_micrographs: Chunk = 100
     reference_database: Path | None = Field(
-        None, description="database of reference picks of the same projects, where there are any: evaluates the result"
+        default=None,
+        description="database of reference picks of the same projects, where there are any: evaluates the result",
     )
 
 

@@ -39,6 +39,7 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
     if not sources:
         raise BadInput(parameters.database, "no project can be labelled.", " ".join(without))
     rows, names = [], []
+    total = {"right": 0, "wrong": 0, "not known": 0}
     for source in sources:
         positives, candidates = database.load(source.positives), load_with_diameter(database, source.candidates.name)
         excluded = database.load(source.excluded) if source.excluded else None
@@ -46,9 +47,11 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
         entry = add_if_changed(database, picks)
         names.append(entry.name)
         counts = picks.picks["label"].value_counts()
-        numbers = {"right": counts.get(1, 0), "wrong": counts.get(-1, 0), "not known": counts.get(0, 0)}
+        numbers = {"right": int(counts.get(1, 0)), "wrong": int(counts.get(-1, 0)), "not known": int(counts.get(0, 0))}
+        total = {word: total[word] + numbers[word] for word in total}
         rows.append({"entry": entry.name, "survived in": source.positives.name, **numbers})
-    show_table("labels", rows, "Labelled picks: what became of them. " + " ".join(without))
+    numbers_text = ", ".join(f"{n} {word}" for word, n in total.items())
+    show_table("labels", rows, f"labelled picks: {numbers_text}. " + " ".join(without))
     return tuple(names)
 
 
@@ -76,7 +79,7 @@ def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> No
             on_progress=lambda p: report(p.done, p.total) if p.stage == "training" else None,
         )
     rows = [{"measure": name, "value": value} for name, value in bundle.metrics.items()]
-    show_table("model", rows, f"Model {parameters.model}: threshold {bundle.threshold:.3f}")
+    show_table("model", rows, f"model in {parameters.model}: threshold {bundle.threshold:.3f}")
 
 
 @flow(name="unpick", flow_run_name=run_name("unpick", lambda p: p.database.name))
@@ -87,7 +90,8 @@ def unpick(parameters: UnpickingParameters) -> tuple[str, ...]:
     """
     entries = parameters.entries or entries_to_clean(parameters.database)
     done = [clean_entry.with_options(task_run_name=f"clean {entry}")(parameters, entry) for entry in entries]
-    show_table("unpick", done, f"Picks cleaned with {parameters.model}")
+    n_picks, n_kept = sum(c.n_picks for c in done), sum(c.n_kept for c in done)
+    show_table("unpick", done, f"un-picked: {n_kept} of {n_picks} picks kept")
     return tuple(cleaned.entry for cleaned in done)
 
 

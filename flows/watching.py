@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,9 @@ from prefect.artifacts import (
 from prefect.runtime import flow_run
 
 from cryoflow.plain import plain
+
+log = logging.getLogger("flows")
+"""What goes on, in a line or two a stage: in the run's log, and on the terminal of who started it."""
 
 
 def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
@@ -40,6 +44,7 @@ def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
 
 def show_table(stage: str, rows: Iterable[object], description: str) -> None:
     """A table of dataclasses or mappings on the run's page; the key holds its history over runs."""
+    log.info("%s", description)
     create_table_artifact(table=[plain(row) for row in rows], key=_key(stage), description=description)  # type: ignore[arg-type]
 
 
@@ -50,6 +55,7 @@ def show_text(stage: str, markdown: str) -> None:
 
 def show_link(stage: str, path: Path, text: str) -> None:
     """A link to a file on the machine where the run took place."""
+    log.info("%s: %s", text, path.absolute())
     create_link_artifact(path.absolute().as_uri(), link_text=text, key=_key(stage), description=str(path.absolute()))
 
 
@@ -57,21 +63,20 @@ def show_link(stage: str, path: Path, text: str) -> None:
 def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int], None]]:
     """Progress on the run's page: call what it gives with how much is done and of how much; once a second is enough."""
     artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=description)
-    last = time.monotonic()
+    shown = told = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal last
-        if total and time.monotonic() - last > 1.0:
-            last = time.monotonic()
+        nonlocal shown, told
+        now = time.monotonic()
+        if total and now - shown > 1:
+            shown = now
             update_progress_artifact(artifact, 100.0 * done / total)  # type: ignore[arg-type]
+        if total and now - told > 10:
+            told = now
+            log.info("%s: %d of %d", description, done, total)
 
     yield report
     update_progress_artifact(artifact, 100.0)  # type: ignore[arg-type]
-
-
-def markdown_list(values: Mapping[str, object]) -> str:
-    """`- name: value` lines."""
-    return "\n".join(f"- {name}: {value}" for name, value in values.items())
 
 
 def _key(stage: str) -> str:

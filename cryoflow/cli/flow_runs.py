@@ -18,8 +18,27 @@ def prepare_prefect() -> None:
 
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    _tell_stages()
     if not os.environ.get("PREFECT_API_URL"):
         say("starting Prefect's embedded server, a quarter of a minute (set PREFECT_API_URL to use one that runs)")
+
+
+def _tell_stages() -> None:
+    """What the flows tell goes to stderr, with the time since the start; nothing with `--quiet`."""
+    import logging
+    import time
+
+    started = time.monotonic()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seconds = time.monotonic() - started
+            say(f"{int(seconds) // 60:2d}:{int(seconds) % 60:02d} {record.getMessage()}")
+
+    logger = logging.getLogger("flows")
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [Handler()]
+    logger.propagate = False
 
 
 def show_result(result: PipelineResult, *, as_json: bool) -> ExitCode:
