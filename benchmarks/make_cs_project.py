@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoflow.micrographs.header import pack_header
 from cryoflow.simulate.cryosparc_files import JobWriter, SimulatedJob, SimulatedOutput, write_project_files
 
 SHAPE_YX = (4092, 5760)
@@ -19,8 +20,12 @@ def main() -> None:
     uids = rng.integers(1, 2**63, n_micrographs, dtype=np.uint64)
     names = [f"{u:021d}_FoilHole_{i:06d}_Data_patch_aligned_doseweighted.mrc" for i, u in enumerate(uids.tolist())]
     (project / "J1" / "imported").mkdir(parents=True)
+    image = project / "J1" / "imported" / "micrograph.mrc"
+    with image.open("wb") as file:  # all micrographs are links to one sparse file
+        file.write(pack_header((1, *SHAPE_YX), np.int8, 0.83, (0.0, 0.0, 0.0, 0.0)))
+        file.truncate(1024 + SHAPE_YX[0] * SHAPE_YX[1])
     for name in names:
-        (project / "J1" / "imported" / name).touch()
+        (project / "J1" / "imported" / name).symlink_to(image.name)
     paths = np.array([f"J1/imported/{name}".encode() for name in names])
     writer = JobWriter(project, "4.5", container)  # type: ignore[arg-type]
     exposures = {

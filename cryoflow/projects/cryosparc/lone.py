@@ -1,8 +1,7 @@
-"""A dataset or a group file of CryoSPARC that somebody names by hand, wherever it lies."""
+"""A CryoSPARC dataset or group file by itself, without the project around it."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from cryoflow.errors import BadInput, MissingMetadata
@@ -12,58 +11,59 @@ from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
 from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
 from cryoflow.projects.cryosparc.job_types import Role
-from cryoflow.projects.cryosparc.outputs import ProjectIndex, Record, _resolved
-from cryoflow.projects.cryosparc.read import _Context, _read_output
+from cryoflow.projects.cryosparc.outputs import ProjectIndex, Record, resolved
+from cryoflow.projects.cryosparc.read import Context, read_output
 from cryoflow.projects.cryosparc.without_json import read_csg
 from cryoflow.projects.found import Job, JobStatus
 
-_JOB_FOLDER = re.compile(r"J\d+")
-
 
 def read_lone(path: Path, finder: Finder | None = None) -> PickSet:
-    """The picks of a `.cs` or `.csg` file. Where it lies in a job's folder, the project tells what the file does not.
+    """The picks in a `.cs` file, or in the datasets that a `.csg` file names.
 
     Parameters
     ----------
+    path
+        The file.
     finder
-        Where micrographs are; by default in the file's project or folder.
+        Finds the micrographs; by default below the file's folder and the one above it.
 
     Raises
     ------
     BadInput
-        Where it is no such file, or holds no positions of particles.
+        Where a dataset is damaged, missing or none.
+    MissingMetadata
+        Where nothing says where the particles lie.
     """
-    path = path.absolute()
-    in_job = bool(_JOB_FOLDER.fullmatch(path.parent.name))
-    project = path.parent.parent if in_job else path.parent
-    group = read_csg(path) if path.suffix == ".csg" else _group_of_dataset(path)
-    if group.item_type != "particle":
-        raise BadInput(path, f"is a group of type {group.item_type or 'unknown'}, not of particles.")
-    output = _resolved((group,))[0]
-    if "location" not in output.slots and not in_job:
+    group = read_csg(path) if path.suffix == ".csg" else _group_of(path)
+    (output,) = resolved((group,))
+    if output.problems:
+        raise output.problems[0]
+    if output.lost:
+        raise BadInput(path, f"names datasets for {', '.join(output.lost)} that are not there.", "Copy them beside it.")
+    if "location" not in output.slots:
         raise MissingMetadata(
             path,
-            "has no location/..., so that nobody knows where its particles are.",
-            "Name the .csg file, or the passthrough dataset of the same job.",
+            "has no location columns, so it does not say where its particles lie.",
+            "They are in the passthrough dataset of the same job: name the job's .csg file instead, which joins both.",
         )
-    index = ProjectIndex(project)
-    record = index.record(path.parent.name) if in_job else Record(JobFile(path.stem), path.parent)
-    name = safe_name(path.stem)
     job = Job(
         program="cryosparc",
-        project=project,
-        project_name=project.name,
-        job=f"{path.parent.name}_{name}" if in_job else name,
+        project=path.parent,
+        project_name=path.parent.name or "file",
+        job=safe_name(path.stem),
         folder=path.parent,
         kind=Kind.IMPORT,
-        job_type="",
+        job_type="CryoSPARC group" if path.suffix == ".csg" else "CryoSPARC dataset",
         status=JobStatus.USABLE,
+        detail={"is_helical": "filament" in output.slots},
     )
-    return _read_output(_Context(job, index, record, finder or Finder(project), None), output, Role())
+    record = Record(JobFile(job.job, groups=(group,)), path.parent, (output,))
+    context = Context(job, ProjectIndex(path.parent), record, finder or Finder(path.parent), None, "file")
+    return read_output(context, output, Role())
 
 
-def _group_of_dataset(path: Path) -> Group:
-    """Every part `<slot>/...` of a dataset's columns as a slot."""
+def _group_of(path: Path) -> Group:
     header = read_cs_header(path)
-    slots = sorted({name.split("/")[0] for name in header.dtype.names or () if "/" in name})
-    return Group("", "particle", tuple(Slot(slot, (path.name,), None, False) for slot in slots), path.parent)
+    prefixes = dict.fromkeys(name.partition("/")[0] for name in header.dtype.names or () if "/" in name)
+    slots = tuple(Slot(prefix, (path.name,), header.n_rows) for prefix in prefixes)
+    return Group(path.stem, "particle", slots, path.parent, header.n_rows)

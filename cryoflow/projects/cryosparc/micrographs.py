@@ -100,6 +100,7 @@ def tabulate(
     movies = [rows[name][0] in exposures.is_movie for name in ordered]
     status = [_status(*found) for found in zip(ordered, paths, movies, strict=True)]
 
+    notes = _adopt_file_shapes(place, paths, status, names, shapes, sizes)
     table_shape = np.full((len(ordered), 2), np.nan)
     table_size = np.full(len(ordered), np.nan)
     n_from_header = 0
@@ -123,7 +124,6 @@ def tabulate(
             if np.isnan(table_size[row]) and header.pixel_size_A and tuple(table_shape[row]) == header.shape_yx:
                 table_size[row] = header.pixel_size_A
                 n_from_header += 1
-    notes = []
     if n_from_header:
         notes.append(f"pixel size of {n_from_header} micrographs from their MRC headers")
     if box_pixel_size_A and (unknown := np.isnan(table_size)).any():
@@ -153,6 +153,53 @@ def tabulate(
             numbers = np.where(np.isnan(numbers), taken, numbers)
         columns[name] = np.round(numbers, 4)
     return Micrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
+
+
+def _adopt_file_shapes(
+    place: Mapping[str, int],
+    paths: list[Path | None],
+    status: list[str],
+    names: list[str],
+    shapes: FloatArray,
+    sizes: FloatArray,
+) -> list[str]:
+    """Give each distinct row the shape of the file that was found, where that is a binned copy of the one picked on.
+
+    Changes `shapes`, `sizes` and `status` in place and returns notes. One file is looked at; only if it differs, all.
+    """
+    known = [
+        i for i, name in enumerate(names) if name and status[place[name]] == "found" and not np.isnan(shapes[i, 0])
+    ]
+    n_binned = n_swapped = n_other = 0
+    for i in known:
+        row = place[names[i]]
+        file = paths[row]
+        assert file is not None
+        try:
+            ny, nx = read_header(file).shape_yx
+        except BadInput:
+            status[row] = "unreadable"
+            continue
+        told_y, told_x = shapes[i]
+        if (ny, nx) == (told_y, told_x):
+            if not (n_binned or n_swapped or n_other):
+                return []
+        elif (ny, nx) == (told_x, told_y):
+            shapes[i] = ny, nx
+            n_swapped += 1
+        elif abs(told_x / nx - told_y / ny) < 0.01 * told_x / nx:
+            shapes[i] = ny, nx
+            sizes[i] *= told_x / nx
+            n_binned += 1
+        else:
+            status[row] = "unreadable"
+            n_other += 1
+    told = (
+        (n_binned, "micrographs are binned copies of those that were picked on; picks and pixel sizes were scaled"),
+        (n_swapped, "micrographs have rows and columns swapped against what the picks say; the file was believed"),
+        (n_other, "micrographs have a shape that does not fit the picks"),
+    )
+    return [f"{number} {text}" for number, text in told if number]
 
 
 def _is_same_image(name: str, shape_yx: FloatArray, uid: int, exposures: Exposures) -> bool:

@@ -154,13 +154,13 @@ class ProjectIndex:
             said = read_job_json(folder, self.project)
         except BadInput as error:
             said, problem = JobFile(job, source=""), error
-        outputs = _resolved(said.groups)
+        outputs = resolved(said.groups)
         if not _needs_help(said, outputs, problem):
             return Record(said, folder, outputs)
         for other in (from_csg(folder, job), from_names(folder, job), self._exported(job)):
             if other is None:
                 continue
-            helped = _merged(outputs, _resolved(other.groups))
+            helped = _merged(outputs, resolved(other.groups), may_add=not outputs)
             if any(output.slots for output in helped if output.item_type == "particle") and helped != outputs:
                 if problem is not None:
                     said = other
@@ -210,12 +210,15 @@ def _any_files(outputs: tuple[Output, ...]) -> bool:
     return any(output.slots or output.problems for output in outputs)
 
 
-def _merged(said: tuple[Output, ...], found: tuple[Output, ...]) -> tuple[Output, ...]:
-    """What `job.json` says, with slots whose files are gone taken from elsewhere."""
+def _merged(said: tuple[Output, ...], found: tuple[Output, ...], *, may_add: bool) -> tuple[Output, ...]:
+    """What `job.json` says, with slots whose files are gone taken from elsewhere; new outputs only where it has none."""
     by_name = {output.name: output for output in said}
     for output in found:
         known = by_name.get(output.name)
-        if known is None or not known.slots:
+        if known is None:
+            if may_add:
+                by_name[output.name] = output
+        elif not known.slots:
             by_name[output.name] = output
         else:
             slots = {**output.slots, **known.slots}
@@ -224,7 +227,8 @@ def _merged(said: tuple[Output, ...], found: tuple[Output, ...]) -> tuple[Output
     return tuple(by_name.values())
 
 
-def _resolved(groups: tuple[Group, ...]) -> tuple[Output, ...]:
+def resolved(groups: tuple[Group, ...]) -> tuple[Output, ...]:
+    """Output groups with the tables that are there; a slot's table is the last of its files that exists."""
     tables: dict[Path, Table | BadInput | None] = {}
     return tuple(_resolve(group, tables) for group in groups)
 

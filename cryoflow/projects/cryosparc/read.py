@@ -19,7 +19,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import source_file
 from cryoflow.formats.cs_header import Array
 from cryoflow.micrographs.find import Finder
-from cryoflow.picks import PickSet, Provenance
+from cryoflow.picks import PickSet, Program, Provenance
 from cryoflow.projects.cryosparc import columns as plan
 from cryoflow.projects.cryosparc import outputs as on_disk
 from cryoflow.projects.cryosparc.exposures import find_exposures, own_exposures
@@ -36,7 +36,7 @@ _READABLE_UNFINISHED = _READABLE | {JobStatus.UNFINISHED, JobStatus.FAILED, JobS
 
 
 @dataclass(frozen=True)
-class _Context:
+class Context:
     """What the outputs of one job share while they are read."""
 
     job: Job
@@ -44,6 +44,7 @@ class _Context:
     record: on_disk.Record
     finder: Finder
     classes: frozenset[int] | None
+    program: Program = "cryosparc"
 
 
 def read_job(
@@ -78,7 +79,7 @@ def read_job(
     index = on_disk.ProjectIndex(job.project)
     record = index.record(job.job)
     wanted = None if classes is None else frozenset(classes)
-    context = _Context(job, index, record, Finder(job.project, dict(remaps)), wanted)
+    context = Context(job, index, record, Finder(job.project, dict(remaps)), wanted)
     available = {(seen.group, seen.suffix): (output, role) for seen, output, role in outputs_of(index, record)}
     picksets = []
     for seen in job.outputs:
@@ -86,11 +87,12 @@ def read_job(
             raise BadInput(job.folder, f"has no output {seen.group} any more.", "It changed since it was crawled.")
         output, role = available[seen.group, seen.suffix]
         if wanted is None or role.class_number is None or role.class_number in wanted:
-            picksets.append(_read_output(context, output, role))
+            picksets.append(read_output(context, output, role))
     return picksets
 
 
-def _read_output(context: _Context, output: on_disk.Output, role: Role) -> PickSet:
+def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet:
+    """The picks of one output: its positions from the nearest dataset that has those of all its particles."""
     primary = output.primary
     if primary is None:
         raise BadInput(context.job.folder, f"has no dataset for its output {output.name}.")
@@ -110,11 +112,11 @@ def _read_output(context: _Context, output: on_disk.Output, role: Role) -> PickS
         if share == 1.0:
             break
     if best is None:
-        raise MissingMetadata(context.job.folder, f"says of its output {output.name} not where the particles are.")
+        raise MissingMetadata(primary.path, f"has no positions for the output {output.name}, nor has an ancestor.")
     return _pickset(context, output, role, best[1], best[2])
 
 
-def _pickset(context: _Context, output: on_disk.Output, role: Role, planned: plan.Plan, joined: Joined) -> PickSet:
+def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan.Plan, joined: Joined) -> PickSet:
     job, primary = context.job, output.primary
     assert primary is not None
     notes = list(planned.notes)
@@ -134,7 +136,7 @@ def _pickset(context: _Context, output: on_disk.Output, role: Role, planned: pla
     del rows
     known_sizes = micrographs.table["pixel_size_A"].dropna()
     provenance = Provenance(
-        program="cryosparc",
+        program=context.program,
         project=job.project,
         project_name=job.project_name,
         job=job.job,
@@ -228,7 +230,7 @@ def _taken(joined: Joined, name: str, rows: npt.NDArray[np.int32], dtype: npt.DT
     return kept
 
 
-def _micrographs(context: _Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
+def _micrographs(context: Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
     distinct = joined.distinct
     located = {name.removeprefix("location/"): values for name, values in distinct.columns.items()}
     uids = located.get("micrograph_uid", np.zeros(0)).astype(np.uint64)

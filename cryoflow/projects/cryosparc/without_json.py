@@ -94,9 +94,9 @@ def from_names(folder: Path, uid: str) -> JobFile | None:
             own[match[1]] = ((1, 0), name)
         elif match := _ITERATION.fullmatch(plain):
             class_number, iteration, final, rest = match.groups()
-            group = f"particles_class_{class_number}" if class_number else f"particles{rest or ''}"
+            group = f"particles_class_{int(class_number)}" if class_number else f"particles{rest or ''}"
             own[group] = max(own.get(group, ((-1, -1), "")), ((int(bool(final)), int(iteration or -1)), name))
-    if "particles" in own and any(group.startswith("particles_class_") for group in own):
+    if "particles" in own and any("_class_" in group or group.endswith("all_classes") for group in (*own, *passed)):
         own["particles_all_classes"] = own.pop("particles")
     all_classes = "particles_all_classes"
     groups = []

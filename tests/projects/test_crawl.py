@@ -1,0 +1,123 @@
+"""Where projects are: found from above, at and from within; never twice, never in what cannot hold one."""
+
+import os
+
+import pytest
+from projects_cryosparc_dataset import small_dataset
+
+from cryoflow.errors import BadInput
+from cryoflow.projects import crawl as crawling
+from cryoflow.projects.crawl import crawl, jobs_of
+from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """Two projects of one name, two folders deep, among folders that hold none."""
+    top = tmp_path_factory.mktemp("storage")
+    dataset = small_dataset(top / "raw", n_micrographs=1)
+    for lab in ("a", "b"):
+        write_cryosparc_project(top / lab / "2024" / "P12", dataset)
+    (top / "empty" / "deep").mkdir(parents=True)
+    return top
+
+
+def names(result):
+    return [str(project.path) for project in result.projects]
+
+
+def test_projects_below_a_root_are_found_in_order_with_ids_of_their_own(storage):
+    found = crawl([storage])
+    assert names(found) == [str(storage / lab / "2024" / "P12") for lab in ("a", "b")]
+    assert len({project.uid for project in found.projects}) == 2
+    assert found.unreadable == []
+
+
+def test_a_root_may_be_a_project_or_a_folder_inside_one(storage):
+    project = storage / "a" / "2024" / "P12"
+    for root in (project, project / "J10", project / "J1" / "imported"):
+        assert names(crawl(root)) == [str(project)]
+    assert crawl(storage / "empty").projects == []
+
+
+def test_overlapping_roots_list_a_project_once(storage):
+    assert len(crawl([storage / "a", storage, storage / "a" / "2024" / "P12"]).projects) == 2
+
+
+def test_the_id_of_a_project_does_not_depend_on_the_root(storage):
+    assert crawl(storage).projects[0].uid == crawl(storage / "a" / "2024" / "P12" / "J3").projects[0].uid
+
+
+def test_a_root_that_does_not_exist_is_one_clear_error(tmp_path):
+    with pytest.raises(BadInput, match="does not exist"):
+        crawl([tmp_path / "none"])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="is a file"):
+        crawl([tmp_path / "file"])
+
+
+def test_a_link_to_a_project_counts_and_is_the_same_project(storage, tmp_path):
+    (tmp_path / "link").symlink_to(storage / "a" / "2024" / "P12")
+    assert names(crawl(tmp_path)) == [str(tmp_path / "link")]
+    assert len(crawl([tmp_path, storage]).projects) == 2
+
+
+def test_loops_of_links_end(tmp_path, storage):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    (tmp_path / "x" / "y" / "up").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to("self")
+    assert crawl(tmp_path).projects == []
+
+
+@pytest.mark.parametrize("name", ["Trash", ".Nodes", ".snapshot", "snapshots", "J7", ".hidden"])
+def test_folders_that_hold_no_projects_are_not_entered(tmp_path, name):
+    write_cryosparc_project(tmp_path / name / "P1", small_dataset(tmp_path / "raw", n_micrographs=1))
+    assert crawl(tmp_path).projects == []
+
+
+def test_found_projects_are_not_entered(tmp_path, monkeypatch):
+    write_cryosparc_project(tmp_path / "P1", small_dataset(tmp_path / "raw", n_micrographs=1))
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(crawling.os, "scandir", lambda folder: listed.append(str(folder)) or scandir(folder))
+    crawl(tmp_path)
+    assert listed == [str(tmp_path), str(tmp_path / "P1")]
+
+
+def test_folders_that_may_not_be_read_are_reported_and_the_rest_goes_on(storage, monkeypatch):
+    scandir = os.scandir
+    closed = str(storage / "a" / "2024")
+
+    def guarded(folder):
+        if str(folder) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(folder)
+
+    monkeypatch.setattr(crawling.os, "scandir", guarded)
+    found = crawl(storage)
+    assert names(found) == [str(storage / "b" / "2024" / "P12")]
+    assert [str(error.path) for error in found.unreadable] == [closed]
+    assert "Permission denied" in str(found.unreadable[0])
+
+
+def test_jobs_of_several_projects_come_in_order_whoever_is_read_first(storage):
+    projects = crawl(storage).projects
+    one, many = jobs_of(projects, n_threads=1), jobs_of(projects, n_threads=8)
+    assert one.jobs == many.jobs
+    assert [job.job for job in one.jobs] == [f"J{i}" for i in range(1, 13)] * 2
+
+
+def test_a_project_that_vanishes_between_crawl_and_listing_is_reported(tmp_path):
+    import shutil
+
+    folder = write_cryosparc_project(tmp_path / "P1", small_dataset(tmp_path / "raw", n_micrographs=1))
+    projects = crawl(tmp_path).projects
+    shutil.rmtree(folder)
+    result = jobs_of(projects)
+    assert result.jobs == []
+    assert "cannot be listed" in str(result.unreadable[0])
+
+
+def test_hostile_folder_names_are_crawled(tmp_path, hostile_name):
+    write_cryosparc_project(tmp_path / hostile_name / "P1", small_dataset(tmp_path / "raw", n_micrographs=1))
+    assert len(crawl(tmp_path).projects) == 1
