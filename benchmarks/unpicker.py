@@ -137,9 +137,9 @@ def accuracy(folder: Path, name: str, part: str, split: Split, *, quick: bool, o
         hidden = right - sum(m.count(1) for m in used.train)
         options = TrainOptions(cache_dir=folder / "cache", seed=SEED, unlabelled_right=hidden / (hidden + wrong), **few)
     everything = TrainingSet(used.train + used.validation + used.test)
-    started = time.monotonic()
+    started, cpu_started = time.monotonic(), time.process_time()
     bundle = train(everything, output, options, split=used, overwrite=True)
-    seconds = time.monotonic() - started
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     test = TrainingSet(split.test)
     result = evaluate(bundle, test, orientations=1 if part == "classic" else orientations)
     row = {
@@ -155,6 +155,7 @@ def accuracy(folder: Path, name: str, part: str, split: Split, *, quick: bool, o
         "epochs": bundle.metrics["epochs"],
         "best_epoch": bundle.metrics["best_epoch"],
         "train_seconds": seconds,
+        "train_cpu_seconds": cpu_seconds,
         "orientations": orientations,
     }
     keep(folder, f"{name}/{part}", row)

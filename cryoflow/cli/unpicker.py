@@ -159,7 +159,7 @@ def train(
     architecture: Literal["residual", "classic"] = "residual",
     epochs: Annotated[int | None, Parameter(name=["--epochs", "--num-epochs"])] = None,
     patience: int | None = None,
-    batch: int = 64,
+    batch: int | None = None,
     learning_rate: float | None = None,
     unlabelled_right: float = 0.2,
     max_positives: int | None = None,
@@ -206,11 +206,11 @@ def train(
     architecture
         residual, or classic: the older emUnpicker's network and preprocessing.
     epochs
-        30 by default, 25 for classic.
+        20 by default, 25 for classic.
     patience
         End when validation has not become better for so many epochs.
     batch
-        Boxes a step.
+        Boxes a step; 64 by default, 16 for classic.
     learning_rate
         0.002 by default, 0.01 for classic.
     unlabelled_right

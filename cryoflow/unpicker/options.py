@@ -53,8 +53,8 @@ class TrainOptions:
 
     architecture: ArchitectureName = "residual"
     preprocessing: BoxMaker | None = None
-    epochs: int = 30
-    patience: int = 10
+    epochs: int = 20
+    patience: int = 8
     batch: int = 64
     least_steps: int = 40
     learning_rate: float = 2e-3
@@ -82,6 +82,7 @@ class TrainOptions:
         values: dict[str, object] = {
             "architecture": "classic",
             "epochs": 25,
+            "batch": 16,
             "patience": 25,
             "least_steps": 1,
             "learning_rate": 1e-2,
