@@ -183,6 +183,7 @@ def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, wo
         with hook(at(i, fail)), pytest.raises(NotWritten, match="could not be written"):
             change(root)
         assert not list(root.rglob(".*.tmp-*"))
+        assert not list(root.rglob(".*.old"))
         assert not (root / ".lock").exists()
         whole_entries(root)
         change(root)

@@ -97,9 +97,16 @@ def test_a_lock_that_was_removed_by_hand_and_taken_by_another_is_not_removed(tmp
     assert other.exists()
 
 
-def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path) -> None:
+def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen processes meet a dead owner's lock at once; each counts up a number that only a lock keeps right."""
     held(tmp_path, pid=2**22 + 12345)
+    clear = locking._clear
+
+    def late(path: Path, owner: locking.Owner) -> bool:
+        time.sleep(0.002 * (os.getpid() % 16))  # each has seen the dead owner before any of them removes its lock
+        return clear(path, owner)
+
+    monkeypatch.setattr(locking, "_clear", late)
     counter = tmp_path / "counter"
     counter.write_text("0")
     children = []
@@ -108,7 +115,7 @@ def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path) -> None:
         if pid == 0:
             with locking.locked(tmp_path, timeout_s=60):
                 number = int(counter.read_text())
-                time.sleep(0.005)
+                time.sleep(0.02)
                 counter.write_text(str(number + 1))
             os._exit(0)
         children.append(pid)
