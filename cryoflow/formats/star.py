@@ -167,7 +167,7 @@ def _side_by_side(parse: Callable[[bytes], list[Values]], pieces: Iterator[bytes
     if len(start) < 2:
         yield from map(parse, start)
         return
-    workers = min(4, os.cpu_count() or 1)
+    workers = min(3, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[list[Values]]] = deque()
         for piece in itertools.chain(start, pieces):

@@ -17,7 +17,7 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_rows import text, tokens
 
-PIECE_BYTES = 4 << 20
+PIECE_BYTES = 2 << 20
 
 _BORDER = re.compile(rb"(?:data_\S*|loop_)[ \t]*(?:#[^\n]*)?\r?(?:\n|$)")
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.star import Table, read_table
 from cryoflow.formats.star_blocks import walk
+from cryoflow.formats.star_rows import is_number
 
 _UNKNOWN = -999.0
 _LARGEST_TEXT_BYTES = 1 << 30
@@ -87,7 +88,8 @@ def read_coordinate_file(path: Path) -> FilePicks:
     if b"[Particle Coordinates:" in head:
         return _from_thi(path)
     first = head.lstrip(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0]
-    return _from_table(path, first) if re.search(rb"[A-Za-z]{2,}", first.replace(b"nan", b"")) else _from_numbers(path)
+    words = re.split(rb"[,;\s]+", first.strip())
+    return _from_numbers(path) if all(map(is_number, words)) or first.startswith(b"#") else _from_table(path, first)
 
 
 def _from_star(path: Path) -> FilePicks:

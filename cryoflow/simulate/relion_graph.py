@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ _RUN_JOB_TEXT = {
 
 @dataclass
 class Graph:
-    """The jobs of a project that is being written.
+    """The jobs of a project that is being written, in a folder that nobody sees before it is whole.
 
     Attributes
     ----------
@@ -123,10 +124,10 @@ class Graph:
         if self.generation >= (3, 1):
             mark = {"Succeeded": "SUCCESS", "Failed": "FAILURE", "Aborted": "ABORTED"}.get(status)
             if mark:
-                write_atomically(folder / f"RELION_JOB_EXIT_{mark}", "")
+                (folder / f"RELION_JOB_EXIT_{mark}").touch()
             self._write_pipeline(folder / "job_pipeline.star", only=f"{name}/", status="Running")
         for file in ("run.out", "run.err", "note.txt"):
-            write_atomically(folder / file, "")
+            (folder / file).touch()
         return name
 
     def write(self, *, nested_copies: bool = True) -> None:
@@ -134,11 +135,12 @@ class Graph:
         self._write_pipeline(self.folder / "default_pipeline.star")
         if nested_copies:
             for name, *_ in self._processes:
-                self._write_pipeline(self.folder / name / "default_pipeline.star")
-        if self.generation >= (2, 0):
-            write_atomically(self.folder / ".gui_projectdir", "")
+                shutil.copyfile(self.folder / "default_pipeline.star", self.folder / name / "default_pipeline.star")
+        (self.folder / ".gui_projectdir").touch()
         for node, kind in self._nodes.items():
-            write_atomically(self.folder / ".Nodes" / str(_NODES[kind][0]) / node, "")
+            stub = self.folder / ".Nodes" / str(_NODES[kind][0]) / node
+            stub.parent.mkdir(parents=True, exist_ok=True)
+            stub.touch()
 
     def _write_pipeline(self, path: Path, *, only: str = "", status: str = "") -> None:
         dot = "./" if self.dot_names else ""

@@ -17,7 +17,7 @@ DIAMETER_A = 40.0
 
 @pytest.fixture(scope="session")
 def blots(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
-    """Six micrographs, 190 rows of 310 columns; the right picks are off by up to 3 pixels, the wrong ones lie on noise."""
+    """Six micrographs of 190 rows and 310 columns; right picks are off by up to 3 pixels, wrong ones lie on noise."""
     folder = tmp_path_factory.mktemp("blots")
     rng = np.random.default_rng(7)
     return SimulatedDataset("blots", tuple(_micrograph(folder, i, rng) for i in range(6)), DIAMETER_A, seed=7)

@@ -17,7 +17,7 @@ from cryoflow.micrographs.image import read_micrograph
 from cryoflow.picks import PickSet
 from cryoflow.projects.crawl import crawl
 from cryoflow.projects.found import Job, JobStatus
-from cryoflow.projects.relion import find_jobs, read_job, recognise
+from cryoflow.projects.relion import counted, find_jobs, read_job, recognise
 from cryoflow.simulate.dataset import SimulatedDataset
 from cryoflow.simulate.relion_project import write_relion_project
 
@@ -217,6 +217,22 @@ def test_classes_are_never_mixed(tmp_path: Path, blots) -> None:
         read_job(jobs["Class2D"])
     (good,) = read_job(jobs["Class2D"], classes=[1, 2])
     assert_at(good, truth(blots))
+
+
+def test_classes_whose_number_nobody_knows_are_not_mixed_silently(tmp_path: Path, blots) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots)
+    (folder / "Class3D/job009/job.star").unlink()
+    assert len(read_job(jobs_of(folder)["Class3D"])) == 2  # the model says it
+    (folder / "Class3D/job009/run_it025_model.star").unlink()
+    job = jobs_of(folder)["Class3D"]
+    assert job.status is JobStatus.NOT_OF_INTEREST
+    assert len(read_job(job, classes=[2])[0]) == 16
+
+
+def test_jobs_can_be_counted(tmp_path: Path, blots) -> None:
+    jobs = jobs_of(write_relion_project(tmp_path / "P1", blots))
+    assert [(o.n_picks, o.n_micrographs) for o in counted(jobs["Refine3D"]).outputs] == [(48, 6)]
+    assert [o.n_picks for o in counted(jobs["Class3D"]).outputs] == [32, 16, 0]
 
 
 def test_micrographs_without_picks_are_kept(tmp_path: Path, blots) -> None:
@@ -507,7 +523,7 @@ def test_the_real_pipeline_is_listed_for_what_it_is(realdata: Path) -> None:
     assert all(j.reason for j in jobs.values())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     noise=st.binary(max_size=80),
     at=st.floats(0, 1),

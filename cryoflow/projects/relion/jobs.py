@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from cryoflow.errors import BadInput
+from cryoflow.formats.star import read_table
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
@@ -47,6 +50,26 @@ def find_jobs(project: Project) -> list[Job]:
     return [_job(project, pipeline, process) for process in ordered]
 
 
+def counted(job: Job) -> Job:
+    """A job whose outputs say how many picks and micrographs they have, for which its tables are read through."""
+    outputs = []
+    for output in job.outputs:
+        path = job.folder / output.group
+        try:
+            if peek(path).has_coordinates:
+                table = read_table(
+                    path, None, ["rlnMicrographName"], optional=["rlnClassNumber"], narrow=["rlnClassNumber"]
+                )
+                names = np.asarray(table["rlnMicrographName"].codes)  # type: ignore[union-attr]
+                if output.suffix.startswith("class") and "rlnClassNumber" in table:
+                    names = names[np.asarray(table["rlnClassNumber"]) == int(output.suffix.removeprefix("class"))]
+                output = replace(output, n_picks=len(names), n_micrographs=len(np.unique(names)))
+        except BadInput:
+            pass  # the job's status says what is wrong
+        outputs.append(output)
+    return replace(job, outputs=tuple(outputs))
+
+
 def _number(job: str) -> int:
     digits = re.search(r"\d+$", job)
     return int(digits.group()) if digits else 0
@@ -67,7 +90,7 @@ def _job(project: Project, pipeline: Pipeline, process: Process) -> Job:
         verdict = _Verdict(JobStatus.NOT_OF_INTEREST, "tomography: picks in three dimensions are not read")
     else:
         found = find_outputs(pipeline, process, kind, names)
-        verdict = _verdict(pipeline, process, kind, names, found)
+        verdict = _verdict(pipeline, process, names, found)
     if kind is Kind.SELECT:
         kind = select_kind(pipeline, process.name, names if isinstance(names, set) else set())
         if names is None and not any(n.endswith("particles.star") for n in pipeline.edges_out.get(process.name, ())):
@@ -113,7 +136,7 @@ def _output(
         os.path.relpath(path, folder),
         suffix,
         tuple(files) + (_coordinate_files(folder) if is_list and files[-1].name != SUCCESS else ()),
-        n_picks=None if is_list else n_picks,
+        n_picks=None if is_list or suffix.startswith("class") else n_picks,
         n_micrographs=n_picks if is_list else None,
     )
 
@@ -138,7 +161,7 @@ def _coordinate_files(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def _verdict(pipeline: Pipeline, process: Process, kind: Kind, names: set[str], found: Found) -> _Verdict:
+def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found) -> _Verdict:
     """The status of a job whose folder is there: the first rule that applies."""
     ended = _ended(pipeline.folder(process.name), process, names)
     if found.useless and (ended is None or found.is_certain):
@@ -153,7 +176,7 @@ def _verdict(pipeline: Pipeline, process: Process, kind: Kind, names: set[str], 
         return problem
     if found.unfinished:
         return _Verdict(JobStatus.UNFINISHED, found.unfinished)
-    if kind is Kind.CLASS_2D:
+    if found.mixes_classes:
         return _Verdict(
             JobStatus.NOT_OF_INTEREST, "holds all its particles, good and bad: use its Select job, or name classes"
         )

@@ -119,7 +119,8 @@ def tabulate(
     differing = 0
     for name, path, (status, header) in zip(names, paths, statuses, strict=True):
         optics, ctf = own.get(name, (Optics(), Ctf()))
-        optics = merged(optics, known.optics.get(name, Optics()))
+        if name in known.optics:
+            optics = merged(optics, known.optics[name])
         if optics.name and optics.name in known.optics_of_group:
             optics = merged(optics, known.optics_of_group[optics.name])
         if math.isnan(ctf.defocus_u_A):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
+from cryoflow.formats.star_blocks import walk
 from cryoflow.picks import Kind
 from cryoflow.projects.relion.job_types import node_kind
 from cryoflow.projects.relion.options import is_yes, job_options
@@ -34,6 +35,8 @@ class Found:
         Why they are not final.
     expected
         What was looked for.
+    mixes_classes
+        All classes, good and bad, are in one file and nobody says how many there are.
     """
 
     stars: tuple[tuple[Path, str], ...] = ()
@@ -41,6 +44,7 @@ class Found:
     is_certain: bool = False
     unfinished: str = ""
     expected: str = ""
+    mixes_classes: bool = False
 
 
 def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
@@ -51,7 +55,7 @@ def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collec
     if kind in (Kind.CLASS_2D, Kind.CLASS_3D):
         last = last_iteration(names)
         found = _expected(folder, "run_itNNN_data.star", [last] if last else [])
-        return _by_class(folder, found) if kind is Kind.CLASS_3D else found
+        return _by_class(folder, found) if kind is Kind.CLASS_3D else replace(found, mixes_classes=bool(last))
     if kind is Kind.SELECT:
         return _selection(pipeline, process, names)
     if kind in (Kind.MANUAL_PICK, Kind.AUTO_PICK):
@@ -83,15 +87,30 @@ def _refinement(folder: Path, names: Collection[str]) -> Found:
 
 
 def _by_class(folder: Path, found: Found) -> Found:
-    """One output a class, where the number of classes is known."""
-    try:
-        n_classes = int(job_options(folder).get("nr_classes", "1"))
-    except ValueError:
-        n_classes = 1
-    if not found.stars or n_classes < 2:
+    """One output a class; where nobody says how many there are, they stay together and are marked so."""
+    if not found.stars:
         return found
     path = found.stars[0][0]
+    n_classes = _number(job_options(folder).get("nr_classes", "")) or _number_of_classes(path)
+    if n_classes == 1:
+        return found
+    if n_classes is None:
+        return replace(found, mixes_classes=True)
     return Found(tuple((path, f"class{k}") for k in range(1, n_classes + 1)), expected=found.expected)
+
+
+def _number_of_classes(data: Path) -> int | None:
+    """As the model beside a data file says in its first block."""
+    path = data.with_name(data.name.replace("_data.star", "_model.star"))
+    try:
+        block = next(walk(path), None)
+    except BadInput:
+        return None
+    return _number(dict(zip(block.columns, block.values, strict=False)).get("rlnNrClasses", "")) if block else None
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() and int(text) > 0 else None
 
 
 def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> Found:

@@ -70,7 +70,7 @@ def read_job(
     is_classification = job.kind in (Kind.CLASS_2D, Kind.CLASS_3D)
     wanted = frozenset(classes) if classes is not None and is_classification else None
     readable = {JobStatus.USABLE} | ({JobStatus.UNFINISHED, JobStatus.FAILED} if include_unfinished else set())
-    by_class = job.kind is Kind.CLASS_2D and job.status is JobStatus.NOT_OF_INTEREST and wanted is not None
+    by_class = job.status is JobStatus.NOT_OF_INTEREST and wanted is not None
     if job.status not in readable and not by_class:
         raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
     if not job.outputs:

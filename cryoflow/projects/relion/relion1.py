@@ -47,7 +47,7 @@ def _job(project: Project, path: Path, kind: Kind, run: str, is_final: bool) -> 
         status, reason = JobStatus.UNREADABLE, f"{path.name} has no _rlnCoordinateX and _rlnCoordinateY"
     elif seen is not None and seen.n_rows == 0:
         status, reason = JobStatus.EMPTY, f"{path.name} has no rows"
-    elif seen is not None and kind is Kind.CLASS_2D:
+    elif seen is not None and kind in (Kind.CLASS_2D, Kind.CLASS_3D):
         status, reason = JobStatus.NOT_OF_INTEREST, "holds all its particles, good and bad: name classes to use it"
     elif seen is not None and kind is Kind.REFINE_3D and not is_final:
         status, reason = JobStatus.UNFINISHED, f"has not converged: the last it wrote is {path.name}"
