@@ -158,5 +158,5 @@ class DemoParameters(Form):
 
     output: Output
     n_micrographs: int = Field(default=12, ge=5, description="micrographs of each project")
-    epochs: int = Field(default=8, ge=1, description="epochs of the unpicker")
+    epochs: int = Field(default=16, ge=1, description="epochs of the unpicker")
     seed: Seed = 1

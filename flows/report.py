@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import flow, task
 
+from cryoflow import __version__
 from cryoflow.database import Database
 from flows.parameters import ReportParameters
 from flows.watching import run_name, show_link
@@ -32,4 +33,10 @@ def write_page(parameters: ReportParameters) -> Path:
         exports=parameters.exports,
         evaluation=Evaluation.read(parameters.evaluation) if parameters.evaluation else None,
     )
-    return write_report(parameters.output, parameters.title, sections)
+    return write_report(
+        parameters.output,
+        parameters.title,
+        sections,
+        subtitle=str(parameters.database),
+        footer=f"cryoflow {__version__}",
+    )

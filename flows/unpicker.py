@@ -11,7 +11,6 @@ from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput
-from cryoflow.quiet import load_tensorflow
 from cryoflow.unpicker.label import label_from_database
 from cryoflow.unpicker.labelled import TrainingSet
 from cryoflow.unpicker.options import TrainOptions
@@ -58,7 +57,6 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
 @task
 def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> None:
     """One training."""
-    load_tensorflow()
     from cryoflow.unpicker.train import train
 
     database = Database(parameters.database)
@@ -118,7 +116,6 @@ def entries_to_clean(database: Path) -> tuple[str, ...]:
 @task
 def clean_entry(parameters: UnpickingParameters, name: str) -> Cleaned:
     """One entry, shard by shard."""
-    load_tensorflow()
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.shards import gather, judge_shard, shards_of
 

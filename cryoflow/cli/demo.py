@@ -16,7 +16,7 @@ def demo(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo"),
     micrographs: int = 12,
-    epochs: int = 8,
+    epochs: int = 16,
     seed: int = 1,
     json: Json = False,
 ) -> ExitCode:

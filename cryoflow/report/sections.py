@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter
 
 from cryoflow.database import Database, Entry
 from cryoflow.database.select import select_best
@@ -23,8 +24,10 @@ from cryoflow.report.figures import KEPT, MISSED, REMOVED, Marks, montage, overl
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, Section, Table, Text
 from cryoflow.unpicker.bundle import ModelBundle
 
-EXAMPLES = 3
+EXAMPLES = 2
 """Micrographs that are shown, of each project."""
+SMOOTHING_A = 6.0
+"""Of boxes that are shown, so that an eye sees the particle through the noise."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,7 @@ def _montages(before: PickSet, after: PickSet, shown: Sequence[int], number: int
             image = read_micrograph(Path(row["path"]))
         except CryoflowError:
             continue
+        image = gaussian_filter(image, SMOOTHING_A / float(row["pixel_size_A"]))
         for name, centers in zip(boxes, _kept_and_removed(before, after, i), strict=True):
             boxes[name].append(cut_boxes(image, centers[:number], side).astype(np.float64))
     pictures = []
