@@ -270,3 +270,10 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "["
     assert done.stderr == ""
+
+
+def test_the_pipeline_refuses_what_makes_no_sense_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(["run", "--output", "run"]) == ExitCode.USAGE
+    assert "name one folder" in capsys.readouterr().err
+    assert launch(["run", "/data", "--output", "run", "--picker", "gautomatch"]) == ExitCode.USAGE
+    assert "gautomatch" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""What the doctor finds, and that it never fails itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import cryoflow.doctor as doctor
+from cryoflow.cli.main import launch
+from cryoflow.settings import LoadedSettings, load_settings
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedSettings:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return load_settings()
+
+
+def _one(check: str, loaded: LoadedSettings) -> doctor.Finding:
+    return next(getattr(doctor, f"_{check}")(loaded))
+
+
+def test_an_unknown_variable_is_named(loaded: LoadedSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _one("settings", loaded).status == "ok"
+    monkeypatch.setenv("CRYOFLOW_WORKER", "3")
+    found = _one("settings", loaded)
+    assert found.status == "warning"
+    assert "CRYOFLOW_WORKER is no setting" in found.found
+    assert "CRYOFLOW_WORKERS" in found.hint
+
+
+def test_a_version_other_than_the_locks_is_a_warning(
+    loaded: LoadedSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "requirements.lock").write_text("numpy==0.1\nno-such-package==3\n")
+    monkeypatch.setattr("cryoflow.__file__", str(tmp_path / "cryoflow" / "__init__.py"))
+    found = _one("versions", loaded)
+    assert found.status == "warning"
+    assert "numpy" in found.found
+    assert "lock: 0.1" in found.found
+    assert "no-such-package" not in found.found
+
+
+def test_too_little_disk_space_is_a_warning(tmp_path: Path, loaded: LoadedSettings) -> None:
+    assert {f.status for f in doctor._disk(load_settings(min_free_gb=0))} == {"ok"}
+    greedy = load_settings(min_free_gb=1e9, database=tmp_path / "not" / "yet")
+    findings = {f.check: f for f in doctor._disk(greedy)}
+    assert findings["database"].status == "warning"
+    assert str(tmp_path) in findings["database"].found
+
+
+def test_a_prefect_server_that_does_not_answer_is_a_failure(
+    loaded: LoadedSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        found = _one("prefect", loaded)
+    assert found.status == "failed"
+    assert "127.0.0.1:9" in found.found
+
+
+def test_a_program_that_is_there_but_does_not_answer_is_a_warning(
+    loaded: LoadedSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "sinfo"
+    program.write_text("#!/bin/sh\necho cannot reach the controller\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _one("slurm", loaded).status == "warning"
+    assert "cannot reach the controller" in _one("slurm", loaded).found
+    program.unlink()
+    assert _one("slurm", loaded).status == "missing"
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+    loaded: LoadedSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_loaded: LoadedSettings) -> object:
+        raise OSError("no such device")
+        yield
+
+    broken.__name__ = "_disk"
+    monkeypatch.setattr(doctor, "_disk", broken)
+    monkeypatch.setattr(doctor, "_network", lambda _: iter(()))
+    findings = {f.check: f for f in doctor.examine(loaded)}
+    assert findings["disk"].status == "failed"
+    assert {"python", "micrographs", "slurm"} <= findings.keys()
+
+
+def test_the_command_lists_every_check_as_json_and_fails_where_one_failed(
+    loaded: LoadedSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding = doctor.Finding("disk", "failed", "full", "Make room.")
+    monkeypatch.setattr(doctor, "examine", lambda _: iter([finding]))
+    assert launch(["doctor", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == [{"check": "disk", "status": "failed", "found": "full", "hint": "Make room."}]
+    assert "failed: disk" in captured.err
