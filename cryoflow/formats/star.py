@@ -54,7 +54,8 @@ def read_table(
     narrow
         Columns of numbers that are kept as float32, to save memory.
     text_columns
-        Columns that are text even where they look like numbers. A label that ends like a name is text anyway.
+        Columns that are text. A label that ends like a name (`rlnMicrographName`) is text anyway; another that is asked
+        for holds numbers. Where all columns are read, the first row tells.
 
     Returns
     -------
@@ -83,7 +84,8 @@ def read_table(
                 f"the block data_{found.name} has no _{', _'.join(missing)} (columns: {', '.join(found.columns)}).",
             )
         names = found.columns if columns is None else [*columns, *(c for c in optional if c in found.columns)]
-        return _read_columns(path, found, list(dict.fromkeys(names)), frozenset(narrow), frozenset(text_columns))
+        guessed = found.columns if columns is None else ()
+        return _read_columns(path, found, list(dict.fromkeys(names)), frozenset(narrow), text_columns, guessed)
     wanted = f"data_{block}" if block is not None else f"with the columns _{', _'.join(columns or ())}"
     raise BadInput(path, f"has no block {wanted} (there are: {'; '.join(seen)}).")
 
@@ -133,7 +135,12 @@ def _count(block: Block) -> int:
 
 
 def _read_columns(
-    path: Path, block: Block, names: Sequence[str], narrow: frozenset[str], text_columns: frozenset[str]
+    path: Path,
+    block: Block,
+    names: Sequence[str],
+    narrow: frozenset[str],
+    text_columns: Collection[str],
+    guessed: Collection[str],
 ) -> Table:
     """The wanted columns of a block: pieces are parsed side by side, and filled in in order."""
     places = {name: place for place, name in reversed(list(enumerate(block.columns)))}
@@ -143,7 +150,7 @@ def _read_columns(
     wanted = []
     for name in names:
         word = sample[places[name]] if len(sample) > places[name] else b"0"
-        is_text = name in text_columns or name.endswith(_TEXT_ENDINGS) or not is_number(word)
+        is_text = name in text_columns or name.endswith(_TEXT_ENDINGS) or (name in guessed and not is_number(word))
         wanted.append(Wanted(name, places[name], is_text))
 
     bytes_a_row = max(1.0, len(first) / max(1, first.count(b"\n")))

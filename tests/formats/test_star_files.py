@@ -190,6 +190,14 @@ def test_damaged_tables_are_said(write, change, what: str, many: bool) -> None:
         read_table(write(change(content)), "particles", ["rlnCoordinateX"], optional=["rlnClassNumber"])
 
 
+def test_text_in_the_first_row_of_a_column_of_numbers_is_said(write) -> None:
+    path = write("data_\nloop_\n_x\n_y\n a 2\n 3 4\n")
+    with pytest.raises(BadInput, match="_x has 'a'"):
+        read_table(path, "", ["x"])
+    assert list(read_table(path, "", ["x"], text_columns=["x"])["x"]) == ["a", "3"]
+    assert list(read_table(path, "")["x"]) == ["a", "3"]  # nobody said that it holds numbers
+
+
 def test_two_short_rows_do_not_make_a_long_one(write) -> None:
     with pytest.raises(BadInput, match="row of 1 words"):
         read_table(write("data_\nloop_\n_a\n_b\n 1 2\n 3\n 4\n 5 6\n"), "")
