@@ -34,6 +34,8 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
     ("evaluate", "cryoflow.cli.picker:evaluate", PICKING, "Compare picks with reference picks."),
     ("run", "cryoflow.cli.run:run", RUNNING, "Run the whole pipeline on your own projects."),
+    ("up", "cryoflow.cli.cluster:up", RUNNING, "Start all that is needed to use cryoflow from a browser."),
+    ("deploy", "cryoflow.cli.cluster:deploy", RUNNING, "Register the flows on the site's Prefect server."),
     ("report", "cryoflow.cli.report:report", RUNNING, "Write the report of a database as one HTML page."),
 )
 """Name, where it lives (a function, or an `App` of that name), group and one line of help."""

@@ -1,0 +1,116 @@
+"""`cryoflow up` and `cryoflow deploy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from cryoflow.cli.output import Json, emit_table, say
+from cryoflow.errors import ExitCode
+from cryoflow.site import ProfileName
+
+if TYPE_CHECKING:
+    from cryoflow.settings import Settings
+
+
+def up(
+    *,
+    profile: ProfileName | None = None,
+    server: Annotated[bool, Parameter(negative="--no-server")] = True,
+    host: str = "127.0.0.1",
+    logs: Path = Path("~/cryoflow-logs/services"),
+) -> ExitCode:
+    """Start all that is needed to use cryoflow from a browser, and print the address. Ctrl-C stops it.
+
+    Starts Prefect's server, registers the deployments, and starts a worker for each pool of the profile. Jobs of a
+    cluster go on when it is stopped, and are found again when it is started.
+
+    Parameters
+    ----------
+    profile
+        Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
+    server
+        Use --no-server where a server runs already at the site's address.
+    host
+        Address that the server listens on. Whoever reaches it may run stages: see docs/cluster.md before you open it.
+    logs
+        Folder for the output of server and workers.
+    """
+    import signal
+    import time
+
+    settings, chosen = _settings(profile)
+    from cryoflow.cluster import services
+
+    if server:
+        services.check(settings, chosen)
+    address = settings.site.server
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # systemd, and `kill`
+    with services.Running(logs.expanduser()) as running:
+        try:
+            if server:
+                if services.answers(address):
+                    say(f"a server answers at {address} already: using it")
+                else:
+                    say(f"starting Prefect's server at {address}, a quarter of a minute")
+                    running.start(services.server(settings, host=host))
+            running.wait_for(f"Prefect's server at {address}", lambda: services.answers(address))
+            _register(settings, chosen)
+            for worker in services.workers(settings, chosen):
+                running.start(worker)
+            say(f"open {address} in a browser; logs are in {running.log_folder}; Ctrl-C stops")
+            while (ended := running.ended()) is None:
+                time.sleep(1)
+            say(f"{ended.name} has ended: see {running.log(ended)}")
+            return ExitCode.FAILED
+        except KeyboardInterrupt:
+            say("stopping; jobs on a cluster go on")
+            return ExitCode.OK
+
+
+def deploy(*, profile: ProfileName | None = None, json: Json = False) -> None:
+    """Register all flows as deployments of a profile on the site's Prefect server, and its pools.
+
+    Run it again after an upgrade or a change of the settings. Schedules are registered switched off.
+
+    Parameters
+    ----------
+    profile
+        Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
+    """
+    settings, chosen = _settings(profile)
+    emit_table(_register(settings, chosen), as_json=json)
+
+
+def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
+    """The settings with a profile, and Prefect's environment before it is imported."""
+    import os
+
+    from cryoflow.settings import load_settings
+
+    settings = load_settings(profile=str(profile) if profile else None).settings
+    os.environ["PREFECT_API_URL"] = f"{settings.site.server.rstrip('/')}/api"
+    import flows  # noqa: F401  # sets what Prefect reads when it is imported
+    from cryoflow.cluster.dispatch import profile_of
+
+    return settings, profile_of(settings)
+
+
+def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:
+    from cryoflow.cluster.deployments import deployments, make_pools
+
+    say(f"registering the deployments of the profile {profile} at {settings.site.server}")
+    make_pools(profile)
+    rows: list[dict[str, object]] = []
+    for deployment in deployments(settings, profile):
+        deployment.apply()
+        rows.append(
+            {
+                "deployment": f"{deployment.flow_name}/{deployment.name}",
+                "pool": deployment.work_pool_name,
+                "schedule": ", ".join(str(getattr(s.schedule, "cron", "")) for s in deployment.schedules or ()),
+            }
+        )
+    return rows

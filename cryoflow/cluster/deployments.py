@@ -1,0 +1,228 @@
+"""Deployments: the one table of what is offered in Prefect's pages, and its registration for a profile.
+
+A deployment is named after its profile (`ingest/slurm`), so that several may stand side by side on one server. Its
+description is the flow's own docstring, its form the flow's parameters, its resources those of its class at the site.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cryoflow.errors import BadInput
+from cryoflow.settings import FILE_NAME, Settings
+from cryoflow.site import ClassName, ProfileName, Site
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+POOL_TYPES: Mapping[ProfileName, str] = {
+    ProfileName.LOCAL: "process",
+    ProfileName.DOCKER: "docker",
+    ProfileName.SLURM: "slurm",
+    ProfileName.SLURM_BARE: "slurm",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One flow that is deployed.
+
+    Attributes
+    ----------
+    entrypoint
+        `module:function` of the flow.
+    resources
+        Its class at the site. None for flows that only start others and wait: in any profile they run beside the
+        server, as processes.
+    cron
+        When it would run by itself; switched off until somebody switches it on.
+    """
+
+    entrypoint: str
+    resources: ClassName | None
+    tags: tuple[str, ...]
+    cron: str = ""
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("flows.pipeline:pipeline", None, ("pipeline",)),
+    Stage("flows.demo:demo", None, ("pipeline", "demo")),
+    Stage("flows.ingest:ingest", "large", ("data",), cron="0 2 * * *"),
+    Stage("flows.export:export", "small", ("picking",)),
+    Stage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
+    Stage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
+    Stage("flows.scatter:judge", "gpu", ("picking", "shard")),
+    Stage("flows.unpicker:unpick", "gpu", ("picking",)),
+    Stage("flows.evaluation:evaluate", "small", ("reporting",)),
+    Stage("flows.report:report", "small", ("reporting",)),
+)
+
+
+def pool_name(profile: ProfileName) -> str:
+    """The pool that a profile's stages run on."""
+    return f"cryoflow-{profile}"
+
+
+def service_pool_name(profile: ProfileName) -> str:
+    """The pool of flows that only wait for others; locally it is the same."""
+    return pool_name(profile) if profile == ProfileName.LOCAL else "cryoflow-service"
+
+
+def pool_of(stage: Stage, profile: ProfileName) -> str:
+    """The pool that a stage runs on."""
+    return service_pool_name(profile) if stage.resources is None else pool_name(profile)
+
+
+def pools(profile: ProfileName) -> dict[str, str]:
+    """Name -> type of the pools that a profile needs."""
+    return {service_pool_name(profile): "process"} | {pool_name(profile): POOL_TYPES[profile]}
+
+
+def environment(site: Site) -> dict[str, str]:
+    """Variables that every run needs, wherever it is."""
+    return {
+        "PREFECT_API_URL": f"{site.server.rstrip('/')}/api",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def job_variables(stage: Stage, settings: Settings, profile: ProfileName) -> dict[str, Any]:
+    """What a stage's pool is told about its resources, in the words of that pool's type."""
+    env = environment(settings.site)
+    if stage.resources is None:
+        return {"env": env | _where_stages_run(profile)}
+    if profile == ProfileName.LOCAL:
+        return {"env": env}
+    if profile == ProfileName.DOCKER:
+        return _docker_variables(settings.site, stage.resources) | {"env": env}
+    return _slurm_variables(settings.site, stage.resources, profile) | {"env": env}
+
+
+def _where_stages_run(profile: ProfileName) -> dict[str, str]:
+    """Flows that start others read the profile and the settings file of whoever deployed them."""
+    from cryoflow.settings import find_file
+
+    file = find_file()
+    return {"CRYOFLOW_PROFILE": str(profile)} | ({"CRYOFLOW_CONFIG": str(file.resolve())} if file else {})
+
+
+def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[str, Any]:
+    resources = site.resource_class(name)
+    values: dict[str, Any] = {
+        "cpus": resources.cpus,
+        "memory_gb": resources.memory_gb,
+        "time_minutes": resources.time_minutes,
+        "gpus": resources.gpus,
+        "gpu_type": resources.gpu_type,
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+        "extra_directives": list(resources.extra_directives),
+        "read_only": [str(p) for p in site.read_only],
+        "read_write": [str(p) for p in site.read_write],
+        "log_folder": str(site.log_folder.expanduser()),
+        "scratch": str(site.scratch) if site.scratch else None,
+        "setup": site.setup,
+        "apptainer_options": list(site.apptainer_options),
+    }
+    if profile == ProfileName.SLURM:
+        values["image"] = _image(site, resources.gpus)
+    return {key: value for key, value in values.items() if value not in (None, "", [])}
+
+
+def _docker_variables(site: Site, name: ClassName) -> dict[str, Any]:
+    resources = site.resource_class(name)
+    volumes = [f"{p}:{p}:ro" for p in site.read_only] + [f"{p}:{p}:rw" for p in site.read_write]
+    values: dict[str, Any] = {
+        "image": _image(site, resources.gpus),
+        "image_pull_policy": "Never",
+        "volumes": volumes,
+        "mem_limit": f"{round(resources.memory_gb * 1024)}m",
+        "network_mode": "host",
+        "auto_remove": True,
+        "command": "python -m prefect.engine",
+    }
+    return values
+
+
+def _image(site: Site, gpus: int) -> str:
+    image = site.gpu_image if gpus and site.gpu_image else site.cpu_image
+    if image is None:
+        raise BadInput(FILE_NAME, "names no image.", "Build one with `make images`, and set cpu_image in [site].")
+    return image
+
+
+def scheduled_parameters(stage: Stage, settings: Settings) -> dict[str, Any] | None:
+    """Parameters of a stage that runs by itself, from the site's settings; None where these do not say enough."""
+    site, database = settings.site, settings.database
+    if database is None:
+        return None
+    if stage.entrypoint == "flows.ingest:ingest" and site.read_only:
+        return {"roots": [str(p) for p in site.read_only], "database": str(database)}
+    if stage.entrypoint == "flows.nightly:retrain" and site.models:
+        return {"database": str(database), "models": str(site.models)}
+    return None
+
+
+def load_flow(stage: Stage) -> Any:
+    """Import a stage's flow."""
+    module, _, name = stage.entrypoint.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def deployments(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeployment]:
+    """All deployments of a profile, not yet registered."""
+    import cryoflow
+
+    for stage in STAGES:
+        yield _deployment(stage, settings, profile, cryoflow.__version__)
+
+
+def _deployment(stage: Stage, settings: Settings, profile: ProfileName, version: str) -> RunnerDeployment:
+    from prefect.deployments.runner import EntrypointType  # type: ignore[attr-defined]
+    from prefect.schedules import Cron
+
+    flow = load_flow(stage)
+    parameters = scheduled_parameters(stage, settings) if stage.cron else None
+    deployment: RunnerDeployment = flow.to_deployment(
+        name=str(profile),
+        description=_description(flow.description or "", stage, profile),
+        tags=["cryoflow", *stage.tags, str(profile)],
+        version=version,
+        work_pool_name=pool_of(stage, profile),
+        job_variables=job_variables(stage, settings, profile),
+        parameters={"parameters": parameters} if parameters else None,
+        schedules=[Cron(stage.cron, active=False)] if parameters else None,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return deployment
+
+
+def _description(docstring: str, stage: Stage, profile: ProfileName) -> str:
+    where = "beside the server" if stage.resources is None else f"as a job of the class {stage.resources}"
+    return f"{docstring.strip()}\n\nRuns {where} ({profile})."
+
+
+def make_pools(profile: ProfileName) -> None:
+    """Create the pools of a profile, or leave them as they are; a pool's form is brought up to date."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.workers.base import BaseWorker
+
+    with get_client(sync_client=True) as client:
+        for name, kind in pools(profile).items():
+            worker = BaseWorker.get_worker_class_from_type(kind)
+            assert worker is not None, kind
+            template = worker.get_default_base_job_template()
+            try:
+                client.read_work_pool(name)
+            except ObjectNotFound:
+                client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+            else:
+                client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
