@@ -2,9 +2,9 @@
 
     python benchmarks/read_cs.py --picks 1000000
 
-Writes a project whose one job has that many particles on 5,000 micrographs (about 350 bytes a particle, rows in no order
-of micrographs) into a temporary folder, in both containers. Then each reader runs in a process of its own: cryoflow from
-the job to a `PickSet` in its common frame, with joining, recentring and finding of micrographs; `numpy.load` and
+Writes a project whose one job has that many particles on 5,000 micrographs (about 350 bytes a particle, rows in no
+order of micrographs) into a temporary folder, in both containers. Then each reader runs in a process of its own:
+cryoflow from the job to a `PickSet` in its common frame, with recentring and finding of micrographs; `numpy.load` and
 `cryosparc.dataset.Dataset.load` to their own tables. Seconds are those of the reading, imports apart; memory is the
 peak of the process less that of a bare interpreter, imports included. The file is in the page cache.
 """

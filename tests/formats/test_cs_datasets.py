@@ -3,6 +3,7 @@
 import json
 import resource
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -172,6 +173,13 @@ def test_a_missing_file_and_a_missing_column_are_said(tmp_path):
     write_cs(tmp_path / "a.cs", columns())
     with pytest.raises(MissingMetadata, match="has no column blob/path"):
         read_cs(tmp_path / "a.cs", ["blob/path"])
+
+
+def test_headers_are_read_by_many_threads_at_once(tmp_path):
+    wide = {"uid": np.arange(2, dtype=np.uint64)} | {f"slot/field_{i}": np.zeros(2, np.float32) for i in range(300)}
+    write_cs(tmp_path / "a.cs", wide)
+    with ThreadPoolExecutor(8) as pool:
+        assert {header.n_rows for header in pool.map(read_cs_header, [tmp_path / "a.cs"] * 400)} == {2}
 
 
 def test_real_files_are_read_for_what_they_are(realdata):

@@ -57,16 +57,19 @@ def read_everything(folder):
         try:
             for picks in cryosparc.read_job(job, include_unfinished=True):
                 assert len(picks) == len(picks.picks)
-        except CryoflowError as error:
-            assert str(error)
+        except CryoflowError:
+            continue
 
 
 def try_dataset(path):
     for read in (read_cs_header, read_cs, read_lone, lambda p: read_cs_distinct(p, (), read_cs_header(p).dtype.names)):
         try:
             read(path)
-        except CryoflowError as error:
-            assert str(path) in str(error)
+        except CryoflowError as caught:
+            error = caught
+        else:
+            continue
+        assert str(path) in str(error)
 
 
 @MANY

@@ -228,10 +228,10 @@ def test_unknown_job_types_with_positions_are_other(tmp_path, dataset):
     ("job_type", "kind"),
     [
         ("homo_refine", Kind.HOMO), ("homo_refine_new", Kind.HOMO), ("nonuniform_refine", Kind.NON_UNIFORM),
-        ("nonuniform_refine_new", Kind.NON_UNIFORM), ("new_local_refine", Kind.LOCAL), ("naive_local_refine", Kind.LOCAL),
+        ("nonuniform_refine_new", Kind.NON_UNIFORM), ("new_local_refine", Kind.LOCAL), ("naive_local_refine", Kind.LOCAL),  # noqa: E501
         ("helix_refine_new", Kind.HELIX), ("hetero_refine", Kind.HETERO), ("homo_abinit", Kind.AB_INITIO),
         ("class_3D", Kind.CLASS_3D), ("class_2D_streaming", Kind.CLASS_2D), ("select_2D", Kind.SELECT_2D),
-        ("manual_picker_v2", Kind.MANUAL_PICK), ("template_picker_gpu", Kind.AUTO_PICK), ("topaz_extract", Kind.AUTO_PICK),
+        ("manual_picker_v2", Kind.MANUAL_PICK), ("template_picker_gpu", Kind.AUTO_PICK), ("topaz_extract", Kind.AUTO_PICK),  # noqa: E501
         ("inspect_picks_v2", Kind.INSPECT), ("extract_micrographs_cpu_parallel", Kind.EXTRACT),
         ("remove_duplicate_particles", Kind.CURATE), ("import_particles", Kind.IMPORT), ("snowflake", Kind.EXTERNAL),
         ("select_2D_v2", Kind.SELECT_2D), ("patch_motion_correction_multi", Kind.OTHER), ("", Kind.OTHER),

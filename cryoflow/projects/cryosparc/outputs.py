@@ -211,7 +211,7 @@ def _any_files(outputs: tuple[Output, ...]) -> bool:
 
 
 def _merged(said: tuple[Output, ...], found: tuple[Output, ...], *, may_add: bool) -> tuple[Output, ...]:
-    """What `job.json` says, with slots whose files are gone taken from elsewhere; new outputs only where it has none."""
+    """What `job.json` says, with slots whose files are gone taken from elsewhere; no outputs unknown to it."""
     by_name = {output.name: output for output in said}
     for output in found:
         known = by_name.get(output.name)
