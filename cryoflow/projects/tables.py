@@ -65,11 +65,13 @@ def read_table_of_picks(
     places = Path(os.path.abspath(micrographs_dir)) if micrographs_dir is not None else None  # noqa: PTH100
     if places is not None and not places.is_dir():
         raise BadInput(places, "is not a folder.", "Name the folder that holds the micrographs.")
-    if not path.is_dir() and flip_y is None and scale == 1.0:
-        if _is_cryosparc(path):
-            from cryoflow.projects.cryosparc.lone import read_lone
+    if not path.is_dir() and _is_cryosparc(path):
+        from cryoflow.projects.cryosparc.lone import read_lone
 
-            return read_lone(path, Finder(places, dict(remaps)) if places else None)
+        if flip_y is not None or scale != 1.0:
+            raise BadInput(path, "says itself where its particles are: it is neither turned nor scaled while read.")
+        return read_lone(path, Finder(places, dict(remaps)) if places else None)
+    if not path.is_dir() and flip_y is None and scale == 1.0:
         from cryoflow.projects.relion.lone import is_relion_table, read_lone_star
 
         if is_relion_table(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from cryoflow.picks import Kind
-from cryoflow.projects.relion.job_types import TYPE_FOLDERS, job_type
+from cryoflow.projects.relion.job_types import TYPE_FOLDERS, job_type, type_label
 from cryoflow.projects.relion.options import job_options
 from cryoflow.projects.relion.pipeline import Pipeline
 
@@ -59,8 +59,6 @@ def _particle_inputs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
 
 
 def _kind_of_folder(node: str) -> Kind:
-    from cryoflow.projects.relion.job_types import type_label
-
     folder = node.split("/")[0]
     return job_type(type_label("", folder)).kind if folder in TYPE_FOLDERS else Kind.OTHER
 

@@ -19,6 +19,7 @@ import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.star import Table, read_table
+from cryoflow.formats.star_blocks import walk
 from cryoflow.projects.relion.micrographs import Ctf
 from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, old_optics, read_optics
 from cryoflow.projects.relion.peek import peek
@@ -195,8 +196,6 @@ def _floats(table: Table, column: str) -> FloatArray:
 
 
 def _block_names(path: Path) -> set[str]:
-    from cryoflow.formats.star_blocks import walk
-
     names = set()
     for block in walk(path):
         names.add(block.name)

@@ -149,13 +149,12 @@ def _load(project: Path, stamp: tuple[int, int], folders: tuple[str, ...]) -> Pi
 
 def _read_whole(path: Path, attempts: int = 3) -> dict[str, pd.DataFrame | dict[str, str]]:
     """Read a file that RELION may be rewriting just now."""
-    for attempt in range(attempts):
+    for _ in range(attempts - 1):
         try:
             return read_blocks(path)
         except BadInput:
-            if attempt == attempts - 1:
-                raise
-    raise AssertionError("unreachable")
+            continue
+    return read_blocks(path)
 
 
 def _edges(
