@@ -46,6 +46,12 @@ def prefect_server() -> Iterator[None]:
         yield
 
 
+def pickers_path() -> str:
+    """Where the real pickers' commands are looked for: $PICKERS_DIR/bin, then PATH."""
+    home = os.environ.get("PICKERS_DIR", "/var/tmp/testbed-pickers")
+    return os.pathsep.join((os.path.join(home, "bin"), os.environ.get("PATH", "")))
+
+
 def _answers(*argv: str) -> bool:
     try:
         return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
@@ -57,7 +63,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     "slurm": cache(lambda: _answers("sinfo")),
     "docker": cache(lambda: _answers("docker", "info")),
     "apptainer": cache(lambda: _answers("apptainer", "version")),
-    "pickers": cache(lambda: bool(shutil.which("topaz") and shutil.which("cryolo_predict"))),
+    "pickers": cache(lambda: all(shutil.which(name, path=pickers_path()) for name in ("topaz", "cryolo_predict"))),
     "browser": cache(lambda: bool(shutil.which("chromium"))),
 }
 """Marker -> whether this machine has what tests with that marker need."""

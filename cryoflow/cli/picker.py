@@ -263,12 +263,12 @@ def consensus(
     name: str = "",
     json: out.Json = False,
 ) -> None:
-    """Add an entry of the picks on which several entries of a project agree.
+    """Add an entry of the picks on which several entries agree.
 
     Parameters
     ----------
     entries
-        Two entries or more of one project.
+        Two entries or more of the same micrographs.
     database
         Where they are, and where the new one is added.
     at_least

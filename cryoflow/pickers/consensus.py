@@ -30,7 +30,7 @@ def consensus(
     Parameters
     ----------
     picksets
-        Of one project; two or more, or one with `at_least` 1 to remove its duplicates. The first one's micrographs and
+        Of the same micrographs; or one, with `at_least` 1, to remove its duplicates. The first one's micrographs and
         pixels count; others are brought to them by pixel size.
     at_least
         1 gives the union.
@@ -40,7 +40,7 @@ def consensus(
     Raises
     ------
     BadInput
-        Where `at_least` is more than there are sets, or the sets are of different projects.
+        Where `at_least` is more than there are sets, or they have no micrographs in common.
     MissingMetadata
         Where the diameter or a pixel size is not known.
     """
@@ -49,8 +49,8 @@ def consensus(
         raise BadInput("consensus", f"of {len(picksets)} entries, at least {at_least} cannot agree.")
     first = picksets[0]
     for pickset, entry in zip(picksets, entries, strict=True):
-        if pickset.provenance.project != first.provenance.project:
-            raise BadInput(entry, f"is not of the project of {entries[0]}.", "A consensus is made within a project.")
+        if pickset is not first and not any(True for _ in same_micrographs(pickset, first)):
+            raise BadInput(entry, f"has no micrograph in common with {entries[0]}.")
     diameter = diameter_A or next((p.diameter_A for p in picksets if p.diameter_A), None)
     if diameter is None:
         raise MissingMetadata(entries[0], "the particle diameter is not known.", "Give it in angstrom: --diameter.")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoflow.errors import BadInput
 from cryoflow.pickers.base import Needs, Picker, Settings, rows_writer
 from cryoflow.pickers.links import link_micrographs
 from cryoflow.pickers.training_set import TrainingSet
@@ -32,8 +33,10 @@ class Eman2(Picker):
         table = training.micrographs
         link_micrographs(training, self.needs, [folder / "micrographs" / f"{s}.mrc" for s in table["stem"]])
         enlarged = settings.choose("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
-        given = settings.choose("box", 0, "0: from the diameter of each entry, even and a product of 2, 3, 5 and 7")
-        box_of = [float(given or good_size(b * enlarged)) for b in table["box_px"].tolist()]
+        given = settings.choose("box", "auto", "from the diameter of each entry, even and a product of 2, 3, 5 and 7")
+        if given != "auto" and not (given.isdecimal() and int(given) > 1):
+            raise BadInput("box", f"is {given}; it is a number of pixels, or auto.")
+        box_of = [float(good_size(b * enlarged) if given == "auto" else given) for b in table["box_px"].tolist()]
         for entry, rows in table.assign(box=box_of).groupby("entry"):
             settings.note(f"box of {entry}", int(rows["box"].iloc[0]), "pixels")
         x, y = np.rint(training.picks["x_px"].to_numpy()), np.rint(training.picks["y_px"].to_numpy())

@@ -157,18 +157,22 @@ def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.i
         target_A = max(target_A, 2 * float(np.nanmax(diameter_A)) / field_px)
     given = settings.choose(
         "downsampling",
-        0,
+        "auto",
         f"each entry's own, to about {target_A:.3g} A a pixel: a particle fills half of {field_px} px, {model}'s view",
     )
-    if given < 0:
-        raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more.")
-    if given == 0 and np.isnan(pixel_A).any():
+    if given != "auto" and not (given.isdecimal() and int(given) > 0):
+        raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more, or auto.")
+    if given == "auto" and np.isnan(pixel_A).any():
         raise MissingMetadata(
             "downsampling",
             "cannot be derived: a pixel size is not known.",
             "Give --set downsampling=4, or the pixel size on ingest.",
         )
-    factor = np.full(len(pixel_A), given) if given else np.maximum(1, np.round(target_A / pixel_A).astype(np.int64))
+    factor = (
+        np.maximum(1, np.round(target_A / pixel_A).astype(np.int64))
+        if given == "auto"
+        else np.full(len(pixel_A), int(given))
+    )
     for entry, rows in training.micrographs.groupby("entry").indices.items():
         for value in np.unique(factor[rows]):
             at = pixel_A[rows][factor[rows] == value][0]

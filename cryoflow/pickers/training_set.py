@@ -105,6 +105,9 @@ def build_training_set(
     ----------
     diameter_A
         Particle diameter; each entry's box is the even number of its own pixels nearest to it.
+    picksets
+        Where two of them have a micrograph in common, the labels of the one that is named first are taken: two sets of
+        labels for one picture would contradict each other.
     box_px
         One box for all entries instead, in pixels; the diameter follows from it. With neither, the entries' own
         diameters are taken, if all have one.
@@ -118,24 +121,27 @@ def build_training_set(
     Raises
     ------
     BadInput
-        Where nothing is left, or one micrograph comes from two entries.
+        Where nothing is left.
     MissingMetadata
         Where neither diameter nor box is known, or a pixel size that is needed is not.
     """
     if not picksets:
         raise BadInput("export", "has no entry to export.")
+    priority = {id(p): i for i, p in enumerate(picksets)}
     picksets = tuple(
         sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
     )
     micrographs = _all_micrographs(picksets)
-    _refuse_shared(micrographs)
+    micrographs["priority"] = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
+    shared, shared_notes = _shared(micrographs)
+    micrographs = micrographs.drop(columns="priority")
     headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
     skipped = tuple(
         Skipped(str(row.entry), str(row.name), problem)
         for row, problem in zip(micrographs[["entry", "name"]].itertuples(index=False), problems, strict=True)
         if problem
     )
-    keep = np.array([not p for p in problems], bool)
+    keep = np.array([not p for p in problems], bool) & ~shared
     if link and not for_picking and not negatives:
         keep &= micrographs["n_picks"].to_numpy() > 0
     if not keep.any():
@@ -150,7 +156,11 @@ def build_training_set(
     micrographs = _fill_from_headers(micrographs[keep].reset_index(drop=True), kept_headers)
     micrographs["n_picks"] = np.bincount(picks["micrograph"].to_numpy(), minlength=len(micrographs))
     inside = _inside(micrographs, picks)
-    notes = [] if inside.all() else [f"{int((~inside).sum())} picks outside their micrographs were left out."]
+    notes = (
+        shared_notes
+        if inside.all()
+        else [*shared_notes, f"{int((~inside).sum())} picks outside their micrographs were left out."]
+    )
     micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=not for_picking)
     micrographs["stem"] = [f"{i:06d}__{_plain(str(name))}" for i, name in enumerate(micrographs["name"])]
     micrographs["split"] = (
@@ -191,21 +201,18 @@ def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _refuse_shared(micrographs: pd.DataFrame) -> None:
-    """The same file twice in a set would be trained on with two different sets of labels."""
-    key = (
-        micrographs["path"]
-        .map(os.path.realpath, na_action="ignore")
-        .fillna(micrographs["project_path"] + "\0" + micrographs["name"])
-    )
-    twice = key.duplicated(keep=False)
-    if twice.any():
-        first = micrographs[key == key[twice].iloc[0]]
-        raise BadInput(
-            " and ".join(first["entry"]),
-            f"have the micrograph {first['name'].iloc[0]} in common; its labels would contradict each other.",
-            "Choose one of them, or merge them first with `cryoflow picker consensus --at-least 1`.",
-        )
+def _shared(micrographs: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Micrographs to leave out, as an entry that was named earlier has the same file, and a note for each entry."""
+    key = micrographs["path"].map(os.path.realpath, na_action="ignore")
+    key = key.fillna(micrographs["project_path"] + "\0" + micrographs["name"])
+    by_priority = key.iloc[np.argsort(micrographs["priority"].to_numpy(), kind="stable")]
+    shared = by_priority.duplicated(keep="first").sort_index().to_numpy(bool)
+    notes = [
+        f"{count} micrographs of {entry} are also in an entry that was named before it, whose picks are taken; "
+        "`cryoflow picker consensus --at-least 1` would join them."
+        for entry, count in micrographs["entry"][shared].value_counts(sort=False).items()
+    ]
+    return shared, notes
 
 
 def _look_at_files(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | None], list[str]]:

@@ -97,11 +97,14 @@ def test_negatives_are_kept_unless_told_otherwise(make_entry):
     assert (build_training_set([entry], negatives=False).micrographs["n_picks"] == 0).sum() == 0
 
 
-def test_one_micrograph_in_two_entries_is_refused(make_entry):
-    a = make_entry("P1", "J51")
-    b = make_entry("P1", "J60")
-    with pytest.raises(BadInput, match="in common"):
-        build_training_set([a, b])
+def test_a_micrograph_of_two_entries_has_the_labels_of_the_one_named_first(make_entry):
+    a = make_entry("P1", "J51", n=4)
+    b = make_entry("P1", "J60", n=6)
+    one, other = build_training_set([a, b]), build_training_set([b, a])
+    assert one.micrographs["entry"].tolist() == ["P1/Homo_J51"] * 4 + ["P1/Homo_J60"] * 2
+    assert one.micrographs["path"].is_unique
+    assert set(other.micrographs["entry"]) == {"P1/Homo_J60"}
+    assert "4 micrographs of P1/Homo_J60" in one.notes[0]
 
 
 def test_unknown_diameter_or_pixel_size_is_asked_for(make_entry):

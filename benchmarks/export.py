@@ -1,0 +1,152 @@
+"""How fast picks are exported to each picker, beside a loop that formats pick by pick.
+
+    python benchmarks/export.py                                  # 1,000,000 picks on 5,000 micrographs
+    python benchmarks/export.py --picks 100000 --micrographs 500 --only cryolo topaz
+
+The micrographs are sparse files of 4092 x 5760 bytes. Of each export is shown: `linking`, reading all headers and making
+the links; `check`, the orientation check, which reads pixels of a few micrographs; `export`, all the rest: names,
+split, boxes, settings, formatting, writing, manifest, and the sync to disk. Pictures that a picker gets converted are
+no part of the export: for Warp and CryoSegNet the labels of all micrographs are drawn, and pictures are timed on five.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.micrographs.header import pack_header
+from cryoflow.pickers import cryolo, cryosegnet, eman2, epicker, export, links, topaz, training_set, warp
+from cryoflow.pickers.base import pickers
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+
+SHAPE_YX = (4092, 5760)
+PIXEL_SIZE_A, DIAMETER_A = 0.83, 150.0
+SECONDS: dict[str, float] = {}
+
+
+def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
+    def wrapper(*args: object, **options: object) -> object:
+        start = time.perf_counter()
+        try:
+            return function(*args, **options)
+        finally:
+            SECONDS[name] = SECONDS.get(name, 0.0) + time.perf_counter() - start
+
+    return wrapper
+
+
+def make_entry(folder: Path, n_picks: int, n_micrographs: int) -> PickSet:
+    rng = np.random.default_rng(0)
+    header = pack_header((1, *SHAPE_YX), "i1", PIXEL_SIZE_A, (0, 0, 0, 0))
+    names = [f"MotionCorr/job002/Movies/mic_{i:05d}.mrc" for i in range(n_micrographs)]
+    paths = [folder / f"mic_{i:05d}.mrc" for i in range(n_micrographs)]
+    for path in paths:
+        with path.open("wb") as file:
+            file.write(header)
+            file.truncate(len(header) + SHAPE_YX[0] * SHAPE_YX[1])
+    n = n_micrographs
+    micrographs = micrograph_table(
+        {
+            "name": names,
+            "path": [str(p) for p in paths],
+            "status": ["found"] * n,
+            "uid": [str(10**17 + i) for i in range(n)],
+        }
+        | {"ny": [SHAPE_YX[0]] * n, "nx": [SHAPE_YX[1]] * n, "pixel_size_A": [PIXEL_SIZE_A] * n, "cs_mm": [2.7] * n}
+        | {"voltage_kV": [300.0] * n, "amplitude_contrast": [0.1] * n, "defocus_u_A": rng.uniform(5e3, 3e4, n).tolist()}
+        | {"defocus_v_A": rng.uniform(5e3, 3e4, n).tolist(), "defocus_angle_deg": rng.uniform(0, 180, n).tolist()}
+    )
+    picks = pd.DataFrame(
+        {
+            "micrograph": np.sort(rng.integers(0, n, n_picks)).astype(np.int32),
+            "x_px": rng.uniform(100, SHAPE_YX[1] - 100, n_picks),
+            "y_px": rng.uniform(100, SHAPE_YX[0] - 100, n_picks),
+            "score": rng.random(n_picks),
+            "uid": np.arange(1, n_picks + 1, dtype=np.uint64),
+        }
+    )
+    where = Provenance("cryosparc", folder, "bench", "J51", Kind.HOMO)
+    return PickSet.build(where, micrographs, picks, diameter_A=DIAMETER_A)
+
+
+def pick_by_pick(entry: PickSet, folder: Path) -> float:
+    """What the older scripts do: one pick after the other, one formatted line each."""
+    start = time.perf_counter()
+    box = round(DIAMETER_A / PIXEL_SIZE_A)
+    lines: dict[str, list[str]] = {}
+    for _, pick in entry.picks.iterrows():
+        name = entry.micrographs["name"][int(pick["micrograph"])]
+        line = f"{pick['x_px'] - box / 2:.1f}\t{pick['y_px'] - box / 2:.1f}\t{box}\t{box}\n"
+        lines.setdefault(name, []).append(line)
+    folder.mkdir()
+    for name, rows in lines.items():
+        (folder / (Path(name).stem + ".box")).write_text("".join(rows))
+    return time.perf_counter() - start
+
+
+def drawing(entry: PickSet, radius_px: float, shrink: float) -> float:
+    """Labels of all micrographs."""
+    shape = (int(SHAPE_YX[0] / shrink), int(SHAPE_YX[1] / shrink))
+    xy, bounds = entry.centers_xy_px / shrink, entry.offsets.tolist()
+    start = time.perf_counter()
+    for first, last in pairwise(bounds):
+        warp.paint_discs(shape, xy[first:last], radius_px)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--picks", type=int, default=1_000_000)
+    parser.add_argument("--micrographs", type=int, default=5_000)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
+    options = parser.parse_args()
+    training_set._look_at_files = timed("linking", training_set._look_at_files)  # type: ignore[assignment]
+    for module in (cryolo, topaz, epicker, cryosegnet, eman2):
+        module.link_micrographs = timed("linking", links.link_micrographs)  # type: ignore[attr-defined]
+    export.check_orientations = timed("check", export.check_orientations)  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        home = Path(scratch)
+        (home / "mics").mkdir()
+        entry = make_entry(home / "mics", options.picks, options.micrographs)
+        print(f"{len(entry):,} picks on {options.micrographs:,} micrographs\n")
+        print(f"{'picker':24}{'linking s':>10}{'check s':>10}{'export s':>10}")
+        for name in options.only or pickers():
+            SECONDS.clear()
+            start = time.perf_counter()
+            if name == "warp":
+                seconds = drawing(entry, warp.label_radius_px(DIAMETER_A), warp.PIXEL_SIZE_A / PIXEL_SIZE_A)
+                print(f"{'warp (labels)':24}{'-':>10}{'-':>10}{seconds:>10.1f}")
+                continue
+            chosen = {"masks": "no"} if name == "cryosegnet" else {}
+            export.export(name, [entry], home / name, settings=chosen)
+            total = time.perf_counter() - start
+            linking, check = SECONDS.get("linking", 0.0), SECONDS.get("check", 0.0)
+            print(f"{name:24}{linking:>10.1f}{check:>10.1f}{total - linking - check:>10.1f}", flush=True)
+        if not options.only:
+            five = min(5, options.micrographs)
+            few = entry.where((entry.picks["micrograph"] < five).to_numpy(), micrographs=entry.micrographs.head(five))
+            rng = np.random.default_rng(1)
+            for path in few.micrographs["path"]:
+                with Path(path).open("r+b") as file:
+                    file.seek(len(struct.pack("1024x")))
+                    file.write(rng.integers(-9, 9, SHAPE_YX, np.int8).tobytes())
+            for name in ("warp", "cryosegnet"):
+                start = time.perf_counter()
+                export.export(name, [few], home / f"{name}_few")
+                print(
+                    f"{name + ' (pictures)':24}{(time.perf_counter() - start) / five:>9.2f} s a micrograph, conversion"
+                )
+            print(f"{'cryolo, pick by pick':24}{'-':>10}{'-':>10}{pick_by_pick(entry, home / 'loop'):>10.1f}")
+
+
+if __name__ == "__main__":
+    main()
