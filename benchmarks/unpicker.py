@@ -52,6 +52,7 @@ def main() -> None:
         default=("ours", "classic", "few", "unlabelled", "speed"),
     )
     parser.add_argument("--quick", action="store_true", help="2 epochs, 6 micrographs to learn from")
+    parser.add_argument("--run-of", type=int, default=50, help="micrographs of the speed run")
     parser.add_argument("--orientations", type=int, default=1, choices=(1, 2, 4, 8))
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and end")
     arguments = parser.parse_args()
@@ -67,7 +68,7 @@ def main() -> None:
                     arguments.folder, name, part, split, quick=arguments.quick, orientations=arguments.orientations
                 )
     if "speed" in arguments.parts:
-        speed(arguments.folder, arguments.sets[0], n_micrographs=5 if arguments.quick else 50)
+        speed(arguments.folder, arguments.sets[0], n_micrographs=5 if arguments.quick else arguments.run_of)
     print_table(arguments.folder)
 
 
@@ -169,15 +170,16 @@ def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
         if not (model / "bundle.json").is_file():
             print(f"speed of {part}: train it first (--parts {part})")
             continue
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         seconds = way(ModelBundle.load(model), micrographs)
-        whole = time.monotonic() - started
+        whole, cpu = time.monotonic() - started, time.process_time() - cpu_started
         keep(
             folder,
             f"speed/{part}",
             {
                 "n_micrographs": n_micrographs,
                 "seconds_a_micrograph": whole / n_micrographs,
+                "cpu_seconds_a_micrograph": cpu / n_micrographs,
                 "median_seconds": float(np.median(seconds)),
                 "last_seconds": seconds[-1],
                 "picks_a_second": 300 * n_micrographs / whole,
