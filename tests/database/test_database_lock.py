@@ -33,10 +33,14 @@ def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path,
     for i in range(8):
         pid = os.fork()
         if pid == 0:
-            for _ in range(4):
-                for pickset in (sets[i], sets[(i + 1) % 8]):
-                    Database(tmp_path / "DB").add(pickset)
-            os._exit(0)
+            status = 1
+            try:
+                for _ in range(4):
+                    for pickset in (sets[i], sets[(i + 1) % 8]):
+                        Database(tmp_path / "DB").add(pickset)
+                status = 0
+            finally:
+                os._exit(status)
         running.append(pid)
     victim = running.pop()
     lock = tmp_path / "DB" / ".lock"
@@ -113,11 +117,15 @@ def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypat
     for _ in range(16):
         pid = os.fork()
         if pid == 0:
-            with locking.locked(tmp_path, timeout_s=60):
-                number = int(counter.read_text())
-                time.sleep(0.02)
-                counter.write_text(str(number + 1))
-            os._exit(0)
+            status = 1
+            try:
+                with locking.locked(tmp_path, timeout_s=60):
+                    number = int(counter.read_text())
+                    time.sleep(0.02)
+                    counter.write_text(str(number + 1))
+                status = 0
+            finally:
+                os._exit(status)
         children.append(pid)
     assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
     assert counter.read_text() == "16"
@@ -136,9 +144,13 @@ def test_a_read_needs_no_lock_and_an_entry_is_never_seen_half(tmp_path: Path, ma
     Database(root).add(sets[0])
     pid = os.fork()
     if pid == 0:
-        for turn in range(60):
-            Database(root).add(sets[turn % 2])
-        os._exit(0)
+        status = 1
+        try:
+            for turn in range(60):
+                Database(root).add(sets[turn % 2])
+            status = 0
+        finally:
+            os._exit(status)
     seen = set()
     while os.waitpid(pid, os.WNOHANG)[0] == 0:
         seen.add(len(Database(root).load("P1/Homo_J51")))

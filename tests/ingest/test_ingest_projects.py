@@ -226,10 +226,12 @@ def test_eight_runs_at_once_give_one_sound_database(projects: Path, tmp_path: Pa
     for i in range(8):
         pid = os.fork()
         if pid == 0:
+            status = 1
             try:
                 quick(roots[i % 4], tmp_path / "DB")
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
         children.append(pid)
     assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
     quick(projects, tmp_path / "alone")
