@@ -45,7 +45,7 @@ def slow_runs(site: RealSite) -> Iterator[dict[str, UUID]]:
         pytest.skip(f"{node} has no slurmd on this machine to be killed")
     runs = {
         "time": site.launch({"time_minutes": 1}, wait_s=300),
-        "node": site.launch({"partition": "gpu", "gpus": 1}, wait_s=300),
+        "node": site.launch({"partition": "gpu", "gpus": 1}, wait_s=1500),
     }
     site.until(runs["node"], is_running)
     os.kill(int(pid_file.read_text()), signal.SIGKILL)

@@ -1,0 +1,166 @@
+"""Deployments: every flow is offered, with the resources of its class in the words of its pool."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+from cryoflow.errors import BadInput
+from cryoflow.settings import Settings, load_settings
+from cryoflow.site import ProfileName
+
+TOML = """
+database = "picks"
+profile = "slurm"
+
+[site]
+server = "http://login1:4200"
+server_database = "postgresql+asyncpg://u@h/db"
+read_only = ["/data/It's 50%"]
+read_write = ["/data/picks"]
+log_folder = "/data/logs"
+scratch = "/scratch"
+cpu_image = "/images/cryoflow-cpu.sif"
+gpu_image = "/images/cryoflow-gpu.sif"
+models = "/data/models"
+
+[site.resources.large]
+cpus = 16
+memory_gb = 64
+partition = "cpu"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    file = tmp_path / "cryoflow.toml"
+    file.write_text(TOML)
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(file))
+    return load_settings().settings
+
+
+def stage(name: str):
+    from cryoflow.cluster.deployments import STAGES
+
+    return next(s for s in STAGES if s.entrypoint.endswith(f":{name}"))
+
+
+def test_every_flow_of_the_package_is_deployed_once() -> None:
+    from prefect import Flow
+
+    import flows
+    from cryoflow.cluster.deployments import STAGES, load_flow
+
+    found = set()
+    for module in pkgutil.iter_modules(flows.__path__, "flows."):
+        for name, value in vars(importlib.import_module(module.name)).items():
+            if isinstance(value, Flow) and value.fn.__module__ == module.name:
+                found.add(f"{module.name}:{name}")
+    assert sorted(found) == sorted(s.entrypoint for s in STAGES)
+    names = [load_flow(s).name for s in STAGES]
+    assert len(set(names)) == len(names)
+
+
+def test_a_class_becomes_slurms_words_and_the_gpu_class_gets_the_gpu_image(settings: Settings) -> None:
+    from cryoflow.cluster.deployments import job_variables
+
+    large = job_variables(stage("ingest"), settings, ProfileName.SLURM)
+    assert large["cpus"] == 16
+    assert large["memory_gb"] == 64
+    assert large["partition"] == "cpu"
+    assert large["image"] == "/images/cryoflow-cpu.sif"
+    assert large["read_only"] == ["/data/It's 50%"]
+    assert large["log_folder"] == "/data/logs"
+    gpu = job_variables(stage("train_unpicker"), settings, ProfileName.SLURM)
+    assert gpu["gpus"] == 1
+    assert gpu["image"] == "/images/cryoflow-gpu.sif"
+    assert "image" not in job_variables(stage("ingest"), settings, ProfileName.SLURM_BARE)
+
+
+@pytest.mark.parametrize("profile", [ProfileName.SLURM, ProfileName.SLURM_BARE])
+def test_the_pools_form_accepts_what_deployments_say(settings: Settings, profile: ProfileName) -> None:
+    from cryoflow.cluster.deployments import STAGES, job_variables
+    from cryoflow.cluster.job import SlurmJobConfiguration
+
+    for s in STAGES:
+        if s.resources:
+            job = SlurmJobConfiguration.model_validate(job_variables(s, settings, profile))
+            assert job.memory_mb > 0
+
+
+def test_docker_gets_volumes_a_memory_limit_and_no_registry(settings: Settings) -> None:
+    from cryoflow.cluster.deployments import job_variables
+
+    values = job_variables(stage("ingest"), settings, ProfileName.DOCKER)
+    assert "/data/It's 50%:/data/It's 50%:ro" in values["volumes"]
+    assert "/data/picks:/data/picks:rw" in values["volumes"]
+    assert values["mem_limit"] == "65536m"
+    assert values["image_pull_policy"] == "Never"
+
+
+def test_flows_that_only_wait_run_beside_the_server_and_know_the_profile(settings: Settings) -> None:
+    from cryoflow.cluster.deployments import job_variables, pool_of
+
+    assert pool_of(stage("pipeline"), ProfileName.SLURM) == "cryoflow-service"
+    assert pool_of(stage("ingest"), ProfileName.SLURM) == "cryoflow-slurm"
+    assert pool_of(stage("pipeline"), ProfileName.LOCAL) == "cryoflow-local"
+    assert job_variables(stage("pipeline"), settings, ProfileName.SLURM)["env"]["CRYOFLOW_PROFILE"] == "slurm"
+
+
+def test_without_an_image_the_profile_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryoflow.cluster.deployments import job_variables
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="make images"):
+        job_variables(stage("ingest"), Settings(), ProfileName.SLURM)
+
+
+def test_slurm_without_postgresql_is_refused(settings: Settings) -> None:
+    from cryoflow.cluster.services import check
+
+    check(settings, ProfileName.SLURM)
+    check(Settings(), ProfileName.LOCAL)
+    with pytest.raises(BadInput, match="PostgreSQL"):
+        check(Settings(), ProfileName.SLURM)
+
+
+def test_the_server_listens_on_loopback_and_its_pages_call_the_sites_address(settings: Settings) -> None:
+    from cryoflow.cluster.services import server, workers
+
+    service = server(settings)
+    assert service.argv[-4:] == ("--host", "127.0.0.1", "--port", "4200")
+    assert service.environment["PREFECT_UI_API_URL"] == "http://login1:4200/api"
+    assert service.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] == "postgresql+asyncpg://u@h/db"
+    kinds = {
+        w.argv[w.argv.index("--pool") + 1]: w.argv[w.argv.index("--type") + 1]
+        for w in workers(settings, ProfileName.SLURM)
+    }
+    assert kinds == {"cryoflow-service": "process", "cryoflow-slurm": "slurm"}
+
+
+def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_are_off(
+    settings: Settings, prefect_server: None
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from cryoflow.cluster.deployments import deployments, make_pools
+
+    for _ in range(2):  # a second time changes nothing
+        make_pools(ProfileName.SLURM)
+        for deployment in deployments(settings, ProfileName.SLURM):
+            deployment.apply()
+    with get_client(sync_client=True) as client:
+        ingest = client.read_deployment_by_name("ingest/slurm")
+        assert "Read every finished job" in ingest.description
+        assert "class large" in ingest.description
+        assert {"cryoflow", "data", "slurm"} <= set(ingest.tags)
+        assert [s.active for s in ingest.schedules] == [False]
+        assert ingest.parameters["parameters"]["roots"] == ["/data/It's 50%"]
+        assert ingest.pull_steps in (None, [])
+        assert ingest.entrypoint == "flows.ingest.ingest"
+        assert "roots" in str(ingest.parameter_openapi_schema)
+        assert client.read_work_pool("cryoflow-slurm").type == "slurm"
+        assert client.read_deployment_by_name("pipeline/slurm").work_pool_name == "cryoflow-service"

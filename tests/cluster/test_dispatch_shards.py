@@ -1,0 +1,250 @@
+"""Dispatching: shards run at the same time within a limit, grow after exhaustion, and do not take others along."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Parameters(BaseModel):
+    number: int = 0
+
+
+class Cluster:
+    """A pool without a worker: a thread gives each new run the end that a test wants."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.flow_name = f"stage-{uuid.uuid4()}"
+        self.seen: list[tuple[int, dict[str, Any]]] = []
+        """Number and job variables of each run, in the order in which they came."""
+        self.most_active = 0
+        self.answer: Callable[[int, int], Callable[[Any], None]] = lambda number, attempt: self.complete
+        self.stop = threading.Event()
+        self._handled: set[Any] = set()
+
+        from prefect import flow
+        from prefect.client.schemas.actions import WorkPoolCreate
+
+        @flow(name=self.flow_name)
+        def stage(parameters: Parameters) -> str:
+            return f"in this process: {parameters.number}"
+
+        self.flow = stage
+        pool = f"pool-{uuid.uuid4()}"
+        client.create_work_pool(WorkPoolCreate(name=pool, type="slurm"))
+        self.deployment = client.create_deployment(client.create_flow(stage), "slurm", work_pool_name=pool)
+
+    def runs(self) -> list[Any]:
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+        from prefect.client.schemas.sorting import FlowRunSort
+
+        only = DeploymentFilter(id=DeploymentFilterId(any_=[self.deployment]))
+        runs = self.client.read_flow_runs(deployment_filter=only, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=100)
+        return list(runs)
+
+    def act(self) -> None:
+        while not self.stop.wait(0.1):
+            runs = self.runs()
+            self.most_active = max(self.most_active, sum(not run.state.is_final() for run in runs))
+            for run in runs:
+                if run.id in self._handled:
+                    continue
+                self._handled.add(run.id)
+                number = run.parameters["parameters"]["number"]
+                attempt = 1 + sum(n == number for n, _ in self.seen)
+                self.seen.append((number, run.job_variables or {}))
+                self.answer(number, attempt)(run)
+
+    def complete(self, run: Any) -> None:
+        from prefect.states import Completed
+
+        self.client.set_flow_run_state(run.id, Completed(), force=True)
+
+    def fail(self, run: Any) -> None:
+        from prefect.states import Failed
+
+        self.client.set_flow_run_state(run.id, Failed(message="the file x.star is broken"), force=True)
+
+    def ignore(self, run: Any) -> None:
+        from prefect.states import Running
+
+        self.client.set_flow_run_state(run.id, Running(), force=True)
+
+    def crash(self, end: str, *, after_s: float = 0.0) -> Callable[[Any], None]:
+        """As SLURM's worker does: the engine's crash first, the reason a little later."""
+
+        def do(run: Any) -> None:
+            from prefect.states import Crashed
+
+            self.client.update_flow_run(run.id, infrastructure_pid="7")
+            labels = {"prefect.worker.type": "slurm"}
+            self.client._client.patch(f"/flow_runs/{run.id}/labels", json=labels)
+            self.client.set_flow_run_state(run.id, Crashed(message="a signal"), force=True)
+            time.sleep(after_s)
+            if end:
+                self.client._client.patch(f"/flow_runs/{run.id}/labels", json={"slurm.end": end})
+
+        return do
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    from prefect.client.orchestration import get_client
+
+    monkeypatch.setattr("cryoflow.cluster.dispatch.POLL_S", 0.2)
+    monkeypatch.setenv("CRYOFLOW_PROFILE", "slurm")
+    with get_client(sync_client=True) as client:
+        cluster = Cluster(client)
+        actor = threading.Thread(target=cluster.act)
+        actor.start()
+        yield cluster
+        cluster.stop.set()
+        actor.join()
+
+
+def works(n: int) -> list[Any]:
+    from cryoflow.cluster.dispatch import Work
+
+    return [Work(f"shard {i}", Parameters(number=i)) for i in range(n)]
+
+
+def test_a_stage_runs_in_this_process_where_the_profile_is_local(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryoflow.cluster.dispatch import run_stage
+
+    monkeypatch.setenv("CRYOFLOW_PROFILE", "local")
+    assert run_stage(cluster.flow, Parameters(number=3)) == "in this process: 3"
+    assert cluster.seen == []
+
+
+def test_a_stage_that_is_dispatched_is_waited_for(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import run_stage
+
+    assert run_stage(cluster.flow, Parameters(number=3)) is None
+    assert [number for number, _ in cluster.seen] == [3]
+
+
+def test_a_stage_that_failed_raises_with_its_message_and_is_not_tried_again(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import StageFailed, run_stage
+
+    cluster.answer = lambda number, attempt: cluster.fail
+    with pytest.raises(StageFailed, match=r"the file x\.star is broken"):
+        run_stage(cluster.flow, Parameters())
+    assert len(cluster.seen) == 1
+
+
+def test_a_shard_that_fails_does_not_take_the_others_along(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.fail if number == 1 else cluster.complete
+    told: list[str] = []
+    done = run_shards(cluster.flow_name, works(4), on_done=lambda d: told.append(d.name))
+    assert [d.name for d in done] == ["shard 0", "shard 1", "shard 2", "shard 3"]
+    assert [d.succeeded for d in done] == [True, False, True, True]
+    assert "x.star" in done[1].message
+    assert sorted(told) == [d.name for d in done]
+
+
+@pytest.mark.parametrize(("end", "factor"), [("memory", "memory_factor"), ("time", "time_factor")])
+def test_what_ran_out_is_doubled_with_each_attempt(cluster: Cluster, end: str, factor: str) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash(end) if attempt < 3 else cluster.complete
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert done.succeeded
+    assert done.attempts == 3
+    assert [variables for _, variables in cluster.seen] == [{}, {factor: 2.0}, {factor: 4.0}]
+
+
+def test_a_lost_node_is_another_attempt_with_the_same_resources(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash("node") if attempt == 1 else cluster.complete
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert done.succeeded
+    assert [variables for _, variables in cluster.seen] == [{}, {}]
+
+
+@pytest.mark.parametrize("end", ["done", "cancelled", "lost"])
+def test_a_crash_that_more_would_not_cure_is_not_tried_again(cluster: Cluster, end: str) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash(end)
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert (done.state, done.attempts, done.slurm_job) == ("Crashed", 1, "7")
+
+
+def test_attempts_end(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash("memory")
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert (done.succeeded, done.attempts) == (False, 3)
+
+
+def test_slurms_reason_is_waited_for(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash("memory", after_s=1.5) if attempt == 1 else cluster.complete
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert done.attempts == 2
+
+
+def test_a_reason_that_never_comes_is_not_waited_for_for_ever(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    monkeypatch.setattr("cryoflow.cluster.dispatch.REASON_PATIENCE_S", 0.5)
+    cluster.answer = lambda number, attempt: cluster.crash("")
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert (done.state, done.attempts) == ("Crashed", 1)
+
+
+def test_no_more_shards_run_at_the_same_time_than_the_site_allows(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    file = tmp_path / "cryoflow.toml"
+    file.write_text("[site]\nshards_at_once = 2\n")
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(file))
+    done = run_shards(cluster.flow_name, works(6))
+    assert all(d.succeeded for d in done)
+    assert 1 <= cluster.most_active <= 2
+
+
+def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryoflow.cluster import dispatch
+
+    class Parent:
+        id = str(uuid.uuid4())
+
+    monkeypatch.setattr(dispatch, "this_run", Parent)
+    first = dict(enumerate([cluster.complete, cluster.fail, cluster.ignore]))
+    cluster.answer = lambda number, attempt: first[number] if attempt == 1 else cluster.complete
+    earlier = threading.Thread(
+        target=lambda: dispatch.run_shards(cluster.flow_name, works(3)), daemon=True
+    )  # never ends: shard 2 runs on, as when its parent was killed
+    earlier.start()
+    while len(cluster.seen) < 3:
+        time.sleep(0.1)
+    time.sleep(1)
+    running = next(run for run in cluster.runs() if run.state.name == "Running")
+    threading.Timer(1.0, lambda: cluster.complete(running)).start()
+    done = dispatch.run_shards(cluster.flow_name, works(3))
+    assert all(d.succeeded for d in done)
+    assert sorted(number for number, _ in cluster.seen) == [0, 1, 1, 2]
+    assert done[2].flow_run == str(running.id)
