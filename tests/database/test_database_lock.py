@@ -107,10 +107,11 @@ def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypat
     clear = locking._clear
 
     def late(path: Path, owner: locking.Owner) -> bool:
-        time.sleep(0.002 * (os.getpid() % 16))  # each has seen the dead owner before any of them removes its lock
+        time.sleep(0.01 * (os.getpid() % 16))  # each has seen the dead owner before any of them removes its lock
         return clear(path, owner)
 
     monkeypatch.setattr(locking, "_clear", late)
+    start = time.monotonic() + 1.0
     counter = tmp_path / "counter"
     counter.write_text("0")
     children = []
@@ -119,6 +120,7 @@ def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypat
         if pid == 0:
             status = 1
             try:
+                time.sleep(max(0.0, start - time.monotonic()))  # all at once
                 with locking.locked(tmp_path, timeout_s=60):
                     number = int(counter.read_text())
                     time.sleep(0.02)
