@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
+from cryoflow.errors import ExitCode
 
 app = App(
     name="export", help="Write training sets for pickers, and picks for RELION and CryoSPARC.", help_format="plaintext"
@@ -94,7 +95,7 @@ def _make(name: str, title: str) -> None:
             settings=settings_of(set_),
         )
         show(result, as_json=json)
-        return 3 if result.skipped else 0
+        return ExitCode.PARTLY_FAILED if result.skipped else ExitCode.OK
 
 
 def settings_of(texts: tuple[str, ...]) -> dict[str, str]:

@@ -323,7 +323,11 @@ def _train_step(home: Path, settings: Mapping[str, str], hardware: Hardware) -> 
     argv += ["--train-images", "image_list_train.txt", "--train-targets", "particles_train.txt"]
     if (home / "image_list_validation.txt").exists():
         argv += ["--test-images", "image_list_validation.txt", "--test-targets", "particles_validation.txt"]
-    argv += ["--model", settings["model"], "--method", settings["method"], "--num-workers", str(hardware.cpus)]
+    argv += ["--model", settings["model"], "--method", settings["method"]]
+    argv += [
+        "--num-workers",
+        str(hardware.cpus if hardware.gpus else 0),
+    ]  # on a CPU they would compete with the network
     for option in ("units", "minibatch_size", "epoch_size", "learning_rate"):
         argv += [f"--{option.replace('_', '-')}", settings[option]]
     argv += ["--num-epochs", settings["epochs"]]

@@ -46,7 +46,7 @@ def _unlabelled(entry: PickSet) -> PickSet:
 
 def test_topaz_trains_on_our_tables_and_its_picks_come_back_on_the_particles(make_entry, tmp_path, real_pickers):
     entry = make_entry(n=5, n_empty=1, pixel_size_A=4.0, diameter_A=100.0, names=[f"a b.v1_{i}.mrc" for i in range(5)])
-    settings = {"epochs": 2, "epoch_size": 60, "minibatch_size": 64, "downsampling": 2}
+    settings = {"epochs": 2, "epoch_size": 40, "minibatch_size": 32, "downsampling": 2}
     exported = export("topaz", [entry], tmp_path / "set", settings=settings)
     lines: list[str] = []
     trained = train("topaz", exported.folder, _place(real_pickers), on_line=lines.append)

@@ -1,0 +1,78 @@
+"""`cryoflow export`, `picker` and `evaluate`, as they are typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cryoflow.cli.main import launch
+from cryoflow.database import Database
+from cryoflow.pickers.base import pickers
+
+
+@pytest.fixture
+def database(make_entry, tmp_path):
+    root = tmp_path / "DB"
+    Database(root).add(make_entry("P1", n=4))
+    return root
+
+
+def test_export_prints_what_it_wrote_and_why(database, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["export", "topaz", "P1/Homo_J51", "--database", str(database), "--output", str(out), "--set", "epochs=3"]
+    assert launch([*argv, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["manifest"]) == out / "manifest.tsv"
+    assert {"name": "epochs", "value": "3", "why": "given by hand", "by_hand": True} in printed["settings"]
+    assert launch(argv) == 0
+    assert "was there already" in capsys.readouterr().out
+    assert launch([*argv[:-1], "epochs"]) == 2
+    assert launch([*argv, "--box", "20", "--diameter", "100"]) == 2
+    assert launch([*argv[:2], "P1/Homo_J99", *argv[3:]]) == 1
+    assert "no entry" in capsys.readouterr().err
+
+
+def test_export_of_a_part_ends_with_three(database, make_entry, tmp_path):
+    mics = tmp_path / "projects" / "P1" / "mics"
+    (mics / "mic_1.mrc").write_bytes(b"broken")
+    out = tmp_path / "out"
+    assert launch(["export", "cryolo", "P1/Homo_J51", "--db", str(database), "-o", str(out)]) == 3
+    assert len(list(out.glob("*_image/*.mrc"))) == 3
+
+
+def test_picks_are_read_judged_and_agreed_on(database, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert launch(["export", "eman2", "P1/Homo_J51", "--db", str(database), "-o", str(out)]) == 0
+    read = ["picker", "read", "eman2", str(out / "info"), "--manifest", str(out), "--db", str(database), "--run", "e2"]
+    assert launch(read) == 0
+    capsys.readouterr()
+    judge = ["evaluate", "P1/AutoPick_e2", "--reference", "P1/Homo_J51", "--db", str(database), "--json"]
+    assert launch([*judge, "-o", str(tmp_path / "judged")]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["f1"] == 1.0
+    assert row["average_precision"] is None  # EMAN2's boxes have no scores
+    assert (tmp_path / "judged" / "evaluation.png").exists()
+    agree = ["picker", "consensus", "P1/AutoPick_e2", "P1/Homo_J51", "--db", str(database), "--name", "both", "--json"]
+    assert launch(agree) == 0
+    assert json.loads(capsys.readouterr().out)[0]["entry"] == "P1/Consensus_both"
+    assert launch(["picker", "consensus", "--db", str(database)]) == 2
+
+
+def test_script_only_writes_a_script_and_runs_nothing(database, tmp_path, capsys):
+    out = tmp_path / "out"
+    launch(["export", "cryolo", "P1/Homo_J51", "--db", str(database), "-o", str(out)])
+    assert launch(["picker", "train", "cryolo", str(out), "--script-only", "--sbatch=--time=1:00:00"]) == 0
+    text = (out / "train.sbatch").read_text()
+    assert "#SBATCH --time=1:00:00" in text
+    assert "cryolo_train.py -c config_cryolo.json" in text
+    assert not (out / "train.log").exists()
+    assert launch(["picker", "train", "cryolo", str(out), "--gpus", "all"]) == 2
+    assert launch(["picker", "train", "topaz", str(out)]) == 1
+
+
+def test_every_picker_is_listed_and_has_its_export_command(capsys):
+    assert launch(["picker", "list", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert names == sorted(pickers())
+    for name in names:
+        assert launch(["export", name, "--help"]) in (0, None)
