@@ -29,11 +29,17 @@ def evaluate(parameters: EvaluationParameters) -> tuple[Comparison, ...]:
             "recall": r.recall,
             "n_picks": r.n_picks,
             "n_reference": r.n_reference,
+            "n_matched": r.n_matched,
             "micrographs": r.micrographs,
         }
         for name, r in zip(parameters.entries, results, strict=True)
     ]
-    record = {"reference_database": parameters.reference_database, "radius": parameters.radius, "entries": entries}
+    record = {
+        "reference_database": parameters.reference_database,
+        "radius": parameters.radius,
+        "model": parameters.model,
+        "entries": entries,
+    }
     write_atomically(parameters.output, json.dumps(plain(record), indent=1) + "\n")
     rows = [{**row, "micrographs": len(r.micrographs)} for row, r in zip(entries, results, strict=True)]
     show_table(

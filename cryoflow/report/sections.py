@@ -17,7 +17,7 @@ from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph
 from cryoflow.pickers import manifest
-from cryoflow.pickers.compare import centers_of, same_micrographs
+from cryoflow.pickers.compare import Scores, centers_of, same_micrographs
 from cryoflow.pickers.matching import match_picks
 from cryoflow.picks import FloatArray, Kind, PickSet
 from cryoflow.report.figures import KEPT, MISSED, REMOVED, Marks, montage, overlay
@@ -31,15 +31,11 @@ SMOOTHING_A = 6.0
 
 
 @dataclass(frozen=True)
-class Scored:
-    """One entry of an evaluation."""
+class Scored(Scores):
+    """One entry of an evaluation, or all of them together."""
 
-    entry: str
-    n_micrographs: int
-    n_picks: int
-    n_reference: int
-    precision: float
-    recall: float
+    entry: str = ""
+    n_micrographs: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,8 @@ class Evaluation:
 
     reference_database: Path
     radius: float
+    held_out: bool
+    """Whether only micrographs that the model had not seen were counted."""
     entries: tuple[Scored, ...]
 
     @classmethod
@@ -57,16 +55,15 @@ class Evaluation:
             record = json.loads(file.read_text())
             rows = tuple(
                 Scored(
-                    r["entry"],
-                    len(r["micrographs"]),
-                    r["n_picks"],
                     r["n_reference"],
-                    _number(r["precision"]),
-                    _number(r["recall"]),
+                    r["n_picks"],
+                    r["n_matched"],
+                    entry=r["entry"],
+                    n_micrographs=len(r["micrographs"]),
                 )
                 for r in record["entries"]
             )
-            return cls(Path(record["reference_database"]), float(record["radius"]), rows)
+            return cls(Path(record["reference_database"]), float(record["radius"]), record["model"] is not None, rows)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(file, f"is not the record of an evaluation ({error}).", "Evaluate again.") from error
 
@@ -109,22 +106,17 @@ def result_section(pairs: Sequence[CleanedPair], evaluation: Evaluation | None) 
     if evaluation:
         head += ["precision before", "recall before", "precision after", "recall after"]
         before, after = (_pooled([evaluation.of(name(p)) for p in pairs]) for name in (_before, _after))
-        n = sum(s.n_micrographs for p in pairs if (s := evaluation.of(p.after.name)))
-        blocks.append(
-            Figures(
-                (
-                    (f"{before[0]:.0%} → {after[0]:.0%}", "precision", "of all picks, and of those that are kept"),
-                    (f"{before[1]:.0%} → {after[1]:.0%}", "recall", "of the true particles"),
-                    (f"{n}", "held-out micrographs", "on which this was measured"),
-                )
+        shown_on = "held-out micrographs" if evaluation.held_out else "micrographs"
+        seen = "The unpicker was neither trained nor tuned on these micrographs. " if evaluation.held_out else ""
+        numbers = Figures(
+            (
+                (f"{before.precision:.0%} → {after.precision:.0%}", "precision", "of all picks, then of the kept"),
+                (f"{before.recall:.0%} → {after.recall:.0%}", "recall", "of the true particles"),
+                (f"{after.n_micrographs}", shown_on, "that this was measured on"),
             )
         )
-        blocks.append(
-            Text(
-                "Measured on micrographs that the unpicker was neither trained nor tuned on. A pick is right where it "
-                f"lies within {evaluation.radius:g} particle diameters of a true particle, one to one."
-            )
-        )
+        right = f"A pick is right where it lies within {evaluation.radius:g} diameters of a true particle, one to one."
+        blocks += [numbers, Text(seen + right)]
     caption = "Picks of each project before and after un-picking; counts of all micrographs"
     blocks.append(Table(head, rows, caption=caption))
     return Section("Clean picks", blocks)
@@ -226,16 +218,16 @@ def _after(pair: CleanedPair) -> str:
     return pair.after.name
 
 
-def _pooled(rows: Sequence[Scored | None]) -> tuple[float, float]:
-    """Precision and recall over all picks of all projects."""
+def _pooled(rows: Sequence[Scored | None]) -> Scored:
+    """All picks of all projects together."""
     known = [r for r in rows if r is not None]
-    right = sum(r.precision * r.n_picks for r in known if r.n_picks)
-    picks, reference = sum(r.n_picks for r in known), sum(r.n_reference for r in known)
-    return (right / picks if picks else float("nan"), right / reference if reference else float("nan"))
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    return Scored(
+        sum(r.n_reference for r in known),
+        sum(r.n_picks for r in known),
+        sum(r.n_matched for r in known),
+        entry="all",
+        n_micrographs=sum(r.n_micrographs for r in known),
+    )
 
 
 def _reference_of(references: Database | None, picks: PickSet) -> PickSet | None:
