@@ -20,7 +20,8 @@ class Devices:
     gpus
         Their names; empty on a machine without.
     mixed_precision, compiled
-        float16 where that is safe, and XLA: on where a GPU is. On a CPU both cost more than they bring.
+        float16 where that is safe, and XLA: on where a GPU is. On a CPU both cost more than they bring, but for JAX,
+        which is XLA.
     distributed
         Whether batches are shared between several GPUs.
     """
@@ -62,4 +63,5 @@ def find_devices(*, mixed_precision: bool | None = None) -> Devices:
     elif len(gpus) > 1:
         log.warning("one of %d GPUs is used: set KERAS_BACKEND=jax to train on all of them", len(gpus))
     mixed = bool(gpus) if mixed_precision is None else mixed_precision
-    return Devices(gpus, mixed, bool(gpus), distributed)
+    compiled = keras.backend.backend() == "jax" or bool(gpus)
+    return Devices(gpus, mixed, compiled, distributed)
