@@ -95,9 +95,6 @@ def train(
     BadInput
         Where labels of one kind are missing, too few micrographs can be used, or `output` is of another training.
     """
-    load_keras()
-    from cryoflow.unpicker.fit import fit
-
     options = options or TrainOptions()
     training_set.check()
     start = ModelBundle.load(options.start_from) if options.start_from else None
@@ -113,6 +110,9 @@ def train(
     mark = _fingerprint(preprocessing, architecture, parts, options, start)
     if finished := _finished(output, mark, overwrite=overwrite):
         return finished
+    load_keras()  # takes seconds, which a finished training need not wait for
+    from cryoflow.unpicker.fit import fit
+
     bundle = ModelBundle(
         architecture=architecture,
         preprocessing=preprocessing,
