@@ -24,7 +24,7 @@ ANNOTATIONS = """
 import json, sys
 from cryolo import imagereader, preprocessing
 folder = sys.argv[1]
-pairs = preprocessing.find_image_annotation_pairs_by_dir(folder + "/train_image", folder + "/train_annot")
+pairs = preprocessing.find_image_annotation_pairs_by_dir(folder + "/train_annot", folder + "/train_image")
 found = []
 for image in preprocessing.parse_annotation(pairs, grid_dims=(32, 32, 1), anchor_size=25)[0]:
     pixels = imagereader.image_read(image["filename"])
@@ -37,7 +37,7 @@ print("RESULT " + json.dumps(found))
 
 
 def _place(real_pickers: Path) -> Place:
-    return Place(programs=real_pickers, hardware=Hardware(gpus=(), cpus=2), timeout_s=300)
+    return Place(programs=real_pickers, hardware=Hardware(gpus=(), cpus=2), timeout_s=500)
 
 
 def _unlabelled(entry: PickSet) -> PickSet:
@@ -46,7 +46,7 @@ def _unlabelled(entry: PickSet) -> PickSet:
 
 def test_topaz_trains_on_our_tables_and_its_picks_come_back_on_the_particles(make_entry, tmp_path, real_pickers):
     entry = make_entry(n=5, n_empty=1, pixel_size_A=4.0, diameter_A=100.0, names=[f"a b.v1_{i}.mrc" for i in range(5)])
-    settings = {"epochs": 2, "epoch_size": 40, "minibatch_size": 32, "downsampling": 2}
+    settings = {"epochs": 1, "epoch_size": 40, "minibatch_size": 32, "downsampling": 2}
     exported = export("topaz", [entry], tmp_path / "set", settings=settings)
     lines: list[str] = []
     trained = train("topaz", exported.folder, _place(real_pickers), on_line=lines.append)
