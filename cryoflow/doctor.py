@@ -24,7 +24,7 @@ from cryoflow.errors import CryoflowError
 from cryoflow.settings import FILE_NAME, LoadedSettings, Settings
 
 Status = Literal["ok", "warning", "missing", "failed"]
-OTHER_VARIABLES = ("CRYOFLOW_CONFIG", "CRYOFLOW_DEBUG")
+OTHER_VARIABLES = ("CRYOFLOW_CONFIG", "CRYOFLOW_DEBUG", "CRYOFLOW_SCRATCH", "CRYOFLOW_SLURM_POLL_SECONDS")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def test_the_lock_names_no_address_and_nothing_but_pins() -> None:
 
 def test_fastapi_is_pinned_to_a_version_with_which_prefects_server_starts() -> None:
     major, minor = map(int, PINS["fastapi"].split(".")[:2])
-    assert (major, minor) < (0, 155)
+    assert (major, minor) < (0, 151)
 
 
 def test_the_console_script_is_the_command_line() -> None:

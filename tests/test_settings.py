@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import cryoflow
 from cryoflow.cli.main import launch
 from cryoflow.errors import BadInput
-from cryoflow.settings import find_file, load_settings
+from cryoflow.settings import Settings, find_file, load_settings
 
 FILE = """
 profile = "cluster"
@@ -109,3 +110,8 @@ def test_the_command_shows_where_each_value_comes_from(
     rows = {line.split("\t")[0]: line.split("\t")[1:3] for line in capsys.readouterr().out.splitlines()}
     assert rows["workers"] == ["6", "environment"]
     assert rows["database"] == [str(file.parent / "DB"), str(file)]
+
+
+def test_the_documentation_lists_every_setting() -> None:
+    text = (Path(cryoflow.__file__).parent.parent / "docs" / "configuration.md").read_text()
+    assert [name for name in Settings.model_fields if f"| `{name}` |" not in text] == []
