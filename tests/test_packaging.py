@@ -80,3 +80,9 @@ def test_making_the_environment_without_ensurepip_and_pip_names_the_debian_packa
     done = _make_env(tmp_path, str(bare))
     assert done.returncode == 1
     assert "python3-venv" in done.stderr
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]), ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
