@@ -112,7 +112,9 @@ class ModelBundle:
         """The network's opinion of boxes, (n,); above 0 is right. The mean over so many orientations of each box."""
         return logits_of(self.network, boxes, self.architecture.input_px, orientations=orientations, batch=batch)
 
-    def probabilities(self, boxes: Boxes, *, orientations: int = 1, batch: int | None = None) -> npt.NDArray[np.float64]:
+    def probabilities(
+        self, boxes: Boxes, *, orientations: int = 1, batch: int | None = None
+    ) -> npt.NDArray[np.float64]:
         """Calibrated probability that each box holds a whole particle, (n,)."""
         return sigmoid(self.logits(boxes, orientations=orientations, batch=batch) / self.temperature)
 

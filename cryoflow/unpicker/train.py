@@ -98,6 +98,8 @@ def train(
     options = options or TrainOptions()
     training_set.check()
     start = ModelBundle.load(options.start_from) if options.start_from else None
+    if start is not None:
+        options = replace(options, architecture=start.architecture.name)
     diameter = float(np.median([m.diameter_A for m in training_set.micrographs]))
     preprocessing = start.preprocessing if start else options.preprocessing_for(diameter)
     architecture = start.architecture if start else options.network(preprocessing)

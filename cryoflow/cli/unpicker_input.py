@@ -1,0 +1,131 @@
+"""What the unpicker's commands share: where picks come from, and how they end."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Group, Parameter
+
+from cryoflow.cli import output as out
+from cryoflow.errors import BadInput, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cryoflow.picks import PickSet
+    from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet
+    from cryoflow.unpicker.unpick import OnJudged
+
+STAR = Group("STAR files of a folder", sort_key=1)
+DB = Group("Entries of a database", sort_key=2)
+
+DatabaseOption = Annotated[Path | None, Parameter(name=["--database", "--db"], group=DB)]
+Micrographs = Annotated[Path | None, Parameter(name="--micrographs", group=STAR)]
+Apix = Annotated[float | None, Parameter(name="--apix", group=STAR)]
+CtfStar = Annotated[Path | None, Parameter(name="--ctf", group=STAR)]
+NumCores = Annotated[int | None, Parameter(name=["--num-cores", "--workers"])]
+
+
+def labelled(
+    entries: Sequence[str],
+    database: Path | None,
+    root: Path | None,
+    suffix: str,
+    micrographs: Path | None,
+    apix: float | None,
+    ctf: Path | None,
+    diameter: float | None,
+) -> tuple[TrainingSet, list[BadInput]]:
+    """The labelled micrographs of a folder or of entries, and the files that could not be read."""
+    from cryoflow.unpicker.labelled import TrainingSet
+    from cryoflow.unpicker.star_folder import read_star_folder
+
+    if (root is None) == (not entries):
+        raise out.UsageError("give --train-root, or labelled entries and their --database.")
+    if root is None:
+        known = TrainingSet.from_picks(load_entries(entries, database), diameter_A=diameter)
+        for note in known.notes:
+            out.say(f"note: {note}")
+        return known, []
+    if diameter is None:
+        raise out.UsageError("give the particle diameter in angstrom (--diameter).")
+    found, bad = read_star_folder(
+        root, suffix, diameter_A=diameter, pixel_size_A=apix, micrographs_dir=micrographs, ctf_star=ctf
+    )
+    if not found:
+        raise bad[0]
+    return TrainingSet(tuple(p.micrograph for p in found)), bad
+
+
+def any_picks(
+    entries: Sequence[str],
+    database: Path | None,
+    folder: Path | None,
+    suffix: str,
+    micrographs: Path | None,
+    apix: float | None,
+    ctf: Path | None,
+    diameter: float,
+) -> tuple[list[PickedMicrograph], list[BadInput]]:
+    """The micrographs of a folder or of entries, labelled or not, and the files that could not be read."""
+    from cryoflow.unpicker.labelled import picked_micrographs
+    from cryoflow.unpicker.star_folder import read_star_folder
+
+    if (folder is None) == (not entries):
+        raise out.UsageError("give --folder, or entries and their --database.")
+    if folder is not None:
+        found, bad = read_star_folder(
+            folder, suffix, diameter_A=diameter, pixel_size_A=apix, micrographs_dir=micrographs, ctf_star=ctf
+        )
+        return [p.micrograph for p in found], bad
+    picked: list[PickedMicrograph] = []
+    for picks in load_entries(entries, database):
+        more, notes = picked_micrographs(picks, diameter_A=diameter)
+        picked += more
+        for note in notes:
+            out.say(f"note: {note}")
+    return picked, []
+
+
+def load_entries(entries: Sequence[str], database: Path | None) -> list[PickSet]:
+    """The entries named on the command line."""
+    from cryoflow.database import Database
+
+    if database is None:
+        raise out.UsageError("say which --database the entries are of.")
+    if not entries:
+        raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
+    source = Database(database)
+    return [source.load(entry) for entry in entries]
+
+
+def ending(failed: Sequence[BadInput], n_good: int) -> int:
+    """Say what failed; the exit code."""
+    for error in failed:
+        out.say(f"left out: {error}")
+    if not failed:
+        return ExitCode.OK
+    return ExitCode.PARTLY_FAILED if n_good else ExitCode.FAILED
+
+
+@contextmanager
+def judging(what: str, total: int | None, *, json: bool = True) -> Iterator[OnJudged]:
+    """A bar on a terminal; with `json` false, one line a micrograph on stdout as well."""
+    from cryoflow.unpicker.unpick import Judged
+
+    if not json:
+
+        def line(result: object) -> None:
+            if isinstance(result, Judged):
+                print(result, flush=True)
+
+        yield line
+        return
+    with out.progress(what, total) as advance:
+
+        def step(result: object) -> None:  # noqa: ARG001
+            advance()
+
+        yield step

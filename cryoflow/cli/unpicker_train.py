@@ -1,0 +1,303 @@
+"""`cryoflow unpicker label` and `train`."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from cryoflow.cli import output as out
+from cryoflow.cli.unpicker_input import DB, STAR, Apix, CtfStar, DatabaseOption, Micrographs, NumCores, ending, labelled
+from cryoflow.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cryoflow.unpicker.options import TrainOptions
+    from cryoflow.unpicker.train import OnProgress, Progress
+
+CLASSIC = Group("Preprocessing of --architecture classic", sort_key=3)
+
+
+def label(
+    folder: Annotated[Path | None, Parameter(group=STAR)] = None,
+    *,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    all_suffix: Annotated[str, Parameter(group=STAR)] = "_autopick",
+    kept_suffix: Annotated[str, Parameter(group=STAR)] = "_autopick_correct",
+    train_suffix: Annotated[str, Parameter(group=STAR)] = "_autopick_train",
+    negatives: Annotated[Literal["balanced", "all"], Parameter(group=STAR)] = "balanced",
+    database: DatabaseOption = None,
+    positives: Annotated[str | None, Parameter(group=DB)] = None,
+    candidates: Annotated[str | None, Parameter(group=DB)] = None,
+    excluded: Annotated[str | None, Parameter(group=DB)] = None,
+    dropped: Annotated[Literal["unlabelled", "wrong"], Parameter(group=DB)] = "unlabelled",
+    radius: Annotated[float, Parameter(group=DB)] = 0.25,
+    diameter: Annotated[float | None, Parameter(group=DB)] = None,
+    seed: int = 0,
+    json: out.Json = False,
+) -> int:
+    """Label picks as right and wrong: from STAR files cleaned by hand, or from what survived in a project.
+
+    With FOLDER: for each X_autopick_correct.star there, X_autopick_train.star is written to --output, with the columns
+    of X_autopick.star and one more: P for each pick that was kept, N for as many of those that were not.
+
+    With --database: the picks of --candidates are labelled by whether --positives has them, and the entry
+    <candidates>_labelled is added.
+
+    Parameters
+    ----------
+    folder
+        Folder of STAR files.
+    output
+        Folder for the labelled STAR files; may be FOLDER itself.
+    all_suffix
+        What the files of all picks end in.
+    kept_suffix
+        What the files of picks that were kept end in.
+    train_suffix
+        What the files to write end in.
+    negatives
+        balanced: one N for each P; all: every removed pick.
+    database
+        The database's folder.
+    positives
+        Entry whose picks are right: a refinement, a selection.
+    candidates
+        Entry of all picks: an autopick job.
+    excluded
+        Entry of particles that a selection put aside: wrong.
+    dropped
+        What candidates are that are in neither: not known, or wrong.
+    radius
+        A candidate matches within this share of the diameter.
+    diameter
+        Particle diameter in angstrom, where the entries do not know it.
+    seed
+        Of the draw.
+    """
+    if (folder is None) == (database is None):
+        raise out.UsageError("give a folder of STAR files, or --database with --positives and --candidates.")
+    if folder is not None:
+        from cryoflow.unpicker.label import label_star_folder
+
+        if output is None:
+            raise out.UsageError("say where to write the labelled files (--output); it may be the same folder.")
+        done, bad = label_star_folder(
+            folder,
+            output,
+            all_suffix=all_suffix,
+            kept_suffix=kept_suffix,
+            train_suffix=train_suffix,
+            negatives=negatives,
+            seed=seed,
+        )
+        out.emit_table(done, columns=("name", "n_right", "n_wrong", "n_all", "n_added", "output"), as_json=json)
+        return ending(bad, len(done))
+    from cryoflow.database import Database
+    from cryoflow.unpicker.label import label_from_database
+
+    if positives is None or candidates is None:
+        raise out.UsageError("name --positives and --candidates; `cryoflow database list` shows the entries.")
+    assert database is not None
+    source = Database(database)
+    result = label_from_database(
+        source.load(positives),
+        source.load(candidates),
+        source.load(excluded) if excluded else None,
+        radius=radius,
+        diameter_A=diameter,
+        dropped=dropped,
+    )
+    entry = source.add(result)
+    counts = result.picks["label"].value_counts()
+    out.emit_record(
+        {
+            "entry": entry.name,
+            "right": int(counts.get(1, 0)),
+            "wrong": int(counts.get(-1, 0)),
+            "not_known": int(counts.get(0, 0)),
+            "micrographs": int(result.picks["micrograph"].nunique()),
+            "notes": list(result.notes),
+        },
+        as_json=json,
+    )
+    return ExitCode.OK
+
+
+def train(
+    *entries: str,
+    output: Annotated[Path, Parameter(name=["--output", "-o", "--train-output"])],
+    train_root: Annotated[Path | None, Parameter(group=STAR)] = None,
+    suffix: Annotated[str, Parameter(group=STAR)] = "_autopick_train",
+    micrographs: Micrographs = None,
+    apix: Apix = None,
+    ctf: CtfStar = None,
+    database: DatabaseOption = None,
+    diameter: float | None = None,
+    architecture: Literal["residual", "classic"] = "residual",
+    epochs: Annotated[int | None, Parameter(name=["--epochs", "--num-epochs"])] = None,
+    patience: int | None = None,
+    batch: int | None = None,
+    learning_rate: float | None = None,
+    unlabelled_right: float = 0.2,
+    max_positives: int | None = None,
+    validation: float = 0.2,
+    test: float = 0.2,
+    precision: float | None = None,
+    recall: float | None = None,
+    start_from: Path | None = None,
+    phase_flip: Annotated[bool, Parameter(negative="")] = False,
+    boxsize: Annotated[float | None, Parameter(group=CLASSIC)] = None,
+    sigma_contrast: Annotated[float, Parameter(group=CLASSIC)] = 5.0,
+    lowpass: Annotated[float, Parameter(group=CLASSIC)] = 0.0,
+    highpass: Annotated[float, Parameter(group=CLASSIC)] = 0.0,
+    gaussian_sigma: Annotated[float, Parameter(group=CLASSIC)] = 0.0,
+    resized_box: Annotated[int, Parameter(group=CLASSIC)] = 32,
+    num_cores: NumCores = None,
+    cache: Path | None = None,
+    seed: int = 0,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+    json: out.Json = False,
+) -> int:
+    """Train a model. Given again after it was stopped, it goes on where it was.
+
+    Parameters
+    ----------
+    entries
+        Labelled entries of a database; several projects make one model, each in its own pixel size.
+    output
+        Folder of the model; checkpoints/ in it holds the model after each epoch.
+    train_root
+        Folder of labelled STAR files and their micrographs.
+    suffix
+        What the labelled files end in.
+    micrographs
+        Folder of the images, where it is another.
+    apix
+        Pixel size in angstrom; by default from each image's header.
+    ctf
+        STAR file with the CTF of all micrographs.
+    database
+        The database's folder.
+    diameter
+        Particle diameter in angstrom; entries may know it.
+    architecture
+        residual, or classic: the older emUnpicker's network and preprocessing.
+    epochs
+        20 by default, 25 for classic.
+    patience
+        End when validation has not become better for so many epochs.
+    batch
+        Boxes a step; 64 by default, 16 for classic.
+    learning_rate
+        0.002 by default, 0.01 for classic.
+    unlabelled_right
+        Share of right picks among those not known, where there are such.
+    max_positives
+        Learn from at most so many right picks, drawn evenly over the defocus.
+    validation
+        Share of the micrographs that is watched while learning.
+    test
+        Share of the micrographs that is kept for `evaluate`.
+    precision
+        Choose the threshold for this precision (default: best F1).
+    recall
+        Choose the threshold for this recall.
+    start_from
+        An earlier model to start from.
+    phase_flip
+        Turn the phases that the CTF turned; needs the CTF.
+    boxsize
+        Edge of a box in angstrom; 1.5 diameters by default.
+    sigma_contrast
+        Clip grey values at so many standard deviations.
+    lowpass
+        Resolution limit in angstrom, 0 for none.
+    highpass
+        Resolution limit in angstrom, 0 for none.
+    gaussian_sigma
+        Blur in pixels, 0 for none.
+    resized_box
+        Edge that boxes are resized to, in pixels.
+    num_cores
+        Micrographs prepared at a time.
+    cache
+        Folder of prepared boxes; by default unpicker_cache beside the output.
+    seed
+        Another number is another split and other first weights.
+    overwrite
+        Replace another training in that folder.
+    """
+    from cryoflow.unpicker.classic import ClassicPreprocessing
+    from cryoflow.unpicker.patches import BoxMaker, Preprocessing
+    from cryoflow.unpicker.train import train as run
+
+    if precision is not None and recall is not None:
+        raise out.UsageError("give --precision or --recall, not both.")
+    training_set, bad = labelled(entries, database, train_root, suffix, micrographs, apix, ctf, diameter)
+    preprocessing: BoxMaker = Preprocessing(phase_flip=phase_flip)
+    if architecture == "classic":
+        edge_A = boxsize or 1.5 * training_set.micrographs[0].diameter_A
+        preprocessing = ClassicPreprocessing(
+            edge_A, resized_box, sigma_contrast, lowpass, highpass, gaussian_sigma, phase_flip
+        )
+    options = _options(
+        architecture,
+        preprocessing=preprocessing,
+        epochs=epochs,
+        patience=patience,
+        learning_rate=learning_rate,
+        batch=batch,
+        unlabelled_right=unlabelled_right,
+        max_right=max_positives,
+        validation=validation,
+        test=test,
+        wanted=(precision, recall),
+        seed=seed,
+        start_from=start_from,
+        cache_dir=cache,
+        workers=num_cores,
+    )
+    with _training_bars() as on_progress:
+        bundle = run(training_set, output, options, overwrite=overwrite, on_progress=on_progress)
+    record = {
+        "model": output,
+        "threshold": bundle.threshold,
+        "temperature": bundle.temperature,
+        **{k: v for k, v in sorted(bundle.metrics.items())},
+    }
+    out.emit_record(record, as_json=json)
+    out.say(f"next: cryoflow unpicker evaluate {output}, then cryoflow unpicker unpick {output}")
+    return ending(bad, 1)
+
+
+def _options(architecture: str, *, wanted: tuple[float | None, float | None], **given: object) -> TrainOptions:
+    """Options with the architecture's own values where none was given."""
+    from cryoflow.unpicker.calibrate import Wanted
+    from cryoflow.unpicker.options import TrainOptions
+
+    values = {k: v for k, v in given.items() if v is not None} | {"wanted": Wanted(*wanted)}
+    return TrainOptions.classic(**values) if architecture == "classic" else TrainOptions(**values)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _training_bars() -> Iterator[OnProgress]:
+    """One bar for preparing, one for training, each with the time left."""
+    from contextlib import ExitStack
+
+    stages = {"preparing": "preparing micrographs", "training": "training"}
+    with ExitStack() as stack:
+        bars: dict[str, tuple[out.Advance, list[int]]] = {}
+
+        def on_progress(progress: Progress) -> None:
+            if progress.stage not in bars:
+                stack.close()
+                bars[progress.stage] = (stack.enter_context(out.progress(stages[progress.stage], progress.total)), [0])
+            advance, done = bars[progress.stage]
+            advance(progress.done - done[0], note=progress.note)
+            done[0] = progress.done
+
+        yield on_progress
