@@ -3,8 +3,8 @@
     python benchmarks/export.py                                  # 1,000,000 picks on 5,000 micrographs
     python benchmarks/export.py --picks 100000 --micrographs 500 --only cryolo topaz
 
-The micrographs are sparse files of 4092 x 5760 bytes. Of each export is shown: `linking`, reading all headers and making
-the links; `check`, the orientation check, which reads pixels of a few micrographs; `export`, all the rest: names,
+The micrographs are sparse files of 4092 x 5760 bytes. Of each export is shown: `linking`, reading all headers and
+making links; `check`, the orientation check, which reads pixels of a few micrographs; `export`, all the rest: names,
 split, boxes, settings, formatting, writing, manifest, and the sync to disk. Pictures that a picker gets converted are
 no part of the export: for Warp and CryoSegNet the labels of all micrographs are drawn, and pictures are timed on five.
 """
