@@ -139,21 +139,25 @@ def _disk(loaded: LoadedSettings) -> Iterator[Finding]:
 def _prefect(_loaded: LoadedSettings) -> Iterator[Finding]:
     from prefect.settings import get_current_settings
 
-    import flows  # noqa: F401  # sets Prefect's environment before it is imported
-
     url = get_current_settings().api.url
     if not url:
         yield Finding("prefect", "ok", "no PREFECT_API_URL: flows use the embedded server")
-        return
+    elif problem := server_problem(url):
+        hint = "Start it with `prefect server start`, or unset PREFECT_API_URL to use the embedded one."
+        yield Finding("prefect", "failed", problem, hint)
+    else:
+        yield Finding("prefect", "ok", f"the server at {url} answers")
+
+
+def server_problem(url: str) -> str:
+    """Why the Prefect server at an address cannot be used, empty where it answers."""
     if not url.startswith(("http://", "https://")):
-        yield Finding("prefect", "failed", f"PREFECT_API_URL is {url}, not an http address")
-        return
+        return f"PREFECT_API_URL is {url}, not an http address"
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5):  # noqa: S310  # http(s), checked above
-            yield Finding("prefect", "ok", f"the server at {url} answers")
+            return ""
     except (OSError, ValueError) as error:
-        hint = "Start it with `prefect server start`, or unset PREFECT_API_URL to use the embedded one."
-        yield Finding("prefect", "failed", f"no answer from {url} ({error})", hint)
+        return f"no answer from Prefect's server at {url} ({error})"
 
 
 def _slurm(_loaded: LoadedSettings) -> Iterator[Finding]:

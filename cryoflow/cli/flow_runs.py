@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cryoflow.cli.output import emit_json, emit_record, emit_table, say
-from cryoflow.errors import ExitCode
+from cryoflow.errors import CryoflowError, ExitCode
 
 if TYPE_CHECKING:
     from flows.pipeline import PipelineResult
@@ -19,7 +19,12 @@ def prepare_prefect() -> None:
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     _tell_stages()
-    if not os.environ.get("PREFECT_API_URL"):
+    if url := os.environ.get("PREFECT_API_URL"):
+        from cryoflow.doctor import server_problem
+
+        if problem := server_problem(url):
+            raise CryoflowError(f"{problem}. Start it, or unset PREFECT_API_URL to use the embedded one.")
+    else:
         say("starting Prefect's embedded server, a quarter of a minute (set PREFECT_API_URL to use one that runs)")
 
 

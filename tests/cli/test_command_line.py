@@ -277,3 +277,12 @@ def test_the_pipeline_refuses_what_makes_no_sense_before_it_starts(capsys: pytes
     assert "name one folder" in capsys.readouterr().err
     assert launch(["run", "/data", "--output", "run", "--picker", "gautomatch"]) == ExitCode.USAGE
     assert "gautomatch" in capsys.readouterr().err
+
+
+def test_a_prefect_server_that_does_not_answer_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    assert launch(["demo", "--output", str(tmp_path / "demo")]) == ExitCode.FAILED
+    assert "no answer from Prefect's server at http://127.0.0.1:9/api" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
