@@ -1,4 +1,4 @@
-"""`cryoflow up` and `cryoflow deploy`."""
+"""`cryoflow up`, `cryoflow deploy` and `cryoflow trace`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cryoflow.cli.output import Json, emit_table, say
+from cryoflow.cli.output import Json, UsageError, emit_table, say
 from cryoflow.errors import ExitCode
 from cryoflow.site import ProfileName
 
@@ -82,6 +82,35 @@ def deploy(*, profile: ProfileName | None = None, json: Json = False) -> None:
     """
     settings, chosen = _settings(profile)
     emit_table(_register(settings, chosen), as_json=json)
+
+
+def trace(
+    run: str, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None, json: Json = False
+) -> None:
+    """Show what each stage of a run cost: time in the queue and at work, CPU, peak memory, exit status, SLURM job.
+
+    Parameters
+    ----------
+    run
+        Id of a run of the pipeline, as its page's address ends.
+    output
+        A file to write the same to, with tabs between the values.
+    """
+    from uuid import UUID
+
+    try:
+        flow_run_id = UUID(run)
+    except ValueError:
+        raise UsageError(f"{run!r} is not the id of a run, such as 0f8fad5b-d9cb-469f-a165-70867728950e.") from None
+    _settings(None)
+    from cryoflow.cluster.trace import trace as trace_of
+    from cryoflow.cluster.trace import write_trace
+
+    rows = trace_of(flow_run_id)
+    if output:
+        write_trace(output, rows)
+    shown = ("stage", "name", "status", "slurm_job", "slurm_state", "queued_s", "elapsed_s", "cpu_percent", "peak_mb")
+    emit_table(rows, columns=shown, as_json=json, empty="this run has started no others")
 
 
 def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:

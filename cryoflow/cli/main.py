@@ -36,6 +36,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("run", "cryoflow.cli.run:run", RUNNING, "Run the whole pipeline on your own projects."),
     ("up", "cryoflow.cli.cluster:up", RUNNING, "Start all that is needed to use cryoflow from a browser."),
     ("deploy", "cryoflow.cli.cluster:deploy", RUNNING, "Register the flows on the site's Prefect server."),
+    ("trace", "cryoflow.cli.cluster:trace", RUNNING, "Show what each stage of a run cost."),
     ("report", "cryoflow.cli.report:report", RUNNING, "Write the report of a database as one HTML page."),
 )
 """Name, where it lives (a function, or an `App` of that name), group and one line of help."""

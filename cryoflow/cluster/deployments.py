@@ -7,13 +7,14 @@ description is the flow's own docstring, its form the flow's parameters, its res
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.errors import BadInput
 from cryoflow.settings import FILE_NAME, Settings
-from cryoflow.site import ClassName, ProfileName, Site
+from cryoflow.site import ClassName, ProfileName, ResourceClass, Site
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -110,19 +111,15 @@ def _where_stages_run(profile: ProfileName) -> dict[str, str]:
     return {"CRYOFLOW_PROFILE": str(profile)} | ({"CRYOFLOW_CONFIG": str(file.resolve())} if file else {})
 
 
+def resource_variables(resources: ResourceClass) -> dict[str, Any]:
+    """The numbers of a class as a SLURM pool's form has them; what is not set is left to the pool."""
+    values = resources.model_dump(mode="json")
+    return {key: value for key, value in values.items() if value not in (None, [])}
+
+
 def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[str, Any]:
     resources = site.resource_class(name)
     values: dict[str, Any] = {
-        "cpus": resources.cpus,
-        "memory_gb": resources.memory_gb,
-        "time_minutes": resources.time_minutes,
-        "gpus": resources.gpus,
-        "gpu_type": resources.gpu_type,
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
-        "extra_directives": list(resources.extra_directives),
         "read_only": [str(p) for p in site.read_only],
         "read_write": [str(p) for p in site.read_write],
         "log_folder": str(site.log_folder.expanduser()),
@@ -132,7 +129,7 @@ def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[
     }
     if profile == ProfileName.SLURM:
         values["image"] = _image(site, resources.gpus)
-    return {key: value for key, value in values.items() if value not in (None, "", [])}
+    return resource_variables(resources) | {key: value for key, value in values.items() if value not in (None, "", [])}
 
 
 def _docker_variables(site: Site, name: ClassName) -> dict[str, Any]:
@@ -144,6 +141,7 @@ def _docker_variables(site: Site, name: ClassName) -> dict[str, Any]:
         "volumes": volumes,
         "mem_limit": f"{round(resources.memory_gb * 1024)}m",
         "network_mode": "host",
+        "container_create_kwargs": {"user": f"{os.getuid()}:{os.getgid()}"},  # results belong to whoever deployed
         "auto_remove": True,
         "command": "python -m prefect.engine",
     }

@@ -64,7 +64,8 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
                 break
         for flow_id in {flow_run.flow_id for flow_run in runs}:
             stages[flow_id] = client.read_flow(flow_id).name
-    numbers = {r.id: int(r.infrastructure_pid) for r in runs if (r.infrastructure_pid or "").isdigit()}
+    pids = {run.id: run.infrastructure_pid or "" for run in runs}
+    numbers = {run_id: int(pid) for run_id, pid in pids.items() if pid.isdigit()}
     records = job_records(set(numbers.values()))
     return tuple(
         _row(flow_run, stages[flow_run.flow_id], records.get(numbers.get(flow_run.id, -1))) for flow_run in runs

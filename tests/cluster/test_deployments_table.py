@@ -164,3 +164,11 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
         assert "roots" in str(ingest.parameter_openapi_schema)
         assert client.read_work_pool("cryoflow-slurm").type == "slurm"
         assert client.read_deployment_by_name("pipeline/slurm").work_pool_name == "cryoflow-service"
+
+
+def test_the_files_for_prefects_own_commands_are_made_from_the_same_table() -> None:
+    from cryoflow.cluster.templates import files
+
+    folder = Path(__file__).resolve().parents[2] / "deployments"
+    for name, text in files():
+        assert (folder / name).read_text() == text, "run: python -m cryoflow.cluster.templates deployments"

@@ -1,0 +1,69 @@
+"""The files of `deployments/`, for sites that manage pools and deployments with Prefect's own commands.
+
+`cryoflow deploy` needs none of them. They are made from the same table, and a test says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cryoflow.cluster.deployments import STAGES, load_flow, pool_of, resource_variables
+from cryoflow.files import write_atomically
+from cryoflow.site import ProfileName, Site
+
+HEAD = """\
+# Deployments for `prefect deploy --all`, for sites that manage them with Prefect's own commands. Folders, images and
+# partitions are defaults of the pools (see docs/cluster.md); here stand the resources of each class.
+# Made by: python -m cryoflow.cluster.templates deployments
+"""
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Name and content of each file."""
+    import yaml
+    from prefect.workers.base import BaseWorker
+
+    yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)
+    for kind in ("slurm", "docker", "process"):
+        worker = BaseWorker.get_worker_class_from_type(kind)
+        assert worker is not None, kind
+        yield f"{kind}.json", json.dumps(worker.get_default_base_job_template(), indent=1, ensure_ascii=False) + "\n"
+
+
+def prefect_yaml() -> dict[str, Any]:
+    """The profile `slurm` as Prefect's file of deployments."""
+    profile = ProfileName.SLURM
+    deployments: list[dict[str, Any]] = []
+    for stage in STAGES:
+        flow = load_flow(stage)
+        entry: dict[str, Any] = {
+            "name": str(profile),
+            "entrypoint": stage.entrypoint,
+            "description": (flow.description or "").partition("\n")[0],
+            "tags": ["cryoflow", *stage.tags, str(profile)],
+            "work_pool": {"name": pool_of(stage, profile)},
+        }
+        if stage.resources is None:
+            entry["work_pool"]["job_variables"] = {"env": {"CRYOFLOW_PROFILE": str(profile)}}
+        else:
+            entry["work_pool"]["job_variables"] = resource_variables(Site().resource_class(stage.resources))
+        if stage.cron:
+            entry["schedules"] = [{"cron": stage.cron, "active": False}]
+        deployments.append(entry)
+    anywhere = {"prefect.deployments.steps.set_working_directory": {"directory": "/"}}  # an image has no other
+    return {"name": "cryoflow", "pull": [anywhere], "deployments": deployments}
+
+
+def write(folder: Path) -> None:
+    """Write all files."""
+    for name, text in files():
+        write_atomically(folder / name, text)
+
+
+if __name__ == "__main__":
+    import sys
+
+    write(Path(sys.argv[1]))
