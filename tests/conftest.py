@@ -38,9 +38,10 @@ def hostile_name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server with a database of its own, for the whole session."""
-    from prefect.testing.utilities import prefect_test_harness
-
     import flows  # noqa: F401  # sets Prefect's environment before it is imported
+
+    # isort: split
+    from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
