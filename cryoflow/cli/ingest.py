@@ -128,6 +128,7 @@ def ingest(
     from cryoflow.ingest.options import flips_by_project
     from cryoflow.ingest.tables import ingest_tables
     from cryoflow.micrographs.find import parse_remaps
+    from cryoflow.projects.flip import Flip
 
     if not roots:
         raise out.UsageError("name one folder or file or more to read.")
@@ -146,7 +147,7 @@ def ingest(
             advance(1, note=f"{line.project} {line.job}")
 
         if tables:
-            flip = next(iter(flips.values()), None)
+            flip = Flip(bool(flip_x), bool(flip_y), bool(swap_xy))
             ingest_tables(
                 tables,
                 store,

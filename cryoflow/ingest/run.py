@@ -16,11 +16,12 @@ from cryoflow.database.entry import CURRENT
 from cryoflow.errors import CryoflowError, DatabaseBusy, NotWritten
 from cryoflow.ingest.look import look
 from cryoflow.ingest.memory import Remembered, remember
-from cryoflow.ingest.options import Flip, IngestOptions, flipped
+from cryoflow.ingest.options import IngestOptions
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
 from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, line_of_job
 from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
+from cryoflow.projects.flip import Flip
 from cryoflow.projects.found import JobStatus
 
 
@@ -154,13 +155,16 @@ def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
     """Read one job; whatever its files make a reader raise is an error of this job alone."""
     job = planned.job
     try:
-        picksets = read_job(job, remaps=options.remaps, include_unfinished=options.include_unfinished)
-        flip = options.flip_of(job.project_name, job.project)
+        picksets = read_job(
+            job,
+            remaps=options.remaps,
+            include_unfinished=options.include_unfinished,
+            flip=options.flip_of(job.project_name, job.project),
+        )
         done = []
         for pickset in _told_apart(picksets):
-            in_frame = flipped(pickset, flip)
-            seen = look(in_frame) if options.check_orientation and len(in_frame) else (Orientation(), {})
-            done.append((in_frame, *seen))
+            seen = look(pickset) if options.check_orientation and len(pickset) else (Orientation(), {})
+            done.append((pickset, *seen))
         return _Reading(tuple(done))
     except Exception as error:
         return _Reading(error=explained(error, job.folder))

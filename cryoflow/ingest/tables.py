@@ -9,8 +9,8 @@ from pathlib import Path
 from cryoflow.database import Database, Orientation
 from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.look import look
-from cryoflow.ingest.options import Flip, flipped
 from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries
+from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.projects.tables import read_table_of_picks
 
 
@@ -45,10 +45,9 @@ def ingest_tables(
     lines = []
     for table in tables:
         try:
-            pickset = read_table_of_picks(table, micrographs, remaps=remaps or {})
+            pickset = read_table_of_picks(table, micrographs, remaps=remaps or {}, flip=flip or NO_FLIP)
             if name:
                 pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
-            pickset = flipped(pickset, flip or Flip())
             seen = look(pickset) if check_orientation and len(pickset) else (Orientation(), {})
             entry = database.add(pickset, orientation=seen[0], pictures=seen[1])
             line = line_of_entries([entry], "read", "")

@@ -24,6 +24,7 @@ from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
+from cryoflow.projects.flip import NO_FLIP, Flip, turn
 
 _TABLE_ENDINGS = (".star", ".box", ".cbox", ".txt", ".csv", ".tsv", ".coord", ".thi")
 _IMAGE_ENDINGS = (".mrc", ".map", ".tif", ".tiff", ".eer", ".mrcs")
@@ -39,6 +40,7 @@ def read_table_of_picks(
     remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     flip_y: bool | None = None,
     scale: float = 1.0,
+    flip: Flip = NO_FLIP,
 ) -> PickSet:
     """The picks of one file, or of a folder of files with one file a micrograph.
 
@@ -53,6 +55,8 @@ def read_table_of_picks(
         Whether y counts from the last stored row. By default only for CryoPPP's labels, which do.
     scale
         What positions are multiplied with: the downsampling under which a Topaz table was made.
+    flip
+        What brings positions into the frame, where the file has another convention than its format.
 
     Raises
     ------
@@ -70,16 +74,16 @@ def read_table_of_picks(
 
         if flip_y is not None or scale != 1.0:
             raise BadInput(path, "says itself where its particles are: it is neither turned nor scaled while read.")
-        return read_lone(path, Finder(places, dict(remaps)) if places else None)
+        return read_lone(path, Finder(places, dict(remaps)) if places else None, flip)
     if not path.is_dir() and flip_y is None and scale == 1.0:
         from cryoflow.projects.relion.lone import is_relion_table, read_lone_star
 
         if is_relion_table(path):
-            return read_lone_star(path, places, dict(remaps))
+            return read_lone_star(path, places, dict(remaps), flip)
     files = _files_of(path)
     read = [(part, read_coordinate_file(part)) for part in files]
     finder = Finder(places or (path if path.is_dir() else path.parent), dict(remaps))
-    return _pickset(path, read, finder, flip_y, scale)
+    return _pickset(path, read, finder, flip_y, scale, flip)
 
 
 def _is_cryosparc(path: Path) -> bool:
@@ -102,7 +106,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _pickset(
-    path: Path, read: list[tuple[Path, FilePicks]], finder: Finder, flip_y: bool | None, scale: float
+    path: Path, read: list[tuple[Path, FilePicks]], finder: Finder, flip_y: bool | None, scale: float, flip: Flip
 ) -> PickSet:
     names = np.concatenate([_names(part, picks) for part, picks in read])
     distinct, index = np.unique(names, return_inverse=True) if len(names) else (np.zeros(0, object), np.zeros(0, int))
@@ -136,6 +140,7 @@ def _pickset(
             columns[ours] = _joined(read, theirs)
     if any(picks.is_helical for _, picks in read):
         notes.append("segments of helices: neighbours overlap on purpose")
+    notes += turn(columns, micrographs, flip, path)
     formats = sorted({picks.format for _, picks in read})
     box_px = _common([picks.box_px for _, picks in read])
     diameter_px = _common([picks.diameter_px for _, picks in read])

@@ -13,29 +13,32 @@ import pytest
 from cryoflow.errors import BadInput, ExitCode, MissingMetadata
 from cryoflow.ingest import Flip, IngestLine, IngestOptions, IngestReport
 from cryoflow.ingest.memory import job_key
-from cryoflow.ingest.options import flipped, flips_by_project
+from cryoflow.ingest.options import flips_by_project
 from cryoflow.micrographs.orientation import Orientation
-from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+from cryoflow.picks import Kind, micrograph_table
+from cryoflow.projects.flip import turn
 from cryoflow.projects.found import Job, JobStatus, Output
 
 SHAPE_YX = (300, 400)
 
 
-def pickset(shape_yx: tuple[int, int] | None = SHAPE_YX, **counts: int) -> PickSet:
+def tables(shape_yx: tuple[int, int] | None = SHAPE_YX) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
     rng = np.random.default_rng(0)
     ny, nx = shape_yx or (pd.NA, pd.NA)
     table = micrograph_table({"name": ["a.mrc"], "ny": pd.array([ny], dtype="Int32"), "nx": pd.array([nx], "Int32")})
-    picks = pd.DataFrame(
-        {
-            "micrograph": np.zeros(20, int),
-            "x_px": rng.uniform(0, 290, 20),
-            "y_px": rng.uniform(0, 290, 20),
-            "shift_x_px": rng.normal(0, 2, 20),
-            "shift_y_px": rng.normal(0, 2, 20),
-            "psi_deg": 0.0,
-        }
-    )
-    return PickSet.build(Provenance("relion", Path("/p"), "p", "job1", Kind.HOMO), table, picks, counts=counts)
+    picks = {
+        "micrograph": np.zeros(20, int),
+        "x_px": rng.uniform(0, 400, 20),  # beyond the last row, where x and y are exchanged
+        "y_px": rng.uniform(0, 290, 20),
+        "shift_x_px": rng.normal(0, 2, 20),
+        "shift_y_px": rng.normal(0, 2, 20),
+        "psi_deg": np.zeros(20),
+    }
+    return picks, table
+
+
+def places(picks: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
+    return np.stack([picks[f"{prefix}x_px"], picks[f"{prefix}y_px"]], axis=1)
 
 
 @pytest.mark.parametrize("swap_xy", [False, True])
@@ -43,25 +46,22 @@ def pickset(shape_yx: tuple[int, int] | None = SHAPE_YX, **counts: int) -> PickS
 @pytest.mark.parametrize("flip_y", [False, True])
 def test_a_flip_is_the_one_that_the_orientation_check_names(flip_x: bool, flip_y: bool, swap_xy: bool) -> None:
     flip, convention = Flip(flip_x, flip_y, swap_xy), Orientation(swap_xy, flip_x, flip_y)
-    original = pickset()
-    result = flipped(original, flip)
-    np.testing.assert_allclose(result.centers_xy_px, convention.apply(original.centers_xy_px, SHAPE_YX))
-    before = original.centers_xy_px + original.picks[["shift_x_px", "shift_y_px"]].to_numpy()
-    after = result.centers_xy_px + result.picks[["shift_x_px", "shift_y_px"]].to_numpy()
+    original, table = tables()
+    result = dict(original)
+    notes = turn(result, table, flip, Path("/p"))
+    np.testing.assert_allclose(places(result), convention.apply(places(original), SHAPE_YX))
+    before = places(original) + places(original, "shift_")
+    after = places(result) + places(result, "shift_")
     np.testing.assert_allclose(after, convention.apply(before, SHAPE_YX))  # the unshifted positions go along
     if flip != Flip():
         assert str(flip) == str(convention)
-        assert "psi_deg" not in result.picks
+        assert "psi_deg" not in result
+        assert notes == (f"set right on the user's word: {flip}",)
 
 
 def test_nothing_is_mirrored_on_a_micrograph_of_unknown_shape() -> None:
     with pytest.raises(MissingMetadata, match=r"the shape of a\.mrc is not known"):
-        flipped(pickset(None), Flip(flip_y=True))
-
-
-def test_exchanging_x_and_y_after_picks_were_dropped_for_it_is_refused() -> None:
-    with pytest.raises(BadInput, match="5 picks lay outside"):
-        flipped(pickset(outside=5), Flip(swap_xy=True))
+        turn(*tables(None), Flip(flip_y=True), Path("/p"))
 
 
 def test_flips_are_given_by_project() -> None:

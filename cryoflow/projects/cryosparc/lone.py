@@ -14,10 +14,11 @@ from cryoflow.projects.cryosparc.job_types import Role
 from cryoflow.projects.cryosparc.outputs import ProjectIndex, Record, resolved
 from cryoflow.projects.cryosparc.read import Context, read_output
 from cryoflow.projects.cryosparc.without_json import read_csg
+from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.projects.found import Job, JobStatus
 
 
-def read_lone(path: Path, finder: Finder | None = None) -> PickSet:
+def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) -> PickSet:
     """The picks in a `.cs` file, or in the datasets that a `.csg` file names.
 
     Parameters
@@ -26,6 +27,8 @@ def read_lone(path: Path, finder: Finder | None = None) -> PickSet:
         The file.
     finder
         Finds the micrographs; by default below the file's folder and the one above it.
+    flip
+        As for `read_job`.
 
     Raises
     ------
@@ -58,7 +61,7 @@ def read_lone(path: Path, finder: Finder | None = None) -> PickSet:
         detail={"is_helical": "filament" in output.slots},
     )
     record = Record(JobFile(job.job, groups=(group,)), path.parent, (output,))
-    context = Context(job, ProjectIndex(path.parent), record, finder or Finder(path.parent), None, "file")
+    context = Context(job, ProjectIndex(path.parent), record, finder or Finder(path.parent), None, flip, "file")
     return read_output(context, output, Role())
 
 

@@ -28,6 +28,7 @@ from cryoflow.projects.cryosparc.fold import folded
 from cryoflow.projects.cryosparc.job_types import PICKING, Role
 from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
+from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job, JobStatus
 
 _ROWS_AT_A_TIME = 1 << 16
@@ -44,6 +45,7 @@ class Context:
     record: on_disk.Record
     finder: Finder
     classes: frozenset[int] | None
+    flip: Flip = NO_FLIP
     program: Program = "cryosparc"
 
 
@@ -53,6 +55,7 @@ def read_job(
     remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     include_unfinished: bool = False,
     classes: Collection[int] | None = None,
+    flip: Flip = NO_FLIP,
 ) -> list[PickSet]:
     """The picks of a job, one set an output: each class of a 3D classification and excluded particles are their own.
 
@@ -66,6 +69,8 @@ def read_job(
         Read jobs that run, failed or whose `job.json` is stale, too.
     classes
         Only particles of these classes, counted from 0; all by default. A job without classes is not touched by it.
+    flip
+        What sets the project's convention right, where its picks do not lie where CryoSPARC's do.
 
     Raises
     ------
@@ -79,7 +84,7 @@ def read_job(
     index = on_disk.ProjectIndex(job.project)
     record = index.record(job.job)
     wanted = None if classes is None else frozenset(classes)
-    context = Context(job, index, record, Finder(job.project, dict(remaps)), wanted)
+    context = Context(job, index, record, Finder(job.project, dict(remaps)), wanted, flip)
     available = {(seen.group, seen.suffix): (output, role) for seen, output, role in outputs_of(index, record)}
     picksets = []
     for seen in job.outputs:
@@ -129,6 +134,7 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     rows = _rows(joined, planned, micrographs, role, context.classes, counts, notes)
     picks = _positions(joined, planned, micrographs, rows, box_A, notes)
     picks |= _attributes(joined, planned, role, rows)
+    notes += turn(picks, micrographs.table, context.flip, job.folder)
     if job.detail.get("is_helical"):
         notes.append("helical: picks lie along filaments, and neighbours overlap")
     if job.reason:

@@ -11,6 +11,7 @@ from cryoflow.files import safe_name
 from cryoflow.formats.star import read_table
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
+from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.projects.found import Job, JobStatus, Output
 from cryoflow.projects.relion.job_types import JOB_FOLDER, job_type
 from cryoflow.projects.relion.peek import peek
@@ -27,7 +28,12 @@ def is_relion_table(path: Path) -> bool:
     return seen.is_coordinate_list or (seen.has_coordinates and "rlnMicrographName" in seen.columns)
 
 
-def read_lone_star(path: Path, micrographs_dir: Path | None = None, remaps: Mapping[str, str] | None = None) -> PickSet:
+def read_lone_star(
+    path: Path,
+    micrographs_dir: Path | None = None,
+    remaps: Mapping[str, str] | None = None,
+    flip: Flip = NO_FLIP,
+) -> PickSet:
     """The picks of a particle table or of a list of coordinate files.
 
     Parameters
@@ -36,6 +42,8 @@ def read_lone_star(path: Path, micrographs_dir: Path | None = None, remaps: Mapp
         Absolute.
     micrographs_dir
         Where micrographs are; by default in the project that the file lies in.
+    remaps, flip
+        As for `read_job`.
 
     Raises
     ------
@@ -64,7 +72,7 @@ def read_lone_star(path: Path, micrographs_dir: Path | None = None, remaps: Mapp
         detail={"process": process},
     )
     finder = Finder(micrographs_dir, remaps) if micrographs_dir else Finder(job.project, remaps)
-    pickset = read_output(job, Output(path.name, "", (path,)), finder)
+    pickset = read_output(job, Output(path.name, "", (path,)), finder, flip)
     return replace(pickset, provenance=replace(pickset.provenance, program="file", project=job.project))
 
 

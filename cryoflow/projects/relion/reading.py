@@ -15,6 +15,7 @@ from cryoflow.errors import BadInput
 from cryoflow.files import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job, JobStatus, Output
 from cryoflow.projects.relion.coordinates import read_coordinates
 from cryoflow.projects.relion.lineage import micrograph_stars, option_of_ancestor, searched_micrographs
@@ -37,6 +38,7 @@ class _Context:
     known: KnownMicrographs
     searched: tuple[str, ...]
     binning: float | None
+    flip: Flip = NO_FLIP
 
 
 def read_job(
@@ -45,6 +47,7 @@ def read_job(
     remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     include_unfinished: bool = False,
     classes: Collection[int] | None = None,
+    flip: Flip = NO_FLIP,
 ) -> list[PickSet]:
     """The picks of a job, one set an output: each class of a 3D classification and each split is its own.
 
@@ -59,6 +62,8 @@ def read_job(
     classes
         Only particles of these classes, counted from 1, as one set; needed for a Class2D job. Jobs that are no
         classifications are not touched by it.
+    flip
+        What sets the project's convention right, where its picks do not lie where RELION's do.
 
     Raises
     ------
@@ -75,7 +80,7 @@ def read_job(
         raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
     if not job.outputs:
         raise BadInput(job.folder, "has no file with picks.")
-    context = _context(job, Finder(job.project, dict(remaps)))
+    context = _context(job, Finder(job.project, dict(remaps)), flip)
     if wanted is not None:
         suffix = "class" + "+".join(str(k) for k in sorted(wanted))
         return [_read_unchanged(context, replace(job.outputs[0], suffix=suffix), wanted)]
@@ -88,17 +93,17 @@ def read_job(
     return picksets
 
 
-def read_output(job: Job, output: Output, finder: Finder) -> PickSet:
+def read_output(job: Job, output: Output, finder: Finder, flip: Flip = NO_FLIP) -> PickSet:
     """The picks of one file of a job, whatever the job's status; micrographs are found by `finder`."""
-    return _read_unchanged(_context(job, finder), output, None)
+    return _read_unchanged(_context(job, finder, flip), output, None)
 
 
-def _context(job: Job, finder: Finder) -> _Context:
+def _context(job: Job, finder: Finder, flip: Flip) -> _Context:
     pipeline = load_pipeline(job.project)
     process = str(job.detail.get("process", ""))
     if not process:
         beside = sorted(job.project.glob("micrographs*.star"))  # RELION 1 keeps its tables of micrographs there
-        return _Context(job, pipeline, process, finder, read_micrograph_stars(beside), (), None)
+        return _Context(job, pipeline, process, finder, read_micrograph_stars(beside), (), None, flip)
     known = read_micrograph_stars([job.project / node for node in micrograph_stars(pipeline, process)])
     searched: list[str] = []
     for node in searched_micrographs(pipeline, process):
@@ -108,7 +113,7 @@ def _context(job: Job, finder: Finder) -> _Context:
         factor = float(binning) if binning else None
     except ValueError:
         factor = None
-    return _Context(job, pipeline, process, finder, known, tuple(dict.fromkeys(searched)), factor)
+    return _Context(job, pipeline, process, finder, known, tuple(dict.fromkeys(searched)), factor, flip)
 
 
 def _read_unchanged(context: _Context, output: Output, classes: frozenset[int] | None) -> PickSet:
@@ -143,6 +148,7 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
         counts["duplicate"] = duplicates
     if len(rows):
         particles.columns["micrograph"] = rows[particles.columns["micrograph"]]
+    notes += turn(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
     return PickSet.build(
