@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.header import read_header
 from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG, PickedMicrograph
 from cryoflow.unpicker.star_rows import StarRows
+
+log = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".mrc", ".map", ".MRC")
 
@@ -100,6 +103,8 @@ def read_star_folder(
             )
         except BadInput as error:
             bad.append(error)
+    if not pixel_size_A and (ones := sum(p.micrograph.pixel_size_A == 1 for p in good)):
+        log.warning("%s: %d headers say exactly 1 A a pixel, which often means unknown: give --apix", folder, ones)
     return good, bad
 
 

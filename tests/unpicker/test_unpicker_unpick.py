@@ -250,3 +250,17 @@ def test_a_star_folder_is_read_with_its_ctf(rings, tmp_path):
     assert not bad
     assert [p.micrograph.defocus_A for p in found] == [m.defocus_A for m in rings.micrographs]
     assert all(p.micrograph.pixel_size_A == 8.0 for p in found)
+
+
+def test_a_real_relion_3_micrograph_is_unpicked_with_its_rows_as_they_were(realdata, trained, tmp_path, caplog):
+    folder = realdata / "relion3_micrograph"
+    lines = []
+    report = unpick_star_folder(trained, folder, tmp_path, threshold=0.5, on_judged=lambda j: lines.append(str(j)))
+    assert not report.failed
+    assert lines[0].startswith("Ucsf_stack_1142_DW: kept ")
+    assert lines[0].split("/")[1].startswith("45 (")
+    before = (folder / "Ucsf_stack_1142_DW_autopick.star").read_bytes().split(b"\n")
+    after = (tmp_path / "Ucsf_stack_1142_DW_autopick_unpick.star").read_bytes().split(b"\n")
+    assert len(after) == len(before) - 45 + report.n_kept
+    assert [line for line in before if line in set(after)] == after
+    assert "exactly 1 A a pixel" in caplog.text  # its header does not know better
