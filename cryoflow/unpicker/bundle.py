@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 import cryoflow
 from cryoflow.errors import BadInput
-from cryoflow.files import checksum, inside, write_atomically
+from cryoflow.files import checksum, clear_errors, inside, remove, write_atomically
 from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.network import Architecture, build, centre_view, turned
@@ -119,9 +119,16 @@ class ModelBundle:
         return sigmoid(self.logits(boxes, orientations=orientations, batch=batch) / self.temperature)
 
     def save(self, folder: Path) -> None:
-        """Write the bundle into a folder; `bundle.json` comes last and makes it one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / DESCRIPTION).unlink(missing_ok=True)
+        """Write the bundle into a folder; `bundle.json` comes last and makes it one.
+
+        Raises
+        ------
+        NotWritten
+            Where the disk is full, read-only or failing; the folder then holds no model.
+        """
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        remove(folder / DESCRIPTION)
         write_atomically(folder / WEIGHTS, npz_bytes(self.weights))
         write_atomically(folder / METRICS, _json(dict(self.metrics)))
         write_atomically(folder / MANIFEST, _manifest_text(self.manifest))

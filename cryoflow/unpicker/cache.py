@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
+from cryoflow.errors import BadInput, NotWritten
+from cryoflow.files import clear_errors, write_atomically
 from cryoflow.unpicker.labelled import PickedMicrograph
 from cryoflow.unpicker.patches import Boxes, BoxMaker, load_boxes
 
@@ -67,14 +67,22 @@ def prepare(
         Micrographs at a time, each held whole in memory; None takes as many as there are cores, at most 8.
     on_done
         Called with the number done and the number of all, from this thread.
+
+    Raises
+    ------
+    NotWritten
+        Where the cache cannot be written.
     """
     from cryoflow.micrographs.fourier import fft_workers
 
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    with clear_errors(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
 
     def one(micrograph: PickedMicrograph) -> CachedMicrograph | BadInput:
         try:
             return _prepare_one(preprocessing, micrograph, cache_dir)
+        except NotWritten:
+            raise  # a full disk is no fault of the micrograph, and the next one would meet it, too
         except BadInput as error:
             return error
         except OSError as error:

@@ -12,12 +12,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from cryoflow.files import clear_errors
+
 
 class EventLog:
     """A log that scalars are added to; each record is whole when `add` returns."""
 
     def __init__(self, folder: Path, *, name: str = "cryoflow") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         now = time.time()
         self.path = folder / f"events.out.tfevents.{now:.6f}.{name}"
         self._append(_double(1, now) + _bytes(3, b"brain.Event:2"))
@@ -30,7 +33,7 @@ class EventLog:
     def _append(self, event: bytes) -> None:
         length = struct.pack("<Q", len(event))
         record = length + _checksum(length) + event + _checksum(event)
-        with self.path.open("ab") as file:
+        with clear_errors(self.path), self.path.open("ab") as file:
             file.write(record)
 
 

@@ -58,7 +58,6 @@ def fit(
 ) -> ModelBundle:
     """Train to the end and return the bundle of the best epoch, with temperature, threshold and metrics."""
     devices = find_devices(mixed_precision=options.mixed_precision)
-    output.mkdir(parents=True, exist_ok=True)
     write_atomically(output / "training.txt", bundle.fingerprint + "\n")
     keras.utils.set_random_seed(options.seed)
     model = build(bundle.architecture, mixed_precision=devices.mixed_precision)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, NotWritten
 from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
 from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
@@ -76,6 +76,8 @@ def label_star_folder(
             rng = np.random.default_rng([seed, *stem.encode(errors="surrogateescape")])
             target = output / f"{stem}{suffix_of(train_suffix)}"
             done.append(_label_pair(everything[stem], kept_file, target, negatives, tolerance_px, rng))
+        except NotWritten:
+            raise  # a full disk is no fault of this file
         except BadInput as error:
             bad.append(error)
     return done, bad
