@@ -68,7 +68,7 @@ def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> No
         test=parameters.test,
         seed=parameters.seed,
     )
-    with shown_progress("training", "epochs of the unpicker") as report:
+    with shown_progress("training", "batches that the unpicker has learnt from") as report:
         bundle = train(
             training_set,
             parameters.model,
