@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -136,12 +136,16 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
         self.attended.add(flow_run.id)
         try:
             log_file = self._log_file(flow_run, configuration)
+            await self._say_queued(flow_run)
             job_id = await self._submit(flow_run, configuration, log_file)
             if task_status:
                 task_status.started(job_id)
-            assert self._runs_task_group is not None
-            self._runs_task_group.start_soon(self._tell_submitted, flow_run, job_id, log_file)  # a slow server may wait
-            await self._attend(flow_run, job_id, log_file)
+            # The job is watched from here on, however long a busy server takes to hear of it.
+            telling = asyncio.ensure_future(self._tell_submitted(flow_run, job_id, log_file))
+            try:
+                await self._attend(flow_run, job_id, log_file, after=telling)
+            finally:
+                telling.cancel()
         finally:
             self.attended.discard(flow_run.id)
         # The run has its state, with SLURM's reason: any other status would make the base worker propose one without.
@@ -189,17 +193,23 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
                 continue
             return sbatch.find(queue.values(), flow_run_id)
 
+    async def _say_queued(self, flow_run: FlowRun) -> None:
+        """Name the state that the run waits in. Before sbatch: later it could overwrite what a quick job reported."""
+        queued: State[Any] = Pending(name="Queued", message="It waits in SLURM's queue.")
+        try:
+            if flow_run.labels.get(LABEL_END):  # of an earlier job, where a user ran it again
+                await self.set_labels(flow_run.id, {LABEL_END: ""})
+            await propose_state(self.client, queued, flow_run_id=flow_run.id)
+        except Abort:
+            pass  # cancelled meanwhile
+
     async def _tell_submitted(self, flow_run: FlowRun, job_id: int, log_file: Path) -> None:
         """Say in the UI where the run is; end the job of a run that was cancelled while sbatch was at work."""
         logger = self.get_flow_run_logger(flow_run)
         logger.info("Submitted as SLURM job %s; log on the cluster: %s", job_id, log_file)
         try:
-            await self.set_labels(flow_run.id, {LABEL_JOB: str(job_id), LABEL_LOG: str(log_file), LABEL_END: ""})
-            queued: State[Any] = Pending(name="Queued", message=f"SLURM job {job_id} waits in the queue.")
-            await propose_state(self.client, queued, flow_run_id=flow_run.id)
-        except Abort:
-            pass  # it runs already, or was cancelled
-        except (httpx.HTTPError, ObjectNotFound) as error:
+            await self.set_labels(flow_run.id, {LABEL_JOB: str(job_id), LABEL_LOG: str(log_file)})
+        except httpx.HTTPError as error:
             logger.warning("The run's labels could not be set: %s", error)
         try:
             state = (await self.client.read_flow_run(flow_run.id)).state
@@ -208,8 +218,12 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
         if state is not None and state.is_cancelled():
             await anyio.to_thread.run_sync(self.scheduler.cancel, [job_id])
 
-    async def _attend(self, flow_run: FlowRun, job_id: int, log_file: Path | None) -> None:
+    async def _attend(
+        self, flow_run: FlowRun, job_id: int, log_file: Path | None, *, after: Awaitable[None] | None = None
+    ) -> None:
         job = await self.watch.wait(job_id, flow_run.id, self._teller(flow_run))
+        if after is not None:
+            await after  # the server merges labels without a lock: two writers at once would lose one
         while True:  # a server that is away now must still hear of it
             try:
                 await self._conclude(flow_run, job, log_file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -85,7 +86,7 @@ class RealSite:
         with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
             yield client
 
-    def set_up(self, **pool_values: Any) -> None:
+    def set_up(self, *, name: str = "d", **pool_values: Any) -> None:
         """Make the pool as a user would, and deploy the flow of `data/stage_for_tests.py` to it."""
         values = {"log_folder": str(self.logs), "memory_gb": 0.6, "time_minutes": 10, **pool_values}
         subprocess.run(
@@ -96,13 +97,14 @@ class RealSite:
             "import json, sys\n"
             "from prefect.deployments.runner import EntrypointType\n"
             "from stage_for_tests import stage\n"
-            "stage.to_deployment('d', work_pool_name='hpc', entrypoint_type=EntrypointType.MODULE_PATH,\n"
+            "stage.to_deployment(sys.argv[2], work_pool_name='hpc', entrypoint_type=EntrypointType.MODULE_PATH,\n"
             "                    job_variables=json.loads(sys.argv[1])).apply()\n"
         )
-        import json
-
         subprocess.run(
-            [sys.executable, "-c", program, json.dumps(values)], env=self.environment, check=True, capture_output=True
+            [sys.executable, "-c", program, json.dumps(values), name],
+            env=self.environment,
+            check=True,
+            capture_output=True,
         )
 
     def launch(self, variables: dict[str, Any] | None = None, **parameters: Any) -> UUID:

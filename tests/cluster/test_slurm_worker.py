@@ -108,7 +108,7 @@ def play(fake_slurm: FakeSlurm, tmp_path: Path) -> Callable[[Scene], None]:
 
 
 def queued(run: Any) -> bool:
-    return bool(run.state.name == "Queued" and run.infrastructure_pid)
+    return bool(run.state.name == "Queued" and run.infrastructure_pid and run.labels.get("slurm.job"))
 
 
 def ended(run: Any) -> bool:
@@ -134,7 +134,6 @@ def test_one_run_is_one_job_whose_number_and_log_are_with_the_run(play: Callable
             assert slurm.job(100)["env"] == {"PREFECT__FLOW_RUN_ID": str(run.id)}
             assert run.labels["slurm.job"] == "100"
             assert run.labels["slurm.log"] == slurm.job(100)["output"]
-            assert "100" in run.state.message
             await running(site, slurm, run)
             await site.client.set_flow_run_state(run.id, Completed())
             slurm.set(100, state="COMPLETED")
