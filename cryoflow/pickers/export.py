@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import replacing_folder
+from cryoflow.files import clear_errors, mend, replacing_folder
 from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Picker, Setting, Settings, picker
 from cryoflow.pickers.split import Fractions
@@ -134,6 +134,8 @@ def write_set(
     chosen = Settings(by_hand)
     training.micrographs["scale"] = 1.0
     made_with = f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
+    with clear_errors(output):
+        mend(output)  # what an export that was killed between its two renames left
     reused = _same_is_there(output, made_with, overwrite=overwrite)
     if reused:
         chosen_settings = _read_chosen(output)

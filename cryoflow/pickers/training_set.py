@@ -19,6 +19,7 @@ import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import short_hash
+from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.header import MicrographHeader, read_header
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
 from cryoflow.picks import FloatArray, PickSet
@@ -163,11 +164,14 @@ def build_training_set(
     )
     micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=not for_picking)
     micrographs["stem"] = [f"{i:06d}__{_plain(str(name))}" for i, name in enumerate(micrographs["name"])]
-    micrographs["split"] = (
-        "pick"
-        if for_picking
-        else split_micrographs(micrographs["project"], micrographs["name"], micrographs["defocus_A"], fractions, seed)
-    )
+    if for_picking:
+        micrographs["split"] = "pick"
+    else:
+        leader = leaders(micrographs["path"].tolist(), micrographs["project_path"].tolist())
+        columns = micrographs["project"], micrographs["name"], micrographs["defocus_A"]
+        micrographs["split"] = split_micrographs(*columns, fractions, seed)[leader]
+        if copies := int((leader != np.arange(len(leader))).sum()):
+            notes.append(f"{copies} micrographs are copies of others in the set, and go to the same part of the split.")
     training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes))
     return training if inside.all() else training.without(~inside)
 

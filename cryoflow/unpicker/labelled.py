@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.picks import PickSet
 
 RIGHT, WRONG, NOT_KNOWN = 1, -1, 0
+PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -151,17 +153,18 @@ def split_by_micrograph(
 
     Micrographs of a data set are put in order of defocus and drawn from neighbours, so that each part sees the whole
     range. Validation and test each get at least one micrograph of a set of three or more; a test share of 0 is heeded.
+    Copies of one micrograph, in whatever data sets, go to one part.
 
     Raises
     ------
     BadInput
         Where fewer than two micrographs carry labels.
     """
-    parts: dict[str, list[PickedMicrograph]] = {"train": [], "validation": [], "test": []}
     usable = [m for m in training_set.micrographs if len(m.labels)]
     if len(usable) < 2:
         where = training_set.micrographs[0].path if training_set.micrographs else Path()
         raise BadInput(where, f"{len(usable)} micrograph with picks: training needs two at the very least.")
+    part_of: dict[str, str] = {}
     for data_set in sorted({m.data_set for m in usable}):
         members = sorted((m for m in usable if m.data_set == data_set), key=lambda m: m.key)
         rng = np.random.default_rng([seed, *data_set.encode()])
@@ -176,10 +179,12 @@ def split_by_micrograph(
         for part, number in wanted.items():
             free = np.flatnonzero(names == "train")
             names[free[_spread(len(free), number, rng)]] = part
-        for i, part in zip(order, names, strict=True):
-            parts[part].append(members[i])
-    ordered = {part: tuple(sorted(members, key=lambda m: m.key)) for part, members in parts.items()}
-    return Split(ordered["train"], ordered["validation"], ordered["test"])
+        part_of |= {members[i].key: str(part) for i, part in zip(order, names, strict=True)}
+    ordered = sorted(usable, key=lambda m: m.key)
+    leader = leaders([m.path for m in ordered], [m.data_set for m in ordered])
+    drawn = [part_of[ordered[i].key] for i in leader]
+    members_of = {name: tuple(m for m, part in zip(ordered, drawn, strict=True) if part == name) for name in PARTS}
+    return Split(**members_of)
 
 
 def balanced_draw(

@@ -41,6 +41,9 @@ from cryoflow.unpicker.patches import BoxMaker
 
 log = logging.getLogger(__name__)
 
+BEFORE = "before"
+"""Part of a manifest's row: learnt from by the model that this one started from."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -68,6 +71,14 @@ class Parts:
         """One row a micrograph."""
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
         return tuple(ManifestRow.of(part, m) for part, members in parts for m in members)
+
+    def without_leaks(self, start: ModelBundle) -> Parts:
+        """The same without test micrographs that an earlier model learnt from: they are learnt from here, too."""
+        known = {r.content for r in start.manifest if r.part != "test"}
+        leaks = tuple(m for m in self.test if m.content in known)
+        if leaks:
+            log.warning("%d test micrographs go to training: the earlier model learnt from them", len(leaks))
+        return replace(self, train=(*self.train, *leaks), test=tuple(m for m in self.test if m.content not in known))
 
 
 def train(
@@ -109,6 +120,8 @@ def train(
     if options.max_right is not None:
         split = replace(split, train=balanced_draw(split.train, options.max_right, seed=options.seed))
     parts = _prepare_parts(preprocessing, split, output, options, on_progress)
+    if start is not None:
+        parts = parts.without_leaks(start)
     mark = _fingerprint(preprocessing, architecture, parts, options, start)
     if finished := _finished(output, mark, overwrite=overwrite):
         return finished
@@ -121,7 +134,7 @@ def train(
         weights={},
         diameter_A=diameter,
         options=options.that_matter(),
-        manifest=parts.manifest(),
+        manifest=(*parts.manifest(), *_learnt_before(parts, start)),
         fingerprint=mark,
         versions=versions(),
     )
@@ -201,6 +214,13 @@ def _prepare_parts(
             output, "the micrographs that could be read and are to be learnt from have labels of one kind only."
         )
     return Parts(prepared["train"], prepared["validation"], prepared["test"], tuple(failed))
+
+
+def _learnt_before(parts: Parts, start: ModelBundle | None) -> list[ManifestRow]:
+    """Rows of an earlier model's micrographs, so that no evaluation takes them for unseen ones."""
+    here = {m.content for m in (*parts.train, *parts.validation, *parts.test)}
+    rows = [r for r in (start.manifest if start else ()) if r.part != "test" and r.content not in here]
+    return [replace(r, part=BEFORE) for r in rows]
 
 
 def _fingerprint(

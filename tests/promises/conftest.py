@@ -1,0 +1,23 @@
+"""One pair of finished projects, made once; no test may change it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def finished_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CryoSPARC and a RELION project around three small micrographs."""
+    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+    from cryoflow.simulate.make import simulate_dataset
+    from cryoflow.simulate.relion_project import write_relion_project
+
+    folder = tmp_path_factory.mktemp("promises")
+    dataset = simulate_dataset(folder / "raw", n_micrographs=3, shape_yx=(480, 640), seed=3, workers=1)
+    root = folder / "projects"
+    root.mkdir()
+    write_cryosparc_project(root / "CS-demo", dataset)
+    write_relion_project(root / "relion", dataset)
+    return root

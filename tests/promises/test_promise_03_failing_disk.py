@@ -1,0 +1,185 @@
+"""Promise 3: a full, read-only or failing disk is one clear error, and nothing is half-written or lost.
+
+The database's own writes fail at every fault point in tests/database/test_database_faults.py. Here exports, models and
+caches fail at every change of a file, and the command line meets disks that are really full.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from promise_tools import DIAMETER_A, at, changes_of, in_child, leftovers, make_entry, on_each_change, tree
+from test_promise_02_kill_anywhere import SMALL, exporter, small_bundle
+
+from cryoflow.cli.main import launch
+from cryoflow.database import Database
+from cryoflow.errors import BadInput, ExitCode
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.cache import prepare
+from cryoflow.unpicker.label import label_star_folder
+from cryoflow.unpicker.labelled import picked_micrographs
+
+ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO)
+
+
+def fail(number: int) -> Callable[[], None]:
+    def raise_it() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return raise_it
+
+
+def at_every_change(work: Callable[[], object], where: Path, log: Path, check: Callable[[int], None]) -> int:
+    """Run some work with its n-th change failing (and all later ones: the disk stays full), for every n."""
+    n_changes = len(changes_of(work, where, log))
+    for number in range(n_changes):
+        check(number)
+        said = log.with_name("said")
+
+        def failing(number: int = number) -> None:
+            on_each_change(where, at(number, fail(ERRORS[number % 3])))
+            work()
+
+        assert in_child(failing, stderr=said) == 1, f"change {number}: {said.read_text()}"
+        assert "could not be written" in said.read_text()
+        assert os.strerror(ERRORS[number % 3]) in said.read_text()
+    return n_changes
+
+
+@pytest.mark.parametrize("name", ["topaz", "relion"])
+def test_an_export_that_cannot_be_written_is_absent_and_says_why(name: str, tmp_path: Path) -> None:
+    where = tmp_path / "sets"
+    where.mkdir()
+    work = exporter(name, [make_entry(tmp_path, n=2)], where / "set")
+
+    def clean(_: int) -> None:
+        # What could not be removed, since the disk took no change any more, is hidden, and swept by the next writer.
+        assert in_child(work) == 0
+        assert [n for n in tree(where) if "/" not in n.rstrip("/")] == ["set/"]
+        for path in sorted(where.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    assert at_every_change(work, where, tmp_path / "log", clean) >= 8
+
+
+def test_a_model_that_cannot_be_written_is_no_model_and_says_why(tmp_path: Path) -> None:
+    where = tmp_path / "models"
+
+    def check(_: int) -> None:
+        small_bundle(1.0).save(where / "m")
+        assert ModelBundle.load(where / "m").weights["a/kernel"][0, 0] == 1.0
+
+    def work() -> None:
+        small_bundle(2.0).save(where / "m")
+
+    check(0)
+    assert at_every_change(work, where, tmp_path / "log", check) >= 9
+    try:
+        ModelBundle.load(where / "m")
+    except BadInput as error:
+        assert "is no model" in str(error)
+
+
+def test_labels_that_cannot_be_written_end_the_work_with_a_clear_error(tmp_path: Path) -> None:
+    head = "data_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
+    stars = tmp_path / "stars"
+    stars.mkdir()
+    for stem in "ab":
+        (stars / f"{stem}_autopick.star").write_text(head + "1.0 2.0\n30.0 40.0\n")
+        (stars / f"{stem}_autopick_correct.star").write_text(head + "1.0 2.0\n")
+    where = tmp_path / "labels"
+    where.mkdir()
+
+    def clear(_: int) -> None:
+        for path in where.iterdir():
+            path.unlink()
+
+    def work() -> None:
+        assert len(label_star_folder(stars, where)[0]) == 2
+
+    assert at_every_change(work, where, tmp_path / "log", clear) >= 6
+
+
+def test_a_cache_that_cannot_be_written_ends_the_work_with_a_clear_error(tmp_path: Path) -> None:
+    """It must not pass for a micrograph that cannot be read, and be left out of a training."""
+    micrographs, _ = picked_micrographs(make_entry(tmp_path, n=2))
+    where = tmp_path / "cache"
+    where.mkdir()
+
+    def clear(_: int) -> None:
+        for path in sorted(where.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    at_every_change(lambda: prepare(SMALL, micrographs, where, workers=1), where, tmp_path / "log", clear)
+
+
+FULL_DISK = """
+import os, sys
+from pathlib import Path
+from cryoflow.cli.main import launch
+disk, line, log = Path(sys.argv[1]), sys.argv[3:], Path(sys.argv[2])
+sys.path.insert(0, os.environ["TOOLS"])
+from promise_tools import leftovers
+for kb in (16, 48, 96, 160, 20000):
+    os.system(f"mount -t tmpfs -o size={kb}k none '{disk}'")
+    code = launch([w.replace("DISK", str(disk)) for w in line])
+    there = sorted(str(p.relative_to(disk)) for p in disk.rglob("*") if p.name in ("info.txt", "data.txt", "manifest.json"))
+    print("RESULT", kb, code, len(there), len(leftovers(disk)), flush=True)
+    if code == 0:
+        break
+    os.system(f"umount '{disk}'")
+"""
+
+
+def test_a_disk_that_is_really_full_is_exit_1_and_leaves_whole_entries_only(
+    finished_projects: Path, tmp_path: Path
+) -> None:
+    """File systems of 16 to 160 kB: the kernel refuses the write wherever it happens to be."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    argv = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", FULL_DISK, str(disk), str(tmp_path / "log")]
+    if subprocess.run([*argv[:3], "mount", "-t", "tmpfs", "none", str(disk)], check=False).returncode != 0:
+        pytest.skip("this machine lets no test mount a small file system (unshare --map-root-user --mount)")
+    argv += ["ingest", str(finished_projects), "--database", "DISK/DB", "--no-check-orientation"]
+    env = dict(os.environ) | {"TOOLS": str(Path(__file__).parent)}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    rows = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert len(rows) >= 3, done.stderr[-2000:]
+    *full, last = [tuple(map(int, row)) for row in rows]
+    for _, code, n_files, n_left in full:
+        assert code == ExitCode.FAILED
+        assert n_files % 3 == 0, "an entry is half-written"
+        assert n_left == 0
+    assert last[1] == 0
+    assert last[2] > full[-1][2]
+    assert done.stderr.count("could not be written: No space left on device.") == len(full)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_read_only_place_for_any_output_is_exit_1_and_one_line(
+    finished_projects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where a folder should be refuses root as well as anybody."""
+    Database(tmp_path / "DB").add(make_entry(tmp_path))
+    (tmp_path / "file").write_text("mine")
+    bad = str(tmp_path / "file" / "out")
+    db = ["--database", str(tmp_path / "DB")]
+    for line in (
+        ["ingest", str(finished_projects / "relion"), "--database", bad, "--no-check-orientation"],
+        ["export", "topaz", "P1/Homo_J5", *db, "--output", bad, "--force"],
+        ["export", "cryosparc", "P1/Homo_J5", *db, "--output", bad, "--diameter", str(DIAMETER_A)],
+        ["report", *db, "--output", bad],
+    ):
+        capsys.readouterr()
+        assert launch(line) == ExitCode.FAILED, line
+        said = capsys.readouterr().err
+        assert bad in said or str(tmp_path / "file") in said
+        assert "Traceback" not in said
+    assert (tmp_path / "file").read_text() == "mine"
+    assert leftovers(tmp_path) == []
