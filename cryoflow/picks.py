@@ -132,6 +132,31 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class ExtractedSample:
+    """Some extracted particles of a set: enough to compare them with the micrographs that they were cut from.
+
+    Attributes
+    ----------
+    micrographs : (n,) text
+        Name of each particle's micrograph.
+    cut_xy_px : (n, 2) float
+        Where its box was cut, x first: before any refined shift was subtracted.
+    stacks : (n,) text
+        Absolute path of the stack of images that holds it.
+    sections : (n,) int
+        Which image of the stack, from 0.
+    box_A
+        What a box spans.
+    """
+
+    micrographs: tuple[str, ...]
+    cut_xy_px: FloatArray
+    stacks: tuple[str, ...]
+    sections: npt.NDArray[np.int64]
+    box_A: float
+
+
+@dataclass(frozen=True)
 class PickSet:
     """The picks of one output of one job, grouped by micrograph. Make one with `PickSet.build`.
 
@@ -154,6 +179,9 @@ class PickSet:
         What was counted on the way: `nan`, `outside`, `duplicate`, `no_micrograph`, ... Dropped picks only.
     notes
         What a user should know: a convention that could not be confirmed, a fall-back that was taken.
+    extracted
+        Some of the particles as the project extracted them, None where it did not or nobody asked. Not kept in
+        databases.
     """
 
     provenance: Provenance
@@ -164,6 +192,7 @@ class PickSet:
     score_kind: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    extracted: ExtractedSample | None = None
 
     @classmethod
     def build(
@@ -177,6 +206,7 @@ class PickSet:
         score_kind: str = "",
         counts: Mapping[str, int] | None = None,
         notes: tuple[str, ...] = (),
+        extracted: ExtractedSample | None = None,
     ) -> PickSet:
         """Normalise and check two tables into a `PickSet`.
 
@@ -231,6 +261,7 @@ class PickSet:
             score_kind=score_kind,
             counts=tally,
             notes=notes,
+            extracted=extracted,
         )
 
     def __len__(self) -> int:

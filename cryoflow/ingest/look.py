@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice, tee
 from pathlib import Path
 
 import numpy as np
@@ -11,53 +12,103 @@ import numpy.typing as npt
 
 from cryoflow.database import Orientation
 from cryoflow.errors import BadInput
-from cryoflow.picks import PickSet
+from cryoflow.picks import ExtractedSample, PickSet
 
 log = logging.getLogger(__name__)
 MICROGRAPHS_CHECKED = 5
 MICROGRAPHS_DRAWN = 2
 DIAMETER_OF_BOX = 0.6
 """Boxes are commonly 1.5 to 2 particle diameters; the check does not mind 30 % more or less."""
+_MARK_OF_EDGE = 0.03
+"""Diameter of the mark around a pick of unknown size, as a part of the micrograph's shorter edge."""
+_SMALLEST_BOX_PX = 8
 
 Image = npt.NDArray[np.float32]
+Points = npt.NDArray[np.float64]
 
 
 def look(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
     """The verdict on the recorded convention, and pictures (name -> JPEG) of a few micrographs with their picks.
 
-    Micrographs that cannot be read are passed over: that is an error for whoever needs them, not for the entry.
+    Extracted particles tell most surely, where they are there and agree; else what lies under the picks is compared
+    with what lies beside them. Micrographs that cannot be read are passed over: that is an error for whoever needs
+    them, not for the entry.
     """
-    from cryoflow.micrographs.orientation import check_orientation
-
     rows = _micrographs_to_see(pickset)
     if not rows:
         return Orientation(detail="no micrograph with picks is there"), {}
     diameter_px = _diameter_px(pickset, rows[0])
-    if diameter_px is None:
-        return Orientation(detail="neither diameter nor box of the particles is known"), {}
-    all_centers, offsets = pickset.centers_xy_px, pickset.offsets
     pictures: dict[str, bytes] = {}
-    shown: list[
-        npt.NDArray[np.float64]
-    ] = []  # the picks of the image that was given last: one image in memory at a time
+    by_boxes = _by_extracted_particles(pickset)
+    if by_boxes.verdict in ("confirmed", "contradicted"):
+        for _ in islice(_seen(pickset, rows, diameter_px, pictures), MICROGRAPHS_DRAWN):
+            pass  # drawn on the way
+        return by_boxes, pictures
+    if diameter_px is None:
+        n_seen = sum(1 for _ in _seen(pickset, rows[:MICROGRAPHS_DRAWN], None, pictures))
+        if n_seen and by_boxes.verdict == "not checked":
+            return Orientation(detail="neither diameter nor box of the particles is known"), pictures
+        return by_boxes if n_seen else Orientation(detail="none of its micrographs could be read"), pictures
 
-    def images() -> Iterator[Image]:
-        for row in rows:
-            image = _read(str(pickset.micrographs["path"].iloc[row]))
-            if image is not None:
-                shown.append(all_centers[offsets[row] : offsets[row + 1]])
-                if len(pictures) < MICROGRAPHS_DRAWN:
-                    pictures[f"overlay_{len(pictures) + 1}.jpg"] = _picture(pickset, row, image, shown[-1], diameter_px)
-                yield image
+    from cryoflow.micrographs.orientation import check_orientation
 
-    def centers() -> Iterator[npt.NDArray[np.float64]]:
-        while shown:
-            yield shown.pop()
-
-    found = check_orientation(images(), centers(), diameter_px)
-    if found.n_micrographs == 0:
+    images, centers = tee(_seen(pickset, rows, diameter_px, pictures))
+    found = check_orientation((image for image, _ in images), (xy for _, xy in centers), diameter_px)
+    if not pictures:
         return Orientation(detail="none of its micrographs could be read"), {}
     return Orientation(found.verdict, str(found.best), str(found).partition(": ")[2]), pictures
+
+
+def _seen(
+    pickset: PickSet, rows: Sequence[int], diameter_px: float | None, pictures: dict[str, bytes]
+) -> Iterator[tuple[Image, Points]]:
+    """Each micrograph that can be read, with its picks; the first ones are drawn into `pictures` on the way."""
+    offsets, all_centers = pickset.offsets, pickset.centers_xy_px
+    for row in rows:
+        image = _read(str(pickset.micrographs["path"].iloc[row]))
+        if image is None:
+            continue
+        centers = all_centers[offsets[row] : offsets[row + 1]]
+        if len(pictures) < MICROGRAPHS_DRAWN:
+            pictures[f"overlay_{len(pictures) + 1}.jpg"] = _picture(pickset, row, image, centers, diameter_px)
+        yield image, centers
+
+
+def _by_extracted_particles(pickset: PickSet) -> Orientation:
+    """What extracted particles say of the convention; `not checked` where none can be compared."""
+    some = pickset.extracted
+    if some is None:
+        return Orientation()
+    from cryoflow.micrographs.orientation import check_against_stack
+
+    row = {name: i for i, name in enumerate(pickset.micrographs["name"])}[some.micrographs[0]]
+    box_px = round(some.box_A / float(pickset.micrographs["pixel_size_A"].iloc[row]))
+    if box_px < _SMALLEST_BOX_PX:
+        return Orientation()
+    images, centers, stacks = tee(_with_boxes(pickset, some), 3)
+    found = check_against_stack((t[0] for t in images), (t[1] for t in centers), (t[2] for t in stacks), box_px)
+    if found.n_picks == 0:
+        return Orientation()
+    detail = f"extracted particles against their micrographs: {str(found).partition(': ')[2]}"
+    return Orientation(found.verdict, str(found.best), detail)
+
+
+def _with_boxes(pickset: PickSet, some: ExtractedSample) -> Iterator[tuple[Image, Points, Image]]:
+    """Each micrograph of the sample that can be read, where boxes were cut from it, and these boxes."""
+    from cryoflow.micrographs.image import read_stack
+
+    paths = dict(zip(pickset.micrographs["name"], pickset.micrographs["path"], strict=True))
+    for name in dict.fromkeys(some.micrographs):
+        of_it = [i for i, its in enumerate(some.micrographs) if its == name]
+        try:
+            boxes = np.concatenate([read_stack(some.stacks[i], some.sections[i : i + 1]) for i in of_it])
+        except (BadInput, OSError, ValueError) as error:
+            log.info("extracted particles are not compared: %s", error)
+            continue
+        image = _read(str(paths[name]))
+        is_sound = boxes.shape[1] == boxes.shape[2] and np.isfinite(boxes).all()
+        if image is not None and is_sound and np.isfinite(image).all():
+            yield image, some.cut_xy_px[of_it], boxes
 
 
 def _micrographs_to_see(pickset: PickSet) -> list[int]:
@@ -85,9 +136,7 @@ def _read(path: str) -> Image | None:
         return None
 
 
-def _picture(
-    pickset: PickSet, row: int, image: Image, centers_xy_px: npt.NDArray[np.float64], diameter_px: float
-) -> bytes:
+def _picture(pickset: PickSet, row: int, image: Image, centers_xy_px: Points, diameter_px: float | None) -> bytes:
     import matplotlib.pyplot as plt
 
     from cryoflow.report.figures import Marks, jpeg, overlay
@@ -97,7 +146,7 @@ def _picture(
     figure = overlay(
         image,
         [Marks(centers_xy_px, who.entry_name)],
-        diameter_px=diameter_px,
+        diameter_px=diameter_px or _MARK_OF_EDGE * min(image.shape),
         title=Path(name).name.encode(errors="replace").decode(),
         pixel_size_A=pixel_size_A if pixel_size_A > 0 else None,
     )

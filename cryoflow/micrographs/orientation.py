@@ -179,7 +179,7 @@ def check_against_stack(
 ) -> OrientationVerdict:
     """Compare extracted particles with the micrographs that they were cut from.
 
-    Boxes are cut under each convention, brought to 32 pixels, and correlated with the extracted ones: as they are, and
+    Boxes are cut under each convention, brought to 32 pixels or fewer, and correlated with the extracted ones: as they are, and
     turned as the convention turns. Inverted contrast, binning, normalisation and a rounded centre do not matter.
 
     Parameters
@@ -197,9 +197,10 @@ def check_against_stack(
         recorded = np.asarray(centers, np.float64).reshape(-1, 2)
         n_micrographs += 1
         n_picks += len(recorded)
-        extracted = _coarse(stack)
+        edge = min(_STACK_EDGE_PX, box_px, stack.shape[1])
+        extracted = _coarse(stack, edge)
         for orientation in ORIENTATIONS:
-            boxes = _coarse(cut_boxes(image, orientation.apply(recorded, image.shape), box_px))
+            boxes = _coarse(cut_boxes(image, orientation.apply(recorded, image.shape), box_px), edge)
             turned = orientation.turn_boxes(boxes)
             found[orientation].append(np.stack([_correlate(boxes, extracted), _correlate(turned, extracted)]))
     scores = {}
@@ -255,9 +256,8 @@ def _offset(sums: npt.NDArray[np.float64], scale: float) -> tuple[float, float] 
     return float(column - reach) * scale, float(row - reach) * scale
 
 
-def _coarse(boxes: Image) -> Image:
-    """Boxes of at most 32 pixels, band-passed, each with unit norm."""
-    edge = min(_STACK_EDGE_PX, boxes.shape[1])
+def _coarse(boxes: Image, edge: int) -> Image:
+    """Boxes of `edge` pixels, band-passed, each with unit norm."""
     small = np.stack([resample_to_shape(b, (edge, edge)) for b in boxes]) if len(boxes) else np.zeros((0, edge, edge))
     small = ndimage.gaussian_filter(small, (0, 0.8, 0.8)) - ndimage.gaussian_filter(small, (0, 6, 6))
     norm = np.sqrt((small**2).sum(axis=(1, 2), keepdims=True))

@@ -56,7 +56,8 @@ def read_job(job: Job, **options: object) -> list[PickSet]:
     job
         From `find_jobs`.
     options
-        `remaps` (old folder -> new folder), `include_unfinished`, `classes`, `flip` and what else the program's reader knows.
+        `remaps` (old folder -> new folder), `include_unfinished`, `classes`, `flip` and what else the program's reader
+        knows.
 
     Raises
     ------

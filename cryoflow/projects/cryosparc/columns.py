@@ -223,14 +223,21 @@ def box(output: Output, index: ProjectIndex, record: Record) -> tuple[float | No
     return edge_px * pixel_size_A, pixel_size_A if cut_px == edge_px else None
 
 
-def diameter_A(index: ProjectIndex, record: Record) -> float | None:
-    """The particle's diameter as the picker that is nearest among the ancestors was told."""
-    for candidate in _lineage(index, record):
+def diameter_A(index: ProjectIndex, record: Record) -> tuple[float | None, list[str]]:
+    """The particle's diameter as the nearest picker among the ancestors was told, and notes on it.
+
+    Else that of the circular mask of a 2D classification, which is an upper bound.
+    """
+    lineage = _lineage(index, record)
+    for candidate in lineage:
         if candidate.kind is Kind.AUTO_PICK:
             told = [v for v in (_number(candidate, "diameter"), _number(candidate, "diameter_max")) if v]
             if told:
-                return sum(told) / len(told)
-    return None
+                return sum(told) / len(told), []
+    for candidate in lineage:
+        if candidate.kind is Kind.CLASS_2D and (mask_A := _number(candidate, "class2D_window_inner_A")):
+            return mask_A, ["diameter is that of a mask, so the particle may be smaller"]
+    return None, []
 
 
 def _lineage(index: ProjectIndex, record: Record) -> list[Record]:

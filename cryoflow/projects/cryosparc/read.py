@@ -17,17 +17,19 @@ import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import source_file
+from cryoflow.formats.cs import read_cs_rows
 from cryoflow.formats.cs_header import Array
 from cryoflow.micrographs.find import Finder
-from cryoflow.picks import PickSet, Program, Provenance
+from cryoflow.picks import ExtractedSample, PickSet, Program, Provenance
 from cryoflow.projects.cryosparc import columns as plan
 from cryoflow.projects.cryosparc import outputs as on_disk
-from cryoflow.projects.cryosparc.exposures import find_exposures, own_exposures
+from cryoflow.projects.cryosparc.exposures import as_text, find_exposures, own_exposures
 from cryoflow.projects.cryosparc.find import outputs_of
 from cryoflow.projects.cryosparc.fold import folded
 from cryoflow.projects.cryosparc.job_types import PICKING, Role
 from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
+from cryoflow.projects.extracted import choose, sample
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job, JobStatus
 
@@ -132,6 +134,7 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     if joined.is_located is not None:
         counts["no_location"] = int((~joined.is_located).sum())
     rows = _rows(joined, planned, micrographs, role, context.classes, counts, notes)
+    extracted = _extracted(context, output, planned, joined, micrographs, rows, box_A)
     picks = _positions(joined, planned, micrographs, rows, box_A, notes)
     picks |= _attributes(joined, planned, role, rows)
     notes += turn(picks, micrographs.table, context.flip, job.folder)
@@ -140,6 +143,8 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     if job.reason:
         notes.append(job.reason)
     del rows
+    diameter_A, said = plan.diameter_A(context.index, context.record)
+    notes += said
     known_sizes = micrographs.table["pixel_size_A"].dropna()
     provenance = Provenance(
         program=context.program,
@@ -159,10 +164,47 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
         micrographs.table,
         pd.DataFrame(picks, copy=False),
         box_px=box_A / float(known_sizes.iloc[0]) if box_A and len(known_sizes) else None,
-        diameter_A=plan.diameter_A(context.index, context.record),
+        diameter_A=diameter_A,
         score_kind=planned.score,
         counts={name: number for name, number in counts.items() if number},
         notes=tuple(dict.fromkeys(notes)),
+        extracted=extracted,
+    )
+
+
+def _extracted(
+    context: Context,
+    output: on_disk.Output,
+    planned: plan.Plan,
+    joined: Joined,
+    micrographs: Micrographs,
+    rows: npt.NDArray[np.int32],
+    box_A: float | None,
+) -> ExtractedSample | None:
+    """Some of the particles in `rows` as the project extracted them, where the positions are those of the boxes."""
+    blob = output.slots.get("blob")
+    location = output.slots.get("location")
+    if blob is None or location is None or location.table.path != planned.location.path:
+        return None
+    match = joined.matches.get(blob.table.path)
+    if match is None or not (blob.table.has_text("blob/path") and blob.table.has("blob/idx")):
+        return None
+    some = rows[choose(micrographs.row_of[joined.distinct.codes[rows]], micrographs.table)]
+    if match.found is not None:
+        some = some[match.found[some]]
+    its_rows = some if match.rows is None else match.rows[some]
+    values = read_cs_rows(blob.table.path, ["blob/path", "blob/idx"], its_rows)
+    code = joined.distinct.codes[some]
+    fractions = np.stack([joined.columns[plan.X][some], joined.columns[plan.Y][some]], axis=1).astype(np.float64)
+    return sample(
+        micrographs.row_of[code],
+        fractions * micrographs.shape_yx[code, ::-1],
+        [as_text(path) for path in values["blob/path"].tolist()],
+        values["blob/idx"].astype(np.int64),
+        box_A,
+        micrographs.table,
+        context.job.project,
+        context.flip,
     )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
@@ -38,6 +39,15 @@ class Ctf:
 
 
 @dataclass(frozen=True)
+class Tabulated:
+    """A micrograph table, the pixel size of each MRC header (NaN where unknown), and notes."""
+
+    table: pd.DataFrame
+    header_pixel_size_A: npt.NDArray[np.float64]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class KnownMicrographs:
     """What tables of micrographs say, by micrograph name and by the name of the optics group."""
 
@@ -46,6 +56,8 @@ class KnownMicrographs:
     optics: Mapping[str, Optics] = field(default_factory=dict)
     ctf: Mapping[str, Ctf] = field(default_factory=dict)
     optics_of_group: Mapping[str, Optics] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Motion correction's own file on a micrograph, by micrograph name."""
     notes: tuple[str, ...] = ()
 
 
@@ -55,27 +67,30 @@ def read_micrograph_stars(paths: Sequence[Path]) -> KnownMicrographs:
     optics: dict[str, Optics] = {}
     ctf: dict[str, Ctf] = {}
     of_group: dict[str, Optics] = {}
+    metadata: dict[str, str] = {}
     notes: list[str] = []
     for path in paths:
         if not path.is_file():
             continue
         try:
-            found, groups = _read_one(path)
+            found, groups, files = _read_one(path)
         except BadInput as error:
             notes.append(f"{path.name} of {path.parent.name} could not be used: {error.reason}")
             continue
         names = names or tuple(found)
+        metadata = files | metadata
         for name, (its_optics, its_ctf) in found.items():
             optics[name] = merged(optics[name], its_optics) if name in optics else its_optics
             if name not in ctf or math.isnan(ctf[name].defocus_u_A):
                 ctf[name] = its_ctf
         for group in groups:
             of_group[group.name] = merged(of_group[group.name], group) if group.name in of_group else group
-    return KnownMicrographs(names, optics, ctf, of_group, tuple(notes))
+    return KnownMicrographs(names, optics, ctf, of_group, metadata, tuple(notes))
 
 
-def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, Ctf]], list[Optics]]:
-    table = read_table(path, None, ["rlnMicrographName"], optional=["rlnOpticsGroup", *_CTF_COLUMNS, *OLD_COLUMNS])
+def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, Ctf]], list[Optics], dict[str, str]]:
+    optional = ["rlnOpticsGroup", "rlnMicrographMetadata", *_CTF_COLUMNS, *OLD_COLUMNS]
+    table = read_table(path, None, ["rlnMicrographName"], optional=optional)
     groups = read_optics(path) if "rlnOpticsGroup" in table else {}
     found: dict[str, tuple[Optics, Ctf]] = {}
     values = [np.asarray(table[c], np.float64) if c in table else None for c in _CTF_COLUMNS]
@@ -88,7 +103,9 @@ def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, Ctf]], list[Optics]]:
         if math.isnan(optics.micrograph_pixel_size_A):  # in a table of micrographs, the pixel is the micrograph's
             optics = merged(optics, Optics(micrograph_pixel_size_A=optics.image_pixel_size_A))
         found[str(name)] = (optics, Ctf(*(NAN if v is None else float(v[row]) for v in values)))
-    return found, list(groups.values())
+    files = table.get("rlnMicrographMetadata", ())
+    metadata = {str(name): str(file) for name, file in zip(table["rlnMicrographName"], files, strict=False)}
+    return found, list(groups.values()), metadata
 
 
 def tabulate(
@@ -97,7 +114,7 @@ def tabulate(
     searched: Sequence[str],
     finder: Finder,
     binning: float | None,
-) -> tuple[pd.DataFrame, list[str]]:
+) -> Tabulated:
     """The table, sorted by name, and notes on what was fallen back to.
 
     Parameters
@@ -116,7 +133,6 @@ def tabulate(
     statuses = _statuses(paths)
     rows: list[dict[str, object]] = []
     fell_back: dict[str, int] = {}
-    differing = 0
     for name, path, (status, header) in zip(names, paths, statuses, strict=True):
         optics, ctf = own.get(name, (Optics(), Ctf()))
         if name in known.optics:
@@ -133,8 +149,6 @@ def tabulate(
         elif math.isnan(pixel_size_A) and binning and not math.isnan(optics.movie_pixel_size_A):
             pixel_size_A = optics.movie_pixel_size_A * binning
             fell_back["the movies' times the binning"] = fell_back.get("the movies' times the binning", 0) + 1
-        elif header_size_A and not math.isclose(header_size_A, 1.0) and header_size_A > 1.5 * pixel_size_A:
-            differing += 1
         rows.append(
             {
                 "name": name,
@@ -151,13 +165,12 @@ def tabulate(
             }
         )
     notes = [f"pixel size of {n} micrographs from {source}" for source, n in fell_back.items()]
-    if differing:
-        notes.append(f"{differing} micrographs found are coarser than the project says: binned copies?")
     if unknown := sum(1 for row in rows if math.isnan(float(str(row["pixel_size_A"])))):
         notes.append(f"pixel size of {unknown} micrographs is not known")
     columns = rows[0].keys() if rows else ["name"]
     table = {c: [row[c] for row in rows] for c in columns}
-    return micrograph_table(table), notes
+    header_sizes = [NAN if header is None else header.pixel_size_A or NAN for _, header in statuses]
+    return Tabulated(micrograph_table(table), np.array(header_sizes, np.float64), notes)
 
 
 def _statuses(paths: Sequence[Path | None]) -> list[tuple[str, MicrographHeader | None]]:

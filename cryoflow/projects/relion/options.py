@@ -30,6 +30,9 @@ _VARIABLE_OF_LABEL = {
     "orselectfrompickedcoords": "fn_coords",
     "maskdiametera": "particle_diameter",
     "particlediametera": "diameter",
+    "orlaplacianofgaussian": "do_log",
+    "mindiameterforlogfiltera": "log_diam_min",
+    "maxdiameterforlogfiltera": "log_diam_max",
 }
 """`run.job` has the texts of the window; letters and digits of those that we need -> the variable in `job.star`."""
 

@@ -7,7 +7,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -79,6 +79,18 @@ class Pipeline:
         return kind == "micrographs" or (
             kind in ("", "data") and bool(_MICROGRAPHS_STAR.match(posixpath.basename(node)))
         )
+
+    def users_of(self, process: str) -> tuple[str, ...]:
+        """Jobs that read something of a job, as the pipeline says."""
+        return self._users.get(process, ())
+
+    @cached_property
+    def _users(self) -> Mapping[str, tuple[str, ...]]:
+        users: dict[str, list[str]] = {}
+        for job, nodes in self.edges_in.items():
+            for maker in dict.fromkeys(maker for node in nodes if (maker := self.process_of(node))):
+                users.setdefault(maker, []).append(job)
+        return {maker: tuple(jobs) for maker, jobs in users.items()}
 
     def ancestors(self, process: str) -> Iterator[tuple[str, str]]:
         """(job, file it read), the nearest first, each file once."""

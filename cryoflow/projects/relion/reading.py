@@ -17,9 +17,12 @@ from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job, JobStatus, Output
+from cryoflow.projects.relion.binned import scale_to_files
 from cryoflow.projects.relion.coordinates import read_coordinates
+from cryoflow.projects.relion.diameter import diameter_A, positive
+from cryoflow.projects.relion.extracted import extracted_sample
 from cryoflow.projects.relion.lineage import micrograph_stars, option_of_ancestor, searched_micrographs
-from cryoflow.projects.relion.micrographs import KnownMicrographs, read_micrograph_stars, tabulate
+from cryoflow.projects.relion.micrographs import KnownMicrographs, Tabulated, read_micrograph_stars, tabulate
 from cryoflow.projects.relion.particles import SCORE, Particles, drop_duplicates, read_particles, subtract_origins
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
@@ -138,9 +141,16 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
     else:
         particles, sources = read_particles(path, classes), [path]
     searched = context.searched or (context.known.names if is_list else ())
-    micrographs, notes = tabulate(particles.own, context.known, searched, context.finder, context.binning)
+    tabulated = tabulate(particles.own, context.known, searched, context.finder, context.binning)
+    micrographs, notes = tabulated.table, tabulated.notes
     row_of = {name: row for row, name in enumerate(micrographs["name"])}
     rows = np.array([row_of[name] for name in particles.names], np.int32)
+    scale, said = _scaled(context, particles, tabulated, rows)
+    notes += said
+    extracted = None
+    if not is_list:
+        project = context.job.project
+        extracted = extracted_sample(project, path, particles, micrographs, scale, context.flip)
     pixel_size_A = micrographs["pixel_size_A"].to_numpy(np.float64)
     subtract_origins(particles, pixel_size_A[rows])
     counts = {}
@@ -151,16 +161,42 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
     notes += turn(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
+    diameter, said = diameter_A(context.pipeline, context.process) if context.process else (None, [])
+    notes += said
     return PickSet.build(
         _provenance(context, output, sources),
         micrographs,
         pd.DataFrame(particles.columns, copy=False),
-        box_px=_box_px(context, particles, pixel_size_A[rows]),
-        diameter_A=_diameter_A(context),
+        box_px=_box_px(context, particles, pixel_size_A[rows], scale[rows]),
+        diameter_A=diameter,
         score_kind=SCORE if "score" in particles.columns else "",
         counts=counts,
         notes=(*context.known.notes, *notes, *particles.notes),
+        extracted=extracted,
     )
+
+
+def _scaled(
+    context: _Context, particles: Particles, tabulated: Tabulated, rows: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.float64], list[str]]:
+    """Bring the positions onto binned copies, in place; the scale of each micrograph, and notes."""
+    columns = particles.columns
+    names = ("y_px", "x_px") if context.flip.swap_xy else ("x_px", "y_px")
+    x_px, y_px = (np.asarray(columns[name], np.float64) for name in names)
+    of_picks = rows[columns["micrograph"]] if len(rows) else np.zeros(0, np.int32)
+    scale, notes = scale_to_files(
+        tabulated.table,
+        tabulated.header_pixel_size_A,
+        context.known.metadata,
+        context.job.project,
+        of_picks,
+        x_px,
+        y_px,
+    )
+    if (scale != 1).any():
+        for name in names:
+            columns[name] = np.asarray(columns[name], np.float64) * scale[of_picks]
+    return scale, notes
 
 
 def _provenance(context: _Context, output: Output, sources: list[Path]) -> Provenance:
@@ -181,28 +217,18 @@ def _provenance(context: _Context, output: Output, sources: list[Path]) -> Prove
     )
 
 
-def _box_px(context: _Context, particles: Particles, pixel_size_A: npt.NDArray[np.float64]) -> float | None:
-    """Edge of the box in micrograph pixels: from the optics, else as Extract was told."""
+def _box_px(
+    context: _Context,
+    particles: Particles,
+    pixel_size_A: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+) -> float | None:
+    """Edge of the box in micrograph pixels: from the optics, else as Extract was told; None where it differs."""
     known = np.unique(np.round(pixel_size_A[np.isfinite(pixel_size_A)], 4))
     if np.isfinite(particles.box_A) and len(known) == 1:
         return round(float(particles.box_A / known[0]), 1)
-    if not context.process:
+    scales = np.unique(scale)
+    if not context.process or len(scales) != 1:
         return None
-    return _positive(option_of_ancestor(context.pipeline, context.process, "Extract", "extract_size"))
-
-
-def _diameter_A(context: _Context) -> float | None:
-    """What the picking job was told of the particle; a refinement's mask is no diameter."""
-    if not context.process:
-        return None
-    return _positive(
-        option_of_ancestor(context.pipeline, context.process, "AutoPick", "topaz_particle_diameter")
-    ) or _positive(option_of_ancestor(context.pipeline, context.process, "ManualPick", "diameter"))
-
-
-def _positive(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) and value > 0 else None
+    told = positive(option_of_ancestor(context.pipeline, context.process, "Extract", "extract_size"))
+    return round(told * float(scales[0]), 1) if told else None

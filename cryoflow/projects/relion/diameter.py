@@ -1,0 +1,84 @@
+"""A particle's diameter, as the jobs around a set of picks were told it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from cryoflow.projects.relion.options import is_yes, job_options
+from cryoflow.projects.relion.pipeline import Pipeline
+
+_MANUAL_DEFAULT_A = 100.0
+"""What ManualPick draws where nobody said anything."""
+
+Options = Mapping[str, str]
+
+
+def diameter_A(pipeline: Pipeline, process: str) -> tuple[float | None, list[str]]:
+    """The diameter by the best that a job, those before it and those after it were told, and notes on it.
+
+    In this order: Topaz's and the Laplacian picker's diameter, the circle of manual picks where it was set, and the
+    mask of a classification or a refinement, which is an upper bound.
+    """
+    jobs = [(job.split("/")[0], job_options(pipeline.folder(job))) for job in _related(pipeline, process)]
+    for folders, told in _SOURCES:
+        for folder, options in jobs:
+            if folder in folders and (value := told(options)):
+                is_mask = told is _mask
+                notes = ["diameter is that of a mask, so the particle may be smaller"] if is_mask else []
+                return value, notes
+    return None, []
+
+
+def _related(pipeline: Pipeline, process: str) -> Iterator[str]:
+    """A job, those before it, and those after it, the nearest first, each once."""
+    seen = {process: None}
+    for _, node in pipeline.ancestors(process):
+        if maker := pipeline.process_of(node):
+            seen.setdefault(maker)
+    after = [process]
+    for job in after:  # grows while it is walked: breadth first
+        for user in pipeline.users_of(job):
+            if user not in after:
+                after.append(user)
+                seen.setdefault(user)
+    yield from seen
+
+
+def _topaz(options: Options) -> float | None:
+    return positive(options.get("topaz_particle_diameter", ""))
+
+
+def _laplacian(options: Options) -> float | None:
+    """The middle of the range that was searched."""
+    if not is_yes(options.get("do_log", "")):
+        return None
+    lowest, highest = (positive(options.get(f"log_diam_{end}", "")) for end in ("min", "max"))
+    return (lowest + highest) / 2 if lowest and highest else None
+
+
+def _manual(options: Options) -> float | None:
+    value = positive(options.get("diameter", ""))
+    return value if value != _MANUAL_DEFAULT_A else None
+
+
+def _mask(options: Options) -> float | None:
+    return positive(options.get("particle_diameter", ""))
+
+
+_SOURCES: tuple[tuple[tuple[str, ...], Callable[[Options], float | None]], ...] = (
+    (("AutoPick",), _topaz),
+    (("AutoPick",), _laplacian),
+    (("ManualPick",), _manual),
+    (("Class2D", "Class3D", "Refine3D", "InitialModel"), _mask),
+)
+
+
+def positive(text: str) -> float | None:
+    """The number that an option holds, None where it is none or says nothing (RELION writes -1)."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) and value > 0 else None
