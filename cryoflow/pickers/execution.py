@@ -6,7 +6,9 @@ in a picker's folder is relative to it, and commands run with it as their workin
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shlex
 import shutil
 import threading
@@ -17,13 +19,18 @@ from pathlib import Path
 from typing import Literal
 
 from cryoflow import programs
-from cryoflow.errors import BadInput
+from cryoflow.cluster.scheduler import Scheduler
+from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.files import write_atomically
+from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Hardware, Step
 from cryoflow.pickers.links import folders_to_bind
 
 OnLine = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
 _FOLLOW_EVERY_S = 0.5
+_SHOWN_LINES = 40
 
 
 @dataclass(frozen=True)
@@ -112,15 +119,16 @@ def container(place: Place, home: Path, step: Step) -> list[str]:
 
 
 def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log: str) -> Path:
-    """Write a job script into the folder: `sbatch NAME.sbatch` there, or `bash NAME.sbatch` without SLURM.
+    """Write a job script into the folder: `sbatch NAME.sbatch` from anywhere, or `bash NAME.sbatch` without SLURM.
 
     It names no partition, no account and no folder outside its own, but for the images' mounts.
     """
     gpus = len(place.hardware.gpus) if any(s.wants_gpu for s in steps) else 0
-    options = [f"--job-name=cryoflow-{name}", f"--output={log}", f"--cpus-per-task={place.hardware.cpus}"]
+    options = [f"--job-name=cryoflow-{name}", f"--cpus-per-task={place.hardware.cpus}"]
     options += [f"--gres=gpu:{gpus}"] if gpus else []
-    lines = ["#!/bin/bash", *(f"#SBATCH {_directive(o)}" for o in [*options, *place.sbatch_options]), ""]
-    lines += ["set -euo pipefail", 'cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")}"', ""]
+    lines = ["#!/bin/bash", rf"#SBATCH --output=\\{log}"]  # the backslash: a % in the folder's name stays one
+    lines += [*(f"#SBATCH {_directive(o)}" for o in [*options, *place.sbatch_options]), ""]
+    lines += ["set -euo pipefail", *_go_home(home, log), ""]
     for step in steps:
         argv = [*container(place, home, step), *step.argv[1:]] if place.container else list(step.argv)
         if not place.container and place.programs:
@@ -135,14 +143,50 @@ def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log
     return path
 
 
+def _go_home(home: Path, log: str) -> list[str]:
+    """Lines that change into the folder, known by the first line of its manifest, wherever it is now.
+
+    sbatch runs a copy of the script, so that the script's own place is of no use there.
+    """
+    mark = (home / manifest.NAME).read_text(errors="surrogateescape").partition("\n")[0]
+    return [
+        f"mark={shlex.quote(mark)}",
+        'is_home() { [ "$(head -n 1 -- "$1/manifest.tsv" 2> /dev/null)" = "$mark" ]; }',
+        f'for folder in "$(dirname -- "$0")" "${{SLURM_SUBMIT_DIR:-.}}" {shlex.quote(str(home))}; do',
+        '    if is_home "$folder"; then break; fi',
+        "done",
+        'is_home "$folder" || { echo "the folder of this script has moved: submit it from there" >&2; exit 1; }',
+        'cd -- "$folder"',
+        'if ! [ . -ef "${SLURM_SUBMIT_DIR:-.}" ]; then',  # then sbatch's log is elsewhere
+        f'    echo "the log is $PWD/{log}"',
+        f"    exec > {log} 2>&1",
+        "fi",
+    ]
+
+
 def _submit(steps: Sequence[Step], place: Place, home: Path, log: Path, on_line: OnLine | None) -> None:
-    """Submit one job and wait for it; its output is followed meanwhile."""
+    """Submit one job and wait for it; its output is followed meanwhile. Who stops waiting stops the job."""
     script = write_script(steps, place, home, log.stem, log.name)
     over = threading.Event()
     follower = threading.Thread(target=_follow, args=(log, over, on_line), daemon=True)
     follower.start()
+    job_ids: list[int] = []
+    argv = ["sbatch", "--wait", "--parsable", script.name]
+
+    def hear(line: str) -> None:
+        if found := re.fullmatch(r"(\d+)(;\S+)?", line.strip()):
+            job_ids.append(int(found[1]))
+            logger.info("SLURM job %s", found[1])
+
     try:
-        programs.run(["sbatch", "--wait", "--parsable", script.name], cwd=home, timeout_s=place.timeout_s)
+        programs.run(argv, cwd=home, on_line=hear, timeout_s=place.timeout_s)
+    except ToolFailed as error:
+        Scheduler().cancel(job_ids)  # out of our time; a job that has ended does not mind
+        last = "\n".join(log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
+        raise ToolFailed(argv, error.returncode, "\n".join(part for part in (error.tail, last) if part)) from error
+    except BaseException:
+        Scheduler().cancel(job_ids)
+        raise
     finally:
         over.set()
         follower.join()

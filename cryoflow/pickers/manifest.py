@@ -103,7 +103,7 @@ def made_with(path: Path) -> str:
 def read_settings(folder: Path) -> dict[str, str]:
     """Settings by name, from the `settings.tsv` beside a manifest."""
     try:
-        table = pd.read_csv(folder / SETTINGS, sep="\t", dtype=str, keep_default_na=False, quoting=3)
+        table = pd.read_csv(folder / SETTINGS, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
         return dict(zip(table["setting"], table["value"], strict=True))
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(folder, f"has no readable {SETTINGS} ({error}).", "Export it again.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,22 +92,30 @@ def train(
     log = folder / "train.log"
     if not (again or script_only):
         try:
-            return Trained(folder, target.trained_model(folder, settings), log, reused=True)
+            model = target.trained_model(folder, settings)
         except BadInput:
             pass  # the usual case: not trained yet
+        else:
+            return _trained(target, folder, model, log, reused=True)
     preflight(target, folder)
     steps = target.train_steps(folder, settings, place.hardware)
     if script_only:
         return Trained(folder, None, log, script=write_script(steps, place, folder, "train", log.name))
     seconds = run_steps(steps, place, folder, log, on_line)
-    model = target.trained_model(folder, settings)
+    return _trained(target, folder, target.trained_model(folder, settings), log, seconds=seconds)
+
+
+def _trained(
+    target: Picker, folder: Path, model: Path, log: Path, *, seconds: float = 0.0, reused: bool = False
+) -> Trained:
+    """What a training left, with its curve drawn: also where a job script that a person submitted has run it."""
     curve = target.training_curve(folder)
     table = figure = None
     if len(curve):
         table, figure = folder / "training_curve.tsv", folder / "training_curve.png"
         write_atomically(table, curve.to_csv(sep="\t", index=False, float_format="%.6g", lineterminator="\n"))
         plot_curve(curve, f"{target.title}, {folder.name}", figure)
-    return Trained(folder, model, log, curve=table, figure=figure, seconds=seconds)
+    return Trained(folder, model, log, curve=table, figure=figure, seconds=seconds, reused=reused)
 
 
 def pick(
@@ -151,7 +160,8 @@ def pick(
     preflight(target, output)
     log = output / "pick.log"
     steps = target.pick_steps(output, model_path, manifests.read_settings(output), place.hardware)
-    (output / "picks").mkdir(exist_ok=True)
+    shutil.rmtree(output / "picks", ignore_errors=True)  # of an earlier run: they must not be taken for this one's
+    (output / "picks").mkdir()
     if script_only:
         return Picked(output, log, (), script=write_script(steps, place, output, "pick", log.name))
     seconds = run_steps(steps, place, output, log, on_line)
