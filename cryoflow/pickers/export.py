@@ -207,9 +207,10 @@ def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, ob
     digest = hashlib.blake2b(digest_size=12)
     digest.update(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))).encode())
     digest.update(manifest.manifest_text(training.micrographs, "").encode(errors="surrogateescape"))
-    for column in training.picks.columns:
-        digest.update(column.encode())
-        digest.update(np.ascontiguousarray(training.picks[column].to_numpy()).tobytes())
+    for table in (training.picks, training.wrong):
+        for column in table.columns:
+            digest.update(column.encode())
+            digest.update(np.ascontiguousarray(table[column].to_numpy()).tobytes())
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from cryoflow.files import short_hash
 from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.header import MicrographHeader, read_header
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
+from cryoflow.pickers.wrong_picks import has_only_wrong_picks, is_particle, none, wrong_picks
 from cryoflow.picks import FloatArray, PickSet
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -54,6 +55,8 @@ class TrainingSet:
         Micrographs that were left out.
     notes
         What a user should know.
+    wrong : DataFrame
+        Picks that are labelled wrong (-1) or not known (0): see `wrong_picks`.
     """
 
     micrographs: pd.DataFrame
@@ -62,6 +65,7 @@ class TrainingSet:
     headers: tuple[MicrographHeader | None, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    wrong: pd.DataFrame = field(default_factory=none)
 
     @property
     def offsets(self) -> npt.NDArray[np.intp]:
@@ -82,8 +86,6 @@ class TrainingSet:
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
         """The same without some picks; `drop` is (n,)."""
-        from dataclasses import replace
-
         picks = self.picks[~drop].reset_index(drop=True)
         counts = np.bincount(picks["micrograph"].to_numpy(), minlength=len(self.micrographs))
         return replace(self, picks=picks, micrographs=self.micrographs.assign(n_picks=counts))
@@ -128,14 +130,15 @@ def build_training_set(
     """
     if not picksets:
         raise BadInput("export", "has no entry to export.")
-    priority = {id(p): i for i, p in enumerate(picksets)}
+    priority = {id(p): (has_only_wrong_picks(p), i) for i, p in enumerate(picksets)}
     picksets = tuple(
         sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
     )
     micrographs = _all_micrographs(picksets)
-    micrographs["priority"] = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
-    shared, shared_notes = _shared(micrographs)
-    micrographs = micrographs.drop(columns="priority")
+    keys = _keys(micrographs)
+    rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
+    by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
+    shared, shared_notes = _shared(micrographs, keys, by_priority)
     headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
     skipped = tuple(
         Skipped(str(row.entry), str(row.name), problem)
@@ -153,6 +156,7 @@ def build_training_set(
 
     new_row = np.cumsum(keep) - 1
     picks = _all_picks(picksets, keep, new_row, for_picking)
+    wrong = none() if for_picking else wrong_picks(picksets, keys, keep, new_row)
     kept_headers = tuple(h for h, k in zip(headers, keep, strict=True) if k)
     micrographs = _fill_from_headers(micrographs[keep].reset_index(drop=True), kept_headers)
     micrographs["n_picks"] = np.bincount(picks["micrograph"].to_numpy(), minlength=len(micrographs))
@@ -172,7 +176,7 @@ def build_training_set(
         micrographs["split"] = split_micrographs(*columns, fractions, seed)[leader]
         if copies := int((leader != np.arange(len(leader))).sum()):
             notes.append(f"{copies} micrographs are copies of others in the set, and go to the same part of the split.")
-    training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes))
+    training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes), wrong)
     return training if inside.all() else training.without(~inside)
 
 
@@ -200,20 +204,26 @@ def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
         table.insert(1, "entry", labels[index] + (f"-{short_hash(os.fspath(source.project))}" if same else ""))
         table.insert(2, "project", source.project_name)
         table.insert(3, "project_path", os.fspath(source.project))
-        table["n_picks"] = np.bincount(pickset.picks["micrograph"].to_numpy(), minlength=len(pickset.micrographs))
+        row = pickset.picks["micrograph"].to_numpy()[is_particle(pickset.picks)]
+        table["n_picks"] = np.bincount(row, minlength=len(pickset.micrographs))
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def _shared(micrographs: pd.DataFrame) -> tuple[npt.NDArray[np.bool_], list[str]]:
-    """Micrographs to leave out, as an entry that was named earlier has the same file, and a note for each entry."""
+def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
+    """What tells micrographs apart: the real file, else the name in the project."""
     key = micrographs["path"].map(os.path.realpath, na_action="ignore")
-    key = key.fillna(micrographs["project_path"] + "\0" + micrographs["name"])
-    by_priority = key.iloc[np.argsort(micrographs["priority"].to_numpy(), kind="stable")]
-    shared = by_priority.duplicated(keep="first").sort_index().to_numpy(bool)
+    return key.fillna(micrographs["project_path"] + "\0" + micrographs["name"])
+
+
+def _shared(
+    micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int]
+) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Micrographs to leave out, as an entry that comes before has the same file, and a note for each entry."""
+    shared = keys.iloc[list(by_priority)].duplicated(keep="first").sort_index().to_numpy(bool)
     notes = [
-        f"{count} micrographs of {entry} are also in an entry that was named before it, whose picks are taken; "
-        "`cryoflow picker consensus --at-least 1` would join them."
+        f"{count} micrographs of {entry} are also in an entry that was named before it, or that alone has right picks; "
+        "that one's are taken. `cryoflow picker consensus --at-least 1` would join them."
         for entry, count in micrographs["entry"][shared].value_counts(sort=False).items()
     ]
     return shared, notes
@@ -270,9 +280,7 @@ def _all_picks(
     for pickset in picksets:
         row = pickset.picks["micrograph"].to_numpy() + first
         table = pickset.picks.assign(micrograph=new_row[row].astype(np.int32))
-        wanted = keep[row]
-        if "label" in table:  # -1 says that the pick is wrong
-            wanted = wanted & (table["label"].to_numpy() != -1)
+        wanted = keep[row] & is_particle(table)
         tables.append(table if wanted.all() else table[wanted])
         first += len(pickset.micrographs)
     return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)

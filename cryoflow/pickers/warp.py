@@ -1,8 +1,10 @@
 """Warp and WarpTools: BoxNet's examples, as `fs_boxnet_train` wants; no Linux tool makes them.
 
 One TIFF a micrograph with three slices of floats at 8 A a pixel: the picture, the labels (0 background, 1 particle,
-2 masked), and the importance of each pixel. A particle is a disc of a quarter of its radius. Written from Warp's
-sources and not tried with Warp on a GPU: experimental.
+2 masked), and the importance of each pixel: 4 on picks that were found wrong, 0 on those that nobody could judge, 1
+elsewhere. A particle is a disc of a quarter of its radius in the labels, the others of a whole one in the importance.
+`fs_boxnet_train` wants the third slice and does not look at it; Warp's own window writes it in this way. Written from
+Warp's sources and not tried with Warp on a GPU: experimental.
 
 Sources: warpem/warp (BoxNetTrain.xaml.cs, BoxNetTrainFrameseries.cs,
 docs/reference/boxnet/fs_training.md).
@@ -19,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.fourier import resample_to_shape, rescale_xy
@@ -26,12 +29,16 @@ from cryoflow.pickers.base import Hardware, Picker, Settings, Step
 from cryoflow.pickers.links import read_any
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION
 from cryoflow.pickers.training_set import TrainingSet
+from cryoflow.pickers.wrong_picks import UNKNOWN, WRONG
 from cryoflow.picks import FloatArray
 
 FOLDERS = {TRAIN: "examples", VALIDATION: "validation", TEST: "test"}
 PIXEL_SIZE_A = 8.0
-BACKGROUND, PARTICLE = 0.0, 1.0
+PARTICLE = 1.0
+CERTAIN, WRONG_PICK, UNCERTAIN = 1.0, 4.0, 0.0
 SMALLEST_RADIUS_PX = 1.5
+_IMPORTANCE = {WRONG: WRONG_PICK, UNKNOWN: UNCERTAIN}
+"""Label of a pick -> importance of its pixels, in the order in which they are drawn."""
 _PIXELS_AT_ONCE = 4_000_000
 
 
@@ -58,10 +65,15 @@ class Warp(Picker):
             settings.note(
                 f"label radius of {entry}", radius, "pixels: a quarter of the particle's radius, at least 1.5"
             )
+        for label, what in ((WRONG, "wrong"), (UNKNOWN, "not judged")):
+            if count := int((training.wrong["label"] == label).sum()):
+                settings.note(f"picks {what}", count, f"importance {_IMPORTANCE[label]:g}, in discs of their radius")
         for name in sorted(set(training.micrographs["split"])):
             (folder / FOLDERS[name]).mkdir()
         xy = training.picks[["x_px", "y_px"]].to_numpy(np.float64)
         table = training.micrographs
+        wrong = training.wrong
+        bounds = np.searchsorted(wrong["micrograph"].to_numpy(), np.arange(len(table) + 1)).tolist()
 
         def one(row: tuple[int, tuple[str, str, int, int]]) -> None:
             i, (stem, split, first, last) = row
@@ -73,6 +85,7 @@ class Warp(Picker):
                 float(table["diameter_A"].iloc[i]),
                 pixel_A,
                 dark=dark,
+                wrong=wrong.iloc[bounds[i] : bounds[i + 1]],
             )
             _write_tiff(folder / FOLDERS[split] / f"{stem}.tif", slices)
 
@@ -129,6 +142,7 @@ def boxnet_slices(
     to_pixel_size_A: float = PIXEL_SIZE_A,
     *,
     dark: bool = True,
+    wrong: pd.DataFrame | None = None,
 ) -> npt.NDArray[np.float32]:
     """Picture, labels and importance of one micrograph.
 
@@ -136,6 +150,8 @@ def boxnet_slices(
     ----------
     centers_xy_px : (n, 2) float, x first
         In pixels of `image`.
+    wrong
+        `x_px`, `y_px` and `label` of picks that are wrong or not known.
 
     Returns
     -------
@@ -148,10 +164,18 @@ def boxnet_slices(
     if deviation == 0:
         raise BadInput("warp", "a micrograph has one grey value only.", "Leave it out.")
     small = (small - small.mean()) / np.float32(deviation if dark else -deviation)
-    xy = rescale_xy(centers_xy_px, (image.shape[0], image.shape[1]), (shape[0], shape[1]))
-    slices = np.ones((3, *shape), np.float32)
+
+    def discs(xy_px: FloatArray, radius_px: float) -> npt.NDArray[np.bool_]:
+        xy = rescale_xy(xy_px, (image.shape[0], image.shape[1]), (shape[0], shape[1]))
+        return paint_discs((shape[0], shape[1]), xy, radius_px)
+
+    slices = np.full((3, *shape), CERTAIN, np.float32)
     slices[0] = small
-    slices[1] = paint_discs((shape[0], shape[1]), xy, label_radius_px(diameter_A, to_pixel_size_A)) * PARTICLE
+    slices[1] = discs(centers_xy_px, label_radius_px(diameter_A, to_pixel_size_A)) * PARTICLE
+    if wrong is not None and len(wrong):
+        for label, importance in _IMPORTANCE.items():
+            xy_px = wrong.loc[wrong["label"] == label, ["x_px", "y_px"]].to_numpy(np.float64)
+            slices[2][discs(xy_px, max(1.0, diameter_A / 2 / to_pixel_size_A))] = importance
     return slices
 
 
