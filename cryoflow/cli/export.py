@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.errors import ExitCode
+
+if TYPE_CHECKING:
+    from cryoflow.picks import PickSet
+
+Db = Annotated[Path, Parameter(name=["--database", "--db"])]
 
 app = App(
     name="export", help="Write training sets for pickers, and picks for RELION and CryoSPARC.", help_format="plaintext"
@@ -30,8 +36,10 @@ def _make(name: str, title: str) -> None:
     @app.command(name=name, help=title)
     def command(
         *entries: str,
-        database: Annotated[Path, Parameter(name=["--database", "--db"])],
+        database: Db,
         output: Annotated[Path, Parameter(name=["--output", "-o"])],
+        best: Annotated[bool, Parameter(negative="")] = False,
+        project: Annotated[tuple[str, ...], Parameter(negative="")] = (),
         diameter: float | None = None,
         box: int | None = None,
         validation: float = 0.2,
@@ -53,6 +61,10 @@ def _make(name: str, title: str) -> None:
             The database's folder.
         output
             Folder to write.
+        best
+            Take the best entry of each project instead: cryoflow database select shows which and why.
+        project
+            Of this project only, with --best; may be given several times.
         diameter
             Particle diameter in angstrom: each entry gets its own box from it.
         box
@@ -72,18 +84,14 @@ def _make(name: str, title: str) -> None:
         overwrite
             Replace an earlier export of cryoflow in that folder, trained models included.
         """
-        from cryoflow.database import Database
         from cryoflow.pickers.export import export
         from cryoflow.pickers.split import Fractions
 
-        if not entries:
-            raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
         if diameter is not None and box is not None:
             raise out.UsageError("give --diameter or --box, not both.")
-        source = Database(database)
         result = export(
             name,
-            [source.load(entry) for entry in entries],
+            load(chosen(entries, database, best=best, project=project), database),
             output,
             diameter_A=diameter,
             box_px=box,
@@ -96,6 +104,34 @@ def _make(name: str, title: str) -> None:
         )
         show(result, as_json=json)
         return ExitCode.PARTLY_FAILED if result.skipped else ExitCode.OK
+
+
+def chosen(entries: Sequence[str], database: Path, *, best: bool, project: Sequence[str]) -> tuple[str, ...]:
+    """The entries that were named, or the best ones of all projects or some; one of the two must be asked for."""
+    if bool(entries) == best or (project and not best):
+        raise out.UsageError(
+            "name entries, or say --best (and --project for some projects only); `cryoflow database list` shows them."
+        )
+    if entries:
+        return tuple(entries)
+    from cryoflow.database import Database
+    from cryoflow.pickers.train_and_pick import best_entries
+
+    names = best_entries(Database(database), project)
+    out.say(f"entries: {' '.join(names)}")
+    return names
+
+
+def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
+    """The picks of some entries; diameters that they do not know are those of their projects."""
+    from cryoflow.database import Database
+    from cryoflow.pickers.train_and_pick import load_entries
+
+    if database is None:
+        raise out.UsageError("say which --database the entries are of.")
+    if not entries:
+        raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
+    return load_entries(Database(database), entries)
 
 
 def settings_of(texts: tuple[str, ...]) -> dict[str, str]:

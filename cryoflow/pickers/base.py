@@ -43,10 +43,15 @@ class Settings:
     ----------
     by_hand
         Name -> value, from the command line (text) or from Python.
+    as_trained
+        Name -> value of the training, for picking with its model; what is given by hand comes before.
     """
 
-    def __init__(self, by_hand: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, by_hand: Mapping[str, object] | None = None, as_trained: Mapping[str, str] | None = None
+    ) -> None:
         self._by_hand = {name.replace("-", "_"): value for name, value in (by_hand or {}).items()}
+        self._as_trained = dict(as_trained or {})
         self._chosen: dict[str, Setting] = {}
 
     def choose(self, name: str, derived: T, why: str) -> T:
@@ -58,6 +63,8 @@ class Settings:
             Where what was given by hand is not of the derived value's type.
         """
         by_hand = name in self._by_hand
+        if name in self._as_trained:
+            derived, why = _parsed(name, self._as_trained[name], derived), "as in the model's training"
         value = _parsed(name, self._by_hand[name], derived) if by_hand else derived
         self._chosen[name] = Setting(name, _text(value), "given by hand" if by_hand else why, by_hand)
         return value
@@ -166,6 +173,18 @@ class Picker:
     links_micrographs: ClassVar[bool] = True
     """False for programs whose own project has the micrographs already."""
     default_threshold: ClassVar[float | None] = None
+    model_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that picking must share with the training of its model."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it can be trained from here."""
+        return type(self).train_steps is not Picker.train_steps
+
+    @property
+    def picks(self) -> bool:
+        """Whether it can be run from here."""
+        return type(self).pick_steps is not Picker.pick_steps
 
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """Write what the picker trains from.

@@ -48,6 +48,7 @@ class Cryolo(Picker):
     title = "crYOLO"
     score_kind = "crYOLO confidence"
     default_threshold: ClassVar[float | None] = 0.3
+    model_settings = ("architecture", "input_size", "norm", "low_pass_cutoff", "backend_weights")
     needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=False)  # mode 12: not with the mrcfile that 1.7 pins
 
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:

@@ -6,6 +6,7 @@ in a picker's folder is relative to it, and commands run with it as their workin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 from cryoflow import programs
-from cryoflow.cluster.scheduler import Scheduler
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.files import write_atomically
 from cryoflow.pickers import manifest
@@ -181,15 +181,22 @@ def _submit(steps: Sequence[Step], place: Place, home: Path, log: Path, on_line:
     try:
         programs.run(argv, cwd=home, on_line=hear, timeout_s=place.timeout_s)
     except ToolFailed as error:
-        Scheduler().cancel(job_ids)  # out of our time; a job that has ended does not mind
+        _cancel(job_ids)  # out of our time; a job that has ended does not mind
         last = "\n".join(log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
         raise ToolFailed(argv, error.returncode, "\n".join(part for part in (error.tail, last) if part)) from error
     except BaseException:
-        Scheduler().cancel(job_ids)
+        _cancel(job_ids)
         raise
     finally:
         over.set()
         follower.join()
+
+
+def _cancel(job_ids: Sequence[int]) -> None:
+    """End jobs; not `Scheduler.cancel`, whose package brings Prefect along."""
+    for job_id in job_ids:
+        with contextlib.suppress(ToolFailed):  # it has ended by itself
+            programs.run(["scancel", "--quiet", str(job_id)], timeout_s=60)
 
 
 def _follow(log: Path, over: threading.Event, on_line: OnLine | None) -> None:

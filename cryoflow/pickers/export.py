@@ -128,12 +128,14 @@ def write_set(
     notes: Sequence[str] = (),
     *,
     for_picking: bool = False,
+    as_trained: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> ExportResult:
     """Write a set into a folder of its own, with manifest and settings; the shared end of exporting and of picking."""
-    chosen = Settings(by_hand)
+    chosen = Settings(by_hand, as_trained)
     training.micrographs["scale"] = 1.0
-    made_with = f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
+    fingerprint = _fingerprint(target, training, {**(as_trained or {}), **by_hand}, what)
+    made_with = f"picker {target.name}, {what}, fingerprint {fingerprint}"
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
     reused = _same_is_there(output, made_with, overwrite=overwrite)

@@ -155,7 +155,14 @@ def pick(
         picksets, diameter_A=diameter_A, box_px=box_px, link=target.links_micrographs, for_picking=True
     )
     write_set(
-        target, training, output, settings or {}, f"model {model_path.name}", for_picking=True, overwrite=overwrite
+        target,
+        training,
+        output,
+        settings or {},
+        f"model {model_path.name}",
+        for_picking=True,
+        as_trained=_settings_of_model(target, model_path),
+        overwrite=overwrite,
     )
     preflight(target, output)
     log = output / "pick.log"
@@ -169,6 +176,16 @@ def pick(
         picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
     )
     return Picked(output, log, tuple(found), seconds=seconds)
+
+
+def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
+    """What picking must share with the training, where the model still lies in the folder that it was trained in."""
+    for folder in model.parents[:2]:
+        path = folder / manifests.NAME
+        if manifests.is_manifest(path) and manifests.made_with(path).startswith(f"picker {target.name},"):
+            settings = manifests.read_settings(folder)
+            return {name: settings[name] for name in target.model_settings if name in settings}
+    return {}
 
 
 def preflight(target: Picker, folder: Path) -> None:

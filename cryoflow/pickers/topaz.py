@@ -42,6 +42,7 @@ class Topaz(Picker):
     title = "Topaz"
     score_kind = "Topaz log-likelihood ratio"
     default_threshold: ClassVar[float | None] = 0.0
+    model_settings = ("downsampling", "target_pixel_size")
     needs = Needs(modes=frozenset({0, 1, 2, 6}))  # mode 12: not before 0.3
 
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
@@ -155,10 +156,15 @@ def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.i
     target_A = 4.0
     if not np.isnan(diameter_A).all():
         target_A = max(target_A, 2 * float(np.nanmax(diameter_A)) / field_px)
+    target_A = settings.choose(
+        "target_pixel_size", target_A, f"angstrom: a particle fills half of {field_px} px, {model}'s view; at least 4"
+    )
+    if not target_A > 0:
+        raise BadInput("target_pixel_size", f"is {target_A:g}; it is a number of angstrom above 0.")
     given = settings.choose(
         "downsampling",
         "auto",
-        f"each entry's own, to about {target_A:.3g} A a pixel: a particle fills half of {field_px} px, {model}'s view",
+        f"each entry's own, to about {target_A:.3g} A a pixel",
     )
     if given != "auto" and not (given.isdecimal() and int(given) > 0):
         raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more, or auto.")

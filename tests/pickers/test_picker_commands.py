@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from test_running import TOPAZ, program  # noqa: F401  # a fixture
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
+from cryoflow.pickers import manifest
 from cryoflow.pickers.base import pickers
 
 
@@ -76,3 +78,51 @@ def test_every_picker_is_listed_and_has_its_export_command(capsys):
     assert names == sorted(pickers())
     for name in names:
         assert launch(["export", name, "--help"]) in (0, None)
+
+
+def test_one_command_trains_and_picks(database, make_entry, program, tmp_path, capsys):  # noqa: F811
+    program("topaz", TOPAZ)
+    second = make_entry("P2", "J7", n=3, pixel_size_A=2.0, diameter_A=100.0, seed=1)
+    Database(database).add(second)
+    new = Path(make_entry("new", n=2, seed=2).micrographs["path"][0]).parent
+    argv = ["picker", "train-and-pick", "topaz", "--db", str(database), "-o", str(tmp_path / "run"), "--gpus", "none"]
+    everything = [*argv, "--best", "--micrographs", str(new), "--set", "target_pixel_size=8", "--json"]
+    assert launch(everything) == 0
+    printed = capsys.readouterr()
+    assert "P1/Homo_J51 P2/Homo_J7" in printed.err
+    (row,) = json.loads(printed.out)
+    assert row["entry"] == "mics/AutoPick_topaz"
+    assert row["picks"] == 2
+    picks = Database(database).load(row["entry"])
+    assert picks.centers_xy_px.tolist() == [[20.0, 40.0]] * 2  # at 8 A a pixel, as in training; 4 A were derived
+    settings = manifest.read_settings(tmp_path / "run" / "picked")
+    assert settings["target_pixel_size"] == "8"
+    program("topaz", TOPAZ.replace('what == "train"', 'what == "never"'))
+    assert launch(everything) == 0  # the model that is there is taken
+    one = [*argv[:-4], "-o", str(tmp_path / "one"), "--gpus", "none"]
+    program("topaz", TOPAZ)
+    assert launch([*one, "--best", "--project", "P2", "--to-pick", "P1/Homo_J51"]) == 0
+    assert set(manifest.read_manifest(tmp_path / "one" / "training")["project"]) == {"P2"}
+
+
+def test_one_command_says_what_it_lacks_before_it_trains(database, tmp_path, capsys):
+    def fails(*more: str, name: str = "topaz") -> int:
+        argv = ["picker", "train-and-pick", name, *more, "--db", str(database), "-o", str(tmp_path / "run")]
+        return int(launch(argv) or 0)
+
+    assert fails("--best") == 2
+    assert fails("--to-pick", "P1/Homo_J51") == 2
+    assert fails("P1/Homo_J51", "--best", "--to-pick", "P1/Homo_J51") == 2
+    capsys.readouterr()
+    assert fails("--best", "--project", "P9", "--to-pick", "P1/Homo_J51") == 1
+    assert "has no project P9. It has: P1" in capsys.readouterr().err.replace("\n", " ")
+    assert fails("--best", "--to-pick", "P1/Homo_J51", name="warp") == 1
+    assert "cannot both be trained and run" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_export_takes_the_best_entries(database, tmp_path, capsys):
+    argv = ["export", "topaz", "--best", "--db", str(database), "-o", str(tmp_path / "out")]
+    assert launch(argv) == 0
+    assert set(manifest.read_manifest(tmp_path / "out")["entry"]) == {"P1/Homo_J51"}
+    assert launch([*argv, "P1/Homo_J51"]) == 2

@@ -1,0 +1,95 @@
+"""What the commands of pickers share: where a program runs, its output on the terminal, and picks as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from cryoflow.cli import output as out
+
+if TYPE_CHECKING:
+    from cryoflow.pickers.execution import Place
+    from cryoflow.picks import PickSet
+
+Flag = Annotated[bool, Parameter(negative="")]
+Set = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Where:
+    """Where the program runs."""
+
+    programs: Path | None = None
+    """Folder with the picker's programs; PATH is searched after it."""
+    container: Literal["docker", "apptainer"] | None = None
+    """Run it in an image: docker or apptainer."""
+    image: str = ""
+    """That image."""
+    slurm: Flag = False
+    """Submit it as a job, and wait for its end."""
+    sbatch: Annotated[tuple[str, ...], Parameter(negative="", allow_leading_hyphen=True)] = ()
+    """An option for sbatch, such as --sbatch=--partition=gpu; may be given several times."""
+    gpus: str = "0"
+    """Numbers of the GPUs, as in 0,1; for a job only how many there are counts; none for a CPU."""
+    cpus: int = 4
+    """Processes that read and write."""
+    timeout_h: float | None = None
+    """End it after so many hours."""
+
+
+def place_of(where: Where | None, *, script: bool = False) -> Place:
+    """Where to run, from what was typed; for a script GPUs are counted only."""
+    from cryoflow.pickers.base import Hardware
+    from cryoflow.pickers.execution import Place
+
+    where = where or Where()
+    try:
+        numbers = () if where.gpus in ("none", "-1", "") else tuple(int(g) for g in where.gpus.split(","))
+    except ValueError:
+        raise out.UsageError(f"--gpus {where.gpus}: write numbers as in 0,1, or none.") from None
+    scheduled = where.slurm or script
+    gpus = tuple(range(len(numbers))) if scheduled else numbers
+    return Place(
+        container=where.container or "",
+        image=where.image,
+        slurm=where.slurm,
+        sbatch_options=where.sbatch,
+        programs=where.programs,
+        hardware=Hardware(gpus, where.cpus, allocated=scheduled),
+        timeout_s=where.timeout_h * 3600 if where.timeout_h else None,
+    )
+
+
+def show_picks(picksets: Sequence[PickSet], database: Path | None, *, as_json: bool) -> None:
+    """Add picks to the database, where one is named, and list them."""
+    rows = []
+    for picks in picksets:
+        entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
+        if database is not None:
+            from cryoflow.database import Database
+
+            entry = Database(database).add(picks).name
+        rows.append(
+            {
+                "entry": entry,
+                "picks": len(picks),
+                "micrographs": len(picks.micrographs),
+                "left_out": dict(picks.counts),
+                "in_database": database is not None,
+                "about": picks.provenance.title,
+            }
+        )
+    out.emit_table(rows, as_json=as_json, title="Picks")
+
+
+def say_lines() -> Callable[[str], None] | None:
+    """The program's own output, with --verbose."""
+    import logging
+
+    log = logging.getLogger("cryoflow.picker")
+    return log.info if log.isEnabledFor(logging.INFO) else None

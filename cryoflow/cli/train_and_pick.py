@@ -1,0 +1,100 @@
+"""`cryoflow picker train-and-pick`: from the best entries to picks on new micrographs, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cryoflow.cli import output as out
+from cryoflow.cli.export import Db, chosen, load, settings_of
+from cryoflow.cli.picker_common import Flag, Set, Where, place_of, say_lines, show_picks
+from cryoflow.errors import ExitCode
+
+
+def train_and_pick(
+    name: str,
+    *entries: str,
+    database: Db,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    best: Flag = False,
+    project: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    to_pick: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    micrographs: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    pixel_size: float | None = None,
+    diameter: float | None = None,
+    threshold: float | None = None,
+    validation: float = 0.2,
+    seed: int = 0,
+    set_: Set = (),
+    run: str = "",
+    where: Where | None = None,
+    json: out.Json = False,
+) -> int:
+    """Train a picker on entries, or on the best one of each project, and pick new micrographs with it.
+
+    Parameters
+    ----------
+    name
+        The picker.
+    entries
+        Entries to train on.
+    database
+        Where they are, and where the picks are added.
+    output
+        Folder for the training set, the model and the run; a second call goes on from what is there.
+    best
+        Train on the best entry of each project instead.
+    project
+        Of this project only, with --best; may be given several times.
+    to_pick
+        An entry whose micrographs are picked (its picks are not looked at); may be given several times.
+    micrographs
+        MRC files, or folders of them, to pick.
+    pixel_size
+        Of these micrographs, in angstrom, where their headers have none.
+    diameter
+        Particle diameter in angstrom.
+    threshold
+        Picks of a lower score are left out; the picker's default where not given.
+    validation
+        Share of the training micrographs that validate.
+    seed
+        Another number is another split.
+    set_
+        A setting of the picker by hand, NAME=VALUE.
+    run
+        Name of the run, part of the new entry's name; by default the picker's.
+    """
+    from cryoflow.pickers.run import micrographs_to_pick
+    from cryoflow.pickers.split import Fractions
+    from cryoflow.pickers.train_and_pick import train_and_pick as both
+
+    new = load(to_pick, database) if to_pick else []
+    if micrographs:
+        new.append(micrographs_to_pick(micrographs, pixel_size_A=pixel_size))
+    if not new:
+        raise out.UsageError("say what to pick: --micrographs, or --to-pick an entry.")
+    result = both(
+        name,
+        load(chosen(entries, database, best=best, project=project), database),
+        new,
+        output,
+        place_of(where),
+        diameter_A=diameter,
+        split=Fractions(validation),
+        seed=seed,
+        settings=settings_of(set_),
+        threshold=threshold,
+        name=run,
+        on_line=say_lines(),
+    )
+    exported, trained = result.exported, result.trained
+    for note in exported.notes:
+        out.say(f"note: {note}")
+    out.say(f"trained on {exported.n_picks} picks of {exported.n_micrographs} micrographs: {trained.model}")
+    if trained.figure:
+        out.say(f"training curve: {trained.figure}")
+    show_picks(result.picked.picksets, database, as_json=json)
+    return ExitCode.PARTLY_FAILED if exported.skipped else ExitCode.OK

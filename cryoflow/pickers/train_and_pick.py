@@ -1,0 +1,115 @@
+"""From labelled micrographs to picks on new ones: export, train and pick in one go; it may be stopped and run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoflow.database import Database
+from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.select import select_best
+from cryoflow.errors import BadInput
+from cryoflow.pickers.base import picker, pickers
+from cryoflow.pickers.execution import OnLine, Place
+from cryoflow.pickers.export import ExportResult, export
+from cryoflow.pickers.run import Picked, Trained, pick, train
+from cryoflow.pickers.split import Fractions
+from cryoflow.picks import PickSet
+
+TRAINING, PICKED = "training", "picked"
+
+
+@dataclass(frozen=True)
+class TrainedAndPicked:
+    """What each of the three steps left; `output/training` and `output/picked` are their folders."""
+
+    exported: ExportResult
+    trained: Trained
+    picked: Picked
+
+
+def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the entries to train from: the best one of each project, or of those that are named.
+
+    Raises
+    ------
+    BadInput
+        Where a project that is named has none, or no project has one.
+    """
+    selections = {s.project: s for s in select_best(database)}
+    for project in projects:
+        if project not in selections:
+            raise BadInput(database.root, f"has no project {project}.", f"It has: {', '.join(selections)}.")
+        if selections[project].entry is None:
+            raise BadInput(project, f"has no entry to train from: {selections[project].reason}.")
+    chosen = [selections[p] for p in projects] or list(selections.values())
+    if not (names := tuple(s.entry.name for s in chosen if s.entry)):
+        raise BadInput(database.root, "has no entry to train from.", "cryoflow database select tells why.")
+    return names
+
+
+def load_entries(database: Database, entries: Sequence[str]) -> list[PickSet]:
+    """Entries to export; diameters that they do not know are those of their projects."""
+    return [load_with_diameter(database, entry) for entry in entries]
+
+
+def train_and_pick(
+    picker_name: str,
+    training: Sequence[PickSet],
+    to_pick: Sequence[PickSet],
+    output: Path,
+    place: Place,
+    *,
+    diameter_A: float | None = None,
+    split: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    threshold: float | None = None,
+    name: str = "",
+    on_line: OnLine | None = None,
+) -> TrainedAndPicked:
+    """Train a picker on some sets of picks, and pick the micrographs of others with it.
+
+    A second run takes the training set and the model that are there, and picks again.
+
+    Parameters
+    ----------
+    to_pick
+        Sets whose micrographs are picked; their picks are not looked at.
+    diameter_A
+        One for all; without it the training sets know theirs, and the new micrographs take the mean of those.
+    settings
+        Of the training; picking shares those that it must.
+    name
+        Of the run, part of the new entries' names; by default that of the picker.
+    """
+    target = picker(picker_name)
+    if not (target.trains and target.picks):
+        able = ", ".join(name for name, p in pickers().items() if p.trains and p.picks)
+        raise BadInput(picker_name, "cannot both be trained and run from here.", f"These can: {able}.")
+    exported = export(
+        picker_name,
+        training,
+        output / TRAINING,
+        diameter_A=diameter_A,
+        split=split,
+        seed=seed,
+        settings=settings,
+    )
+    trained = train(picker_name, exported.folder, place, on_line=on_line)
+    assert trained.model is not None  # no script was asked for
+    known = [p.diameter_A for p in training if p.diameter_A]
+    picked = pick(
+        picker_name,
+        trained.model,
+        to_pick,
+        output / PICKED,
+        place,
+        name=name or picker_name,
+        diameter_A=diameter_A or (sum(known) / len(known) if known else None),
+        threshold=threshold,
+        overwrite=True,
+        on_line=on_line,
+    )
+    return TrainedAndPicked(exported, trained, picked)
