@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from cryoflow.files import write_atomically
 
-_ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 1_000
 _PLAIN = re.compile(r"(?!data_|loop_|save_|stop_|global_)[^\s\"'#_;][^\s]*", re.IGNORECASE)
 
 Pairs = Mapping[str, object]
@@ -69,9 +69,13 @@ def _loop(columns: Mapping[str, npt.NDArray[np.generic]], decimals: int) -> Iter
     if len(lengths) > 1:
         raise ValueError(f"columns of different lengths in one loop: {sorted(lengths)}")
     row = " ".join(_format(column, decimals) for column in columns.values()) + "\n"
-    for start in range(0, next(iter(lengths), 0), _ROWS_AT_ONCE):
-        words = [_words(column[start : start + _ROWS_AT_ONCE]) for column in columns.values()]
-        yield "".join(map(row.__mod__, zip(*words, strict=True))).encode("utf-8", "surrogateescape")
+    n_rows = next(iter(lengths), 0)
+    for start in range(0, n_rows, _ROWS_AT_ONCE):
+        n = min(_ROWS_AT_ONCE, n_rows - start)
+        words: list[object] = [None] * (n * len(columns))  # row after row; one `%` for many is faster than one for each
+        for i, column in enumerate(columns.values()):
+            words[i :: len(columns)] = _words(column[start : start + n])
+        yield ((row * n) % tuple(words)).encode("utf-8", "surrogateescape")
 
 
 def _format(column: npt.NDArray[np.generic], decimals: int) -> str:
@@ -80,12 +84,12 @@ def _format(column: npt.NDArray[np.generic], decimals: int) -> str:
     return f"%12.{decimals}f" if column.dtype.kind == "f" else "%s"
 
 
-def _words(column: npt.NDArray[np.generic]) -> Iterable[object]:
+def _words(column: npt.NDArray[np.generic]) -> list[object]:
     values: list[object] = column.tolist()
     if column.dtype.kind in "iubf":
         return values
     quoted = {value: _quoted(str(value)) for value in set(values)}
-    return map(quoted.__getitem__, values)
+    return [quoted[value] for value in values]
 
 
 def _word(value: object, decimals: int) -> str:

@@ -11,6 +11,7 @@ Sources: relion (src/preprocessing.cpp, src/pipeline_jobs.cpp, src/autopicker.cp
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -61,19 +62,18 @@ class Relion(Picker):
         classes, psi = _column(training.picks, "class", 0), _column(training.picks, "psi_deg", 0.0)
         write = rows_writer("%.3f %.3f %.6f %d %.2f\n", (training.picks["x_px"].to_numpy(), y_px, score, classes, psi))
         bounds = training.offsets.tolist()
+        targets = table["target"].tolist()
         for entry, rows in table.groupby("entry").indices.items():
             job = f"AutoPick/cryoflow_{safe_name(str(entry).replace('/', '_'))}"
-            files: list[str] = []
-            made: set[Path] = set()
             kept = [i for i in np.asarray(rows).tolist() if keep[i]]
-            for i in kept:
-                target = inside(folder / job, coordinate_file(table["target"].iloc[i]))
-                if target.parent not in made:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(target.parent)
-                target.write_bytes(_HEAD + write(bounds[i], bounds[i + 1]))
-                files.append(str(home / target.relative_to(folder)))
-            _write_lists(folder / job, table["target"].iloc[kept].tolist(), files, relative, settings)
+            files = coordinate_files([targets[i] for i in kept])
+            paths = [inside(folder / job, file) for file in files]
+            for parent in {path.parent for path in paths}:
+                parent.mkdir(parents=True, exist_ok=True)
+            for i, path in zip(kept, paths, strict=True):
+                path.write_bytes(_HEAD + write(bounds[i], bounds[i + 1]))
+            files = [f"{home}/{job}/{file}" for file in files]
+            _write_lists(folder / job, [targets[i] for i in kept], files, relative, settings)
         _write_particles(training, table, keep, folder / "particles.star", y_px, score, classes, psi)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
@@ -104,6 +104,18 @@ def coordinate_file(micrograph_name: str) -> str:
     parts = [p for p in PurePosixPath(tail).parts if p not in ("..", "/", ".")]
     path = PurePosixPath(*parts) if parts else PurePosixPath("micrograph")
     return str(path.with_suffix("")) + _SUFFIX
+
+
+def coordinate_files(micrograph_names: Sequence[str]) -> list[str]:
+    """`coordinate_file` of each; names that would share one file keep their whole path: only RELION 4 can use those.
+
+    >>> coordinate_files(["MotionCorr/job002/a.mrc", "MotionCorr/job003/a.mrc"])
+    ['MotionCorr/job002/a_autopick.star', 'MotionCorr/job003/a_autopick.star']
+    """
+    files = [coordinate_file(name) for name in micrograph_names]
+    count = Counter(files)
+    whole = [coordinate_file(f"./{name.lstrip('/')}") for name in micrograph_names]
+    return [w if count[file] > 1 else file for file, w in zip(files, whole, strict=True)]
 
 
 def _named_as_the_project_does(
