@@ -13,7 +13,10 @@ Projects = Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=Tr
 
 
 def crawl(
-    *roots: Path, all_: Annotated[bool, Parameter(name="--all", negative="")] = False, json: out.Json = False
+    *roots: Path,
+    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    json: out.Json = False,
 ) -> int:
     """List the RELION and CryoSPARC projects and jobs below folders. Nothing is written.
 
@@ -25,6 +28,8 @@ def crawl(
         Folders above projects, or projects.
     all_
         Show the jobs that have no picks of interest, too.
+    quick
+        Leave out numbers for which tables have to be read through.
     """
     from cryoflow.errors import ExitCode
     from cryoflow.projects.crawl import crawl as crawl_projects
@@ -35,7 +40,8 @@ def crawl(
         raise out.UsageError("name one folder or more to search.")
     with out.progress("projects found") as advance:
         found = crawl_projects(roots, on_project=lambda project: advance(1, note=project.name))
-    listed = jobs_of(found.projects)
+    with out.progress("jobs counted") as advance:
+        listed = jobs_of(found.projects, count=not quick, on_job=lambda job: advance(1, note=job.job))
     rows = [
         {
             "project": job.project_name,

@@ -18,13 +18,13 @@ from cryoflow.errors import BadInput
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
 
-READERS_VERSION = 1
+READERS_VERSION = 2
 """Raised when a reader reads something differently: then all jobs are read again."""
 
 
 @dataclass(frozen=True)
 class Remembered:
-    """What became of a job: `key` says what it was read from and how."""
+    """What became of a job: `key` says what it was read from and how, `missing` names some micrographs not found."""
 
     key: str
     status: str
@@ -32,6 +32,7 @@ class Remembered:
     entries: tuple[str, ...]
     n_picks: int
     n_micrographs: int
+    missing: tuple[str, ...] = ()
 
 
 def job_key(job: Job, options: IngestOptions) -> str:
@@ -67,6 +68,7 @@ def recall(database: Database, project: Path) -> dict[str, Remembered]:
                 tuple(map(str, j["entries"])),
                 int(j["picks"]),
                 int(j["micrographs"]),
+                tuple(map(str, j.get("missing", ()))),
             )
             for name, j in jobs.items()
         }
@@ -95,6 +97,7 @@ def remember(database: Database, project: Path, changes: Mapping[str, Remembered
                     "entries": list(j.entries),
                     "picks": j.n_picks,
                     "micrographs": j.n_micrographs,
+                    "missing": list(j.missing),
                 }
                 for name, j in sorted(jobs.items(), key=lambda item: layout.natural(item[0]))
             },

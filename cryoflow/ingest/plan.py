@@ -13,6 +13,7 @@ from cryoflow.database.entry import CURRENT, DAMAGED
 from cryoflow.errors import BadInput
 from cryoflow.ingest.memory import Remembered, job_key, recall
 from cryoflow.ingest.options import IngestOptions
+from cryoflow.micrographs.find import Finder
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.projects.found import Job, JobStatus
 
@@ -105,9 +106,16 @@ def _planned(job: Job, entries: list[Entry], remembered: Remembered | None, opti
         reason = "its entry is missing or damaged"
     elif options.reread:
         reason = "asked for"
+    elif remembered.missing and _turned_up(job, remembered, options):
+        reason = "micrographs that were missing are there now"
     else:
         return PlannedJob(job, "unchanged", "", key, has, "", remembered)
     return PlannedJob(job, "read", reason, key, has, "", remembered)
+
+
+def _turned_up(job: Job, remembered: Remembered, options: IngestOptions) -> bool:
+    finder = Finder(job.project, options.remaps)
+    return any(map(finder.is_where_named, remembered.missing))
 
 
 _MARKS = {JobStatus.CLEARED: "cleared", JobStatus.EMPTY: "superseded", JobStatus.NOT_OF_INTEREST: "superseded"}

@@ -25,6 +25,9 @@ from cryoflow.projects.flip import Flip
 from cryoflow.projects.found import JobStatus
 
 
+_MISSING_REMEMBERED = 12
+
+
 @dataclass(frozen=True)
 class _Reading:
     """The picks of a job with what the pixels say of them, or what went wrong."""
@@ -214,7 +217,7 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
         reason = planned.reason if entries else "no picks"
         line = line_of_entries(entries, "read", reason) if entries else line_of_job(job, "skipped", reason)
         line = replace(line, warning="; ".join(warnings))
-        _remember(planned, line, database)
+        _remember(planned, line, database, _some_missing([pickset for pickset, _, _ in reading.outputs]))
     return line
 
 
@@ -237,6 +240,15 @@ def _settle(planned: PlannedJob, database: Database) -> IngestLine:
     return line_of_job(job, status, planned.reason, [e.name for e in planned.entries], n_picks, n_micrographs)
 
 
-def _remember(planned: PlannedJob, line: IngestLine, database: Database) -> None:
-    what = Remembered(planned.key, line.status, line.reason, line.entries, line.n_picks, line.n_micrographs)
+def _some_missing(picksets: Sequence[PickSet]) -> tuple[str, ...]:
+    """Names of a few micrographs that were not found, from all over the sets: looked for again by every run."""
+    missing: dict[str, None] = {}
+    for pickset in picksets:
+        names = pickset.micrographs["name"][(pickset.micrographs["status"] == "missing").to_numpy()].tolist()
+        missing.update(dict.fromkeys(names[:: max(1, len(names) // _MISSING_REMEMBERED)][:_MISSING_REMEMBERED]))
+    return tuple(missing)[:_MISSING_REMEMBERED]
+
+
+def _remember(planned: PlannedJob, line: IngestLine, database: Database, missing: tuple[str, ...] = ()) -> None:
+    what = Remembered(planned.key, line.status, line.reason, line.entries, line.n_picks, line.n_micrographs, missing)
     remember(database, planned.job.project, {planned.job.job: what})

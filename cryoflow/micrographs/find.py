@@ -92,6 +92,11 @@ class Finder:
         found = self.candidates(text)
         return found[0] if len(found) == 1 else None
 
+    def is_where_named(self, name: str | Path) -> bool:
+        """Whether a file is where its name and the remaps say. Cheap: nothing is searched for by its base name."""
+        text = clean_name(str(name))
+        return bool(text) and "\0" not in text and any(map(self._holds, self._places(PurePosixPath(text))))
+
     def candidates(self, name: str | Path) -> tuple[Path, ...]:
         """Files below the searched folders that have the base name of `name`, sorted; several are ambiguous.
 

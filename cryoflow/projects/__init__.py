@@ -24,6 +24,10 @@ class Reader(Protocol):
         """Every job of a project, those that are of no use included."""
         ...
 
+    def counted(self, job: Job) -> Job:
+        """A job whose outputs say how many picks and micrographs they have."""
+        ...
+
     def read_job(self, job: Job, **options: object) -> list[PickSet]:
         """The picks of a job, one set an output."""
         ...
@@ -46,6 +50,14 @@ def find_jobs(project: Project) -> list[Job]:
         Where the project itself cannot be listed. A job that cannot be read is a `Job` of status `unreadable`.
     """
     return reader(project.program).find_jobs(project)
+
+
+def counted(job: Job) -> Job:
+    """A job whose outputs say how many picks and micrographs they have, as far as its tables are not too large.
+
+    Tables are read through where their heads do not say it. Nothing is raised for what is wrong with them.
+    """
+    return reader(job.program).counted(job)
 
 
 def read_job(job: Job, **options: object) -> list[PickSet]:

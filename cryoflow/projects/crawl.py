@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.projects import PROGRAMS, find_jobs, reader
-from cryoflow.projects.found import Job, Project
+from cryoflow.projects import PROGRAMS, counted, find_jobs, reader
+from cryoflow.projects.found import Job, JobStatus, Project
 
 _NOT_ENTERED = frozenset({"Trash", "snapshots", "lost+found", "gridfs_data", "motioncorrected", "__pycache__"})
+_N_COUNTING = 2
 _CRYOSPARC_JOB = re.compile(r"J\d+")
 _IMAGES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer", ".jpg", ".png")
 _MARKERS = ("project.json", "job_manifest.json", "default_pipeline.star", ".gui_projectdir")
@@ -76,8 +77,22 @@ def crawl(
     return CrawlResult(projects, [unreadable[path] for path in sorted(unreadable)])
 
 
-def jobs_of(projects: Iterable[Project], *, n_threads: int = 8) -> JobsResult:
-    """The jobs of several projects, read in parallel; the order does not depend on which is read first."""
+def jobs_of(
+    projects: Iterable[Project],
+    *,
+    n_threads: int = 8,
+    count: bool = False,
+    on_job: Callable[[Job], None] | None = None,
+) -> JobsResult:
+    """The jobs of several projects, read in parallel; the order does not depend on which is read first.
+
+    Parameters
+    ----------
+    count
+        Read tables of jobs with picks through, where nothing else says how many picks and micrographs they have.
+    on_job
+        Called with each job of which the picks were counted, for a progress display.
+    """
     jobs: list[Job] = []
     unreadable: list[BadInput] = []
     with ThreadPoolExecutor(n_threads) as pool:
@@ -86,7 +101,20 @@ def jobs_of(projects: Iterable[Project], *, n_threads: int = 8) -> JobsResult:
                 unreadable.append(result)
             else:
                 jobs.extend(result)
+    if count:
+        with ThreadPoolExecutor(_N_COUNTING) as pool:  # few at a time: each may hold a large table
+            jobs = [_told(job, on_job) for job in pool.map(_counted, jobs)]
     return JobsResult(jobs, unreadable)
+
+
+def _counted(job: Job) -> Job:
+    return counted(job) if job.status is not JobStatus.NOT_OF_INTEREST else job
+
+
+def _told(job: Job, on_job: Callable[[Job], None] | None) -> Job:
+    if on_job and job.outputs:
+        on_job(job)
+    return job
 
 
 def _jobs_or_error(project: Project) -> list[Job] | BadInput:

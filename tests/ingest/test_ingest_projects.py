@@ -333,3 +333,68 @@ def test_real_files_are_read_for_what_they_are(
     assert "git-lfs" in capsys.readouterr().out.lower()
     assert launch(["ingest", str(realdata / "relion31_pipeline"), "--database", str(db)]) in (0, 1, 3)
     assert "31 jobs" in capsys.readouterr().err
+
+
+def test_an_entry_is_read_again_when_its_missing_micrographs_turn_up(projects: Path, tmp_path: Path) -> None:
+    folder = next((projects / "relion/MotionCorr").glob("job*/Movies"))
+    folder.rename(tmp_path / "archived")
+    quick(projects, tmp_path / "DB")
+    assert {line.status for line in quick(projects, tmp_path / "DB").lines} == {"unchanged", "skipped"}
+    (tmp_path / "archived").rename(folder)
+    report = quick(projects, tmp_path / "DB")
+    read = [line for line in report.lines if line.status == "read"]
+    assert {line.project for line in read} == {"relion"}
+    assert {line.reason for line in read} == {"micrographs that were missing are there now"}
+    (best,) = (s.entry for s in select_best(Database(tmp_path / "DB")) if s.project == "relion")
+    assert best is not None
+    assert set(Database(tmp_path / "DB").load(best).micrographs["status"]) == {"found"}
+    assert {line.status for line in quick(projects, tmp_path / "DB").lines} == {"unchanged", "skipped"}
+
+
+def test_a_changed_file_of_picks_of_one_micrograph_is_noticed(projects: Path, tmp_path: Path) -> None:
+    from cryoflow.formats.star import read_table, write_star
+
+    quick(projects, tmp_path / "DB")
+    file = next((projects / "relion/ManualPick").rglob("*_manualpick.star"))
+    table = read_table(file, None)
+    write_star(file, {"": {name: values[:-1] for name, values in table.items()}}, comment="")
+    (line,) = (line for line in quick(projects, tmp_path / "DB").lines if line.status == "read")
+    assert (line.kind, line.reason) == ("ManualPick", "changed")
+
+
+def test_a_folder_of_relion_1_with_a_file_a_micrograph_is_read_by_hand(
+    tmp_path: Path, simulated: SimulatedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    from cryoflow.simulate.relion_project import write_relion_project
+
+    write_relion_project(tmp_path / "old", simulated, version="1", micrographs="copy")
+    micrographs = next((tmp_path / "old").rglob("*_autopick.star")).parent
+    arguments = ["ingest", str(micrographs), "--micrographs", str(micrographs), "--name", "old", "--json"]
+    assert launch([*arguments, "--database", str(tmp_path / "DB"), "--no-check-orientation"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert line["n_picks"] == sum(len(m.picks_xy_px) for m in simulated.micrographs)
+    entry = Database(tmp_path / "DB").load(line["entries"][0])
+    assert set(entry.micrographs["status"]) == {"found"}
+    for row, picks in entry.by_micrograph():
+        (mic,) = (m for m in simulated.micrographs if m.path.name == Path(entry.micrographs["name"][row]).name)
+        assert len(picks) == len(mic.picks_xy_px)
+
+
+def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(
+    projects: Path, simulated: SimulatedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    assert launch(["crawl", str(projects), "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    n_picks = sum(len(m.picks_xy_px) for m in simulated.micrographs)
+    usable = [job for job in jobs if job["status"] == "usable"]
+    assert all(job["picks"] > 0 and 0 < job["micrographs"] <= 3 for job in usable)
+    picked = {job["project"]: (job["picks"], job["micrographs"]) for job in usable if job["kind"] == "AutoPick"}
+    assert picked == {"CS-demo": (n_picks, 3), "relion": (n_picks, 3)}
+    assert launch(["crawl", str(projects), "--json", "--quick"]) == 0
+    quickly = json.loads(capsys.readouterr().out)["jobs"]
+    assert [job["job"] for job in quickly] == [job["job"] for job in jobs]
+    assert any(job["micrographs"] is None for job in quickly if job["status"] == "usable")

@@ -1,6 +1,7 @@
 """Reads RELION projects of versions 1 to 5. `jobs.py` says which jobs there are, `reading.py` gives their picks."""
 
-from cryoflow.projects.relion.jobs import counted, find_jobs
+from cryoflow.projects.relion.count import counted
+from cryoflow.projects.relion.jobs import find_jobs
 from cryoflow.projects.relion.reading import read_job
 from cryoflow.projects.relion.recognise import recognise
 

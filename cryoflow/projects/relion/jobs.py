@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cryoflow.errors import BadInput
-from cryoflow.formats.star import read_table
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
@@ -48,26 +45,6 @@ def find_jobs(project: Project) -> list[Job]:
     pipeline = load_pipeline(project.path)
     ordered = sorted(pipeline.processes.values(), key=lambda p: (_number(p.job), p.name))
     return [_job(project, pipeline, process) for process in ordered]
-
-
-def counted(job: Job) -> Job:
-    """A job whose outputs say how many picks and micrographs they have, for which its tables are read through."""
-    outputs = []
-    for output in job.outputs:
-        path = job.folder / output.group
-        try:
-            if peek(path).has_coordinates:
-                table = read_table(
-                    path, None, ["rlnMicrographName"], optional=["rlnClassNumber"], narrow=["rlnClassNumber"]
-                )
-                names = np.asarray(table["rlnMicrographName"].codes)  # type: ignore[union-attr]
-                if output.suffix.startswith("class") and "rlnClassNumber" in table:
-                    names = names[np.asarray(table["rlnClassNumber"]) == int(output.suffix.removeprefix("class"))]
-                output = replace(output, n_picks=len(names), n_micrographs=len(np.unique(names)))
-        except BadInput:
-            pass  # the job's status says what is wrong
-        outputs.append(output)
-    return replace(job, outputs=tuple(outputs))
 
 
 def _number(job: str) -> int:
@@ -126,7 +103,7 @@ def _output(
 ) -> Output:
     files = [path, *(p for p in context if p.is_file())]
     if isinstance(names, set) and SUCCESS in names:
-        files.append(folder / SUCCESS)  # rewritten by each run: stands for the many files behind a list of coordinates
+        files.append(folder / SUCCESS)  # rewritten by each run
     try:
         n_picks = peek(path).n_rows
     except BadInput:
@@ -135,7 +112,7 @@ def _output(
     return Output(
         os.path.relpath(path, folder),
         suffix,
-        tuple(files) + (_coordinate_files(folder) if is_list and files[-1].name != SUCCESS else ()),
+        (*files, *(_folders(folder) if is_list else ())),
         n_picks=None if is_list or suffix.startswith("class") else n_picks,
         n_micrographs=n_picks if is_list else None,
     )
@@ -149,16 +126,13 @@ def _is_list(path: Path) -> bool:
     return seen.is_coordinate_list
 
 
-def _coordinate_files(folder: Path) -> tuple[Path, ...]:
-    """All small files of picks below a job that somebody may still be changing."""
-    return tuple(
-        sorted(
-            Path(top, name)
-            for top, _, files in os.walk(folder)
-            for name in files
-            if name.endswith((".star", ".box")) and not name.startswith("job")
-        )
-    )
+def _folders(folder: Path) -> tuple[Path, ...]:
+    """A job's folder and those in it, whose times stand for all its small files of picks.
+
+    RELION writes each such file under another name first and renames it, which changes the time of its folder; so ten
+    thousand files are watched at the cost of one. A program that writes into a file in place is not noticed.
+    """
+    return tuple(Path(top) for top, _, _ in os.walk(folder))
 
 
 def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found) -> _Verdict:

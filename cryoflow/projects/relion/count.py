@@ -1,0 +1,84 @@
+"""How many picks and micrographs the outputs of a job have, for which its tables are read through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.formats.star import count_rows, read_table
+from cryoflow.projects.found import Job, Output
+from cryoflow.projects.relion.peek import peek
+
+_LARGEST_BYTES = 2 << 30
+"""A larger table is not read through for the sake of a number; ingest tells it."""
+
+
+def counted(job: Job) -> Job:
+    """A job whose outputs say how many picks and micrographs they have, as far as its tables can be read."""
+    tables: dict[Path, tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None] | None] = {}
+    outputs = []
+    for output in job.outputs:
+        path = job.folder / output.group
+        try:
+            if path.name.startswith("coords_suffix") or peek(path).is_coordinate_list:
+                output = _counted_list(job.folder, path, output)
+            elif path.stat().st_size <= _LARGEST_BYTES:
+                if path not in tables:
+                    tables[path] = _read(path)
+                output = _counted_table(output, tables[path])
+        except (BadInput, OSError):
+            pass  # the job's status says what is wrong
+        outputs.append(output)
+    return replace(job, outputs=tuple(outputs))
+
+
+def _read(path: Path) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None]:
+    """Micrograph (as a number) and class of each particle."""
+    table = read_table(path, None, ["rlnMicrographName"], optional=["rlnClassNumber"], narrow=["rlnClassNumber"])
+    classes = table.get("rlnClassNumber")
+    codes = np.asarray(table["rlnMicrographName"].codes)  # type: ignore[union-attr]
+    return codes, None if classes is None else np.asarray(classes)
+
+
+def _counted_table(
+    output: Output, read: tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None] | None
+) -> Output:
+    if read is None:
+        return output
+    codes, classes = read
+    if output.suffix.startswith("class") and classes is not None:
+        codes = codes[classes == int(output.suffix.removeprefix("class"))]
+    return replace(output, n_picks=len(codes), n_micrographs=int(np.count_nonzero(np.bincount(codes))))
+
+
+def _counted_list(folder: Path, path: Path, output: Output) -> Output:
+    """Rows of all small files that belong to a list: those of the job's folder with the list's ending."""
+    word = path.stem.removeprefix("coords_suffix_")
+    files = [file for file in _files(folder) if file.endswith((f"_{word}.star", f"_{word}.box"))]
+    if not files:
+        return output
+    with ThreadPoolExecutor(8) as pool:
+        numbers = [n for n in pool.map(_rows, files, chunksize=64) if n is not None]
+    n_micrographs = output.n_micrographs if output.n_micrographs is not None else len(files)
+    return replace(output, n_picks=sum(numbers), n_micrographs=n_micrographs)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for top, _, names in os.walk(folder):
+        yield from (os.path.join(top, name) for name in names if not name.startswith("coords_suffix"))
+
+
+def _rows(file: str) -> int | None:
+    try:
+        if file.endswith(".box"):
+            return sum(1 for line in Path(file).read_bytes().splitlines() if line.strip())
+        return count_rows(file, "rlnCoordinateX")
+    except (BadInput, OSError):
+        return None
