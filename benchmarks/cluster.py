@@ -1,0 +1,82 @@
+"""What the SLURM worker costs, on a cluster of any size: idle with many jobs queued, and many short jobs to their end.
+
+    python benchmarks/cluster.py [--queued 200] [--shards 100]
+
+Starts a PostgreSQL, a Prefect server and a worker of its own and submits to the cluster that `squeue` talks to. Stages
+are stubs that report Running and Completed. Prints one line a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from uuid import UUID
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cluster"))
+
+from real_site import FLOWS, RealSite, postgres
+
+TICK_HZ = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_s(pid: int) -> tuple[float, float]:
+    """CPU seconds of a process, and of its children that have ended (squeue, sbatch)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    user, system, child_user, child_system = (int(f) / TICK_HZ for f in fields[11:15])
+    return user + system, child_user + child_system
+
+
+def queue_length() -> int:
+    return len(subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--queued", type=int, default=200)
+    parser.add_argument("--shards", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to watch the idle worker")
+    options = parser.parse_args()
+    queued: list[UUID] = []
+    with postgres() as database, tempfile.TemporaryDirectory() as folder:
+        site = RealSite(Path(folder), database=database)
+        try:
+            site.start_server()
+            site.set_up(command=f"{sys.executable} {FLOWS / 'stub_engine.py'}", memory_gb=0.1)
+            site.start_worker()
+            assert site.worker is not None
+
+            start = time.monotonic()
+            shards = [site.launch() for _ in range(options.shards)]
+            for run_id in shards:
+                site.until(run_id, lambda run: run.state.is_final(), within_s=900)
+            print(f"{options.shards} jobs from the first request to the last end: {time.monotonic() - start:.0f} s")
+
+            before = queue_length()
+            start = time.monotonic()
+            queued = [site.launch({"extra_directives": ["--begin=now+1hour"]}) for _ in range(options.queued)]
+            while queue_length() < before + options.queued:
+                time.sleep(1)
+            took = time.monotonic() - start
+            print(f"{options.queued} jobs queued in {took:.0f} s: {took / options.queued:.2f} s each")
+            time.sleep(15)
+            own, children = cpu_s(site.worker.pid)
+            time.sleep(options.seconds)
+            own2, children2 = cpu_s(site.worker.pid)
+            for name, used in (("worker itself", own2 - own), ("its squeue calls", children2 - children)):
+                print(f"idle with {options.queued} jobs queued, {name}: {100 * used / options.seconds:.2f} % of a core")
+            memory = Path(f"/proc/{site.worker.pid}/status").read_text()
+            print("worker's memory:", next(line.split()[1] for line in memory.splitlines() if "VmRSS" in line), "kB")
+        finally:
+            with site.client() as client:
+                jobs = [client.read_flow_run(run_id).infrastructure_pid for run_id in queued]
+            site.close()
+            subprocess.run(["scancel", "--quiet", *filter(None, jobs)], check=False)
+
+
+if __name__ == "__main__":
+    main()
