@@ -3,7 +3,7 @@
 #
 # PYTHON=python3.12 chooses an interpreter (3.11 to 3.13), ARGS="..." is handed on to the command behind demo and test.
 .DELETE_ON_ERROR:
-.PHONY: help demo test env lint format types lock clean
+.PHONY: help demo test env lint format types lock images clean
 
 BIN := .venv/bin
 MADE := .venv/made-from-lock
@@ -39,6 +39,10 @@ lock: $(MADE)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
 	    --all-extras $(ARGS) pyproject.toml -o requirements.lock
+
+# With Docker, Apptainer or whichever is here. ARGS="--apptainer cpu" for less; containers/build says what there is.
+images:
+	containers/build $(ARGS)
 
 clean:
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
