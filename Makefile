@@ -1,5 +1,5 @@
 # make demo    the whole path on simulated projects        make test    the tests
-# make env     the environment alone (.venv)               make lint types lock clean
+# make env     the environment alone (.venv)               make lint types lock images clean
 #
 # PYTHON=python3.12 chooses an interpreter (3.11 to 3.13), ARGS="..." is handed on to the command behind demo and test.
 .DELETE_ON_ERROR:
