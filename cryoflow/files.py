@@ -107,7 +107,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     NotWritten
         Where the disk is full, read-only or failing; `path` is then what it was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)  # results may lie on another disk
     aside = aside_of(path)
     hidden = _hidden_sibling(path)
     try:

@@ -102,6 +102,8 @@ class Database:
                     self._depth = 0
 
     def _prepare(self, taken_over: bool) -> None:
+        for name in (layout.JOBS, layout.QUARANTINE):
+            _not_a_link(self.root / name)
         if not (self.root / layout.MARKER).exists():
             others = [n for n in os.listdir(self.root) if not n.startswith(".")]
             if others and not self.exists:
@@ -139,6 +141,7 @@ class Database:
             record = read_links(project) or ProjectLinks(pickset.provenance.project, pickset.provenance.project_name)
             paths = [None if p is None else str(p) for p in pickset.micrographs["path"]]
             record, links = with_micrographs(record, list(pickset.micrographs["name"]), paths)
+            _not_a_link(project / layout.LINKS)
             write_links(project, record)
             folder = self._entry_folder(project, pickset.provenance)
             with files.replacing_folder(folder) as hidden:

@@ -84,7 +84,10 @@ def _table(x: object, y: object) -> pd.DataFrame:
 
 def _epicker_coord(path: Path) -> pd.DataFrame:
     """Centre, size, score. Four numbers elsewhere are EMAN's boxes."""
-    rows = np.loadtxt(path, ndmin=2)
+    try:
+        rows = np.loadtxt(path, ndmin=2, usecols=range(4))
+    except (ValueError, OSError) as error:
+        raise BadInput(path, f"is no EPicker table of four numbers a line: {error}", "It may be cut short.") from error
     return _table(rows[:, 0], rows[:, 1]).assign(score=rows[:, 3])
 
 
@@ -92,7 +95,7 @@ def _eman2(path: Path) -> pd.DataFrame:
     try:
         boxes = json.loads(path.read_text()).get("boxes", [])
         return _table([float(b[0]) for b in boxes], [float(b[1]) for b in boxes])
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise BadInput(path, f"is no info file of EMAN2 with boxes: {error}", "It may be cut short.") from error
 
 

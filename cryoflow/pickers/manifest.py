@@ -80,7 +80,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise BadInput(
             path, "is not a manifest of cryoflow.", "Name the folder that `cryoflow export` or `cryoflow picker` wrote."
         )
-    table = pd.read_csv(path, sep="\t", skiprows=1, dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
+    try:
+        table = pd.read_csv(path, sep="\t", skiprows=1, dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
+    except ValueError as error:  # pandas' own errors are among them
+        raise BadInput(path, f"is damaged: {error}.", "Export it again.") from error
     if missing := [c for c in COLUMNS if c not in table.columns]:
         raise BadInput(path, f"lacks the columns {', '.join(missing)}.")
     if table["stem"].duplicated().any():

@@ -135,6 +135,7 @@ def build_training_set(
         sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
     )
     micrographs = _all_micrographs(picksets)
+    _refuse_names_that_are_no_text(micrographs)
     keys = _keys(micrographs)
     rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
     by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
@@ -184,6 +185,15 @@ def splits_of(training: TrainingSet) -> dict[str, int]:
     """Number of micrographs of each split."""
     counts = training.micrographs["split"].value_counts()
     return {split: int(counts.get(split, 0)) for split in (TRAIN, VALIDATION, TEST)}
+
+
+def _refuse_names_that_are_no_text(micrographs: pd.DataFrame) -> None:
+    """Pickers' files are UTF-8, which cannot say the bytes of such a name."""
+    for name in (*micrographs["name"], *micrographs["path"].dropna(), *micrographs["project_path"].unique()):
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:
+            raise BadInput(ascii(name), "this name is not UTF-8; no picker could be told of it.", "Rename it.") from None
 
 
 def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:

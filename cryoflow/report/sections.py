@@ -64,7 +64,7 @@ class Evaluation:
                 for r in record["entries"]
             )
             return cls(Path(record["reference_database"]), float(record["radius"]), record["model"] is not None, rows)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadInput(file, f"is not the record of an evaluation ({error}).", "Evaluate again.") from error
 
     def of(self, entry: str) -> Scored | None:

@@ -194,7 +194,7 @@ class ModelBundle:
                 versions=values["versions"],
                 folder=folder.resolve(),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(file, f"cannot be read as a model: {error!r}.", "Was it made by another version?") from error
 
 

@@ -55,7 +55,7 @@ def make_entry(
     rng = np.random.default_rng(seed)
     names = names or [f"mics/mic_{i}.mrc" for i in range(n)]
     picks = []
-    for i, name in enumerate(names):
+    for i in range(len(names)):
         xy = np.array([(x, y) for x in range(30, 240, 45) for y in range(28, 160, 45) if rng.random() < 0.6])
         xy = xy + rng.uniform(-6, 6, xy.shape)
         path = folder / project / "files" / f"{i}.mrc"
@@ -122,7 +122,7 @@ def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
     It hangs on Python's audit events, so it also sees what does not go through `cryoflow.files`. Hooks cannot be taken
     off again: call it in a child.
     """
-    below = os.path.abspath(root)
+    below = os.path.abspath(root)  # noqa: PTH100
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         if event == "open":
@@ -143,9 +143,9 @@ def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
             if not isinstance(path, str | os.PathLike):
                 continue
             where = os.fspath(path)
-            if not os.path.isabs(where) and folder_numbers:  # rmtree names files by their folder's number
+            if not where.startswith(os.sep) and folder_numbers:  # rmtree names files by their folder's number
                 where = os.path.join(_name_of(folder_numbers[0]), where)
-            where = os.path.abspath(where)
+            where = os.path.abspath(where)  # noqa: PTH100
             if where == below or where.startswith(below + os.sep):
                 act(event, where)
                 return
@@ -155,7 +155,7 @@ def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
 
 def _name_of(number: int) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{number}")
+        return str(Path(f"/proc/self/fd/{number}").readlink())
     except OSError:
         return ""
 

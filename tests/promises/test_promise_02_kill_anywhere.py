@@ -7,6 +7,7 @@ process also ends at every call that changes a file, named or not (`promise_tool
 from __future__ import annotations
 
 import ast
+import io
 import os
 import random
 import signal
@@ -262,8 +263,8 @@ def test_a_model_killed_at_any_change_is_no_model_or_whole_and_saving_again_give
         try:
             weights = ModelBundle.load(where / "m").weights["a/kernel"]
             assert set(weights.ravel()) in ({1.0}, {2.0})
-        except BadInput as error:
-            assert "is no model" in str(error)
+        except BadInput:
+            assert not (where / "m/bundle.json").exists()
         assert in_child(work) == 0
         assert tree(where) == expected, f"killed at change {number}"
 
@@ -320,7 +321,7 @@ def test_ingest_and_export_killed_at_random_times_end_at_the_same_bytes(
         pid = os.fork()
         if pid == 0:
             try:
-                sys.stderr = Path(os.devnull).open("w")
+                sys.stderr = io.StringIO()
                 work(root)
             finally:
                 os._exit(0)

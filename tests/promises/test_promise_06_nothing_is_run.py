@@ -156,8 +156,8 @@ def object_array(canary: Path) -> bytes:
 
 @pytest.mark.parametrize("ending", [".cs", ".npy", ".star", ".txt", ".csv", ".box", ".mrc"])
 def test_a_pickled_dataset_is_refused_by_every_reader_under_every_name(ending: str, tmp_path: Path) -> None:
-    from cryoflow.micrographs.image import read_micrograph
     from cryoflow.formats.star import read_blocks
+    from cryoflow.micrographs.image import read_micrograph
 
     path = tmp_path / f"a{ending}"
     path.write_bytes(object_array(tmp_path / "sang"))
@@ -256,7 +256,7 @@ def test_a_picker_script_in_a_hostile_folder_runs_its_program_and_nothing_else(n
     assert (home / "seen").read_bytes().decode().split("\0")[:-1] == ["--model", name, "micrographs/*.mrc"]
     assert not list(tmp_path.rglob("hacked"))
     for line in script.read_text().splitlines():
-        assert not (line.startswith("#SBATCH") and "x" == line.split()[-1])
+        assert not (line.startswith("#SBATCH") and line.split()[-1] == "x")
 
 
 @pytest.mark.parametrize("name", [n for n in HOSTILE if "\n" not in n])
