@@ -74,6 +74,35 @@ class ExportParameters(Form):
     seed: Seed = 0
 
 
+class PickingParameters(Form):
+    """Which picker to train on which picks, and what to pick with it. The new picks become entries of the database."""
+
+    picker: Literal["cryolo", "topaz", "epicker"] = Field(description="the program to train and to run")
+    database: Database
+    output: Output
+    entries: Entries = ()
+    projects: tuple[str, ...] = Field(
+        default=(), description="train on the best entry of each of these projects; none takes all"
+    )
+    to_pick: tuple[str, ...] = Field(default=(), description="entries whose micrographs are picked")
+    micrographs: tuple[Path, ...] = Field(
+        default=(), description="MRC files or folders of them to pick", examples=[["/data/new/micrographs"]]
+    )
+    pixel_size_A: float | None = Field(
+        default=None, gt=0, description="of these micrographs, where their headers have none"
+    )
+    diameter_A: Diameter = None
+    validation: Share = Field(default=0.2, description="share of the training micrographs that validate")
+    seed: Seed = 0
+    settings: dict[str, str] = Field(default={}, description="settings of the picker by hand")
+    threshold: float | None = Field(default=None, description="picks of a lower score are left out; none: the picker's")
+    programs: Path | None = Field(default=None, description="folder with the picker's programs; PATH is searched too")
+    container: Literal["", "docker", "apptainer"] = Field(default="", description="run the picker in an image")
+    image: str = Field(default="", description="that image")
+    gpus: int = Field(default=1, ge=0, description="GPUs; 0 for a CPU")
+    cpus: int = Field(default=4, ge=1, description="processes that read and write")
+
+
 class TrainingParameters(Form):
     """What to train the unpicker on: all picks of each project's autopick job, labelled by what became of them."""
 

@@ -53,6 +53,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("flows.demo:demo", None, ("pipeline", "demo")),
     Stage("flows.ingest:ingest", "large", ("data",), cron="0 2 * * *"),
     Stage("flows.export:export", "small", ("picking",)),
+    Stage("flows.picking:train_picker_and_pick", "gpu", ("picking", "training")),
     Stage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
     Stage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
     Stage("flows.scatter:judge", "gpu", ("picking", "shard")),

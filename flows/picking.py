@@ -1,0 +1,59 @@
+"""Picking: a picker trained on the best jobs, and a new dataset picked with it."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+
+from cryoflow.database import Database
+from cryoflow.database.update import add_if_changed
+from cryoflow.errors import BadInput
+from cryoflow.pickers.base import Hardware
+from cryoflow.pickers.execution import Place
+from cryoflow.pickers.run import micrographs_to_pick
+from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
+from flows.parameters import PickingParameters
+from flows.watching import log, run_name, show_table
+
+
+@flow(name="train and pick", flow_run_name=run_name("train and pick", lambda p: p.picker))
+def train_picker_and_pick(parameters: PickingParameters) -> tuple[str, ...]:
+    """Train a picker on the best job of each project, and pick new micrographs with it; names of the new entries.
+
+    A second run takes the training set and the model that are there, and picks again.
+    """
+    result = train_then_pick.with_options(task_run_name=f"{parameters.picker}: train and pick")(parameters)
+    show_table(f"train {parameters.picker} settings", result.exported.settings, f"trained {result.trained.model}")
+    database = Database(parameters.database)
+    entries = [add_if_changed(database, picks) for picks in result.picked.picksets]
+    rows = [{"entry": e.name, "picks": e.n_picks, "micrographs": e.n_micrographs} for e in entries]
+    show_table("picked", rows, f"picked with {parameters.picker}, in {result.picked.folder}")
+    return tuple(e.name for e in entries)
+
+
+@task
+def train_then_pick(parameters: PickingParameters) -> TrainedAndPicked:
+    """The picker's own programs, one after the other."""
+    p = parameters
+    database = Database(p.database)
+    new = load_entries(database, p.to_pick)
+    if p.micrographs:
+        new.append(micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A))
+    if not new:
+        raise BadInput("to_pick", "is empty, and so is micrographs.", "Say what to pick.")
+    place = Place(
+        container=p.container, image=p.image, programs=p.programs, hardware=Hardware(tuple(range(p.gpus)), p.cpus)
+    )
+    return train_and_pick(
+        p.picker,
+        load_entries(database, p.entries or best_entries(database, p.projects)),
+        new,
+        p.output,
+        place,
+        diameter_A=p.diameter_A,
+        split=Fractions(p.validation),
+        seed=p.seed,
+        settings=p.settings,
+        threshold=p.threshold,
+        on_line=log.info,
+    )
