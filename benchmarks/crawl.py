@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,13 @@ CRAWL = """
 import json, sys, time
 from cryoflow.projects.crawl import crawl, jobs_of
 import cryoflow.projects.cryosparc, cryoflow.projects.relion
-start = time.perf_counter()
+start, cpu = time.perf_counter(), time.process_time()
 projects = crawl(sys.argv[1]).projects
-crawled = time.perf_counter() - start
+crawled, crawled_cpu = time.perf_counter() - start, time.process_time() - cpu
 jobs = jobs_of(projects).jobs
-print(json.dumps([len(projects), crawled, len(jobs), time.perf_counter() - start]))
+print(json.dumps([
+    len(projects), crawled, crawled_cpu, len(jobs), time.perf_counter() - start, time.process_time() - cpu
+]))
 """
 JOB = {"uid": "J1", "job_type": "patch_motion_correction_multi", "status": "completed", "version": "v4.4.1"}
 
@@ -47,12 +50,17 @@ def main() -> None:
         print(f"{n_files:,} files, {options.projects} projects of {options.jobs} jobs")
         finds = [timed(["find", str(tree), "-name", "project.json"]) for _ in range(options.repeats)]
         crawls = [json.loads(output(CRAWL, tree)) for _ in range(options.repeats)]
-        n_projects, _, n_jobs, _ = crawls[0]
+        n_projects, _, _, n_jobs, _, _ = crawls[0]
         if n_projects != options.projects:
             raise SystemExit(f"found {n_projects} projects instead of {options.projects}")
-        print(f"find                       {min(finds):8.2f} s")
-        print(f"crawl                      {min(one[1] for one in crawls):8.2f} s, {n_projects} projects")
-        print(f"crawl and listing the jobs {min(one[3] for one in crawls):8.2f} s, {n_jobs} jobs")
+        told = (
+            ("find", min(finds)[0], min(one[1] for one in finds), ""),
+            ("crawl", *(min(one[i] for one in crawls) for i in (1, 2)), f"{n_projects} projects"),
+            ("crawl and listing the jobs", *(min(one[i] for one in crawls) for i in (4, 5)), f"{n_jobs} jobs"),
+        )
+        print(f"{'':26} {'seconds':>8} {'CPU s':>8}")
+        for what, seconds, cpu, found in told:
+            print(f"{what:26} {seconds:8.2f} {cpu:8.2f}   {found}")
 
 
 def write_tree(tree: Path, n_files: int, n_projects: int, n_jobs: int) -> int:
@@ -80,11 +88,13 @@ def write_tree(tree: Path, n_files: int, n_projects: int, n_jobs: int) -> int:
     return written
 
 
-def timed(argv: list[str]) -> float:
-    """Seconds that a program takes."""
-    start = time.perf_counter()
+def timed(argv: list[str]) -> tuple[float, float]:
+    """Seconds that a program takes by the clock, and of the processor."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - start, cpu
 
 
 def output(script: str, tree: Path) -> str:

@@ -136,22 +136,32 @@ def peak_mb() -> float:
 def child(way: str, step: str, n_picks: int, folder: Path) -> None:
     """One measurement, printed as JSON."""
     picks = make(n_picks) if step == "write" else None
-    before, started = peak_mb(), time.perf_counter()
+    before, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     if picks is not None:
         WAYS[way][0](picks, folder)
     else:
         WAYS[way][1](None, folder)
-    print(json.dumps({"s": time.perf_counter() - started, "mb": peak_mb() - before}))
+    print(json.dumps({"s": time.perf_counter() - started, "cpu": time.process_time() - cpu, "mb": peak_mb() - before}))
 
 
 def project_child(kind: str, folder: Path) -> None:
     """Read a project's only table and write it to a database; the clock runs from import's end."""
-    before, started = peak_mb(), time.perf_counter()
+    before, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     from cryoflow.ingest import ingest
 
     report = ingest(folder / kind, folder / f"DB-{kind}", check_orientation=False)
     n = sum(line.n_picks for line in report.lines)
-    print(json.dumps({"s": time.perf_counter() - started, "mb": peak_mb() - before, "all_mb": peak_mb(), "n": n}))
+    print(
+        json.dumps(
+            {
+                "s": time.perf_counter() - started,
+                "cpu": time.process_time() - cpu,
+                "mb": peak_mb() - before,
+                "all_mb": peak_mb(),
+                "n": n,
+            }
+        )
+    )
 
 
 def write_projects(n_picks: int, folder: Path) -> None:
@@ -295,13 +305,16 @@ def main() -> None:
             print(f"{given.project:,} picks: a project read and written to the database, in one process")
             for kind in ("cs", "star"):
                 m = measured("--project-child", kind, str(folder))
-                print(f"{kind:5} {m['s']:6.2f} s, {m['all_mb']:5.0f} MB at most, {m['n']:,.0f} picks")
+                print(
+                    f"{kind:5} {m['s']:6.2f} s, {m['cpu']:6.2f} CPU s, {m['all_mb']:5.0f} MB at most, {m['n']:,.0f} picks"
+                )
             return
         print(f"{given.picks:,} picks on {max(1, given.picks // PICKS_A_MICROGRAPH):,} micrographs")
-        print(f"{'':14} {'write s':>8} {'MB':>6} {'read s':>8} {'MB':>6}")
+        print(f"{'':14} {'write s':>8} {'CPU s':>7} {'MB':>6} {'read s':>8} {'CPU s':>7} {'MB':>6}")
         for way in given.ways:
             w, r = (measured("--child", way, step, str(given.picks), str(folder)) for step in ("write", "read"))
-            print(f"{way:14} {w['s']:8.2f} {w['mb']:6.0f} {r['s']:8.2f} {r['mb']:6.0f}")
+            write, read = (f"{m['s']:8.2f} {m['cpu']:7.2f} {m['mb']:6.0f}" for m in (w, r))
+            print(f"{way:14} {write} {read}", flush=True)
     finally:
         shutil.rmtree(folder)
 

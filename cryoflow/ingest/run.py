@@ -24,7 +24,6 @@ from cryoflow.projects import read_job
 from cryoflow.projects.flip import Flip
 from cryoflow.projects.found import JobStatus
 
-
 _MISSING_REMEMBERED = 12
 
 
@@ -129,19 +128,21 @@ def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: in
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
         while left or waiting:
-            while left and len(waiting) < workers + 1:
-                planned = left.popleft()
-                waiting.append((planned, pool.submit(_read, planned, options)))
-            planned, future = waiting.popleft()
             try:
-                yield future.result()
+                while left and len(waiting) < workers + 1:
+                    waiting.append((left[0], pool.submit(_read, left[0], options)))
+                    left.popleft()
+                reading = waiting[0][1].result()
             except BrokenProcessPool:
                 # Which of the running jobs ended its process is not known: each gets a process of its own.
                 pool.shutdown(wait=False, cancel_futures=True)
-                for again in (planned, *(p for p, _ in waiting)):
+                for again, _ in waiting:
                     yield _read_apart(again, options)
                 waiting.clear()
                 pool = ProcessPoolExecutor(workers, mp_context=context)
+            else:
+                waiting.popleft()
+                yield reading
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

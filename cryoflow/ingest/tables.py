@@ -10,6 +10,7 @@ from cryoflow.database import Database, Orientation
 from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.look import look
 from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries
+from cryoflow.picks import PickSet
 from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.projects.tables import read_table_of_picks
 
@@ -48,11 +49,7 @@ def ingest_tables(
             pickset = read_table_of_picks(table, micrographs, remaps=remaps or {}, flip=flip or NO_FLIP)
             if name:
                 pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
-            seen = look(pickset) if check_orientation and len(pickset) else (Orientation(), {})
-            entry = database.add(pickset, orientation=seen[0], pictures=seen[1])
-            line = line_of_entries([entry], "read", "")
-            if seen[0].verdict == "contradicted":
-                line = replace(line, warning=f"{entry.name}: look at its overlay pictures: {seen[0].detail}")
+            line = _stored(pickset, database, check_orientation) if len(pickset) else _empty(pickset)
         except (DatabaseBusy, NotWritten):
             raise
         except Exception as error:
@@ -62,3 +59,21 @@ def ingest_tables(
         if on_line:
             on_line(line)
     return IngestReport(tuple(lines))
+
+
+def _stored(pickset: PickSet, database: Database, check_orientation: bool) -> IngestLine:
+    """Write the entry of a table, and give its line."""
+    verdict, pictures = look(pickset) if check_orientation else (Orientation(), {})
+    entry = database.add(pickset, orientation=verdict, pictures=pictures)
+    line = line_of_entries([entry], "read", "")
+    if verdict.verdict == "contradicted":
+        line = replace(line, warning=f"{entry.name}: look at its overlay pictures: {verdict.detail}")
+    return line
+
+
+def _empty(pickset: PickSet) -> IngestLine:
+    """The line of a table that gives no entry."""
+    who = pickset.provenance
+    dropped = ", ".join(f"{number} {what}" for what, number in sorted(pickset.counts.items()))
+    reason = f"no picks (dropped: {dropped})" if dropped else "no picks"
+    return IngestLine(who.project_name, who.job, who.kind.value, "skipped", reason, 0, len(pickset.micrographs), ())

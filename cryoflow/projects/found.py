@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from cryoflow.files import safe_name
 from cryoflow.picks import Kind
 
 
@@ -64,6 +65,15 @@ class Job:
     title: str = ""
     outputs: tuple[Output, ...] = ()
     detail: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+
+def lone_job(file: Path) -> str:
+    """The job's name of a lone table: that of the file, without `_`, which ends the job in an entry's name.
+
+    >>> lone_job(Path("/data/mic_0001_autopick.star"))
+    'mic-0001-autopick'
+    """
+    return safe_name(file.stem).replace("_", "-")
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import safe_name, source_file
+from cryoflow.files import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
+from cryoflow.projects.found import lone_job
 
 _TABLE_ENDINGS = (".star", ".box", ".cbox", ".txt", ".csv", ".tsv", ".coord", ".thi")
 _IMAGE_ENDINGS = (".mrc", ".map", ".tif", ".tiff", ".eer", ".mrcs")
@@ -161,7 +162,7 @@ def _provenance(path: Path, read: list[tuple[Path, FilePicks]], formats: str) ->
         program="file",
         project=path.parent,
         project_name=path.parent.name or "file",
-        job=safe_name(path.name if path.is_dir() else path.stem),
+        job=lone_job(path),
         kind=Kind.IMPORT,
         job_type=formats,
         output_group=path.name,

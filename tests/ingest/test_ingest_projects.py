@@ -398,3 +398,22 @@ def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(
     quickly = json.loads(capsys.readouterr().out)["jobs"]
     assert [job["job"] for job in quickly] == [job["job"] for job in jobs]
     assert any(job["micrographs"] is None for job in quickly if job["status"] == "usable")
+
+
+def test_a_table_without_picks_is_told_and_makes_no_entry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: SimulatedDataset
+) -> None:
+    import json
+
+    folder = simulated.micrographs[0].path.parent
+    empty, outside = tmp_path / "a_1.csv", tmp_path / "b_2.csv"
+    empty.write_text("micrograph,x,y\n")
+    outside.write_text(f"micrograph,x,y\n{simulated.micrographs[0].path.name},99999,5\n")
+    arguments = ["ingest", str(empty), str(outside), "--micrographs", str(folder), "--database", str(tmp_path / "DB")]
+    assert launch([*arguments, "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["jobs"]
+    assert [(line["job"], line["status"], line["reason"]) for line in lines] == [
+        ("a-1", "skipped", "no picks"),
+        ("b-2", "skipped", "no picks (dropped: 1 outside)"),
+    ]
+    assert Database(tmp_path / "DB").entries() == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import safe_name
 from cryoflow.formats.cs import read_cs_header
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
@@ -15,7 +14,7 @@ from cryoflow.projects.cryosparc.outputs import ProjectIndex, Record, resolved
 from cryoflow.projects.cryosparc.read import Context, read_output
 from cryoflow.projects.cryosparc.without_json import read_csg
 from cryoflow.projects.flip import NO_FLIP, Flip
-from cryoflow.projects.found import Job, JobStatus
+from cryoflow.projects.found import Job, JobStatus, lone_job
 
 
 def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) -> PickSet:
@@ -53,7 +52,7 @@ def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) ->
         program="cryosparc",
         project=path.parent,
         project_name=path.parent.name or "file",
-        job=safe_name(path.stem),
+        job=lone_job(path),
         folder=path.parent,
         kind=Kind.IMPORT,
         job_type="CryoSPARC group" if path.suffix == ".csg" else "CryoSPARC dataset",

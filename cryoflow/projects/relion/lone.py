@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.files import safe_name
 from cryoflow.formats.star import read_table
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
 from cryoflow.projects.flip import NO_FLIP, Flip
-from cryoflow.projects.found import Job, JobStatus, Output
+from cryoflow.projects.found import Job, JobStatus, Output, lone_job
 from cryoflow.projects.relion.job_types import JOB_FOLDER, job_type
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import load_pipeline
@@ -59,12 +58,12 @@ def read_lone_star(
         if len(parts) > 2 and (head in pipeline.processes or JOB_FOLDER.fullmatch(parts[1])):
             process = head
             kind = job_type(pipeline.processes[head].type_label).kind if head in pipeline.processes else kind
-    name = safe_name(path.stem)
+    name = lone_job(path)
     job = Job(
         program="relion",
         project=project or path.parent,
         project_name=(project or path.parent).name,
-        job=f"{process.split('/')[1]}_{name}" if process else name,
+        job=f"{process.split('/')[1]}-{name}" if process else name,
         folder=path.parent,
         kind=Kind.IMPORT,
         job_type=f"relion.{kind.value.lower()}" if process else "",
