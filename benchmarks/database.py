@@ -305,9 +305,8 @@ def main() -> None:
             print(f"{given.project:,} picks: a project read and written to the database, in one process")
             for kind in ("cs", "star"):
                 m = measured("--project-child", kind, str(folder))
-                print(
-                    f"{kind:5} {m['s']:6.2f} s, {m['cpu']:6.2f} CPU s, {m['all_mb']:5.0f} MB at most, {m['n']:,.0f} picks"
-                )
+                times = f"{m['s']:6.2f} s, {m['cpu']:6.2f} CPU s"
+                print(f"{kind:5} {times}, {m['all_mb']:5.0f} MB at most, {m['n']:,.0f} picks", flush=True)
             return
         print(f"{given.picks:,} picks on {max(1, given.picks // PICKS_A_MICROGRAPH):,} micrographs")
         print(f"{'':14} {'write s':>8} {'CPU s':>7} {'MB':>6} {'read s':>8} {'CPU s':>7} {'MB':>6}")
