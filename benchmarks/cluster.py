@@ -1,19 +1,22 @@
 """What the SLURM worker costs, on a cluster of any size: idle with many jobs queued, and many short jobs to their end.
 
-    python benchmarks/cluster.py [--queued 200] [--shards 100]
+    python benchmarks/cluster.py [--queued 200] [--shards 100] [--image cryoflow-cpu.sif]
 
 Starts a PostgreSQL, a Prefect server and a worker of its own and submits to the cluster that `squeue` talks to. Stages
-are stubs that report Running and Completed. Prints one line a figure.
+are stubs that report Running and Completed. With an image, the start of real stages in it is measured too, beside two
+bare `import prefect` in the same image. Prints one line a figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -35,12 +38,43 @@ def queue_length() -> int:
     return len(subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True).stdout.splitlines())
 
 
+def start_up(image: Path, starts: int = 5) -> None:
+    """From the first line of a job to the first line of its flow, against importing Prefect twice in the image."""
+    bare = ["apptainer", "exec", "--cleanenv", str(image), "python", "-c", "import prefect"]
+    subprocess.run(bare, check=True)  # warm
+    start = time.monotonic()
+    for _ in range(2):
+        subprocess.run(bare, check=True)
+    twice_s = time.monotonic() - start
+    with postgres() as database, tempfile.TemporaryDirectory() as folder:
+        site = RealSite(Path(folder), database=database)
+        try:
+            site.start_server()
+            values = {"image": str(image), "read_only": [str(FLOWS)], "env": {"PYTHONPATH": str(FLOWS)}}
+            site.set_up(memory_gb=1.5, **values)
+            site.start_worker()
+            taken = []
+            for _ in range(starts):
+                run = site.until(site.launch(), lambda run: run.state.is_final(), within_s=300)
+                began = re.search(r"on \S+, (\S+ \S+)", Path(run.labels["slurm.log"]).read_text())
+                assert began is not None
+                first = datetime.strptime(began[1], "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - the node's own clock
+                taken.append((run.start_time.astimezone().replace(tzinfo=None) - first).total_seconds())
+        finally:
+            site.close()
+    ratios = ", ".join(f"{t / twice_s:.2f}" for t in sorted(taken))
+    print(f"two imports of prefect in the image: {twice_s:.1f} s; the start of a stage over that: {ratios}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queued", type=int, default=200)
     parser.add_argument("--shards", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to watch the idle worker")
+    parser.add_argument("--image", type=Path, help="measure the start of stages in this image")
     options = parser.parse_args()
+    if options.image:
+        start_up(options.image)
     queued: list[UUID] = []
     with postgres() as database, tempfile.TemporaryDirectory() as folder:
         site = RealSite(Path(folder), database=database)

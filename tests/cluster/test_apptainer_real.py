@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,29 +75,3 @@ def test_the_image_is_labelled_with_version_and_commit(cpu_image: Path) -> None:
     ).stdout
     assert f"org.opencontainers.image.version: {cryoflow.__version__}" in labels
     assert "org.opencontainers.image.revision: " in labels
-
-
-def test_starting_a_stage_costs_at_most_a_third_more_than_importing_prefect_twice(
-    site: RealSite, cpu_image: Path
-) -> None:
-    """From the job's first line to the flow's first line, against two bare imports in the image."""
-    import re
-    import time
-    from datetime import datetime
-
-    bare = ["apptainer", "exec", "--cleanenv", str(cpu_image), "python", "-c", "import prefect"]
-    subprocess.run(bare, check=True, env={**os.environ})  # warm
-    start = time.monotonic()
-    for _ in range(2):
-        subprocess.run(bare, check=True)
-    twice = time.monotonic() - start
-    ratios = []
-    for _ in range(3):
-        run = site.until(site.launch(), has_ended, within_s=180)
-        log = Path(run.labels["slurm.log"]).read_text()
-        began = re.search(r"on \S+, (\S+ \S+)", log)
-        assert began is not None
-        first = datetime.strptime(began[1], "%Y-%m-%d %H:%M:%S")
-        ratios.append((run.start_time.astimezone().replace(tzinfo=None) - first).total_seconds() / twice)
-    print(f"two imports {twice:.1f} s; start-up over that: {ratios}")
-    assert min(ratios) <= 1.3
