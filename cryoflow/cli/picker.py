@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,10 +66,12 @@ def train(
         script_only=script_only,
         on_line=say_lines(),
     )
-    out.emit_record(_known(result), as_json=json)
     if result.script:
-        out.say(f"next: cd {result.folder} && sbatch {result.script.name}")
+        out.emit_record({"folder": result.folder, "script": result.script}, as_json=json)
+        out.say(f"next: {shlex.join(['sbatch', str(result.script)])}")
+        out.say(f"then, again: {shlex.join(['cryoflow', 'picker', 'train', name, str(folder)])}  (its model and curve)")
     else:
+        out.emit_record(_known(result), as_json=json)
         out.say(f"next: cryoflow picker pick {name} --model {result.model} ENTRY... --database DB --output FOLDER")
 
 
@@ -141,7 +144,7 @@ def pick(
     )
     if result.script:
         out.emit_record({"folder": result.folder, "script": result.script}, as_json=json)
-        out.say(f"next: cd {result.folder} && sbatch {result.script.name}")
+        out.say(f"next: {shlex.join(['sbatch', str(result.script)])}")
         out.say(f"then: cryoflow picker read {name} {result.folder}/picks --manifest {result.folder} --database DB")
         return
     show_picks(result.picksets, database, as_json=json)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
@@ -72,22 +73,29 @@ class CryoSegNet(Picker):
                 xy = np.column_stack([x[first:last], y[first:last]])
                 _write_mask(at / "masks" / f"{stem}_mask.jpg", (int(shapes[i, 0]), int(shapes[i, 1])), xy, boxes[i] / 2)
         (folder / "finetune_dataset" / "sample.star").write_text(_STAR_HEAD + "".join(table_of_all))
+        (folder / "output" / "models").mkdir(parents=True)  # finetune.py does not make it
+        settings.choose("code", "", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
         settings.choose("epochs", 20, "for fine-tuning")
         settings.choose("batch_size", 4, "fits a GPU of 16 GB")
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """What to run in CryoSegNet's own folder, which holds its code."""
         return (
-            f"cryoflow picker train cryosegnet {home}  (in CryoSegNet's own folder, which holds its scripts)",
-            "(or there: python utils/generate_jpg.py, then python finetune.py --train_dataset_path finetune_dataset/)",
+            f"cryoflow picker train cryosegnet {home}",
+            "(that needs CryoSegNet's own folder, which holds its scripts: export with --set code=FOLDER)",
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
-        """Pictures from the micrographs by its own filter, then fine-tuning; run where its code is."""
+        """Pictures from the micrographs by its own filter, then fine-tuning of the model that it brings."""
+        if not (code := settings.get("code")):
+            raise BadInput(home, "does not say where CryoSegNet's scripts are.", "Export with --set code=FOLDER.")
+        names = sorted(p.stem for p in (home / "finetune_dataset" / "mrc_files").iterdir())
         gpu = f"cuda:{hardware.gpus[0]}" if hardware.gpus else "cpu"
         argv: tuple[str, ...] = (
             "python",
-            "finetune.py",
+            f"{code}/finetune.py",
+            "--cryosegnet_checkpoint",
+            f"{code}/pretrained_models/cryosegnet.pth",
             "--train_dataset_path",
             "finetune_dataset/",
             "--num_epochs",
@@ -95,11 +103,21 @@ class CryoSegNet(Picker):
         )
         argv += ("--batch_size", settings["batch_size"], "--device", gpu)
         return (
-            Step("filter pictures", ("python", "utils/generate_jpg.py")),
+            Step(
+                "filter pictures",
+                ("python", f"{code}/utils/generate_jpg.py"),
+                tuple(f"finetune_dataset/images/{name}.jpg" for name in names),
+            ),
             Step(
                 "fine-tune CryoSegNet", argv, ("output/models/finetuned_cryosegnet_best_val_loss.pth",), wants_gpu=True
             ),
         )
+
+    def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
+        """Micrographs without a mask: fine-tuning looks at masks only."""
+        at = home / "finetune_dataset"
+        masks = {p.name.removesuffix("_mask.jpg") for p in (at / "masks").glob("*_mask.jpg")}
+        return [f"{p.stem} has no mask" for p in sorted((at / "mrc_files").iterdir()) if p.stem not in masks]
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """The model of the lowest validation loss."""

@@ -98,11 +98,13 @@ def _exposures(
     table: pd.DataFrame, path: Path, settings: Settings
 ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Names and uids of a project's exposures for the entry's micrographs."""
-    has = read_cs_header(path).dtype.names or ()
-    column = next(
-        (c for c in ("micrograph_blob/path", "micrograph_blob_non_dw/path", "location/micrograph_path") if c in has),
-        None,
-    )
+    known = ("micrograph_blob/path", "micrograph_blob_non_dw/path", "location/micrograph_path")
+    column = None
+    for candidate in [path, *sorted(path.parent.glob("*passthrough*.cs"))]:  # CTF jobs keep the names there
+        has = read_cs_header(candidate).dtype.names or ()
+        if column := next((c for c in known if c in has), None):
+            path = candidate
+            break
     if column is None:
         raise MissingMetadata(
             path, "has no micrograph_blob/path.", "Name the exposures of a motion correction, CTF or import job."

@@ -137,7 +137,7 @@ class EPicker(Picker):
     def pick_files(self, folder: Path) -> list[Path]:
         """STAR, thi, coord or box files, without labels."""
         found = sorted(p for p in folder.rglob("*") if p.suffix in (".star", ".thi", ".coord", ".box") and p.is_file())
-        return [p for p in found if p.parent.name not in ("labels", "test_labels")]
+        return [p for p in found if not {"labels", "test_labels"} & set(p.relative_to(folder).parts)]
 
 
 def _device(hardware: Hardware) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,3 +79,9 @@ def match_names(ours: Sequence[str], theirs: Sequence[str]) -> NameMatch:
                 free.discard(places[wanted])
                 how[way] = how.get(way, 0) + 1
     return NameMatch(index, how)
+
+
+def plain_stem(name: str) -> str:
+    """Stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and blanks."""
+    stem = re.sub(r"\.(mrc|tiff?)$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
+    return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9-]", "_", stem)).strip("_-")[:100] or "micrograph"

@@ -7,7 +7,6 @@ only once, so no stem is a part of another: crYOLO pairs pictures and labels by 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import short_hash
 from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.header import MicrographHeader, read_header
+from cryoflow.pickers.names import plain_stem
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
 from cryoflow.pickers.wrong_picks import has_only_wrong_picks, is_particle, none, wrong_picks
 from cryoflow.picks import FloatArray, PickSet
@@ -139,7 +139,7 @@ def build_training_set(
     keys = _keys(micrographs)
     rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
     by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
-    shared, shared_notes = _shared(micrographs, keys, by_priority)
+    shared, shared_notes = _shared(micrographs, keys, by_priority, [has_only_wrong_picks(p) for p in picksets])
     headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
     skipped = tuple(
         Skipped(str(row.entry), str(row.name), problem)
@@ -168,7 +168,7 @@ def build_training_set(
         else [*shared_notes, f"{int((~inside).sum())} picks outside their micrographs were left out."]
     )
     micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=not for_picking)
-    micrographs["stem"] = [f"{i:06d}__{_plain(str(name))}" for i, name in enumerate(micrographs["name"])]
+    micrographs["stem"] = [f"{i:06d}__{plain_stem(str(name))}" for i, name in enumerate(micrographs["name"])]
     if for_picking:
         micrographs["split"] = "pick"
     else:
@@ -193,7 +193,7 @@ def _refuse_names_that_are_no_text(micrographs: pd.DataFrame) -> None:
         try:
             str(name).encode()
         except UnicodeEncodeError:
-            raise BadInput(ascii(name), "this name is not UTF-8; no picker could be told of it.", "Rename it.") from None
+            raise BadInput(ascii(name), "is not UTF-8: no picker could be told of it.", "Rename it.") from None
 
 
 def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
@@ -227,15 +227,20 @@ def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
 
 
 def _shared(
-    micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int]
+    micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int], only_wrong: Sequence[bool]
 ) -> tuple[npt.NDArray[np.bool_], list[str]]:
     """Micrographs to leave out, as an entry that comes before has the same file, and a note for each entry."""
     shared = keys.iloc[list(by_priority)].duplicated(keep="first").sort_index().to_numpy(bool)
-    notes = [
-        f"{count} micrographs of {entry} are also in an entry that was named before it, or that alone has right picks; "
-        "that one's are taken. `cryoflow picker consensus --at-least 1` would join them."
-        for entry, count in micrographs["entry"][shared].value_counts(sort=False).items()
-    ]
+    notes = []
+    for index, rows in micrographs[shared].groupby("entry_index", sort=False):
+        entry, count = str(rows["entry"].iloc[0]), len(rows)
+        if only_wrong[int(str(index))]:
+            notes.append(f"The picks of {entry} are wrong ones: no particles, and of use to Warp's BoxNet alone.")
+        else:
+            notes.append(
+                f"{count} micrographs of {entry} are also in an entry that was named before it, whose picks are taken; "
+                "`cryoflow picker consensus --at-least 1` would join them."
+            )
     return shared, notes
 
 
@@ -342,9 +347,3 @@ def _with_boxes(
         with np.errstate(invalid="ignore"):
             box = 2 * np.round(diameter / pixel_A / 2)
     return micrographs.assign(box_px=box, diameter_A=diameter), notes
-
-
-def _plain(name: str) -> str:
-    """Stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and blanks."""
-    stem = re.sub(r"\.(mrc|tiff?)$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
-    return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9-]", "_", stem)).strip("_-")[:100] or "micrograph"

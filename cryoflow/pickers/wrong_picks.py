@@ -60,7 +60,9 @@ def wrong_picks(
     parts = [part for part in parts if len(part)]
     if not parts:
         return none()
-    return pd.concat(parts, ignore_index=True).sort_values("micrograph", kind="stable", ignore_index=True)
+    wrong: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    ordered: pd.DataFrame = wrong.iloc[np.argsort(wrong["micrograph"].to_numpy(), kind="stable")]
+    return ordered.reset_index(drop=True)
 
 
 def none() -> pd.DataFrame:

@@ -16,7 +16,7 @@ from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.formats.star import list_blocks, read_blocks, read_table
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers import manifest
-from cryoflow.pickers.base import pickers
+from cryoflow.pickers.base import picker, pickers
 from cryoflow.pickers.coordinates import read_coordinates
 from cryoflow.pickers.export import export
 from cryoflow.pickers.read_back import read_back
@@ -51,6 +51,8 @@ def test_picks_come_back_where_they_were(make_entry, tmp_path, name):
     result = export(name, entries, tmp_path / "out", settings=settings)
     folder = where(result.folder)
     if name == "epicker":  # its labels folder is left out below the home, and may be named itself
+        assert picker(name).pick_files(result.folder) == []
+        assert len(picker(name).pick_files(folder)) == len(manifest.read_manifest(result.manifest))
         files = {p.stem: read_coordinates(p).table for p in folder.iterdir()}
         table = manifest.read_manifest(result.manifest)
         assert {s: len(t) for s, t in files.items()} == dict(zip(table["stem"], table["n_picks"], strict=True))
@@ -244,12 +246,14 @@ def test_uids_of_exposures_come_from_the_project_that_the_picks_go_to(make_entry
     without = export("cryosparc", [entry], tmp_path / "a")
     assert not (without.folder / "picked_particles.cs").exists()
     assert (without.folder / "import_particles.star").exists()
-    exposures = tmp_path / "exposures.cs"
+    exposures = tmp_path / "J2_passthrough_exposures.cs"
     paths = np.array(
         [b"J2/000000000000000000011_mic_0_patch_aligned.mrc", b"J2/000000000000000000012_mic_1_patch_aligned.mrc"]
     )
     write_cs(exposures, {"uid": np.array([11, 12], np.uint64), "micrograph_blob/path": paths})
-    found = export("cryosparc", [entry], tmp_path / "b", settings={"exposures": str(exposures)})
+    beside = tmp_path / "exposures_ctf_estimated.cs"  # a CTF job's own file has no names: its passthrough does
+    write_cs(beside, {"uid": np.array([11, 12], np.uint64), "ctf/accel_kv": np.array([300, 300], np.float32)})
+    found = export("cryosparc", [entry], tmp_path / "b", settings={"exposures": str(beside)})
     data = read_cs(found.folder / "picked_particles.cs")
     assert set(data["location/micrograph_uid"].tolist()) == {11, 12}
     assert set(data["location/micrograph_path"].tolist()) == set(paths.tolist())

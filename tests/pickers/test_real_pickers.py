@@ -52,7 +52,7 @@ def test_topaz_trains_on_our_tables_and_its_picks_come_back_on_the_particles(mak
     trained = train("topaz", exported.folder, _place(real_pickers), on_line=lines.append)
     assert trained.model is not None
     assert trained.model.parent.name == "models"
-    assert any("GE-binomial" in line for line in lines), "Topaz changed its method: the expected number is too small"
+    assert not [line for line in lines if "WARNING" in line]  # it would change its method, or miss micrographs
     curve = pd.read_csv(trained.curve, sep="\t")
     assert {"auprc", "loss"} <= set(curve["metric"])
     assert set(curve["split"]) == {"train", "validation"}

@@ -289,6 +289,32 @@ def test_pickers_that_are_used_in_their_own_window_say_so(make_entry, tmp_path):
         train("eman2", folder, CPU)
 
 
+CRYOSEGNET = """
+import pathlib, sys
+if sys.argv[0].endswith("generate_jpg.py"):
+    for path in pathlib.Path("finetune_dataset/mrc_files").iterdir():
+        pathlib.Path("finetune_dataset/images", path.stem + ".jpg").write_text("picture")
+else:
+    assert pathlib.Path(sys.argv[sys.argv.index("--cryosegnet_checkpoint") + 1]).is_file()
+    pathlib.Path("output/models/finetuned_cryosegnet_best_val_loss.pth").write_text("model")
+"""
+
+
+def test_cryosegnet_is_trained_by_its_own_scripts(make_entry, tmp_path):
+    entry = make_entry(n=3)
+    with pytest.raises(BadInput, match="--set code=FOLDER"):
+        train("cryosegnet", export("cryosegnet", [entry], tmp_path / "without").folder, CPU)
+    code = tmp_path / "Cryo SegNet"
+    for name in ("utils/generate_jpg.py", "finetune.py", "pretrained_models/cryosegnet.pth"):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text(CRYOSEGNET)
+    folder = export("cryosegnet", [entry], tmp_path / "set", settings={"code": code}).folder
+    assert train("cryosegnet", folder, CPU).model.name == "finetuned_cryosegnet_best_val_loss.pth"
+    next(folder.glob("finetune_dataset/masks/*")).unlink()
+    with pytest.raises(BadInput, match="has no mask"):
+        train("cryosegnet", folder, CPU, again=True)
+
+
 def test_keras_redraws_lines_and_the_last_of_an_epoch_counts(tmp_path):
     log = tmp_path / "train.log"
     log.write_bytes(

@@ -38,6 +38,8 @@ def test_an_entry_of_excluded_picks_gives_them_to_the_entry_of_right_ones(make_e
     wrong = labelled(make_entry("P1", "J30"), ALL, only=(-1,))
     training = build_training_set([wrong, right] if excluded_first else [right, wrong])
     assert len(training.micrographs) == 6
+    (note,) = training.notes
+    assert note.startswith("The picks of P1/Homo_J30 are wrong ones")
     assert set(training.micrographs["entry"]) == {"P1/Homo_J51"}
     assert len(training.picks) == len(right)
     assert training.wrong[["micrograph", "x_px", "y_px"]].equals(wrong.picks[["micrograph", "x_px", "y_px"]])
