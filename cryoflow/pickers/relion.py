@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,20 @@ _HEAD = (
     f"\n# {VERSION}\n\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
     "_rlnAutopickFigureOfMerit #3\n_rlnClassNumber #4\n_rlnAnglePsi #5\n"
 ).encode()
+
+
+class _Score(NamedTuple):
+    label: str
+    pattern: str
+    unknown: str
+
+
+_SCORES = {
+    "score": _Score("rlnAutopickFigureOfMerit", "%.6f", "-999.000000"),
+    "class": _Score("rlnClassNumber", "%d", "0"),
+    "psi_deg": _Score("rlnAnglePsi", "%.2f", "0.00"),
+}
+"""What coordinate files have beside the position: label, format, and what RELION itself writes where it is unknown."""
 _JOB = re.compile(r"^[A-Za-z0-9]+/job\d+/")
 
 
@@ -58,9 +72,10 @@ class Relion(Picker):
         )
         y_px = training.picks["y_px"].to_numpy()
         y_px = training.per_pick("ny") - 1 - y_px if flip else y_px
-        score = _column(training.picks, "score", -999.0)
-        classes, psi = _column(training.picks, "class", 0), _column(training.picks, "psi_deg", 0.0)
-        write = rows_writer("%.3f %.3f %.6f %d %.2f\n", (training.picks["x_px"].to_numpy(), y_px, score, classes, psi))
+        known = {column: _column(training.picks, column) for column in _SCORES if column in training.picks}
+        pattern = "".join(f" {_SCORES[c].pattern if c in known else _SCORES[c].unknown}" for c in _SCORES)
+        positions = (training.picks["x_px"].to_numpy(), y_px)
+        write = rows_writer(f"%.3f %.3f{pattern}\n", (*positions, *known.values()))
         bounds = training.offsets.tolist()
         targets = table["target"].tolist()
         for entry, rows in table.groupby("entry").indices.items():
@@ -74,7 +89,7 @@ class Relion(Picker):
                 path.write_bytes(_HEAD + write(bounds[i], bounds[i + 1]))
             files = [f"{home}/{job}/{file}" for file in files]
             _write_lists(folder / job, [targets[i] for i in kept], files, relative, settings)
-        _write_particles(training, table, keep, folder / "particles.star", y_px, score, classes, psi)
+        _write_particles(training, table, keep, folder / "particles.star", y_px, known)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Where to put the file in RELION's window."""
@@ -153,10 +168,9 @@ def _relion_names(path: Path) -> list[str]:
     return list(dict.fromkeys(map(str, columns["rlnMicrographName"])))
 
 
-def _column(picks: pd.DataFrame, name: str, unknown: float) -> FloatArray:
-    """A column of the picks; RELION writes -999 for a figure of merit that is not known."""
-    values: FloatArray = picks[name].to_numpy(np.float64) if name in picks else np.full(len(picks), unknown)
-    return np.nan_to_num(values, nan=unknown)
+def _column(picks: pd.DataFrame, name: str) -> FloatArray:
+    values: FloatArray = np.nan_to_num(picks[name].to_numpy(np.float64), nan=float(_SCORES[name].unknown))
+    return values
 
 
 def _write_lists(job: Path, names: list[str], files: list[str], relative: str, settings: Settings) -> None:
@@ -192,9 +206,7 @@ def _write_particles(
     keep: npt.NDArray[np.bool_],
     path: Path,
     y_px: FloatArray,
-    score: FloatArray,
-    classes: FloatArray,
-    psi: FloatArray,
+    known: Mapping[str, FloatArray],
 ) -> None:
     """Particles with optics; columns whose values are not all known are left out."""
     optics = table[["entry", "pixel_size_A", "voltage_kV", "cs_mm", "amplitude_contrast"]].drop_duplicates(
@@ -220,10 +232,10 @@ def _write_particles(
         "rlnCoordinateY": y_px[rows],
         "rlnMicrographName": table["target"].to_numpy(object)[row],
         "rlnOpticsGroup": np.asarray(group_of, np.int64)[row],
-        "rlnAutopickFigureOfMerit": score[rows],
-        "rlnClassNumber": classes[rows].astype(np.int64),
-        "rlnAnglePsi": psi[rows],
     }
+    for column, values in known.items():
+        whole = column == "class"
+        particles[_SCORES[column].label] = values[rows].astype(np.int64) if whole else values[rows]
     defocus = {"defocus_u_A": "rlnDefocusU", "defocus_v_A": "rlnDefocusV", "defocus_angle_deg": "rlnDefocusAngle"}
     if table[list(defocus)].notna().all(axis=None):
         particles |= {label: table[column].to_numpy(np.float64)[row] for column, label in defocus.items()}
