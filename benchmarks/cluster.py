@@ -58,7 +58,7 @@ def start_up(image: Path, starts: int = 5) -> None:
                 run = site.until(site.launch(), lambda run: run.state.is_final(), within_s=300)
                 began = re.search(r"on \S+, (\S+ \S+)", Path(run.labels["slurm.log"]).read_text())
                 assert began is not None
-                first = datetime.strptime(began[1], "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - the node's own clock
+                first = datetime.strptime(began[1], "%Y-%m-%d %H:%M:%S")
                 taken.append((run.start_time.astimezone().replace(tzinfo=None) - first).total_seconds())
         finally:
             site.close()
