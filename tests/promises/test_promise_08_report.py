@@ -1,0 +1,50 @@
+"""Promise 8: the report of a run shows what projects are called, and runs none of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+from promise_tools import DIAMETER_A, make_entry
+
+from cryoflow.cli.main import launch
+from cryoflow.database import Database
+from cryoflow.pickers.export import export
+from cryoflow.picks import Kind
+
+HOSTILE = "<script>document.title='ran'</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(2)>"
+
+
+class _Page(HTMLParser):
+    """The tags of a page with their attributes, as a browser would see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, list[tuple[str, str | None]]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, attrs))
+
+
+def test_the_report_of_a_database_of_hostile_names_is_only_text(tmp_path: Path) -> None:
+    """Projects, jobs, notes, micrographs and folders with scripts in their names; clean picks with pictures, too."""
+    database = Database(tmp_path / "DB")
+    entry = make_entry(tmp_path / "p", names=[f"mics/{HOSTILE}.mrc", "mics/b.mrc"])
+    who = replace(entry.provenance, project_name=HOSTILE, title=HOSTILE, job_type=HOSTILE)
+    before = database.add(replace(entry, provenance=who, notes=(HOSTILE,)))
+    clean = replace(who, kind=Kind.UNPICKED, program="cryoflow", output_group=before.name.partition("/")[2])
+    database.add(replace(entry, provenance=clean, picks=entry.picks.iloc[::2].reset_index(drop=True)))
+    folder = export("topaz", [entry], tmp_path / "<b>set", diameter_A=DIAMETER_A, force=True).folder
+    page = tmp_path / "report.html"
+    words = ["--database", str(database.root), "--output", str(page), "--training-set", str(folder), "--title", HOSTILE]
+    assert launch(["report", *words]) == 0
+    text = page.read_text()
+    page_read = _Page()
+    page_read.feed(text)
+    assert not {tag for tag, _ in page_read.seen} & {"script", "svg", "iframe", "object", "embed", "link", "b", "form"}
+    attributes = [attribute for _, given in page_read.seen for attribute in given]
+    assert [name for name, _ in attributes if name.startswith("on")] == []
+    assert all(str(value).startswith("data:image/") for name, value in attributes if name == "src")
+    assert text.count("&lt;script&gt;") >= 3
+    assert "default-src 'none'" in text
