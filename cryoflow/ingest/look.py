@@ -112,10 +112,14 @@ def _with_boxes(pickset: PickSet, some: ExtractedSample) -> Iterator[tuple[Image
 
 
 def _micrographs_to_see(pickset: PickSet) -> list[int]:
-    """Rows of the micrographs that are there and have most picks."""
+    """Rows of the micrographs that are there and have most picks; of one pixel size, where the set is a mixed one."""
     counts = np.diff(pickset.offsets)
     there = (pickset.micrographs["status"] == "found").to_numpy() & pickset.micrographs["path"].notna().to_numpy()
     rows = np.flatnonzero(there & (counts > 0))
+    sizes_A = np.round(pickset.micrographs["pixel_size_A"].to_numpy(np.float64)[rows], 4)
+    known, n_of_size = np.unique(sizes_A[np.isfinite(sizes_A)], return_counts=True)
+    if len(known) > 1:
+        rows = rows[sizes_A == known[n_of_size.argmax()]]
     return sorted(rows[np.argsort(-counts[rows], kind="stable")][:MICROGRAPHS_CHECKED].tolist())
 
 

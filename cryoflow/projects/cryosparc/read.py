@@ -145,7 +145,7 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     del rows
     diameter_A, said = plan.diameter_A(context.index, context.record)
     notes += said
-    known_sizes = micrographs.table["pixel_size_A"].dropna()
+    pixel_sizes_A = np.unique(micrographs.table["pixel_size_A"].dropna().round(4))
     provenance = Provenance(
         program=context.program,
         project=job.project,
@@ -163,7 +163,7 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
         provenance,
         micrographs.table,
         pd.DataFrame(picks, copy=False),
-        box_px=box_A / float(known_sizes.iloc[0]) if box_A and len(known_sizes) else None,
+        box_px=box_A / float(pixel_sizes_A[0]) if box_A and len(pixel_sizes_A) == 1 else None,
         diameter_A=diameter_A,
         score_kind=planned.score,
         counts={name: number for name, number in counts.items() if number},
