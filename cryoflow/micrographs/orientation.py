@@ -179,8 +179,8 @@ def check_against_stack(
 ) -> OrientationVerdict:
     """Compare extracted particles with the micrographs that they were cut from.
 
-    Boxes are cut under each convention, brought to 32 pixels or fewer, and correlated with the extracted ones: as they are, and
-    turned as the convention turns. Inverted contrast, binning, normalisation and a rounded centre do not matter.
+    Boxes are cut under each convention, brought to 32 pixels or fewer, and correlated with the extracted ones: as they
+    are, and turned as the convention turns. Inverted contrast, binning, normalisation and a rounded centre do not matter.
 
     Parameters
     ----------
