@@ -156,9 +156,7 @@ def main() -> None:
             for name in ("warp", "cryosegnet"):
                 start_few = time.perf_counter()
                 export.export(name, [few], home / f"{name}_few")
-                print(
-                    f"{name + ' (pictures)':24}{(time.perf_counter() - start_few) / five:>9.2f} s a micrograph"
-                )
+                print(f"{name + ' (pictures)':24}{(time.perf_counter() - start_few) / five:>9.2f} s a micrograph")
             print(f"{'cryolo, pick by pick':24}{'-':>10}{'-':>10}{pick_by_pick(entry, home / 'loop'):>10.1f}")
 
 

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cryoflow.errors import BadInput
-from cryoflow.site import ProfileName, Site
+from cryoflow.profiles import ProfileName
+from cryoflow.site import Site
 
 FILE_NAME = "cryoflow.toml"
 

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-
-class ProfileName(StrEnum):
-    """Where stages run."""
-
-    LOCAL = "local"
-    """On this machine, as processes."""
-    DOCKER = "docker"
-    """On this machine, each stage in a container of Docker Engine."""
-    SLURM = "slurm"
-    """Each stage as a SLURM job in an Apptainer image."""
-    SLURM_BARE = "slurm-bare"
-    """Each stage as a SLURM job without a container: a module or a virtual environment."""
-
 
 ClassName = Literal["small", "large", "gpu"]
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cryoflow.cli.output import Json, UsageError, emit_table, say
 from cryoflow.errors import ExitCode
-from cryoflow.site import ProfileName
+from cryoflow.profiles import ProfileName
 
 if TYPE_CHECKING:
     from cryoflow.settings import Settings

@@ -12,5 +12,9 @@ from cryoflow.cli.unpicker_train import label, train
 from cryoflow.cli.unpicker_use import evaluate, info, suggest, unpick
 
 app = App(name="unpicker", help="Train the network that removes wrong picks, and use it.", help_format="plaintext")
-for _order, _command in enumerate((label, train, evaluate, unpick, suggest, info)):
-    app.command(_command, sort_key=_order)
+app.command(label, sort_key=1)
+app.command(train, sort_key=2)
+app.command(evaluate, sort_key=3)
+app.command(unpick, sort_key=4)
+app.command(suggest, sort_key=5)
+app.command(info, sort_key=6)

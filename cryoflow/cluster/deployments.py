@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.errors import BadInput
+from cryoflow.profiles import ProfileName
 from cryoflow.settings import FILE_NAME, Settings
-from cryoflow.site import ClassName, ProfileName, ResourceClass, Site
+from cryoflow.site import ClassName, ResourceClass, Site
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment

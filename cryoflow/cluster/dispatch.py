@@ -31,8 +31,8 @@ from pydantic import BaseModel
 
 from cryoflow.cluster.outcome import LABEL_END, End
 from cryoflow.errors import CryoflowError
+from cryoflow.profiles import ProfileName
 from cryoflow.settings import Settings, load_settings
-from cryoflow.site import ProfileName
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")

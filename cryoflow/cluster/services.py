@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from cryoflow.cluster.deployments import POOL_TYPES, pools
 from cryoflow.errors import BadInput, ToolFailed
+from cryoflow.profiles import ProfileName
 from cryoflow.settings import FILE_NAME, Settings
-from cryoflow.site import ProfileName
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 
 from cryoflow.cluster.deployments import STAGES, load_flow, pool_of, resource_variables
 from cryoflow.files import write_atomically
-from cryoflow.site import ProfileName, Site
+from cryoflow.profiles import ProfileName
+from cryoflow.site import Site
 
 HEAD = """\
 # Deployments for `prefect deploy --all`, for sites that manage them with Prefect's own commands. Folders, images and

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput
+from cryoflow.profiles import ProfileName
 from cryoflow.settings import Settings, load_settings
-from cryoflow.site import ProfileName
 
 TOML = """
 database = "picks"
