@@ -180,7 +180,7 @@ def check_against_stack(
     """Compare extracted particles with the micrographs that they were cut from.
 
     Boxes are cut under each convention, brought to 32 pixels or fewer, and correlated with the extracted ones: as they
-    are, and turned as the convention turns. Inverted contrast, binning, normalisation and a rounded centre do not matter.
+    are, and turned as the convention turns. Inverted contrast, binning and a rounded centre do not matter.
 
     Parameters
     ----------
