@@ -166,6 +166,8 @@ def _from_thi(path: Path) -> FilePicks:
     """EPicker: `x y score` lines between two lines in brackets."""
     lines = [line for line in _text(path).splitlines() if line.strip() and not line.lstrip().startswith("[")]
     rows = _numbers(path, lines)
+    if rows.shape[1] < 2:
+        raise BadInput(path, "has lines of one number, where x, y and a score are expected.", "Was it cut short?")
     return FilePicks("EPicker thi", rows[:, 0], rows[:, 1], rows[:, 2] if rows.shape[1] > 2 else None, "EPicker score")
 
 
@@ -288,6 +290,8 @@ def _text(path: Path) -> str:
 
 def _numbers(path: Path, lines: list[str]) -> FloatArray:
     rows = [line.split() for line in lines]
+    if not rows:
+        return np.zeros((0, 2))
     widths = {len(row) for row in rows}
     if len(widths) > 1:
         raise BadInput(path, f"has lines of {min(widths)} and of {max(widths)} words.", "Was it cut short?")

@@ -208,6 +208,7 @@ def test_a_cryosparc_dataset_is_read(tmp_path: Path, mic) -> None:
     [
         (b"1 2 3\n4 5\n", "lines of 2 and of 3 words"),
         (b"1 2 3 4 5 6\n", "lines of 6 numbers"),
+        (b"[Particle Coordinates: X Y Value]\n12\n[End]\n", "lines of one number"),
         (b"10 10 0 0\n", "boxes without a size"),
         (b"1 2 3 3 -1\n5 6 3 3 -2\n", "start and end points of helices"),
         (b"apples and pears\n1 2 3\n", "no columns of x and y"),
@@ -225,6 +226,12 @@ def test_what_is_no_table_of_picks_is_said(tmp_path: Path, content: bytes, what:
     path.write_bytes(content)
     with pytest.raises(BadInput, match=what):
         read_table_of_picks(path)
+
+
+def test_a_file_of_comments_alone_has_no_picks(tmp_path: Path) -> None:
+    for name, content in (("a.txt", "# x y\n"), ("b.thi", "[Particle Coordinates: X Y Value]\n[End]\n")):
+        (tmp_path / name).write_text(content)
+        assert len(read_table_of_picks(tmp_path / name)) == 0
 
 
 def test_a_missing_file_and_a_missing_folder_are_said(tmp_path: Path) -> None:
