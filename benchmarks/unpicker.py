@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -32,7 +33,7 @@ from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labelled import PickedMicrograph, Split, TrainingSet
 from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.train import train
+from cryoflow.unpicker.train import train, with_decision
 from cryoflow.unpicker.unpick import Judged, judge
 
 SETS = ("barrel", "large", "small")
@@ -52,6 +53,8 @@ def main() -> None:
         default=("ours", "classic", "few", "unlabelled", "speed"),
     )
     parser.add_argument("--quick", action="store_true", help="2 epochs, 6 micrographs to learn from")
+    parser.add_argument("--epochs", type=int, help="of our network, where not the default")
+    parser.add_argument("--again", action="store_true", help="models that are there: threshold and numbers anew")
     parser.add_argument("--run-of", type=int, default=50, help="micrographs of the speed run")
     parser.add_argument("--orientations", type=int, default=1, choices=(1, 2, 4, 8))
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and end")
@@ -64,9 +67,9 @@ def main() -> None:
         split = data(arguments.folder, name, quick=arguments.quick)
         for part in arguments.parts:
             if part in RECIPES:
-                accuracy(
-                    arguments.folder, name, part, split, quick=arguments.quick, orientations=arguments.orientations
-                )
+                epochs = 2 if arguments.quick else arguments.epochs if part != "classic" else None
+                orientations, again = arguments.orientations, arguments.again
+                accuracy(arguments.folder, name, part, split, epochs=epochs, orientations=orientations, again=again)
     if "speed" in arguments.parts:
         speed(arguments.folder, arguments.sets[0], n_micrographs=5 if arguments.quick else arguments.run_of)
     print_table(arguments.folder)
@@ -104,8 +107,6 @@ def hide(split: Split, share: float, seed: int) -> Split:
     rng = np.random.default_rng(seed)
 
     def hidden(m: PickedMicrograph) -> PickedMicrograph:
-        from dataclasses import replace
-
         lost = rng.random(len(m.labels)) < share
         return replace(m, labels=np.where((m.labels == 1) & ~lost, 1, 0).astype(np.int8))
 
@@ -120,9 +121,11 @@ RECIPES = {
 }
 
 
-def accuracy(folder: Path, name: str, part: str, split: Split, *, quick: bool, orientations: int) -> None:
+def accuracy(
+    folder: Path, name: str, part: str, split: Split, *, epochs: int | None, orientations: int, again: bool
+) -> None:
     """Train one recipe on one data set and measure it on the test micrographs."""
-    few = {"epochs": 2} if quick else {}
+    few = {"epochs": epochs} if epochs else {}
     output = folder / "models" / f"{name}_{part}"
     options = TrainOptions(cache_dir=folder / "cache", seed=SEED, **few)
     used = split
@@ -138,9 +141,15 @@ def accuracy(folder: Path, name: str, part: str, split: Split, *, quick: bool, o
         hidden = right - sum(m.count(1) for m in used.train)
         options = TrainOptions(cache_dir=folder / "cache", seed=SEED, unlabelled_right=hidden / (hidden + wrong), **few)
     everything = TrainingSet(used.train + used.validation + used.test)
-    started, cpu_started = time.monotonic(), time.process_time()
-    bundle = train(everything, output, options, split=used, overwrite=True)
-    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    file = folder / "results.json"
+    before = json.loads(file.read_text()).get(f"{name}/{part}", {}) if file.is_file() else {}
+    if again:
+        bundle = decided_again(ModelBundle.load(output), used, options)
+        seconds, cpu_seconds = before.get("train_seconds", np.nan), before.get("train_cpu_seconds", np.nan)
+    else:
+        started, cpu_started = time.monotonic(), time.process_time()
+        bundle = train(everything, output, options, split=used, overwrite=True)
+        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     test = TrainingSet(split.test)
     result = evaluate(bundle, test, orientations=1 if part == "classic" else orientations)
     row = {
@@ -160,6 +169,17 @@ def accuracy(folder: Path, name: str, part: str, split: Split, *, quick: bool, o
         "orientations": orientations,
     }
     keep(folder, f"{name}/{part}", row)
+
+
+def decided_again(bundle: ModelBundle, split: Split, options: TrainOptions) -> ModelBundle:
+    """A model with temperature and threshold chosen anew, on the validation micrographs as in training."""
+    judged = [r for r in judge(bundle, split.validation) if isinstance(r, Judged)]
+    p = np.clip(np.concatenate([j.probabilities for j in judged]), 1e-12, 1 - 1e-12)
+    labels = np.concatenate([j.micrograph.labels for j in judged])
+    micrograph = np.repeat(np.arange(len(judged)), [len(j.kept) for j in judged])
+    logits = np.log(p / (1 - p)) * bundle.temperature
+    decided = with_decision(bundle, logits, labels, options, micrograph=micrograph)
+    return replace(decided, metrics={**bundle.metrics, **decided.metrics})
 
 
 def speed(folder: Path, name: str, *, n_micrographs: int) -> None:

@@ -187,7 +187,7 @@ def train(
     architecture
         residual, or classic: the older emUnpicker's network and preprocessing.
     epochs
-        20 by default, 25 for classic.
+        30 by default, 25 for classic.
     patience
         End when validation has not become better for so many epochs.
     batch

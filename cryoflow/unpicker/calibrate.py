@@ -12,6 +12,9 @@ from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
+SLACK = (0.005, 0.03)
+"""Least and greatest distance in F1 that is put down to chance."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -58,38 +61,111 @@ def temperature(logits: Float, labels: Labels, *, unlabelled_right: float = 0.0)
 
 
 def choose_threshold(
-    probabilities: Float, labels: Labels, wanted: Wanted, *, unlabelled_right: float = 0.0
+    probabilities: Float,
+    labels: Labels,
+    wanted: Wanted,
+    *,
+    unlabelled_right: float = 0.0,
+    micrograph: npt.NDArray[np.integer] | None = None,
 ) -> Threshold:
     """The threshold for what is wanted.
 
     Where picks are unlabelled, precision is estimated: recall (known from the right picks) times the number of right
     picks there must be, over the number that is kept.
+
+    Parameters
+    ----------
+    micrograph : (n,) int, optional
+        Which micrograph each pick is from. With it, the threshold for the best F1 is the middle of all those whose F1
+        is as good as the best one's but for chance: the best one of a few micrographs lies now here, now there.
     """
-    weight_right, weight_wrong = class_weights(labels, unlabelled_right)
-    order = np.argsort(-probabilities, kind="stable")
-    ranked = probabilities[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    hits = np.cumsum(weight_right[order])[last]
-    kept = np.maximum(hits + np.cumsum(weight_wrong[order])[last], hits)
-    all_right = weight_right.sum()
-    if not all_right > 0:
+    curve = _Curve.of(probabilities, labels, unlabelled_right)
+    if not curve.all_right > 0:
         return Threshold(0.5, float("nan"), float("nan"), reached=False)
-    precision, recall = hits / np.maximum(kept, 1e-12), hits / all_right
-    f1 = 2 * hits / (kept + all_right)
+    precision, recall, f1 = curve.precision, curve.recall, curve.f1
     if wanted.precision is not None:
-        good, best = precision >= wanted.precision, recall
-        spare = precision
+        good, best, spare = precision >= wanted.precision, recall, precision
     elif wanted.recall is not None:
-        good, best = recall >= wanted.recall, precision
-        spare = recall
+        good, best, spare = recall >= wanted.recall, precision, recall
     else:
-        good, best = np.ones(len(f1), bool), f1
-        spare = f1
+        good, best, spare = np.ones(len(f1), bool), f1, f1
     at = int(np.argmax(np.where(good, best, -1))) if good.any() else int(np.argmax(spare))
-    # Half way to the next lower score: a score that is equal but for rounding falls on the same side.
-    lower = ranked[last[at + 1]] if at + 1 < len(last) else 0.0
-    value = (ranked[last[at]] + lower) / 2
-    return Threshold(float(value), float(precision[at]), float(recall[at]), bool(good.any()))
+    value = curve.below(at)
+    if wanted == Wanted() and micrograph is not None:
+        slack = _chance(probabilities, labels, unlabelled_right, micrograph, value)
+        as_good = np.flatnonzero(f1 >= f1[at] - slack)
+        middle = (curve.below(as_good[0]) + curve.below(as_good[-1])) / 2
+        at = int(min(as_good, key=lambda i: abs(curve.below(i) - middle)))  # the curve is ragged: not into a dip
+        value = curve.below(at)
+    return Threshold(value, float(precision[at]), float(recall[at]), bool(good.any()))
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Precision and recall where everything of at least a score is kept, for each different score, highest first."""
+
+    scores: Float
+    precision: Float
+    recall: Float
+    f1: Float
+    all_right: float
+
+    @classmethod
+    def of(cls, probabilities: Float, labels: Labels, unlabelled_right: float) -> _Curve:
+        weight_right, weight_wrong = class_weights(labels, unlabelled_right)
+        order = np.argsort(-probabilities, kind="stable")
+        ranked = probabilities[order]
+        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        hits = np.cumsum(weight_right[order])[last]
+        kept = np.maximum(hits + np.cumsum(weight_wrong[order])[last], hits)
+        all_right = float(weight_right.sum())
+        some = max(all_right, 1e-12)
+        return cls(ranked[last], hits / np.maximum(kept, 1e-12), hits / some, 2 * hits / (kept + some), all_right)
+
+    def below(self, at: int | np.integer) -> float:
+        """Half way to the next lower score: a score that is equal but for rounding falls on the same side."""
+        lower = self.scores[at + 1] if at + 1 < len(self.scores) else 0.0
+        return float((self.scores[at] + lower) / 2)
+
+
+def _chance(
+    probabilities: Float,
+    labels: Labels,
+    unlabelled_right: float,
+    micrograph: npt.NDArray[np.integer],
+    threshold: float,
+    *,
+    rounds: int = 200,
+) -> float:
+    """Standard error of F1 at a threshold, from micrographs drawn with replacement; within 0.005 and 0.03."""
+    weight_right, weight_wrong = class_weights(labels, unlabelled_right)
+    groups, member = np.unique(micrograph, return_inverse=True)
+    kept = probabilities >= threshold
+    hits, kept_wrong, right = (
+        np.bincount(member, w, len(groups)) for w in (weight_right * kept, weight_wrong * kept, weight_right)
+    )
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), rounds)
+    some_kept = np.maximum(draws @ (hits + kept_wrong), 0.0)
+    f1 = 2 * (draws @ hits) / np.maximum(some_kept + draws @ right, 1e-12)
+    return float(np.clip(f1.std(), *SLACK))
+
+
+def share_of_right(probabilities: Float, labels: Labels, *, at_most: float) -> float:
+    """Share of right picks among those not known, as far as the scores allow; never above `at_most`.
+
+    Above any threshold there are at least the hidden right picks, of which as large a share lies there as of the
+    labelled ones. So the share of unlabelled picks above it over that of the right ones bounds what is hidden (best-bin
+    estimate, Garg et al. 2021); the least such bound is taken, of thresholds that keep half of the right ones. The
+    bound means something only for micrographs that were not learnt from.
+    """
+    right, unknown = probabilities[labels == RIGHT], probabilities[labels == NOT_KNOWN]
+    if not len(right) or not len(unknown):
+        return at_most
+    thresholds = np.sort(right)[: len(right) // 2 + 1]
+    of_right = 1 - np.searchsorted(np.sort(right), thresholds) / len(right)
+    above = len(unknown) - np.searchsorted(np.sort(unknown), thresholds)
+    return float(min(at_most, ((above + 1) / (len(unknown) + 1) / of_right).min()))
 
 
 def class_weights(labels: Labels, unlabelled_right: float) -> tuple[Float, Float]:

@@ -20,6 +20,7 @@ from cryoflow.unpicker.bundle import ModelBundle, get_weights, logits_of, npz_by
 from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.devices import Devices, find_devices
 from cryoflow.unpicker.event_log import EventLog
+from cryoflow.unpicker.labelled import NOT_KNOWN
 from cryoflow.unpicker.network import build, pick_loss
 from cryoflow.unpicker.options import TrainOptions
 from cryoflow.unpicker.train import OnProgress, Parts, Progress, with_decision
@@ -39,8 +40,10 @@ class History:
 
     @property
     def best(self) -> int:
-        """Number of the epoch (from 1) with the least validation loss."""
-        return 1 + int(np.argmin([e["val_loss"] for e in self.epochs]))
+        """Number of the epoch (from 1) with the least validation loss, of those with the same loss as the last."""
+        share = self.epochs[-1].get("unlabelled_right")
+        comparable = [e.get("unlabelled_right") == share for e in self.epochs]
+        return 1 + int(np.argmin(np.where(comparable, [e["val_loss"] for e in self.epochs], np.inf)))
 
     def ended(self, patience: int) -> bool:
         """Whether the validation loss has not fallen for too long."""
@@ -73,22 +76,27 @@ def fit(
         least_steps=options.least_steps,
         workers=4 if devices.gpus else 1,
     )
-    _compile(model, options, len(batches), devices)
     history = History([])
+    stages = _stages(parts, options)
+    _compile(model, _optimizer(options, len(batches)), stages[0][1], options, devices)
     state = output / "checkpoints" / STATE
     if state.is_file():
         history = _restore(model, state)
-        batches.start_at(len(history.epochs))
-    if not history.epochs or (len(history.epochs) < options.epochs and not history.ended(options.patience)):
-        after_epoch = _AfterEpoch(bundle, parts.validation, output, options, history, len(batches), on_progress)
-        model.fit(
-            batches,
-            epochs=options.epochs,
-            initial_epoch=len(history.epochs),
-            callbacks=[after_epoch],
-            verbose=0,
-            shuffle=False,
+    began = 0
+    for until, share in stages:
+        last, done = until == options.epochs, len(history.epochs)
+        if done >= until or (last and done > began and history.ended(options.patience)):
+            began = until
+            continue
+        if share is None:
+            share = history.epochs[began - 1]["unlabelled_right_estimated"]
+            _compile(model, model.optimizer, share, options, devices)
+        batches.start_at(done)
+        after_epoch = _AfterEpoch(
+            bundle, parts.validation, output, options, history, len(batches), on_progress, share=share, may_end=last
         )
+        model.fit(batches, epochs=until, initial_epoch=done, callbacks=[after_epoch], verbose=0, shuffle=False)
+        began = until
     _draw(history, output / "learning_curves.png")
     write_atomically(output / "history.json", json.dumps(history.epochs, indent=1) + "\n")
     best = ModelBundle.load(checkpoint_folder(output, history.best))
@@ -102,6 +110,20 @@ def fit(
         "validation_loss": record["val_loss"],
     }
     return replace(best, metrics={**best.metrics, **numbers}, folder=None)
+
+
+def _stages(parts: Parts, options: TrainOptions) -> list[tuple[int, float | None]]:
+    """Up to which epoch to train with which share of right picks among those not known.
+
+    The share is known as an upper limit only, and a network that is told a share finds it: so those picks count as
+    wrong for a third of the epochs, and the scores of validation micrographs then tell (None) how many of them look
+    right all the same.
+    """
+    unknown = [any(m.micrograph.count(NOT_KNOWN) for m in part) for part in (parts.train, parts.validation)]
+    first = options.epochs // 3
+    if all(unknown) and options.unlabelled_right > 0 and first:
+        return [(first, 0.0), (options.epochs, None)]
+    return [(options.epochs, options.unlabelled_right)]
 
 
 def _draw(history: History, path: Path) -> None:
@@ -133,12 +155,17 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         history: History,
         steps: int,
         on_progress: OnProgress | None,
+        *,
+        share: float,
+        may_end: bool,
     ) -> None:
         super().__init__()
+        self.share, self.may_end = share, may_end
         self.bundle, self.validation, self.output, self.options = bundle, validation, output, options
         self.history, self.steps, self.on_progress = history, steps, on_progress
         self.labels = np.concatenate([m.labels for m in validation])
-        self.loss = pick_loss(options.unlabelled_right, options.label_smoothing)
+        self.micrograph = np.repeat(np.arange(len(validation)), [len(m.labels) for m in validation])
+        self.loss = pick_loss(share, options.label_smoothing)
         self.log = EventLog(output / "logs") if options.tensorboard else None
         self.began = 0.0
 
@@ -164,17 +191,22 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
             )
         logits = logits_of_all(self.model, self.validation, self.bundle.architecture.input_px)
         loss = float(self.loss(self.labels.astype(np.float32)[:, None], logits.astype(np.float32)[:, None]))
-        judged = with_decision(replace(self.bundle, weights=get_weights(self.model)), logits, self.labels, self.options)
+        bundle = replace(self.bundle, weights=get_weights(self.model))
+        at_most = self.share if self.may_end else self.options.unlabelled_right
+        options = replace(self.options, unlabelled_right=at_most)
+        judged = with_decision(bundle, logits, self.labels, options, micrograph=self.micrograph)
         logs["val_loss"] = loss
         for name in ("error", "roc_auc", "average_precision", "calibration_error"):
             logs[f"val_{name}"] = judged.metrics[f"validation_{name}"]
+        logs["unlabelled_right"] = self.share
+        logs["unlabelled_right_estimated"] = judged.metrics["unlabelled_right_estimated"]
         logs["seconds"] = time.monotonic() - self.began
         self.history.epochs.append({k: float(v) for k, v in logs.items()})
         if self.log:
             self.log.add(epoch + 1, self.history.epochs[-1])
         judged.save(checkpoint_folder(self.output, epoch + 1))
         _save_state(self.model, self.history, self.output / "checkpoints" / STATE)
-        if self.history.ended(self.options.patience):
+        if self.may_end and self.history.ended(self.options.patience):
             self.model.stop_training = True
 
 
@@ -192,8 +224,11 @@ def logits_of_all(
     return np.concatenate(logits) if logits else np.zeros(0)
 
 
-def _compile(model: keras.Model, options: TrainOptions, steps: int, devices: Devices) -> None:
+def _optimizer(options: TrainOptions, steps: int) -> keras.Optimizer:
     total = max(steps * options.epochs, 1)
+    if options.architecture == "classic":
+        decay = keras.optimizers.schedules.ExponentialDecay(options.learning_rate, steps, 0.95, staircase=True)
+        return keras.optimizers.SGD(decay, momentum=0.9)
     warm = min(steps, total // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
         options.learning_rate / 20 if warm else options.learning_rate,
@@ -202,17 +237,17 @@ def _compile(model: keras.Model, options: TrainOptions, steps: int, devices: Dev
         warmup_target=options.learning_rate if warm else None,
         warmup_steps=warm,
     )
-    if options.architecture == "classic":
-        optimizer = keras.optimizers.SGD(
-            keras.optimizers.schedules.ExponentialDecay(options.learning_rate, steps, 0.95, staircase=True),
-            momentum=0.9,
-        )
-    else:
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay)
-        optimizer.exclude_from_weight_decay(var_names=["norm", "bias", "gamma", "beta"])
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["norm", "bias", "gamma", "beta"])
+    return optimizer
+
+
+def _compile(
+    model: keras.Model, optimizer: keras.Optimizer, share: float | None, options: TrainOptions, devices: Devices
+) -> None:
     model.compile(
         optimizer=optimizer,
-        loss=pick_loss(options.unlabelled_right, options.label_smoothing),
+        loss=pick_loss(options.unlabelled_right if share is None else share, options.label_smoothing),
         jit_compile=devices.compiled,
     )
 

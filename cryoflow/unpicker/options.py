@@ -53,7 +53,7 @@ class TrainOptions:
 
     architecture: ArchitectureName = "residual"
     preprocessing: BoxMaker | None = None
-    epochs: int = 20
+    epochs: int = 30
     patience: int = 8
     batch: int = 64
     least_steps: int = 40

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, sigmoid, versions
 from cryoflow.unpicker.cache import CachedMicrograph, prepare
-from cryoflow.unpicker.calibrate import choose_threshold, temperature
+from cryoflow.unpicker.calibrate import choose_threshold, share_of_right, temperature
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.labelled import (
     NOT_KNOWN,
@@ -144,13 +144,24 @@ def train(
 
 
 def with_decision(
-    bundle: ModelBundle, logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int8], options: TrainOptions
+    bundle: ModelBundle,
+    logits: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int8],
+    options: TrainOptions,
+    *,
+    micrograph: npt.NDArray[np.integer] | None = None,
 ) -> ModelBundle:
-    """A bundle with temperature, threshold and metrics from the logits of its validation micrographs."""
-    share = options.unlabelled_right
+    """A bundle with temperature, threshold and metrics from the logits of its validation micrographs.
+
+    Parameters
+    ----------
+    micrograph : (n,) int, optional
+        Which micrograph each pick is from, so that the threshold does not hang on one of them.
+    """
+    share = share_of_right(logits, labels, at_most=options.unlabelled_right)
     heat = temperature(logits, labels, unlabelled_right=share)
     probabilities = sigmoid(logits / heat)
-    chosen = choose_threshold(probabilities, labels, options.wanted, unlabelled_right=share)
+    chosen = choose_threshold(probabilities, labels, options.wanted, unlabelled_right=share, micrograph=micrograph)
     return replace(
         bundle,
         temperature=heat,
@@ -160,6 +171,7 @@ def with_decision(
             "validation_precision_estimated": chosen.precision,
             "validation_recall_estimated": chosen.recall,
             "threshold_reached_what_was_wanted": float(chosen.reached),
+            "unlabelled_right_estimated": share,
         },
     )
 

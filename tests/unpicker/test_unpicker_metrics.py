@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cryoflow.unpicker.calibrate import Wanted, choose_threshold, class_weights, temperature
+from cryoflow.unpicker.calibrate import Wanted, choose_threshold, class_weights, share_of_right, temperature
 from cryoflow.unpicker.metrics import (
     Counts,
     average_precision,
@@ -128,3 +128,53 @@ def test_a_precision_that_cannot_be_had_is_said():
     chosen = choose_threshold(np.array([0.9, 0.8]), np.array([-1, 1], np.int8), Wanted(precision=0.9))
     assert not chosen.reached
     assert chosen.precision == pytest.approx(0.5)
+
+
+def few_micrographs(rng, n_micrographs=4, n=30):
+    """Scores whose best F1 lies anywhere between the two kinds; each micrograph has its own level."""
+    labels = np.where(rng.random((n_micrographs, n)) < 0.5, 1, -1).astype(np.int8)
+    logits = 4 * labels + rng.normal(0, 3, labels.shape) + rng.normal(0, 1, (n_micrographs, 1))
+    micrograph = np.repeat(np.arange(n_micrographs), n)
+    return 1 / (1 + np.exp(-logits.ravel())), labels.ravel(), micrograph
+
+
+def test_the_threshold_of_few_micrographs_scatters_less_than_the_best_one_of_them():
+    best, middle = [], []
+    for seed in range(60):
+        p, labels, micrograph = few_micrographs(np.random.default_rng(seed))
+        best.append(choose_threshold(p, labels, Wanted()).probability)
+        middle.append(choose_threshold(p, labels, Wanted(), micrograph=micrograph).probability)
+    assert np.std(middle) < 0.85 * np.std(best)
+    assert 0.3 < np.mean(middle) < 0.7
+
+
+def test_a_threshold_from_the_plateau_loses_no_more_than_chance_allows():
+    for seed in range(20):
+        p, labels, micrograph = few_micrographs(np.random.default_rng(seed))
+        best = choose_threshold(p, labels, Wanted())
+        middle = choose_threshold(p, labels, Wanted(), micrograph=micrograph)
+        f1 = [2 * c.precision * c.recall / (c.precision + c.recall) for c in (best, middle)]
+        assert f1[0] - 0.03 - 1e-9 <= f1[1] <= f1[0] + 1e-9
+        kept = p >= middle.probability
+        assert middle.recall == pytest.approx((kept & (labels == 1)).sum() / (labels == 1).sum())
+        assert middle.precision == pytest.approx((kept & (labels == 1)).sum() / kept.sum())
+
+
+def test_a_wanted_precision_is_not_softened():
+    p, labels, micrograph = few_micrographs(np.random.default_rng(0))
+    wanted = Wanted(precision=0.95)
+    assert choose_threshold(p, labels, wanted, micrograph=micrograph) == choose_threshold(p, labels, wanted)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.1, 0.3])
+def test_scores_bound_the_share_of_right_picks_among_those_not_known(hidden):
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(20):
+        right = rng.random(300) < hidden
+        scores = np.concatenate([rng.normal(3, 1, 200), rng.normal(np.where(right, 3, -1), 1)])
+        labels = np.repeat(np.array([1, 0], np.int8), [200, 300])
+        found.append(share_of_right(scores, labels, at_most=1.0))
+        assert share_of_right(scores, labels, at_most=0.05) <= 0.05
+    assert hidden - 0.05 <= np.mean(found) <= hidden + 0.03
+    assert share_of_right(scores[:200], labels[:200], at_most=0.2) == 0.2  # nothing to tell it from
