@@ -195,7 +195,7 @@ def train(
     learning_rate
         0.002 by default, 0.01 for classic.
     unlabelled_right
-        Share of right picks among those not known, where there are such.
+        Share of right picks among those not known, where there are such, at most; what it is, is measured.
     max_positives
         Learn from at most so many right picks, drawn evenly over the defocus.
     validation

@@ -28,7 +28,7 @@ class TrainOptions:
     least_steps
         Steps of an epoch at least, where the training set is small.
     unlabelled_right
-        Share of right picks among those that are not labelled. Matters only where there are such picks.
+        Share of right picks among those that are not labelled, at most: it is measured on validation micrographs.
     max_right
         Learn from at most so many right picks, drawn evenly over the defocus.
     validation, test
