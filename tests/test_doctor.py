@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from cryoflow.settings import LoadedSettings, load_settings
 def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedSettings:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:  # of the machine that the tests run on
+        monkeypatch.delenv(name)
     return load_settings()
 
 

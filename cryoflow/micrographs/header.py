@@ -32,7 +32,8 @@ _MAGIC = (
     (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
     (b"version https://git-lfs", "a git-lfs pointer, not the file itself"),
     (b"\x89HDF", "an HDF5 file"),
-    (b"<", "a web page or XML"),
+    # whole words: a lone "<" also begins the header of every micrograph of 60 + n * 256 columns, such as 3900
+    *((word, "a web page or XML") for word in (b"<!doctype", b"<!DOCTYPE", b"<html", b"<HTML", b"<head", b"<?xml")),
 )
 _HINTS = {
     "a TIFF file": "Name the motion-corrected micrograph, in MRC (`tif2mrc` converts); raw movies are not micrographs.",

@@ -179,7 +179,7 @@ def _submit(steps: Sequence[Step], place: Place, home: Path, log: Path, on_line:
             logger.info("SLURM job %s", found[1])
 
     try:
-        programs.run(argv, cwd=home, on_line=hear, timeout_s=place.timeout_s)
+        programs.run(argv, cwd=home, env=_environment(), on_line=hear, timeout_s=place.timeout_s)
     except ToolFailed as error:
         _cancel(job_ids)  # out of our time; a job that has ended does not mind
         last = "\n".join(log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
@@ -244,9 +244,23 @@ def _program(name: str, folder: Path | None) -> str:
     )
 
 
+_OF_OUR_TENSORFLOW = (
+    "TF2_BEHAVIOR",
+    "TPU_ML_PLATFORM",
+    "TPU_ML_PLATFORM_VERSION",
+    "ENABLE_RUNTIME_UPTIME_TELEMETRY",
+    "HDF5_PLUGIN_PATH",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "KERAS_BACKEND",
+)
+"""What `import tensorflow` leaves in our environment. crYOLO's own, older TensorFlow fails where it inherits them."""
+
+
 def _environment() -> dict[str, str]:
-    """Ours, with output that comes line by line."""
-    return dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
+    """Ours, without what our TensorFlow left there, and with output that comes line by line."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_OUR_TENSORFLOW}
+    return kept | {"PYTHONUNBUFFERED": "1"}
 
 
 def _csv(key: str, value: object) -> str:

@@ -152,6 +152,14 @@ def test_a_bad_file_is_one_clear_error(tmp_path: Path, content: bytes, message: 
     assert caught.value.path == file
 
 
+@pytest.mark.parametrize("nx", [60, 3900, 0x4D4D, 0x213C, 0x683C])
+def test_a_width_whose_bytes_begin_like_another_format_is_read(tmp_path: Path, nx: int) -> None:
+    """3900 is stored as `<`, 0x0F, 0, 0: the start of a web page to a hasty reader."""
+    file = tmp_path / "wide.mrc"
+    file.write_bytes(raw_mrc(np.zeros((2, nx), "f4"), 2))
+    assert read_header(file).shape_yx == (2, nx)
+
+
 def test_a_missing_file_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_header(tmp_path / "no.mrc")

@@ -95,6 +95,15 @@ def test_a_program_that_ends_well_but_writes_nothing_has_failed(exported, progra
         train("topaz", exported, CPU)
 
 
+def test_a_picker_does_not_inherit_what_our_tensorflow_set(exported, program, monkeypatch):
+    """crYOLO's TensorFlow 1 turns eager under TF2_BEHAVIOR=1, which `import tensorflow` leaves in our environment."""
+    monkeypatch.setenv("TF2_BEHAVIOR", "1")
+    monkeypatch.setenv("A_SITES_OWN", "stays")
+    program("topaz", '#!/bin/sh\necho "TF2_BEHAVIOR=$TF2_BEHAVIOR, A_SITES_OWN=$A_SITES_OWN"\nexit 1\n')
+    with pytest.raises(ToolFailed, match="TF2_BEHAVIOR=, A_SITES_OWN=stays"):
+        train("topaz", exported, CPU)
+
+
 def test_a_program_that_fails_says_why(exported, program):
     program("topaz", BROKEN)
     with pytest.raises(ToolFailed, match="CUDA out of memory"):

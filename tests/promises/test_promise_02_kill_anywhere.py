@@ -122,6 +122,7 @@ UNSEEN_WRITES = {
     "unpicker/event_log.py": "TensorBoard's log: appended to; a record cut short is skipped by its readers",
     "formats/cs.py": "inside replacing",
     "micrographs/image.py": "inside replacing; a memory map for reading",
+    "simulate/cryosparc_columns.py": "simulated projects, made for tests and the demo",
     "simulate/cryosparc_files.py": "simulated projects, made for tests and the demo",
     "simulate/cryosparc_project.py": "simulated projects, made for tests and the demo",
     "simulate/relion_graph.py": "simulated projects, made for tests and the demo",

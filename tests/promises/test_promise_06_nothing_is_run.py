@@ -242,6 +242,7 @@ def test_a_picker_script_in_a_hostile_folder_runs_its_program_and_nothing_else(n
 
     home = tmp_path / name
     home.mkdir()
+    (home / "manifest.tsv").write_text("# cryoflow training set; $(touch hacked)\n")  # by which a script knows its home
     tools = tmp_path / "tools"
     tools.mkdir()
     stub = tools / "picker"
