@@ -96,8 +96,7 @@ def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], pie
     if not (piece[:1].isspace() and piece[-1:].isspace()):
         piece = b"\n" + piece + b"\n"
     buffer = np.frombuffer(piece, np.uint8)
-    # one comparison where it is enough; NUL and its like, as in a file that was never written whole, belong to words
-    is_space = buffer <= 32 if buffer.min() >= 9 else (buffer == 32) | (buffer - np.uint8(9) < 5)
+    is_space = (buffer == 32) | (buffer - np.uint8(9) < 5)
     edges = np.flatnonzero(is_space[1:] != is_space[:-1])
     edges += 1
     if len(edges) % (2 * width):
