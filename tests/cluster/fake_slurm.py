@@ -2,7 +2,8 @@
 """Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
 
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
-makes sacct fail, `next-sbatch` holds an error that sbatch gives once. Every call is noted in `calls`.
+makes sacct fail, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in the queue
+until the test ends it. Every call is noted in `calls`.
 """
 
 import json
@@ -75,4 +76,5 @@ elif name == "scontrol":
 elif name == "scancel":
     for number, job in jobs().items():
         if str(number) in arguments and job["state"] not in ENDED:
-            write(number, job | {"state": "CANCELLED", "exit": "0:15"})
+            lingers = (folder / "lingers").exists()
+            write(number, job | ({"state": "COMPLETING"} if lingers else {"state": "CANCELLED", "exit": "0:15"}))

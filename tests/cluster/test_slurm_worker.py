@@ -213,10 +213,13 @@ def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene],
             run = await site.until(await site.new_run(), queued)
             if is_running:
                 await running(site, slurm, run)
+                slurm.flag("lingers")
             await site.client.set_flow_run_state(run.id, Cancelling())
-            if is_running:  # the engine hears SIGTERM and says so
-                await site.until(run.id, lambda run: run.labels.get("slurm.end") == "cancelled")
+            if is_running:  # the engine hears SIGTERM and says so, before its job leaves the queue
+                while not slurm.calls("scancel"):
+                    await asyncio.sleep(0.1)
                 await site.client.set_flow_run_state(run.id, Crashed(message="a termination signal"), force=True)
+                slurm.set(100, state="CANCELLED", exit="0:15")
             run = await site.until(run.id, lambda run: run.state.name == "Cancelled")
             assert slurm.job(100)["state"] == "CANCELLED"
             assert run.labels["slurm.end"] == "cancelled"
