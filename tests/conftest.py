@@ -9,7 +9,13 @@ from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# In CI a change is judged by the same examples each time; elsewhere new ones are looked for.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
