@@ -23,6 +23,7 @@ BOUND_PX = {
     "database": 0.0005,
     "relion": 0.001,
     "cryosparc": 0.001,
+    "cryolo": 0.0501,
     "eman2": 0.0501,
     "topaz": 0.51,
     "cryosegnet": 0.51,
@@ -30,7 +31,7 @@ BOUND_PX = {
 """Largest error of x and of y, in micrograph pixels: what the format itself rounds to (Topaz and CSV: whole pixels)."""
 
 PARTS = {"relion": "AutoPick", "topaz": "particles.txt", "cryosegnet": "finetune_dataset/csv_files", "eman2": "info"}
-SETTINGS: dict[str, dict[str, object]] = {"topaz": {"downsampling": 1}}
+SETTINGS: dict[str, dict[str, object]] = {"topaz": {"downsampling": 1}, "cryolo": {"drop_partial_boxes": "no"}}
 
 shapes = st.tuples(st.integers(60, 140), st.integers(150, 260)) | st.tuples(st.integers(150, 260), st.integers(60, 140))
 fractions = st.lists(st.tuples(st.floats(0.05, 0.95), st.floats(0.05, 0.95)), min_size=1, max_size=8)
