@@ -38,7 +38,7 @@ types: $(MADE)
 lock: $(MADE)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
-	    --all-extras $(ARGS) pyproject.toml -o requirements.lock
+	    --all-extras --group topaz $(ARGS) pyproject.toml -o requirements.lock
 
 # With Docker, Apptainer or whichever is here. ARGS="--apptainer cpu" for less; containers/build says what there is.
 images:

@@ -1,33 +1,64 @@
 #!/bin/sh
-# Installs cryoflow and what it needs into /opt/cryoflow, from the one lock. Runs inside an image that is being built:
-#   install.sh cpu|gpu SOURCE
-# `cpu` takes TensorFlow's CPU build of the locked version, a third of the size; `gpu` brings NVIDIA's libraries along.
+# Installs cryoflow and what it needs, or Topaz, into /opt/cryoflow, from the one lock. Runs in an image that is being built:
+#   install.sh cpu|gpu|topaz SOURCE
+# `cpu` takes TensorFlow's CPU build of the locked version, a third of the size; `gpu` brings NVIDIA's libraries along;
+# `topaz` is the picker Topaz alone, from pyproject.toml's group of that name.
 set -eu
 kind=$1
 cd "$2"
-export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_CONSTRAINT="$PWD/requirements.lock"
+export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+export PIP_CONSTRAINT="$PWD/requirements.lock" PIP_FIND_LINKS="$PWD/wheels"
+mkdir -p wheels
+bin=/opt/cryoflow/bin
 python3 -m venv /opt/cryoflow
-pip() { /opt/cryoflow/bin/python -m pip --quiet "$@"; }
+pip() { "$bin/python" -m pip --quiet "$@"; }
 pip install setuptools wheel
-case $kind in
-    cpu)
-        version=$(sed -n 's/^tensorflow==\([^ ;]*\).*/\1/p' requirements.lock)
-        /opt/cryoflow/bin/python - > /tmp/requirements.txt <<'PY'
-import tomllib
+site=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+requirements() {  # requirements TABLE...: a list of pyproject.toml, without TensorFlow
+    "$bin/python" - "$@" <<'PY'
+import sys, tomllib
 
 with open("pyproject.toml", "rb") as file:
-    names = tomllib.load(file)["project"]["dependencies"]
-print("\n".join(name for name in names if not name.startswith("tensorflow")))
+    table = tomllib.load(file)
+for name in sys.argv[1:]:
+    table = table[name]
+print("\n".join(line for line in table if not line.startswith("tensorflow")))
 PY
-        pip install "tensorflow-cpu==$version" -r /tmp/requirements.txt
+}
+case $kind in
+    cpu)
+        requirements project dependencies > /tmp/requirements.txt
+        pip install "tensorflow-cpu==$(sed -n 's/^tensorflow==\([^ ;]*\).*/\1/p' requirements.lock)" -r /tmp/requirements.txt
         pip install --no-deps --no-build-isolation .
-        rm /tmp/requirements.txt
         ;;
     gpu) pip install --no-build-isolation ".[gpu]" ;;
-    *) echo "install.sh: cpu or gpu, not '$kind'" >&2; exit 2 ;;
+    topaz)
+        requirements dependency-groups topaz > /tmp/requirements.txt
+        pip install -r /tmp/requirements.txt
+        if ! "$bin/python" -c 'import torchvision' 2>/dev/null; then
+            # Beside a PyTorch for CPUs, PyPI's torchvision cannot load its compiled part. Topaz uses only its Python part,
+            # which loads once the two operators that it names are declared.
+            cat > "$bin/topaz" <<PY
+#!$bin/python
+import sys
+import torch
+library = torch.library.Library("torchvision", "DEF")
+for operator in ("nms", "qnms"):
+    library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from topaz.main import main
+sys.exit(main())
+PY
+        fi
+        ;;
+    *) echo "install.sh: cpu, gpu or topaz, not '$kind'" >&2; exit 2 ;;
 esac
-# What only compiling against TensorFlow needs, and what only building needed
-site=$(/opt/cryoflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-rm -rf "$site/tensorflow/include" "$site/clang"
-pip uninstall --yes setuptools wheel
-/opt/cryoflow/bin/python -c 'import prefect, cryoflow, flows, tensorflow'
+rm -f /tmp/requirements.txt
+case $kind in topaz) program=topaz ;; *) program=cryoflow ;; esac
+ln -s "$program" "$bin/main"  # what the image runs when it is told nothing
+# What only compiling against TensorFlow and PyTorch needs, and what only building needed
+rm -rf "$site/tensorflow/include" "$site/clang" "$site/torch/include"
+[ "$kind" = topaz ] || pip uninstall --yes setuptools wheel
+case $kind in
+    topaz) "$bin/topaz" train --help > /dev/null ;;
+    *) "$bin/python" -c 'import prefect, cryoflow, flows, tensorflow' ;;
+esac

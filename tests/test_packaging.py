@@ -14,7 +14,7 @@ import pytest
 import cryoflow
 
 ROOT = Path(cryoflow.__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+GROUPS, PROJECT = map(tomllib.loads((ROOT / "pyproject.toml").read_text()).get, ("dependency-groups", "project"))
 PINS = dict(re.findall(r"^([a-z0-9._-]+)==([^ ;\n]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 
 
@@ -23,7 +23,8 @@ def _name(requirement: str) -> str:
 
 
 def test_every_dependency_is_pinned_in_the_lock() -> None:
-    wanted = [*PROJECT["dependencies"], *(r for group in PROJECT["optional-dependencies"].values() for r in group)]
+    groups = [*PROJECT["optional-dependencies"].values(), *GROUPS.values()]
+    wanted = [*PROJECT["dependencies"], *(r for group in groups for r in group)]
     assert {_name(r) for r in wanted} <= PINS.keys()
 
 

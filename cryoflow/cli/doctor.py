@@ -6,17 +6,30 @@ from cryoflow.cli.output import Json, emit_table, progress, say
 from cryoflow.errors import ExitCode
 
 
-def doctor(*, json: Json = False) -> ExitCode:
-    """Check versions, TensorFlow and GPU, reading and writing, disk, Prefect, SLURM and containers.
+def doctor(*, image: str | None = None, json: Json = False) -> ExitCode:
+    """Check versions, TensorFlow and GPU, reading and writing, disk, Prefect, SLURM and containers; or an image.
 
     Exit code 0 where nothing failed; a missing optional part (GPU, SLURM, Apptainer, Docker) is no failure.
+
+    Parameters
+    ----------
+    image
+        Check this image instead: a .sif file for Apptainer, or a name that Docker Engine knows, such as cryoflow:cpu.
+        It is started as stages are: imports, versions against this machine's, GPU, certificates, the site's folders.
     """
     from cryoflow.doctor import examine
     from cryoflow.settings import load_settings
 
+    loaded = load_settings()
+    if image:
+        from cryoflow.cluster.images import examine_image
+
+        checks = examine_image(image, loaded.settings)
+    else:
+        checks = examine(loaded)
     with progress("checks") as advance:
         findings = []
-        for finding in examine(load_settings()):
+        for finding in checks:
             findings.append(finding)
             advance(note=finding.check)
     emit_table(findings, columns=("check", "status", "found", "hint"), as_json=json)

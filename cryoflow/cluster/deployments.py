@@ -7,11 +7,11 @@ description is the flow's own docstring, its form the flow's parameters, its res
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryoflow.cluster import docker
 from cryoflow.errors import BadInput
 from cryoflow.profiles import ProfileName
 from cryoflow.settings import FILE_NAME, Settings
@@ -101,7 +101,9 @@ def job_variables(stage: Stage, settings: Settings, profile: ProfileName) -> dic
     if profile == ProfileName.LOCAL:
         return {"env": env}
     if profile == ProfileName.DOCKER:
-        return _docker_variables(settings.site, stage.resources) | {"env": env}
+        resources = settings.site.resource_class(stage.resources)
+        values = docker.variables(settings.site, resources, _image(settings.site, resources.gpus))
+        return values | {"env": values["env"] | env}
     return _slurm_variables(settings.site, stage.resources, profile) | {"env": env}
 
 
@@ -132,22 +134,6 @@ def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[
     if profile == ProfileName.SLURM:
         values["image"] = _image(site, resources.gpus)
     return resource_variables(resources) | {key: value for key, value in values.items() if value not in (None, "", [])}
-
-
-def _docker_variables(site: Site, name: ClassName) -> dict[str, Any]:
-    resources = site.resource_class(name)
-    volumes = [f"{p}:{p}:ro" for p in site.read_only] + [f"{p}:{p}:rw" for p in site.read_write]
-    values: dict[str, Any] = {
-        "image": _image(site, resources.gpus),
-        "image_pull_policy": "Never",
-        "volumes": volumes,
-        "mem_limit": f"{round(resources.memory_gb * 1024)}m",
-        "network_mode": "host",
-        "container_create_kwargs": {"user": f"{os.getuid()}:{os.getgid()}"},  # results belong to whoever deployed
-        "auto_remove": True,
-        "command": "python -m prefect.engine",
-    }
-    return values
 
 
 def _image(site: Site, gpus: int) -> str:

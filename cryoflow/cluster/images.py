@@ -1,0 +1,155 @@
+"""Checks of an image: what stages need of it, asked from within it, mounted and started as they would be.
+
+`cryoflow doctor --image` makes them; the answers are `cryoflow.doctor.Finding`s.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cryoflow import programs
+from cryoflow.cluster.docker import container
+from cryoflow.cluster.job import SlurmJobConfiguration
+from cryoflow.cluster.sbatch import container_command
+from cryoflow.doctor import Finding, server_problem
+from cryoflow.errors import ToolFailed
+from cryoflow.settings import Settings
+
+REBUILD = "Build it anew: `make images`."
+SAME = ("cryoflow", "prefect")
+"""Another version of these, and a stage may not be understood by the server, or its form not by the stage."""
+
+
+def examine_image(image: str, settings: Settings) -> Iterator[Finding]:
+    """Check an image: an Apptainer image where it is a path, else one that Docker Engine has by that name."""
+    apptainer = image.endswith(".sif") or ("/" in image and Path(image).exists())
+    wants_gpu = shutil.which("nvidia-smi") is not None
+    site = settings.site
+    api = f"{site.server.rstrip('/')}/api"
+    asked = {
+        "read": [str(p) for p in site.read_only],
+        "write": [str(p) for p in (*site.read_write, *([settings.database] if settings.database else []))],
+        "server": [] if server_problem(api) else [f"{api}/health"],
+    }
+    missing = [p for folder in ("read", "write") for p in asked[folder] if not Path(p).exists()]
+    for folder in missing:
+        yield Finding(
+            folder, "failed", "this machine has no such folder", "Make it, or correct [site] in cryoflow.toml."
+        )
+    asked |= {name: [p for p in asked[name] if p not in missing] for name in ("read", "write")}
+    start = _apptainer(image, settings, wants_gpu) if apptainer else _docker(image, settings, wants_gpu)
+    probe = Path(__file__).with_name("probe.py").read_text()
+    try:
+        yield Finding("image", "ok", f"{image}: {_labels(image) if apptainer else _docker_labels(image)}")
+        output = programs.run([*start, "python", "-c", probe, json.dumps(asked)], timeout_s=300)
+        answer = json.loads(output.strip().splitlines()[-1])
+    except ToolFailed as error:
+        last = [line for line in error.tail.splitlines() if line.strip()] or [str(error)]
+        yield Finding("start", "failed", last[-1].strip(), "Build it with `make images`, or name another.")
+        return
+    except (ValueError, IndexError):
+        yield Finding(
+            "start", "failed", "the Python in it does not answer as it should", "Build it anew: `make images`."
+        )
+        return
+    yield from _judge(answer, wants_gpu=wants_gpu)
+
+
+def _judge(answer: Mapping[str, Any], *, wants_gpu: bool) -> Iterator[Finding]:
+    root = answer["user"] == 0 and os.getuid() != 0
+    found = f"Python {answer['python']}, as user {answer['user']}"
+    hint = "What it writes would belong to root." if root else ""
+    yield Finding("start", "failed" if root else "ok", found, hint)
+    broken = {name: problem for name, problem in answer["imports"].items() if problem}
+    if broken:
+        text = "; ".join(f"{name}: {problem}" for name, problem in broken.items())
+        yield Finding("imports", "failed", text, REBUILD)
+    else:
+        yield Finding("imports", "ok", ", ".join(answer["imports"]))
+    if "cryoflow" in answer["imports"]:
+        yield _versions(answer["versions"], answer["python"])
+    if answer["gpus"]:
+        yield Finding("gpu", "ok", ", ".join(answer["gpus"]))
+    elif wants_gpu:
+        hint = "Is it the GPU image? Apptainer needs --nv, Docker the NVIDIA container toolkit."
+        yield Finding("gpu", "warning", "this machine has NVIDIA's driver, but the image sees no GPU", hint)
+    else:
+        yield Finding("gpu", "missing", "this machine has no GPU: try it on a node that has one")
+    n = answer["certificates"]
+    hint = "" if n else "Put ca-certificates into its base; SSL_CERT_FILE of this machine does not count in it."
+    yield Finding("certificates", "ok" if n else "failed", f"{n or 'no'} authorities are trusted", hint)
+    for folder, problem in answer["read"].items():
+        if problem:
+            yield Finding(folder, "failed", f"cannot be read: {problem}")
+        elif not answer["read_only"][folder]:
+            yield Finding(folder, "failed", "is not mounted read-only", "Projects must not be written to.")
+        else:
+            yield Finding(folder, "ok", "can be read, and not written to")
+    for folder, problem in answer["write"].items():
+        hint = "It belongs to somebody else, or is not among read_write." if problem else ""
+        yield Finding(folder, "failed" if problem else "ok", problem or "can be written to", hint)
+    for url, problem in answer["server"].items():
+        yield Finding("server", "failed" if problem else "ok", f"{url}: {problem or 'answers'}")
+
+
+def _versions(image: Mapping[str, str], python: str) -> Finding:
+    """The image's packages against ours; the CPU build of TensorFlow counts as TensorFlow."""
+    inside = {("tensorflow" if name == "tensorflow-cpu" else name): version for name, version in image.items()}
+    here = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+    both = sorted(inside.keys() & here.keys() - {"pip", "setuptools", "wheel"})
+    other = {name: f"{name} {inside[name]} (here {here[name]})" for name in both if inside[name] != here[name]}
+    if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+        other["python"] = f"Python {python} (here {platform.python_version()})"
+    if not other:
+        return Finding("versions", "ok", f"{len(both)} packages as on this machine")
+    grave = not set(SAME).isdisjoint(other)
+    hint = "Build image and environment from the same checkout: `make env images`, then `cryoflow deploy`."
+    return Finding("versions", "failed" if grave else "warning", "; ".join(other.values()), hint)
+
+
+def _apptainer(image: str, settings: Settings, wants_gpu: bool) -> list[str]:
+    """As in a job."""
+    site = settings.site
+    job = SlurmJobConfiguration(
+        image=str(Path(image).absolute()),
+        gpus=int(wants_gpu),
+        read_only=[str(p) for p in site.read_only if p.exists()],
+        read_write=[str(p) for p in site.read_write if p.exists()],
+        apptainer_options=list(site.apptainer_options),
+    )
+    return [*container_command(job), str(job.image)]
+
+
+def _docker(image: str, settings: Settings, wants_gpu: bool) -> list[str]:
+    """As the profile `docker` starts it."""
+    shared = container(settings.site)
+    words = ["docker", "run", "--rm", "--pull", "never", "--network", shared.network, "--user", shared.user]
+    words += [w for key, value in shared.environment.items() for w in ("--env", f"{key}={value}")]
+    words += [w for volume in shared.volumes if Path(volume.partition(":")[0]).exists() for w in ("--volume", volume)]
+    return [*words, *(["--gpus", "all"] if wants_gpu else []), image]
+
+
+def _labels(image: str) -> str:
+    text = programs.run(["apptainer", "inspect", "--json", "--labels", image], timeout_s=60)
+    labels = json.loads(text)["data"]["attributes"]["labels"]
+    return _describe(labels, Path(image).stat().st_size)
+
+
+def _docker_labels(image: str) -> str:
+    text = programs.run(["docker", "image", "inspect", image], timeout_s=60)
+    (found,) = json.loads(text)
+    return _describe(found["Config"].get("Labels") or {}, found["Size"])
+
+
+def _describe(labels: Mapping[str, str], n_bytes: int) -> str:
+    prefix = "org.opencontainers.image"
+    version, commit = labels.get(f"{prefix}.version", "?"), labels.get(f"{prefix}.revision", "?")
+    commit = commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
+    return f"version {version}, commit {commit}, {labels.get('cryoflow.kind', '?')}, {n_bytes / 1e6:.0f} MB"
