@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -72,7 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
             fault_point("file.renamed")
             sync_folder(path.parent)
     except BaseException:
-        with _ignoring_os_errors():
+        with suppress(OSError):
             hidden.unlink(missing_ok=True)
         raise
 
@@ -99,8 +99,8 @@ def write_pieces(file: BinaryIO, content: bytes | Iterable[bytes]) -> tuple[int,
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A hidden sibling folder to fill; when the block ends well it takes the place of `path`, else it is removed.
 
-    A folder cannot be replaced in one step where `path` exists: the old one is moved aside first (`.NAME.old`), and a
-    crash between the two renames is mended by the next call, which moves it back.
+    A folder cannot be replaced in one step where `path` exists: the old one is moved aside first
+    (`.NAME.cryoflow-old`), and a crash between the two renames is mended by the next call, which moves it back.
 
     Raises
     ------
@@ -113,6 +113,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     try:
         with clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is to be", str(path))
             mend(path)
             remove_leftovers(path.parent)
             hidden.mkdir()
@@ -132,18 +134,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             fault_point("folder.renamed")
             sync_folder(path.parent)
             if aside.exists():
-                shutil.rmtree(aside)
+                _remove_folder(aside)
                 fault_point("folder.cleaned")
     except BaseException:
-        with _ignoring_os_errors():
+        with suppress(OSError):
             shutil.rmtree(hidden, ignore_errors=True)
             mend(path)
         raise
 
 
+ASIDE = ".cryoflow-old"
+
+
 def aside_of(path: Path) -> Path:
     """Where `replacing_folder` keeps the old folder between its two renames."""
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}{ASIDE}")
 
 
 def mend(path: Path) -> None:
@@ -151,9 +156,15 @@ def mend(path: Path) -> None:
     aside = aside_of(path)
     if aside.exists():
         if path.exists():
-            shutil.rmtree(aside)
+            _remove_folder(aside)
         else:
             aside.rename(path)
+
+
+def _remove_folder(path: Path) -> None:
+    """Remove a folder that another process may be removing, too."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path)
 
 
 def link(path: Path, target: str | Path) -> None:
@@ -177,7 +188,7 @@ def link(path: Path, target: str | Path) -> None:
                 os.replace(hidden, path)
                 fault_point("link.renamed")
             except BaseException:
-                with _ignoring_os_errors():
+                with suppress(OSError):
                     hidden.unlink(missing_ok=True)
                 raise
 
@@ -238,18 +249,18 @@ def clear_errors(path: Path) -> Iterator[None]:
         raise NotWritten(path, f"could not be written: {error.strerror or error}.", hint) from error
 
 
-@contextmanager
-def _ignoring_os_errors() -> Iterator[None]:
-    """For cleaning up after an error, which must not hide it."""
-    try:
-        yield
-    except OSError:
-        pass
-
-
 def _hidden_sibling(path: Path) -> Path:
     """A free hidden name beside `path` that says which process writes it."""
-    return path.with_name(f".{path.name[:80]}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+    name = os.fsencode(path.name)[:80].decode(errors="ignore")  # names of files have at most 255 bytes
+    return path.with_name(f".{name}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+_UNFINISHED = re.compile(r"\..+\.tmp-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}", re.ASCII | re.DOTALL)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a name is one that `replacing` and its like give to what they write."""
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 _swept: set[str] = set()
@@ -260,35 +271,40 @@ def remove_leftovers(folder: Path) -> None:
     if str(folder) in _swept:
         return
     _swept.add(str(folder))
-    with _ignoring_os_errors():
+    with suppress(OSError):
         for name in os.listdir(folder):
-            if name.startswith(".") and ".tmp-" in name and is_abandoned(old := folder / name):
+            if is_abandoned(old := folder / name):
                 if old.is_dir() and not old.is_symlink():
                     shutil.rmtree(old, ignore_errors=True)
                 else:
                     old.unlink(missing_ok=True)
 
 
-def is_abandoned(leftover: Path) -> bool:
-    """Whether the process that made a hidden sibling is gone: dead on this host, or elsewhere and a day old."""
-    host, _, rest = leftover.name.rpartition(".tmp-")[2].partition("-")
-    pid = rest.partition("-")[0]
-    if pid.isdigit() and host == _host():
+def is_abandoned(path: Path) -> bool:
+    """Whether a file is of an unfinished write whose process is gone: dead on this host, or elsewhere and a day old."""
+    if (match := _UNFINISHED.fullmatch(path.name)) is None:
+        return False
+    if match["host"] == _host():
         try:
-            os.kill(int(pid), 0)
+            os.kill(int(match["pid"]), 0)
         except ProcessLookupError:
             return True
-        except OSError:
+        except (OSError, OverflowError):
             pass
         return False
     try:
-        return time.time() - leftover.lstat().st_mtime > 86400
+        return time.time() - path.lstat().st_mtime > 86400
     except OSError:
         return False
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]
+    """This host, and within it the container: each has process numbers of its own."""
+    try:
+        processes = Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        processes = ""
+    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] + f"_{short_hash(processes, 4)}"
 
 
 def sync_file(path: Path) -> None:

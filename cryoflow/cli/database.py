@@ -1,4 +1,4 @@
-"""`cryoflow database`: list, show, select, verify, remove what a database holds."""
+"""`cryoflow database`: list, show, select, verify, remove what a database holds, and unlock it."""
 
 from __future__ import annotations
 
@@ -138,6 +138,22 @@ def remove(*entries: str, database: Where) -> int:
     store = _opened(database)
     for name in entries:
         out.say(f"{name} is now {store.remove(name)}")
+    return 0
+
+
+@app.command
+def unlock(*, database: Where, force: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Remove the lock of a process that was killed on another machine, as a job of the cluster may be.
+
+    A lock of a process that died on this machine goes by itself; one that runs here keeps its lock.
+
+    Parameters
+    ----------
+    force
+        Remove the lock of another machine's process: you have looked, and it is gone.
+    """
+    owner = _opened(database).unlock(force=force)
+    out.say(f"the lock of {owner} is removed" if owner else "the database is not locked")
     return 0
 
 

@@ -8,6 +8,7 @@ that keeps every `--help` fast. `cryoflow.cli.output` prints their results.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -121,4 +122,11 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
 
 def main() -> None:
     """The console script `cryoflow`."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(launch(sys.argv[1:]))
+
+
+def _terminated(_number: int, _frame: object) -> None:
+    """End as with Ctrl-C, letting go of locks: so do `scancel`, `systemctl stop` and `timeout` end a command."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    raise KeyboardInterrupt

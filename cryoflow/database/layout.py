@@ -74,8 +74,8 @@ def entry_folders(root: Path) -> Iterator[Path]:
     """
     for project in sorted(_folders(root)):
         found = {p.name: p for p in _folders(project / ENTRIES)}
-        for hidden in (project / ENTRIES).glob(".*.old"):
-            found.setdefault(hidden.name[1:].removesuffix(".old"), hidden)
+        for hidden in (project / ENTRIES).glob(f".*{files.ASIDE}"):
+            found.setdefault(hidden.name[1:].removesuffix(files.ASIDE), hidden)
         for name in sorted(found, key=natural):
             if is_entry(found[name]):
                 yield found[name]
@@ -88,7 +88,7 @@ def is_entry(folder: Path) -> bool:
 
 def entry_name(folder: Path) -> str:
     """An entry's folder name, also while the folder is moved aside."""
-    return folder.name[1:].removesuffix(".old") if folder.name.startswith(".") else folder.name
+    return folder.name[1:].removesuffix(files.ASIDE) if folder.name.startswith(".") else folder.name
 
 
 def split_entry_name(name: str) -> tuple[Kind, str, str]:

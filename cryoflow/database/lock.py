@@ -3,16 +3,18 @@
 The lock is a hard link to a file that says who holds it; making a hard link succeeds for one process only, on NFS as
 well, and the content is whole from the first moment. A lock whose owner died on this host (its process is gone, its
 number was given to another, or the machine was started again) is taken over. A lock of another host is never stolen:
-nobody here can know whether its owner lives.
+nobody here can know whether its owner lives. A person can, and says so with `cryoflow database unlock`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import random
 import secrets
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -23,22 +25,33 @@ from pathlib import Path
 from cryoflow import files
 from cryoflow.errors import DatabaseBusy
 
+log = logging.getLogger(__name__)
+
 NAME = ".lock"
+TELL_AFTER_S = 5.0
+"""How long a writer waits in silence before it says for whom."""
+_FIRST_PID_SPACE = "pid:[4026531836]"
+"""What Linux calls the process numbers of the machine itself, as opposed to a container's."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock: `boot` and `pid_space` tell a process number of now from one of another start or container."""
+    """Who holds a lock. `machine`, `boot` and `pid_space` tell its process number from another machine's of the same
+    name, from one of before the machine was started again, and from one of another container.
+    """
 
     host: str
+    machine: str
     pid: int
     boot: str
     pid_space: str
     started: str
     since: str
+    slurm_job: str = ""
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} (since {self.since})"
+        job = f"SLURM job {self.slurm_job}, " if self.slurm_job else ""
+        return f"process {self.pid} on {self.host} ({job}since {self.since})"
 
 
 @contextmanager
@@ -76,15 +89,19 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
 
 def _take(mine: Path, path: Path, timeout_s: float) -> bool:
     """Wait for the lock and take it; whether a dead process held it."""
-    end = time.monotonic() + timeout_s
-    taken_over = False
+    begun = time.monotonic()
+    taken_over = told = False
     while not _link(mine, path):
         owner = _owner(path)
-        if owner is not None and _is_dead(owner) and _clear(path, owner):
+        if owner is not None and _lives(owner) is False and _clear(path, owner):
             taken_over = True
             continue
-        if time.monotonic() > end:
+        waited_s = time.monotonic() - begun
+        if waited_s > timeout_s:
             raise DatabaseBusy(_busy(path, owner, timeout_s))
+        if waited_s > TELL_AFTER_S and not told:
+            told = True
+            log.warning("%s: waiting for %s, which writes to this database", path.parent, owner or "another process")
         time.sleep(random.uniform(0.01, 0.05))  # noqa: S311 spreads waiting processes out, guards nothing
     return taken_over
 
@@ -101,11 +118,13 @@ def _link(mine: Path, path: Path) -> bool:
 def _me() -> Owner:
     return Owner(
         host=socket.gethostname(),
+        machine=_read("/etc/machine-id"),
         pid=os.getpid(),
         boot=_read("/proc/sys/kernel/random/boot_id"),
         pid_space=_pid_space(),
         started=_started(os.getpid()),
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
+        slurm_job=os.environ.get("SLURM_JOB_ID", ""),
     )
 
 
@@ -117,20 +136,21 @@ def _owner(path: Path) -> Owner | None:
         return None
 
 
-def _is_dead(owner: Owner) -> bool:
-    if owner.host != socket.gethostname():
-        return False
+def _lives(owner: Owner) -> bool | None:
+    """Whether the process that took a lock still runs; None where that cannot be known from here."""
+    here = (socket.gethostname(), _read("/etc/machine-id"), _pid_space())
+    if (owner.host, owner.machine, owner.pid_space) != here:
+        return None
     if owner.boot != _read("/proc/sys/kernel/random/boot_id"):
-        return True
-    if owner.pid_space != _pid_space():
-        return False  # a container of the same name: its processes cannot be seen from here
+        # Two machines of one name may look alike from inside containers; no container is in the first space.
+        return False if owner.machine and owner.pid_space == _FIRST_PID_SPACE else None
     try:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
-        return True
+        return False
     except OSError:
         pass
-    return owner.started != _started(owner.pid)
+    return owner.started == _started(owner.pid)
 
 
 def _clear(path: Path, dead: Owner) -> bool:
@@ -155,15 +175,52 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove the owner files that killed processes of this host left behind."""
     prefix = f"{NAME}-{socket.gethostname()}-"
     for old in folder.glob(f"{NAME}-*"):
-        if old.name.startswith(prefix) and (owner := _owner(old)) is not None and _is_dead(owner):
+        if old.name.startswith(prefix) and (owner := _owner(old)) is not None and _lives(owner) is False:
             old.unlink(missing_ok=True)
 
 
+def unlock(folder: Path, *, force: bool = False) -> Owner | None:
+    """Remove a lock whose owner ended without letting go of it; who held it, None where there is none.
+
+    Parameters
+    ----------
+    force
+        Also where it cannot be known from here whether the owner lives. A person has looked.
+
+    Raises
+    ------
+    DatabaseBusy
+        Where the owner lives, or may live.
+    NotWritten
+        Where the lock cannot be removed.
+    """
+    path = folder / NAME
+    if not os.path.lexists(path):
+        return None
+    owner = _owner(path)
+    lives = _lives(owner) if owner else None
+    if lives:
+        raise DatabaseBusy(
+            f"{folder}: {owner} is at work here. Let it finish, or end it; the lock then goes by itself."
+        )
+    if lives is None and not force:
+        where = f"squeue -j {owner.slurm_job}" if owner and owner.slurm_job else "ps -p PID, on that machine"
+        where = where.replace("PID", str(owner.pid)) if owner else "ps, on the machines that write here"
+        raise DatabaseBusy(
+            f"{folder}: {owner or 'an unknown process'} holds the lock, and whether it still runs cannot be seen from "
+            f"here. Look for it ({where}); if it is gone, add --force."
+        )
+    with files.clear_errors(path):
+        if _owner(path) == owner:  # nobody took it meanwhile
+            path.unlink(missing_ok=True)
+    return owner or Owner("an unknown machine", "", 0, "", "", "", "an unknown time")
+
+
 def _busy(path: Path, owner: Owner | None, waited_s: float) -> str:
-    who = str(owner) if owner else "somebody"
+    who = str(owner) if owner else "another process"
     return (
         f"{path.parent}: {who} is writing to this database; waited {waited_s:.0f} s. Try again when it is done. "
-        f"If you are sure that it no longer runs, remove {path}."
+        f"If it was killed, remove its lock: cryoflow database unlock --database {shlex.quote(str(path.parent))}"
     )
 
 

@@ -26,7 +26,7 @@ from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import Entry, load_entry, read_entry
 from cryoflow.database.info import Orientation, info_text
 from cryoflow.database.links import ProjectLinks, project_of, read_links, with_micrographs, write_links
-from cryoflow.database.lock import locked
+from cryoflow.database.lock import Owner, locked, unlock
 from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import Manifest, manifest_text, sealed, unsealed
 from cryoflow.errors import BadInput, UnsafePath
@@ -100,6 +100,14 @@ class Database:
                     yield
                 finally:
                     self._depth = 0
+
+    def unlock(self, *, force: bool = False) -> Owner | None:
+        """Remove a dead owner's lock and mend what it left; who held it, None where nobody did. See `lock.unlock`."""
+        owner = unlock(self.root, force=force)
+        if owner is not None:
+            with self.writing():
+                self._mend()
+        return owner
 
     def _prepare(self, taken_over: bool) -> None:
         for name in (layout.JOBS, layout.QUARANTINE):
@@ -226,7 +234,7 @@ class Database:
 
     def _mend(self) -> None:
         """Finish what a killed writer left between two renames."""
-        for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*.old"):
+        for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{files.ASIDE}"):
             files.mend(hidden.with_name(layout.entry_name(hidden)))
 
     def _project_folder(self, who: Provenance) -> Path:

@@ -231,10 +231,10 @@ def _strangers(folder: Path, expected: set[str], *, folders: bool = False) -> It
         path = folder / name
         if name in expected or (folders and path.is_dir() and not name.startswith(".")):
             continue
-        if ".tmp-" in name and name.startswith("."):
+        if files.is_unfinished(name):
             if files.is_abandoned(path):
                 yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _put_aside(path))
-        elif name.startswith(".") and name.endswith(".old"):
+        elif name.startswith(".") and name.endswith(files.ASIDE):
             yield _Broken(Finding("leftover", path, "moved aside by a writer that was killed"), _mend(path))
         elif not name.startswith(LOCK):
             yield _Broken(Finding("notice", path, "not made by cryoflow, or by a write that was killed"))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from cryoflow import files
 from cryoflow.database import Database, Entry, Orientation
 from cryoflow.database.entry import CURRENT
-from cryoflow.errors import CryoflowError, DatabaseBusy, NotWritten
+from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.look import look
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.ingest.options import IngestOptions
@@ -83,7 +85,7 @@ def ingest(
     to_read = [p for p in plan.jobs if p.action == "read"]
     readings = _read_all(to_read, options, workers)
     for planned in plan.jobs:
-        tell(_store(planned, next(readings), database) if planned.action == "read" else _settle(planned, database))
+        tell(_finish(planned, next(readings) if planned.action == "read" else None, database))
     for line in mark_gone(plan, database):
         tell(line)
     return IngestReport(tuple(lines), plan.unreadable)
@@ -111,9 +113,8 @@ def ingest_job(
         Where the database cannot be written.
     """
     database = database if isinstance(database, Database) else Database(database)
-    if planned.action != "read":
-        return _settle(planned, database)
-    return _store(planned, _read(planned, options or IngestOptions()), database)
+    reading = _read(planned, options or IngestOptions()) if planned.action == "read" else None
+    return _finish(planned, reading, database)
 
 
 def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: int) -> Iterator[_Reading]:
@@ -124,8 +125,7 @@ def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: in
         return
     waiting: deque[tuple[PlannedJob, Future[_Reading]]] = deque()
     left = deque(to_read)
-    context = get_context("spawn")  # a forked child of a program with threads may hang
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = _pool(workers)
     try:
         while left or waiting:
             try:
@@ -139,7 +139,7 @@ def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: in
                 for again, _ in waiting:
                     yield _read_apart(again, options)
                 waiting.clear()
-                pool = ProcessPoolExecutor(workers, mp_context=context)
+                pool = _pool(workers)
             else:
                 waiting.popleft()
                 yield reading
@@ -147,8 +147,24 @@ def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: in
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _pool(workers: int) -> ProcessPoolExecutor:
+    context = get_context("spawn")  # a forked child of a program with threads may hang
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Let a worker end when its parent is killed; it would wait for work for ever."""
+
+    def watch() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _read_apart(planned: PlannedJob, options: IngestOptions) -> _Reading:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with _pool(1) as pool:
         try:
             return pool.submit(_read, planned, options).result()
         except BrokenProcessPool:
@@ -187,6 +203,18 @@ def _told_apart(picksets: Sequence[PickSet]) -> list[PickSet]:
     return apart
 
 
+def _finish(planned: PlannedJob, reading: _Reading | None, database: Database) -> IngestLine:
+    """Store what was read, or settle what was not; what goes wrong with it is an error of this job alone."""
+    try:
+        return _settle(planned, database) if reading is None else _store(planned, reading, database)
+    except (DatabaseBusy, NotWritten):
+        raise  # the other jobs could not be written either
+    except Exception as error:
+        if reading is None or reading.error:
+            return line_of_job(planned.job, "failed", explained(error, planned.job.folder))
+        return _finish(planned, _Reading(error=explained(error, planned.job.folder)), database)
+
+
 def _store(planned: PlannedJob, reading: _Reading, database: Database) -> IngestLine:
     """Write a job's entries, mark those that it no longer gives, and remember what was done: one turn at the lock."""
     job = planned.job
@@ -203,12 +231,7 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
         for pickset, verdict, pictures in reading.outputs:
             if len(pickset) == 0:
                 continue
-            try:
-                entry = database.add(pickset, job_status=job.status.value, orientation=verdict, pictures=pictures)
-            except (DatabaseBusy, NotWritten):
-                raise
-            except CryoflowError as error:
-                return line_of_job(job, "failed", str(error))
+            entry = database.add(pickset, job_status=job.status.value, orientation=verdict, pictures=pictures)
             entries.append(entry)
             if verdict.verdict == "contradicted":
                 warnings.append(f"{entry.name}: look at its overlay pictures: {verdict.detail}")

@@ -183,7 +183,7 @@ def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, wo
         with hook(at(i, fail)), pytest.raises(NotWritten, match="could not be written"):
             change(root)
         assert not list(root.rglob(".*.tmp-*"))
-        assert not list(root.rglob(".*.old"))
+        assert not list(root.rglob(f".*{files.ASIDE}"))
         assert not (root / ".lock").exists()
         whole_entries(root)
         change(root)
@@ -270,11 +270,30 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
         files.remove_leftovers(tmp_path)
         hidden.write_text("x")
     assert (tmp_path / "a.txt").read_text() == "x"
-    dead = tmp_path / f".a.txt.tmp-{files._host()}-{in_child_pid()}-abcd"
+    dead = tmp_path / f".a.txt.tmp-{files._host()}-{in_child_pid()}-0123abcd"
     dead.write_text("x")
+    mine = tmp_path / ".notes.tmp-backup"
+    mine.write_text("a user's own")
+    os.utime(mine, (0, 0))
     files._swept.discard(str(tmp_path))
     files.write_atomically(tmp_path / "b.txt", "y")
     assert not dead.exists()
+    assert mine.exists()
+
+
+def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "set").write_text("mine")
+    with (
+        pytest.raises(NotWritten, match="a file stands where a folder is to be"),
+        files.replacing_folder(tmp_path / "set"),
+    ):
+        pass
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"set": "mine"}
+
+
+def test_a_name_of_the_greatest_length_can_be_written_in_any_script(tmp_path: Path) -> None:
+    files.write_atomically(tmp_path / ("粒" * 85), "x")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["x"]
 
 
 def in_child_pid() -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cryoflow import files
 from cryoflow.database import Database, verify
 from cryoflow.database import lock as locking
 from cryoflow.errors import DatabaseBusy
@@ -71,7 +72,10 @@ def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path,
     ],
     ids=["no such process", "the machine was started again", "the number is another process's now"],
 )
-def test_a_dead_owners_lock_is_taken_over(tmp_path: Path, make_pickset: Make, dead: dict[str, object]) -> None:
+def test_a_dead_owners_lock_is_taken_over(
+    tmp_path: Path, make_pickset: Make, dead: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "_pid_space", lambda: locking._FIRST_PID_SPACE)  # wherever the tests run
     held(tmp_path / "DB", **dead)
     Database(tmp_path / "DB", lock_timeout_s=5).add(make_pickset())
     assert not (tmp_path / "DB/.lock").exists()
@@ -79,8 +83,14 @@ def test_a_dead_owners_lock_is_taken_over(tmp_path: Path, make_pickset: Make, de
 
 @pytest.mark.parametrize(
     "alive",
-    [{}, {"host": "node17"}, {"host": "node17", "pid": 2**22 + 12345}, {"pid_space": "pid:[1]", "pid": 2**22 + 12345}],
-    ids=["living", "other host", "other host, no such process here", "another container"],
+    [
+        {},
+        {"host": "node17"},
+        {"host": "node17", "pid": 2**22 + 12345},
+        {"machine": "another", "boot": "another", "pid": 2**22 + 12345},
+        {"pid_space": "pid:[1]", "pid": 2**22 + 12345},
+    ],
+    ids=["living", "other host", "other host, no such process here", "two machines of one name", "another container"],
 )
 def test_a_living_or_unknowable_owners_lock_is_not_stolen(
     tmp_path: Path, make_pickset: Make, alive: dict[str, object]
@@ -91,7 +101,7 @@ def test_a_living_or_unknowable_owners_lock_is_not_stolen(
         Database(tmp_path / "DB", lock_timeout_s=0.2).add(make_pickset())
     assert path.read_text() == before
     owner = json.loads(before)
-    for told in (str(owner["pid"]), owner["host"], str(path)):
+    for told in (str(owner["pid"]), owner["host"], f"unlock --database {tmp_path / 'DB'}"):
         assert told in str(caught.value)
 
 
@@ -158,3 +168,56 @@ def test_a_read_needs_no_lock_and_an_entry_is_never_seen_half(tmp_path: Path, ma
         seen.add(len(Database(root).load("P1/Homo_J51")))
         assert len(Database(root).entries()) == 1
     assert seen <= {1200, 900}
+
+
+def test_two_machines_of_one_name_are_not_confused_inside_containers(
+    tmp_path: Path, make_pickset: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is the same there: the name, the image's machine-id, the number of the space of processes."""
+    monkeypatch.setattr(locking, "_pid_space", lambda: "pid:[4026532000]")
+    path = held(tmp_path / "DB", boot="another", pid=2**22 + 12345)
+    with pytest.raises(DatabaseBusy):
+        Database(tmp_path / "DB", lock_timeout_s=0.2).add(make_pickset())
+    assert path.exists()
+
+
+def test_a_lock_is_removed_by_hand_where_its_owner_may_be_gone_never_where_it_lives(
+    tmp_path: Path, make_pickset: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cryoflow.cli.main import launch
+
+    root = tmp_path / "DB"
+    unlock = ["database", "unlock", "--database", str(root)]
+    assert launch(unlock) == 1  # there is no database: a misspelt name
+    Database(root).add(make_pickset())
+    assert launch(unlock) == 0
+    assert "is not locked" in capsys.readouterr().err
+    path = held(root)
+    assert launch([*unlock, "--force"]) == 1, "the lock of a living process was removed"
+    assert "is at work here" in capsys.readouterr().err
+    held(root, host="node17", slurm_job="4711")
+    assert launch(unlock) == 1
+    said = capsys.readouterr().err
+    assert "node17" in said
+    assert "squeue -j 4711" in said
+    assert path.exists()
+    entry = root / "P1/Particles/Homo_J51"
+    entry.rename(entry.with_name(f".Homo_J51{files.ASIDE}"))  # where its owner was killed
+    assert launch([*unlock, "--force"]) == 0
+    assert not path.exists()
+    assert entry.is_dir()
+    path.write_bytes(b"")  # as a machine that lost power may leave it
+    assert launch(unlock) == 1
+    assert launch([*unlock, "--force"]) == 0
+    Database(root, lock_timeout_s=1).add(make_pickset())
+
+
+def test_a_writer_that_waits_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locking, "TELL_AFTER_S", 0.1)
+    held(tmp_path, host="node17")
+    with pytest.raises(DatabaseBusy), locking.locked(tmp_path, timeout_s=0.5):
+        pass
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "node17" in caplog.text

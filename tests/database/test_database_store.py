@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cryoflow import files
 from cryoflow.database import Database, Orientation
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import Kind, PickSet
@@ -55,7 +56,7 @@ def test_the_same_picks_give_the_same_bytes(tmp_path: Path, make_pickset: Make) 
     before = tree(database.root)
     database.add(make_pickset())
     assert tree(database.root) == before
-    assert not list(database.root.rglob(".*.old"))
+    assert not list(database.root.rglob(f".*{files.ASIDE}"))
     assert not list(database.root.rglob("*.tmp-*"))
 
 

@@ -234,5 +234,7 @@ def points_of(work: Callable[[], object], log: Path) -> list[str]:
 def leftovers(root: Path) -> list[str]:
     """Hidden files of unfinished writes."""
     return [
-        str(p) for p in root.rglob("*") if p.name.startswith(".") and (".tmp-" in p.name or p.name.endswith(".old"))
+        str(p)
+        for p in root.rglob("*")
+        if p.name.startswith(".") and (".tmp-" in p.name or p.name.endswith(files.ASIDE))
     ]

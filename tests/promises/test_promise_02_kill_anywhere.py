@@ -218,7 +218,7 @@ def test_an_export_that_replaces_another_killed_at_any_point_leaves_the_old_or_t
 
         assert in_child(killed) == KILLED
         stands = [tree_below(state, "set") for state in states]
-        there = tree(where / "set") if (where / "set").exists() else tree(where / ".set.old")
+        there = tree(where / "set") if (where / "set").exists() else tree(files.aside_of(where / "set"))
         assert there in stands
         assert in_child(write_new) == 0
         assert tree(where) == states[0], f"killed at {points[number]} ({number})"
