@@ -111,8 +111,13 @@ trap : TERM  # the stage gets the signal too; stay until it has cleaned up
 def _job_folder(scratch: str | None) -> str:
     where = shlex.quote(scratch) if scratch else '"${TMPDIR:-/tmp}"'
     lines = [
-        "# A folder of this job's own, gone when it ends",
-        f"folder=$(mktemp -d -p {where} cryoflow-job-$SLURM_JOB_ID.XXXXXX) || exit",
+        "# A folder of this job's own, gone when it ends. What killed jobs left goes now: nobody holds its lock",
+        f"where={where}",
+        'for left in "$where"/cryoflow-job-*/lock; do',
+        '    [ -O "$left" ] && flock --nonblock "$left" rm -rf -- "${left%/lock}"',
+        "done",
+        'folder=$(mktemp -d -p "$where" cryoflow-job-$SLURM_JOB_ID.XXXXXX) || exit',
+        'exec 9> "$folder/new" && flock 9 && mv "$folder/new" "$folder/lock"  # as `lock` it is locked from the start',
         "trap 'rm -rf -- \"$folder\"' EXIT",
         'mkdir "$folder/tmp" "$folder/prefect" "$folder/cache"',
         'export TMPDIR="$folder/tmp" PREFECT_HOME="$folder/prefect" XDG_CACHE_HOME="$folder/cache"',

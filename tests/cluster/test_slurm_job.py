@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -186,6 +188,47 @@ def test_the_script_hands_slurm_and_cuda_variables_into_the_image_and_removes_it
     assert "/opt/cryo flow/gpu.sif" in lines
     assert lines[lines.index("/opt/cryo flow/gpu.sif") - 1].startswith(f"type=bind,source={scratch}/cryoflow-job-7.")
     assert list(scratch.iterdir()) == []
+
+
+def test_what_a_killed_job_left_in_scratch_goes_with_the_next_job_and_what_a_running_one_has_stays(
+    tmp_path: Path,
+) -> None:
+    started = tmp_path / "started"
+    apptainer = tmp_path / "apptainer"
+    apptainer.write_text(
+        f'#!/bin/bash\necho "$SLURM_JOB_ID" >> {shlex.quote(str(started))}; [ $SLURM_JOB_ID = 9 ] || sleep 60\n'
+    )
+    apptainer.chmod(0o755)
+    scratch = tmp_path / "scratch disk"
+    scratch.mkdir()
+    text = script_of(full_job(apptainer=str(apptainer), scratch=str(scratch), setup=""))
+
+    def start(number: str) -> subprocess.Popen[bytes]:
+        environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": number}
+        return subprocess.Popen(
+            ["bash", "-c", text], env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+        )
+
+    def folders() -> list[str]:
+        return sorted(p.name.partition(".")[0] for p in scratch.iterdir())
+
+    killed, running = start("7"), start("8")
+    try:
+        end = time.monotonic() + 20
+        while not started.exists() or len(started.read_text().split()) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        (next(scratch.glob("cryoflow-job-7.*")) / "tmp" / "micrograph.mrc").write_bytes(b"left")
+        os.killpg(killed.pid, signal.SIGKILL)  # no trap runs
+        killed.wait()
+        assert folders() == ["cryoflow-job-7", "cryoflow-job-8"]
+        assert start("9").wait(20) == 0
+        assert folders() == ["cryoflow-job-8"]
+    finally:
+        for job in (killed, running):
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
 
 
 def test_every_field_of_the_form_says_what_it_is_and_is_used_by_the_template() -> None:
