@@ -22,6 +22,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+from classic_unpicker import classic_way
 
 from cryoflow.files import write_atomically
 from cryoflow.micrographs.ctf import Ctf
@@ -183,15 +184,17 @@ def decided_again(bundle: ModelBundle, split: Split, options: TrainOptions) -> M
 
 
 def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
-    """Time a run over 4096 x 4096 micrographs of 300 picks: ours, and the classic way."""
+    """Time a run over 4096 x 4096 micrographs of 300 picks: ours and the classic way, without and with the CTF."""
     micrographs = large_micrographs(folder / "data" / "large_images", n_micrographs)
-    for part, way in (("ours", our_way), ("classic", classic_way)):
-        model = folder / "models" / f"{name}_{part}"
+    for part, (recipe, flip, way) in WAYS.items():
+        model = folder / "models" / f"{name}_{recipe}"
         if not (model / "bundle.json").is_file():
-            print(f"speed of {part}: train it first (--parts {part})")
+            print(f"speed of {part}: train it first (--parts {recipe})")
             continue
+        bundle = ModelBundle.load(model)
+        bundle = replace(bundle, preprocessing=replace(bundle.preprocessing, phase_flip=flip))
         started, cpu_started = time.monotonic(), time.process_time()
-        seconds = way(ModelBundle.load(model), micrographs)
+        seconds = way(bundle, micrographs)
         whole, cpu = time.monotonic() - started, time.process_time() - cpu_started
         keep(
             folder,
@@ -233,36 +236,12 @@ def our_way(bundle: ModelBundle, micrographs: list[PickedMicrograph]) -> list[fl
     return seconds
 
 
-def classic_way(bundle: ModelBundle, micrographs: list[PickedMicrograph]) -> list[float]:
-    """As the older program did it: one micrograph after the other, boxes resized and appended one by one, a new graph
-    for each micrograph.
-    """
-    from skimage.transform import resize
-
-    from cryoflow.micrographs.image import read_micrograph
-    from cryoflow.unpicker.bundle import set_weights
-    from cryoflow.unpicker.network import build
-
-    preprocessing = bundle.preprocessing
-    assert isinstance(preprocessing, ClassicPreprocessing)
-    small_px = preprocessing.resized_box_px
-    seconds = []
-    for micrograph in micrographs:
-        started = time.monotonic()
-        image = preprocessing.filtered(read_micrograph(micrograph.path), micrograph)
-        edge = round(preprocessing.boxsize_A / micrograph.pixel_size_A)
-        padded = np.pad(image, edge, mode="reflect")
-        boxes = np.zeros((0, small_px, small_px, 1), np.float32)
-        for x, y in micrograph.centers_xy_px:
-            row, column = round(y) + edge - edge // 2, round(x) + edge - edge // 2
-            box = resize(padded[row : row + edge, column : column + edge], (small_px, small_px), anti_aliasing=True)
-            boxes = np.append(boxes, box[None, :, :, None], axis=0)
-        network = build(bundle.architecture)
-        set_weights(network, bundle.weights, Path("classic"))
-        network.jit_compile = False
-        network.predict(boxes, verbose=0)
-        seconds.append(time.monotonic() - started)
-    return seconds
+WAYS = {
+    "ours": ("ours", False, our_way),
+    "classic": ("classic", False, classic_way),
+    "ours, CTF corrected": ("ours", True, our_way),
+    "classic, CTF corrected": ("classic", True, classic_way),
+}
 
 
 def keep(folder: Path, name: str, row: dict[str, float]) -> None:
@@ -297,9 +276,10 @@ def print_table(folder: Path) -> None:
             calibration = np.mean([r["calibration_error"] for r in rows])
             area = np.mean([r["roc_auc"] for r in rows])
             print(f"| mean | {title} | {error:.1%} | {area:.3f} | | {calibration:.3f} | |")
-    for part in ("ours", "classic"):
+    for part in WAYS:
         if r := results.get(f"speed/{part}"):
-            print(f"\nun-picking, {part}: {r['seconds_a_micrograph']:.2f} s a micrograph, run of {r['n_micrographs']}")
+            clock, median, cpu = (r[k] for k in ("seconds_a_micrograph", "median_seconds", "cpu_seconds_a_micrograph"))
+            print(f"un-picking, {part}: {clock:.3f} s a micrograph, median {median:.3f}, CPU {cpu:.3f}")
 
 
 if __name__ == "__main__":

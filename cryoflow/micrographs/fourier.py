@@ -12,12 +12,25 @@ other costs half a pixel of the small image, 4 A at 8 A per pixel.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-_BLOCK_ROWS = 256
+_BLOCK_ROWS = 128
+
+
+class RowSource(Protocol):
+    """An image whose rows come some at a time: `micrographs.image.MicrographFile`."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    def blocks(self, n_rows: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Rows in their order, at most `n_rows` at a time; each block is valid until the next is asked for."""
 
 
 def resampled_shape(
@@ -43,13 +56,18 @@ def resampled_shape(
 
 
 def fourier_resample(
-    image: npt.NDArray[np.float32], pixel_size_A: float, to_pixel_size_A: float, *, workers: int | None = None
+    image: npt.NDArray[np.float32] | RowSource,
+    pixel_size_A: float,
+    to_pixel_size_A: float,
+    *,
+    workers: int | None = None,
 ) -> tuple[npt.NDArray[np.float32], tuple[float, float]]:
     """Bring a micrograph to another pixel size.
 
     Parameters
     ----------
     image : (ny, nx) float32
+        Or a file that is read while it is transformed, so that it is never whole in memory.
     workers
         Threads of the transforms; None takes as many as there are cores.
 
@@ -62,12 +80,12 @@ def fourier_resample(
     """
     (new_ny, new_nx), pixel_size_yx_A = resampled_shape(image.shape, pixel_size_A, to_pixel_size_A)
     if (new_ny, new_nx) == image.shape:
-        return image.astype(np.float32), pixel_size_yx_A
+        return np.concatenate([block.copy() for block in _row_blocks(image)]), pixel_size_yx_A
     return resample_to_shape(image, (new_ny, new_nx), workers=workers), pixel_size_yx_A
 
 
 def resample_to_shape(
-    image: npt.NDArray[np.float32], shape_yx: tuple[int, int], *, workers: int | None = None
+    image: npt.NDArray[np.float32] | RowSource, shape_yx: tuple[int, int], *, workers: int | None = None
 ) -> npt.NDArray[np.float32]:
     """Bring a micrograph to another number of pixels; each axis may grow or shrink.
 
@@ -79,9 +97,10 @@ def resample_to_shape(
     kept = min(nx, new_nx) // 2 + 1
     # Rows first, in blocks that stay in the cache; only the columns that are kept are ever transformed along y.
     spectrum = np.empty((ny, kept), np.complex64)
-    for row in range(0, ny, _BLOCK_ROWS):
-        block = np.ascontiguousarray(image[row : row + _BLOCK_ROWS], np.float32)
-        spectrum[row : row + _BLOCK_ROWS] = fft.rfft(block, axis=1, workers=threads)[:, :kept]
+    row = 0
+    for block in _row_blocks(image):
+        spectrum[row : row + len(block)] = fft.rfft(block, axis=1, workers=threads)[:, :kept]
+        row += len(block)
     if nx != new_nx and min(nx, new_nx) % 2 == 0:
         spectrum[:, -1] = 0
     if new_ny != ny:
@@ -109,6 +128,14 @@ def rescale_xy(
 def fft_workers() -> int:
     """Threads for a transform: the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _row_blocks(image: npt.NDArray[np.float32] | RowSource) -> Iterator[npt.NDArray[np.float32]]:
+    if not isinstance(image, np.ndarray):
+        yield from image.blocks(_BLOCK_ROWS)
+        return
+    for row in range(0, len(image), _BLOCK_ROWS):
+        yield np.ascontiguousarray(image[row : row + _BLOCK_ROWS], np.float32)
 
 
 def _resize_rows(spectrum: npt.NDArray[np.complex64], new_ny: int) -> npt.NDArray[np.complex64]:

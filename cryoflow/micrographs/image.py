@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,69 @@ from cryoflow.files import replacing
 from cryoflow.micrographs.header import MODE_DTYPES, MicrographHeader, pack_header, read_header
 
 FloatImage = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class MicrographFile:
+    """A micrograph that is read when its pixels are asked for: whole, or some rows at a time."""
+
+    path: Path
+    header: MicrographHeader
+
+    @classmethod
+    def open(cls, path: str | Path) -> MicrographFile:
+        """Read the header.
+
+        Raises
+        ------
+        BadInput
+            As `read_header`; and where the file is a movie or a stack.
+        """
+        path = Path(path)
+        header = read_header(path)
+        if header.n_sections > 1:
+            raise BadInput(
+                path,
+                f"holds {header.n_sections} images: it is a movie or a stack, not a micrograph.",
+                "Name the motion-corrected micrograph.",
+            )
+        return cls(path, header)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.header.shape_yx
+
+    def whole(self) -> FloatImage:
+        """All pixels, (ny, nx) float32; not checked."""
+        return _read_section(self.path, self.header, 0)
+
+    def blocks(self, n_rows: int) -> Iterator[FloatImage]:
+        """Rows from the first to the last, at most `n_rows` at a time, (n, nx) float32.
+
+        A block is valid until the next one is asked for: they share their memory, which stays in the processor's
+        cache. So a micrograph of 64 MB is read, checked and transformed without being held.
+
+        Raises
+        ------
+        BadInput
+            As `check_pixels`, before anything is yielded of a block with NaN, and after the last block.
+        """
+        ny, nx = self.shape
+        raw = np.empty((min(n_rows, ny), nx), self.header.dtype)
+        extremes: set[float] = set()
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.header.data_offset)
+            for row in range(0, ny, n_rows):
+                rows = raw[: min(n_rows, ny - row)]
+                _fill(rows, file, self.path)
+                block = rows.astype(np.float32, copy=False)
+                extremes |= {float(block.min()), float(block.max())}
+                if not np.isfinite(sum(extremes)):
+                    check_pixels(self.whole(), self.path)  # tells how many of all
+                yield block
+        if len(extremes) == 1:
+            check_pixels(block, self.path)
 
 
 def read_micrograph(path: str | Path) -> FloatImage:
@@ -27,15 +93,7 @@ def read_micrograph(path: str | Path) -> FloatImage:
     BadInput
         As `read_header`; and where the file is a movie or a stack.
     """
-    path = Path(path)
-    header = read_header(path)
-    if header.n_sections > 1:
-        raise BadInput(
-            path,
-            f"holds {header.n_sections} images: it is a movie or a stack, not a micrograph.",
-            "Name the motion-corrected micrograph.",
-        )
-    return _read_section(path, header, 0)
+    return MicrographFile.open(path).whole()
 
 
 def read_stack(path: str | Path, sections: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
@@ -120,11 +178,25 @@ def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float) -> No
         pixels.tofile(file)
 
 
+def _fill(rows: npt.NDArray[np.generic], file: io.FileIO, path: Path) -> None:
+    """Read on until an array is full."""
+    room = rows.reshape(-1).view(np.uint8)
+    while len(room):
+        n_bytes = file.readinto(room.data)
+        if not n_bytes:
+            raise _became_shorter(path)
+        room = room[n_bytes:]
+
+
+def _became_shorter(path: Path) -> BadInput:
+    return BadInput(path, "became shorter while it was read.", "Wait until it is written.")
+
+
 def _read_section(path: Path, header: MicrographHeader, section: int) -> FloatImage:
     """`fromfile` reads straight into the array: twice as fast as touching each page of a map."""
     ny, nx = header.shape_yx
     offset = header.data_offset + section * header.section_bytes
     pixels = np.fromfile(path, header.dtype, ny * nx, offset=offset)
     if pixels.size != ny * nx:
-        raise BadInput(path, "became shorter while it was read.", "Wait until it is written.")
+        raise _became_shorter(path)
     return pixels.reshape(ny, nx).astype(np.float32, copy=False)

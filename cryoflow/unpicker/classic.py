@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.micrographs.boxes import cut_boxes
+from cryoflow.micrographs.image import MicrographFile, check_pixels
 
 if TYPE_CHECKING:
     import keras
 
     from cryoflow.unpicker.labelled import PickedMicrograph
-    from cryoflow.unpicker.patches import Boxes
+    from cryoflow.unpicker.patches import Boxes, Image
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,13 @@ class ClassicPreprocessing:
         scaled: npt.NDArray[np.float32] = (image - low) / np.float32((high - low) or 1.0) - np.float32(0.5)
         return scaled
 
-    def boxes(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> Boxes:
+    def boxes(self, image: Image, micrograph: PickedMicrograph) -> Boxes:
         """All boxes of a micrograph, (n, resized_box_px, resized_box_px, 1) float16."""
         from skimage.transform import resize
+
+        if isinstance(image, MicrographFile):
+            image = image.whole()
+            check_pixels(image, micrograph.path)
 
         edge = max(2, round(self.boxsize_A / micrograph.pixel_size_A))
         ready = self.filtered(image, micrograph)

@@ -22,12 +22,12 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.ctf import phase_flip
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
-from cryoflow.micrographs.header import read_header
-from cryoflow.micrographs.image import check_pixels, read_micrograph
+from cryoflow.micrographs.image import MicrographFile
 from cryoflow.micrographs.normalise import normalise, normalise_locally
 from cryoflow.unpicker.labelled import PickedMicrograph
 
 Boxes = npt.NDArray[np.float16]
+Image = npt.NDArray[np.float32] | MicrographFile
 
 
 class BoxMaker(Protocol):
@@ -51,7 +51,7 @@ class BoxMaker(Protocol):
     def phase_flip(self) -> bool:
         """Whether boxes depend on the CTF."""
 
-    def boxes(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> Boxes:
+    def boxes(self, image: Image, micrograph: PickedMicrograph) -> Boxes:
         """(n, input_px + 2 margin_px, same, n_channels)."""
 
     def to_json(self) -> dict[str, object]:
@@ -95,10 +95,10 @@ class Preprocessing:
         """Pixel size that a specimen is seen at."""
         return diameter_A / self.pixels_per_diameter
 
-    def channels(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
+    def channels(self, image: Image, micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
         """The two channels of a whole micrograph, (2, ny, nx) after cropping."""
         target = self.target_pixel_size_A(micrograph.diameter_A)
-        small, pixel_size_yx_A = fourier_resample(image, micrograph.pixel_size_A, target)
+        small, pixel_size_yx_A = fourier_resample(image, micrograph.pixel_size_A, target, workers=1)
         if self.phase_flip:
             small = flipped(small, pixel_size_yx_A, micrograph)
         centred = small - np.float32(small.mean())
@@ -109,13 +109,13 @@ class Preprocessing:
             )
         )
 
-    def boxes(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> Boxes:
+    def boxes(self, image: Image, micrograph: PickedMicrograph) -> Boxes:
         """All boxes of a micrograph.
 
         Parameters
         ----------
         image : (ny, nx) float32
-            Finite and not constant.
+            Finite and not constant; or a file that is read here, and never held whole.
 
         Returns
         -------
@@ -141,9 +141,9 @@ def load_boxes(preprocessing: BoxMaker, micrograph: PickedMicrograph) -> Boxes:
         Where the micrograph is missing, unreadable, blank or has NaN, where its pixel size is not the one stated, or
         where a pick lies outside.
     """
-    header = read_header(micrograph.path)
-    check_pixel_size(micrograph, header.pixel_size_A)
-    ny, nx = header.shape_yx
+    file = MicrographFile.open(micrograph.path)
+    check_pixel_size(micrograph, file.header.pixel_size_A)
+    ny, nx = file.shape
     x, y = micrograph.centers_xy_px.T
     outside = int((~((x >= -0.5) & (x < nx - 0.5) & (y >= -0.5) & (y < ny - 0.5))).sum())
     if outside:
@@ -152,9 +152,7 @@ def load_boxes(preprocessing: BoxMaker, micrograph: PickedMicrograph) -> Boxes:
             f"{outside} of {len(x)} picks lie outside its {nx} x {ny} pixels.",
             "Do the picks belong to this micrograph, at this binning?",
         )
-    image = read_micrograph(micrograph.path)
-    check_pixels(image, micrograph.path)
-    return preprocessing.boxes(image, micrograph)
+    return preprocessing.boxes(file, micrograph)
 
 
 def flipped(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cryoflow.micrographs.fourier import fourier_resample, resample_to_shape, resampled_shape, rescale_xy
+from cryoflow.micrographs.image import MicrographFile, write_mrc
 
 
 def peak_xy(image: np.ndarray) -> np.ndarray:
@@ -86,6 +89,16 @@ def test_the_same_pixel_size_leaves_the_image_alone_but_copies_it() -> None:
     assert size == (1.5, 1.5)
     same[:] = 0
     assert image.any()
+
+
+@pytest.mark.parametrize("to_pixel_size_A", [1.5, 4.0, 1.0])
+def test_a_file_gives_what_its_pixels_give(tmp_path: Path, to_pixel_size_A: float) -> None:
+    image = np.random.default_rng(2).normal(size=(300, 41)).astype(np.float32)
+    write_mrc(tmp_path / "a.mrc", image, 1.5)
+    expected, size = fourier_resample(image, 1.5, to_pixel_size_A)
+    found, same_size = fourier_resample(MicrographFile.open(tmp_path / "a.mrc"), 1.5, to_pixel_size_A)
+    np.testing.assert_array_equal(found, expected)
+    assert same_size == size
 
 
 def test_one_axis_alone_can_change() -> None:

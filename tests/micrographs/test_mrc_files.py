@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import micrograph_status, parse_header, read_header
-from cryoflow.micrographs.image import check_pixels, map_micrograph, read_micrograph, read_stack, write_mrc
+from cryoflow.micrographs.image import (
+    MicrographFile,
+    check_pixels,
+    map_micrograph,
+    read_micrograph,
+    read_stack,
+    write_mrc,
+)
 
 RAMP = np.arange(5 * 7).reshape(5, 7)
 
@@ -55,6 +62,9 @@ def test_every_mode_and_byte_order_is_read_as_it_was_stored(tmp_path: Path, mode
     assert image.dtype.isnative
     np.testing.assert_array_equal(image, RAMP)
     np.testing.assert_array_equal(map_micrograph(file), RAMP)
+    blocks = [block.copy() for block in MicrographFile.open(file).blocks(2)]
+    assert [block.shape for block in blocks] == [(2, 7), (2, 7), (1, 7)]
+    np.testing.assert_array_equal(np.concatenate(blocks), RAMP)
     image[0, 0] = 9  # the caller's own
 
 
@@ -176,6 +186,30 @@ def test_images_that_show_nothing_are_refused(value: float, message: str) -> Non
     image[1, 2] = value
     with pytest.raises(BadInput, match=message):
         check_pixels(image, "a.mrc")
+
+
+@pytest.mark.parametrize(
+    ("value", "row", "message"),
+    [(np.nan, 9, r"1 pixels \(1.7%\)"), (np.inf, 0, "NaN or infinite"), (-np.inf, 5, "1 pixels"), (0, 4, "blank")],
+)
+def test_a_file_read_in_blocks_is_refused_wherever_it_shows_nothing(
+    tmp_path: Path, value: float, row: int, message: str
+) -> None:
+    image = np.zeros((10, 6), "f4")
+    image[row, 2] = value
+    (tmp_path / "a.mrc").write_bytes(raw_mrc(image, 2))
+    with pytest.raises(BadInput, match=message):
+        list(MicrographFile.open(tmp_path / "a.mrc").blocks(4))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_bad_input(tmp_path: Path) -> None:
+    write_mrc(tmp_path / "a.mrc", RAMP.astype("f4"), 1.0)
+    blocks = MicrographFile.open(tmp_path / "a.mrc").blocks(2)
+    next(blocks)
+    with (tmp_path / "a.mrc").open("rb+") as file:
+        file.truncate(1024 + 3 * 7 * 4)
+    with pytest.raises(BadInput, match="became shorter"):
+        list(blocks)
 
 
 def test_an_ordinary_image_passes_the_check() -> None:
