@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
+from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
@@ -105,7 +106,8 @@ def judge(
 
     def boxes_of(micrograph: PickedMicrograph) -> Boxes | BadInput:
         try:
-            return load_boxes(bundle.preprocessing, micrograph)
+            with local_copy(micrograph.path) as path:
+                return load_boxes(bundle.preprocessing, replace(micrograph, path=path))
         except BadInput as error:
             return error
         except OSError as error:
