@@ -220,25 +220,6 @@ def test_projects_are_not_touched(projects: Path, tmp_path: Path) -> None:
     assert snapshot() == before
 
 
-def test_eight_runs_at_once_give_one_sound_database(projects: Path, tmp_path: Path) -> None:
-    roots = [projects, projects / "relion", projects / "CS-demo", projects]
-    children = []
-    for i in range(8):
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                quick(roots[i % 4], tmp_path / "DB")
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(pid)
-    assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
-    quick(projects, tmp_path / "alone")
-    assert tree(tmp_path / "DB") == tree(tmp_path / "alone")
-    assert verify(tmp_path / "DB") == []
-
-
 def test_a_project_recorded_upside_down_is_found_out_and_set_right(
     projects: Path, tmp_path: Path, simulated: SimulatedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
