@@ -84,7 +84,7 @@ def _convert(source: str, target: Path, pixel_size_A: float) -> None:
 def folders_to_bind(training_folder: Path) -> list[Path]:
     """Folders that the links of an exported folder point into: a container must see them."""
     found: set[str] = set()
-    for link in _links(training_folder):
+    for link in links(training_folder):
         found.add(str(Path(os.path.realpath(link)).parent))
     shortest: list[Path] = []
     for folder in sorted(Path(f) for f in found):
@@ -93,10 +93,11 @@ def folders_to_bind(training_folder: Path) -> list[Path]:
     return shortest
 
 
-def _links(folder: Path) -> Iterator[str]:
+def links(folder: Path) -> Iterator[str]:
+    """All symbolic links of a folder and those in it, in a sorted order."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.is_symlink():
                 yield entry.path
             elif entry.is_dir():
-                yield from _links(Path(entry.path))
+                yield from links(Path(entry.path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
 from cryoflow.micrographs.header import micrograph_status, read_header
 from cryoflow.pickers import manifest as manifests
+from cryoflow.pickers import staging
 from cryoflow.pickers.base import Picker, picker
 from cryoflow.pickers.curves import plot_curve
 from cryoflow.pickers.execution import OnLine, Place, run_steps, write_script
@@ -148,6 +150,7 @@ def pick(
         Picks below it are left out; the picker's default where None.
     """
     target, output = picker(picker_name), Path(output).absolute()
+    staging.mend(output)
     model_path = Path(model).absolute() if Path(model).exists() else Path(model)
     if not model_path.exists() and (model_path.is_absolute() or model_path.suffix):
         raise BadInput(model, "is not there.", "Name the model that `cryoflow picker train` reported.")
@@ -171,7 +174,8 @@ def pick(
     (output / "picks").mkdir()
     if script_only:
         return Picked(output, log, (), script=write_script(steps, place, output, "pick", log.name))
-    seconds = run_steps(steps, place, output, log, on_line)
+    with nullcontext() if place.slurm else staging.through_scratch(output):  # of this machine, not of the job's
+        seconds = run_steps(steps, place, output, log, on_line)
     found = read_back(
         picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
     )
