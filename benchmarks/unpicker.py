@@ -50,11 +50,12 @@ def main() -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=("ours", "classic", "few", "unlabelled", "speed"),
-        default=("ours", "classic", "few", "unlabelled", "speed"),
+        choices=(*RECIPES, "speed"),
+        default=(*RECIPES, "speed"),
     )
     parser.add_argument("--quick", action="store_true", help="2 epochs, 6 micrographs to learn from")
     parser.add_argument("--epochs", type=int, help="of our network, where not the default")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the training; data and split stay as they are")
     parser.add_argument("--again", action="store_true", help="models that are there: threshold and numbers anew")
     parser.add_argument("--run-of", type=int, default=50, help="micrographs of the speed run")
     parser.add_argument("--orientations", type=int, default=1, choices=(1, 2, 4, 8))
@@ -69,8 +70,16 @@ def main() -> None:
         for part in arguments.parts:
             if part in RECIPES:
                 epochs = 2 if arguments.quick else arguments.epochs if part != "classic" else None
-                orientations, again = arguments.orientations, arguments.again
-                accuracy(arguments.folder, name, part, split, epochs=epochs, orientations=orientations, again=again)
+                accuracy(
+                    arguments.folder,
+                    name,
+                    part,
+                    split,
+                    epochs=epochs,
+                    seed=arguments.seed,
+                    orientations=arguments.orientations,
+                    again=arguments.again,
+                )
     if "speed" in arguments.parts:
         speed(arguments.folder, arguments.sets[0], n_micrographs=5 if arguments.quick else arguments.run_of)
     print_table(arguments.folder)
@@ -103,13 +112,13 @@ def data(folder: Path, name: str, *, quick: bool) -> Split:
     return Split(micrographs[:learn], micrographs[TRAIN : TRAIN + watch], micrographs[TRAIN + VALIDATION :])
 
 
-def hide(split: Split, share: float, seed: int) -> Split:
-    """As labels from a refinement are: a share of the right picks and all wrong ones become unlabelled."""
+def hide(split: Split, share: float, seed: int, *, as_label: int) -> Split:
+    """As labels from a refinement are: a share of the right picks and all wrong ones become unlabelled, or wrong."""
     rng = np.random.default_rng(seed)
 
     def hidden(m: PickedMicrograph) -> PickedMicrograph:
         lost = rng.random(len(m.labels)) < share
-        return replace(m, labels=np.where((m.labels == 1) & ~lost, 1, 0).astype(np.int8))
+        return replace(m, labels=np.where((m.labels == 1) & ~lost, 1, as_label).astype(np.int8))
 
     return Split(tuple(map(hidden, split.train)), tuple(map(hidden, split.validation)), split.test)
 
@@ -119,31 +128,29 @@ RECIPES = {
     "classic": "classic, all labels, 25 epochs",
     "few": "ours, 200 right picks",
     "unlabelled": "ours, wrong picks and a fifth of the right unlabelled",
+    "dropped": "ours, wrong picks and a fifth of the right called wrong",
 }
 
 
 def accuracy(
-    folder: Path, name: str, part: str, split: Split, *, epochs: int | None, orientations: int, again: bool
+    folder: Path, name: str, part: str, split: Split, *, epochs: int | None, seed: int, orientations: int, again: bool
 ) -> None:
     """Train one recipe on one data set and measure it on the test micrographs."""
     few = {"epochs": epochs} if epochs else {}
-    output = folder / "models" / f"{name}_{part}"
-    options = TrainOptions(cache_dir=folder / "cache", seed=SEED, **few)
+    key = f"{name}/{part}" if seed == SEED else f"{name}/{part}, seed {seed}"
+    output = folder / "models" / key.replace("/", "_").replace(", seed ", "_")
+    options = TrainOptions(cache_dir=folder / "cache", seed=seed, **few)
     used = split
     if part == "classic":
         preprocessing = ClassicPreprocessing(1.5 * split.train[0].diameter_A)
-        options = TrainOptions.classic(preprocessing=preprocessing, cache_dir=folder / "cache", seed=SEED, **few)
+        options = TrainOptions.classic(preprocessing=preprocessing, cache_dir=folder / "cache", seed=seed, **few)
     elif part == "few":
-        options = TrainOptions(cache_dir=folder / "cache", seed=SEED, max_right=200, **few)
-    elif part == "unlabelled":
-        used = hide(split, 0.2, SEED)
-        right = sum(m.count(1) for m in split.train)
-        wrong = sum(m.count(-1) for m in split.train)
-        hidden = right - sum(m.count(1) for m in used.train)
-        options = TrainOptions(cache_dir=folder / "cache", seed=SEED, unlabelled_right=hidden / (hidden + wrong), **few)
+        options = replace(options, max_right=200)
+    elif part in ("unlabelled", "dropped"):
+        used = hide(split, 0.2, SEED, as_label=0 if part == "unlabelled" else -1)
     everything = TrainingSet(used.train + used.validation + used.test)
     file = folder / "results.json"
-    before = json.loads(file.read_text()).get(f"{name}/{part}", {}) if file.is_file() else {}
+    before = json.loads(file.read_text()).get(key, {}) if file.is_file() else {}
     if again:
         bundle = decided_again(ModelBundle.load(output), used, options)
         seconds, cpu_seconds = before.get("train_seconds", np.nan), before.get("train_cpu_seconds", np.nan)
@@ -169,7 +176,7 @@ def accuracy(
         "train_cpu_seconds": cpu_seconds,
         "orientations": orientations,
     }
-    keep(folder, f"{name}/{part}", row)
+    keep(folder, key, row)
 
 
 def decided_again(bundle: ModelBundle, split: Split, options: TrainOptions) -> ModelBundle:
@@ -263,11 +270,12 @@ def print_table(folder: Path) -> None:
     print("|---|---|---|---|---|---|---|")
     for name in SETS:
         for part, title in RECIPES.items():
-            if r := results.get(f"{name}/{part}"):
+            for key in (k for k in sorted(results) if k.split(", seed")[0] == f"{name}/{part}"):
+                r, seed = results[key], key.removeprefix(f"{name}/{part}")
                 print(
-                    f"| {name} | {title} | {r['test_error']:.1%} ({r['error_low']:.1%} to {r['error_high']:.1%}) | "
-                    f"{r['roc_auc']:.3f} | {r['average_precision']:.3f} | {r['calibration_error']:.3f} | "
-                    f"{r['train_seconds']:.0f} s, {r['epochs']:.0f} epochs |"
+                    f"| {name} | {title}{seed} | {r['test_error']:.1%} ({r['error_low']:.1%} to {r['error_high']:.1%}) "
+                    f"| {r['roc_auc']:.3f} | {r['average_precision']:.3f} | {r['calibration_error']:.3f} | "
+                    f"{r['train_seconds']:.0f} s ({r['train_cpu_seconds']:.0f} s CPU), {r['epochs']:.0f} epochs |"
                 )
     for part, title in RECIPES.items():
         rows = [results[f"{name}/{part}"] for name in SETS if f"{name}/{part}" in results]

@@ -250,14 +250,13 @@ def _compile(
         loss=pick_loss(options.unlabelled_right if share is None else share, options.label_smoothing),
         jit_compile=devices.compiled,
     )
+    if not optimizer.built:  # variables that come while a step is traced have it traced twice
+        optimizer.build(model.trainable_variables)
 
 
 def _all_variables(model: keras.Model) -> list[keras.Variable]:
     """Weights, the state of dropout, and the optimizer's."""
-    optimizer = model.optimizer
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    return [*model.variables, *optimizer.variables]
+    return [*model.variables, *model.optimizer.variables]
 
 
 def _save_state(model: keras.Model, history: History, path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_killed_training_goes_on_to_the_same_result(rings, trained, tmp_path, 
 def test_one_model_from_two_projects_of_different_pixel_size(rings, tmp_path):
     fine = make_set(tmp_path / "fine", n_micrographs=4, seed=5, pixel_size_A=4.0, data_set="fine", shape_yx=(300, 420))
     both = rings + fine
-    bundle = train(both, tmp_path / "model", small_options(tmp_path))
+    bundle = train(both, tmp_path / "model", small_options(tmp_path, widths=(8, 16), blocks=(1, 1)))
     parts = {(r.data_set, r.part) for r in bundle.manifest}
     assert parts == {(d, p) for d in ("rings", "fine") for p in ("train", "validation", "test")}
     assert {r.pixel_size_A for r in bundle.manifest} == {4.0, 8.0}
@@ -161,7 +161,7 @@ def test_a_training_killed_after_the_share_was_measured_goes_on_with_it(rings, t
 
 def test_the_classic_network_trains_on_classic_boxes(rings, tmp_path):
     options = TrainOptions.classic(
-        epochs=2, cache_dir=tmp_path / "cache", validation=0.25, test=0.25, batch=32, least_steps=10
+        epochs=1, cache_dir=tmp_path / "cache", validation=0.25, test=0.25, batch=32, least_steps=4
     )
     bundle = train(rings, tmp_path / "model", options)
     assert bundle.preprocessing.kind == "classic"

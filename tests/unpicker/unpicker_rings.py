@@ -57,8 +57,8 @@ def small_options(tmp: Path, **changes) -> TrainOptions:
     """A small network on small boxes: seconds on two cores."""
     values = {
         "preprocessing": Preprocessing(pixels_per_diameter=12, margin_px=1),
-        "widths": (8, 16),
-        "blocks": (1, 1),
+        "widths": (12,),
+        "blocks": (1,),
         "epochs": 3,
         "batch": 32,
         "least_steps": 15,
