@@ -24,6 +24,7 @@ from cryoflow.plain import plain
 
 log = logging.getLogger("flows")
 """What goes on, in a line or two a stage: in the run's log, and on the terminal of who started it."""
+log.setLevel(logging.INFO)  # Prefect gives it its handler but no level, and the root's is WARNING
 
 
 def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:

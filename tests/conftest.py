@@ -20,7 +20,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 for _name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:
-    if _name not in ("CRYOFLOW_REALDATA", "CRYOFLOW_CI_REQUIRE", "CRYOFLOW_CPU_IMAGE"):
+    if _name not in ("CRYOFLOW_REALDATA", "CRYOFLOW_CI_REQUIRE", "CRYOFLOW_CPU_IMAGE", "CRYOFLOW_DOCKER_IMAGE"):
         del os.environ[_name]  # the settings of whoever runs the tests are not the tests'
 
 ROOT = Path(__file__).resolve().parent.parent

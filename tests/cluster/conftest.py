@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,34 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(folder))
     return FakeSlurm(folder)
+
+
+@pytest.fixture(scope="session")
+def docker_image(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The CPU image in Docker Engine: the files of the Apptainer image, and what the Dockerfile says of how they run.
+
+    Both are made by the same script from the same base, so that one build serves both. CRYOFLOW_DOCKER_IMAGE names an
+    image that is built already.
+    """
+    if built := os.environ.get("CRYOFLOW_DOCKER_IMAGE"):
+        yield built
+        return
+    image: Path = request.getfixturevalue("cpu_image")
+    last_stage = (ROOT / "containers" / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    kept = re.findall(r"^(?:ENV|USER|WORKDIR|CMD) .*", last_stage, re.MULTILINE)
+    assert {line.split()[0] for line in kept} == {"ENV", "USER", "WORKDIR", "CMD"}
+    files = ["apptainer", "exec", "--cleanenv", "--no-home", "--no-mount", "cwd,tmp", "--pwd", "/", str(image)]
+    left_out = [f"--exclude=./{name}" for name in ("proc", "sys", "dev", "var/cache", "var/lib/apt")]
+    files += ["tar", "-C", "/", "--one-file-system", *left_out, "-c", "."]
+    changes = [word for line in kept for word in ("--change", line)]
+    name = "cryoflow-test:cpu"
+    with subprocess.Popen(files, stdout=subprocess.PIPE) as tar:
+        subprocess.run(
+            ["docker", "import", *changes, "-", name], stdin=tar.stdout, check=True, stdout=subprocess.DEVNULL
+        )
+    subprocess.run(["docker", "run", "--rm", name, "id", "-u"], check=True)
+    yield name
+    subprocess.run(["docker", "image", "rm", "--force", name], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="session")
