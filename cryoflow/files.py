@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from cryoflow.errors import NotWritten, UnsafePath
+from cryoflow.processes import pid_space
 
 if TYPE_CHECKING:
     from cryoflow.picks import SourceFile  # imported where it is used: it brings pandas along
@@ -300,11 +301,7 @@ def is_abandoned(path: Path) -> bool:
 
 def _host() -> str:
     """This host, and within it the container: each has process numbers of its own."""
-    try:
-        processes = Path("/proc/self/ns/pid").readlink().name
-    except OSError:
-        processes = ""
-    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] + f"_{short_hash(processes, 4)}"
+    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] + f"_{short_hash(pid_space(), 4)}"
 
 
 def sync_file(path: Path) -> None:

@@ -38,10 +38,12 @@ def demo(
         Another number is another simulation.
     """
     prepare_prefect()
+    from cryoflow.cluster.remains import own_runs
     from flows.demo import demo as run
     from flows.parameters import DemoParameters
 
-    result = run(DemoParameters(output=output, n_micrographs=micrographs, epochs=epochs, seed=seed))
+    with own_runs():
+        result = run(DemoParameters(output=output, n_micrographs=micrographs, epochs=epochs, seed=seed))
     code = show_result(result, as_json=json)
     say(f"\nlook at {result.report} first, then try")
     say(f"  cryoflow database list --database {result.database}")

@@ -54,6 +54,7 @@ def run(
     prepare_prefect()
     from pydantic import ValidationError
 
+    from cryoflow.cluster.remains import own_runs
     from flows.parameters import PipelineParameters
     from flows.pipeline import pipeline
 
@@ -72,7 +73,8 @@ def run(
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UsageError(f"{first['loc'][0]}: {first['msg']} (it is {first['input']!r})") from None
-    result = pipeline(parameters)
+    with own_runs():
+        result = pipeline(parameters)
     code = show_result(result, as_json=json)
     say(f"look at {result.report}")
     return code

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from cryoflow import files
 from cryoflow.errors import DatabaseBusy
+from cryoflow.processes import pid_space, runs, started, text_of
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +119,11 @@ def _link(mine: Path, path: Path) -> bool:
 def _me() -> Owner:
     return Owner(
         host=socket.gethostname(),
-        machine=_read("/etc/machine-id"),
+        machine=text_of("/etc/machine-id"),
         pid=os.getpid(),
-        boot=_read("/proc/sys/kernel/random/boot_id"),
-        pid_space=_pid_space(),
-        started=_started(os.getpid()),
+        boot=text_of("/proc/sys/kernel/random/boot_id"),
+        pid_space=pid_space(),
+        started=started(os.getpid()),
         since=time.strftime("%Y-%m-%d %H:%M:%S"),
         slurm_job=os.environ.get("SLURM_JOB_ID", ""),
     )
@@ -138,19 +139,13 @@ def _owner(path: Path) -> Owner | None:
 
 def _lives(owner: Owner) -> bool | None:
     """Whether the process that took a lock still runs; None where that cannot be known from here."""
-    here = (socket.gethostname(), _read("/etc/machine-id"), _pid_space())
+    here = (socket.gethostname(), text_of("/etc/machine-id"), pid_space())
     if (owner.host, owner.machine, owner.pid_space) != here:
         return None
-    if owner.boot != _read("/proc/sys/kernel/random/boot_id"):
+    if owner.boot != text_of("/proc/sys/kernel/random/boot_id"):
         # Two machines of one name may look alike from inside containers; no container is in the first space.
         return False if owner.machine and owner.pid_space == _FIRST_PID_SPACE else None
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return owner.started == _started(owner.pid)
+    return runs(owner.pid, owner.started)
 
 
 def _clear(path: Path, dead: Owner) -> bool:
@@ -222,23 +217,3 @@ def _busy(path: Path, owner: Owner | None, waited_s: float) -> str:
         f"{path.parent}: {who} is writing to this database; waited {waited_s:.0f} s. Try again when it is done. "
         f"If it was killed, remove its lock: cryoflow database unlock --database {shlex.quote(str(path.parent))}"
     )
-
-
-def _pid_space() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; empty where it is gone or cannot be seen."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""

@@ -75,7 +75,7 @@ def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path,
 def test_a_dead_owners_lock_is_taken_over(
     tmp_path: Path, make_pickset: Make, dead: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locking, "_pid_space", lambda: locking._FIRST_PID_SPACE)  # wherever the tests run
+    monkeypatch.setattr(locking, "pid_space", lambda: locking._FIRST_PID_SPACE)  # wherever the tests run
     held(tmp_path / "DB", **dead)
     Database(tmp_path / "DB", lock_timeout_s=5).add(make_pickset())
     assert not (tmp_path / "DB/.lock").exists()
@@ -174,7 +174,7 @@ def test_two_machines_of_one_name_are_not_confused_inside_containers(
     tmp_path: Path, make_pickset: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that is the same there: the name, the image's machine-id, the number of the space of processes."""
-    monkeypatch.setattr(locking, "_pid_space", lambda: "pid:[4026532000]")
+    monkeypatch.setattr(locking, "pid_space", lambda: "pid:[4026532000]")
     path = held(tmp_path / "DB", boot="another", pid=2**22 + 12345)
     with pytest.raises(DatabaseBusy):
         Database(tmp_path / "DB", lock_timeout_s=0.2).add(make_pickset())
