@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,11 @@ STAR = Group("STAR files of a folder", sort_key=1)
 DB = Group("Entries of a database", sort_key=2)
 
 DatabaseOption = Annotated[Path | None, Parameter(name=["--database", "--db"], group=DB)]
-Micrographs = Annotated[Path | None, Parameter(name="--micrographs", group=STAR)]
+Micrographs = Annotated[Path | None, Parameter(name=["--micrographs", "--image-dir"], group=STAR)]
 Apix = Annotated[float | None, Parameter(name="--apix", group=STAR)]
-CtfStar = Annotated[Path | None, Parameter(name="--ctf", group=STAR)]
+CtfStar = Annotated[Path | None, Parameter(name=["--ctf", "--star-file"], group=STAR)]
+BOX_DIAMETERS = 1.5
+"""Edge of the older emUnpicker's boxes in diameters, as they are mostly chosen."""
 NumCores = Annotated[int | None, Parameter(name=["--num-cores", "--workers"])]
 
 
@@ -37,8 +40,18 @@ def labelled(
     apix: float | None,
     ctf: Path | None,
     diameter: float | None,
+    *,
+    boxsize_px: float | None = None,
 ) -> tuple[TrainingSet, list[BadInput]]:
-    """The labelled micrographs of a folder or of entries, and the files that could not be read."""
+    """The labelled micrographs of a folder or of entries, and the files that could not be read.
+
+    Parameters
+    ----------
+    root
+        A folder; or, as the older emUnpicker has it, the suffix of its files, alone or behind a folder.
+    boxsize_px
+        The diameter is 2/3 of it where it was not given.
+    """
     from cryoflow.unpicker.labelled import TrainingSet
     from cryoflow.unpicker.star_folder import read_star_folder
 
@@ -49,14 +62,20 @@ def labelled(
         for note in known.notes:
             out.say(f"note: {note}")
         return known, []
-    if diameter is None:
+    if diameter is None and boxsize_px is None:
         raise out.UsageError("give the particle diameter in angstrom (--diameter).")
+    if root.name.startswith("_") and not root.is_dir():
+        root, suffix = root.parent, root.name
     found, bad = read_star_folder(
-        root, suffix, diameter_A=diameter, pixel_size_A=apix, micrographs_dir=micrographs, ctf_star=ctf
+        root, suffix, diameter_A=diameter or 1.0, pixel_size_A=apix, micrographs_dir=micrographs, ctf_star=ctf
     )
     if not found:
         raise bad[0]
-    return TrainingSet(tuple(p.micrograph for p in found)), bad
+    picked = [p.micrograph for p in found]
+    if diameter is None and boxsize_px is not None:
+        picked = [replace(m, diameter_A=boxsize_px * m.pixel_size_A / BOX_DIAMETERS) for m in picked]
+        out.say(f"note: the diameter was taken as {picked[0].diameter_A:.0f} A, 2/3 of the box; --diameter tells it")
+    return TrainingSet(tuple(picked)), bad
 
 
 def any_picks(

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from cryoflow.cli import output as out
-from cryoflow.cli.unpicker_input import DB, STAR, Apix, CtfStar, DatabaseOption, Micrographs, NumCores, ending, labelled
+from cryoflow.cli.unpicker_input import (
+    BOX_DIAMETERS,
+    DB,
+    STAR,
+    Apix,
+    CtfStar,
+    DatabaseOption,
+    Micrographs,
+    NumCores,
+    ending,
+    labelled,
+)
 from cryoflow.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cryoflow.unpicker.labelled import TrainingSet
     from cryoflow.unpicker.options import TrainOptions
     from cryoflow.unpicker.train import OnProgress, Progress
 
@@ -143,7 +155,7 @@ def train(
     batch: int | None = None,
     learning_rate: float | None = None,
     unlabelled_right: float = 0.2,
-    max_positives: int | None = None,
+    max_positives: Annotated[int | None, Parameter(name=["--max-positives", "--max-particles"])] = None,
     validation: float = 0.2,
     test: float = 0.2,
     precision: float | None = None,
@@ -171,7 +183,7 @@ def train(
     output
         Folder of the model; checkpoints/ in it holds the model after each epoch.
     train_root
-        Folder of labelled STAR files and their micrographs.
+        Folder of labelled STAR files and their micrographs; or, as of old, their suffix.
     suffix
         What the labelled files end in.
     micrographs
@@ -183,7 +195,7 @@ def train(
     database
         The database's folder.
     diameter
-        Particle diameter in angstrom; entries may know it.
+        Particle diameter in angstrom; entries may know it, and --boxsize tells it roughly.
     architecture
         residual, or classic: the older emUnpicker's network and preprocessing.
     epochs
@@ -211,7 +223,7 @@ def train(
     phase_flip
         Turn the phases that the CTF turned; needs the CTF.
     boxsize
-        Edge of a box in angstrom; 1.5 diameters by default.
+        Edge of a box in pixels of the micrographs, as of old; 1.5 diameters by default.
     sigma_contrast
         Clip grey values at so many standard deviations.
     lowpass
@@ -237,10 +249,12 @@ def train(
 
     if precision is not None and recall is not None:
         raise out.UsageError("give --precision or --recall, not both.")
-    training_set, bad = labelled(entries, database, train_root, suffix, micrographs, apix, ctf, diameter)
+    training_set, bad = labelled(
+        entries, database, train_root, suffix, micrographs, apix, ctf, diameter, boxsize_px=boxsize
+    )
     preprocessing: BoxMaker = Preprocessing(phase_flip=phase_flip)
     if architecture == "classic":
-        edge_A = boxsize or 1.5 * training_set.micrographs[0].diameter_A
+        edge_A = _box_edge_A(training_set, boxsize)
         preprocessing = ClassicPreprocessing(
             edge_A, resized_box, sigma_contrast, lowpass, highpass, gaussian_sigma, phase_flip
         )
@@ -272,6 +286,16 @@ def train(
     out.emit_record(record, as_json=json)
     out.say(f"next: cryoflow unpicker evaluate {output}, then cryoflow unpicker unpick {output}")
     return ending(bad, 1)
+
+
+def _box_edge_A(training_set: TrainingSet, boxsize_px: float | None) -> float:
+    """The model keeps angstrom, for it may be used on another sampling."""
+    pixel_sizes_A = {m.pixel_size_A for m in training_set.micrographs}
+    if boxsize_px is None:
+        return BOX_DIAMETERS * training_set.micrographs[0].diameter_A
+    if max(pixel_sizes_A) > 1.01 * min(pixel_sizes_A):
+        raise out.UsageError("the micrographs differ in pixel size: give --diameter in place of --boxsize.")
+    return boxsize_px * training_set.micrographs[0].pixel_size_A
 
 
 def _options(architecture: str, *, wanted: tuple[float | None, float | None], **given: object) -> TrainOptions:

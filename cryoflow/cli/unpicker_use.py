@@ -119,10 +119,12 @@ def evaluate(
 def unpick(
     model: Path,
     *entries: str,
-    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    folder: Annotated[Path | None, Parameter(group=STAR)] = None,
-    suffix: Annotated[str, Parameter(group=STAR)] = "_autopick",
-    unpick_suffix: Annotated[str, Parameter(group=STAR)] = "_autopick_unpick",
+    output: Annotated[Path | None, Parameter(name=["--output", "-o", "--output-star-dir"])] = None,
+    folder: Annotated[Path | None, Parameter(name=["--folder", "--eval-star-dir"], group=STAR)] = None,
+    suffix: Annotated[str, Parameter(name=["--suffix", "--eval-root"], group=STAR)] = "_autopick",
+    unpick_suffix: Annotated[
+        str, Parameter(name=["--unpick-suffix", "--output-root"], group=STAR)
+    ] = "_autopick_unpick",
     scored_suffix: Annotated[str | None, Parameter(group=STAR)] = None,
     micrographs: Micrographs = None,
     apix: Apix = None,

@@ -17,9 +17,8 @@ from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
 from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
 from cryoflow.unpicker.star_folder import files_by_stem, suffix_of
-from cryoflow.unpicker.star_rows import StarRows
+from cryoflow.unpicker.star_rows import LABEL_COLUMN, StarRows
 
-LABEL_COLUMN = "cryoflowLabel"
 Negatives = Literal["balanced", "all"]
 Dropped = Literal["unlabelled", "wrong"]
 

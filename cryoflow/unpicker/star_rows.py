@@ -12,6 +12,8 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 
 X, Y, FOM = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
+LABEL_COLUMN = "cryoflowLabel"
+"""Of P and N. The older emUnpicker appends that column without naming it in the header; it is read as this one."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,12 @@ class StarRows:
             while end < len(lines) and lines[end].strip() and not lines[end].startswith(("data_", "loop_")):
                 end += 1
             if {X, Y} <= set(columns):
-                rows = tuple(lines[first:end])
+                head, rows = lines[:first], tuple(lines[first:end])
+                if rows and all(len(w) == len(columns) + 1 and w[-1] in "PN" for w in map(str.split, rows)):
+                    _name_column(head, LABEL_COLUMN, len(columns) + 1)
+                    columns.append(LABEL_COLUMN)
                 _check(path, columns, rows)
-                return cls(path, tuple(lines[:first]), tuple(columns), rows, tuple(lines[end:]))
+                return cls(path, tuple(head), tuple(columns), rows, tuple(lines[end:]))
             start = end
         raise BadInput(path, f"has no table with _{X} and _{Y}.", "Is it a STAR file of picks?")
 
@@ -107,10 +112,15 @@ class StarRows:
             at = self.columns.index(label)
             new = {i: _replaced(self.rows[i], at, value) for i, value in zip(order, values, strict=True)}
         else:
-            last = max(i for i, line in enumerate(head) if line.strip().startswith("_"))
-            head.insert(last + 1, f"_{label} #{len(self.columns) + 1} ")
+            _name_column(head, label, len(self.columns) + 1)
             new = {i: f"{self.rows[i].rstrip()} {value:>12} " for i, value in zip(order, values, strict=True)}
         return "\n".join((*head, *(new[i] for i in order), *self.tail))
+
+
+def _name_column(head: list[str], label: str, number: int) -> None:
+    """Add a column's line to a head, after the last one."""
+    last = max(i for i, line in enumerate(head) if line.strip().startswith("_"))
+    head.insert(last + 1, f"_{label} #{number} ")
 
 
 def _check(path: Path, columns: Sequence[str], rows: Sequence[str]) -> None:

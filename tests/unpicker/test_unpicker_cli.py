@@ -30,7 +30,7 @@ def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, 
     assert sum(row["n_right"] for row in labels) == rings.count(1)
     arguments = ["--train-root", str(labelled_folder), "--train-output", str(model), "--diameter", "160"]
     arguments += ["--num-epochs", "2", "--num-cores", "2", "--json"]
-    classic = ["--architecture", "classic", "--boxsize", "240", "--sigma-contrast", "4", "--lowpass", "20"]
+    classic = ["--architecture", "classic", "--boxsize", "30", "--sigma-contrast", "4", "--lowpass", "20"]
     classic += ["--highpass", "500", "--gaussian-sigma", "0.5", "--resized-box", "24", "--apix", "8"]
     assert launch(["unpicker", "train", *arguments, *classic]) == 0
     assert said(capsys)["epochs"] == 2
@@ -58,6 +58,17 @@ def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, 
     assert len(list((tmp_path / "out").glob("*_autopick_unpick.star"))) == len(rings.micrographs)
     assert launch(["unpicker", "suggest", str(model), "--folder", str(labelled_folder), "-n", "2", "--json"]) == 0
     assert len(said(capsys)) <= 2
+
+
+def test_the_older_programs_command_line_is_understood(labelled_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(labelled_folder)
+    assert launch(["unpicker", "label", ".", "-o", "."]) == 0
+    command = "--train_root _autopick_train.star --train_output unpickModel.out --boxsize 30 --sigma_contrast 5"
+    assert launch(["unpicker", "train", *command.split(), "--num_cores", "2", "--num_epochs", "1", "--json"]) == 0
+    assert "diameter was taken as 160 A" in capsys.readouterr().err
+    command = "unpickModel.out --eval_star_dir . --eval_root _autopick.star --output_root _clean.star --image_dir ."
+    assert launch(["unpicker", "unpick", *command.split(), "--output_star_dir", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").glob("*_clean.star"))) == 8
 
 
 def test_from_a_database_to_an_unpicked_entry_relion_and_cryosparc_read(rings, trained, tmp_path, capsys):

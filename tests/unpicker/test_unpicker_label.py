@@ -53,6 +53,18 @@ def test_kept_picks_become_P_and_as_many_of_the_removed_N(tmp_path):
     assert again[0].output.read_bytes() == done[0].output.read_bytes()
 
 
+def test_training_files_of_the_older_program_are_read_though_their_header_does_not_name_the_labels(tmp_path):
+    file = star(tmp_path / "a_autopick_train.star", [row(10, 20) + " P", row(30, 40) + " N", row(50, 60) + " P"])
+    read = StarRows.read(file)
+    assert read.words(read.label_column()) == ["P", "N", "P"]
+    named = StarRows.read(star(tmp_path / "b.star", [], head=read.where(np.ones(3, bool))))
+    assert named.columns == read.columns
+    assert named.rows == read.rows
+    star(file, [row(10, 20) + " P", row(30, 40) + " 7"])
+    with pytest.raises(BadInput, match="4 words where its header names 3 columns"):
+        StarRows.read(file)
+
+
 def test_all_removed_picks_can_be_N(tmp_path):
     rows = [row(10 * i, 5) for i in range(6)]
     star(tmp_path / "a_autopick.star", rows)
