@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     min_free_gb: float = Field(10.0, ge=0, description="free disk space below which `cryoflow doctor` warns")
     site: Site = Field(default=Site(), description="machines, folders and images of the site (table [site])")
 
+    @property
+    def place(self) -> ProfileName:
+        """Where stages run. A profile of another name than those of places runs them on this machine."""
+        return ProfileName(self.profile) if self.profile in set(ProfileName) else ProfileName.LOCAL
+
     @field_validator("remap", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -109,7 +114,7 @@ def load_settings(file: Path | None = None, **command_line: object) -> LoadedSet
     merged: dict[str, object] = {}
     origins = dict.fromkeys(Settings.model_fields, "default")
     for source, values in reversed(sources):
-        merged |= values
+        merged = _overlaid(merged, values)
         origins |= dict.fromkeys(values, source)
     try:
         return LoadedSettings(Settings.model_validate(merged), origins, file)
@@ -118,7 +123,18 @@ def load_settings(file: Path | None = None, **command_line: object) -> LoadedSet
         name = str(first["loc"][0]) if first["loc"] else "settings"
         source = origins.get(name, "command line")
         hint = "" if name in Settings.model_fields else f"Known settings: {', '.join(Settings.model_fields)}."
-        raise BadInput(source, f"setting {name}: {first['msg']} (it is {first.get('input')!r}).", hint) from None
+        where = ".".join(map(str, first["loc"])) or name
+        raise BadInput(source, f"setting {where}: {first['msg']} (it is {first.get('input')!r}).", hint) from None
+
+
+def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Values with others laid over them; a table, such as [site], is overlaid value by value."""
+    result = dict(below)
+    for name, value in above.items():
+        under = result.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        result[name] = _overlaid(under, value) if both else value  # type: ignore[arg-type]  # checked right here
+    return result
 
 
 def _read(file: Path) -> tuple[dict[str, object], dict[str, dict[str, object]]]:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 ClassName = Literal["small", "large", "gpu"]
+
+
+def _absolute(path: Path) -> Path:
+    """Nodes and containers must find a folder under the same name; `~` is the home of whoever reads the settings."""
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"{path} is not an absolute path")
+    return path
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
 class ResourceClass(BaseModel):
@@ -43,12 +55,14 @@ class Site(BaseModel):
     resources: dict[ClassName, ResourceClass] = Field(
         default_factory=_default_classes, description="numbers of the resource classes small, large and gpu"
     )
-    read_only: tuple[Path, ...] = Field(default=(), description="folders of projects; containers cannot write to them")
-    read_write: tuple[Path, ...] = Field(default=(), description="folders of results; containers may write to them")
-    log_folder: Path = Field(
-        default=Path("~/cryoflow-logs"), description="job scripts and logs; every node must see it"
+    read_only: tuple[Folder, ...] = Field(default=(), description="folders of projects; images cannot write to them")
+    read_write: tuple[Folder, ...] = Field(default=(), description="folders of results; images may write to them")
+    log_folder: Folder = Field(
+        default=Path("~/cryoflow-logs"),
+        validate_default=True,
+        description="job scripts and logs; all nodes must see it",
     )
-    scratch: Path | None = Field(default=None, description="fast folder of each node")
+    scratch: Folder | None = Field(default=None, description="fast folder of each node")
     cpu_image: str | None = Field(
         default=None, description="image of stages without a GPU: a .sif file, or a name for Docker"
     )
@@ -59,13 +73,22 @@ class Site(BaseModel):
     server_database: str | None = Field(
         default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://..."
     )
-    models: Path | None = Field(
+    models: Folder | None = Field(
         default=None, description="folder of trained models that nightly retraining keeps up to date"
     )
     shards_at_once: int = Field(default=20, ge=1, description="jobs of one stage that wait or run at the same time")
     attempts: int = Field(
         default=3, ge=1, description="jobs of one stage or shard that ran out of memory, time or luck"
     )
+
+    @field_validator("resources", mode="before")
+    @classmethod
+    def _laid_over_defaults(cls, classes: object) -> object:
+        """What the file does not say of a class is as in the default of that class."""
+        if not isinstance(classes, Mapping):
+            return classes
+        known = {str(name): value.model_dump() for name, value in _default_classes().items()}
+        return {k: known.get(str(k), {}) | dict(v) if isinstance(v, Mapping) else v for k, v in classes.items()}
 
     def resource_class(self, name: ClassName) -> ResourceClass:
         """The numbers of a class; one that the file does not name has its default."""

@@ -115,3 +115,65 @@ def test_the_command_shows_where_each_value_comes_from(
 def test_the_documentation_lists_every_setting() -> None:
     text = (Path(cryoflow.__file__).parent.parent / "docs" / "configuration.md").read_text()
     assert [name for name in Settings.model_fields if f"| `{name}` |" not in text] == []
+
+
+PLACES = """
+profile = "slurm"
+
+[site]
+server = "http://login1:4200"
+read_only = ["/data/projects"]
+
+[site.resources.gpu]
+partition = "gpu"
+
+[profiles.slurm.site]
+cpu_image = "/opt/images/cryoflow-cpu.sif"
+
+[profiles.slurm.site.resources.gpu]
+partition = "not this: [site] comes first"
+account = "cryoem"
+
+[profiles.docker.site]
+cpu_image = "cryoflow:cpu"
+
+[profiles.docker.site.resources.gpu]
+gpus = 0
+"""
+
+
+def test_one_file_says_what_is_the_same_everywhere_and_what_each_place_has_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "cryoflow.toml"
+    file.write_text(PLACES)
+    slurm = load_settings(file).settings
+    docker = load_settings(file, profile="docker").settings
+    local = load_settings(file, profile="local").settings
+    assert [s.site.cpu_image for s in (slurm, docker, local)] == ["/opt/images/cryoflow-cpu.sif", "cryoflow:cpu", None]
+    assert {s.site.server for s in (slurm, docker, local)} == {"http://login1:4200"}
+    gpu = slurm.site.resource_class("gpu")
+    assert (gpu.partition, gpu.account) == ("gpu", "cryoem")
+    assert docker.site.resource_class("gpu").gpus == 0
+
+
+def test_what_a_file_does_not_say_of_a_resource_class_is_as_in_its_default(tmp_path: Path) -> None:
+    file = tmp_path / "cryoflow.toml"
+    file.write_text('[site.resources.gpu]\npartition = "gpu"\n')
+    gpu = load_settings(file).settings.site.resource_class("gpu")
+    assert (gpu.partition, gpu.gpus, gpu.memory_gb) == ("gpu", 1, 32)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('read_only = ["projects"]', "site.read_only.0: .*not an absolute path"),
+        ('scratch = "scratch"', "site.scratch: .*not an absolute path"),
+        ("[site.resources.large]\ncpus = 0", "site.resources.large.cpus"),
+        ("[site.resources.huge]\ncpus = 1", "site.resources.huge"),
+        ('sever = "http://login1:4200"', "site.sever"),
+    ],
+)
+def test_what_is_wrong_in_the_table_of_the_site_is_named(tmp_path: Path, line: str, words: str) -> None:
+    file = tmp_path / "cryoflow.toml"
+    file.write_text(f"[site]\n{line}\n")
+    with pytest.raises(BadInput, match=words):
+        load_settings(file)
