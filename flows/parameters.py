@@ -153,6 +153,7 @@ class ReportParameters(Form):
     model: Path | None = Field(default=None, description="model of the unpicker")
     exports: tuple[Path, ...] = Field(default=(), description="folders of exported training sets")
     evaluation: Path | None = Field(default=None, description="JSON file that the evaluation wrote")
+    trace: Path | None = Field(default=None, description="trace.tsv of a pipeline's output: what its stages cost")
     title: str = Field(default="cryoflow report", description="title of the page")
 
 

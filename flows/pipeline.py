@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
-from prefect import flow
+from prefect import flow, task
+from prefect.runtime import flow_run
 
-from cryoflow.cluster.dispatch import run_stage
+from cryoflow.cluster.dispatch import run_stage, run_stages
 from cryoflow.database import Database
 from cryoflow.ingest import IngestReport
 from cryoflow.pickers.compare import Comparison
@@ -27,7 +29,7 @@ from flows.parameters import (
 from flows.report import report
 from flows.scatter import scatter_ingest, scatter_unpicking
 from flows.unpicker import entries_to_clean, train_unpicker, unpick
-from flows.watching import run_name
+from flows.watching import run_name, show_table
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,15 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     scatter_ingest(ingesting)
     ingested = run_stage(ingest, ingesting) or IngestReport(())
     exports = tuple(output / "training" / name for name in p.pickers)
-    for name, folder in zip(p.pickers, exports, strict=True):
-        run_stage(
-            export,
+    run_stages(
+        export,
+        [
             ExportParameters(
-                picker=name,
-                database=database,
-                output=folder,
-                diameter_A=p.diameter_A,
-                test=p.test,
-                seed=p.seed,
-            ),
-        )
+                picker=name, database=database, output=folder, diameter_A=p.diameter_A, test=p.test, seed=p.seed
+            )
+            for name, folder in zip(p.pickers, exports, strict=True)
+        ],
+    )
     run_stage(
         train_unpicker,
         TrainingParameters(
@@ -106,13 +105,28 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
             diameter_A=p.diameter_A,
         )
         comparisons = run_stage(evaluate, evaluating) or ()
-    page = output / "report.html"
+    page, costs = output / "report.html", output / "trace.tsv"
+    what_stages_cost(costs)
     run_stage(
         report,
-        ReportParameters(database=database, output=page, model=model, exports=exports, evaluation=evaluation),
+        ReportParameters(
+            database=database, output=page, model=model, exports=exports, evaluation=evaluation, trace=costs
+        ),
     )
+    what_stages_cost(costs)  # the report's own stage too
     n = len(candidates) if comparisons else 0
     return PipelineResult(database, exports, model, unpicked, page, ingested, comparisons[:n], comparisons[n:])
+
+
+@task(task_run_name="what the stages cost")
+def what_stages_cost(output: Path) -> None:
+    """Time, CPU, memory and SLURM job of each stage and shard that this run has started so far."""
+    from cryoflow.cluster.trace import trace
+    from cryoflow.report.execution import write_trace
+
+    rows = trace(UUID(flow_run.id))
+    write_trace(output, rows)
+    show_table("trace", rows, f"what {len(rows)} stages and shards cost, in {output}")
 
 
 def unpicked_entries(database: Path, candidates: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ def report(parameters: ReportParameters) -> Path:
 @task(task_run_name="write the page")
 def write_page(parameters: ReportParameters) -> Path:
     """Figures, tables and pictures."""
+    from cryoflow.report.execution import read_trace
     from cryoflow.report.page import write_report
     from cryoflow.report.sections import Evaluation, report_sections
     from cryoflow.unpicker.bundle import ModelBundle
@@ -32,6 +33,7 @@ def write_page(parameters: ReportParameters) -> Path:
         model=ModelBundle.load(parameters.model) if parameters.model else None,
         exports=parameters.exports,
         evaluation=Evaluation.read(parameters.evaluation) if parameters.evaluation else None,
+        trace=read_trace(parameters.trace) if parameters.trace else (),
     )
     return write_report(
         parameters.output,

@@ -47,7 +47,8 @@ def up(
     if server:
         services.check(settings, chosen)
     address = settings.site.server
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # systemd, and `kill`
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, also in the background of a script; systemd, and `kill`
+        signal.signal(number, signal.default_int_handler)
     with services.Running(logs.expanduser()) as running:
         try:
             if server:
@@ -104,12 +105,15 @@ def trace(
         raise UsageError(f"{run!r} is not the id of a run, such as 0f8fad5b-d9cb-469f-a165-70867728950e.") from None
     _settings(None)
     from cryoflow.cluster.trace import trace as trace_of
-    from cryoflow.cluster.trace import write_trace
+    from cryoflow.report.execution import write_trace
 
     rows = trace_of(flow_run_id)
     if output:
         write_trace(output, rows)
-    shown = ("stage", "name", "status", "slurm_job", "slurm_state", "queued_s", "elapsed_s", "cpu_percent", "peak_mb")
+    shown = (
+        "name", "status", "slurm_job", "slurm_state", "partition", "nodes", "exit", "queued_s", "elapsed_s",
+        "cpu_percent", "peak_mb",
+    )  # fmt: skip
     emit_table(rows, columns=shown, as_json=json, empty="this run has started no others")
 
 
@@ -122,9 +126,8 @@ def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
     settings = load_settings(profile=str(profile) if profile else None).settings
     os.environ["PREFECT_API_URL"] = f"{settings.site.server.rstrip('/')}/api"
     import flows  # noqa: F401  # sets what Prefect reads when it is imported
-    from cryoflow.cluster.dispatch import profile_of
 
-    return settings, profile_of(settings)
+    return settings, settings.place
 
 
 def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:

@@ -19,11 +19,18 @@ def prepare_prefect() -> None:
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     _tell_stages()
-    if url := os.environ.get("PREFECT_API_URL"):
-        from cryoflow.doctor import server_problem
+    from cryoflow.doctor import server_problem
+    from cryoflow.profiles import ProfileName
+    from cryoflow.settings import load_settings
 
+    settings = load_settings().settings
+    otherwise = "unset PREFECT_API_URL to use the embedded one"
+    if settings.place != ProfileName.LOCAL:  # the site's server knows the deployments, an embedded one does not
+        os.environ.setdefault("PREFECT_API_URL", f"{settings.site.server.rstrip('/')}/api")
+        otherwise = "set CRYOFLOW_PROFILE=local to run all stages on this machine"
+    if url := os.environ.get("PREFECT_API_URL"):
         if problem := server_problem(url):
-            raise CryoflowError(f"{problem}. Start it, or unset PREFECT_API_URL to use the embedded one.")
+            raise CryoflowError(f"{problem}. Start it (`cryoflow up`), or {otherwise}.")
     else:
         say("starting Prefect's embedded server, a quarter of a minute (set PREFECT_API_URL to use one that runs)")
 

@@ -17,6 +17,7 @@ def report(
     model: Path | None = None,
     training_set: tuple[Path, ...] = (),
     evaluation: Path | None = None,
+    trace: Path | None = None,
     title: str = "cryoflow report",
     json: Json = False,
 ) -> None:
@@ -34,10 +35,13 @@ def report(
         Folder that `cryoflow export` wrote; may be given several times.
     evaluation
         JSON file of an evaluation (evaluation.json of a pipeline's output).
+    trace
+        What the stages of a run cost (trace.tsv of a pipeline's output).
     title
         Of the page.
     """
     from cryoflow.database import Database
+    from cryoflow.report.execution import read_trace
     from cryoflow.report.page import write_report
     from cryoflow.report.sections import Evaluation, report_sections
     from cryoflow.unpicker.bundle import ModelBundle
@@ -48,5 +52,6 @@ def report(
         model=ModelBundle.load(model) if model else None,
         exports=training_set,
         evaluation=Evaluation.read(evaluation) if evaluation else None,
+        trace=read_trace(trace) if trace else (),
     )
     emit_record({"report": write_report(output, title, sections)}, as_json=json)

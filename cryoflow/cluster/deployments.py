@@ -1,6 +1,6 @@
 """Deployments: the one table of what is offered in Prefect's pages, and its registration for a profile.
 
-A deployment is named after its profile (`ingest/slurm`), so that several may stand side by side on one server. Its
+A deployment is named after its flow and its place (`ingest (slurm)`), so that several may stand side by side. Its
 description is the flow's own docstring, its form the flow's parameters, its resources those of its class at the site.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryoflow.cluster import docker
 from cryoflow.errors import BadInput
-from cryoflow.profiles import ProfileName
+from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.settings import FILE_NAME, Settings
 from cryoflow.site import ClassName, ResourceClass, Site
 
@@ -89,8 +89,15 @@ def environment(site: Site) -> dict[str, str]:
     return {
         "PREFECT_API_URL": f"{site.server.rstrip('/')}/api",
         "PREFECT_LOGGING_LEVEL": "INFO",
-        "DO_NOT_TRACK": "1",
+        **engine_defaults(),
     }
+
+
+def engine_defaults() -> dict[str, str]:
+    """What `flows` sets for Prefect; an engine reads it before it imports a flow, so it must be there already."""
+    from flows import PREFECT_DEFAULTS
+
+    return {name: value for name, value in PREFECT_DEFAULTS.items() if "SERVER" not in name}
 
 
 def job_variables(stage: Stage, settings: Settings, profile: ProfileName) -> dict[str, Any]:
@@ -176,7 +183,7 @@ def _deployment(stage: Stage, settings: Settings, profile: ProfileName, version:
     flow = load_flow(stage)
     parameters = scheduled_parameters(stage, settings) if stage.cron else None
     deployment: RunnerDeployment = flow.to_deployment(
-        name=str(profile),
+        name=deployment_name(flow.name, profile),
         description=_description(flow.description or "", stage, profile),
         tags=["cryoflow", *stage.tags, str(profile)],
         version=version,

@@ -26,12 +26,13 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
 from pydantic import BaseModel
 
 from cryoflow.cluster.outcome import LABEL_END, End
 from cryoflow.errors import CryoflowError
-from cryoflow.profiles import ProfileName
+from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
@@ -89,18 +90,18 @@ class _Attempt:
     ended_at: float | None = None
 
 
-def profile_of(settings: Settings) -> ProfileName:
-    """The profile as one of those that say where stages run; a profile of another name runs them in this process."""
-    return ProfileName(settings.profile) if settings.profile in set(ProfileName) else ProfileName.LOCAL
-
-
 def dispatches(settings: Settings | None = None) -> bool:
     """Whether stages run elsewhere than in the process of their parent."""
-    return profile_of(settings or load_settings().settings) != ProfileName.LOCAL
+    return (settings or load_settings().settings).place != ProfileName.LOCAL
 
 
 def run_stage(stage: Flow[[Any], R], parameters: BaseModel) -> R | None:
-    """Run a stage where the profile says: in this process, or as a deployment whose end is waited for.
+    """Run a stage where the profile says, and wait for its end: `run_stages` with one."""
+    return run_stages(stage, [parameters])[0]
+
+
+def run_stages(stage: Flow[[Any], R], parameters: Sequence[BaseModel]) -> list[R | None]:
+    """Run a stage with each of some parameters: in this process, or as deployments at the same time.
 
     Returns
     -------
@@ -109,14 +110,15 @@ def run_stage(stage: Flow[[Any], R], parameters: BaseModel) -> R | None:
     Raises
     ------
     StageFailed
-        Where the deployment's run failed, crashed for a reason that more resources do not cure, or was cancelled.
+        Where a deployment's run failed, crashed for a reason that more resources do not cure, or was cancelled. All
+        have come to their end by then.
     """
     if not dispatches():
-        return stage(parameters)
-    (done,) = run_shards(stage.name, [Work(stage.name, parameters)])
-    if not done.succeeded:
-        raise StageFailed(f"{done.name}: {done.state} after {done.attempts} attempt(s). {done.message}")
-    return None
+        return [stage(each) for each in parameters]
+    done = run_shards(stage.name, [Work(stage.name, each) for each in parameters])
+    if bad := [d for d in done if not d.succeeded]:
+        raise StageFailed(" ".join(f"{d.name}: {d.state} after {d.attempts} attempt(s). {d.message}" for d in bad))
+    return [None for _ in done]
 
 
 def run_shards(
@@ -128,7 +130,7 @@ def run_shards(
     """
     settings = load_settings().settings
     works = list(works)
-    name = f"{flow_name}/{profile_of(settings)}"
+    name = f"{flow_name}/{deployment_name(flow_name, settings.place)}"
     with get_client(sync_client=True) as client:
         runner = _Runner(client, name, settings.site.attempts, settings.site.shards_at_once)
         ended = runner.run(works, on_done)
@@ -179,11 +181,17 @@ class _Runner:
                 run_deployment,
                 self.deployment,
                 parameters={"parameters": values},
+                flow_run_name=attempt.work.name,
                 job_variables=attempt.factors,
                 idempotency_key=key,
                 timeout=0,
             )
-            flow_run = cast(FlowRun, _patiently(make))
+            try:
+                flow_run = cast(FlowRun, _patiently(make))
+            except ObjectNotFound:
+                raise StageFailed(
+                    f"{self.client.api_url} has no deployment {self.deployment}. `cryoflow deploy` registers them."
+                ) from None
             state = flow_run.state
             of_earlier_life = flow_run.created is not None and flow_run.created < self.began
             if of_earlier_life and state is not None and state.is_final() and not state.is_completed():

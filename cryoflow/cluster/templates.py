@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cryoflow.cluster.deployments import STAGES, load_flow, pool_of, resource_variables
+from cryoflow.cluster.deployments import STAGES, engine_defaults, load_flow, pool_of, resource_variables
 from cryoflow.files import write_atomically
-from cryoflow.profiles import ProfileName
+from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.site import Site
 
 HEAD = """\
@@ -41,16 +41,17 @@ def prefect_yaml() -> dict[str, Any]:
     for stage in STAGES:
         flow = load_flow(stage)
         entry: dict[str, Any] = {
-            "name": str(profile),
+            "name": deployment_name(flow.name, profile),
             "entrypoint": stage.entrypoint,
             "description": (flow.description or "").partition("\n")[0],
             "tags": ["cryoflow", *stage.tags, str(profile)],
             "work_pool": {"name": pool_of(stage, profile)},
         }
         if stage.resources is None:
-            entry["work_pool"]["job_variables"] = {"env": {"CRYOFLOW_PROFILE": str(profile)}}
+            variables: dict[str, Any] = {"env": engine_defaults() | {"CRYOFLOW_PROFILE": str(profile)}}
         else:
-            entry["work_pool"]["job_variables"] = resource_variables(Site().resource_class(stage.resources))
+            variables = resource_variables(Site().resource_class(stage.resources)) | {"env": engine_defaults()}
+        entry["work_pool"]["job_variables"] = variables
         if stage.cron:
             entry["schedules"] = [{"cron": stage.cron, "active": False}]
         deployments.append(entry)

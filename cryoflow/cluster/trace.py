@@ -1,85 +1,88 @@
-"""What each stage of a run cost: time in the queue and at work, CPU, memory, exit status, SLURM job. As `trace.tsv`.
+"""What each stage of a run cost: time in the queue and at work, CPU, memory, exit status, SLURM job.
 
 States and names come from Prefect, figures from SLURM's accounting. What is not known stays empty.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from cryoflow.cluster.accounting import JobRecord, job_records
-from cryoflow.files import write_atomically
+from cryoflow.errors import BadInput
+from cryoflow.report.execution import TraceRow
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
 
-@dataclass(frozen=True)
-class TraceRow:
-    """One run of a stage, as a line of `trace.tsv`."""
-
-    stage: str
-    name: str
-    status: str
-    slurm_job: int | None = None
-    slurm_state: str = ""
-    exit: str = ""
-    submitted: str = ""
-    started: str = ""
-    ended: str = ""
-    queued_s: float | None = None
-    elapsed_s: float | None = None
-    cpus: int | None = None
-    cpu_percent: float | None = None
-    """100 is one core, all the time."""
-    requested_mb: float | None = None
-    peak_mb: float | None = None
-    partition: str = ""
-    nodes: str = ""
-    flow_run: str = ""
-
-
 def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
-    """One row for each stage and shard that a run has started, in the order in which they were started."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
-    from prefect.client.schemas.sorting import FlowRunSort
+    """One row for each stage and shard that a run has started, and those that these have started, in order of time.
 
-    only = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
-    runs: list[FlowRun] = []
+    Raises
+    ------
+    BadInput
+        Where the server does not know such a run.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
     stages: dict[UUID, str] = {}
     with get_client(sync_client=True) as client:
-        while True:
-            page = client.read_flow_runs(
-                flow_run_filter=only, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=200, offset=len(runs)
-            )
-            runs += page
-            if len(page) < 200:
-                break
+        try:
+            client.read_flow_run(flow_run_id)
+        except ObjectNotFound:
+            raise BadInput(
+                str(flow_run_id), f"is no run that {client.api_url} knows.", "See its page's address."
+            ) from None
+        runs, parents = [], [flow_run_id]
+        while parents:
+            children = _children(client, parents)
+            runs += children
+            parents = [run.id for run in children]
         for flow_id in {flow_run.flow_id for flow_run in runs}:
             stages[flow_id] = client.read_flow(flow_id).name
     pids = {run.id: run.infrastructure_pid or "" for run in runs}
     numbers = {run_id: int(pid) for run_id, pid in pids.items() if pid.isdigit()}
     records = job_records(set(numbers.values()))
-    return tuple(
-        _row(flow_run, stages[flow_run.flow_id], records.get(numbers.get(flow_run.id, -1))) for flow_run in runs
-    )
+    rows = [_row(run, stages[run.flow_id], numbers.get(run.id), records.get(numbers.get(run.id, -1))) for run in runs]
+    return tuple(sorted(rows, key=lambda row: (row.submitted or row.started, row.name)))
 
 
-def _row(flow_run: FlowRun, stage: str, record: JobRecord | None) -> TraceRow:
+def _children(client: SyncPrefectClient, parents: list[UUID]) -> list[FlowRun]:
+    """The runs that some runs have started, 200 a request."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    found: list[FlowRun] = []
+    for first in range(0, len(parents), 200):
+        some = FlowRunFilterParentFlowRunId(any_=parents[first : first + 200])
+        offset = 0
+        while True:
+            page = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(parent_flow_run_id=some),
+                sort=FlowRunSort.ID_DESC,
+                limit=200,
+                offset=offset,
+            )
+            found += page
+            offset += len(page)
+            if len(page) < 200:
+                break
+    return found
+
+
+def _row(flow_run: FlowRun, stage: str, slurm_job: int | None, record: JobRecord | None) -> TraceRow:
     status = flow_run.state_name or ""
-    if record is None:
+    if record is None:  # no SLURM job, or no accounting
         started, ended = flow_run.start_time, flow_run.end_time
         return TraceRow(
             stage,
             flow_run.name,
             status,
+            slurm_job,
             started=_clock(started),
             ended=_clock(ended),
             elapsed_s=(ended - started).total_seconds() if started and ended else None,
@@ -108,13 +111,6 @@ def _row(flow_run: FlowRun, stage: str, record: JobRecord | None) -> TraceRow:
         nodes=record.nodes,
         flow_run=str(flow_run.id),
     )
-
-
-def write_trace(path: Path, rows: Iterable[TraceRow]) -> None:
-    """Write rows as text with tabs between the values and one head line."""
-    head = "\t".join(field.name for field in fields(TraceRow))
-    lines = ["\t".join("" if v is None else re.sub(r"\s+", " ", str(v)) for v in astuple(row)) for row in rows]
-    write_atomically(path, "\n".join([head, *lines]) + "\n")
 
 
 def _clock(time: datetime | None) -> str:

@@ -164,11 +164,13 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
             self.attended.discard(flow_run.id)
 
     def _log_file(self, flow_run: FlowRun, configuration: SlurmJobConfiguration) -> Path:
-        return Path(configuration.log_folder) / f"{safe_name(flow_run.name, longest=60)}.{flow_run.id}.log"
+        name = safe_name(_told_apart(flow_run, configuration), longest=60)
+        return Path(configuration.log_folder) / f"{name}.{flow_run.id}.log"
 
     async def _submit(self, flow_run: FlowRun, configuration: SlurmJobConfiguration, log_file: Path) -> int:
         """Write the job script and submit it, once and only once even where sbatch gets no answer."""
-        text = sbatch.script(configuration, name=flow_run.name, flow_run_id=str(flow_run.id), log_file=log_file)
+        name = _told_apart(flow_run, configuration)
+        text = sbatch.script(configuration, name=name, flow_run_id=str(flow_run.id), log_file=log_file)
         script = log_file.with_suffix(".sbatch")
         environment = sbatch.environment(configuration, os.environ)
         async with self._submissions:
@@ -330,6 +332,12 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
             flow_runs += page
             if len(page) < 200:
                 return flow_runs
+
+
+def _told_apart(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> str:
+    """A name for squeue and the log: what the stage is, before the words that Prefect invents for a run."""
+    stage = configuration.labels.get("prefect.io/flow-name") or ""
+    return flow_run.name if flow_run.name.startswith(stage) else f"{stage} {flow_run.name}"
 
 
 def _is_away(error: Exception) -> bool:

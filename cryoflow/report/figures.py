@@ -23,7 +23,8 @@ Array = npt.NDArray[np.floating]
 KEPT, REMOVED, MISSED, NEUTRAL = "#1f9e89", "#d1495b", "#e9a23b", "#3b6fb6"
 """Colours that stay apart for colour-blind readers: kept picks, removed picks, missed particles, everything else."""
 
-_INK, _FAINT = "#24292f", "#8c959f"
+INK, FAINT, WAITING = "#24292f", "#8c959f", "#c9d1d9"
+"""Text, what should not stand out, and time in which nothing happens."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def overlay(
     """
     image, _ = display_image(micrograph)
     ny, nx = micrograph.shape
-    figure = _figure((width_in, width_in * ny / nx + 0.75))
+    figure = new_figure((width_in, width_in * ny / nx + 0.75))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.75 / (width_in * ny / nx + 0.75)))
     axes.imshow(image, cmap="gray", extent=(-0.5, nx - 0.5, ny - 0.5, -0.5), interpolation="bilinear")
     _circles(axes, marks, diameter_px)
@@ -94,7 +95,7 @@ def overlay(
     if pixel_size_A:
         _scale_bar(axes, nx, ny, pixel_size_A)
     top = 1 - 0.1 / figure.get_figheight()
-    figure.text(0.01, top, title, ha="left", va="top", fontsize=9, color=_INK, weight="bold")
+    figure.text(0.01, top, title, ha="left", va="top", fontsize=9, color=INK, weight="bold")
     x = 0.01
     for mark in marks:
         text = figure.text(
@@ -107,7 +108,7 @@ def overlay(
 
 
 def montage(
-    boxes: Array, captions: Sequence[str] = (), *, columns: int = 10, title: str = "", color: str = _INK
+    boxes: Array, captions: Sequence[str] = (), *, columns: int = 10, title: str = "", color: str = INK
 ) -> Figure:
     """Boxes side by side, each on its own grey scale.
 
@@ -121,11 +122,13 @@ def montage(
     columns = max(1, min(columns, n))
     rows = max(1, -(-n // columns))
     head = 0.35 if title else 0.05
-    figure = _figure((columns * 0.8, rows * (0.98 if captions else 0.82) + head))
+    figure = new_figure((columns * 0.8, rows * (0.98 if captions else 0.82) + head + (0.05 if captions else 0)))
     grid = figure.subplots(
         rows, columns, squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.28 if captions else 0.04}
     )
-    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.03, top=1 - head / figure.get_figheight())
+    foot = 0.17 if captions else 0.03
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=foot / height, top=1 - head / height)
     for i, axes in enumerate(grid.flat):
         axes.set_axis_off()
         if i < n:
@@ -143,16 +146,16 @@ def learning_curves(history: Mapping[str, Sequence[float]], *, best_epoch: int |
     from matplotlib.ticker import MaxNLocator
 
     names = [n for n in history if not n.startswith("val_") and n not in ("learning_rate", "epoch")]
-    figure = _figure((3.6 * max(1, len(names)), 2.7))
+    figure = new_figure((3.6 * max(1, len(names)), 2.7))
     for k, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), k + 1)
         for key, style, label in ((name, "--", "training"), (f"val_{name}", "-", "validation")):
             if len(values := history.get(key, ())):
                 axes.plot(np.arange(1, len(values) + 1), values, style, color=NEUTRAL, lw=1.6, label=label)
         if best_epoch:
-            axes.axvline(best_epoch, color=_FAINT, lw=0.8, ls=":")
+            axes.axvline(best_epoch, color=FAINT, lw=0.8, ls=":")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _dress(axes, name.replace("_", " "), "epoch", "")
+        dress(axes, name.replace("_", " "), "epoch", "")
         axes.legend(frameon=False, fontsize=7)
     figure.tight_layout()
     return figure
@@ -171,7 +174,7 @@ class Curve:
 
 def precision_recall(curves: Sequence[Curve], *, title: str = "precision and recall") -> Figure:
     """Precision against recall, one line a set of picks; the chosen threshold as a dot."""
-    figure = _figure((3.8, 3.4))
+    figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
     for curve in curves:
         axes.plot(curve.x, curve.y, color=curve.color, lw=1.7, label=curve.label)
@@ -179,7 +182,7 @@ def precision_recall(curves: Sequence[Curve], *, title: str = "precision and rec
             axes.plot(*curve.at, "o", color=curve.color, ms=6, mec="white")
     axes.set_xlim(0, 1.01)
     axes.set_ylim(0, 1.01)
-    _dress(axes, title, "recall", "precision")
+    dress(axes, title, "recall", "precision")
     axes.legend(frameon=False, fontsize=7, loc="lower left")
     figure.tight_layout()
     return figure
@@ -187,14 +190,14 @@ def precision_recall(curves: Sequence[Curve], *, title: str = "precision and rec
 
 def calibration(curves: Sequence[Curve], *, title: str = "calibration") -> Figure:
     """Observed fraction of right picks against predicted probability; the diagonal is what honest numbers give."""
-    figure = _figure((3.8, 3.4))
+    figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
-    axes.plot((0, 1), (0, 1), color=_FAINT, lw=0.8, ls=":")
+    axes.plot((0, 1), (0, 1), color=FAINT, lw=0.8, ls=":")
     for curve in curves:
         axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=curve.label)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    _dress(axes, title, "predicted probability", "fraction right")
+    dress(axes, title, "predicted probability", "fraction right")
     axes.legend(frameon=False, fontsize=7, loc="upper left")
     figure.tight_layout()
     return figure
@@ -208,7 +211,7 @@ def score_histogram(
     name: str = "score",
 ) -> Figure:
     """How scores are spread, right and wrong picks apart where that is known, with the threshold."""
-    figure = _figure((4.4, 2.8))
+    figure = new_figure((4.4, 2.8))
     axes = figure.add_subplot()
     bins: list[float] = (np.histogram_bin_edges(scores, bins=40) if len(scores) else np.linspace(0, 1, 41)).tolist()
     if is_right is None:
@@ -218,9 +221,9 @@ def score_histogram(
         axes.hist(scores[is_right], bins=bins, color=KEPT, alpha=0.6, label="right")
         axes.legend(frameon=False, fontsize=7)
     if threshold is not None:
-        axes.axvline(threshold, color=_INK, lw=1, ls="--")
-        axes.text(threshold, axes.get_ylim()[1], f" {threshold:.3g}", fontsize=7, va="top", color=_INK)
-    _dress(axes, "", name, "picks")
+        axes.axvline(threshold, color=INK, lw=1, ls="--")
+        axes.text(threshold, axes.get_ylim()[1], f" {threshold:.3g}", fontsize=7, va="top", color=INK)
+    dress(axes, "", name, "picks")
     figure.tight_layout()
     return figure
 
@@ -229,16 +232,16 @@ def grouped_bars(
     groups: Sequence[str], series: Mapping[str, Sequence[float]], *, title: str = "", unit: str = ""
 ) -> Figure:
     """Bars side by side: for each group (a picker, a data set) one bar a series (precision, recall, F1)."""
-    figure = _figure((max(3.6, 0.55 * len(groups) * len(series) + 1.2), 2.9))
+    figure = new_figure((max(3.6, 0.55 * len(groups) * len(series) + 1.2), 2.9))
     axes = figure.add_subplot()
-    colors = (NEUTRAL, KEPT, MISSED, REMOVED, _FAINT)
+    colors = (NEUTRAL, KEPT, MISSED, REMOVED, FAINT)
     width = 0.8 / max(1, len(series))
     for k, (name, values) in enumerate(series.items()):
         x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
         bars = axes.bar(x, values, width * 0.92, color=colors[k % len(colors)], label=name)
         axes.bar_label(bars, fmt="%.2f", fontsize=6, padding=1)
     axes.set_xticks(np.arange(len(groups)), groups, fontsize=7)
-    _dress(axes, title, "", unit)
+    dress(axes, title, "", unit)
     axes.legend(frameon=False, fontsize=7, ncols=len(series), loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.tight_layout()
     return figure
@@ -258,7 +261,8 @@ def jpeg(figure: Figure, *, dpi: int = 150) -> bytes:
     return stream.getvalue()
 
 
-def _figure(size_in: tuple[float, float]) -> Figure:
+def new_figure(size_in: tuple[float, float]) -> Figure:
+    """An empty figure that needs no display, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -301,11 +305,12 @@ def _scale_bar(axes: Axes, nx: int, ny: int, pixel_size_A: float) -> None:
     label.set(fontsize=8, bbox={"facecolor": "black", "alpha": 0.6, "pad": 1.5, "linewidth": 0})
 
 
-def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
-    axes.set_title(title, fontsize=9, weight="bold", color=_INK, loc="left")
-    axes.set_xlabel(x_label, fontsize=8, color=_INK)
-    axes.set_ylabel(y_label, fontsize=8, color=_INK)
-    axes.tick_params(labelsize=7, colors=_INK)
+def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    """Give axes this page's look."""
+    axes.set_title(title, fontsize=9, weight="bold", color=INK, loc="left")
+    axes.set_xlabel(x_label, fontsize=8, color=INK)
+    axes.set_ylabel(y_label, fontsize=8, color=INK)
+    axes.tick_params(labelsize=7, colors=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, lw=0.5)
     axes.set_axisbelow(True)

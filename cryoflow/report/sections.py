@@ -20,6 +20,7 @@ from cryoflow.pickers import manifest
 from cryoflow.pickers.compare import Scores, centers_of, same_micrographs
 from cryoflow.pickers.matching import match_picks
 from cryoflow.picks import FloatArray, Kind, PickSet
+from cryoflow.report.execution import TraceRow, execution_section
 from cryoflow.report.figures import KEPT, MISSED, REMOVED, Marks, montage, overlay
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, Section, Table, Text
 from cryoflow.unpicker.bundle import ModelBundle
@@ -301,7 +302,12 @@ def _montages(before: PickSet, after: PickSet, shown: Sequence[int], number: int
 
 
 def report_sections(
-    database: Database, *, model: ModelBundle | None, exports: Sequence[Path], evaluation: Evaluation | None
+    database: Database,
+    *,
+    model: ModelBundle | None,
+    exports: Sequence[Path],
+    evaluation: Evaluation | None,
+    trace: Sequence[TraceRow] = (),
 ) -> list[Section]:
     """All sections, those that there is nothing to show for left out."""
     pairs = cleaned_pairs(database.entries())
@@ -313,5 +319,7 @@ def report_sections(
     sections.append(database_section(database))
     if exports:
         sections.append(exports_section(exports))
+    if trace:
+        sections.append(execution_section(trace))
     sections.append(next_section(database.root, model.folder if model else None))
     return sections

@@ -153,7 +153,7 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
         for deployment in deployments(settings, ProfileName.SLURM):
             deployment.apply()
     with get_client(sync_client=True) as client:
-        ingest = client.read_deployment_by_name("ingest/slurm")
+        ingest = client.read_deployment_by_name("ingest/ingest (slurm)")
         assert "Read every finished job" in ingest.description
         assert "class large" in ingest.description
         assert {"cryoflow", "data", "slurm"} <= set(ingest.tags)
@@ -163,7 +163,7 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
         assert ingest.entrypoint == "flows.ingest.ingest"
         assert "roots" in str(ingest.parameter_openapi_schema)
         assert client.read_work_pool("cryoflow-slurm").type == "slurm"
-        assert client.read_deployment_by_name("pipeline/slurm").work_pool_name == "cryoflow-service"
+        assert client.read_deployment_by_name("pipeline/pipeline (slurm)").work_pool_name == "cryoflow-service"
 
 
 def test_the_files_for_prefects_own_commands_are_made_from_the_same_table() -> None:

@@ -41,7 +41,9 @@ class Cluster:
         self.flow = stage
         pool = f"pool-{uuid.uuid4()}"
         client.create_work_pool(WorkPoolCreate(name=pool, type="slurm"))
-        self.deployment = client.create_deployment(client.create_flow(stage), "slurm", work_pool_name=pool)
+        self.deployment = client.create_deployment(
+            client.create_flow(stage), f"{self.flow_name} (slurm)", work_pool_name=pool
+        )
 
     def runs(self) -> list[Any]:
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId

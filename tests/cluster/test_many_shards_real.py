@@ -37,7 +37,7 @@ def test_a_hundred_shards_come_to_their_end(tmp_path: Path, monkeypatch: pytest.
         try:
             site.start_server()
             stub = f"{sys.executable} {FLOWS / 'stub_engine.py'}"
-            site.set_up(name="slurm", command=stub, memory_gb=0.1)
+            site.set_up(name="stage (slurm)", command=stub, memory_gb=0.1)
             site.start_worker()
             start = time.monotonic()
             with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cryoflow.cluster.accounting import JobRecord, job_records, megabytes, parse_records, seconds
-from cryoflow.cluster.trace import TraceRow, write_trace
+from cryoflow.report.execution import TraceRow, write_trace
 
 PRINTED = """\
 7|COMPLETED|0:0|cpu|cpu1|2|4000M||01:30.500|60|2026-11-21T10:00:00|2026-11-21T10:00:30|2026-11-21T10:01:30

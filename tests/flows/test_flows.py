@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
+from cryoflow.report.execution import read_trace
 from flows.evaluation import evaluate
 from flows.export import export
 from flows.ingest import ingest
@@ -57,9 +58,19 @@ def test_the_pipeline_leaves_database_training_sets_model_clean_picks_and_report
     assert "CS-barrel/Unpicked_J4" in (output / "report.html").read_text()
 
 
-def test_running_the_pipeline_again_writes_nothing_but_the_report(whole: PipelineParameters) -> None:
+def test_what_each_stage_took_is_a_file_a_table_and_a_part_of_the_report(whole: PipelineParameters) -> None:
+    rows = read_trace(whole.output / "trace.tsv")
+    assert [row.stage for row in rows] == ["ingest", "export", "export", "train unpicker", "unpick", "report"]
+    assert {row.status for row in rows} == {"Completed"}
+    assert all(row.elapsed_s for row in rows)
+    assert "Execution" in (whole.output / "report.html").read_text()
+    assert ("trace", "table") in {(a.key, a.type) for a in _read()[1]}
+
+
+def test_running_the_pipeline_again_writes_nothing_but_the_report_and_the_trace(whole: PipelineParameters) -> None:
     def state() -> dict[str, int]:
-        kept = (p for p in whole.output.rglob("*") if p.is_file() and p.name != "report.html")
+        each_time = ("report.html", "trace.tsv")
+        kept = (p for p in whole.output.rglob("*") if p.is_file() and p.name not in each_time)
         return {str(p): p.stat().st_mtime_ns for p in kept}
 
     before = state()

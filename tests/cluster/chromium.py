@@ -1,0 +1,122 @@
+"""Headless Chromium, driven through its debugging protocol: what a person does with a page, and pictures of it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+
+class Page:
+    """One page of a browser. Elements are named by a JavaScript expression or by the text that they show."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self._ids = itertools.count(1)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self._ids)
+        self.connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self.connection.recv(timeout=60))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+    def js(self, expression: str) -> Any:
+        """The value of an expression, which may be a promise."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def open(self, address: str, *, shows: str) -> None:
+        self.call("Page.navigate", url=address)
+        self.wait_for(f"document.body && document.body.innerText.includes({json.dumps(shows)})")
+
+    def wait_for(self, expression: str, *, within_s: float = 60) -> Any:
+        """Wait until an expression is true, and return its value."""
+        end = time.monotonic() + within_s
+        while not (value := self.js(expression)):
+            if time.monotonic() > end:
+                raise AssertionError(f"{expression} is still {value!r}; the page shows:\n{self.text()}")
+            time.sleep(0.3)
+        return value
+
+    def text(self) -> str:
+        return str(self.js("document.body.innerText"))
+
+    def click(self, element: str) -> None:
+        """Click with the mouse in the middle of an element."""
+        x, y = self._middle(element)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        time.sleep(0.3)
+
+    def type_into(self, element: str, text: str) -> None:
+        """Click into a field and type."""
+        self.click(element)
+        self.call("Input.insertText", text=text)
+        time.sleep(0.2)
+
+    def picture(self, path: Path, *, quality: int = 80) -> None:
+        data = self.call("Page.captureScreenshot", format="jpeg", quality=quality)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def _middle(self, element: str) -> tuple[float, float]:
+        self.wait_for(f"!!({element})")
+        self.js(f"({element}).scrollIntoView({{block: 'center'}})")
+        time.sleep(0.3)
+        box = self.js(
+            f"(() => {{ const r = ({element}).getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }})()"
+        )
+        return box[0] + box[2] / 2, box[1] + box[3] / 2
+
+
+def shown(text: str) -> str:
+    """The innermost element that shows exactly this text."""
+    same = f"e => e.innerText && e.innerText.trim() === {json.dumps(text)} && e.getClientRects().length"
+    return f"[...document.querySelectorAll('main *, body *')].filter({same}).at(-1)"
+
+
+@contextlib.contextmanager
+def browser(folder: Path, *, width: int = 1400, height: int = 900) -> Iterator[Page]:
+    """A headless Chromium with one empty page; its profile goes to `folder`."""
+    size = f"--window-size={width},{height}"
+    process = subprocess.Popen(
+        ["chromium", "--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+         "--disable-dev-shm-usage", "--no-first-run", size,
+         "--hide-scrollbars", "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        with connect(_address(folder, process), max_size=None) as connection:
+            page = Page(connection)
+            page.call("Page.enable")
+            page.call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            )
+            yield page
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:
+    """Where the page listens; Chromium writes its port to its profile."""
+    for _ in range(200):
+        assert process.poll() is None, "Chromium ended"
+        with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+            port = int((folder / "DevToolsActivePort").read_text().split()[0])
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as answer:
+                return str(next(t for t in json.load(answer) if t["type"] == "page")["webSocketDebuggerUrl"])
+        time.sleep(0.2)
+    raise AssertionError("Chromium did not open its debugging port")
