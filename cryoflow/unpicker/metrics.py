@@ -128,10 +128,13 @@ def bootstrap(
 ) -> Interval:
     """A measure with its 95 % interval over micrographs drawn with replacement.
 
+    The draws are moved so that their mean is the measure of the whole: the calibration error of a draw, in which picks
+    come several times, is larger than that of the whole, so that the whole could lie outside its own interval.
+
     Parameters
     ----------
     measure
-        From weights (n,) to a number.
+        From weights (n,) to a number between 0 and 1.
     micrograph : (n,) int
         Which micrograph each pick is from: picks of one micrograph are alike and are drawn together.
     """
@@ -143,7 +146,7 @@ def bootstrap(
     values = values[np.isfinite(values)]
     if len(values) < 2 or len(groups) < 2:
         return Interval(whole, float("nan"), float("nan"))
-    low, high = np.quantile(values, (0.025, 0.975))
+    low, high = np.clip(np.quantile(values, (0.025, 0.975)) + whole - values.mean(), 0, 1)
     return Interval(whole, float(low), float(high))
 
 

@@ -83,6 +83,15 @@ def test_bootstrap_draws_whole_micrographs():
     assert np.isnan(bootstrap(lambda w: 1.0, np.zeros(5, int)).low)
 
 
+def test_the_interval_of_the_calibration_error_holds_its_value():
+    # The error of a draw with repeated picks is larger than that of the whole: plain quantiles would lie above it.
+    rng = np.random.default_rng(3)
+    probabilities = rng.random(600)
+    right = rng.random(600) < probabilities
+    interval = bootstrap(lambda w: calibration_error(right, probabilities, w), np.arange(600) // 50)
+    assert 0 <= interval.low < interval.value < interval.high
+
+
 def test_temperature_makes_boastful_logits_honest():
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, 50_000)
