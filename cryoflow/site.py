@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 ClassName = Literal["small", "large", "gpu"]
 
@@ -70,7 +70,7 @@ class Site(BaseModel):
     setup: str = Field(default="", description="shell lines that run on a node before a stage: module load ...")
     apptainer_options: tuple[str, ...] = Field(default=(), description="further options of apptainer exec")
     server: str = Field(default="http://127.0.0.1:4200", description="address of Prefect, as nodes and users reach it")
-    server_database: str | None = Field(
+    server_database: SecretStr | None = Field(
         default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://..."
     )
     models: Folder | None = Field(

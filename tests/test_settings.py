@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,17 @@ def test_what_is_wrong_in_the_table_of_the_site_is_named(tmp_path: Path, line: s
     file.write_text(f"[site]\n{line}\n")
     with pytest.raises(BadInput, match=words):
         load_settings(file)
+
+
+def test_the_settings_are_shown_without_the_databases_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "cryoflow.toml"
+    file.write_text('[site]\nserver = "http://login1:4200"\nserver_database = "postgresql+asyncpg://u:geheim@h/db"\n')
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(file))
+    assert launch(["settings", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert "geheim" not in shown
+    site = next(row["value"] for row in json.loads(shown) if row["setting"] == "site")
+    assert site["server"] == "http://login1:4200"
+    assert site["server_database"] == "**********"

@@ -40,7 +40,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
     }
     if site.server_database:
-        values["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = site.server_database
+        values["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = site.server_database.get_secret_value()
     return values
 
 
