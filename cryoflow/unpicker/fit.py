@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -269,9 +270,13 @@ def _save_state(model: keras.Model, history: History, path: Path) -> None:
 
 def _restore(model: keras.Model, path: Path) -> History:
     variables = _all_variables(model)
-    with np.load(path, allow_pickle=False) as archive:
-        if len(archive.files) != len(variables) + 1:
-            raise BadInput(path, "does not fit this training.", "Remove it, or start anew (--overwrite).")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if len(arrays) != len(variables) + 1:
+            raise ValueError("of another training")
         for i, v in enumerate(variables):
-            v.assign(archive[f"{i:04d}"])
-        return History(json.loads(archive["history"].tobytes()))
+            v.assign(arrays[f"{i:04d}"])
+        return History(json.loads(arrays["history"].tobytes()))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise BadInput(path, f"is no state of this training ({error}).", "Start anew (--overwrite).") from error
