@@ -24,6 +24,7 @@ def train_picker_and_pick(parameters: PickingParameters) -> tuple[str, ...]:
     """
     result = train_then_pick.with_options(task_run_name=f"{parameters.picker}: train and pick")(parameters)
     show_table(f"train {parameters.picker} settings", result.exported.settings, f"trained {result.trained.model}")
+    assert result.picked is not None  # no script was asked for
     database = Database(parameters.database)
     entries = [add_if_changed(database, picks) for picks in result.picked.picksets]
     rows = [{"entry": e.name, "picks": e.n_picks, "micrographs": e.n_micrographs} for e in entries]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export import Db, load, settings_of
-from cryoflow.cli.picker_common import Flag, Set, Where, place_of, say_lines, show_picks
+from cryoflow.cli.picker_common import Flag, Set, Where, place_of, reading, say_lines, show_picks, show_script
 from cryoflow.cli.train_and_pick import train_and_pick
-
-if TYPE_CHECKING:
-    pass
 
 app = App(name="picker", help="Train pickers, run them and read their picks.", help_format="plaintext")
 
@@ -67,9 +64,8 @@ def train(
         on_line=say_lines(),
     )
     if result.script:
-        out.emit_record({"folder": result.folder, "script": result.script}, as_json=json)
-        out.say(f"next: {shlex.join(['sbatch', str(result.script)])}")
-        out.say(f"then, again: {shlex.join(['cryoflow', 'picker', 'train', name, str(folder)])}  (its model and curve)")
+        again_ = shlex.join(["cryoflow", "picker", "train", name, str(folder)])
+        show_script(result, f"then, again: {again_}  (its model and curve)", as_json=json)
     else:
         out.emit_record(_known(result), as_json=json)
         out.say(f"next: cryoflow picker pick {name} --model {result.model} ENTRY... --database DB --output FOLDER")
@@ -143,9 +139,7 @@ def pick(
         on_line=say_lines(),
     )
     if result.script:
-        out.emit_record({"folder": result.folder, "script": result.script}, as_json=json)
-        out.say(f"next: {shlex.join(['sbatch', str(result.script)])}")
-        out.say(f"then: cryoflow picker read {name} {result.folder}/picks --manifest {result.folder} --database DB")
+        show_script(result, reading(name, result.folder, database, result.folder.name, threshold), as_json=json)
         return
     show_picks(result.picksets, database, as_json=json)
 
@@ -155,7 +149,7 @@ def read(
     name: str,
     folder: Path,
     *,
-    manifest: Path,
+    manifest: Path | None = None,
     database: MaybeDb = None,
     run: str = "",
     threshold: float | None = None,
@@ -174,7 +168,7 @@ def read(
     folder
         Its output: a folder, or one file.
     manifest
-        The manifest.tsv of the set that was picked, or its folder.
+        The manifest.tsv of the set that was picked, or its folder; by default the one that the picks lie in.
     database
         Where to add them; without, they are only counted.
     run

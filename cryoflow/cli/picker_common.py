@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from cryoflow.cli import output as out
 
 if TYPE_CHECKING:
     from cryoflow.pickers.execution import Place
+    from cryoflow.pickers.run import Picked, Trained
     from cryoflow.picks import PickSet
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -85,6 +87,20 @@ def show_picks(picksets: Sequence[PickSet], database: Path | None, *, as_json: b
             }
         )
     out.emit_table(rows, as_json=as_json, title="Picks")
+
+
+def show_script(result: Trained | Picked, then: str, *, as_json: bool) -> None:
+    """Say where a job script was written, and what to do with it."""
+    out.emit_record({"folder": result.folder, "script": result.script}, as_json=as_json)
+    out.say(f"next: {shlex.join(['sbatch', str(result.script)])}")
+    out.say(then)
+
+
+def reading(name: str, folder: Path, database: Path | None, run: str, threshold: float | None) -> str:
+    """The command that brings a picking job's picks back."""
+    words = ["cryoflow", "picker", "read", name, f"{folder}/picks", "--database", str(database or "DB"), "--run", run]
+    words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
+    return f"then: {shlex.join(words)}"
 
 
 def say_lines() -> Callable[[str], None] | None:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export import Db, chosen, load, settings_of
-from cryoflow.cli.picker_common import Flag, Set, Where, place_of, say_lines, show_picks
+from cryoflow.cli.picker_common import Flag, Set, Where, place_of, reading, say_lines, show_picks, show_script
 from cryoflow.errors import ExitCode
 
 
@@ -30,6 +30,7 @@ def train_and_pick(
     set_: Set = (),
     run: str = "",
     where: Where | None = None,
+    script_only: Flag = False,
     json: out.Json = False,
 ) -> int:
     """Train a picker on entries, or on the best one of each project, and pick new micrographs with it.
@@ -66,6 +67,8 @@ def train_and_pick(
         A setting of the picker by hand, NAME=VALUE.
     run
         Name of the run, part of the new entry's name; by default the picker's.
+    script_only
+        Run nothing: write the script that trains, and once that has run, with the same command, the one that picks.
     """
     from cryoflow.pickers.run import micrographs_to_pick
     from cryoflow.pickers.split import Fractions
@@ -81,20 +84,28 @@ def train_and_pick(
         load(chosen(entries, database, best=best, project=project), database),
         new,
         output,
-        place_of(where),
+        place_of(where, script=script_only),
         diameter_A=diameter,
         split=Fractions(validation),
         seed=seed,
         settings=settings_of(set_),
         threshold=threshold,
         name=run,
+        script_only=script_only,
         on_line=say_lines(),
     )
-    exported, trained = result.exported, result.trained
+    exported, trained, picked = result.exported, result.trained, result.picked
     for note in exported.notes:
         out.say(f"note: {note}")
+    code = ExitCode.PARTLY_FAILED if exported.skipped else ExitCode.OK
+    if picked is None:
+        show_script(trained, "then: the same command again, for the script that picks", as_json=json)
+        return code
     out.say(f"trained on {exported.n_picks} picks of {exported.n_micrographs} micrographs: {trained.model}")
     if trained.figure:
         out.say(f"training curve: {trained.figure}")
-    show_picks(result.picked.picksets, database, as_json=json)
-    return ExitCode.PARTLY_FAILED if exported.skipped else ExitCode.OK
+    if picked.script:
+        show_script(picked, reading(name, picked.folder, database, run or name, threshold), as_json=json)
+    else:
+        show_picks(picked.picksets, database, as_json=json)
+    return code

@@ -13,7 +13,9 @@ direction of y is issue 3 of BioinfoMachineLearning/cryoppp.
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from cryoflow.pickers.links import link_micrographs
 from cryoflow.pickers.split import TEST
 from cryoflow.pickers.training_set import TrainingSet
 from cryoflow.pickers.warp import paint_discs
+from cryoflow.picks import FloatArray
 
 _STAR_HEAD = "\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
 
@@ -63,6 +66,7 @@ class CryoSegNet(Picker):
                 (_home_of(split, folder) / name).mkdir(exist_ok=True)
         shapes = table[["ny", "nx"]].to_numpy(np.int64)
         boxes = table["box_px"].to_numpy(np.float64)
+        masks: list[tuple[Path, tuple[int, int], FloatArray, float]] = []
         for i, (stem, split, first, last) in enumerate(training.each()):
             at = _home_of(split, folder)
             (at / "csv_files" / f"{stem}.csv").write_bytes(b"X-Coordinate,Y-Coordinate,Diameter\n" + csv(first, last))
@@ -71,7 +75,10 @@ class CryoSegNet(Picker):
                 table_of_all.append(pattern % tuple(np.column_stack([x[first:last], y[first:last]]).ravel().tolist()))
             if with_masks:
                 xy = np.column_stack([x[first:last], y[first:last]])
-                _write_mask(at / "masks" / f"{stem}_mask.jpg", (int(shapes[i, 0]), int(shapes[i, 1])), xy, boxes[i] / 2)
+                shape_yx = (int(shapes[i, 0]), int(shapes[i, 1]))
+                masks.append((at / "masks" / f"{stem}_mask.jpg", shape_yx, xy, boxes[i] / 2))
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds one mask
+            list(pool.map(lambda mask: _write_mask(*mask), masks))
         (folder / "finetune_dataset" / "sample.star").write_text(_STAR_HEAD + "".join(table_of_all))
         (folder / "output" / "models").mkdir(parents=True)  # finetune.py does not make it
         settings.choose("code", "", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
@@ -138,7 +145,7 @@ def _home_of(split: str, folder: Path) -> Path:
 def _write_mask(
     path: Path,
     shape_yx: tuple[int, int],
-    centers_xy: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    centers_xy: FloatArray,
     radius_px: float,
 ) -> None:
     from PIL import Image

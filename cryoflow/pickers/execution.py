@@ -99,23 +99,30 @@ def command(step: Step, place: Place, home: Path) -> list[str]:
 
 
 def container(place: Place, home: Path, step: Step) -> list[str]:
-    """The arguments up to and with the program: the folder is mounted writable, where its links point to read-only."""
-    mounts = [f"type=bind,{_csv('source', home)},{_csv('destination', home)}"]
-    for folder in [f for f in folders_to_bind(home) if not f.is_relative_to(home)]:
-        read_only = "readonly" if place.container == "docker" else "ro"
-        mounts.append(f"type=bind,{_csv('source', folder)},{_csv('destination', folder)},{read_only}")
+    """The arguments up to and with the program: the folder is mounted writable, where its links point to read-only.
+
+    In the image the program runs as who runs cryoflow, and takes no Python packages from outside it.
+    """
+    read_only = [f for f in folders_to_bind(home) if not f.is_relative_to(home)]
     for word in step.argv[1:]:  # a model that lies elsewhere
         if word.startswith("/") and Path(word).is_file() and not Path(word).is_relative_to(home):
-            mounts.append(f"type=bind,{_csv('source', word)},{_csv('destination', word)}")
-    flags = [part for mount in dict.fromkeys(mounts) for part in ("--mount", mount)]
+            read_only.append(Path(word))
+    ro = "readonly" if place.container == "docker" else "ro"
+    mounts = [f"type=bind,{_csv('source', home)},{_csv('destination', home)}"]
+    mounts += [f"type=bind,{_csv('source', f)},{_csv('destination', f)},{ro}" for f in dict.fromkeys(read_only)]
+    flags = [part for mount in mounts for part in ("--mount", mount)]
     gpus = place.hardware.gpus if step.wants_gpu else ()
+    own_python = ["--env", "PYTHONNOUSERSITE=1", "--env", "PYTHONUNBUFFERED=1"]
     if place.container == "apptainer":
-        program = shutil.which("apptainer") or shutil.which("singularity") or "apptainer"
-        return [program, "exec", *(["--nv"] if gpus else []), *flags, "--pwd", str(home), place.image, step.argv[0]]
+        program = next((name for name in ("apptainer", "singularity") if shutil.which(name)), "apptainer")
+        own_python += ["--env", "PYTHONPATH="]  # Apptainer hands on our environment
+        nv = ["--nv"] if gpus else []
+        return [program, "exec", *nv, *own_python, *flags, "--pwd", str(home), place.image, step.argv[0]]
     devices = ["--gpus", "all"] if gpus else []  # which of them, the picker's own arguments say
     user = ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp"]
     at = ["--workdir", str(home), "--entrypoint", step.argv[0]]
-    return ["docker", "run", "--rm", *user, *devices, *flags, *at, place.image]
+    # With --init the program is ended when we are: as the first process of a container it would take no notice.
+    return ["docker", "run", "--rm", "--init", *user, *own_python, *devices, *flags, *at, place.image]
 
 
 def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log: str) -> Path:

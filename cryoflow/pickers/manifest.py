@@ -96,6 +96,12 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
+def nearest(path: Path) -> Path | None:
+    """The manifest of the set that a file or folder lies in, if any."""
+    path = path.absolute()
+    return next((p / NAME for p in (path, *path.parents) if is_manifest(p / NAME)), None)
+
+
 def made_with(path: Path) -> str:
     """What the first line says about how the set was made."""
     path = path / NAME if path.is_dir() else path

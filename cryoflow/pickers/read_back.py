@@ -46,7 +46,7 @@ DUPLICATE_OF_RADIUS = 0.3
 def read_back(
     picker_name: str,
     folder: Path,
-    manifest: Path,
+    manifest: Path | None = None,
     *,
     name: str = "",
     threshold: float | None = None,
@@ -63,7 +63,8 @@ def read_back(
     folder
         Folder of its output, or one file.
     manifest
-        `manifest.tsv`, or the folder it lies in: of the set that was picked.
+        `manifest.tsv`, or the folder it lies in: of the set that was picked. None takes that of the set that `folder`
+        lies in.
     name
         Of the run, the job's part of the entry's name; by default the folder's.
     threshold
@@ -90,7 +91,8 @@ def read_back(
     """
     source = picker(picker_name)
     folder = Path(folder)
-    table = manifests.read_manifest(Path(manifest))
+    manifest = _manifest_of(folder, manifest)
+    table = manifests.read_manifest(manifest)
     files = [folder] if folder.is_file() else source.pick_files(folder)
     if not files:
         raise BadInput(folder, f"holds no picks of {source.title}.", "Name the folder of its output.")
@@ -118,7 +120,23 @@ def read_back(
         raise BadInput(
             folder, f"has no scores, so no threshold of {threshold:g} can be applied.", "Leave --threshold out."
         )
-    return _entries(source, picks, table, name or folder.stem, used, model, version, counts, Path(manifest))
+    return _entries(source, picks, table, name or folder.stem, used, model, version, counts, manifest)
+
+
+def _manifest_of(folder: Path, given: Path | None) -> Path:
+    """The manifest to read by. Another one than that of the set that the picks lie in may be right, but is noticed:
+    sets of the same micrographs have the same names, and other scales."""
+    nearest = manifests.nearest(folder)
+    if given is None and nearest is None:
+        raise BadInput(folder, "lies in no set that cryoflow wrote.", "Name the set that was picked: --manifest.")
+    if given is None or nearest is None:
+        return Path(given or nearest or folder)
+    given = Path(given)
+    if manifests.is_manifest(given / manifests.NAME if given.is_dir() else given) and (
+        manifests.made_with(given) != manifests.made_with(nearest)
+    ):
+        log.warning("%s lies in the set of %s, but %s was named, and is taken", folder, nearest.parent, given)
+    return given
 
 
 def _some(files: Sequence[Path]) -> str:
@@ -193,7 +211,24 @@ def _in_micrograph_pixels(
         raise BadInput(
             folder, "has all its picks in one corner: they are in downsampled pixels.", "Leave --micrograph-pixels out."
         )
+    _warn_of_a_corner(picks["micrograph"].to_numpy(), x / nx, y / ny, folder)
     return picks.assign(x_px=x, y_px=y)
+
+
+def _warn_of_a_corner(
+    row: npt.NDArray[np.int64], x_of_width: npt.NDArray[np.float64], y_of_height: npt.NDArray[np.float64], folder: Path
+) -> None:
+    """Say so where all picks of several micrographs lie in their upper left: most likely they are of another scale."""
+    if len(row) < 50 or len(np.unique(row)) < 3:
+        return
+    right, low = float(x_of_width.max()), float(y_of_height.max())
+    if max(right, low) < 0.75:
+        log.warning(
+            "%s has all its picks in the upper left %.0f%% x %.0f%% of the micrographs: is it this manifest's run?",
+            folder,
+            100 * right,
+            100 * low,
+        )
 
 
 def _flipped(picks: pd.DataFrame, table: pd.DataFrame, flip_y: bool) -> pd.DataFrame:

@@ -92,19 +92,24 @@ def train(
     _check_picker(target, folder)
     settings = manifests.read_settings(folder)
     log = folder / "train.log"
-    if not (again or script_only):
-        try:
-            model = target.trained_model(folder, settings)
-        except BadInput:
-            pass  # the usual case: not trained yet
-        else:
-            return _trained(target, folder, model, log, reused=True)
+    if not (again or script_only) and (there := trained_already(picker_name, folder)):
+        return there
     preflight(target, folder)
     steps = target.train_steps(folder, settings, place.hardware)
     if script_only:
         return Trained(folder, None, log, script=write_script(steps, place, folder, "train", log.name))
     seconds = run_steps(steps, place, folder, log, on_line)
     return _trained(target, folder, target.trained_model(folder, settings), log, seconds=seconds)
+
+
+def trained_already(picker_name: str, folder: Path) -> Trained | None:
+    """What an earlier training of that folder left; None where there is no model, as nobody trained it yet."""
+    target, folder = picker(picker_name), Path(folder).absolute()
+    try:
+        model = target.trained_model(folder, manifests.read_settings(folder))
+    except BadInput:
+        return None
+    return _trained(target, folder, model, folder / "train.log", reused=True)
 
 
 def _trained(

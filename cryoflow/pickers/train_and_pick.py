@@ -13,7 +13,7 @@ from cryoflow.errors import BadInput
 from cryoflow.pickers.base import picker, pickers
 from cryoflow.pickers.execution import OnLine, Place
 from cryoflow.pickers.export import ExportResult, export
-from cryoflow.pickers.run import Picked, Trained, pick, train
+from cryoflow.pickers.run import Picked, Trained, pick, train, trained_already
 from cryoflow.pickers.split import Fractions
 from cryoflow.picks import PickSet
 
@@ -22,11 +22,14 @@ TRAINING, PICKED = "training", "picked"
 
 @dataclass(frozen=True)
 class TrainedAndPicked:
-    """What each of the three steps left; `output/training` and `output/picked` are their folders."""
+    """What each of the three steps left; `output/training` and `output/picked` are their folders.
+
+    `picked` is None where a script was written that is to train first.
+    """
 
     exported: ExportResult
     trained: Trained
-    picked: Picked
+    picked: Picked | None
 
 
 def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str, ...]:
@@ -67,6 +70,7 @@ def train_and_pick(
     settings: Mapping[str, object] | None = None,
     threshold: float | None = None,
     name: str = "",
+    script_only: bool = False,
     on_line: OnLine | None = None,
 ) -> TrainedAndPicked:
     """Train a picker on some sets of picks, and pick the micrographs of others with it.
@@ -83,6 +87,8 @@ def train_and_pick(
         Of the training; picking shares those that it must.
     name
         Of the run, part of the new entries' names; by default that of the picker.
+    script_only
+        Run nothing: write the script that trains, or where that one has left its model, the one that picks.
     """
     target = picker(picker_name)
     if not (target.trains and target.picks):
@@ -97,8 +103,11 @@ def train_and_pick(
         seed=seed,
         settings=settings,
     )
-    trained = train(picker_name, exported.folder, place, on_line=on_line)
-    assert trained.model is not None  # no script was asked for
+    trained = trained_already(picker_name, exported.folder) or train(
+        picker_name, exported.folder, place, script_only=script_only, on_line=on_line
+    )
+    if trained.model is None:
+        return TrainedAndPicked(exported, trained, None)
     known = [p.diameter_A for p in training if p.diameter_A]
     picked = pick(
         picker_name,
@@ -110,6 +119,7 @@ def train_and_pick(
         diameter_A=diameter_A or (sum(known) / len(known) if known else None),
         threshold=threshold,
         overwrite=True,
+        script_only=script_only,
         on_line=on_line,
     )
     return TrainedAndPicked(exported, trained, picked)

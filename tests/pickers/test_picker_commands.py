@@ -1,6 +1,8 @@
 """`cryoflow export`, `picker` and `evaluate`, as they are typed."""
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,28 @@ def test_one_command_trains_and_picks(database, make_entry, program, tmp_path, c
     program("topaz", TOPAZ)
     assert launch([*one, "--best", "--project", "P2", "--to-pick", "P1/Homo_J51"]) == 0
     assert set(manifest.read_manifest(tmp_path / "one" / "training")["project"]) == {"P2"}
+
+
+def test_one_command_writes_the_scripts_one_after_the_other(database, program, tmp_path, capsys):  # noqa: F811
+    program("topaz", TOPAZ)
+    out = tmp_path / "a run"
+    argv = ["picker", "train-and-pick", "topaz", "--best", "--to-pick", "P1/Homo_J51", "--threshold", "-4"]
+    argv += ["--db", str(database), "-o", str(out), "--gpus", "none", "--set", "downsampling=2", "--script-only"]
+    assert launch(argv) == 0
+    printed = capsys.readouterr()
+    assert str(out / "training" / "train.sbatch") in printed.out
+    assert "the same command again" in printed.err
+    assert not (out / "picked").exists()
+    subprocess.run(["bash", out / "training" / "train.sbatch"], check=True)
+    assert launch(argv) == 0
+    printed = capsys.readouterr()
+    subprocess.run(["bash", out / "picked" / "pick.sbatch"], check=True)
+    assert "topaz_epoch2.sav" in (out / "picked" / "pick.sbatch").read_text()  # the best of three
+    then = next(line for line in printed.err.splitlines() if line.startswith("then: cryoflow "))
+    assert launch(shlex.split(then.removeprefix("then: cryoflow "))) == 0
+    picks = Database(database).load("P1/AutoPick_topaz")
+    assert len(picks) == 8
+    assert picks.centers_xy_px[:2].tolist() == [[20.0, 40.0], [60.0, 80.0]]
 
 
 def test_one_command_says_what_it_lacks_before_it_trains(database, tmp_path, capsys):

@@ -175,6 +175,36 @@ def test_picking_brings_positions_back_through_the_manifest_and_applies_the_thre
     assert [len(p) for p in everything] == [4, 6]
 
 
+def test_another_sets_manifest_is_noticed(make_entry, program, tmp_path, caplog):
+    program("topaz", TOPAZ)
+    entry = make_entry(n=3, pixel_size_A=2.0, n_empty=0)
+    model = tmp_path / "m.sav"
+    model.write_text("model")
+    picked = pick("topaz", model, [entry], tmp_path / "picked", CPU, diameter_A=100)
+    trained_on = export("topaz", [entry], tmp_path / "set", settings={"downsampling": 1}).folder
+    assert not caplog.messages
+    (own,) = read_back("topaz", tmp_path / "picked" / "picks", keep_all=True, name="picked")
+    assert own.picks["x_px"].tolist() == [20.0, 60.0] * 3
+    assert own.micrographs.equals(picked.picksets[0].micrographs)
+    read_back("topaz", tmp_path / "picked" / "picks", trained_on)
+    assert f"lies in the set of {tmp_path / 'picked'}, but {trained_on} was named" in caplog.text
+    with pytest.raises(BadInput, match="lies in no set"):
+        read_back("topaz", model)
+
+
+def test_picks_in_one_corner_of_all_micrographs_are_noticed(make_entry, tmp_path, caplog):
+    entry = make_entry(n=4, pixel_size_A=2.0, n_empty=0)
+    right = export("topaz", [entry], tmp_path / "right", settings={"downsampling": 2}).folder
+    wrong = export("topaz", [entry], tmp_path / "wrong", settings={"downsampling": 1}).folder
+    stems = manifest.read_manifest(right)["stem"]
+    rows = [f"{stem}\t{x}\t{y}\t1" for stem in stems for x in range(10, 280, 50) for y in range(10, 180, 50)]
+    (tmp_path / "picks.txt").write_text("image_name\tx_coord\ty_coord\tscore\n" + "\n".join(rows) + "\n")
+    read_back("topaz", tmp_path / "picks.txt", right)
+    assert not caplog.messages
+    read_back("topaz", tmp_path / "picks.txt", wrong)
+    assert "upper left 45% x 42% of the micrographs" in caplog.text
+
+
 def test_positions_that_were_scaled_back_already_are_noticed(make_entry, tmp_path):
     entry = make_entry(n=2, pixel_size_A=1.0, diameter_A=40)
     folder = export("topaz", [entry], tmp_path / "set", settings={"downsampling": 4}).folder
