@@ -16,6 +16,9 @@ TAG = "cryoflow:"
 SEEN_INSIDE = ("SLURM_*", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES")
 """Variables of the job that --cleanenv would hide from the image; without them a job would use its neighbour's GPU."""
 
+SERVERS_OWN = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT_SERVER_API_AUTH_STRING")
+"""Start of variables with secrets of the server, which no job needs; a worker that shares its environment has them."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 
 
@@ -157,14 +160,14 @@ def environment(job: SlurmJobConfiguration, own: Mapping[str, str]) -> dict[str,
     own
         The worker's environment. Where the worker itself runs inside a SLURM job, that job's settings are left out.
     """
-    hidden = ("SLURM_", "SBATCH_", "PREFECT__", "APPTAINERENV_", "SINGULARITYENV_")
+    hidden = ("SLURM_", "SBATCH_", "PREFECT__", "APPTAINERENV_", "SINGULARITYENV_", *SERVERS_OWN)
     kept = {k: v for k, v in own.items() if k == "SLURM_CONF" or not k.startswith(hidden)}
     threads = str(job.cpus)  # else a library starts a thread per core of the node, on the few cores of the job
     given = {
         **{name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")},
         "PYTHONUNBUFFERED": "1",
         "PYTHONNOUSERSITE": "1",
-        **{k: v for k, v in job.env.items() if v is not None},
+        **{k: v for k, v in job.env.items() if v is not None and not k.startswith(SERVERS_OWN)},
     }
     if job.image:
         return kept | {f"APPTAINERENV_{k}": v for k, v in given.items()}

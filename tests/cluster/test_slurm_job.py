@@ -156,6 +156,13 @@ def test_secrets_travel_in_the_environment_and_not_in_the_script() -> None:
     assert sbatch.environment(full_job(image=None, env={"KEY": "geheim"}), {})["KEY"] == "geheim"
 
 
+def test_what_only_the_server_needs_is_in_no_job() -> None:
+    url = "postgresql+asyncpg://u:geheim@h/db"
+    secret = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, "PREFECT_SERVER_API_AUTH_STRING": "u:geheim"}
+    for job in (full_job(env=secret), full_job(env=secret, image=None)):
+        assert "geheim" not in str(sbatch.environment(job, secret | {"PATH": "/bin"}))
+
+
 def test_the_settings_of_a_job_that_the_worker_runs_in_are_not_handed_on() -> None:
     own = {"PATH": "/bin", "SLURM_CONF": "/etc/s", "SLURM_MEM_PER_NODE": "1", "SBATCH_QOS": "x", "APPTAINERENV_A": "b"}
     kept = sbatch.environment(full_job(), own)
