@@ -135,7 +135,7 @@ def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log
     options += [f"--gres=gpu:{gpus}"] if gpus else []
     lines = ["#!/bin/bash", rf"#SBATCH --output=\\{log}"]  # the backslash: a % in the folder's name stays one
     lines += [*(f"#SBATCH {_directive(o)}" for o in [*options, *place.sbatch_options]), ""]
-    lines += ["set -euo pipefail", *_go_home(home, log), ""]
+    lines += ["set -euo pipefail", *_go_home(home, log, may_move=not place.container), ""]
     for step in steps:
         argv = [*container(place, home, step), *step.argv[1:]] if place.container else list(step.argv)
         if not place.container and place.programs:
@@ -150,19 +150,22 @@ def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log
     return path
 
 
-def _go_home(home: Path, log: str) -> list[str]:
+def _go_home(home: Path, log: str, *, may_move: bool) -> list[str]:
     """Lines that change into the folder, known by the first line of its manifest, wherever it is now.
 
-    sbatch runs a copy of the script, so that the script's own place is of no use there.
+    sbatch runs a copy of the script, so that the script's own place is of no use there. An image's mounts are of the
+    place where the folder was when the script was written.
     """
+    elsewhere = ['"$(dirname -- "$0")"', '"${SLURM_SUBMIT_DIR:-.}"'] if may_move else []
+    remedy = "submit it from there" if may_move else "write the script anew"
     mark = (home / manifest.NAME).read_text(errors="surrogateescape").partition("\n")[0]
     return [
         f"mark={shlex.quote(mark)}",
         'is_home() { [ "$(head -n 1 -- "$1/manifest.tsv" 2> /dev/null)" = "$mark" ]; }',
-        f'for folder in "$(dirname -- "$0")" "${{SLURM_SUBMIT_DIR:-.}}" {shlex.quote(str(home))}; do',
+        f"for folder in {' '.join([*elsewhere, shlex.quote(str(home))])}; do",
         '    if is_home "$folder"; then break; fi',
         "done",
-        'is_home "$folder" || { echo "the folder of this script has moved: submit it from there" >&2; exit 1; }',
+        f'is_home "$folder" || {{ echo "the folder of this script has moved: {remedy}" >&2; exit 1; }}',
         'cd -- "$folder"',
         'if ! [ . -ef "${SLURM_SUBMIT_DIR:-.}" ]; then',  # then sbatch's log is elsewhere
         f'    echo "the log is $PWD/{log}"',
