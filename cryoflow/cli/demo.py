@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cryoflow.cli.flow_runs import prepare_prefect, show_result
 from cryoflow.cli.output import Json, say
 from cryoflow.errors import ExitCode
+from cryoflow.profiles import ProfileName
 
 
 def demo(
@@ -18,6 +19,7 @@ def demo(
     micrographs: int = 12,
     epochs: int = 16,
     seed: int = 1,
+    profile: ProfileName | None = None,
     json: Json = False,
 ) -> ExitCode:
     """Run the whole path on two simulated projects: about 3 minutes on 2 cores, a second run much less.
@@ -36,8 +38,10 @@ def demo(
         Of the unpicker's training.
     seed
         Another number is another simulation.
+    profile
+        Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
     """
-    prepare_prefect()
+    prepare_prefect(profile)
     from cryoflow.cluster.remains import own_runs
     from flows.demo import demo as run
     from flows.parameters import DemoParameters

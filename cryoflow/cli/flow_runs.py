@@ -7,20 +7,26 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli.output import emit_json, emit_record, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
+from cryoflow.profiles import ProfileName
 
 if TYPE_CHECKING:
     from flows.pipeline import PipelineResult
 
 
-def prepare_prefect() -> None:
-    """Set Prefect up for a person at a terminal, before it is imported; `--verbose` and set variables win."""
+def prepare_prefect(profile: ProfileName | None = None) -> None:
+    """Set Prefect up for a person at a terminal, before it is imported; `--verbose` and set variables win.
+
+    A profile that is given is handed on in the environment, where flows look for it.
+    """
     import logging
+
+    if profile:
+        os.environ["CRYOFLOW_PROFILE"] = str(profile)
 
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     _tell_stages()
     from cryoflow.doctor import server_problem
-    from cryoflow.profiles import ProfileName
     from cryoflow.settings import load_settings
 
     settings = load_settings().settings

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cryoflow.cli.flow_runs import prepare_prefect, show_result
 from cryoflow.cli.output import Json, UsageError, say
 from cryoflow.errors import ExitCode
+from cryoflow.profiles import ProfileName
 
 
 def run(
@@ -22,6 +23,7 @@ def run(
     epochs: int = 30,
     seed: int = 0,
     chunk_micrographs: int = 100,
+    profile: ProfileName | None = None,
     json: Json = False,
 ) -> ExitCode:
     """Run the whole pipeline on finished projects: ingest, export, train the unpicker, clean the picks, report.
@@ -48,10 +50,12 @@ def run(
         Of the splits and the training.
     chunk_micrographs
         Micrographs that one task works on.
+    profile
+        Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
     """
     if not roots:
         raise UsageError("name one folder or more that finished projects lie in.")
-    prepare_prefect()
+    prepare_prefect(profile)
     from pydantic import ValidationError
 
     from cryoflow.cluster.remains import own_runs
