@@ -45,7 +45,7 @@ def up(
     from cryoflow.cluster import services
 
     if server:
-        services.check(settings, chosen)
+        services.check(settings, chosen, host=host)
     address = settings.site.server
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, also in the background of a script; systemd, and `kill`
         signal.signal(number, signal.default_int_handler)

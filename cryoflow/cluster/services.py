@@ -21,6 +21,8 @@ from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.profiles import ProfileName
 from cryoflow.settings import FILE_NAME, Settings
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 @dataclass(frozen=True)
 class Service:
@@ -64,17 +66,27 @@ def workers(settings: Settings, profile: ProfileName) -> tuple[Service, ...]:
     )
 
 
-def check(settings: Settings, profile: ProfileName) -> None:
+def check(settings: Settings, profile: ProfileName, *, host: str = "127.0.0.1") -> None:
     """Refuse what is known not to work.
+
+    Parameters
+    ----------
+    host
+        Address that the server is to listen on.
 
     Raises
     ------
     BadInput
-        For SLURM without PostgreSQL.
+        For SLURM without PostgreSQL, and for a server that nobody reaches at the address of the settings.
     """
-    if POOL_TYPES[profile] != "slurm":
-        return
-    if not settings.site.server_database:
+    site = settings.site
+    if host in LOOPBACK and (name := urlsplit(site.server).hostname) not in LOOPBACK:
+        raise BadInput(
+            FILE_NAME,
+            f"names the server {site.server}, but it would listen on {host} alone, where {name} does not lead.",
+            "Add --host with the address of the network that nodes are on, and a secret: docs/cluster.md, Security.",
+        )
+    if POOL_TYPES[profile] == "slurm" and not site.server_database:
         raise BadInput(
             FILE_NAME,
             f"the profile {profile} needs PostgreSQL: with SQLite, runs at the same time are lost to locks.",

@@ -121,10 +121,17 @@ def test_without_an_image_the_profile_says_what_to_do(tmp_path: Path, monkeypatc
 def test_slurm_without_postgresql_is_refused(settings: Settings) -> None:
     from cryoflow.cluster.services import check
 
-    check(settings, ProfileName.SLURM)
+    check(settings, ProfileName.SLURM, host="10.0.0.1")
     check(Settings(), ProfileName.LOCAL)
     with pytest.raises(BadInput, match="PostgreSQL"):
         check(Settings(), ProfileName.SLURM)
+
+
+def test_a_server_that_nodes_could_not_reach_is_refused(settings: Settings) -> None:
+    from cryoflow.cluster.services import check
+
+    with pytest.raises(BadInput, match="login1 does not lead"):
+        check(settings, ProfileName.SLURM)
 
 
 def test_the_server_listens_on_loopback_and_its_pages_call_the_sites_address(settings: Settings) -> None:
