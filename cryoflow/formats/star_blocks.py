@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,8 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star_rows import text, tokens
 
 PIECE_BYTES = 2 << 20
+MOST_COLUMNS = 10_000
+"""RELION writes some 60. A file of more is no table of picks, and would take minutes to be refused."""
 
 _BORDER = re.compile(rb"(?:data_\S*|loop_)[ \t]*(?:#[^\n]*)?\r?(?:\n|$)")
 
@@ -89,7 +92,9 @@ def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
             if pairs:
                 yield _pairs_block(name, pairs)
                 pairs = []
-            block = Block(name, tuple(_labels(file)), True, _file=file)
+            block = Block(name, tuple(islice(_labels(file), MOST_COLUMNS + 1)), True, _file=file)
+            if len(block.columns) > MOST_COLUMNS:
+                raise BadInput(path, f"the loop of block data_{name} names more than {MOST_COLUMNS} columns.")
             if not block.columns:
                 raise BadInput(path, f"the loop of block data_{name} names no columns.")
             yield block

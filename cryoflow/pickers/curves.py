@@ -36,11 +36,12 @@ def keras_curve(log: Path) -> pd.DataFrame:
 
 def topaz_curve(table: Path) -> pd.DataFrame:
     """All metrics by epoch, from the table of `topaz train -o`: the mean of an epoch's iterations for training."""
-    if not table.exists():
+    try:
+        wide = pd.read_csv(table, sep="\t", na_values=["-"])
+        metrics = [c for c in wide.columns if c not in ("epoch", "iter", "split")]
+        long = wide.melt(id_vars=["epoch", "split"], value_vars=metrics, var_name="metric").dropna()
+    except (OSError, ValueError, KeyError):  # a training is not lost for want of its curve
         return pd.DataFrame(columns=list(COLUMNS))
-    wide = pd.read_csv(table, sep="\t", na_values=["-"])
-    metrics = [c for c in wide.columns if c not in ("epoch", "iter", "split")]
-    long = wide.melt(id_vars=["epoch", "split"], value_vars=metrics, var_name="metric").dropna()
     long["split"] = long["split"].map({"train": "train", "test": "validation"})
     long["value"] = pd.to_numeric(long["value"], errors="coerce")
     means = long.groupby(["metric", "split", "epoch"])["value"].mean().reset_index()
@@ -51,6 +52,7 @@ def plot_curve(curve: pd.DataFrame, title: str, path: Path) -> None:
     """Draw a training curve as PNG: loss, and the area under the precision-recall curve where there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     metrics = [m for m in ("loss", "auprc") if m in set(curve["metric"])]
     figure = Figure(figsize=(4.5 * len(metrics), 3.2), layout="constrained")
@@ -62,6 +64,7 @@ def plot_curve(curve: pd.DataFrame, title: str, path: Path) -> None:
             if len(part):
                 axes.plot(part["epoch"], part["value"], color=colour, marker=marker, markersize=3, label=split)
         axes.set_xlabel("Epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(names[metric])
         axes.legend(frameon=False)
     figure.suptitle(title)

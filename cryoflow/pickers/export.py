@@ -35,7 +35,7 @@ class ExportResult:
     manifest
         Its `manifest.tsv`.
     n_micrographs, n_picks
-        Exported; `splits` says how many micrographs are in which split.
+        Exported; `splits` says how many micrographs of a training set are in which split.
     settings
         All settings, each with its reason.
     next_commands
@@ -157,7 +157,7 @@ def write_set(
         manifest=output / manifest.NAME,
         n_micrographs=len(training.micrographs),
         n_picks=len(training.picks),
-        splits=splits_of(training),
+        splits=splits_of(training) if target.links_micrographs else {},  # what goes to RELION is no training set
         settings=chosen_settings,
         next_commands=() if for_picking else target.next_commands(output),
         skipped=training.skipped,
@@ -233,7 +233,9 @@ def _same_is_there(output: Path, made_with: str, *, overwrite: bool) -> bool:
 
 
 def _read_chosen(folder: Path) -> tuple[Setting, ...]:
-    table = pd.read_csv(
-        folder / manifest.SETTINGS, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\"
-    )
-    return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in table[["setting", "value", "why"]].to_numpy())
+    path = folder / manifest.SETTINGS
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
+        return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in table[["setting", "value", "why"]].to_numpy())
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(path, f"cannot be read ({error}).", "Export the set again, with --overwrite.") from error

@@ -105,7 +105,7 @@ def nearest(path: Path) -> Path | None:
 def made_with(path: Path) -> str:
     """What the first line says about how the set was made."""
     path = path / NAME if path.is_dir() else path
-    with path.open() as file:
+    with path.open(errors="replace") as file:
         return file.readline().rstrip("\n").partition("\t")[2]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryoflow.errors import BadInput
-from cryoflow.files import link, write_atomically
+from cryoflow.errors import BadInput, UnsafePath
+from cryoflow.files import inside, link, write_atomically
 from cryoflow.micrographs.scratch import folder as scratch_folder
 from cryoflow.micrographs.scratch import local_copies
 from cryoflow.pickers.links import links
@@ -51,10 +51,10 @@ def mend(home: Path) -> None:
     if not record.exists():
         return
     try:
-        led = {Path(str(path)): str(old) for path, old in json.loads(record.read_text()).items()}
-    except (ValueError, AttributeError) as error:
+        led = {inside(home, path): str(old) for path, old in json.loads(record.read_text()).items()}
+    except (ValueError, AttributeError, RecursionError, UnsafePath) as error:
         raise BadInput(record, f"is no record of links ({error}).", "Remove its folder, and pick again.") from error
     for path, old in led.items():
-        if (home / path).is_symlink() and str((home / path).readlink()) != old:
-            link(home / path, old)
+        if path.is_symlink() and str(path.readlink()) != old:
+            link(path, old)
     record.unlink()

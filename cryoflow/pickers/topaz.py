@@ -113,8 +113,10 @@ class Topaz(Picker):
         for part in SPLIT_FILES.values():
             table, images = home / f"particles_{part}.txt", home / f"image_list_{part}.txt"
             if table.exists():
-                named = {line.partition("\t")[0] for line in table.read_text().splitlines()[1:]}
-                listed = {line.partition("\t")[0] for line in images.read_text().splitlines()[1:]}
+                named, listed = (
+                    {line.partition("\t")[0] for line in path.read_text(errors="surrogateescape").splitlines()[1:]}
+                    for path in (table, images)
+                )
                 found += [f"{name} of {table.name} is not in {images.name}" for name in sorted(named - listed)]
         return found
 

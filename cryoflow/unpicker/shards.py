@@ -100,7 +100,7 @@ def gather(
             scores[offsets[shard.first] : offsets[shard.last]] = values
             failed += [BadInput(*error) for error in record["failed"]]
             notes += record["notes"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadInput(
                 shard.record, f"is no record of a shard ({error}).", "Remove it, and run the same again."
             ) from error

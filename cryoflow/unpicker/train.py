@@ -265,7 +265,7 @@ def _finished(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None
             return bundle
         other = bundle.fingerprint != mark
     elif marked.is_file():
-        other = marked.read_text().strip() != mark
+        other = marked.read_text(errors="replace").strip() != mark
     elif output.is_dir() and any(output.iterdir()):
         raise BadInput(output, "is not empty and holds no model.", "Name another folder.")
     if other and not overwrite:
