@@ -18,7 +18,7 @@ from cryoflow.errors import BadInput
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
 
-READERS_VERSION = 2
+READERS_VERSION = 3
 """Raised when a reader reads something differently: then all jobs are read again."""
 
 
@@ -43,7 +43,7 @@ def job_key(job: Job, options: IngestOptions) -> str:
         str(options.flip_of(job.project_name, job.project)),
     ]
     for output in job.outputs:
-        parts.append(f"{output.group!r} {output.suffix!r}")
+        parts.append(f"{output.group!r} {output.suffix!r} {output.small_files}")
         for path in output.files:
             try:
                 status = os.stat(path)

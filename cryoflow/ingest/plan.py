@@ -92,8 +92,7 @@ def plan_jobs(
 
 def _planned(job: Job, entries: list[Entry], remembered: Remembered | None, options: IngestOptions) -> PlannedJob:
     has = tuple(entries)
-    wanted = {JobStatus.USABLE} | ({JobStatus.UNFINISHED, JobStatus.FAILED} if options.include_unfinished else set())
-    if job.status not in wanted:
+    if not job.status.is_readable(options.include_unfinished):
         reason = f"{job.status.value}: {job.reason}" if job.reason else job.status.value
         return PlannedJob(job, "skip", reason, "", has, _MARKS.get(job.status, "stale"), remembered)
     key = job_key(job, options)

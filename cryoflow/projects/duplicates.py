@@ -20,6 +20,7 @@ ONE_PLACE_PX = 0.1
 _UNKNOWN_PX = 1.0
 _MOST_CELLS = 1 << 20
 _MARGIN = 16
+_NEEDED = ("micrograph", "x_px", "y_px", "score")
 _GRIDS = ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))
 """Offsets of grids in cells: picks that are closer than half a cell share a cell in one of the four at least."""
 _PICKS_AT_A_TIME = 1 << 15
@@ -48,8 +49,8 @@ def fold_duplicates(columns: Columns, distance_px: float) -> int:
     """
     keep = np.ones(len(columns["micrograph"]), bool)
     slots = np.empty(_SLOTS, np.int64)
-    for part in _parts(columns["micrograph"]):
-        here = {name: columns[name][part] for name in ("micrograph", "x_px", "y_px", "score") if name in columns}
+    for part in _parts(columns["micrograph"].astype(np.int32, copy=False)):
+        here: Columns = {name: columns[name][part] for name in _NEEDED if name in columns}
         _fold(here, distance_px, keep[part], slots)
     n = len(keep) - int(np.count_nonzero(keep))
     if n:
@@ -74,7 +75,7 @@ def distance_px(
     return OF_BOX * box_px if box_px else _UNKNOWN_PX
 
 
-def _parts(micrograph: npt.NDArray[np.generic]) -> Iterator[slice]:
+def _parts(micrograph: npt.NDArray[np.integer]) -> Iterator[slice]:
     """Slices of whole micrographs, a few ten thousand picks each; one of all where they are in no order."""
     if not bool(np.all(micrograph[1:] >= micrograph[:-1])):
         yield slice(None)

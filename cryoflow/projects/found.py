@@ -24,6 +24,11 @@ class JobStatus(StrEnum):
     UNREADABLE = "unreadable"
     NOT_OF_INTEREST = "not of interest"
 
+    def is_readable(self, include_unfinished: bool = False) -> bool:
+        """Whether a job of this status is read: a usable one, and one that did not end well where that is asked for."""
+        unfinished = (JobStatus.UNFINISHED, JobStatus.FAILED, JobStatus.STALE)
+        return self is JobStatus.USABLE or (include_unfinished and self in unfinished)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -39,6 +44,8 @@ class Output:
         Every file that decides its content, absolute: what an incremental run compares by size and time.
     n_picks, n_micrographs
         From headers and job files where that is cheap, else None.
+    small_files
+        A hash of names, sizes and times of further files, where there is one a micrograph.
     """
 
     group: str
@@ -46,6 +53,7 @@ class Output:
     files: tuple[Path, ...] = ()
     n_picks: int | None = None
     n_micrographs: int | None = None
+    small_files: str = ""
 
 
 @dataclass(frozen=True)

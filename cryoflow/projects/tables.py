@@ -24,6 +24,7 @@ from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
+from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import lone_job
 
@@ -139,19 +140,25 @@ def _pickset(
     for ours, theirs in (("score", "score"), ("psi_deg", "psi_deg"), ("class", "class_number")):
         if any(getattr(picks, theirs) is not None for _, picks in read):
             columns[ours] = _joined(read, theirs)
-    if any(picks.is_helical for _, picks in read):
+    is_helical = any(picks.is_helical for _, picks in read)
+    if is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
     notes += turn(columns, micrographs, flip, path)
     formats = sorted({picks.format for _, picks in read})
     box_px = _common([picks.box_px for _, picks in read])
     diameter_px = _common([picks.diameter_px for _, picks in read])
     sizes = micrographs["pixel_size_A"].dropna().unique()
+    box_px = box_px * scale if box_px else None
+    diameter_A = float(diameter_px * scale * sizes[0]) if diameter_px and len(sizes) == 1 else None
+    closest_px = distance_px(diameter_A, sizes, box_px, is_helical=is_helical)
+    counts = {"duplicate": n} if (n := fold_duplicates(columns, closest_px)) else {}
     return PickSet.build(
         _provenance(path, read, ", ".join(formats)),
         micrographs,
         pd.DataFrame(columns),
-        box_px=box_px * scale if box_px else None,
-        diameter_A=float(diameter_px * scale * sizes[0]) if diameter_px and len(sizes) == 1 else None,
+        box_px=box_px,
+        diameter_A=diameter_A,
+        counts=counts,
         score_kind=next((p.score_kind for _, p in read if p.score is not None), ""),
         notes=(f"read as {', '.join(formats)}", *notes),
     )

@@ -12,13 +12,14 @@ from cryoflow.formats.star import write_star
 
 _NUMBERS = {
     "Import": 0, "MotionCorr": 1, "CtfFind": 2, "ManualPick": 3, "AutoPick": 4, "Extract": 5, "Select": 7, "Class2D": 8,
-    "Class3D": 9, "Refine3D": 10, "External": 99,
+    "Class3D": 9, "Refine3D": 10, "Polish": 20, "CtfRefine": 21, "External": 99,
 }  # fmt: skip
 _LABELS = {
     "Import": "relion.import.movies", "MotionCorr": "relion.motioncorr.own", "CtfFind": "relion.ctffind.ctffind4",
     "ManualPick": "relion.manualpick", "AutoPick": "relion.autopick.log", "Extract": "relion.extract",
     "Select": "relion.select.interactive", "Class2D": "relion.class2d", "Class3D": "relion.class3d",
-    "Refine3D": "relion.refine3d", "External": "relion.external",
+    "Refine3D": "relion.refine3d", "Polish": "relion.polish", "CtfRefine": "relion.ctfrefine",
+    "External": "relion.external",
 }  # fmt: skip
 _NODES = {
     "movies": (0, "MicrographMoviesGroupMetadata.star.relion"),

@@ -44,6 +44,7 @@ def write_relion_project(
     keeps_micrograph_pixel_size: bool = False,
     converged: bool = True,
     continued: bool = False,
+    went_on: bool = False,
     select2d: Literal["interactive", "class2dauto", "onvalue", "removeduplicates", "split"] = "interactive",
     is_tomo: bool = False,
     status: Mapping[str, str] | None = None,
@@ -76,6 +77,9 @@ def write_relion_project(
         Whether the refinement came to its end.
     continued
         Whether classification and refinement were continued after a stop.
+    went_on
+        Whether the refined particles went through CtfRefine and Polish, and were extracted again, recentred, and
+        refined again.
     select2d
         How 2D classes were selected. `split` leaves two files, `removeduplicates` follows on an interactive one.
     is_tomo
@@ -105,6 +109,8 @@ def write_relion_project(
         jobs.pick()
         jobs.classify(select2d, continued=continued)
         jobs.refine(converged=converged, continued=continued)
+        if went_on:
+            jobs.go_on()
         if pipeline:
             graph.write(nested_copies=nested_copies)
     return folder
@@ -290,6 +296,29 @@ class _Jobs:
             self._write_particles(f"{name}/{run}_data.star", self.particles)
             outputs[f"{run}_data.star"] = "particles"
         self._add("Refine3D", (self.particles_node,), outputs, {"fn_img": self.particles_node})
+        self.particles_node = f"{name}/{run}_data.star"
+
+    def go_on(self) -> None:
+        """CTF refinement and polishing, then a recentred extraction of the polished particles and its refinement."""
+        for kind, file in (("CtfRefine", "particles_ctf_refine.star"), ("Polish", "shiny.star")):
+            self._hand_on(kind, file, {"fn_data": self.particles_node})
+        for axis in "xy":
+            origin = np.asarray(self.particles[f"origin_{axis}"], np.float64)
+            coordinate = np.asarray(self.particles[f"rlnCoordinate{axis.upper()}"], np.float64)
+            self.particles[f"rlnCoordinate{axis.upper()}"] = coordinate - np.round(origin)
+            self.particles[f"origin_{axis}"] = origin - np.round(origin)  # less than a pixel is left
+        options = {"do_reextract": "Yes", "fndata_reextract": self.particles_node, "do_recenter": "Yes"}
+        options |= {"star_mics": self.micrographs_node, "extract_size": str(self.tables.box_px)}
+        self._hand_on("Extract", "particles.star", options, "relion.extract.reextract")
+        self._hand_on("Refine3D", "run_data.star", {"fn_img": self.particles_node})
+
+    def _hand_on(self, kind: str, file: str, options: dict[str, str], label: str = "") -> None:
+        name = self.graph.next_name(kind)
+        self._write_particles(f"{name}/{file}", self.particles)
+        inputs = tuple(dict.fromkeys(v for v in (options.get("star_mics", ""), self.particles_node) if v))
+        label = label if self.graph.uses_labels else ""
+        self.graph.add(kind, inputs=inputs, outputs={file: "particles"}, options=options, label=label)
+        self.particles_node = f"{name}/{file}"
 
     def _write_particles(self, name: str, columns: Columns) -> None:
         self.tables.write_particles(self.graph.folder / name, columns, self.graph.comment)

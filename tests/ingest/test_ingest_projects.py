@@ -343,6 +343,37 @@ def test_a_changed_file_of_picks_of_one_micrograph_is_noticed(projects: Path, tm
     assert (line.kind, line.reason) == ("ManualPick", "changed")
 
 
+def test_a_file_of_picks_that_is_rewritten_in_place_is_noticed(projects: Path, tmp_path: Path) -> None:
+    """As an editor or a script does: the times of its folder and of the list that names it stay as they are."""
+    quick(projects, tmp_path / "DB")
+    file = next((projects / "relion/AutoPick").rglob("*_autopick.star"))
+    before = file.parent.stat()
+    with file.open("r+b") as stream:
+        content = stream.read().rstrip().rpartition(b"\n")[0] + b"\n"
+        stream.seek(0)
+        stream.write(content)
+        stream.truncate()
+    assert file.parent.stat().st_mtime_ns == before.st_mtime_ns
+    (line,) = (line for line in quick(projects, tmp_path / "DB").lines if line.status == "read")
+    assert (line.kind, line.reason) == ("AutoPick", "changed")
+    file.unlink()
+    (line,) = (line for line in quick(projects, tmp_path / "DB").lines if line.status == "read")
+    assert (line.kind, line.reason) == ("AutoPick", "changed")
+
+
+def test_jobs_that_may_have_finished_are_read_where_that_is_asked_for(projects: Path, tmp_path: Path) -> None:
+    pipeline = projects / "relion/default_pipeline.star"
+    text = pipeline.read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("Refine3D/") and "relion.refine3d" in line)
+    pipeline.write_text(text.replace(row, row.replace("Succeeded", "Running")))
+    next((projects / "relion/Refine3D").rglob("RELION_JOB_EXIT_SUCCESS")).unlink()
+    (line,) = (line for line in quick(projects, tmp_path / "DB").lines if line.kind == "Refine3D")
+    assert line.status == "skipped"
+    assert line.reason.startswith("stale: default_pipeline.star says Running")
+    report = quick(projects, tmp_path / "DB", include_unfinished=True)
+    assert "read" in {line.status for line in report.lines if line.kind == "Refine3D"}
+
+
 def test_a_folder_of_relion_1_with_a_file_a_micrograph_is_read_by_hand(
     tmp_path: Path, simulated: SimulatedDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

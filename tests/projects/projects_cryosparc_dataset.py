@@ -5,15 +5,25 @@ import numpy as np
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 
 
+def apart(rng, n, shape_xy, distance_px=30, margin_px=40):
+    """Random places none of which is another's particle."""
+    places = np.zeros((0, 2))
+    while len(places) < n:
+        place = rng.uniform(margin_px, np.array(shape_xy) - margin_px)
+        if (np.linalg.norm(places - place, axis=1) > distance_px).all():
+            places = np.vstack([places, place])
+    return places
+
+
 def small_dataset(folder, n_micrographs=4, seed=1, shape_yx=(400, 560)):
     """True centres, and picks of which 15 of 25 a micrograph lie a few pixels beside a true centre."""
     rng = np.random.default_rng(seed)
     ny, nx = shape_yx
     micrographs = []
     for i in range(n_micrographs):
-        true = np.stack([rng.uniform(40, nx - 40, 20), rng.uniform(40, ny - 40, 20)], 1)
+        places = apart(rng, 30, (nx, ny))
+        true, wrong = places[:20], places[20:]
         right = true[:15] + rng.normal(0, 3, (15, 2))
-        wrong = np.stack([rng.uniform(5, nx - 5, 10), rng.uniform(5, ny - 5, 10)], 1)
         is_right = np.r_[np.ones(15, bool), np.zeros(10, bool)]
         micrographs.append(
             SimulatedMicrograph(

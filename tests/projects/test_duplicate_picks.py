@@ -16,7 +16,7 @@ from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
 def folded(micrograph, xy, closest_px, score=None):
     columns = {"micrograph": np.array(micrograph, np.int32), "row": np.arange(len(xy))}
-    columns |= {name: np.array(values, float) for name, values in zip(("x_px", "y_px"), np.reshape(xy, (-1, 2)).T)}
+    columns["x_px"], columns["y_px"] = np.reshape(np.array(xy, float), (-1, 2)).T
     if score is not None:
         columns["score"] = np.array(score, float)
     n = fold_duplicates(columns, closest_px)

@@ -171,13 +171,69 @@ def test_a_refinement_that_has_not_converged_is_unfinished(tmp_path: Path, blots
 @pytest.mark.parametrize("version", ["3.0", "3.1", "5.0"])
 @pytest.mark.parametrize(
     ("said", "status"),
-    [("Running", JobStatus.UNFINISHED), ("Scheduled", JobStatus.UNFINISHED), ("Failed", JobStatus.FAILED)],
+    [("Running", JobStatus.STALE), ("Scheduled", JobStatus.UNFINISHED), ("Failed", JobStatus.FAILED)],
 )
 def test_how_a_job_ended_is_seen(tmp_path: Path, blots, version: str, said: str, status: JobStatus) -> None:
     jobs = jobs_of(write_relion_project(tmp_path / "P1", blots, version=version, status={"AutoPick": said}))
     assert jobs["AutoPick"].status is status
     assert jobs["AutoPick"].reason
     assert jobs["Refine3D"].status is JobStatus.USABLE
+
+
+def test_a_running_job_is_unfinished_until_its_last_file_is_there_and_stale_then(tmp_path: Path, blots) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots, version="3.0", status={"Refine3D": "Running"})
+    job = jobs_of(folder)["Refine3D"]
+    assert job.status is JobStatus.STALE
+    assert "run_data.star is there" in job.reason
+    with pytest.raises(BadInput, match="is stale"):
+        read_job(job)
+    (pickset,) = read_job(job, include_unfinished=True)
+    assert_at(pickset, truth(blots))
+    final = folder / "Refine3D/job011/run_data.star"
+    os.utime(final, (1, 1))  # of a run before; it was continued, and writes iterations
+    assert jobs_of(folder)["Refine3D"].status is JobStatus.UNFINISHED
+    final.unlink()
+    assert jobs_of(folder)["Refine3D"].status is JobStatus.UNFINISHED
+
+
+@pytest.mark.parametrize("version", GENERATIONS)
+def test_particles_that_were_handed_on_and_extracted_again_are_at_the_true_centres(
+    tmp_path: Path, blots, version: str
+) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots, version=version, went_on=True)
+    project = recognise(folder, os.listdir(folder))
+    after = [job for job in find_jobs(project) if int(job.job.removeprefix("job")) > 11]
+    assert [j.kind.value for j in after] == ["Curate", "Curate", "Extract", "Refine3D"]
+    for job in after:
+        (pickset,) = read_job(job)
+        assert_at(pickset, truth(blots), atol=2e-4)
+        np.testing.assert_allclose(pickset.micrographs["pixel_size_A"], 2.5)
+        assert pickset.box_px == 24
+    assert np.abs(pickset.picks["shift_x_px"]).max() <= 0.5  # only the rest is left to subtract
+
+
+def test_a_job_that_hands_on_no_picks_of_its_own_says_so(tmp_path: Path, blots) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots, went_on=True)
+    for job, file, option, why in (
+        ("Polish/job013", "shiny.star", "do_param_optim", "trains parameters"),
+        ("Subtract/job020", "particles_subtracted.star", "do_center_mask", "recentred on a part"),
+    ):
+        (folder / job).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "Refine3D/job011/run_data.star", folder / job / file)
+        values = {"rlnJobOptionVariable": ["other"], "rlnJobOptionValue": ["No"]}
+        write_star(folder / job / "job.star", {"joboptions_values": values}, comment="")
+        assert {j.job: j for j in listed(folder)}[job[-6:]].status is JobStatus.USABLE
+        values = {"rlnJobOptionVariable": [option], "rlnJobOptionValue": ["Yes"]}
+        write_star(folder / job / "job.star", {"joboptions_values": values}, comment="# again")
+        found = {j.job: j for j in listed(folder)}[job[-6:]]
+        assert found.status is JobStatus.NOT_OF_INTEREST
+        assert why in found.reason
+
+
+def listed(folder: Path) -> list[Job]:
+    project = recognise(folder, os.listdir(folder))
+    assert project is not None
+    return find_jobs(project)
 
 
 def test_the_exit_file_knows_better_than_the_pipeline(tmp_path: Path, blots) -> None:

@@ -29,13 +29,12 @@ from cryoflow.projects.cryosparc.fold import folded
 from cryoflow.projects.cryosparc.job_types import PICKING, Role
 from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
+from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.extracted import choose, sample
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
-from cryoflow.projects.found import Job, JobStatus
+from cryoflow.projects.found import Job
 
 _ROWS_AT_A_TIME = 1 << 16
-_READABLE = {JobStatus.USABLE}
-_READABLE_UNFINISHED = _READABLE | {JobStatus.UNFINISHED, JobStatus.FAILED, JobStatus.STALE}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def read_job(
     MissingMetadata
         Where micrographs or their shapes are not known.
     """
-    if job.status not in (_READABLE_UNFINISHED if include_unfinished else _READABLE):
+    if not job.status.is_readable(include_unfinished):
         raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
     index = on_disk.ProjectIndex(job.project)
     record = index.record(job.job)
@@ -137,15 +136,19 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     extracted = _extracted(context, output, planned, joined, micrographs, rows, box_A)
     picks = _positions(joined, planned, micrographs, rows, box_A, notes)
     picks |= _attributes(joined, planned, role, rows)
+    diameter_A, said = plan.diameter_A(context.index, context.record)
+    notes += said
+    pixel_sizes_A = np.unique(micrographs.table["pixel_size_A"].dropna().round(4))
+    box_px = box_A / float(pixel_sizes_A[0]) if box_A and len(pixel_sizes_A) == 1 else None
+    is_helical = bool(job.detail.get("is_helical"))
+    n_close = fold_duplicates(picks, distance_px(diameter_A, pixel_sizes_A, box_px, is_helical=is_helical))
+    counts["duplicate"] = counts.get("duplicate", 0) + n_close
     notes += turn(picks, micrographs.table, context.flip, job.folder)
-    if job.detail.get("is_helical"):
+    if is_helical:
         notes.append("helical: picks lie along filaments, and neighbours overlap")
     if job.reason:
         notes.append(job.reason)
     del rows
-    diameter_A, said = plan.diameter_A(context.index, context.record)
-    notes += said
-    pixel_sizes_A = np.unique(micrographs.table["pixel_size_A"].dropna().round(4))
     provenance = Provenance(
         program=context.program,
         project=job.project,
@@ -163,7 +166,7 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
         provenance,
         micrographs.table,
         pd.DataFrame(picks, copy=False),
-        box_px=box_A / float(pixel_sizes_A[0]) if box_A and len(pixel_sizes_A) == 1 else None,
+        box_px=box_px,
         diameter_A=diameter_A,
         score_kind=planned.score,
         counts={name: number for name, number in counts.items() if number},

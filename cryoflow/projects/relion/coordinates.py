@@ -6,6 +6,7 @@ Up to 3.1 a file such as `AutoPick/job006/coords_suffix_autopick.star` says all 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.files import short_hash
 from cryoflow.formats.star import read_table
 from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
 from cryoflow.projects.relion.micrographs import Ctf, KnownMicrographs, read_micrograph_stars
@@ -70,6 +72,29 @@ def read_coordinates(
     own = {name: (Optics(), Ctf()) for name in names}
     is_helical = any(p.is_helical for p in picks)
     return Particles(names, columns, None, True, own, NAN, is_helical, notes), [path, *(files[n] for n in present)]
+
+
+def stamp_of_coordinates(project: Path, path: Path) -> str:
+    """A hash of names, sizes and times of all files of picks that belong to a list: what a nightly run compares.
+
+    Those of a `coords_suffix` file lie in its folder, under its suffix; a list names its own. None is opened.
+    """
+    if path.name.startswith("coords_suffix"):
+        ending = path.name.removeprefix("coords_suffix")
+        files = [os.path.join(top, n) for top, _, names in os.walk(path.parent) for n in names if n.endswith(ending)]
+    else:
+        try:
+            files = [str(file) for file in _from_list(project, path).values()]
+        except BadInput:
+            return ""
+    lines = []
+    for file in sorted(files):
+        try:
+            status = os.stat(file)
+            lines.append(f"{file!r} {status.st_size} {status.st_mtime_ns}")
+        except (OSError, ValueError):
+            lines.append(f"{file!r} absent")
+    return short_hash("\n".join(lines), 32)
 
 
 def _or_unknown(picks: FilePicks, column: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

@@ -10,11 +10,15 @@ from cryoflow.picks import Kind
 
 @dataclass(frozen=True)
 class JobType:
-    """One type of job: its folder in the project, its kind, and why its output is no set of picks, where it is none."""
+    """One type of job: its folder in the project, its kind, and why its output is no set of picks, where it is none.
+
+    `files` are the names of the table of particles that it leaves, where it is always called the same.
+    """
 
     folder: str
     kind: Kind
     useless: str = ""
+    files: tuple[str, ...] = ()
 
 
 JOB_TYPES: dict[str, JobType] = {
@@ -23,19 +27,19 @@ JOB_TYPES: dict[str, JobType] = {
     "relion.ctffind": JobType("CtfFind", Kind.OTHER, "estimates CTFs, has no picks"),
     "relion.manualpick": JobType("ManualPick", Kind.MANUAL_PICK),
     "relion.autopick": JobType("AutoPick", Kind.AUTO_PICK),
-    "relion.extract": JobType("Extract", Kind.EXTRACT),
-    "relion.sort": JobType("Sort", Kind.OTHER, "sorts particles, adds none"),
+    "relion.extract": JobType("Extract", Kind.EXTRACT, files=("particles.star",)),
+    "relion.sort": JobType("Sort", Kind.CURATE, files=("particles_sort.star",)),
     "relion.select": JobType("Select", Kind.SELECT),
     "relion.class2d": JobType("Class2D", Kind.CLASS_2D),
     "relion.class3d": JobType("Class3D", Kind.CLASS_3D),
     "relion.refine3d": JobType("Refine3D", Kind.REFINE_3D),
     "relion.initialmodel": JobType("InitialModel", Kind.AB_INITIO, "makes a first model from picks of other jobs"),
-    "relion.polish": JobType("Polish", Kind.OTHER, "polishes particles of a refinement, adds none"),
+    "relion.polish": JobType("Polish", Kind.CURATE, files=("shiny.star",)),
     "relion.movierefine": JobType("MovieRefine", Kind.OTHER, "refines particles of movies, adds none"),
-    "relion.ctfrefine": JobType("CtfRefine", Kind.OTHER, "refines optics of a refinement, adds no particles"),
+    "relion.ctfrefine": JobType("CtfRefine", Kind.CURATE, files=("particles_ctf_refine.star",)),
     "relion.multibody": JobType("MultiBody", Kind.OTHER, "centres on bodies, not on particles"),
-    "relion.subtract": JobType("Subtract", Kind.OTHER, "subtracts signal from particles of other jobs"),
-    "relion.joinstar": JobType("JoinStar", Kind.OTHER),
+    "relion.subtract": JobType("Subtract", Kind.CURATE, files=("particles_subtracted.star", "subtracted.star")),
+    "relion.joinstar": JobType("JoinStar", Kind.CURATE, files=("join_particles.star",)),
     "relion.maskcreate": JobType("MaskCreate", Kind.OTHER, "makes a mask"),
     "relion.postprocess": JobType("PostProcess", Kind.OTHER, "sharpens a map"),
     "relion.localres": JobType("LocalRes", Kind.OTHER, "estimates local resolution"),

@@ -12,6 +12,7 @@ from cryoflow.errors import BadInput
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
+from cryoflow.projects.relion.coordinates import stamp_of_coordinates
 from cryoflow.projects.relion.job_types import job_type
 from cryoflow.projects.relion.lineage import micrograph_stars, select_kind
 from cryoflow.projects.relion.options import is_yes, job_options
@@ -19,6 +20,7 @@ from cryoflow.projects.relion.outputs import Found, find_outputs
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, Process, load_pipeline
 
+_ITERATION = re.compile(r"run(_ct\d+)?_it\d+_")
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
 
 
@@ -84,7 +86,7 @@ def _job(project: Project, pipeline: Pipeline, process: Process) -> Job:
         status=verdict.status,
         reason=verdict.reason,
         alias=process.alias.rpartition("/")[2],
-        outputs=tuple(_output(path, suffix, folder, context, names) for path, suffix in found.stars),
+        outputs=tuple(_output(project.path, path, suffix, folder, context, names) for path, suffix in found.stars),
         detail={"process": process.name, "program_version": project.program_version},
     )
 
@@ -99,7 +101,7 @@ def _names(folder: Path) -> set[str] | OSError | None:
 
 
 def _output(
-    path: Path, suffix: str, folder: Path, context: tuple[Path, ...], names: set[str] | OSError | None
+    project: Path, path: Path, suffix: str, folder: Path, context: tuple[Path, ...], names: set[str] | OSError | None
 ) -> Output:
     files = [path, *(p for p in context if p.is_file())]
     if isinstance(names, set) and SUCCESS in names:
@@ -112,7 +114,8 @@ def _output(
     return Output(
         os.path.relpath(path, folder),
         suffix,
-        (*files, *(_folders(folder) if is_list else ())),
+        tuple(files),
+        small_files=stamp_of_coordinates(project, path) if is_list else "",
         n_picks=None if is_list or suffix.startswith("class") else n_picks,
         n_micrographs=n_picks if is_list else None,
     )
@@ -126,21 +129,19 @@ def _is_list(path: Path) -> bool:
     return seen.is_coordinate_list
 
 
-def _folders(folder: Path) -> tuple[Path, ...]:
-    """A job's folder and those in it, whose times stand for all its small files of picks.
-
-    RELION writes each such file under another name first and renames it, which changes the time of its folder; so ten
-    thousand files are watched at the cost of one. A program that writes into a file in place is not noticed.
-    """
-    return tuple(Path(top) for top, _, _ in os.walk(folder))
-
-
 def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found) -> _Verdict:
     """The status of a job whose folder is there: the first rule that applies."""
     ended = _ended(pipeline.folder(process.name), process, names)
     if found.useless and (ended is None or found.is_certain):
         return _Verdict(JobStatus.NOT_OF_INTEREST, found.useless)
     if ended is not None:
+        last = _written_last(pipeline.folder(process.name), names, found)
+        if process.status == "Running" and ended.status is JobStatus.UNFINISHED and last:
+            return _Verdict(
+                JobStatus.STALE,
+                f"default_pipeline.star says Running, but {last} is there, which is written at the end: RELION was "
+                "most likely closed before; read it with --include-unfinished, or open the project in RELION once",
+            )
         return ended
     if not found.stars:
         if not names - {"note.txt", "run.out", "run.err", "job.star", "run.job", "job_pipeline.star", SUCCESS}:
@@ -196,6 +197,18 @@ def _ended(folder: Path, process: Process, names: Collection[str]) -> _Verdict |
         "Failed": _Verdict(JobStatus.FAILED, "ended with an error, says default_pipeline.star"),
         "Aborted": _Verdict(JobStatus.FAILED, "was aborted, says default_pipeline.star"),
     }.get(process.status)
+
+
+def _written_last(folder: Path, names: Collection[str], found: Found) -> str:
+    """The name of the file that a job of this type writes at its end, where it is there and nothing was written since.
+
+    Classifications have none: their last iteration is no more than the last so far.
+    """
+    if found.unfinished or not found.stars or _ITERATION.match(found.stars[0][0].name):
+        return ""
+    last = found.stars[0][0]
+    later = max((_mtime_ns(folder / n) for n in names if _ITERATION.match(n)), default=0)
+    return last.name if last.is_file() and _mtime_ns(last) >= later else ""
 
 
 def _mtime_ns(path: Path) -> int:

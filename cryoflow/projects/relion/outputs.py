@@ -11,7 +11,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
 from cryoflow.formats.star_blocks import walk
 from cryoflow.picks import Kind
-from cryoflow.projects.relion.job_types import node_kind
+from cryoflow.projects.relion.job_types import job_type, node_kind
 from cryoflow.projects.relion.options import is_yes, job_options
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, Process
@@ -62,7 +62,7 @@ def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collec
         return _picking(pipeline, process, kind, names)
     if kind in (Kind.IMPORT, Kind.EXTERNAL):
         return _from_outside(pipeline, process, kind, names)
-    return _expected(folder, "particles.star", ["particles.star"] if "particles.star" in names else _joined(names))
+    return _curated(pipeline, process, names)
 
 
 def last_iteration(names: Collection[str]) -> str | None:
@@ -206,6 +206,15 @@ def _has_picks(path: Path) -> bool:
     return seen.has_coordinates or seen.is_coordinate_list
 
 
-def _joined(names: Collection[str]) -> list[str]:
-    """JoinStar's name for its result."""
-    return ["join_particles.star"] if "join_particles.star" in names else []
+def _curated(pipeline: Pipeline, process: Process, names: Collection[str]) -> Found:
+    """Jobs that hand on particles of others in one table: its name goes by the type."""
+    folder = pipeline.folder(process.name)
+    files = job_type(process.type_label).files
+    options = job_options(folder)
+    if is_yes(options.get("do_param_optim", "")):
+        return Found(useless="trains parameters of polishing, has no picks", is_certain=True)
+    if is_yes(options.get("do_center_mask", "")) or is_yes(options.get("do_center_xyz", "")):
+        return Found(useless="particles were recentred on a part of them", is_certain=True)
+    if files == ("join_particles.star",) and any(n.startswith("join_") for n in names) and files[0] not in names:
+        return Found(useless="joins tables of micrographs or movies", is_certain=True)
+    return _expected(folder, files[0], [name for name in files if name in names][:1])

@@ -172,24 +172,6 @@ def subtract_origins(particles: Particles, pixel_size_A: FloatArray) -> None:
         particles.columns[f"shift_{axis}_px"] = shift
 
 
-def drop_duplicates(columns: dict[str, npt.NDArray[np.generic]]) -> int:
-    """Drop picks at one place (to 0.1 pixel) of one micrograph but for the first, and say how many."""
-    x, y = (np.asarray(columns[c], np.float64) for c in ("x_px", "y_px"))
-    with np.errstate(invalid="ignore"):
-        key = columns["micrograph"].astype(np.int64) << 40
-        key += (np.nan_to_num(x, nan=-9999.0, posinf=-9999.0, neginf=-9999.0) * 10 + 200_000).astype(np.int64) << 20
-        key += (np.nan_to_num(y, nan=-9999.0, posinf=-9999.0, neginf=-9999.0) * 10 + 200_000).astype(np.int64)
-    in_order = np.sort(key)
-    if not (in_order[1:] == in_order[:-1]).any():
-        return 0
-    first = np.zeros(len(key), bool)
-    first[np.unique(key, return_index=True)[1]] = True
-    first |= ~(np.isfinite(x) & np.isfinite(y))  # PickSet.build counts these
-    for name in list(columns):
-        columns[name] = columns[name][first]
-    return int(np.count_nonzero(~first))
-
-
 def _floats(table: Table, column: str) -> FloatArray:
     """Take a column out of a table, without a copy."""
     return np.asarray(table.pop(column), np.float64)

@@ -15,6 +15,7 @@ from cryoflow.errors import BadInput
 from cryoflow.files import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job, JobStatus, Output
 from cryoflow.projects.relion.binned import scale_to_files
@@ -23,7 +24,7 @@ from cryoflow.projects.relion.diameter import diameter_A, positive
 from cryoflow.projects.relion.extracted import extracted_sample
 from cryoflow.projects.relion.lineage import micrograph_stars, option_of_ancestor, searched_micrographs
 from cryoflow.projects.relion.micrographs import KnownMicrographs, Tabulated, read_micrograph_stars, tabulate
-from cryoflow.projects.relion.particles import SCORE, Particles, drop_duplicates, read_particles, subtract_origins
+from cryoflow.projects.relion.particles import SCORE, Particles, read_particles, subtract_origins
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
 
@@ -77,9 +78,8 @@ def read_job(
     """
     is_classification = job.kind in (Kind.CLASS_2D, Kind.CLASS_3D)
     wanted = frozenset(classes) if classes is not None and is_classification else None
-    readable = {JobStatus.USABLE} | ({JobStatus.UNFINISHED, JobStatus.FAILED} if include_unfinished else set())
     by_class = job.status is JobStatus.NOT_OF_INTEREST and wanted is not None
-    if job.status not in readable and not by_class:
+    if not job.status.is_readable(include_unfinished) and not by_class:
         raise BadInput(job.folder, f"is {job.status.value}: {job.reason}.")
     if not job.outputs:
         raise BadInput(job.folder, "has no file with picks.")
@@ -153,21 +153,21 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
         extracted = extracted_sample(project, path, particles, micrographs, scale, context.flip)
     pixel_size_A = micrographs["pixel_size_A"].to_numpy(np.float64)
     subtract_origins(particles, pixel_size_A[rows])
-    counts = {}
-    if duplicates := drop_duplicates(particles.columns):
-        counts["duplicate"] = duplicates
+    diameter, said = diameter_A(context.pipeline, context.process) if context.process else (None, [])
+    notes += said
+    box_px = _box_px(context, particles, pixel_size_A[rows], scale[rows])
+    closest_px = distance_px(diameter, pixel_size_A[rows], box_px, is_helical=particles.is_helical)
+    counts = {"duplicate": n} if (n := fold_duplicates(particles.columns, closest_px)) else {}
     if len(rows):
         particles.columns["micrograph"] = rows[particles.columns["micrograph"]]
     notes += turn(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
-    diameter, said = diameter_A(context.pipeline, context.process) if context.process else (None, [])
-    notes += said
     return PickSet.build(
         _provenance(context, output, sources),
         micrographs,
         pd.DataFrame(particles.columns, copy=False),
-        box_px=_box_px(context, particles, pixel_size_A[rows], scale[rows]),
+        box_px=box_px,
         diameter_A=diameter,
         score_kind=SCORE if "score" in particles.columns else "",
         counts=counts,
