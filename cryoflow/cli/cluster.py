@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cryoflow.cli.output import Json, UsageError, emit_table, say
-from cryoflow.errors import ExitCode
+from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.profiles import ProfileName
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def deploy(*, profile: ProfileName | None = None, json: Json = False) -> None:
         Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
     """
     settings, chosen = _settings(profile)
+    _require_server(settings)
     emit_table(_register(settings, chosen), as_json=json)
 
 
@@ -103,7 +104,7 @@ def trace(
         flow_run_id = UUID(run)
     except ValueError:
         raise UsageError(f"{run!r} is not the id of a run, such as 0f8fad5b-d9cb-469f-a165-70867728950e.") from None
-    _settings(None)
+    _require_server(_settings(None)[0])
     from cryoflow.cluster.trace import trace as trace_of
     from cryoflow.report.execution import write_trace
 
@@ -128,6 +129,13 @@ def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
     import flows  # noqa: F401  # sets what Prefect reads when it is imported
 
     return settings, settings.place
+
+
+def _require_server(settings: Settings) -> None:
+    from cryoflow.doctor import server_problem
+
+    if problem := server_problem(f"{settings.site.server.rstrip('/')}/api"):
+        raise CryoflowError(f"{problem}. Start it (`cryoflow up`), or correct `server` in [site] of cryoflow.toml.")
 
 
 def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:

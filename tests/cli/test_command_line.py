@@ -286,3 +286,19 @@ def test_a_prefect_server_that_does_not_answer_is_one_line(
     assert launch(["demo", "--output", str(tmp_path / "demo")]) == ExitCode.FAILED
     assert "no answer from Prefect's server at http://127.0.0.1:9/api" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["deploy"], ["trace", "0f8fad5b-d9cb-469f-a165-70867728950e"], ["run", "/data", "--output", "out"]]
+)
+def test_a_site_whose_server_does_not_answer_is_one_line_that_says_how_to_start_it(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cryoflow.toml").write_text('profile = "slurm"\n[site]\nserver = "http://127.0.0.1:9"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_API_URL", "")  # put back after the test
+    monkeypatch.delenv("PREFECT_API_URL")
+    assert launch(arguments) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert "no answer from Prefect's server at http://127.0.0.1:9/api" in said
+    assert "cryoflow up" in said
