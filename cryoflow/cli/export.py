@@ -156,7 +156,7 @@ def show(result: object, *, as_json: bool) -> None:
     splits = ", ".join(f"{count} {split}" for split, count in result.splits.items() if count)
     record: dict[str, object] = {
         "folder": result.folder,
-        "micrographs": f"{result.n_micrographs} ({splits or 'to pick'})",
+        "micrographs": f"{result.n_micrographs} ({splits})" if splits else result.n_micrographs,
     }
     record |= {"picks": result.n_picks, "manifest": result.manifest}
     if result.skipped:

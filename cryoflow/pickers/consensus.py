@@ -71,7 +71,7 @@ def consensus(
         "cryoflow",
         source.project,
         source.project_name,
-        safe_name(name or "_".join(p.provenance.job for p in picksets)),
+        safe_name(name or _name_of(picksets)),
         Kind.CONSENSUS,
         job_type="consensus",
         title=f"at least {at_least} of {', '.join(p.provenance.entry_name for p in picksets)}",
@@ -86,6 +86,12 @@ def consensus(
         score_kind="number of pickers that agree",
         notes=(f"picks within {radius:g} diameters ({radius * diameter:.4g} A) of each other are one",),
     )
+
+
+def _name_of(picksets: Sequence[PickSet]) -> str:
+    """Their jobs; with the kinds of entry where these alone tell them apart."""
+    jobs = [p.provenance.job for p in picksets]
+    return "_".join(jobs if len(set(jobs)) == len(jobs) else [p.provenance.entry_name for p in picksets])
 
 
 def _by_first(first: PickSet, other: PickSet) -> dict[int, FloatArray]:

@@ -141,9 +141,10 @@ def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log
         if not place.container and place.programs:
             argv[0] = _program(argv[0], place.programs)
         lines += [f"echo {shlex.quote(step.title)}", shlex.join(argv)]
-        for made in step.makes:
-            missing = shlex.quote(f"{step.title}: {made} was not written")
-            lines.append(f"test -s {shlex.quote(made)} || {{ echo {missing} >&2; exit 1; }}")
+        if step.makes:
+            missing = f'{shlex.quote(step.title)}": $made was not written"'
+            lines += [f"for made in {shlex.join(step.makes)}; do"]
+            lines += [f'    test -s "$made" || {{ echo {missing} >&2; exit 1; }}', "done"]
         lines.append("")
     path = home / f"{name}.sbatch"
     write_atomically(path, "\n".join(lines))

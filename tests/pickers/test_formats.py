@@ -173,6 +173,7 @@ def test_relion_lists_every_micrograph_by_the_projects_own_name_in_both_forms(ma
         xy = read_coordinates(Path(path)).table[["x_px", "y_px"]].to_numpy()
         assert mean_under(mrcfile.read(entry.micrographs["path"][i]), xy) < FOUND
     assert (job / "coords_suffix_autopick.star").read_text() == "MotionCorr/job002/Movies/*.mrc\n"
+    assert result.splits == {}
     blocks = read_blocks(result.folder / "particles.star")
     assert list(blocks) == ["optics", "particles"]
     assert set(blocks["particles"]["rlnMicrographName"]) == set(names)

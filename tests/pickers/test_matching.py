@@ -136,6 +136,9 @@ def test_consensus_of_two_is_more_precise_than_either_and_the_union_finds_more(m
     both = consensus(sets, at_least=2, name="agreed")
     union = consensus(sets, at_least=1)
     assert both.provenance.entry_name == "Consensus_agreed"
+    assert union.provenance.entry_name == "Consensus_a_b_c"
+    of_one_job = consensus([entry, replace(sets[0], provenance=replace(sets[0].provenance, job="J51"))])
+    assert of_one_job.provenance.entry_name == "Consensus_Homo_J51_AutoPick_J51"
     assert compare(both, entry).precision > max(compare(s, entry).precision for s in sets) + 0.1
     assert compare(union, entry).recall > max(compare(s, entry).recall for s in sets)
     assert set(both.picks["score"]) == {2.0, 3.0}

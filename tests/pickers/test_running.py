@@ -273,7 +273,18 @@ def test_a_job_script_runs_in_any_folder_and_names_no_partition(make_entry, prog
     (folder / "models").mkdir()
     failed = subprocess.run(["bash", str(result.script)], capture_output=True, text=True, cwd=tmp_path)
     assert failed.returncode == 1
-    assert "was not written" in failed.stderr
+    assert "train Topaz: models/training.txt was not written" in failed.stderr
+
+
+def test_a_script_for_an_image_does_not_follow_its_folder(exported, tmp_path):
+    """The image sees the folder where it was when the script was written."""
+    place = Place("apptainer", "/of/images/topaz.sif", hardware=Hardware(()))
+    script = train("topaz", exported, place, script_only=True).script
+    assert "apptainer exec " in script.read_text()
+    moved = exported.rename(tmp_path / "moved")
+    done = subprocess.run(["bash", moved / script.name], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "has moved: write the script anew" in done.stderr
 
 
 def test_a_slurm_job_is_waited_for_and_its_log_followed(exported, program):
