@@ -43,6 +43,8 @@ def up(
 
     settings, chosen = _settings(profile)
     from cryoflow.cluster import services
+    from cryoflow.cluster.deployments import pools
+    from cryoflow.cluster.remains import end_pools
 
     if server:
         services.check(settings, chosen, host=host)
@@ -59,6 +61,7 @@ def up(
                     running.start(services.server(settings, host=host))
             running.wait_for(f"Prefect's server at {address}", lambda: services.answers(address))
             _register(settings, chosen)
+            end_pools([pool for pool, kind in pools(chosen).items() if kind == "process"])
             for worker in services.workers(settings, chosen):
                 running.start(worker)
             say(f"open {address} in a browser; logs are in {running.log_folder}; Ctrl-C stops")

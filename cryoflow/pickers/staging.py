@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryoflow.errors import BadInput, UnsafePath
-from cryoflow.files import inside, link, write_atomically
+from cryoflow.files import inside, link, remove, write_atomically
 from cryoflow.micrographs.scratch import folder as scratch_folder
 from cryoflow.micrographs.scratch import local_copies
 from cryoflow.pickers.links import links
@@ -57,4 +57,4 @@ def mend(home: Path) -> None:
     for path, old in led.items():
         if path.is_symlink() and str(path.readlink()) != old:
             link(path, old)
-    record.unlink()
+    remove(record)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from promise_tools import DIAMETER_A, at, changes_of, in_child, leftovers, make_entry, on_each_change, tree
+from promise_tools import DIAMETER_A, at, changes_of, has_times, in_child, leftovers, make_entry, on_each_change, tree
 from test_promise_02_kill_anywhere import SMALL, exporter, small_bundle
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, ExitCode
+from cryoflow.ingest import IngestOptions, ingest_job, plan_jobs
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.label import label_star_folder
@@ -66,6 +68,33 @@ def test_an_export_that_cannot_be_written_is_absent_and_says_why(name: str, tmp_
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
     assert at_every_change(work, where, tmp_path / "log", clean) >= 8
+
+
+def test_an_ingest_that_cannot_be_written_leaves_whole_entries_and_the_next_run_ends_it(
+    finished_projects: Path, tmp_path: Path
+) -> None:
+    where = tmp_path / "where"
+    where.mkdir()
+    options = IngestOptions(check_orientation=False)
+    planned = plan_jobs(finished_projects / "CS-demo", Database(where / "none"), options).jobs
+    (job,) = (p for p in planned if p.job.job == "J11")
+    whole: list[dict[str, str]] = []
+
+    def work() -> None:
+        assert ingest_job(job, where / "DB", options).status == "read"
+
+    def check(_: int) -> None:
+        """What stands is whole, and the next run ends at the same bytes."""
+        for entry in Database(where / "DB").entries():
+            assert len(Database(where / "DB").load(entry)) == entry.n_picks > 0
+        assert in_child(work) == 0
+        whole.append(tree(where / "DB", ignore=has_times))
+        shutil.rmtree(where / "DB")
+
+    n_changes = at_every_change(work, where, tmp_path / "log", check)
+    assert n_changes >= 15
+    assert len(whole) == n_changes
+    assert all(one == whole[0] for one in whole)
 
 
 def test_a_model_that_cannot_be_written_is_no_model_and_says_why(tmp_path: Path) -> None:

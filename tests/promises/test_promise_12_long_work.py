@@ -1,0 +1,193 @@
+"""Promise 12: a training and a flow that were killed go on where they were, and nothing says Running for ever.
+
+What a lost worker, server or node does to runs in SLURM is attacked in tests/cluster; docs/promises.md names the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoflow.database import Database, verify
+from cryoflow.unpicker.bundle import ModelBundle
+
+HERE = Path(__file__).parent
+
+
+def lives(*arguments: str | Path, **environment: str) -> list[list[str]]:
+    """What `lives.py` says, line by line in words."""
+    argv = [sys.executable, str(HERE / "lives.py"), *map(str, arguments)]
+    env = dict(os.environ) | environment | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [
+        line.split() for line in done.stdout.splitlines() if line.startswith(("LIFE", "STEPS", "AGAIN", "FINISHED"))
+    ]
+    assert rows, done.stderr[-3000:]
+    return rows
+
+
+def test_a_training_that_is_killed_again_and_again_ends_at_the_same_model(tmp_path: Path) -> None:
+    """SIGKILL in each epoch: between steps, in the middle of writing a checkpoint, and right after it."""
+    rows = lives("training", tmp_path)
+    assert [row[1] for row in rows if row[0] == "LIFE"] == ["0", "-9", "-9", "-9", "-9", "0"]
+    plain, killed = ([list(map(int, row[2:])) for row in rows if row[:2] == ["STEPS", n]] for n in ("plain", "killed"))
+    assert plain == [list(range(1, 22))]
+    assert killed == [list(range(15, 22))], "the last life has the third epoch to do, and no other"
+    models = [ModelBundle.load(tmp_path / name) for name in ("plain", "killed")]
+    assert models[0].fingerprint == models[1].fingerprint
+    for name, value in models[0].weights.items():
+        np.testing.assert_allclose(models[1].weights[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("plain", "killed")]
+    assert [len(history) for history in histories] == [3, 3]
+    for one, other in zip(*histories, strict=True):
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-3)
+    assert models[0].threshold == pytest.approx(models[1].threshold, abs=1e-3)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A root with one finished project of four micrographs."""
+    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+    from cryoflow.simulate.make import simulate_dataset
+
+    dataset = simulate_dataset(
+        tmp_path / "raw", specimen="barrel", n_micrographs=4, shape_yx=(360, 480), pixel_size_A=4.0, seed=3, workers=1
+    )
+    write_cryosparc_project(tmp_path / "projects" / "CS-barrel", dataset)
+    return tmp_path / "projects"
+
+
+def api_url() -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value())
+
+
+def test_a_flow_killed_in_each_of_its_stages_goes_on_and_repeats_nothing(
+    project: Path, tmp_path: Path, prefect_server: None
+) -> None:
+    """`cryoflow run`: its outputs say what is done. The runs of the killed processes are Crashed, none is Running."""
+    from prefect.client.orchestration import get_client
+
+    rows = lives("flow", tmp_path, project, PREFECT_API_URL=api_url())
+    assert [row[1] for row in rows if row[0] == "LIFE"] == ["-9"] * 3 + ["0"]
+    assert [row for row in rows if row[0] == "AGAIN"] == []
+    counts = [int(row[1]) for row in rows if row[0] == "FINISHED"]
+    assert counts[0] == 0
+    assert counts == sorted(set(counts)), "each life did something"
+    database = Database(tmp_path / "out/database")
+    assert verify(database) == []
+    assert {"CS-barrel/NonUniform_J11", "CS-barrel/Unpicked_J4"} <= {entry.name for entry in database.entries()}
+    assert "CS-barrel/Unpicked_J4" in (tmp_path / "out/report.html").read_text()
+    with get_client(sync_client=True) as client:
+        ours = [run for run in client.read_flow_runs() if any(tag.startswith("process ") for tag in run.tags)]
+        tasks = client.read_task_runs()
+    states = [run.state.name for run in ours if run.state and run.name.startswith("pipeline")]
+    assert sorted(states) == ["Completed"] + ["Crashed"] * 3
+    assert {run.state.name for run in ours if run.state} == {"Completed", "Crashed"}
+    in_ours = [task.state.name for task in tasks if task.flow_run_id in {run.id for run in ours} and task.state]
+    assert set(in_ours) == {"Completed", "Crashed"}
+
+
+def test_only_runs_of_dead_processes_of_this_machine_are_called_crashed(prefect_server: None) -> None:
+    from prefect import flow, tags
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from cryoflow.cluster import remains
+
+    @flow
+    def nothing() -> None:
+        """One that never starts."""
+
+    words = remains.tag().split(" ")
+    made: dict[str, uuid.UUID] = {}
+    with get_client(sync_client=True) as client:
+        for name, number, value in (
+            ("living", 3, words[3]),
+            ("dead", 3, str(2**22 + 7)),
+            ("the number is another's now", 4, "1"),
+            ("another machine's", 1, "node17"),
+            ("another container's", 2, "pid:[1]"),
+        ):
+            with tags(" ".join([*words[:number], value, *words[number + 1 :]])):
+                run = client.create_flow_run(nothing, state=Running())
+            made[name] = run.id
+        remains.end_tagged()
+        found = {name: client.read_flow_run(id_).state for name, id_ in made.items()}
+    assert {name for name, state in found.items() if state and state.is_crashed()} == {
+        "dead",
+        "the number is another's now",
+    }
+    state = found["dead"]
+    assert state is not None
+    assert "Run it again" in (state.message or "")
+
+
+def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_another_serves_the_pool(
+    prefect_server: None,
+) -> None:
+    """The parent of a pipeline on a cluster is such a run: a process beside the server."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.states import Running
+
+    from cryoflow.cluster.remains import end_pools
+
+    @flow
+    def waits() -> None:
+        """One that never starts."""
+
+    pids = {"gone": str(2**22 + 7), "alive": str(os.getpid()), "unknown": None}
+    with get_client(sync_client=True) as client:
+        runs: dict[tuple[str, str], FlowRun] = {}
+        for pool in ("lone", "served"):
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+            deployment = client.create_deployment(client.create_flow(waits), name=pool, work_pool_name=pool)
+            for name, pid in pids.items():
+                run = client.create_flow_run_from_deployment(deployment, state=Running())
+                client.update_flow_run(run.id, infrastructure_pid=pid)
+                runs[pool, name] = run
+        client.send_worker_heartbeat("served", "of another machine")
+        end_pools(["lone", "served"])
+        states = {key: client.read_flow_run(run.id).state for key, run in runs.items()}
+    assert {key for key, state in states.items() if state and state.is_crashed()} == {("lone", "gone")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc: whose a server is cannot be known")
+def test_an_embedded_server_whose_process_was_killed_is_stopped_by_the_next_run(tmp_path: Path) -> None:
+    """A stand-in for the server, with what marks it in its environment; one of a living process is left alone."""
+    from cryoflow.cluster import remains
+    from cryoflow.processes import started
+
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    owners = {"dead": f"{gone.pid} 1", "living": f"{os.getpid()} {started(os.getpid())}"}
+    children = {
+        name: subprocess.Popen(
+            ["sleep", "60"], env={"PREFECT__SERVER_EPHEMERAL": "1", remains.PARENT: owner, "PATH": os.environ["PATH"]}
+        )
+        for name, owner in owners.items()
+    }
+    children["not a server"] = subprocess.Popen(
+        ["sleep", "60"], env={remains.PARENT: owners["dead"], "PATH": os.environ["PATH"]}
+    )
+    try:
+        assert remains.end_servers() == 1
+        assert children["dead"].wait(10) < 0
+        assert children["living"].poll() is None
+        assert children["not a server"].poll() is None
+    finally:
+        for child in children.values():
+            child.kill()
+            child.wait()
