@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +45,8 @@ def write_cryosparc_project(
     nan_rows: int = 0,
     is_helical: bool = False,
     reextract_after_refinement: bool = False,
+    only_multi_alignments: bool = False,
+    extract_flips: Collection[str] = (),
     export: str = "",
 ) -> Path:
     """Write a project of one version of CryoSPARC and return its folder, complete or not at all.
@@ -97,6 +100,10 @@ def write_cryosparc_project(
         Adds the slot `filament` to the picker.
     reextract_after_refinement
         Adds J14, which extracts J10's particles again, recentred.
+    only_multi_alignments
+        Jobs with classes have no `alignments3D` but, as from 4.5 on, arrays of one alignment a class.
+    extract_flips
+        Axes (`x`, `y`) in which J5 flipped micrographs before it extracted.
     export
         A job whose particles are exported to `exports/groups`, if it has any.
     """
@@ -117,10 +124,12 @@ def write_cryosparc_project(
         jobs = Story(columns).jobs(is_helical, repeated_rows, nan_rows, symmetry_copies, reextract_after_refinement)
         for job in jobs:
             job = _disturbed(job, rng, shuffle_passthrough, superset_passthrough, job.uid in without_location)
+            if only_multi_alignments and job.uid in ("J8", "J9"):
+                job = replace(job, outputs=[_with_arrays(output) for output in job.outputs])
+            if extract_flips and job.uid == "J5":
+                job = replace(job, params={**job.params, **{f"flip_{axis}": True for axis in extract_flips}})
             if statuses and job.uid in statuses:
-                job = SimulatedJob(
-                    job.uid, job.job_type, job.outputs, job.inputs, job.params, statuses[job.uid], job.title
-                )
+                job = replace(job, status=statuses[job.uid])
             writer.write(job)
         if not without_project_json:
             write_project_files(project, version, [job.uid for job in jobs], dataset.name)
@@ -154,6 +163,19 @@ def _disturbed(
             SimulatedOutput(output.name, own, passed, output.item_type, output.file, output.own_file, output.passed_as)
         )
     return SimulatedJob(job.uid, job.job_type, outputs, job.inputs, job.params, job.status, job.title)
+
+
+def _with_arrays(output: SimulatedOutput) -> SimulatedOutput:
+    """Its alignments as arrays of one a class, of which only that of the particle's class is right."""
+    own = {name: values for name, values in output.own.items() if not name.startswith("alignments3D/")}
+    classes = np.asarray(output.own["alignments3D/class"], np.int64)
+    shift = np.asarray(output.own["alignments3D/shift"], np.float32)
+    arrays = np.stack([shift + 9, shift + 9], axis=1)
+    arrays[np.arange(len(classes)), classes] = shift
+    own["alignments3D_multi/shift"] = arrays
+    own["alignments3D_multi/psize_A"] = np.repeat(np.asarray(output.own["alignments3D/psize_A"])[:, None], 2, axis=1)
+    own["alignments3D_multi/class"] = np.tile(np.arange(2, dtype=np.uint32), (len(classes), 1))
+    return replace(output, own=own)
 
 
 def _export(writer: JobWriter, job: SimulatedJob) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,42 @@ def test_classes_stay_apart_with_class_and_posterior(tmp_path, dataset):
             assert picks.picks["class_posterior"].between(0.7, 1.0).all()
         assert set(found["Hetero_J9_class0"].picks["uid"]).isdisjoint(found["Hetero_J9_class1"].picks["uid"])
         assert list(entries(folder, "J9", classes=[1])) == ["Hetero_J9_class1"]
+
+
+@pytest.mark.parametrize("without", [(), (0, 1)])
+def test_alignments_of_all_classes_in_one_array_are_told_apart(tmp_path, dataset, without):
+    folder = write_cryosparc_project(tmp_path / "P", dataset, only_multi_alignments=True)
+    for k in without:  # only the table of all classes is left
+        for file in (folder / "J9").glob(f"*class_{k:02d}*"):
+            file.unlink()
+        for file in (folder / "J9").glob(f"*class_{k}*"):
+            file.unlink()
+    plain = write_cryosparc_project(tmp_path / "plain", dataset)
+    found, wanted = entries(folder, "J9"), entries(plain, "J9")
+    assert found.keys() == wanted.keys() == {"Hetero_J9_class0", "Hetero_J9_class1"}
+    for name, picks in found.items():
+        assert set(picks.picks["class"]) == {int(name[-1])}
+        assert picks.picks["class_posterior"].min() > 0.65
+        assert distance_px(picks, dataset).max() < 0.01
+        np.testing.assert_allclose(picks.picks["x_px"], wanted[name].picks["x_px"], atol=1e-3)
+
+
+def test_in_plane_angles_of_2d_classes_are_kept(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", dataset)
+    (picks,) = entries(folder, "J6").values()
+    expected = np.concatenate([m.pick_psi_deg for m in sorted(dataset.micrographs, key=lambda m: str(m.path))])
+    np.testing.assert_allclose(np.sort(picks.picks["psi_deg"]), np.sort(expected), atol=1e-3)
+    assert "psi_deg" in entries(folder, "J7")["Select2D_J7"].picks
+    assert "psi_deg" not in entries(folder, "J10")["Homo_J10"].picks  # that of an older job
+
+
+def test_flips_before_extraction_are_said_and_left_to_the_pixels(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", dataset, extract_flips=["y"])
+    for job in ("J5", "J7", "J11"):
+        for picks in entries(folder, job).values():
+            assert [n for n in picks.notes if "flipped micrographs in y" in n and "--flip-y" in n]
+    (picked,) = entries(folder, "J4").values()
+    assert not any("flipped" in note for note in picked.notes)
 
 
 def test_classes_passed_on_by_an_older_job_are_not_taken_for_the_jobs_own(tmp_path, dataset):
@@ -328,6 +365,24 @@ def test_picks_are_scaled_to_binned_copies_of_their_micrographs(tmp_path, blots)
     np.testing.assert_allclose(half.centers_xy_px, full.centers_xy_px / 2, atol=1e-4)
     np.testing.assert_allclose(half.micrographs["pixel_size_A"], 5.0)
     assert any("binned copies" in note for note in half.notes)
+
+
+def test_a_few_binned_copies_among_whole_micrographs_are_scaled_each(tmp_path, blots):
+    folder = write_cryosparc_project(tmp_path / "P", blots)
+    (whole,) = entries(folder, "J4").values()
+    binned = sorted((folder / "J1" / "imported").iterdir())[1::2]
+    for link in binned:
+        image = read_micrograph(link)
+        ny, nx = (2 * (n // 2) for n in image.shape)
+        link.unlink()
+        write_mrc(link, image[:ny:2, :nx:2], 2 * blots.micrographs[0].pixel_size_A)
+    (picks,) = entries(folder, "J4").values()
+    assert len(picks) == len(whole)
+    for i, rows in picks.by_micrograph():
+        _, wanted = list(whole.by_micrograph())[i]
+        scale = 0.5 if Path(picks.micrographs["path"][i]) in binned else 1.0
+        np.testing.assert_allclose(rows["x_px"], wanted["x_px"] * scale, atol=0.6)
+        assert picks.micrographs["pixel_size_A"][i] == pytest.approx(whole.micrographs["pixel_size_A"][i] / scale)
 
 
 def test_a_group_file_by_itself_is_read(tmp_path, dataset):

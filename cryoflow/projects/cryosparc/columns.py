@@ -18,6 +18,7 @@ from cryoflow.projects.cryosparc.outputs import Output, ProjectIndex, Record, Ta
 
 X, Y = "location/center_x_frac", "location/center_y_frac"
 _REPEATED = ("micrograph_uid", "micrograph_psize_A", "exp_group_id")
+_IN_2D = (Kind.CLASS_2D, Kind.SELECT_2D)
 MAX_SHIFT_OF_BOX = 0.25
 """A shift of more than this part of the box is no recentring: it is a sub-particle, a filament or a failure."""
 MAX_SHIFT_A = 150.0
@@ -38,8 +39,11 @@ class Plan:
         Columns to read row by row, by dataset.
     alignments
         Slot whose shifts are subtracted; empty where none is.
-    class_column, posterior, score, source_uid
-        Names of columns; empty where there is none.
+    class_column, posterior, score, source_uid, psi
+        Names of columns; empty where there is none. The class may be an array of posteriors, one a class: the class is
+        then the likeliest.
+    class_number
+        Which to take where a column has one value a class.
     splits_classes
         Whether only rows of the role's class are wanted.
     optics
@@ -56,6 +60,8 @@ class Plan:
     posterior: str = ""
     score: str = ""
     source_uid: str = ""
+    psi: str = ""
+    class_number: int = 0
     splits_classes: bool = False
     optics: Table | None = None
     notes: tuple[str, ...] = ()
@@ -108,8 +114,9 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
         if any(slot.startswith("alignments") and not s.is_passthrough for slot, s in output.slots.items()):
             notes.append("the job's own shifts were not applied: they may be relative to a later extraction")
     if alignments:
-        want(alignments, "shift", (2,), source)
-        want(alignments, "psize_A", (), source)
+        table = source.slots[alignments].table
+        for column in ("shift", "psize_A"):
+            want(alignments, column, table.shape_of(f"{alignments}/{column}"), source)
     if output.lost:
         notes.append(f"files are gone for {', '.join(output.lost)}")
 
@@ -121,6 +128,7 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
     else:
         splits = False
     score = want("pick_stats", "ncc_score")
+    psi = want("alignments2D", "pose") if kind in _IN_2D else ""
     source_uid = want("sym_expand", "src_uid")
     ctf = output.slots.get("ctf")
     return Plan(
@@ -132,6 +140,8 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
         posterior,
         score,
         source_uid,
+        psi,
+        role.class_number or 0,
         splits,
         ctf.table if ctf else None,
         tuple(notes),
@@ -148,6 +158,9 @@ def _alignments(source: Output, kind: Kind, role: Role, notes: list[str]) -> str
         slot = source.slots.get(name)
         if slot and slot.table.has(f"{name}/shift", (2,)) and slot.table.has(f"{name}/psize_A"):
             usable.append((slot.is_passthrough, name))
+    multi = source.slots.get("alignments3D_multi")
+    if multi and role.class_number is not None and _has_shifts_by_class(multi.table, role.class_number):
+        usable.append((multi.is_passthrough, "alignments3D_multi"))
     if not usable:
         return ""
     is_passthrough, name = min(usable, key=lambda found: found[0])
@@ -157,6 +170,13 @@ def _alignments(source: Output, kind: Kind, role: Role, notes: list[str]) -> str
     return name
 
 
+def _has_shifts_by_class(table: Table, class_number: int) -> bool:
+    """Whether `alignments3D_multi` (from 4.5 on) has a shift of each particle for each class, and its pixel size."""
+    shape, size = (table.shape_of(f"alignments3D_multi/{name}") for name in ("shift", "psize_A"))
+    has = table.has("alignments3D_multi/shift", shape) and table.has("alignments3D_multi/psize_A", size)
+    return has and len(shape) == 2 and shape[1] == 2 and class_number < shape[0] and size in ((), shape[:1])
+
+
 def _class_columns(output: Output, kind: Kind, role: Role, want: object) -> tuple[str, str]:
     """Columns of class and posterior, only those that the job itself decided: older ones are passed on and stale."""
     assert callable(want)
@@ -164,7 +184,7 @@ def _class_columns(output: Output, kind: Kind, role: Role, want: object) -> tupl
     def own(slot: str) -> bool:
         return slot in output.slots and not output.slots[slot].is_passthrough
 
-    if kind in (Kind.CLASS_2D, Kind.SELECT_2D):
+    if kind in _IN_2D:
         return want("alignments2D", "class"), want("alignments2D", "class_posterior")
     k = role.class_number
     if k is None:
@@ -181,7 +201,8 @@ def _class_columns(output: Output, kind: Kind, role: Role, want: object) -> tupl
     ):
         shape = multi.table.header.dtype["alignments3D_multi/class_posterior"].shape
         if len(shape) == 1 and shape[0] > k:
-            return column, want("alignments3D_multi", "class_posterior", shape)
+            posteriors = want("alignments3D_multi", "class_posterior", shape)
+            return column or (posteriors if output.name.endswith("all_classes") else ""), posteriors
     return column, want("alignments3D", "class_posterior") if own("alignments3D") else ""
 
 
@@ -238,6 +259,24 @@ def diameter_A(index: ProjectIndex, record: Record) -> tuple[float | None, list[
         if candidate.kind is Kind.CLASS_2D and (mask_A := _number(candidate, "class2D_window_inner_A")):
             return mask_A, ["diameter is that of a mask, so the particle may be smaller"]
     return None, []
+
+
+def doubts(index: ProjectIndex, record: Record) -> list[str]:
+    """What in a job's history makes it uncertain whether positions fit their micrographs: pixels have to tell."""
+    notes = []
+    for job in _lineage(index, record):
+        for axis in "xy":
+            if job.kind is Kind.EXTRACT and job.said.params.get(f"flip_{axis}") is True:
+                notes.append(
+                    f"{job.said.uid} flipped micrographs in {axis} before it extracted particles: whether positions "
+                    f"went along is not documented, so look at the orientation check (--flip-{axis} sets it right)"
+                )
+        if job.kind is Kind.IMPORT:
+            notes.append(
+                f"particles were imported in {job.said.uid}: whether their y was turned is not known, so look at the "
+                "orientation check (--flip-y sets it right)"
+            )
+    return notes
 
 
 def _lineage(index: ProjectIndex, record: Record) -> list[Record]:

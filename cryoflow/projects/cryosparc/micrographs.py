@@ -165,26 +165,30 @@ def _adopt_file_shapes(
 ) -> list[str]:
     """Give each distinct row the shape of the file that was found, where that is a binned copy of the one picked on.
 
-    Changes `shapes`, `sizes` and `status` in place and returns notes. One file is looked at; only if it differs, all.
+    Changes `shapes`, `sizes` and `status` in place and returns notes. Of files of one size whose picks tell one shape,
+    the header of one is read.
     """
     known = [
         i for i, name in enumerate(names) if name and status[place[name]] == "found" and not np.isnan(shapes[i, 0])
     ]
     n_binned = n_swapped = n_other = 0
+    looked_at: dict[tuple[int, float, float], tuple[int, int]] = {}
     for i in known:
         row = place[names[i]]
         file = paths[row]
         assert file is not None
+        told_y, told_x = shapes[i]
         try:
-            ny, nx = read_header(file).shape_yx
-        except BadInput:
+            alike = (os.stat(file).st_size, told_y, told_x)
+            if alike not in looked_at:
+                looked_at[alike] = read_header(file).shape_yx
+            ny, nx = looked_at[alike]
+        except (BadInput, OSError):
             status[row] = "unreadable"
             continue
-        told_y, told_x = shapes[i]
         if (ny, nx) == (told_y, told_x):
-            if not (n_binned or n_swapped or n_other):
-                return []
-        elif (ny, nx) == (told_x, told_y):
+            continue
+        if (ny, nx) == (told_x, told_y):
             shapes[i] = ny, nx
             n_swapped += 1
         elif abs(told_x / nx - told_y / ny) < 0.01 * told_x / nx:

@@ -9,7 +9,7 @@ subtracted: after a re-extraction the location has moved already.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -125,8 +125,11 @@ def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet
 def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan.Plan, joined: Joined) -> PickSet:
     job, primary = context.job, output.primary
     assert primary is not None
-    notes = list(planned.notes)
+    notes = [*planned.notes, *plan.doubts(context.index, context.record)]
     counts: dict[str, int] = {}
+    if planned.class_column and joined.columns[planned.class_column].ndim == 2:
+        joined.columns["class"] = joined.columns[planned.class_column].argmax(axis=1).astype(np.int32)
+        planned = replace(planned, class_column="class")
     box_A, box_pixel_size_A = plan.box(output, context.index, context.record)
     micrographs = _micrographs(context, joined, planned, box_pixel_size_A)
     notes += micrographs.notes
@@ -227,6 +230,8 @@ def _positions(
     if planned.alignments:
         shift = joined.columns.pop(f"{planned.alignments}/shift").astype(np.float32, copy=False)
         step_A = joined.columns.pop(f"{planned.alignments}/psize_A").astype(np.float32, copy=False)
+        shift = shift[:, planned.class_number] if shift.ndim == 3 else shift
+        step_A = step_A[:, planned.class_number] if step_A.ndim == 2 else step_A
         picks["shift_x_px"], picks["shift_y_px"] = (shift_px := np.empty((2, n)))
         longest_A = plan.MAX_SHIFT_OF_BOX * box_A if box_A else plan.MAX_SHIFT_A
         n_odd = 0
@@ -263,6 +268,8 @@ def _attributes(joined: Joined, planned: plan.Plan, role: Role, rows: npt.NDArra
     if planned.posterior:
         posterior = joined.columns.pop(planned.posterior)[rows]
         picks["class_posterior"] = posterior if posterior.ndim == 1 else posterior[:, role.class_number or 0]
+    if planned.psi:
+        picks["psi_deg"] = np.degrees(_taken(joined, planned.psi, rows, np.float64))
     picks["uid"] = _taken(joined, "uid", rows, np.uint64)
     if role.label is not None:
         picks["label"] = np.full(len(rows), role.label, np.int8)
