@@ -136,6 +136,8 @@ def execution_section(rows: Sequence[TraceRow]) -> Section:
 
 def timeline(rows: Sequence[TraceRow]) -> Figure:
     """One bar a run, from its submission to its end, in minutes since the first."""
+    from matplotlib.collections import PolyCollection
+
     from cryoflow.report.figures import INK, KEPT, MISSED, REMOVED, WAITING, dress, new_figure
 
     timed = sorted((row for row in rows if _span([row])[0]), key=lambda row: (row.submitted or row.started, row.name))
@@ -146,17 +148,23 @@ def timeline(rows: Sequence[TraceRow]) -> Figure:
     figure = new_figure((9.0, 0.9 + (12 if many else 0.27 * len(timed))))
     axes = figure.add_subplot()
     whole = max((last - first).total_seconds() / 60, 1 / 60)
+    bars: list[tuple[float, float, float, float, str]] = []  # y, width, left, height, colour
     for y, row in enumerate(timed):
         queued, began, ended = (_minutes(t, first) for t in (row.submitted, row.started, row.ended))
         bad = row.status in ("Crashed", "Failed")
         color = REMOVED if bad else KEPT if row.status == "Completed" else MISSED
         ended = whole if ended is None else ended
         if queued is not None:
-            axes.barh(y, (ended if began is None else began) - queued, left=queued, height=0.3, color=WAITING)
+            bars.append((y, (ended if began is None else began) - queued, queued, 0.3, WAITING))
         if began is not None:
-            axes.barh(y, max(ended - began, whole / 500), left=began, height=0.72, color=color)
+            bars.append((y, max(ended - began, whole / 500), began, 0.72, color))
         if not many:
             axes.text(ended + whole / 100, y, _label(row), va="center", fontsize=7, color=INK)
+    corners = [
+        [(left, y - h / 2), (left + w, y - h / 2), (left + w, y + h / 2), (left, y + h / 2)]
+        for y, w, left, h, _ in bars
+    ]
+    axes.add_collection(PolyCollection(corners, facecolors=[bar[-1] for bar in bars]))  # a patch each takes seconds
     if many:
         starts = [y for y, row in enumerate(timed) if y == 0 or row.stage != timed[y - 1].stage]
         axes.set_yticks(starts, [timed[y].stage for y in starts])

@@ -50,8 +50,10 @@ def test_the_page_shows_each_attempt_with_its_job_memory_and_reason() -> None:
 
 
 def test_the_timeline_has_a_bar_for_waiting_and_one_for_work_at_the_right_minutes() -> None:
-    axes = timeline([LOCAL, KILLED, JOB]).axes[0]
-    bars = [(round(b.get_x(), 2), round(b.get_width(), 2), _hex(b.get_facecolor())) for b in axes.patches]
+    (drawn,) = timeline([LOCAL, KILLED, JOB]).axes[0].collections
+    extents = [path.get_extents() for path in drawn.get_paths()]
+    colors = [_hex(color) for color in drawn.get_facecolor()]
+    bars = [(round(e.x0, 2), round(e.width, 2), color) for e, color in zip(extents, colors, strict=True)]
     assert bars.count((0.0, 1.0, WAITING)) == 2
     assert {(1.0, 10.0, REMOVED), (1.0, 10.0, KEPT), (11.0, 0.5, KEPT)} < set(bars)
 
