@@ -215,7 +215,7 @@ class Picker:
 
     def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
         """The commands that pick the micrographs of a folder that `prepare_picking` has filled."""
-        raise BadInput(self.name, "is not run from here.", " ".join(self.next_commands(home)))
+        raise BadInput(self.name, "is not run from here.")
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
         """What the program would stumble over in a folder that was exported for it; looked at before it is run."""

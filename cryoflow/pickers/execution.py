@@ -117,7 +117,8 @@ def container(place: Place, home: Path, step: Step) -> list[str]:
         program = next((name for name in ("apptainer", "singularity") if shutil.which(name)), "apptainer")
         own_python += ["--env", "PYTHONPATH="]  # Apptainer hands on our environment
         nv = ["--nv"] if gpus else []
-        return [program, "exec", *nv, *own_python, *flags, "--pwd", str(home), place.image, step.argv[0]]
+        image = str(Path(place.image).absolute()) if Path(place.image).exists() else place.image  # it runs elsewhere
+        return [program, "exec", *nv, *own_python, *flags, "--pwd", str(home), image, step.argv[0]]
     devices = ["--gpus", "all"] if gpus else []  # which of them, the picker's own arguments say
     user = ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp"]
     at = ["--workdir", str(home), "--entrypoint", step.argv[0]]

@@ -155,6 +155,12 @@ def pick(
         Picks below it are left out; the picker's default where None.
     """
     target, output = picker(picker_name), Path(output).absolute()
+    if not target.picks:
+        raise BadInput(
+            picker_name,
+            "is not run from here.",
+            "Pick in its own program, then: cryoflow ingest FOLDER_OF_ITS_PICKS --micrographs FOLDER --database DB.",
+        )
     staging.mend(output)
     model_path = Path(model).absolute() if Path(model).exists() else Path(model)
     if not model_path.exists() and (model_path.is_absolute() or model_path.suffix):

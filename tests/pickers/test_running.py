@@ -11,7 +11,7 @@ import pytest
 
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.pickers import manifest
-from cryoflow.pickers.base import Hardware, picker
+from cryoflow.pickers.base import Hardware, Step, picker
 from cryoflow.pickers.curves import keras_curve, plot_curve, topaz_curve
 from cryoflow.pickers.execution import Place, command, write_script
 from cryoflow.pickers.export import export
@@ -287,6 +287,15 @@ def test_a_script_for_an_image_does_not_follow_its_folder(exported, tmp_path):
     assert "has moved: write the script anew" in done.stderr
 
 
+def test_an_image_beside_the_user_is_found_from_the_pickers_folder(exported, tmp_path, monkeypatch):
+    (tmp_path / "topaz.sif").touch()
+    monkeypatch.chdir(tmp_path)
+    place = Place("apptainer", "topaz.sif", hardware=Hardware(()))
+    assert str(tmp_path / "topaz.sif") in command(Step("train", ("topaz",)), place, exported)
+    named = Place("docker", "cryoflow:topaz", hardware=Hardware(()))
+    assert "cryoflow:topaz" in command(Step("train", ("topaz",)), named, exported)
+
+
 def test_a_slurm_job_is_waited_for_and_its_log_followed(exported, program):
     program("topaz", TOPAZ)
     program("sbatch", SBATCH)
@@ -337,6 +346,8 @@ def test_pickers_that_are_used_in_their_own_window_say_so(make_entry, tmp_path):
     folder = export("eman2", [make_entry(n=4)], tmp_path / "set").folder
     with pytest.raises(BadInput, match=r"not trained from here.*e2boxer"):
         train("eman2", folder, CPU)
+    with pytest.raises(BadInput, match=r"not run from here.*cryoflow ingest"):
+        pick("warp", "boxnet.pt", [make_entry()], tmp_path / "picked", CPU)
 
 
 CRYOSEGNET = """
