@@ -72,7 +72,7 @@ def test_a_description_that_makes_no_sense_is_refused(copy, changes):
 
 def test_weights_of_another_network_are_refused(copy):
     values = json.loads((copy / "bundle.json").read_text())
-    edit(copy, architecture={**values["architecture"], "widths": [8, 24]})
+    edit(copy, architecture={**values["architecture"], "widths": [24]})
     with pytest.raises(BadInput, match="do not fit the network"):
         _ = ModelBundle.load(copy).network
 
