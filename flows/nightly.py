@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from prefect import flow, task
 from pydantic import Field
 
 from cryoflow.database import Database
+from cryoflow.files import write_atomically
 from cryoflow.unpicker.sources import label_sources
 from flows.parameters import Database as DatabaseFolder
 from flows.parameters import Form, TrainingParameters
 from flows.unpicker import train_unpicker
 from flows.watching import run_name, show_text
+
+RECORD = "retrained.json"
+_NAME = re.compile(r"unpicker-(\d{4}-\d\d-\d\d)(?:-(\d+))?")
 
 
 class RetrainingParameters(Form):
@@ -35,37 +42,53 @@ def retrain(parameters: RetrainingParameters) -> Path | None:
     """
     p = parameters
     newest = newest_model(p.models)
-    new = count_new_picks(p.database, newest)
-    show_text("retrain", f"{new} picks are new since {newest or 'ever'}; {p.min_new_picks} are needed.")
+    here = count_picks(p.database)
+    new = here - (picks_seen(newest) if newest else 0)
+    show_text("retrain", f"{max(0, new)} picks are new since {newest or 'ever'}; {p.min_new_picks} are needed.")
     if new < p.min_new_picks:
         return None
-    model = p.models / f"unpicker-{datetime.now():%Y-%m-%d}"
+    model = next_model(p.models)
     train_unpicker(TrainingParameters(database=p.database, model=model, epochs=p.epochs))
+    write_atomically(model / RECORD, json.dumps({"picks_in_database": here}) + "\n")
     return model
+
+
+def next_model(models: Path) -> Path:
+    """Today's folder: one that is not there, or whose training was stopped and goes on."""
+    today = f"unpicker-{datetime.now():%Y-%m-%d}"  # the reader's day
+    names = (today if i == 1 else f"{today}-{i}" for i in count(1))
+    return next(folder for name in names if not _is_finished(folder := models / name))
 
 
 def newest_model(models: Path) -> Path | None:
     """The newest finished model of a folder, by the date in its name."""
+    found = [(m[1], int(m[2] or 1), f) for f in models.glob("unpicker-*") if (m := _NAME.fullmatch(f.name))]
+    return next((folder for *_, folder in sorted(found, reverse=True) if _is_finished(folder)), None)
+
+
+def picks_seen(model: Path) -> int:
+    """Picks that were in the database when a model was trained: more than it could use, where micrographs are gone."""
+    from cryoflow.unpicker.bundle import ModelBundle
+
+    try:
+        return int(json.loads((model / RECORD).read_text())["picks_in_database"])
+    except (OSError, ValueError, KeyError, TypeError):  # trained by hand
+        return sum(row.n_right + row.n_wrong + row.n_not_known for row in ModelBundle.load(model).manifest)
+
+
+@task(task_run_name="count picks")
+def count_picks(database: Path) -> int:
+    """Picks that can be learnt from."""
+    sources, _ = label_sources(Database(database).entries())
+    return sum(source.candidates.n_picks for source in sources)
+
+
+def _is_finished(model: Path) -> bool:
     from cryoflow.errors import CryoflowError
     from cryoflow.unpicker.bundle import ModelBundle
 
-    for folder in sorted(models.glob("unpicker-*"), reverse=True):
-        try:
-            ModelBundle.load(folder)
-        except CryoflowError:
-            continue  # a training that was stopped
-        return folder
-    return None
-
-
-@task(task_run_name="count new picks")
-def count_new_picks(database: Path, model: Path | None) -> int:
-    """Picks that can be learnt from, less those that a model has learnt from."""
-    from cryoflow.unpicker.bundle import ModelBundle
-
-    sources, _ = label_sources(Database(database).entries())
-    here = sum(source.candidates.n_picks for source in sources)
-    if model is None:
-        return here
-    seen = sum(row.n_right + row.n_wrong + row.n_not_known for row in ModelBundle.load(model).manifest)
-    return max(0, here - seen)
+    try:
+        ModelBundle.load(model)
+    except CryoflowError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""What runs by itself at night: crawl-and-ingest as it is scheduled, and retraining when enough new picks have come."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from cryoflow.database import Database
+from cryoflow.settings import Settings
+from cryoflow.simulate import simulate_dataset
+from cryoflow.simulate.relion_project import write_relion_project
+from cryoflow.site import Site
+from flows.ingest import ingest
+from flows.nightly import RECORD, RetrainingParameters, newest_model, next_model, picks_seen, retrain
+from flows.parameters import IngestParameters
+
+
+@pytest.fixture
+def nights(project: Path, tmp_path: Path) -> tuple[IngestParameters, RetrainingParameters]:
+    """The parameters that the schedules start with, as the site's settings give them."""
+    from cryoflow.cluster.deployments import STAGES, scheduled_parameters
+
+    site = Site(read_only=(project.parent, tmp_path / "more"), models=tmp_path / "models")
+    settings = Settings(database=tmp_path / "picks", site=site)
+    (tmp_path / "more").mkdir()
+    forms = {s.entrypoint: scheduled_parameters(s, settings) for s in STAGES if s.cron}
+    crawling = IngestParameters.model_validate(forms["flows.ingest:ingest"])
+    return crawling, RetrainingParameters.model_validate(forms["flows.nightly:retrain"])
+
+
+def test_a_model_is_trained_when_enough_picks_are_new_and_only_then(
+    nights: tuple[IngestParameters, RetrainingParameters], tmp_path: Path
+) -> None:
+    crawling, training = nights
+    today = f"unpicker-{datetime.now():%Y-%m-%d}"
+    ingest(crawling)
+    assert retrain(training) is None  # 20,000 picks are not there
+    assert not (tmp_path / "models").exists()
+
+    training = training.model_copy(update={"min_new_picks": 100, "epochs": 1})
+    first = retrain(training)
+    assert first == tmp_path / "models" / today
+    assert newest_model(tmp_path / "models") == first
+
+    assert ingest(crawling).summary.startswith("12 jobs: 9 unchanged")
+    assert retrain(training) is None  # nothing new the next night
+
+    data = simulate_dataset(
+        tmp_path / "new", specimen="barrel", n_micrographs=5, shape_yx=(360, 480), pixel_size_A=4.0, seed=8
+    )
+    write_relion_project(tmp_path / "more" / "P7", data)
+    ingest(crawling)
+    assert {entry.project for entry in Database(crawling.database).entries()} == {"CS-barrel", "P7"}
+    second = retrain(training)
+    assert second == tmp_path / "models" / f"{today}-2"
+    assert first.is_dir()  # what is in use does not change
+    assert picks_seen(second) > picks_seen(first) + 100
+
+
+def test_picks_whose_micrographs_are_gone_do_not_bring_a_training_every_night(
+    nights: tuple[IngestParameters, RetrainingParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.nightly.train_unpicker", lambda parameters: parameters.model.mkdir(parents=True))
+    monkeypatch.setattr("flows.nightly._is_finished", Path.is_dir)
+    crawling, training = nights
+    ingest(crawling)
+    training = training.model_copy(update={"min_new_picks": 1})
+    model = retrain(training)
+    assert model is not None
+    seen = json.loads((model / RECORD).read_text())["picks_in_database"]
+    assert seen > 1  # all of the database's, whatever the model could use
+    assert retrain(training) is None
+
+
+def test_models_are_numbered_by_the_day_and_unfinished_ones_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.nightly._is_finished", lambda folder: (folder / "done").exists())
+    today = f"unpicker-{datetime.now():%Y-%m-%d}"
+    for name in ("unpicker-2025-01-01", today, *(f"{today}-{i}" for i in range(2, 11)), "unpicker-by-hand"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "done").touch()
+    assert newest_model(tmp_path) == tmp_path / f"{today}-10"
+    assert next_model(tmp_path) == tmp_path / f"{today}-11"
+    (tmp_path / f"{today}-11").mkdir()  # a training that was stopped
+    assert newest_model(tmp_path) == tmp_path / f"{today}-10"
+    assert next_model(tmp_path) == tmp_path / f"{today}-11"
+    assert newest_model(tmp_path / "nothing") is None
