@@ -118,26 +118,40 @@ def test_unlabelled_picks_are_learnt_from_without_being_called_wrong(rings, tmp_
     assert result.recall.value > 0.75  # 0.6 of them were shown; calling the others wrong would lose them
 
 
-def test_a_share_that_was_said_too_high_is_corrected_by_what_the_scores_show(rings, trained, tmp_path):
-    """All picks that are not known are wrong; a network that is told they are not finds right ones among them."""
-    unknown = tuple(replace(m, labels=np.where(m.labels == 1, 1, 0).astype(np.int8)) for m in rings.micrographs)
-    options = small_options(tmp_path, unlabelled_right=0.6, epochs=4)
-    options = replace(options, cache_dir=trained.folder.parent / "cache")
-    bundle = train(TrainingSet(unknown), tmp_path / "model", options)
-    shares = [e["unlabelled_right"] for e in json.loads((tmp_path / "model" / "history.json").read_text())]
+@pytest.fixture(scope="module")
+def unknown(rings, trained, tmp_path_factory):
+    """No pick is called wrong, though all that are not known are; the options say that most of those are right."""
+    hidden = [replace(m, labels=np.where(m.labels == 1, 1, 0).astype(np.int8)) for m in rings.micrographs]
+    options = small_options(trained.folder.parent, unlabelled_right=0.6, epochs=4)
+    return TrainingSet(tuple(hidden)), options, tmp_path_factory.mktemp("unknown") / "model"
+
+
+@pytest.fixture(scope="module")
+def trained_on_unknown(unknown):
+    """A model of them."""
+    known, options, folder = unknown
+    return train(known, folder, options)
+
+
+def shares_of(folder):
+    """The share of right picks among those not known, by epoch."""
+    return [e["unlabelled_right"] for e in json.loads((folder / "history.json").read_text())]
+
+
+def test_a_share_that_was_said_too_high_is_corrected_by_what_the_scores_show(trained_on_unknown):
+    """A network that is told that wrong picks are right finds right ones among them."""
+    shares = shares_of(trained_on_unknown.folder)
     assert shares[0] == 0
     assert len(set(shares[1:])) == 1
     assert 0 < shares[-1] < 0.4
-    assert bundle.metrics["unlabelled_right_estimated"] <= shares[-1]
-    assert bundle.metrics["best_epoch"] > 1  # losses that count other things are not compared
+    assert trained_on_unknown.metrics["unlabelled_right_estimated"] <= shares[-1]
+    assert trained_on_unknown.metrics["best_epoch"] > 1  # losses that count other things are not compared
 
 
-def test_a_training_killed_after_the_share_was_measured_goes_on_with_it(rings, trained, tmp_path, monkeypatch):
-    unknown = TrainingSet(
-        tuple(replace(m, labels=np.where(m.labels == 1, 1, 0).astype(np.int8)) for m in rings.micrographs)
-    )
-    options = replace(small_options(tmp_path, epochs=3, least_steps=2), cache_dir=trained.folder.parent / "cache")
-    whole = train(unknown, tmp_path / "whole", options)
+def test_a_training_killed_after_the_share_was_measured_goes_on_with_it(
+    unknown, trained_on_unknown, tmp_path, monkeypatch
+):
+    known, options, _ = unknown
     real = fit_module._save_state
 
     def save_then_die(*arguments):
@@ -146,17 +160,12 @@ def test_a_training_killed_after_the_share_was_measured_goes_on_with_it(rings, t
 
     monkeypatch.setattr(fit_module, "_save_state", save_then_die)
     with pytest.raises(KeyboardInterrupt):  # at the end of the first epoch, where the share is measured
-        train(unknown, tmp_path / "model", options)
+        train(known, tmp_path / "model", options)
     monkeypatch.setattr(fit_module, "_save_state", real)
-    again = train(unknown, tmp_path / "model", options)
-    assert again.options == whole.options
-    shares = [
-        [e["unlabelled_right"] for e in json.loads((tmp_path / n / "history.json").read_text())]
-        for n in ("whole", "model")
-    ]
-    assert shares[0] == pytest.approx(shares[1])
-    for name, value in whole.weights.items():
-        np.testing.assert_allclose(again.weights[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    again = train(known, tmp_path / "model", options)
+    assert shares_of(tmp_path / "model") == pytest.approx(shares_of(trained_on_unknown.folder), rel=1e-3)
+    for name, value in trained_on_unknown.weights.items():
+        np.testing.assert_allclose(again.weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_the_classic_network_trains_on_classic_boxes(rings, tmp_path):
