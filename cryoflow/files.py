@@ -79,9 +79,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[bytes]) -> None:
-    """Write a whole file, complete or not at all."""
+    """Write a whole file, complete or not at all. Names that are no UTF-8 become the bytes that they were."""
     with replacing(path) as hidden, hidden.open("wb") as file:
-        write_pieces(file, [content.encode()] if isinstance(content, str) else content)
+        write_pieces(file, content.encode(errors="surrogateescape") if isinstance(content, str) else content)
 
 
 def write_pieces(file: BinaryIO, content: bytes | Iterable[bytes]) -> tuple[int, str]:

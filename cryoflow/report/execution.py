@@ -138,7 +138,7 @@ def timeline(rows: Sequence[TraceRow]) -> Figure:
     """One bar a run, from its submission to its end, in minutes since the first."""
     from matplotlib.collections import PolyCollection
 
-    from cryoflow.report.figures import INK, KEPT, MISSED, REMOVED, WAITING, dress, new_figure
+    from cryoflow.report.figures import INK, KEPT, MISSED, REMOVED, WAITING, dress, new_figure, shown
 
     timed = sorted((row for row in rows if _span([row])[0]), key=lambda row: (row.submitted or row.started, row.name))
     first, last = _span(timed)
@@ -167,9 +167,9 @@ def timeline(rows: Sequence[TraceRow]) -> Figure:
     axes.add_collection(PolyCollection(corners, facecolors=[bar[-1] for bar in bars]))  # a patch each takes seconds
     if many:
         starts = [y for y, row in enumerate(timed) if y == 0 or row.stage != timed[y - 1].stage]
-        axes.set_yticks(starts, [timed[y].stage for y in starts])
+        axes.set_yticks(starts, [shown(timed[y].stage) for y in starts])
     else:
-        axes.set_yticks(range(len(timed)), [row.title for row in timed])
+        axes.set_yticks(range(len(timed)), [shown(row.title) for row in timed])
     axes.set_ylim(len(timed) - 0.4, -0.6)
     axes.set_xlim(0, whole * (1.02 if many else 1.3))
     dress(axes, "", f"minutes since {first:%Y-%m-%d %H:%M}", "")

@@ -95,11 +95,11 @@ def overlay(
     if pixel_size_A:
         _scale_bar(axes, nx, ny, pixel_size_A)
     top = 1 - 0.1 / figure.get_figheight()
-    figure.text(0.01, top, title, ha="left", va="top", fontsize=9, color=INK, weight="bold")
+    figure.text(0.01, top, shown(title), ha="left", va="top", fontsize=9, color=INK, weight="bold")
     x = 0.01
     for mark in marks:
         text = figure.text(
-            x, top - 0.34 / figure.get_figheight(), f"○ {mark.label} {len(mark.centers_xy_px)}", color=mark.color
+            x, top - 0.34 / figure.get_figheight(), f"○ {shown(mark.label)} {len(mark.centers_xy_px)}", color=mark.color
         )
         text.set_fontsize(9)
         text.set_verticalalignment("top")
@@ -135,9 +135,11 @@ def montage(
             low, high = np.percentile(boxes[i], (1, 99))
             axes.imshow(boxes[i], cmap="gray", vmin=low, vmax=high, interpolation="bilinear")
             if i < len(captions):
-                axes.set_title(captions[i], fontsize=6, pad=1.5, y=-0.2, color=color)
+                axes.set_title(shown(captions[i]), fontsize=6, pad=1.5, y=-0.2, color=color)
     if title:
-        figure.text(0.005, 1 - 0.06 / figure.get_figheight(), title, va="top", fontsize=9, weight="bold", color=color)
+        figure.text(
+            0.005, 1 - 0.06 / figure.get_figheight(), shown(title), va="top", fontsize=9, weight="bold", color=color
+        )
     return figure
 
 
@@ -177,7 +179,7 @@ def precision_recall(curves: Sequence[Curve], *, title: str = "precision and rec
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
     for curve in curves:
-        axes.plot(curve.x, curve.y, color=curve.color, lw=1.7, label=curve.label)
+        axes.plot(curve.x, curve.y, color=curve.color, lw=1.7, label=shown(curve.label))
         if curve.at:
             axes.plot(*curve.at, "o", color=curve.color, ms=6, mec="white")
     axes.set_xlim(0, 1.01)
@@ -194,7 +196,7 @@ def calibration(curves: Sequence[Curve], *, title: str = "calibration") -> Figur
     axes = figure.add_subplot()
     axes.plot((0, 1), (0, 1), color=FAINT, lw=0.8, ls=":")
     for curve in curves:
-        axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=curve.label)
+        axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=shown(curve.label))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     dress(axes, title, "predicted probability", "fraction right")
@@ -238,13 +240,18 @@ def grouped_bars(
     width = 0.8 / max(1, len(series))
     for k, (name, values) in enumerate(series.items()):
         x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
-        bars = axes.bar(x, values, width * 0.92, color=colors[k % len(colors)], label=name)
+        bars = axes.bar(x, values, width * 0.92, color=colors[k % len(colors)], label=shown(name))
         axes.bar_label(bars, fmt="%.2f", fontsize=6, padding=1)
-    axes.set_xticks(np.arange(len(groups)), groups, fontsize=7)
+    axes.set_xticks(np.arange(len(groups)), [shown(g) for g in groups], fontsize=7)
     dress(axes, title, "", unit)
     axes.legend(frameon=False, fontsize=7, ncols=len(series), loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.tight_layout()
     return figure
+
+
+def shown(text: str) -> str:
+    """A name as matplotlib can draw it: a dollar sign begins no formula, and bytes that are no UTF-8 are a mark."""
+    return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def png(figure: Figure, *, dpi: int = 130) -> bytes:
@@ -307,7 +314,7 @@ def _scale_bar(axes: Axes, nx: int, ny: int, pixel_size_A: float) -> None:
 
 def dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
     """Give axes this page's look."""
-    axes.set_title(title, fontsize=9, weight="bold", color=INK, loc="left")
+    axes.set_title(shown(title), fontsize=9, weight="bold", color=INK, loc="left")
     axes.set_xlabel(x_label, fontsize=8, color=INK)
     axes.set_ylabel(y_label, fontsize=8, color=INK)
     axes.tick_params(labelsize=7, colors=INK)

@@ -301,16 +301,25 @@ def test_a_hostile_program_name_or_argument_starts_no_shell(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_results_of_flows_are_json_where_they_are_kept() -> None:
+def test_results_of_flows_are_json_where_they_are_kept(tmp_path: Path, prefect_server: None) -> None:
+    """A flow that keeps its result, as Prefect has it by default once `flows` is imported: text, no pickle."""
     import flows
 
-    assert flows.PREFECT_DEFAULTS["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
-    code = "import flows\nfrom prefect.settings import get_current_settings as g\nprint(g().results.default_serializer)"
-    import sys
+    # isort: split
+    from prefect import flow
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env, cwd=ROOT)
-    assert done.stdout.split()[-1] == "json"
+    @flow(persist_result=True)
+    def keeps() -> dict[str, list[int]]:
+        return {"numbers": [1, 2]}
+
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
+        assert keeps() == {"numbers": [1, 2]}
+    (kept,) = (p for p in tmp_path.rglob("*") if p.is_file())
+    record = json.loads(kept.read_text())
+    assert record["metadata"]["serializer"]["type"] == "json"
+    assert json.loads(record["result"]) == {"numbers": [1, 2]}
+    assert flows.PREFECT_DEFAULTS["PREFECT_RESULTS_PERSIST_BY_DEFAULT"] == "false"
     assert not [p for p in (ROOT / "flows").glob("*.py") if "result_serializer" in p.read_text()]
 
 

@@ -13,7 +13,10 @@ from cryoflow.database import Database
 from cryoflow.pickers.export import export
 from cryoflow.picks import Kind
 
-HOSTILE = "<script>document.title='ran'</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(2)>"
+HOSTILE = "<script>document.title='ran'</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(2)>$\\frac$"
+"""Scripts, and a formula that is none, which figures would try to set."""
+NO_TEXT = HOSTILE + "\udcff"
+"""With a byte at its end that is no UTF-8, as old disks have them in names."""
 
 
 class _Page(HTMLParser):
@@ -30,16 +33,17 @@ class _Page(HTMLParser):
 def test_the_report_of_a_database_of_hostile_names_is_only_text(tmp_path: Path) -> None:
     """Projects, jobs, notes, micrographs and folders with scripts in their names; clean picks with pictures, too."""
     database = Database(tmp_path / "DB")
-    entry = make_entry(tmp_path / "p", names=[f"mics/{HOSTILE}.mrc", "mics/b.mrc"])
-    who = replace(entry.provenance, project_name=HOSTILE, title=HOSTILE, job_type=HOSTILE)
-    before = database.add(replace(entry, provenance=who, notes=(HOSTILE,)))
+    entry = make_entry(tmp_path / "p", names=[f"mics/{NO_TEXT}.mrc", "mics/b.mrc"])
+    who = replace(entry.provenance, project_name=NO_TEXT, title=NO_TEXT, job_type=NO_TEXT)
+    before = database.add(replace(entry, provenance=who, notes=(NO_TEXT,)))
     clean = replace(who, kind=Kind.UNPICKED, program="cryoflow", output_group=before.name.partition("/")[2])
     database.add(replace(entry, provenance=clean, picks=entry.picks.iloc[::2].reset_index(drop=True)))
-    folder = export("topaz", [entry], tmp_path / "<b>set", diameter_A=DIAMETER_A, force=True).folder
+    named = make_entry(tmp_path / "q", names=[f"mics/{HOSTILE}.mrc", "mics/b.mrc"])
+    folder = export("topaz", [named], tmp_path / "<b>set", diameter_A=DIAMETER_A, force=True).folder
     page = tmp_path / "report.html"
     words = ["--database", str(database.root), "--output", str(page), "--training-set", str(folder), "--title", HOSTILE]
     assert launch(["report", *words]) == 0
-    text = page.read_text()
+    text = page.read_bytes().decode(errors="surrogateescape")
     page_read = _Page()
     page_read.feed(text)
     assert not {tag for tag, _ in page_read.seen} & {"script", "svg", "iframe", "object", "embed", "link", "b", "form"}
