@@ -56,5 +56,6 @@ def train_then_pick(parameters: PickingParameters) -> TrainedAndPicked:
         seed=p.seed,
         settings=p.settings,
         threshold=p.threshold,
+        on_stage=log.info,
         on_line=log.info,
     )

@@ -92,16 +92,15 @@ def train_and_pick(
         threshold=threshold,
         name=run,
         script_only=script_only,
+        on_stage=out.say,
         on_line=say_lines(),
     )
     exported, trained, picked = result.exported, result.trained, result.picked
-    for note in exported.notes:
-        out.say(f"note: {note}")
     code = ExitCode.PARTLY_FAILED if exported.skipped else ExitCode.OK
     if picked is None:
         show_script(trained, "then: the same command again, for the script that picks", as_json=json)
         return code
-    out.say(f"trained on {exported.n_picks} picks of {exported.n_micrographs} micrographs: {trained.model}")
+    out.say(f"model: {trained.model}")
     if trained.figure:
         out.say(f"training curve: {trained.figure}")
     if picked.script:

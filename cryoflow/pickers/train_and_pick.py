@@ -71,6 +71,7 @@ def train_and_pick(
     threshold: float | None = None,
     name: str = "",
     script_only: bool = False,
+    on_stage: OnLine | None = None,
     on_line: OnLine | None = None,
 ) -> TrainedAndPicked:
     """Train a picker on some sets of picks, and pick the micrographs of others with it.
@@ -89,6 +90,8 @@ def train_and_pick(
         Of the run, part of the new entries' names; by default that of the picker.
     script_only
         Run nothing: write the script that trains, or where that one has left its model, the one that picks.
+    on_stage
+        Called with lines that say what comes next: all settings and why before the training, and where the logs are.
     """
     target = picker(picker_name)
     if not (target.trains and target.picks):
@@ -103,11 +106,18 @@ def train_and_pick(
         seed=seed,
         settings=settings,
     )
+    say = on_stage or (lambda _: None)
+    for line in _about(exported):
+        say(line)
+    if not script_only:
+        say(f"training {target.title}: the log is {exported.folder}/train.log")
     trained = trained_already(picker_name, exported.folder) or train(
         picker_name, exported.folder, place, script_only=script_only, on_line=on_line
     )
     if trained.model is None:
         return TrainedAndPicked(exported, trained, None)
+    if not script_only:
+        say(f"picking with {trained.model}: the log is {output / PICKED}/pick.log")
     known = [p.diameter_A for p in training if p.diameter_A]
     picked = pick(
         picker_name,
@@ -123,3 +133,10 @@ def train_and_pick(
         on_line=on_line,
     )
     return TrainedAndPicked(exported, trained, picked)
+
+
+def _about(exported: ExportResult) -> list[str]:
+    """What a person should know before a long training: the picks, and each setting with its reason."""
+    lines = [f"training set: {exported.n_picks} picks on {exported.n_micrographs} micrographs"]
+    lines += [f"setting: {s.name} = {s.value} ({s.why})" for s in exported.settings]
+    return lines + [f"note: {note}" for note in exported.notes]

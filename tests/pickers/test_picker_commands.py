@@ -92,6 +92,8 @@ def test_one_command_trains_and_picks(database, make_entry, program, tmp_path, c
     assert launch(everything) == 0
     printed = capsys.readouterr()
     assert "P1/Homo_J51 P2/Homo_J7" in printed.err
+    assert "setting: target_pixel_size = 8 (given by hand)" in printed.err
+    assert printed.err.index("setting: number_for_topaz") < printed.err.index("training Topaz: the log is")
     (row,) = json.loads(printed.out)
     assert row["entry"] == "mics/AutoPick_topaz"
     assert row["picks"] == 2
