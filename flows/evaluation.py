@@ -10,7 +10,7 @@ from prefect import flow, task
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
-from cryoflow.pickers.compare import Comparison, compare
+from cryoflow.pickers.compare import Compared, Comparison, compare
 from cryoflow.plain import plain
 from flows.parameters import EvaluationParameters
 from flows.watching import run_name, show_table
@@ -61,6 +61,29 @@ def compare_entry(parameters: EvaluationParameters, name: str) -> Comparison:
     return compare(
         picks, references.load(reference), radius=parameters.radius, diameter_A=parameters.diameter_A, only=unseen
     )
+
+
+def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
+    """What an evaluation wrote, by another process: the numbers of each entry, without its curve.
+
+    Raises
+    ------
+    BadInput
+        Where the file is not one of ours.
+    """
+    names = ("entry", "n_reference", "n_picks", "n_matched")
+    try:
+        entries = json.loads(evaluation.read_text())["entries"]
+        return tuple(
+            Comparison(
+                **{name: entry[name] for name in names},
+                micrographs=tuple(Compared(m["n_reference"], m["n_picks"], m["n_matched"], name=m["name"]) for m in ms),
+            )
+            for entry in entries
+            for ms in (entry["micrographs"],)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(evaluation, f"is no evaluation ({error}).", "Remove it, and run the same again.") from error
 
 
 def held_out(model: Path, project_name: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ from cryoflow.database import Database
 from cryoflow.ingest import IngestReport
 from cryoflow.pickers.compare import Comparison
 from cryoflow.picks import Kind
-from flows.evaluation import evaluate
+from flows.evaluation import evaluate, read_comparisons
 from flows.export import export
 from flows.ingest import ingest
 from flows.parameters import (
@@ -104,7 +104,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
             model=model,
             diameter_A=p.diameter_A,
         )
-        comparisons = run_stage(evaluate, evaluating) or ()
+        comparisons = run_stage(evaluate, evaluating) or read_comparisons(evaluation)
     page, costs = output / "report.html", output / "trace.tsv"
     what_stages_cost(costs)
     run_stage(

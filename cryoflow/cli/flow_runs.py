@@ -80,7 +80,7 @@ def show_result(result: PipelineResult, *, as_json: bool) -> ExitCode:
         return result.ingested.exit_code
     emit_record(
         {
-            "ingest": result.ingested.summary,
+            "ingest": result.ingested.summary if result.ingested.lines else "see the table of its run",
             "database": result.database,
             "training sets": result.exports,
             "model": result.model,
