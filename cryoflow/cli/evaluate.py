@@ -54,7 +54,7 @@ def evaluate(
     from cryoflow.pickers.evaluate import per_micrograph, table_of, write_evaluation
 
     right = load([reference], database)[0]
-    only = _names_of(split_of, split) if split_of else None
+    only = _names_of(split_of, split, right.provenance.project_name) if split_of else None
     results = [
         compare(p, right, radius=radius, diameter_A=diameter, only=only, method=method) for p in load(entries, database)
     ]
@@ -71,11 +71,12 @@ def evaluate(
             out.say(f"wrote {path}")
 
 
-def _names_of(folder: Path, split: str) -> frozenset[str]:
+def _names_of(folder: Path, split: str, project: str) -> frozenset[str]:
+    """Micrographs of one project in one split: those of another may have the same names."""
     from cryoflow.pickers.manifest import read_manifest
 
     table = read_manifest(folder)
-    names = frozenset(map(str, table.loc[table["split"] == split, "name"]))
+    names = frozenset(map(str, table.loc[(table["split"] == split) & (table["project"] == project), "name"]))
     if not names:
-        raise out.UsageError(f"{folder} has no micrographs in the split {split}.")
+        raise out.UsageError(f"{folder} has no micrographs of {project} in the split {split}.")
     return names

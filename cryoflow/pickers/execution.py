@@ -123,7 +123,21 @@ def container(place: Place, home: Path, step: Step) -> list[str]:
     user = ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp"]
     at = ["--workdir", str(home), "--entrypoint", step.argv[0]]
     # With --init the program is ended when we are: as the first process of a container it would take no notice.
-    return ["docker", "run", "--rm", "--init", *user, *own_python, *devices, *flags, *at, place.image]
+    # Docker's 64 MB of shared memory are too few for PyTorch's loaders; this is a limit, nothing is taken.
+    return [
+        "docker",
+        "run",
+        "--rm",
+        "--init",
+        "--shm-size",
+        "8g",
+        *user,
+        *own_python,
+        *devices,
+        *flags,
+        *at,
+        place.image,
+    ]
 
 
 def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log: str) -> Path:

@@ -62,6 +62,24 @@ def test_picks_are_read_judged_and_agreed_on(database, tmp_path, capsys):
     assert launch(["picker", "consensus", "--db", str(database)]) == 2
 
 
+def test_only_the_test_micrographs_of_that_project_judge(database, make_entry, tmp_path, capsys):
+    Database(database).add(make_entry("P2", "J7", n=7, seed=1))  # micrographs of the same names
+    out = tmp_path / "out"
+    entries = ["P1/Homo_J51", "P2/Homo_J7"]
+    assert launch(["export", "topaz", *entries, "--db", str(database), "-o", str(out), "--test", "0.3"]) == 0
+    table = manifest.read_manifest(out).query("split == 'test'")
+    tested = [set(table.loc[table["project"] == project, "name"]) for project in ("P1", "P2")]
+    assert tested[0] != tested[1]
+    capsys.readouterr()
+    judge = ["evaluate", entries[1], "--reference", entries[1], "--db", str(database), "--split-of", str(out), "--json"]
+    assert launch([*judge, "--micrographs"]) == 0
+    assert {row["micrograph"] for row in json.loads(capsys.readouterr().out)} == tested[1]
+    assert launch([*judge, "--split", "test", "--diameter", "100", "--method", "greedy"]) == 0
+    Database(database).add(make_entry("P3", "J9", n=2, seed=2))
+    judge = [word.replace(entries[1], "P3/Homo_J9") for word in judge]
+    assert launch(judge) == 2
+
+
 def test_script_only_writes_a_script_and_runs_nothing(database, tmp_path, capsys):
     out = tmp_path / "out"
     launch(["export", "cryolo", "P1/Homo_J51", "--db", str(database), "-o", str(out)])
