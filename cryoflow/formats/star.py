@@ -218,7 +218,8 @@ class _Filling:
             end = self._rows + len(column)
             if end > len(self._arrays[i]):
                 self._arrays[i].resize(end + end // 8, refcheck=False)
-            self._arrays[i][self._rows : end] = column
+            with np.errstate(over="ignore"):  # 1e308 in a narrow column is infinite
+                self._arrays[i][self._rows : end] = column
         self._rows = end if parsed else 0
 
     def table(self) -> Table:

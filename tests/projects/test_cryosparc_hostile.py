@@ -4,16 +4,18 @@ import json
 import os
 import resource
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from projects_cryosparc_dataset import small_dataset
 
 from cryoflow.errors import CryoflowError
-from cryoflow.formats.cs import read_cs, read_cs_distinct, read_cs_header
+from cryoflow.formats.cs import read_cs, read_cs_distinct, read_cs_header, write_cs
 from cryoflow.projects import cryosparc
 from cryoflow.projects.cryosparc.lone import read_lone
 from cryoflow.projects.cryosparc.without_json import read_csg
+from cryoflow.projects.found import JobStatus
 from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
 MANY = settings(
@@ -172,3 +174,34 @@ def test_real_files_mutated_are_read_or_refused(tmp_path, realdata):
     for place in range(0, len(content), max(1, len(content) // 200)):
         path.write_bytes(mutated(content, [(place, 7)], 0))
         try_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [
+        ("J2/exposures_ctf_estimated.cs", "J4"),
+        ("J4/picked_particles.cs", "J4"),
+        ("J6/J6_020_particles.cs", "J6"),
+        ("J6/J6_passthrough_particles.cs", "J6"),
+        ("J13/expanded_particles.cs", "J13"),
+    ],
+)
+def test_no_number_in_any_column_makes_anything_but_picks_or_an_error(tmp_path, name, job):
+    dataset = small_dataset(tmp_path / "raw", n_micrographs=1)
+    folder = write_cryosparc_project(tmp_path / "P", dataset, symmetry_copies=2)
+    jobs = cryosparc.find_jobs(cryosparc.recognise(folder, {p.name for p in folder.iterdir()}))
+    (job,) = (j for j in jobs if j.job == job)
+    assert job.status is JobStatus.USABLE
+    columns = read_cs(folder / name)
+    for column, values in columns.items():
+        if values.dtype.kind not in "fu":
+            continue
+        is_real = values.dtype.kind == "f"
+        for odd in (3e38, -3e38, np.inf, np.nan, 1e-40) if is_real else (np.iinfo(values.dtype).max, 0):
+            changed = values.copy()
+            changed[:2] = odd
+            write_cs(folder / name, {**columns, column: changed})
+            try:
+                cryosparc.read_job(job)
+            except CryoflowError:
+                continue

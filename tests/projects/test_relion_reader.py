@@ -617,6 +617,27 @@ def damaged_project(tmp_path_factory: pytest.TempPathFactory, blots) -> Path:
     return write_relion_project(tmp_path_factory.mktemp("damaged") / "P1", blots, pipeline=True)
 
 
+@pytest.mark.parametrize("version", ["3.0", "5.0"])
+@pytest.mark.parametrize("number", ["1e308", "-1e308", "inf", "nan", "1e-320"])
+def test_no_number_in_any_column_of_particles_makes_more_than_a_pick_that_is_counted(
+    tmp_path: Path, blots, version: str, number: str
+) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots, version=version)
+    path = folder / "Refine3D/job011/run_data.star"
+    lines = path.read_text().split("\n")
+    at = next(i for i, line in enumerate(lines) if "@Extract" in line)
+    words = lines[at].split()
+    for column, word in enumerate(words):
+        if word[0].isdigit() and "@" not in word:
+            lines[at] = " ".join([*words[:column], number, *words[column + 1 :]])
+            path.write_text("\n".join(lines))
+            try:
+                (pickset,) = read_job(jobs_of(folder)["Refine3D"])
+            except CryoflowError:
+                continue
+            assert len(pickset) + sum(pickset.counts.values()) == 48
+
+
 def test_a_missing_micrograph_name_is_missing_metadata(tmp_path: Path, blots) -> None:
     folder = write_relion_project(tmp_path / "P1", blots)
     path = folder / "Refine3D/job011/run_data.star"

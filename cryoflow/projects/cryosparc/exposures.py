@@ -24,6 +24,12 @@ OPTICS = {  # column of a micrograph table -> (columns of a dataset in order of 
 _MAX_OUTPUTS = 30  # of exposures that are asked, nearest first: a chain of curation jobs has a dozen
 
 
+LARGEST_EDGE_PX = 1 << 20
+"""A micrograph that is said to be larger is one of unknown shape."""
+SMALLEST_PIXEL_A = 1e-3
+"""A smaller pixel is not known either."""
+
+
 @dataclass
 class Exposures:
     """What is known by exposure uid; what was found first, nearest to the job, stays."""
@@ -97,7 +103,7 @@ def _add(found: Exposures, output: Output) -> None:
                 found.path.setdefault(uid, as_text(path))
             if "micrograph_blob/shape" in values:
                 for uid, (ny, nx) in zip(uids, values["micrograph_blob/shape"].tolist(), strict=True):
-                    if ny > 0 and nx > 0:
+                    if min(ny, nx) > 0 and max(ny, nx) <= LARGEST_EDGE_PX:
                         found.shape_yx.setdefault(uid, (ny, nx))
             if "micrograph_blob/psize_A" in values:
                 _keep_positive(found.pixel_size_A, uids, values["micrograph_blob/psize_A"])
@@ -114,7 +120,7 @@ def _add(found: Exposures, output: Output) -> None:
 
 def _keep_positive(kept: dict[int, float], uids: list[int], values: npt.NDArray[np.generic]) -> None:
     for uid, value in zip(uids, values.astype(np.float64).tolist(), strict=True):
-        if np.isfinite(value) and value > 0:
+        if np.isfinite(value) and value >= SMALLEST_PIXEL_A:
             kept.setdefault(uid, value)
 
 

@@ -15,7 +15,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import read_header
 from cryoflow.picks import FloatArray, micrograph_table
-from cryoflow.projects.cryosparc.exposures import OPTICS, Exposures, as_text
+from cryoflow.projects.cryosparc.exposures import LARGEST_EDGE_PX, OPTICS, SMALLEST_PIXEL_A, Exposures, as_text
 
 _MOVIES = (".tif", ".tiff", ".eer", ".mrcs", ".bz2")
 IntArray = npt.NDArray[np.intp]
@@ -79,8 +79,8 @@ def tabulate(
     names = [_clean(name) or _clean(exposures.path.get(uid, "")) for name, uid in zip(names, uids, strict=True)]
     shapes = located.get("micrograph_shape", np.zeros((n_distinct, 2))).astype(np.float64)
     sizes = located.get("micrograph_psize_A", np.zeros(n_distinct)).astype(np.float64)
-    shapes[~(shapes > 0).all(axis=1)] = np.nan
-    sizes[~(np.isfinite(sizes) & (sizes > 0))] = np.nan
+    shapes[~((shapes > 0) & (shapes <= LARGEST_EDGE_PX)).all(axis=1)] = np.nan
+    sizes[~((sizes >= SMALLEST_PIXEL_A) & np.isfinite(sizes))] = np.nan
     for i, uid in enumerate(uids):
         if np.isnan(shapes[i, 0]) and uid in exposures.shape_yx:
             shapes[i] = exposures.shape_yx[uid]

@@ -155,7 +155,8 @@ def subtract_origins(particles: Particles, pixel_size_A: FloatArray) -> None:
     shifts = particles.origin
     particles.origin = None
     for shift in shifts:
-        shift *= scale[codes]
+        with np.errstate(over="ignore"):
+            shift *= scale[codes]
         shift[~np.isfinite(shift)] = 0.0
     if np.isfinite(particles.box_A):
         limit = (_LARGEST_SHIFT * particles.box_A / np.where(np.isnan(pixel_size_A), np.inf, pixel_size_A))[codes]
