@@ -160,7 +160,9 @@ def share_of_right(probabilities: Float, labels: Labels, *, at_most: float) -> f
     bound means something only for micrographs that were not learnt from.
     """
     right, unknown = probabilities[labels == RIGHT], probabilities[labels == NOT_KNOWN]
-    if not len(right) or not len(unknown):
+    if not len(unknown):
+        return 0.0
+    if not len(right):
         return at_most
     thresholds = np.sort(right)[: len(right) // 2 + 1]
     of_right = 1 - np.searchsorted(np.sort(right), thresholds) / len(right)

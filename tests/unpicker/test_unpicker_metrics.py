@@ -186,4 +186,5 @@ def test_scores_bound_the_share_of_right_picks_among_those_not_known(hidden):
         found.append(share_of_right(scores, labels, at_most=1.0))
         assert share_of_right(scores, labels, at_most=0.05) <= 0.05
     assert hidden - 0.05 <= np.mean(found) <= hidden + 0.03
-    assert share_of_right(scores[:200], labels[:200], at_most=0.2) == 0.2  # nothing to tell it from
+    assert share_of_right(scores[:200], labels[:200], at_most=0.2) == 0  # none is unknown
+    assert share_of_right(scores[200:], labels[200:], at_most=0.2) == 0.2  # nothing to tell it from
