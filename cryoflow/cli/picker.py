@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export import Db, load, settings_of
-from cryoflow.cli.picker_common import Flag, Set, Where, place_of, reading, say_lines, show_picks, show_script
+from cryoflow.cli.picker_common import Flag, Picking, Where, place_of, reading, say_lines, show_picks, show_script
 from cryoflow.cli.train_and_pick import train_and_pick
 
 app = App(name="picker", help="Train pickers, run them and read their picks.", help_format="plaintext")
@@ -78,11 +78,7 @@ def pick(
     model: str,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     database: MaybeDb = None,
-    micrographs: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
-    pixel_size: float | None = None,
-    diameter: float | None = None,
-    threshold: float | None = None,
-    set_: Set = (),
+    picking: Picking | None = None,
     where: Where | None = None,
     overwrite: Flag = False,
     script_only: Flag = False,
@@ -102,27 +98,15 @@ def pick(
         Folder to write.
     database
         Where the entries are, and where the picks are added.
-    micrographs
-        MRC files, or folders of them, instead of entries.
-    pixel_size
-        Of these micrographs, in angstrom, where their headers have none.
-    diameter
-        Particle diameter in angstrom.
-    threshold
-        Picks of a lower score are left out; the picker's default where not given.
-    set_
-        A setting of the picker by hand, NAME=VALUE.
     overwrite
         Replace an earlier run in that folder.
     script_only
         Write a job script instead, and run nothing.
     """
-    from cryoflow.pickers.run import micrographs_to_pick
     from cryoflow.pickers.run import pick as run
 
-    picksets = load(entries, database) if entries else []
-    if micrographs:
-        picksets.append(micrographs_to_pick(micrographs, pixel_size_A=pixel_size))
+    picking = picking or Picking()
+    picksets = picking.picksets(entries, database)
     if not picksets:
         raise out.UsageError("name entries of a --database, or --micrographs.")
     result = run(
@@ -131,15 +115,15 @@ def pick(
         picksets,
         output,
         place_of(where, script=script_only),
-        diameter_A=diameter,
-        settings=settings_of(set_),
-        threshold=threshold,
+        diameter_A=picking.diameter,
+        settings=settings_of(picking.set_),
+        threshold=picking.threshold,
         overwrite=overwrite,
         script_only=script_only,
         on_line=say_lines(),
     )
     if result.script:
-        show_script(result, reading(name, result.folder, database, result.folder.name, threshold), as_json=json)
+        show_script(result, reading(name, result.folder, database, result.folder.name, picking.threshold), as_json=json)
         return
     show_picks(result.picksets, database, as_json=json)
 

@@ -44,6 +44,33 @@ class Where:
     """End it after so many hours."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Picking:
+    """What is picked besides entries, and how."""
+
+    micrographs: Annotated[tuple[Path, ...], Parameter(negative="")] = ()
+    """MRC files, or folders of them, to pick."""
+    pixel_size: float | None = None
+    """Of these micrographs, in angstrom, where their headers have none."""
+    diameter: float | None = None
+    """Particle diameter in angstrom."""
+    threshold: float | None = None
+    """Picks of a lower score are left out; the picker's default where not given."""
+    set_: Set = ()
+    """A setting of the picker by hand, NAME=VALUE; may be given several times."""
+
+    def picksets(self, entries: Sequence[str], database: Path | None) -> list[PickSet]:
+        """What is to be picked: the micrographs of entries, and those that were named themselves."""
+        from cryoflow.cli.export import load
+        from cryoflow.pickers.run import micrographs_to_pick
+
+        picksets = load(entries, database) if entries else []
+        if self.micrographs:
+            picksets.append(micrographs_to_pick(self.micrographs, pixel_size_A=self.pixel_size))
+        return picksets
+
+
 def place_of(where: Where | None, *, script: bool = False) -> Place:
     """Where to run, from what was typed; for a script GPUs are counted only."""
     from cryoflow.pickers.base import Hardware

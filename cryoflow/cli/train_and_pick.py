@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export import Db, chosen, load, settings_of
-from cryoflow.cli.picker_common import Flag, Set, Where, place_of, reading, say_lines, show_picks, show_script
+from cryoflow.cli.picker_common import Flag, Picking, Where, place_of, reading, say_lines, show_picks, show_script
 from cryoflow.errors import ExitCode
 
 
@@ -21,13 +21,9 @@ def train_and_pick(
     best: Flag = False,
     project: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     to_pick: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    micrographs: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
-    pixel_size: float | None = None,
-    diameter: float | None = None,
-    threshold: float | None = None,
+    picking: Picking | None = None,
     validation: float = 0.2,
     seed: int = 0,
-    set_: Set = (),
     run: str = "",
     where: Where | None = None,
     script_only: Flag = False,
@@ -51,32 +47,20 @@ def train_and_pick(
         Of this project only, with --best; may be given several times.
     to_pick
         An entry whose micrographs are picked (its picks are not looked at); may be given several times.
-    micrographs
-        MRC files, or folders of them, to pick.
-    pixel_size
-        Of these micrographs, in angstrom, where their headers have none.
-    diameter
-        Particle diameter in angstrom.
-    threshold
-        Picks of a lower score are left out; the picker's default where not given.
     validation
         Share of the training micrographs that validate.
     seed
         Another number is another split.
-    set_
-        A setting of the picker by hand, NAME=VALUE.
     run
         Name of the run, part of the new entry's name; by default the picker's.
     script_only
         Run nothing: write the script that trains, and once that has run, with the same command, the one that picks.
     """
-    from cryoflow.pickers.run import micrographs_to_pick
     from cryoflow.pickers.split import Fractions
     from cryoflow.pickers.train_and_pick import train_and_pick as both
 
-    new = load(to_pick, database) if to_pick else []
-    if micrographs:
-        new.append(micrographs_to_pick(micrographs, pixel_size_A=pixel_size))
+    picking = picking or Picking()
+    new = picking.picksets(to_pick, database)
     if not new:
         raise out.UsageError("say what to pick: --micrographs, or --to-pick an entry.")
     result = both(
@@ -85,11 +69,11 @@ def train_and_pick(
         new,
         output,
         place_of(where, script=script_only),
-        diameter_A=diameter,
+        diameter_A=picking.diameter,
         split=Fractions(validation),
         seed=seed,
-        settings=settings_of(set_),
-        threshold=threshold,
+        settings=settings_of(picking.set_),
+        threshold=picking.threshold,
         name=run,
         script_only=script_only,
         on_stage=out.say,
@@ -104,7 +88,7 @@ def train_and_pick(
     if trained.figure:
         out.say(f"training curve: {trained.figure}")
     if picked.script:
-        show_script(picked, reading(name, picked.folder, database, run or name, threshold), as_json=json)
+        show_script(picked, reading(name, picked.folder, database, run or name, picking.threshold), as_json=json)
     else:
         show_picks(picked.picksets, database, as_json=json)
     return code
