@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,6 @@ Projects = Annotated[tuple[str, ...], Parameter(negative="", consume_multiple=Tr
 
 def crawl(
     *roots: Path,
-    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
     quick: Annotated[bool, Parameter(negative="")] = False,
     json: out.Json = False,
 ) -> int:
@@ -26,8 +26,6 @@ def crawl(
     ----------
     roots
         Folders above projects, or projects.
-    all_
-        Show the jobs that have no picks of interest, too.
     quick
         Leave out numbers for which tables have to be read through.
     """
@@ -57,7 +55,6 @@ def crawl(
             "path": job.folder,
         }
         for job in listed.jobs
-        if all_ or json or job.status is not JobStatus.NOT_OF_INTEREST
     ]
     columns = ["project", "job", "kind", "status", "picks", "micrographs", "reason", "title"]
     unreadable = [*found.unreadable, *listed.unreadable]
@@ -68,13 +65,10 @@ def crawl(
         ]
         out.emit_json({"projects": projects, "jobs": rows, "unreadable": unreadable})
     else:
-        out.emit_table(rows, columns=columns, title="Jobs", empty="no job with picks")
-    hidden = len(listed.jobs) - len(rows)
-    usable = sum(job.status is JobStatus.USABLE for job in listed.jobs)
-    out.say(
-        f"{len(found.projects)} projects, {len(listed.jobs)} jobs: {usable} usable"
-        + (f"; {hidden} not of interest are not shown (--all shows them)" if hidden else "")
-    )
+        out.emit_table(rows, columns=columns, title="Jobs", empty="no job")
+    tally = Counter(job.status for job in listed.jobs)
+    told = ", ".join(f"{tally[status]} {status.value}" for status in JobStatus if tally[status]) or "none"
+    out.say(f"{len(found.projects)} projects, {len(listed.jobs)} jobs: {told}")
     for error in unreadable:
         out.say(f"warning: {error}")
     return ExitCode.PARTLY_FAILED if unreadable else ExitCode.OK

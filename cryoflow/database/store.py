@@ -23,7 +23,7 @@ import cryoflow
 from cryoflow import files
 from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
-from cryoflow.database.entry import Entry, load_entry, read_entry
+from cryoflow.database.entry import DAMAGED, Entry, load_entry, read_entry
 from cryoflow.database.info import Orientation, info_text
 from cryoflow.database.links import ProjectLinks, project_of, read_links, with_micrographs, write_links
 from cryoflow.database.lock import Owner, locked, unlock
@@ -244,7 +244,9 @@ class Database:
         for name in os.listdir(self.root):
             folder = self.root / name
             if not name.startswith(".") and folder.is_dir():
-                if project_of(folder) == who.project:
+                if project_of(folder) == who.project and (
+                    who.program != "file" or _is_called(folder, who.project_name)
+                ):
                     return _not_a_link(folder)
                 if name in names and project_of(folder) is None:
                     read_links(folder)  # a damaged record may be this project's: say so
@@ -254,9 +256,16 @@ class Database:
         return self.root / layout.free_name(names, taken)
 
     def _entry_folder(self, project: Path, who: Provenance) -> Path:
-        """The entry's folder; a name that differs by case alone gets a hash, for file systems that ignore case."""
+        """The entry's folder; a name that differs by case alone gets a hash, for file systems that ignore case.
+
+        Of two tables that differ by their extension alone, the second gets it into its name.
+        """
         parent = _not_a_link(project / layout.ENTRIES)
         name = files.safe_name(who.entry_name)
+        if who.program == "file" and layout.is_entry(parent / name):
+            other = read_entry(parent / name)
+            if other.status != DAMAGED and other.output_group != who.output_group:
+                name = files.safe_name(f"{who.entry_name}-{Path(who.output_group).suffix.removeprefix('.')}")
         others = {layout.folded(n) for n in (os.listdir(parent) if parent.exists() else []) if n != name}
         return _not_a_link(parent / layout.free_name([name, f"{name}-{files.short_hash(name, 4)}"], others))
 
@@ -285,6 +294,12 @@ class Database:
                     raise BadInput(error.filename or self.root, "this file of the database is not there.") from None
                 time.sleep(0.02 * (attempt + 1))
         raise AssertionError("unreachable")
+
+
+def _is_called(project: Path, name: str) -> bool:
+    """Whether a project's folder is that of this name; lone tables of one folder may go under several."""
+    record = read_links(project)
+    return record is None or record.title == name
 
 
 def _not_a_link(folder: Path) -> Path:

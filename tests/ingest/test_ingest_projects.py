@@ -394,6 +394,25 @@ def test_a_folder_of_relion_1_with_a_file_a_micrograph_is_read_by_hand(
         assert len(picks) == len(mic.picks_xy_px)
 
 
+def test_lone_tables_of_one_folder_never_replace_each_other(tmp_path: Path, simulated: SimulatedDataset) -> None:
+    micrograph = simulated.micrographs[0]
+    box, csv = (tmp_path / f"{micrograph.path.stem}.{ending}" for ending in ("box", "csv"))
+    box.write_text("".join(f"{x - 20:.0f}\t{y - 20:.0f}\t40\t40\n" for x, y in micrograph.true_xy_px))
+    csv.write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in micrograph.true_xy_px[:3]))
+    command = ["--micrographs", str(micrograph.path.parent), "--database", str(tmp_path / "DB")]
+    for _ in range(2):  # the same tables again are the same entries
+        for name in ("ours", "theirs"):
+            assert launch(["ingest", str(box), str(csv), *command, "--name", name, "--no-check-orientation"]) == 0
+    stem = micrograph.path.stem.replace("_", "-")
+    entries = {e.name: e.n_picks for e in Database(tmp_path / "DB").entries()}
+    n = len(micrograph.true_xy_px)
+    assert entries == {
+        f"{name}/Import_{stem}{ending}": number
+        for name in ("ours", "theirs")
+        for ending, number in (("", n), ("-csv", 3))
+    }
+
+
 def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(
     projects: Path, simulated: SimulatedDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput, MissingMetadata
@@ -61,7 +62,8 @@ def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) ->
     )
     record = Record(JobFile(job.job, groups=(group,)), path.parent, (output,))
     context = Context(job, ProjectIndex(path.parent), record, finder or Finder(path.parent), None, flip, "file")
-    return read_output(context, output, Role())
+    pickset = read_output(context, output, Role())
+    return replace(pickset, provenance=replace(pickset.provenance, output_group=path.name))
 
 
 def _group_of(path: Path) -> Group:
