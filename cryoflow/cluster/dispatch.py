@@ -28,6 +28,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
+from prefect.states import Cancelling
 from pydantic import BaseModel
 
 from cryoflow.cluster.outcome import LABEL_END, End
@@ -147,6 +148,21 @@ class _Runner:
         waiting = deque((i, _Attempt(work)) for i, work in enumerate(works))
         active: dict[UUID, tuple[int, _Attempt]] = {}
         ended: dict[int, Done] = {}
+        try:
+            self._run(waiting, active, ended, on_done)
+        except BaseException as stop:
+            if self._is_unwanted(stop):
+                self._cancel(list(active))
+            raise
+        return ended
+
+    def _run(
+        self,
+        waiting: deque[tuple[int, _Attempt]],
+        active: dict[UUID, tuple[int, _Attempt]],
+        ended: dict[int, Done],
+        on_done: Callable[[Done], None] | None,
+    ) -> None:
         while waiting or active:
             while waiting and len(active) < self.at_once:
                 i, attempt = waiting.popleft()
@@ -169,7 +185,25 @@ class _Runner:
                     on_done(ended[i])
             if active:
                 time.sleep(POLL_S)
-        return ended
+
+    def _is_unwanted(self, stop: BaseException) -> bool:
+        """Whether what still runs is to end too: a user pressed Ctrl-C or cancelled the parent.
+
+        Where the parent's process only came to its end (its worker was stopped, the machine went down), jobs go on and
+        are found again.
+        """
+        if isinstance(stop, KeyboardInterrupt):
+            return True
+        root = this_run.root_flow_run_id  # cancelling the demo ends the pipeline in it
+        if isinstance(stop, Exception) or not root:
+            return False
+        state = self.client.read_flow_run(UUID(root)).state
+        return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
+
+    def _cancel(self, ids: list[UUID]) -> None:
+        for flow_run_id in ids:
+            self.client.set_flow_run_state(flow_run_id, Cancelling(message="Its parent was cancelled."))
+        log.warning("%d runs that this one had started are cancelled too", len(ids))
 
     def _start(self, attempt: _Attempt) -> tuple[FlowRun, _Attempt]:
         """Make the run of an attempt, or find the one that an earlier life of this parent made."""

@@ -6,9 +6,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect.exceptions import TerminationSignal
 from pydantic import BaseModel
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -250,3 +252,37 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
     assert all(d.succeeded for d in done)
     assert sorted(number for number, _ in cluster.seen) == [0, 1, 1, 2]
     assert done[2].flow_run == str(running.id)
+
+
+@pytest.mark.parametrize(
+    ("stop", "parent_is", "children_are"),
+    [
+        (KeyboardInterrupt(), "Running", "Cancelling"),  # Ctrl-C
+        (TerminationSignal(15), "Cancelling", "Cancelling"),  # a user cancelled the parent in the page
+        (TerminationSignal(15), "Running", "Running"),  # its worker was stopped: they are taken over later
+        (ValueError("a defect"), "Running", "Running"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_runs_is_cancelled_with_its_parent_and_goes_on_where_the_parent_only_died(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, stop: BaseException, parent_is: str, children_are: str
+) -> None:
+    from prefect.states import Cancelling, Running
+
+    from cryoflow.cluster import dispatch
+
+    state = Cancelling() if parent_is == "Cancelling" else Running()
+    parent = cluster.client.create_flow_run(cluster.flow, parameters={"parameters": {}})
+    cluster.client.set_flow_run_state(parent.id, state, force=True)
+    monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id=str(parent.id), root_flow_run_id=str(parent.id)))
+    cluster.answer = lambda number, attempt: cluster.ignore
+
+    def sleep(_seconds: float) -> None:
+        if len([run for run in cluster.runs() if run.state.name == "Running"]) == 2:
+            raise stop
+        time.sleep(0.2)
+
+    monkeypatch.setattr(dispatch, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    with pytest.raises(type(stop)):
+        dispatch.run_shards(cluster.flow_name, works(2))
+    assert {run.state.name for run in cluster.runs()} == {children_are}
