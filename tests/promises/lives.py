@@ -48,9 +48,9 @@ def die_when(there: Callable[[], bool]) -> None:
 
 # ---- training -----------------------------------------------------------------------------------------------------
 
-KILLS: tuple[tuple[int, str], ...] = ((3, ""), (14, "file.written"), (15, ""), (20, ""))
+KILLS: tuple[tuple[int, str], ...] = ((3, ""), (14, "file.written"), (20, ""))
 """After which step, and at which named point of a write after it: 7 steps are an epoch. The second is in the middle of
-the checkpoint of epoch 2, the third at the first step after it.
+the checkpoint of epoch 2, which is lost by that; the third life does it again.
 """
 
 
@@ -107,7 +107,7 @@ def training(folder: Path) -> None:
 
 WAITED_FOR = (
     "out/database/*/Particles/*/manifest.json",
-    "out/unpicker/checkpoints/epoch-001/bundle.json",
+    "out/unpicker/checkpoints/state.npz",
     "out/work/*.json",
 )
 """What is on the disk when the process is killed: in the middle of ingest, of training and of un-picking."""
@@ -132,7 +132,7 @@ def flow(folder: Path, root: Path) -> None:
 
     def work(pattern: str) -> None:
         if pattern:
-            die_when(lambda: next(folder.glob(pattern), None) is not None)
+            die_when(lambda: bool(seen(folder, pattern)))
         code = launch(line)
         assert code == 0, code
 
@@ -146,9 +146,19 @@ def flow(folder: Path, root: Path) -> None:
 
 
 def finished(folder: Path) -> list[Path]:
-    """The commits of finished pieces of work: entries, training sets, epochs, shards."""
-    patterns = (*WAITED_FOR, "out/training/*/manifest.tsv", "out/unpicker/bundle.json")
-    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+    """What finished pieces of work wrote last: entries that ingest remembers, training sets, epochs, shards."""
+    memory = "".join(path.read_text() for path in seen(folder, "out/database/.jobs/*.json", hidden=True))
+    entries = seen(folder, "out/database/*/Particles/*/manifest.json")
+    done = [p for p in entries if f'"{p.parents[2].name}/{p.parent.name}"' in memory]
+    patterns = ["out/training/*/manifest.tsv", "out/unpicker/bundle.json", "out/work/*.json"]
+    if seen(folder, "out/unpicker/checkpoints/state.npz"):
+        patterns.append("out/unpicker/checkpoints/epoch-001/bundle.json")
+    return done + [path for pattern in patterns for path in seen(folder, pattern)]
+
+
+def seen(folder: Path, pattern: str, *, hidden: bool = False) -> list[Path]:
+    """Files of a pattern, without those that are being made under a hidden name."""
+    return sorted(path for path in folder.glob(pattern) if hidden or "/." not in str(path))
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "imp", "runpy", "code"}
 DYNAMIC_IMPORTS = {
     "cryoflow/cluster/deployments.py": "the flows of its own table of stages",
+    "cryoflow/cluster/probe.py": "what an image should hold, by the names of its own list",
     "cryoflow/projects/__init__.py": "the readers, by the two names of its own table",
     "cryoflow/pickers/base.py": "modules of its own package, by the names that the package has",
     "cryoflow/unpicker/bundle.py": "the Keras backend in use, for its version",
