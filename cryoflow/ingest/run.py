@@ -174,16 +174,12 @@ def _read_apart(planned: PlannedJob, options: IngestOptions) -> _Reading:
 def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
     """Read one job; whatever its files make a reader raise is an error of this job alone."""
     job = planned.job
+    flip = options.flip_of(job.project_name, job.project)
     try:
-        picksets = read_job(
-            job,
-            remaps=options.remaps,
-            include_unfinished=options.include_unfinished,
-            flip=options.flip_of(job.project_name, job.project),
-        )
+        picksets = read_job(job, remaps=options.remaps, include_unfinished=options.include_unfinished, flip=flip)
         done = []
         for pickset in _told_apart(picksets):
-            seen = look(pickset) if options.check_orientation and len(pickset) else (Orientation(), {})
+            seen = look(pickset, flip) if options.check_orientation and len(pickset) else (Orientation(), {})
             done.append((pickset, *seen))
         return _Reading(tuple(done))
     except Exception as error:

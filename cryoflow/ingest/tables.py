@@ -49,7 +49,7 @@ def ingest_tables(
             pickset = read_table_of_picks(table, micrographs, remaps=remaps or {}, flip=flip or NO_FLIP)
             if name:
                 pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
-            line = _stored(pickset, database, check_orientation) if len(pickset) else _empty(pickset)
+            line = _stored(pickset, database, check_orientation, flip or NO_FLIP) if len(pickset) else _empty(pickset)
         except (DatabaseBusy, NotWritten):
             raise
         except Exception as error:
@@ -61,9 +61,9 @@ def ingest_tables(
     return IngestReport(tuple(lines))
 
 
-def _stored(pickset: PickSet, database: Database, check_orientation: bool) -> IngestLine:
+def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip: Flip) -> IngestLine:
     """Write the entry of a table, and give its line."""
-    verdict, pictures = look(pickset) if check_orientation else (Orientation(), {})
+    verdict, pictures = look(pickset, flip) if check_orientation else (Orientation(), {})
     entry = database.add(pickset, orientation=verdict, pictures=pictures)
     line = line_of_entries([entry], "read", "")
     if verdict.verdict == "contradicted":

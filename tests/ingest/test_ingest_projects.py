@@ -252,6 +252,23 @@ def test_a_project_recorded_upside_down_is_found_out_and_set_right(
     assert any("on the user's word: --flip-y" in note for note in entry.notes)
 
 
+def test_a_flip_that_was_not_needed_is_found_out_as_the_users_own(
+    tmp_path: Path, simulated: SimulatedDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "picks.star"
+    from cryoflow.formats.star import write_star
+
+    names = np.repeat([m.path.name for m in simulated.micrographs], [len(m.true_xy_px) for m in simulated.micrographs])
+    xy = np.concatenate([m.true_xy_px for m in simulated.micrographs])
+    optics = {"rlnOpticsGroup": [1], "rlnImagePixelSize": [1.5], "rlnImageSize": [168]}
+    columns = {"rlnMicrographName": names, "rlnCoordinateX": xy[:, 0], "rlnCoordinateY": xy[:, 1]}
+    columns["rlnOpticsGroup"] = np.ones(len(xy), int)
+    write_star(table, {"optics": optics, "particles": columns}, comment="")
+    command = ["ingest", str(table), "--micrographs", str(simulated.micrographs[0].path.parent)]
+    assert launch([*command, "--database", str(tmp_path / "DB"), "--flip-y", "any"]) == 0
+    assert "turned by --flip-y as asked, and now --flip-y fits better" in capsys.readouterr().err
+
+
 def test_a_flip_of_a_project_that_is_not_there_is_refused(projects: Path, tmp_path: Path) -> None:
     from cryoflow.ingest import Flip
 
