@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
@@ -68,6 +68,23 @@ class Settings:
         value = _parsed(name, self._by_hand[name], derived) if by_hand else derived
         self._chosen[name] = Setting(name, _text(value), "given by hand" if by_hand else why, by_hand)
         return value
+
+    def choose_path(self, name: str, why: str) -> str:
+        """A file or folder given by hand, absolute, as programs run in another folder than ours; empty where none is.
+
+        Raises
+        ------
+        BadInput
+            Where it is not there: some programs go on without it and say nothing.
+        """
+        given = self.choose(name, "", why)
+        if not given:
+            return ""
+        path = Path(given).expanduser().absolute()
+        if not path.exists():
+            raise BadInput(given, f"is not there, and was given for {name}.", "Name a file that exists.")
+        self._chosen[name] = replace(self._chosen[name], value=str(path))
+        return str(path)
 
     def note(self, name: str, value: object, why: str) -> None:
         """Show a value that follows from others and cannot be set."""

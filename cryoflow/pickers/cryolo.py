@@ -218,17 +218,15 @@ def _write_config(training: TrainingSet, folder: Path, settings: Settings, *, tr
     )
     if cutoff > 0:
         model["filter"] = [cutoff, "filtered/"]
-    if weights := settings.choose(
-        "backend_weights", "", "ImageNet weights, which crYOLO downloads; a .h5 file where it cannot"
+    if weights := settings.choose_path(
+        "backend_weights", "ImageNet weights, which crYOLO downloads; a .h5 file where it cannot"
     ):
         model["backend_weights"] = weights
     config: dict[str, object] = {"model": model}
     if trains:
-        pretrained = settings.choose(
-            "pretrained_weights", "", "start from ImageNet weights; name a general model to refine it"
+        pretrained = settings.choose_path(
+            "pretrained_weights", "start from ImageNet weights; name a general model to refine it"
         )
-        if pretrained and not Path(pretrained).is_file():
-            raise BadInput(pretrained, "is not there; crYOLO would ignore it silently.", "Name an existing .h5 file.")
         if settings.choose("fine_tune", False, "train all layers; yes needs pretrained_weights") and not pretrained:
             raise BadInput(
                 "fine_tune", "needs pretrained_weights.", "Give --set pretrained_weights=gmodel_phosnet_....h5."

@@ -81,7 +81,7 @@ class CryoSegNet(Picker):
             list(pool.map(lambda mask: _write_mask(*mask), masks))
         (folder / "finetune_dataset" / "sample.star").write_text(_STAR_HEAD + "".join(table_of_all))
         (folder / "output" / "models").mkdir(parents=True)  # finetune.py does not make it
-        settings.choose("code", "", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
+        settings.choose_path("code", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
         settings.choose("epochs", 20, "for fine-tuning")
         settings.choose("batch_size", 4, "fits a GPU of 16 GB")
 

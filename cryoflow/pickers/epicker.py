@@ -65,7 +65,7 @@ class EPicker(Picker):
         settings.choose("learning_rate", 1e-4, "EPicker's default")
         settings.choose("epochs", 140, "EPicker's default")
         settings.choose("sparse", False, "labels are taken to be complete; yes where many particles are not labelled")
-        settings.choose("load_model", "", "train from nothing; name a .pth model to refine it")
+        settings.choose_path("load_model", "train from nothing; name a .pth model to refine it")
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Ours."""

@@ -104,8 +104,8 @@ def container(place: Place, home: Path, step: Step) -> list[str]:
     In the image the program runs as who runs cryoflow, and takes no Python packages from outside it.
     """
     read_only = [f for f in folders_to_bind(home) if not f.is_relative_to(home)]
-    for word in step.argv[1:]:  # a model that lies elsewhere
-        if word.startswith("/") and Path(word).is_file() and not Path(word).is_relative_to(home):
+    for word in (*step.argv[1:], *_settings(home)):  # a model that lies elsewhere
+        if word.startswith("/") and Path(word).exists() and not Path(word).is_relative_to(home):
             read_only.append(Path(word))
     ro = "readonly" if place.container == "docker" else "ro"
     mounts = [f"type=bind,{_csv('source', home)},{_csv('destination', home)}"]
@@ -138,6 +138,10 @@ def container(place: Place, home: Path, step: Step) -> list[str]:
         *at,
         place.image,
     ]
+
+
+def _settings(home: Path) -> list[str]:
+    return list(manifest.read_settings(home).values()) if (home / manifest.SETTINGS).exists() else []
 
 
 def write_script(steps: Sequence[Step], place: Place, home: Path, name: str, log: str) -> Path:

@@ -153,7 +153,12 @@ def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.i
     """Whole factor of each micrograph, such that all end near one pixel size in which a particle fits the network."""
     pixel_A = training.micrographs["pixel_size_A"].to_numpy(np.float64)
     diameter_A = training.micrographs["diameter_A"].to_numpy(np.float64)
-    model = settings.choose("model", "resnet8", "Topaz's default; a .sav file goes on from it")
+    why = "Topaz's default; a .sav file goes on from it"
+    model = settings.choose("model", "resnet8", why)
+    if model not in RECEPTIVE_FIELD_PX:
+        if not Path(model).expanduser().is_file():
+            raise BadInput("model", f"is {model}: no file, and none of {', '.join(RECEPTIVE_FIELD_PX)}.")
+        model = settings.choose_path("model", why)
     field_px = RECEPTIVE_FIELD_PX.get(model, RECEPTIVE_FIELD_PX["resnet8"])
     target_A = 4.0
     if not np.isnan(diameter_A).all():

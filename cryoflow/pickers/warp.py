@@ -57,7 +57,7 @@ class Warp(Picker):
         settings.choose("patch_size", 512, "WarpTools' default")
         settings.choose("batch_size", 8, "WarpTools' default; must be divisible by the number of GPUs")
         settings.choose("epochs", 100, "WarpTools' default")
-        settings.choose("model_in", "", "train from nothing; name a .pt model to refine it")
+        settings.choose_path("model_in", "train from nothing; name a .pt model to refine it")
         if training.micrographs["pixel_size_A"].isna().any():
             raise MissingMetadata("warp", "needs the pixel size of each micrograph.", "Ingest its project with one.")
         for entry, rows in training.micrographs.groupby("entry"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import mrcfile
 import numpy as np
 import pytest
-from conftest import mean_under
+from blob_micrographs import mean_under
 
 from cryoflow.errors import BadInput
 from cryoflow.pickers import manifest

@@ -8,7 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
-from conftest import mean_under
+from blob_micrographs import mean_under
 from PIL import Image
 
 from cryoflow.errors import BadInput, MissingMetadata

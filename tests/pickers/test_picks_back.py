@@ -8,7 +8,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from conftest import mean_under
+from blob_micrographs import mean_under
 
 from cryoflow.database import Database
 from cryoflow.pickers import manifest

@@ -1,5 +1,6 @@
 """Running a picker: what is checked before, what after, and where. Programs are stood in for by small scripts."""
 
+import json
 import shutil
 import stat
 import subprocess
@@ -285,6 +286,26 @@ def test_a_script_for_an_image_does_not_follow_its_folder(exported, tmp_path):
     done = subprocess.run(["bash", moved / script.name], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "has moved: write the script anew" in done.stderr
+
+
+def test_a_general_model_is_found_from_the_pickers_folder_and_in_its_image(make_entry, tmp_path, monkeypatch):
+    """crYOLO goes on silently without a model that is not there."""
+    monkeypatch.chdir(tmp_path)
+    entry, model = make_entry(n=4), tmp_path / "models" / "gmodel.h5"
+    named = {"pretrained_weights": "models/gmodel.h5"}
+    with pytest.raises(BadInput, match="is not there, and was given for pretrained_weights"):
+        export("cryolo", [entry], tmp_path / "none", settings=named)
+    model.parent.mkdir()
+    model.touch()
+    folder = export("cryolo", [entry], tmp_path / "set", settings=named).folder
+    assert json.loads((folder / "config_cryolo.json").read_text())["train"]["pretrained_weights"] == str(model)
+    steps = picker("cryolo").train_steps(folder, manifest.read_settings(folder), Hardware(()))
+    in_image = command(steps[0], Place("docker", "cryolo:1.9", hardware=Hardware(())), folder)
+    assert f"type=bind,source={model},destination={model},readonly" in in_image
+    with pytest.raises(BadInput, match=r"resnet9: no file, and none of resnet8, resnet16"):
+        export("topaz", [entry], tmp_path / "none", settings={"model": "resnet9"})
+    mine = export("topaz", [entry], tmp_path / "topaz", settings={"model": "models/gmodel.h5"}).folder
+    assert manifest.read_settings(mine)["model"] == str(model)
 
 
 def test_an_image_beside_the_user_is_found_from_the_pickers_folder(exported, tmp_path, monkeypatch):

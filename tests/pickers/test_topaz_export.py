@@ -4,7 +4,7 @@ import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import mean_under
+from blob_micrographs import mean_under
 from scipy.ndimage import uniform_filter
 
 from cryoflow.errors import BadInput
