@@ -30,7 +30,20 @@ def ingest(parameters: IngestParameters) -> IngestReport:
             report(done, len(futures))
     lines += [future.result() for future in futures]
     result = IngestReport(tuple(sorted(lines, key=lambda line: (line.project, line.job))), plan.unreadable)
-    show_table("ingest", result.lines, f"ingest: {result.summary}")
+    rows = [  # what matters most stands first: the page shows as many columns as fit
+        {
+            "project": line.project,
+            "job": line.job,
+            "kind": line.kind,
+            "status": line.status,
+            "picks": line.n_picks,
+            "micrographs": line.n_micrographs,
+            "reason": line.warning or line.reason,
+            "entries": ", ".join(line.entries),
+        }
+        for line in result.lines
+    ]
+    show_table("ingest", rows, f"ingest: {result.summary}")
     return result
 
 

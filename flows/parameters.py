@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -23,6 +23,9 @@ PickerName = Literal["cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2"
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Database = Annotated[Path, Field(description="folder of the text database", examples=["/data/picks"])]
+RunFolder = Annotated[
+    Path, Field(description="folder to write to; a second run goes on with it", examples=["/data/runs/november"])
+]
 Output = Annotated[Path, Field(description="folder to write to", examples=["/data/training/cryolo"])]
 Entries = Annotated[
     tuple[str, ...],
@@ -44,10 +47,19 @@ Chunk = Annotated[int, Field(ge=1, description="micrographs that one task works 
 Seed = Annotated[int, Field(ge=0, description="another number is another split and another start")]
 
 
+def _show_examples(schema: dict[str, Any]) -> None:
+    """Say examples in the descriptions: Prefect's pages show nothing else of a field."""
+    for field in schema.get("properties", {}).values():
+        if examples := field.get("examples"):
+            first = examples[0]
+            text = ", ".join(map(str, first)) if isinstance(first, list) else str(first)
+            field["description"] = f"{field.get('description', '')} (such as {text})".strip()
+
+
 class Form(BaseModel):
     """Base of the forms: unknown names are refused, values do not change on the way."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_show_examples)
 
 
 class IngestParameters(Form):
@@ -163,7 +175,7 @@ class PipelineParameters(Form):
     roots: tuple[Path, ...] = Field(
         description="folders below which finished projects lie", examples=[["/data/projects"]], min_length=1
     )
-    output: Output
+    output: RunFolder
     database: Path | None = Field(
         default=None, description="folder of the text database; none: `database` in the output"
     )
@@ -177,6 +189,12 @@ class PipelineParameters(Form):
     test: Share = Field(default=0.2, description="share of the micrographs that are kept for the evaluation")
     seed: Seed = 0
     chunk_micrographs: Chunk = 100
+    shard_micrographs: int = Field(
+        default=1000,
+        ge=1,
+        description="where stages are jobs of a cluster: micrographs that one job reads or judges; "
+        "jobs shorter than some minutes mostly wait and start",
+    )
     reference_database: Path | None = Field(
         default=None,
         description="database of reference picks of the same projects, where there are any: evaluates the result",
@@ -186,7 +204,7 @@ class PipelineParameters(Form):
 class DemoParameters(Form):
     """The whole way on two simulated projects."""
 
-    output: Output
+    output: RunFolder
     n_micrographs: int = Field(default=12, ge=5, description="micrographs of each project")
     epochs: int = Field(default=16, ge=1, description="epochs of the unpicker")
     seed: Seed = 1

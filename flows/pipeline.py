@@ -59,7 +59,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     model = output / "unpicker"
 
     ingesting = IngestParameters(roots=p.roots, database=database, remaps=p.remaps)
-    scatter_ingest(ingesting)
+    scatter_ingest(ingesting, p.shard_micrographs)
     ingested = run_stage(ingest, ingesting) or IngestReport(())
     exports = tuple(output / "training" / name for name in p.pickers)
     run_stages(
@@ -91,7 +91,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
         entries=candidates,
         chunk_micrographs=p.chunk_micrographs,
     )
-    scatter_unpicking(unpicking, candidates)
+    scatter_unpicking(unpicking, candidates, p.shard_micrographs)
     unpicked = run_stage(unpick, unpicking) or unpicked_entries(database, candidates)
     comparisons: tuple[Comparison, ...] = ()
     evaluation = output / "evaluation.json" if p.reference_database else None
@@ -121,12 +121,26 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
 @task(task_run_name="what the stages cost")
 def what_stages_cost(output: Path) -> None:
     """Time, CPU, memory and SLURM job of each stage and shard that this run has started so far."""
-    from cryoflow.cluster.trace import trace
+    from cryoflow.cluster.trace import settled_trace
     from cryoflow.report.execution import write_trace
 
-    rows = trace(UUID(flow_run.id))
+    rows = settled_trace(UUID(flow_run.id))
     write_trace(output, rows)
-    show_table("trace", rows, f"what {len(rows)} stages and shards cost, in {output}")
+    shown = [
+        {
+            "run": row.title,
+            "status": row.status,
+            "SLURM job": row.slurm_job,
+            "node": row.nodes,
+            "waited (s)": row.queued_s,
+            "wall (s)": row.elapsed_s,
+            "CPU (%)": row.cpu_percent,
+            "peak (MB)": row.peak_mb,
+            "exit": row.exit,
+        }
+        for row in rows
+    ]
+    show_table("trace", shown, f"what {len(rows)} stages and shards cost; all of it is in {output}")
 
 
 def unpicked_entries(database: Path, candidates: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,9 +20,6 @@ from flows.parameters import Chunk, Form, IngestParameters, UnpickingParameters
 from flows.parameters import Database as DatabaseFolder
 from flows.watching import run_name, show_table, shown_progress
 
-MICROGRAPHS_A_JOB = 1000
-"""A job shorter than some minutes is mostly waiting in the queue and starting."""
-
 
 class JudgingParameters(Form):
     """Some micrographs of one entry, to be judged by a model."""
@@ -62,12 +59,16 @@ def judge_part(parameters: JudgingParameters) -> None:
             report(shard.last - p.first, p.last - p.first)
 
 
-def scatter_unpicking(parameters: UnpickingParameters, entries: Sequence[str]) -> tuple[Done, ...]:
-    """Judge the micrographs of entries in jobs of their own. Nothing happens where stages run in this process."""
+def scatter_unpicking(
+    parameters: UnpickingParameters, entries: Sequence[str], shard_micrographs: int
+) -> tuple[Done, ...]:
+    """Judge the micrographs of entries in jobs of their own, so many a job; not where one job is enough for all."""
     if not dispatches():
         return ()
     p = parameters
-    database = Database(p.database)
+    numbers = {entry.name: entry.n_micrographs for entry in Database(p.database).entries() if entry.name in entries}
+    if sum(numbers.values()) <= shard_micrographs:
+        return ()
     works = [
         Work(
             f"{entry} {first}-{last}",
@@ -82,18 +83,18 @@ def scatter_unpicking(parameters: UnpickingParameters, entries: Sequence[str]) -
             ),
         )
         for entry in entries
-        for first, last in cut(_n_micrographs(database, entry), MICROGRAPHS_A_JOB, p.chunk_micrographs)
+        for first, last in cut(numbers[entry], shard_micrographs, p.chunk_micrographs)
     ]
     return _scattered("judge", works)
 
 
-def scatter_ingest(parameters: IngestParameters) -> tuple[Done, ...]:
-    """Read groups of projects in jobs of their own. Nothing happens where stages run in this process."""
+def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:
+    """Read groups of projects in jobs of their own, of so many micrographs or more; not where there is one group."""
     if not dispatches():
         return ()
-    groups = group_projects(plan_scatter(parameters), MICROGRAPHS_A_JOB)
+    groups = group_projects(plan_scatter(parameters), shard_micrographs)
     if len(groups) < 2:
-        return ()  # the stage itself is one job already
+        return ()
     works = [
         Work(", ".join(project.name for project in group), parameters.model_copy(update={"roots": group}))
         for group in groups
@@ -138,10 +139,6 @@ def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:
             groups.append(tuple(group))
             group, filled = [], 0
     return [*groups, tuple(group)] if group else groups
-
-
-def _n_micrographs(database: Database, name: str) -> int:
-    return next(entry.n_micrographs for entry in database.entries() if entry.name == name)
 
 
 def _scattered(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:

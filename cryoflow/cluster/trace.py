@@ -5,11 +5,13 @@ States and names come from Prefect, figures from SLURM's accounting. What is not
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from cryoflow.cluster.accounting import JobRecord, job_records
+from cryoflow.cluster.scheduler import TERMINAL
 from cryoflow.errors import BadInput
 from cryoflow.report.execution import TraceRow
 
@@ -49,6 +51,16 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     records = job_records(set(numbers.values()))
     rows = [_row(run, stages[run.flow_id], numbers.get(run.id), records.get(numbers.get(run.id, -1))) for run in runs]
     return tuple(sorted(rows, key=lambda row: (row.submitted or row.started, row.name)))
+
+
+def settled_trace(flow_run_id: UUID, *, patience_s: float = 60) -> tuple[TraceRow, ...]:
+    """The trace once the jobs of ended runs have ended too: some seconds later, and then SLURM knows their memory."""
+    end = time.monotonic() + patience_s
+    while True:
+        rows = trace(flow_run_id)
+        if all(row.slurm_state in ("", *TERMINAL) for row in rows) or time.monotonic() > end:
+            return rows
+        time.sleep(2)
 
 
 def _children(client: SyncPrefectClient, parents: list[UUID]) -> list[FlowRun]:
@@ -113,8 +125,8 @@ def _row(flow_run: FlowRun, stage: str, slurm_job: int | None, record: JobRecord
     )
 
 
-def _clock(time: datetime | None) -> str:
-    return time.astimezone().strftime("%Y-%m-%dT%H:%M:%S") if time else ""
+def _clock(moment: datetime | None) -> str:
+    return moment.astimezone().strftime("%Y-%m-%dT%H:%M:%S") if moment else ""
 
 
 def _between(first: str, last: str) -> float | None:

@@ -164,7 +164,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
             self.attended.discard(flow_run.id)
 
     def _log_file(self, flow_run: FlowRun, configuration: SlurmJobConfiguration) -> Path:
-        name = safe_name(_told_apart(flow_run, configuration), longest=60)
+        name = safe_name(_told_apart(flow_run, configuration).replace(" ", "_"), longest=60)
         return Path(configuration.log_folder) / f"{name}.{flow_run.id}.log"
 
     async def _submit(self, flow_run: FlowRun, configuration: SlurmJobConfiguration, log_file: Path) -> int:

@@ -34,6 +34,7 @@ class RealSite:
         self.folder = folder
         self.port = free_port()
         self.logs = folder / "lo gs of 'all' \"50%\""
+        self.worker_log = folder / "worker.log"
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
             "PREFECT_HOME": str(folder / "prefect"),
@@ -87,7 +88,7 @@ class RealSite:
             yield client
 
     def set_up(self, *, name: str = "d", **pool_values: Any) -> None:
-        """Make the pool as a user would, and deploy the flow of `data/stage_for_tests.py` to it."""
+        """Make the pool as a user would, and deploy the flows of `data/stage_for_tests.py` to it."""
         values = {"log_folder": str(self.logs), "memory_gb": 0.6, "time_minutes": 10, **pool_values}
         subprocess.run(
             [sys.executable, "-m", "prefect", "work-pool", "create", "hpc", "--type", "slurm"],
@@ -96,9 +97,10 @@ class RealSite:
         program = (
             "import json, sys\n"
             "from prefect.deployments.runner import EntrypointType\n"
-            "from stage_for_tests import stage\n"
-            "stage.to_deployment(sys.argv[2], work_pool_name='hpc', entrypoint_type=EntrypointType.MODULE_PATH,\n"
-            "                    job_variables=json.loads(sys.argv[1])).apply()\n"
+            "from stage_for_tests import shard, stage\n"
+            "for flow, name, more in ((stage, sys.argv[2], {}), (shard, 'shard (slurm)', {'time_minutes': 1})):\n"
+            "    flow.to_deployment(name, work_pool_name='hpc', entrypoint_type=EntrypointType.MODULE_PATH,\n"
+            "                       job_variables=json.loads(sys.argv[1]) | more).apply()\n"
         )
         subprocess.run(
             [sys.executable, "-c", program, json.dumps(values), name],
@@ -115,15 +117,17 @@ class RealSite:
             )
             return UUID(str(run.id))
 
-    def until(self, run_id: UUID, condition: Callable[[Any], bool], *, within_s: float = 90) -> Any:
+    def until(
+        self, run_id: UUID, condition: Callable[[Any], bool], *, within_s: float = 90, every_s: float = 0.3
+    ) -> Any:
         end = time.monotonic() + within_s
         with self.client() as client:
             while time.monotonic() < end:
                 run = client.read_flow_run(run_id)
                 if condition(run):
                     return run
-                time.sleep(0.3)
-        worker = (self.folder / "worker.log").read_text()[-3000:]
+                time.sleep(every_s)
+        worker = self.worker_log.read_text()[-3000:]
         queue = subprocess.run(["squeue"], capture_output=True, text=True, check=False).stdout
         raise AssertionError(f"waited {within_s} s; {run.name} is {run.state!r}, {run.labels}\n{queue}\n{worker}")
 

@@ -8,11 +8,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import BaseModel
 from real_site import RealSite, has_ended, is_queued, is_running, postgres
+
+from cryoflow.cluster.dispatch import Done, Work, run_shards
 
 pytestmark = [pytest.mark.slurm]
 
@@ -57,8 +62,35 @@ def slow_runs(site: RealSite) -> Iterator[dict[str, UUID]]:
             subprocess.run(["slurmd", "-N", node, "-f", os.environ["SLURM_CONF"]], check=True)
 
 
+class Shard(BaseModel):
+    eat_mb: int = 0
+    wait_s: float = 0
+    fail: str = ""
+    once: str = ""
+
+
+@pytest.fixture(scope="module")
+def shards(site: RealSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[dict[str, Done]]]:
+    """Shards that their parent runs beside the other tests: out of memory, out of time, and one that is broken."""
+    folder = tmp_path_factory.mktemp("shards")
+    (folder / "cryoflow.toml").write_text('profile = "slurm"\n')
+    works = [
+        Work("out of memory", Shard(eat_mb=800, wait_s=5)),
+        Work("out of time", Shard(once=str(folder / "once"), wait_s=300)),
+        Work("broken", Shard(fail="the file x.star is broken")),
+    ]
+
+    def run() -> dict[str, Done]:
+        with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):
+            return {done.name: done for done in run_shards("shard", works)}
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
+        patch.setenv("CRYOFLOW_CONFIG", str(folder / "cryoflow.toml"))
+        yield pool.submit(run)
+
+
 def test_a_run_launched_by_the_api_is_a_slurm_job_and_its_log_reaches_the_ui(
-    site: RealSite, slow_runs: dict[str, UUID]
+    site: RealSite, slow_runs: dict[str, UUID], shards: Future[dict[str, Done]]
 ) -> None:
     run = site.until(site.launch({"cpus": 2}), has_ended)
     assert run.state.name == "Completed"
@@ -168,3 +200,17 @@ def test_a_job_whose_node_failed_crashes_its_run_and_the_node_works_when_it_is_b
     subprocess.run(["slurmd", "-N", "gpu1", "-f", os.environ["SLURM_CONF"]], check=True)
     again = site.until(site.launch({"partition": "gpu", "gpus": 1}), has_ended, within_s=120)
     assert again.state.name == "Completed"
+
+
+def test_shards_that_ran_out_of_memory_or_time_succeed_with_twice_as_much_and_a_broken_one_is_not_tried_again(
+    shards: Future[dict[str, Done]],
+) -> None:
+    done = shards.result(timeout=300)
+    asked = {}
+    for name in ("out of memory", "out of time"):
+        assert (done[name].state, done[name].attempts) == ("Completed", 2), done[name]
+        words = ["sacct", "-nPX", "-j", done[name].slurm_job, "-o", "ReqMem,Timelimit"]
+        asked[name] = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    assert asked == {"out of memory": "1229M|00:01:00", "out of time": "615M|00:02:00"}
+    assert (done["broken"].state, done["broken"].attempts) == ("Failed", 1)
+    assert "the file x.star is broken" in done["broken"].message

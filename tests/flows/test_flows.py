@@ -183,6 +183,9 @@ def test_every_field_of_every_form_is_described(flow: object) -> None:
     (form,) = parameter_schema(flow).definitions.values()  # type: ignore[arg-type]
     undescribed = [name for name, field in form["properties"].items() if not field.get("description")]
     assert undescribed == []
+    with_examples = [field for field in form["properties"].values() if field.get("examples")]
+    assert with_examples
+    assert all("(such as " in field["description"] for field in with_examples)
 
 
 def test_no_stage_leaves_hidden_files(whole: PipelineParameters) -> None:

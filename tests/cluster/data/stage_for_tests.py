@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
@@ -32,3 +33,14 @@ def stage(wait_s: float = 0, eat_mb: int = 0, fail: str = "", read: str = "", wr
             Path(tidy).write_text("tidied up")
     if fail:
         raise ValueError(fail)
+
+
+@flow(name="shard", log_prints=True)
+def shard(parameters: dict[str, Any]) -> None:
+    """The same as a shard that its parent starts. With `once`, a file, only the first attempt at it does anything."""
+    once = parameters.pop("once", None)
+    if once and Path(once).exists():
+        return
+    if once:
+        Path(once).touch()
+    stage.fn(**parameters)
