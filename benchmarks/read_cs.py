@@ -1,13 +1,14 @@
-"""How fast a CryoSPARC dataset is read, beside NumPy and cryosparc-tools.
+"""How fast a CryoSPARC dataset is read, beside NumPy, cryosparc-tools and, where it is installed, pyem.
 
     python benchmarks/read_cs.py --picks 1000000
 
 Writes a project whose one job has that many particles on 5,000 micrographs (about 350 bytes a particle, rows in no
 order of micrographs) into a temporary folder, in both containers. Then each reader runs in a process of its own:
-cryoflow from the job to a `PickSet` in its common frame, with recentring and finding of micrographs; `numpy.load` and
-`cryosparc.dataset.Dataset.load` to their own tables. Seconds are those of the reading by the
-clock, and of the processor (user and system), imports apart; memory is the
-peak of the process less that of a bare interpreter, imports included. The file is in the page cache.
+cryoflow from the job to a `PickSet` in its common frame, with recentring, folding of duplicates and finding of
+micrographs; `numpy.load` and `cryosparc.dataset.Dataset.load` to their own tables; pyem's `csparc2star.py` to a STAR
+file. Seconds are those of the reading by the clock, and of the processor (user and system), imports apart but for
+pyem's; memory is the peak of the process less that of a bare interpreter, imports included. The file is in the page
+cache.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ start, cpu = time.perf_counter(), time.process_time()
 project = recognise(Path(sys.argv[1]), set(os.listdir(sys.argv[1])))
 (pickset,) = read_job(next(job for job in find_jobs(project) if job.job == "J2"))
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_mb": peak(), "n": len(pickset)}))
+n = len(pickset) + sum(pickset.counts.values())
+print(json.dumps({"seconds": seconds, "cpu": cpu, "peak_mb": peak(), "n": n}))
 """
 )
 NUMPY = (
@@ -65,11 +67,30 @@ print(json.dumps({{"seconds": seconds, "cpu": cpu, "peak_mb": peak(), "n": len(t
     .replace("{{", "{")
     .replace("}}", "}")
 )
+PYEM = (
+    MEASURE
+    + """
+import os, resource, shutil, subprocess
+tool = shutil.which("csparc2star.py")
+if tool is None:
+    sys.exit("not installed: there is no csparc2star.py on the PATH")
+written = sys.argv[1] + "/csparc2star.star"
+start = time.perf_counter()
+subprocess.run([tool, sys.argv[1] + "/J2/extracted_particles.cs", written], check=True)
+seconds, used = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+n = sum(b"@" in line for line in open(written, "rb"))
+os.remove(written)
+print(json.dumps(
+    {"seconds": seconds, "cpu": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024, "n": n}
+))
+"""
+)
 READERS = {
     "cryoflow, job to PickSet": (CRYOFLOW, ("npy", "csdat")),
     "numpy.load": (NUMPY, ("npy",)),
     "cryosparc-tools Dataset.load": (TOOLS.replace("OPTIONS", ""), ("npy", "csdat")),
     "the same, location/* alone": (TOOLS.replace("OPTIONS", ', prefixes=["location"]'), ("npy", "csdat")),
+    "pyem csparc2star.py, to a STAR": (PYEM, ("npy",)),
 }
 
 
