@@ -278,5 +278,5 @@ def _restore(model: keras.Model, path: Path) -> History:
         for i, v in enumerate(variables):
             v.assign(arrays[f"{i:04d}"])
         return History(json.loads(arrays["history"].tobytes()))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise BadInput(path, f"is no state of this training ({error}).", "Start anew (--overwrite).") from error

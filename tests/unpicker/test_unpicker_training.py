@@ -359,3 +359,17 @@ def test_the_event_log_is_what_tensorboard_reads(tmp_path):
     found = [(e.step, v.tag, v.simple_value) for e in events[1:] for v in e.summary.value]
     assert found == [(1, "loss", 0.5), (1, "val_error", 0.25), (300, "loss", 0.125)]
     assert struct.unpack("<Q", log.path.read_bytes()[:8])[0] == len(events[0].SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", b"\x80\x04.", None], ids=["empty", "cut", "pickle", "another's"]
+)
+def test_a_damaged_checkpoint_is_a_clear_error(trained, tmp_path, content):
+    from types import SimpleNamespace
+
+    state = tmp_path / "state.npz"
+    whole = (trained.folder / "checkpoints" / "state.npz").read_bytes()
+    state.write_bytes(whole if content is None else content)
+    model = SimpleNamespace(variables=[], optimizer=SimpleNamespace(variables=[]))
+    with pytest.raises(BadInput, match="is no state of this training"):
+        fit_module._restore(model, state)
