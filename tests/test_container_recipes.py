@@ -33,7 +33,7 @@ def test_both_recipes_run_the_one_installer_which_knows_every_kind() -> None:
 
 
 def test_images_do_not_run_as_root_and_no_registry_is_named() -> None:
-    assert re.findall(r"^USER (\w+)$", DOCKER, re.MULTILINE)[-1] != "root"
+    assert int(re.findall(r"^USER (\w+)$", DOCKER, re.MULTILINE)[-1]) > 0
     for text in (DOCKER, APPTAINER, BUILD, INSTALL):
         assert "://" not in text
     bases = re.findall(r"^(?:ARG BASE|    base)=(\S+)", DOCKER + APPTAINER, re.MULTILINE)
