@@ -106,7 +106,7 @@ def training(folder: Path) -> None:
 # ---- the whole flow -----------------------------------------------------------------------------------------------
 
 WAITED_FOR = (
-    "out/database/*/Particles/*/manifest.json",
+    "out/database/.jobs/*.json",
     "out/unpicker/checkpoints/state.npz",
     "out/work/*.json",
 )
@@ -132,7 +132,7 @@ def flow(folder: Path, root: Path) -> None:
 
     def work(pattern: str) -> None:
         if pattern:
-            die_when(lambda: bool(seen(folder, pattern)))
+            die_when(lambda: bool(seen(folder, pattern, hidden="/." in pattern)))
         code = launch(line)
         assert code == 0, code
 
