@@ -26,6 +26,18 @@ for _name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _no_setting_is_left_behind() -> Iterator[None]:
+    """A setting that a test leaves in the environment would be that of all tests after it."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("CRYOFLOW_")}
+    yield
+    left = {name: value for name, value in os.environ.items() if name.startswith("CRYOFLOW_")}
+    for name in left.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    assert left == before
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """Folder of real files, written by the programs themselves; tests skip where there is none."""

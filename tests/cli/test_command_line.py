@@ -296,8 +296,9 @@ def test_a_site_whose_server_does_not_answer_is_one_line_that_says_how_to_start_
 ) -> None:
     (tmp_path / "cryoflow.toml").write_text('profile = "slurm"\n[site]\nserver = "http://127.0.0.1:9"\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREFECT_API_URL", "")  # put back after the test
-    monkeypatch.delenv("PREFECT_API_URL")
+    for name in ("PREFECT_API_URL", "CRYOFLOW_PROFILE"):  # the command sets them: they are put back after the test
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     assert launch(arguments) == ExitCode.FAILED
     said = capsys.readouterr().err
     assert "no answer from Prefect's server at http://127.0.0.1:9/api" in said
