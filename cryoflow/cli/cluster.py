@@ -77,7 +77,8 @@ def up(
 def deploy(*, profile: ProfileName | None = None, json: Json = False) -> None:
     """Register all flows as deployments of a profile on the site's Prefect server, and its pools.
 
-    Run it again after an upgrade or a change of the settings. Schedules are registered switched off.
+    Run it again after an upgrade or a change of the settings. Schedules are registered switched off; what was done to
+    them since, on their deployment's page, stays, and so do the defaults of the pools.
 
     Parameters
     ----------
@@ -142,13 +143,12 @@ def _require_server(settings: Settings) -> None:
 
 
 def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:
-    from cryoflow.cluster.deployments import deployments, make_pools
+    from cryoflow.cluster.deployments import make_pools, register
 
     say(f"registering the deployments of the profile {profile} at {settings.site.server}")
     make_pools(profile)
     rows: list[dict[str, object]] = []
-    for deployment in deployments(settings, profile):
-        deployment.apply()
+    for deployment in register(settings, profile):
         rows.append(
             {
                 "deployment": f"{deployment.flow_name}/{deployment.name}",

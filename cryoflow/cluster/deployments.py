@@ -18,6 +18,7 @@ from cryoflow.settings import FILE_NAME, Settings
 from cryoflow.site import ClassName, ResourceClass, Site
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.deployments.runner import RunnerDeployment
 
 POOL_TYPES: Mapping[ProfileName, str] = {
@@ -176,6 +177,33 @@ def deployments(settings: Settings, profile: ProfileName) -> Iterator[RunnerDepl
         yield _deployment(stage, settings, profile, cryoflow.__version__)
 
 
+def register(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeployment]:
+    """Register all deployments of a profile; what users did to the schedules of earlier ones stays."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        for deployment in deployments(settings, profile):
+            _keep_schedules(client, deployment)
+            deployment.apply()
+            yield deployment
+
+
+def _keep_schedules(client: SyncPrefectClient, deployment: RunnerDeployment) -> None:
+    """Registering replaces schedules: one that was switched on would be off again, one that was moved moved back."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        there = client.read_deployment_by_name(f"{deployment.flow_name}/{deployment.name}").schedules
+    except ObjectNotFound:
+        return
+    if there and deployment.schedules:
+        deployment.schedules = [
+            DeploymentScheduleCreate(schedule=s.schedule, active=s.active, parameters=s.parameters, slug=s.slug)
+            for s in there
+        ]
+
+
 def _deployment(stage: Stage, settings: Settings, profile: ProfileName, version: str) -> RunnerDeployment:
     from prefect.deployments.runner import EntrypointType  # type: ignore[attr-defined]
     from prefect.schedules import Cron
@@ -202,7 +230,7 @@ def _description(docstring: str, stage: Stage, profile: ProfileName) -> str:
 
 
 def make_pools(profile: ProfileName) -> None:
-    """Create the pools of a profile, or leave them as they are; a pool's form is brought up to date."""
+    """Create the pools of a profile; the form of one that is there is brought up to date, its defaults stay."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
@@ -214,8 +242,17 @@ def make_pools(profile: ProfileName) -> None:
             assert worker is not None, kind
             template = worker.get_default_base_job_template()
             try:
-                client.read_work_pool(name)
+                there = client.read_work_pool(name).base_job_template
             except ObjectNotFound:
                 client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
             else:
+                _keep_defaults(template, there)
                 client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+
+
+def _keep_defaults(template: dict[str, Any], there: Mapping[str, Any]) -> None:
+    """Put the defaults that a site gave to its pool into the new form of the pool."""
+    fields = template["variables"]["properties"]
+    for name, field in there.get("variables", {}).get("properties", {}).items():
+        if name in fields and "default" in field:
+            fields[name]["default"] = field["default"]

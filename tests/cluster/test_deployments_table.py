@@ -153,12 +153,11 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from cryoflow.cluster.deployments import deployments, make_pools
+    from cryoflow.cluster.deployments import make_pools, register
 
     for _ in range(2):  # a second time changes nothing
         make_pools(ProfileName.SLURM)
-        for deployment in deployments(settings, ProfileName.SLURM):
-            deployment.apply()
+        assert len(list(register(settings, ProfileName.SLURM))) == 11
     with get_client(sync_client=True) as client:
         ingest = client.read_deployment_by_name("ingest/ingest (slurm)")
         assert "Read every finished job" in ingest.description
@@ -171,6 +170,38 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
         assert "roots" in str(ingest.parameter_openapi_schema)
         assert client.read_work_pool("cryoflow-slurm").type == "slurm"
         assert client.read_deployment_by_name("pipeline/pipeline (slurm)").work_pool_name == "cryoflow-service"
+
+
+def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: Settings, prefect_server: None) -> None:
+    """`cryoflow up` deploys at each start: a nightly run that was switched on must not be off from then on."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    from cryoflow.cluster.deployments import make_pools, register
+
+    def deploy() -> None:
+        make_pools(ProfileName.SLURM)
+        for _ in register(settings, ProfileName.SLURM):
+            pass
+
+    deploy()
+    with get_client(sync_client=True) as client:
+        ingest = client.read_deployment_by_name("ingest/ingest (slurm)")
+        (schedule,) = ingest.schedules
+        client.update_deployment_schedule(
+            ingest.id, schedule.id, active=True, schedule=CronSchedule(cron="30 3 * * 1", timezone="Europe/Zurich")
+        )
+        template = client.read_work_pool("cryoflow-slurm").base_job_template
+        template["variables"]["properties"]["qos"]["default"] = "night"
+        template["variables"]["properties"]["cpus"]["description"] = "of an earlier version"
+        client.update_work_pool("cryoflow-slurm", WorkPoolUpdate(base_job_template=template))
+        deploy()
+        (kept,) = client.read_deployment_by_name("ingest/ingest (slurm)").schedules
+        fields = client.read_work_pool("cryoflow-slurm").base_job_template["variables"]["properties"]
+    assert (kept.active, kept.schedule.cron, kept.schedule.timezone) == (True, "30 3 * * 1", "Europe/Zurich")
+    assert fields["qos"]["default"] == "night"
+    assert fields["cpus"]["description"] == "CPU cores."
 
 
 def test_the_files_for_prefects_own_commands_are_made_from_the_same_table() -> None:
