@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
+import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ TERMINAL = frozenset((
     "TIMEOUT",
 ))  # fmt: skip
 """States that a job does not leave (its record may say more after a blank: `CANCELLED by 1000`)."""
+
+_GONE = ("invalid job id", "already completing or completed")
 
 _TIMEOUT_S = 60
 
@@ -86,7 +88,7 @@ class Scheduler:
         """
         try:
             printed = run(
-                ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%A|%T|%r|%k"], timeout_s=_TIMEOUT_S
+                ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%r|%k"], timeout_s=_TIMEOUT_S
             )
         except ToolFailed as error:
             raise SchedulerSilent(str(error)) from error
@@ -116,9 +118,15 @@ class Scheduler:
         return found
 
     def cancel(self, job_ids: Collection[int]) -> None:
-        """End jobs, waiting or running. Jobs that ended already are no error."""
-        if job_ids:
+        """End jobs, waiting or running. Jobs that ended already are no error, nor those that SLURM has forgotten."""
+        if not job_ids:
+            return
+        try:
             run(["scancel", "--quiet", *map(str, sorted(job_ids))], timeout_s=_TIMEOUT_S)
+        except ToolFailed as error:
+            lines = [line.lower() for line in error.tail.splitlines() if line.strip()]
+            if not lines or not all(any(sign in line for sign in _GONE) for line in lines):
+                raise
 
 
 def parse_queue(printed: str) -> dict[int, QueuedJob]:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -108,19 +109,20 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
         rounds_between = max(1, round(RECOVER_EVERY_S / LOOK_EVERY_S))
         turn, away = 0, False
         while not (self._closing and not len(self.watch)):
-            try:
-                if turn % rounds_between == 0:
-                    await self.recovery.find_lost_runs(first=turn == 0)
-                await self._cancel_what_users_cancelled()
-                await self.watch.look()
-            except Exception as error:
-                if not _is_away(error):
-                    self._logger.exception("Looking after jobs failed; it is tried again")
-                elif not away:
-                    self._logger.warning("The Prefect server does not answer, jobs are left as they are: %r", error)
-                away = _is_away(error)
-            else:
-                away = False
+            error: Exception | None = None
+            steps = [self._cancel_what_users_cancelled, self.watch.look]
+            if turn % rounds_between == 0:
+                steps.insert(0, partial(self.recovery.find_lost_runs, first=turn == 0))
+            for step in steps:  # one that fails, such as scancel for a job that is no more, holds up no other
+                try:
+                    await step()
+                except Exception as problem:
+                    error = problem
+                    if not _is_away(problem):
+                        self._logger.exception("Looking after jobs failed; it is tried again")
+            if error is not None and _is_away(error) and not away:
+                self._logger.warning("The Prefect server does not answer, jobs are left as they are: %r", error)
+            away = error is not None and _is_away(error)
             turn += 1
             await anyio.sleep(LOOK_EVERY_S)
 

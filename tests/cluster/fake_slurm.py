@@ -2,7 +2,7 @@
 """Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
 
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
-makes sacct fail, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in the queue
+makes sacct fail, `denied` makes scancel fail, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in the queue
 until the test ends it. Every call is noted in `calls`.
 """
 
@@ -74,7 +74,12 @@ elif name == "scontrol":
         f"ExitCode={job.get('exit', '0:0')} RunTime=00:01:01 NodeList=node1 Comment={job['comment']} StdOut=/x"
     )
 elif name == "scancel":
+    forgotten = [a for a in arguments if a.isdigit() and jobs().get(int(a), {"purged": True}).get("purged")]
     for number, job in jobs().items():
         if str(number) in arguments and job["state"] not in ENDED:
             lingers = (folder / "lingers").exists()
             write(number, job | ({"state": "COMPLETING"} if lingers else {"state": "CANCELLED", "exit": "0:15"}))
+    if (folder / "denied").exists():
+        fail("Kill job error on job id 1: Access/permission denied")
+    if forgotten:
+        fail(f"Kill job error on job id {forgotten[0]}: Invalid job id specified")

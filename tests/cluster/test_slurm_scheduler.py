@@ -83,6 +83,16 @@ def test_a_real_line_of_scontrol_is_read() -> None:
     assert parse_job("slurm_load_jobs error: Invalid job id specified") is None
 
 
+def test_cancelling_a_job_that_slurm_has_forgotten_is_no_error_and_ends_the_others(fake_slurm: FakeSlurm) -> None:
+    fake_slurm.set(100, state="COMPLETED", purged=True)
+    fake_slurm.set(101, state="RUNNING")
+    Scheduler().cancel([100, 101])
+    assert fake_slurm.job(101)["state"] == "CANCELLED"
+    fake_slurm.flag("silent")
+    with pytest.raises(ToolFailed, match="Unable to contact"):
+        Scheduler().cancel([101])
+
+
 def test_cancel_is_one_call_for_all_jobs_and_none_for_none(fake_slurm: FakeSlurm) -> None:
     Scheduler().cancel([])
     assert fake_slurm.calls("scancel") == []

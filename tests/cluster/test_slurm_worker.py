@@ -227,6 +227,33 @@ def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene],
     play(scene)
 
 
+@pytest.mark.parametrize("is_another_users", [False, True])
+def test_a_cancelled_run_whose_job_slurm_has_forgotten_holds_up_no_other(
+    play: Callable[[Scene], None], is_another_users: bool
+) -> None:
+    """As when a worker was away for longer than SLURM remembers a job: scancel then fails for it.
+
+    Its number may even have been given to a job of somebody else.
+    """
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling
+
+        if is_another_users:
+            slurm.flag("denied")
+        async with site.worker():
+            forgotten, other = [await site.until(await site.new_run(), queued) for _ in range(2)]
+        slurm.set(int(forgotten.infrastructure_pid), state="COMPLETED", purged=True)
+        await site.client.set_flow_run_state(forgotten.id, Cancelling())
+        async with site.worker():
+            slurm.set(int(other.infrastructure_pid), state="NODE_FAIL")
+            assert (await site.until(other.id, ended)).labels["slurm.end"] == "node"
+            await site.until(forgotten.id, lambda run: run.state.name == "Cancelled")
+        assert slurm.calls("scancel")
+
+    play(scene)
+
+
 def test_a_job_that_sbatch_refuses_crashes_its_run_in_sbatchs_words(play: Callable[[Scene], None]) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         slurm.flag("next-sbatch", "Requested partition configuration not available now")
