@@ -2,8 +2,8 @@
 """Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
 
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
-makes sacct fail, `denied` makes scancel fail, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in the queue
-until the test ends it. Every call is noted in `calls`.
+makes sacct fail, `denied` makes scancel fail, `next-sbatch` holds an error that sbatch gives once; with `lingers` a
+cancelled job stays in the queue until the test ends it. Every call is noted in `calls`.
 """
 
 import json
