@@ -321,6 +321,14 @@ def sync_folder(path: Path) -> None:
         pass
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there, as far as we may look: not where its folder is closed to us, or no disk takes the name.
+
+    `Path.is_file` raises there, and one closed folder must not end the work on a whole project.
+    """
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def source_file(path: Path) -> SourceFile:
     """Path, size and time of a file that is about to be read."""
     from cryoflow.picks import SourceFile

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow.files import is_file
 from cryoflow.picks import ExtractedSample
 from cryoflow.projects.flip import Flip, turn
 
@@ -78,7 +79,7 @@ def sample(
         if row not in shown and len(shown) == _MICROGRAPHS:
             continue
         if name not in is_there:
-            is_there[name] = _is_file(project / name)
+            is_there[name] = is_file(project / name)
         if is_there[name] and np.isfinite(cut_xy_px[i]).all() and sizes[row] == sizes[next(iter(shown), row)]:
             shown[row] = None
             keep.append(i)
@@ -95,10 +96,3 @@ def sample(
         np.asarray(sections)[keep].astype(np.int64),
         float(box_A),
     )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False

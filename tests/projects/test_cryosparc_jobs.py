@@ -172,6 +172,25 @@ def test_damaged_datasets_make_a_job_unreadable_and_the_others_go_on(tmp_path, d
         cryosparc.read_job(jobs["J4"])
 
 
+def test_what_a_job_decided_is_not_taken_from_what_was_only_handed_on_to_it(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", dataset)
+    (folder / "J11" / "J11_004_particles.cs").write_bytes(b"<html>")  # its shifts; positions are in the passthrough
+    (folder / "J9" / "J9_class_00_00062_particles.cs").write_bytes(b"<html>")
+    (folder / "J7" / "J7_passthrough_particles_selected.cs").write_bytes(b"<html>")
+    jobs = jobs_of(folder)
+    assert jobs["J11"].status is JobStatus.UNREADABLE
+    assert jobs["J11"].outputs == ()
+    for job, file in (("J9", "J9_class_00_00062_particles.cs"), ("J7", "J7_passthrough_particles_selected.cs")):
+        assert jobs[job].status is JobStatus.USABLE
+        assert "a part of it is damaged" in jobs[job].reason
+        assert file in jobs[job].reason
+        picksets = cryosparc.read_job(jobs[job])
+        assert all(any(file in note for note in pickset.notes) for pickset in picksets)
+    assert len(cryosparc.read_job(jobs["J7"])[0]) > 0
+    assert {output.suffix for output in jobs["J9"].outputs} == {"class0", "class1"}
+    assert {output.group for output in jobs["J9"].outputs} == {"particles_all_classes", "particles_class_1"}
+
+
 def test_an_unreadable_job_json_without_datasets_is_unreadable(tmp_path, dataset):
     folder = write_cryosparc_project(tmp_path / "P", dataset)
     (folder / "J12" / "job.json").write_text("{")

@@ -119,6 +119,7 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
             want(alignments, column, table.shape_of(f"{alignments}/{column}"), source)
     if output.lost:
         notes.append(f"files are gone for {', '.join(output.lost)}")
+    notes += [str(problem) for problem in output.problems]
 
     class_column, posterior = _class_columns(output, kind, role, want)
     if role.is_all_classes or (role.class_number is not None and output.name.endswith("all_classes")):

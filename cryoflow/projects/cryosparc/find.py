@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.files import short_hash
+from cryoflow.files import is_file, short_hash
 from cryoflow.picks import Kind
 from cryoflow.projects.cryosparc import outputs as on_disk
 from cryoflow.projects.cryosparc.job_json import program_version, read_json
@@ -37,7 +37,7 @@ def recognise(folder: Path, names: Collection[str]) -> Project | None:
     if has_json:
         if not (jobs or any(n in names for n in ("workspaces.json", "job_manifest.json", "cs.lock"))):
             return None
-    elif not any((folder / job / "job.json").is_file() for job in jobs[:20]):
+    elif not any(is_file(folder / job / "job.json") for job in jobs[:20]):
         return None
     notes: tuple[str, ...] = ()
     found: dict[str, object] = {}
@@ -85,7 +85,7 @@ def outputs_of(index: on_disk.ProjectIndex, record: on_disk.Record) -> list[tupl
         else:
             parts = [role]
         files = _files(index, record, output)
-        if files is None:
+        if files is None or output.is_damaged:
             continue
         n_picks = output.primary.header.n_rows if output.primary and not role.is_all_classes else None
         for part in parts:
@@ -100,6 +100,9 @@ def _job(project: Project, index: on_disk.ProjectIndex, name: str) -> Job:
     if record.said.source not in ("job.json", "") and status is JobStatus.USABLE:
         lack = f"job.json {record.problem.reason}" if record.problem else "job.json names files that are not there"
         reason = f"{lack.rstrip('.')}; outputs were taken from {record.said.source}"
+    problems = [problem for output in record.particles for problem in output.problems]
+    if problems and status is JobStatus.USABLE:
+        reason = "; ".join(filter(None, (reason, f"a part of it is damaged: {problems[0]}")))
     usable = status not in (JobStatus.NOT_OF_INTEREST, JobStatus.CLEARED, JobStatus.UNREADABLE)
     kept = [output for output, _, _ in found if output.n_picks != 0] if usable else []
     return Job(
@@ -128,9 +131,13 @@ def _status(record: on_disk.Record, found: list[tuple[Output, on_disk.Output, Ro
     if not record.folder.is_dir() and not found:
         return JobStatus.CLEARED, "its folder is gone"
     if record.problem is not None and not record.outputs:
-        if not _has_files(record.folder):
+        try:
+            names = os.listdir(record.folder)
+        except OSError as error:
+            return JobStatus.UNREADABLE, f"its folder cannot be read: {error.strerror or error}"
+        if not names:
             return JobStatus.CLEARED, "its folder is empty: it was cleared or deleted"
-        if (record.folder / "job.json").exists():
+        if "job.json" in names:
             return JobStatus.UNREADABLE, str(record.problem)
         return JobStatus.NOT_OF_INTEREST, "it has no job.json and no dataset of particles"
     if record.kind is Kind.OTHER and not record.particles and record.problem is None:
@@ -162,7 +169,7 @@ def _why_nothing(record: on_disk.Record) -> tuple[JobStatus, str]:
             return JobStatus.EMPTY, "its outputs hold no particles"
         return JobStatus.NOT_OF_INTEREST, "neither it nor its inputs say where its particles lie on micrographs"
     if any(output.lost for output in record.particles):
-        if _has_files(record.folder, ".cs"):
+        if _has_datasets(record.folder):
             return JobStatus.STALE, "job.json names datasets that are not there, and those that are there do not fit it"
         return JobStatus.CLEARED, "job.json is there, but its datasets are gone: it was cleared"
     if not record.particles:
@@ -173,7 +180,7 @@ def _why_nothing(record: on_disk.Record) -> tuple[JobStatus, str]:
 
 
 def _located(index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.Output) -> bool:
-    return _files(index, record, output) is not None
+    return not output.is_damaged and _files(index, record, output) is not None
 
 
 def _files(index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.Output) -> tuple[Path, ...] | None:
@@ -207,9 +214,9 @@ def _newer_group_file(folder: Path) -> str:
         return ""
 
 
-def _has_files(folder: Path, ending: str = "") -> bool:
+def _has_datasets(folder: Path) -> bool:
     try:
-        return any(name.endswith(ending) for name in os.listdir(folder))
+        return any(name.endswith(".cs") for name in os.listdir(folder))
     except OSError:
         return False
 

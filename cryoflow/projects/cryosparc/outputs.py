@@ -60,6 +60,8 @@ class Output:
         Slots whose files are gone.
     problems
         Files that are there but cannot be read.
+    is_damaged
+        Whether one of those is of a slot that the job made itself: what it decided is then not known.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Output:
     n_items: int | None = None
     lost: tuple[str, ...] = ()
     problems: tuple[BadInput, ...] = ()
+    is_damaged: bool = False
 
     @property
     def primary(self) -> Table | None:
@@ -237,6 +240,7 @@ def _resolve(group: Group, tables: dict[Path, Table | BadInput | None]) -> Outpu
     slots: dict[str, SlotFile] = {}
     lost: list[str] = []
     problems: dict[Path, BadInput] = {}
+    damaged: set[str] = set()
     if group.item_type not in ("particle", "exposure"):
         return Output(group.name, group.item_type, {}, group.n_items)
     for slot in sorted(group.slots, key=lambda slot: slot.is_passthrough):  # what the job made itself wins
@@ -247,10 +251,13 @@ def _resolve(group: Group, tables: dict[Path, Table | BadInput | None]) -> Outpu
             lost.append(slot.name)
         elif isinstance(found, BadInput):
             problems[found.path] = found
+            if not slot.is_passthrough:
+                damaged.add(slot.name)
         elif any(name.startswith(f"{slot.name}/") for name in found.header.dtype.names or ()) and found.has("uid"):
             slots[slot.name] = SlotFile(found, slot.is_passthrough)
     lost = [name for name in dict.fromkeys(lost) if name not in slots]
-    return Output(group.name, group.item_type, slots, group.n_items, tuple(lost), tuple(problems.values()))
+    is_damaged = not damaged <= set(slots)
+    return Output(group.name, group.item_type, slots, group.n_items, tuple(lost), tuple(problems.values()), is_damaged)
 
 
 def _table(base: Path, file: str, tables: dict[Path, Table | BadInput | None]) -> Table | BadInput | None:
@@ -258,9 +265,12 @@ def _table(base: Path, file: str, tables: dict[Path, Table | BadInput | None]) -
     path = base / file.removeprefix(">")
     if path not in tables:
         try:
-            tables[path] = Table(path, read_cs_header(path)) if os.path.lexists(path) else None
+            os.lstat(path)
+            tables[path] = Table(path, read_cs_header(path))
         except BadInput as error:
             tables[path] = error
-        except ValueError:  # a NUL in the name
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in the name
             tables[path] = None
+        except OSError as error:
+            tables[path] = BadInput(path, f"cannot be read: {error.strerror or error}.")
     return tables[path]

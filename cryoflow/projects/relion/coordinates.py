@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.files import short_hash
+from cryoflow.files import is_file, short_hash
 from cryoflow.formats.star import read_table
 from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
 from cryoflow.projects.relion.micrographs import Ctf, KnownMicrographs, read_micrograph_stars
@@ -46,7 +46,7 @@ def read_coordinates(
         else _from_list(project, path)
     )
     names = sorted(files)
-    present = [name for name in names if files[name].is_file()]
+    present = [name for name in names if is_file(files[name])]
     notes = []
     if not present and names:
         raise BadInput(path, f"none of its {len(names)} coordinate files is there.", "Were they moved or cleaned?")

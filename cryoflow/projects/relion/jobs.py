@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.files import is_file
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
@@ -103,7 +104,7 @@ def _names(folder: Path) -> set[str] | OSError | None:
 def _output(
     project: Path, path: Path, suffix: str, folder: Path, context: tuple[Path, ...], names: set[str] | OSError | None
 ) -> Output:
-    files = [path, *(p for p in context if p.is_file())]
+    files = [path, *(p for p in context if is_file(p))]
     if isinstance(names, set) and SUCCESS in names:
         files.append(folder / SUCCESS)  # rewritten by each run
     try:
@@ -208,7 +209,7 @@ def _written_last(folder: Path, names: Collection[str], found: Found) -> str:
         return ""
     last = found.stars[0][0]
     later = max((_mtime_ns(folder / n) for n in names if _ITERATION.match(n)), default=0)
-    return last.name if last.is_file() and _mtime_ns(last) >= later else ""
+    return last.name if is_file(last) and _mtime_ns(last) >= later else ""
 
 
 def _mtime_ns(path: Path) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.files import is_file
 from cryoflow.formats.star import read_table
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
@@ -78,10 +79,10 @@ def read_lone_star(
 def _project_of(path: Path) -> Path | None:
     """The nearest folder above a file from which its project's names lead somewhere."""
     for folder in path.parents:
-        if (folder / "default_pipeline.star").is_file() and not JOB_FOLDER.fullmatch(folder.name):
+        if is_file(folder / "default_pipeline.star") and not JOB_FOLDER.fullmatch(folder.name):
             return folder
     if not path.name.startswith("coords_suffix") and peek(path).is_coordinate_list:
         names = read_table(path, None, ["rlnMicrographCoordinates"])["rlnMicrographCoordinates"]
         if len(names):
-            return next((folder for folder in path.parents if (folder / str(names[0])).is_file()), None)
+            return next((folder for folder in path.parents if is_file(folder / str(names[0]))), None)
     return None

@@ -8,6 +8,7 @@ size times the binning of motion correction. Else it is unknown.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -70,10 +71,14 @@ def read_micrograph_stars(paths: Sequence[Path]) -> KnownMicrographs:
     metadata: dict[str, str] = {}
     notes: list[str] = []
     for path in paths:
-        if not path.is_file():
-            continue
         try:
+            os.stat(path)
             found, groups, files = _read_one(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            continue
+        except OSError as error:
+            notes.append(f"{path.name} of {path.parent.name} could not be used: {error.strerror or error}")
+            continue
         except BadInput as error:
             notes.append(f"{path.name} of {path.parent.name} could not be used: {error.reason}")
             continue

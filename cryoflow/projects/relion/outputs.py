@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.files import is_file
 from cryoflow.formats.star import read_blocks
 from cryoflow.formats.star_blocks import walk
 from cryoflow.picks import Kind
@@ -160,7 +161,7 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
         for n, what in stated.items()
         if what in ("coordinates", "particles") and n.startswith(prefix)
     ]
-    present = [n for n in wanted if (folder / n).is_file()]
+    present = [n for n in wanted if is_file(folder / n)]
     if not present and kind is Kind.IMPORT and stated:
         if wanted:
             return Found(expected=", ".join(wanted))
@@ -179,7 +180,7 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
 def _stated_by_job(pipeline: Pipeline, folder: Path) -> dict[str, str]:
     """What an External job wrote into `RELION_OUTPUT_NODES.star`."""
     path = folder / "RELION_OUTPUT_NODES.star"
-    if not path.is_file():
+    if not is_file(path):
         return {}
     try:
         nodes = read_blocks(path).get("output_nodes", {})

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from cryoflow.errors import BadInput
+from cryoflow.files import is_file
 from cryoflow.formats.star import read_blocks
 from cryoflow.projects.relion.job_types import JOB_FOLDER, TYPE_FOLDERS, node_kind, status_word, type_label
 from cryoflow.projects.relion.options import job_options
@@ -185,7 +186,7 @@ def _edges(
 
 def _own_inputs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
     folder = pipeline.folder(process)
-    if (folder / "job_pipeline.star").is_file():
+    if is_file(folder / "job_pipeline.star"):
         try:
             edges_in, _ = _edges(pipeline, read_blocks(folder / "job_pipeline.star"))
             if found := edges_in.get(process):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import source_file
+from cryoflow.files import is_file, source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
@@ -201,7 +201,7 @@ def _scaled(
 
 def _provenance(context: _Context, output: Output, sources: list[Path]) -> Provenance:
     job = context.job
-    fingerprints = {p: source_file(p) for p in (*sources, *output.files) if p.is_file()}
+    fingerprints = {p: source_file(p) for p in (*sources, *output.files) if is_file(p)}
     return Provenance(
         program="relion",
         project=job.project,
