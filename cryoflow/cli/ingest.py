@@ -40,9 +40,10 @@ def crawl(
         found = crawl_projects(roots, on_project=lambda project: advance(1, note=project.name))
     with out.progress("jobs counted") as advance:
         listed = jobs_of(found.projects, count=not quick, on_job=lambda job: advance(1, note=job.job))
+    called = {} if json else _told_apart(sorted({project.path for project in found.projects}))
     rows = [
         {
-            "project": job.project_name,
+            "project": called.get(job.project, job.project_name),
             "job": job.job,
             "kind": job.kind.value,
             "status": job.status.value,
@@ -185,6 +186,17 @@ def ingest(
         out.say(f"warning: {error}")
     out.say(report.summary)
     return report.exit_code
+
+
+def _told_apart(projects: list[Path]) -> dict[Path, str]:
+    """What to call projects on a terminal: by name, and those of one name by as many folders above as it takes."""
+    names = {}
+    for project in projects:
+        n, alike = 1, [other for other in projects if other.name == project.name]
+        while sum(other.parts[-n:] == project.parts[-n:] for other in alike) > 1:
+            n += 1
+        names[project] = "/".join(project.parts[-n:])
+    return names
 
 
 def _sum(numbers: list[int | None]) -> int | None:

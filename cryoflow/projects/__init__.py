@@ -20,6 +20,10 @@ class Reader(Protocol):
         """The project that `folder`, which holds `names`, is; None where it is none."""
         ...
 
+    def is_own_folder(self, name: str) -> bool:
+        """Whether a folder of this name in a project holds what the program itself wrote, and so no other project."""
+        ...
+
     def find_jobs(self, project: Project) -> list[Job]:
         """Every job of a project, those that are of no use included."""
         ...

@@ -1,10 +1,10 @@
-"""Where projects are: a walk over folders that stops at each project it finds and never enters what cannot hold one."""
+"""Where projects are: a walk over folders that never enters what cannot hold one, the job folders of projects first."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,9 @@ def crawl(
 ) -> CrawlResult:
     """Find every project below some folders.
 
-    A root may be above projects, a project, or a folder inside one. Found projects are not entered, nor are hidden
-    folders (`.Nodes`, `.snapshot`), `Trash`, `snapshots` and CryoSPARC's job folders `J*`. Links to folders are not
+    A root may be above projects, a project, or a folder inside one. A project's own folders are not entered, nor are
+    hidden folders (`.Nodes`, `.snapshot`), `Trash`, `snapshots` and CryoSPARC's job folders `J*`; other folders in a
+    project are, for one stray `default_pipeline.star` must not hide all projects below it. Links to folders are not
     followed, but a link to a project counts as that project. A project that is reached in two ways is listed once, by
     the path that sorts first.
 
@@ -148,9 +149,9 @@ def _add(
 
 def _below(root: Path, unreadable: dict[Path, BadInput]) -> Iterator[Project]:
     """Projects at and below `root`."""
-    to_visit = [str(root)]
+    to_visit: list[tuple[str, tuple[Project, ...]]] = [(str(root), ())]
     while to_visit:
-        folder = to_visit.pop()
+        folder, around = to_visit.pop()
         try:
             names, folders, links = _listing(folder)
             projects = _recognised(folder, names)
@@ -158,11 +159,25 @@ def _below(root: Path, unreadable: dict[Path, BadInput]) -> Iterator[Project]:
             unreadable[Path(folder)] = _cannot_list(folder, error)
             continue
         yield from projects
-        if projects:
-            continue
+        around = (*around, *projects)
+        programs = {project.program for project in around}
         for link in links:
-            yield from _behind_link(link, unreadable)
-        to_visit.extend(reversed(folders))
+            if not _leads_into(link, around):
+                yield from _behind_link(link, unreadable)
+        to_visit.extend((path, around) for path in reversed(folders) if not _is_own_folder(path, programs))
+
+
+def _is_own_folder(path: str, programs: Collection[str]) -> bool:
+    name = os.path.basename(path)  # noqa: PTH119 (a million times)
+    return any(reader(program).is_own_folder(name) for program in programs)
+
+
+def _leads_into(link: str, projects: Collection[Project]) -> bool:
+    """Whether a link leads to a folder of one of these projects, as RELION's aliases of jobs do."""
+    if not projects:
+        return False
+    target = os.path.realpath(link)
+    return any(target.startswith(os.path.realpath(project.path) + os.sep) for project in projects)
 
 
 def _listing(folder: str) -> tuple[set[str], list[str], list[str]]:

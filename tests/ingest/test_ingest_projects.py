@@ -448,6 +448,14 @@ def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(
     assert any(job["micrographs"] is None for job in quickly if job["status"] == "usable")
 
 
+def test_crawl_tells_projects_of_one_name_apart(projects: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for lab in ("ann", "bob"):
+        shutil.copytree(projects / "relion", projects / lab / "2024" / "relion", symlinks=True)
+    assert launch(["crawl", str(projects / "ann"), str(projects / "bob"), str(projects / "CS-demo"), "--quick"]) == 0
+    named = {line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert named == {"ann/2024/relion", "bob/2024/relion", "CS-demo"}
+
+
 def test_a_table_without_picks_is_told_and_makes_no_entry(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: SimulatedDataset
 ) -> None:

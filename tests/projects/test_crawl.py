@@ -1,6 +1,7 @@
 """Where projects are: found from above, at and from within; never twice, never in what cannot hold one."""
 
 import os
+import shutil
 
 import pytest
 from projects_cryosparc_dataset import small_dataset
@@ -9,6 +10,7 @@ from cryoflow.errors import BadInput
 from cryoflow.projects import crawl as crawling
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+from cryoflow.simulate.relion_project import write_relion_project
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,47 @@ def test_found_projects_are_not_entered(tmp_path, monkeypatch):
     monkeypatch.setattr(crawling.os, "scandir", lambda folder: listed.append(str(folder)) or scandir(folder))
     crawl(tmp_path)
     assert listed == [str(tmp_path), str(tmp_path / "P1")]
+
+
+def test_a_project_hides_no_other_that_lies_in_it(storage):
+    lab = storage / "a"
+    shutil.copytree(storage / "b" / "2024" / "P12", lab / "relion" / "with blanks" / "P3", symlinks=True)
+    write_relion_project(lab / "2024" / "P12" / "relion", small_dataset(storage / "raw", n_micrographs=1))
+    (lab / "default_pipeline.star").write_text("data_pipeline_general\n\n_rlnPipeLineJobCounter 1\n")  # a slip
+    (lab / "2024" / "P12" / "again").symlink_to(".")
+    (lab / "2024" / "P12" / "good").symlink_to("J7")
+    exported = lab / "2024" / "P12" / "exports" / "jobs" / "P12_J7_select_2D"
+    shutil.copytree(lab / "2024" / "P12" / "J7", exported / "J7")
+    unknown = lab / "2024" / "P12" / "relion" / "PickedTomograms"
+    (unknown / "job099").mkdir(parents=True)
+    shutil.copy(lab / "2024" / "P12" / "relion" / "default_pipeline.star", unknown / "job099")
+    (unknown / "alias").symlink_to("job099")
+    try:
+        assert names(crawl(storage)) == [
+            str(lab),
+            str(lab / "2024" / "P12"),
+            str(lab / "2024" / "P12" / "relion"),
+            str(lab / "relion" / "with blanks" / "P3"),
+            str(storage / "b" / "2024" / "P12"),
+        ]
+    finally:
+        (lab / "default_pipeline.star").unlink()
+        shutil.rmtree(lab / "relion")
+        for name in ("relion", "exports"):
+            shutil.rmtree(lab / "2024" / "P12" / name)
+        for name in ("again", "good"):
+            (lab / "2024" / "P12" / name).unlink()
+
+
+def test_live_sessions_say_where_their_particles_are(tmp_path):
+    project = write_cryosparc_project(tmp_path / "P1", small_dataset(tmp_path / "raw", n_micrographs=1))
+    for name in ("S10", "S2"):
+        (project / name / "motioncorrected").mkdir(parents=True)
+        (project / name / "exposures.bson").touch()
+    jobs = jobs_of(crawl(project).projects, count=True).jobs
+    assert [job.job for job in jobs] == [*(f"J{i}" for i in range(1, 13)), "S2", "S10"]
+    assert {job.status.value for job in jobs[-2:]} == {"not of interest"}
+    assert all("Live session" in job.reason for job in jobs[-2:])
 
 
 def test_folders_that_may_not_be_read_are_reported_and_the_rest_goes_on(storage, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from cryoflow.projects.cryosparc.job_types import Role, role_of
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 
 _N_THREADS = 8
+_OWN_FOLDER = re.compile(r"[JS]\d+|exports")
+_SESSION = re.compile(r"S\d+")
 _UNFINISHED = frozenset({"building", "queued", "launched", "started", "running", "waiting"})
 
 
@@ -60,12 +63,37 @@ def recognise(folder: Path, names: Collection[str]) -> Project | None:
     )
 
 
+def is_own_folder(name: str) -> bool:
+    """Whether a folder of this name in a project is CryoSPARC's: a job, a Live session, or exports."""
+    return _OWN_FOLDER.fullmatch(name) is not None
+
+
 def find_jobs(project: Project) -> list[Job]:
-    """Every job of a project with its status, by number; read in parallel, in the same order always."""
+    """Every job of a project with its status, by number; read in parallel, in the same order always.
+
+    Live sessions come last, and say where their particles are.
+    """
     index = on_disk.ProjectIndex(project.path)
     names = index.job_names
     with ThreadPoolExecutor(_N_THREADS) as pool:
-        return list(pool.map(lambda name: _job(project, index, name), names))
+        jobs = list(pool.map(lambda name: _job(project, index, name), names))
+    with os.scandir(project.path) as entries:
+        sessions = [entry.name for entry in entries if _SESSION.fullmatch(entry.name) and entry.is_dir()]
+    return jobs + [_session(project, name) for name in sorted(sessions, key=lambda name: (int(name[1:]), name))]
+
+
+def _session(project: Project, name: str) -> Job:
+    return Job(
+        program="cryosparc",
+        project=project.path,
+        project_name=project.name,
+        job=name,
+        folder=project.path / name,
+        kind=Kind.OTHER,
+        job_type="live_session",
+        status=JobStatus.NOT_OF_INTEREST,
+        reason="a Live session: its particles are in the jobs that were exported from it",
+    )
 
 
 def outputs_of(index: on_disk.ProjectIndex, record: on_disk.Record) -> list[tuple[Output, on_disk.Output, Role]]:

@@ -60,6 +60,14 @@ def recognise(folder: Path, names: Collection[str]) -> Project | None:
     return Project("relion", path, path.name, uid, version, tuple(notes))
 
 
+def is_own_folder(name: str) -> bool:
+    """Whether a folder of this name in a project is RELION's: of a type of jobs, or of a job.
+
+    Types that we do not know have job folders, too, and those have copies of the pipeline.
+    """
+    return name in TYPE_FOLDERS or name in TOMO_FOLDERS or JOB_FOLDER.fullmatch(name) is not None
+
+
 def _is_inside_a_project(folder: Path) -> bool:
     """A job folder, an alias of one, or something in `Trash`."""
     above = folder.parent
