@@ -1,7 +1,8 @@
 """Running stages as deployments: one, or many shards at the same time, each tried again with more where that can help.
 
 The parent starts runs with an idempotency key made of its own run, the stage, its parameters and the attempt. So a
-request that is sent twice makes one run, and a parent that was killed and is run again takes over what still runs.
+request that is sent twice makes one run, and a parent that was killed and is run again takes over what still runs. So
+does a new parent with the same parameters: it looks for runs of the same work before it starts its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from uuid import UUID
 import httpx
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
@@ -134,6 +142,8 @@ def run_shards(
     name = f"{flow_name}/{deployment_name(flow_name, settings.place)}"
     with get_client(sync_client=True) as client:
         runner = _Runner(client, name, settings.site.attempts, settings.site.shards_at_once)
+        if settings.place in (ProfileName.SLURM, ProfileName.SLURM_BARE):  # their worker knows what really runs
+            runner.find_unfinished()
         ended = runner.run(works, on_done)
     return tuple(ended[i] for i in range(len(works)))
 
@@ -143,6 +153,30 @@ class _Runner:
         self.client, self.deployment, self.attempts, self.at_once = client, deployment, attempts, at_once
         self.parent = str(this_run.id or uuid.uuid4())
         self.began = datetime.now(UTC)
+        self.unfinished: dict[str, FlowRun] = {}
+        """By what they work on: runs of this deployment that somebody else started."""
+
+    def find_unfinished(self) -> None:
+        """Look for runs that wait or run already: of a parent that died, or that a user started by hand."""
+        which = DeploymentFilter(name=DeploymentFilterName(any_=[self.deployment.partition("/")[2]]))
+        types = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+        states = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)))
+        page: list[FlowRun] = []
+        offset = 0
+        while offset == 0 or len(page) == 200:
+            read = partial(
+                self.client.read_flow_runs,
+                deployment_filter=which,
+                flow_run_filter=states,
+                sort=FlowRunSort.ID_DESC,
+                limit=200,
+                offset=offset,
+            )
+            page = _patiently(read)
+            offset += 200
+            for run in page:
+                if not (run.auto_scheduled and run.state_type == StateType.SCHEDULED):  # that is next night's
+                    self.unfinished[_digest(run.parameters.get("parameters"))] = run
 
     def run(self, works: Sequence[Work], on_done: Callable[[Done], None] | None) -> dict[int, Done]:
         waiting = deque((i, _Attempt(work)) for i, work in enumerate(works))
@@ -208,7 +242,10 @@ class _Runner:
     def _start(self, attempt: _Attempt) -> tuple[FlowRun, _Attempt]:
         """Make the run of an attempt, or find the one that an earlier life of this parent made."""
         values = attempt.work.parameters.model_dump(mode="json")
-        digest = hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+        digest = _digest(values)
+        if (there := self.unfinished.pop(digest, None)) is not None:
+            log.info("%s is at work already, as the run %s: it is waited for", attempt.work.name, there.name)
+            return there, replace(attempt, factors=dict(there.job_variables or {}))
         while True:
             key = f"{self.parent}:{self.deployment}:{digest}:{attempt.number}:{attempt.generation}"
             make = partial(
@@ -252,6 +289,11 @@ class _Runner:
             factors[name] = factors.get(name, 1.0) * factor
         log.warning("%s: %s; attempt %d follows", attempt.work.name, _message(flow_run), attempt.number + 1)
         return _Attempt(attempt.work, attempt.number + 1, 0, factors)
+
+
+def _digest(values: object) -> str:
+    """Parameters in short: the same for the same work."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _end(flow_run: FlowRun) -> End | None:

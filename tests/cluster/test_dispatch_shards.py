@@ -254,6 +254,40 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
     assert done[2].flow_run == str(running.id)
 
 
+def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(cluster: Cluster) -> None:
+    """A user whose pipeline died starts it anew: what it had started must not be done twice at the same time."""
+    from cryoflow.cluster import dispatch
+
+    cluster.answer = lambda number, attempt: cluster.ignore if number == 1 else cluster.complete
+    dead = threading.Thread(target=lambda: dispatch.run_shards(cluster.flow_name, works(2)), daemon=True)
+    dead.start()
+    while not [run for run in cluster.runs() if run.state.name == "Running"]:
+        time.sleep(0.1)
+    (running,) = [run for run in cluster.runs() if run.state.name == "Running"]
+    threading.Timer(1.5, lambda: cluster.complete(running)).start()
+    done = dispatch.run_shards(cluster.flow_name, works(2))
+    assert all(d.succeeded for d in done)
+    assert done[1].flow_run == str(running.id)
+    assert sorted(number for number, _ in cluster.seen) == [0, 0, 1]
+    dead.join(10)
+
+
+def test_a_run_of_next_night_is_not_waited_for() -> None:
+    from cryoflow.cluster.dispatch import _Runner
+
+    parameters = {"parameters": {"number": 0}}
+    nightly = SimpleNamespace(auto_scheduled=True, state_type="SCHEDULED", parameters=parameters)
+    tonight = SimpleNamespace(auto_scheduled=True, state_type="RUNNING", parameters=parameters)
+    found = [nightly]
+    client: Any = SimpleNamespace(read_flow_runs=lambda **_filters: found)
+    runner = _Runner(client, "stage/stage (slurm)", 1, 1)
+    runner.find_unfinished()
+    assert runner.unfinished == {}
+    found.append(tonight)
+    runner.find_unfinished()
+    assert list(runner.unfinished.values()) == [tonight]
+
+
 @pytest.mark.parametrize(
     ("stop", "parent_is", "children_are"),
     [
