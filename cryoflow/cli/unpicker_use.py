@@ -253,22 +253,27 @@ def suggest(
         Micrographs prepared at a time.
     """
     from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
     from cryoflow.unpicker.unpick import Judged, judge
 
     bundle = ModelBundle.load(model)
     found, bad = any_picks(entries, database, folder, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
+    free = not_cleaned(bundle, found)
+    if len(free) < len(found):
+        out.say(f"note: {len(found) - len(free)} of {len(found)} micrographs have labels already")
     judged: list[Judged] = []
-    with judging("suggest", len(found)) as on_judged:
-        for result in judge(bundle, found, workers=num_cores):
+    with judging("suggest", len(free)) as on_judged:
+        for result in judge(bundle, free, workers=num_cores):
             (bad if isinstance(result, BadInput) else judged).append(result)  # type: ignore[arg-type]
             on_judged(result)
+    _warn_coverage(bundle, free)
     out.emit_table(
         run(bundle, judged, number=number),
         columns=("name", "data_set", "n_picks", "n_kept", "n_doubtful", "defocus_A", "why"),
         as_json=json,
     )
-    return ending(bad, len(judged))
+    return ending(bad, len(found) - len(free) + len(judged))
 
 
 def info(model: Path, *, json: out.Json = False) -> int:

@@ -33,6 +33,8 @@ from cryoflow.unpicker.unpick import Judged
 
 BOXES = 20
 """Boxes in a montage."""
+COLUMNS = 5
+"""Of a montage: two montages lie side by side on the page, and a probability below a box can be read."""
 SHOWN_PIXELS_PER_DIAMETER = 28
 """Boxes are shown at this sampling, where particles stand out of the noise."""
 
@@ -97,7 +99,10 @@ def _curves(e: Evaluation) -> Section:
             calibration([Curve(mean_p[filled], share_right[filled], f"ECE {e.calibration_error.value:.3f}")]),
             "On the diagonal, 80 of 100 picks of probability 0.8 are right.",
         ),
-        Picture(score_histogram(e.probabilities, e.right, threshold=e.threshold, name="probability"), "All picks."),
+        Picture(
+            score_histogram(e.probabilities, e.right, threshold=e.threshold, name="probability"),
+            "The line is the threshold.",
+        ),
     )
     return Section("Curves", (Gallery(pictures),))
 
@@ -123,7 +128,11 @@ def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
         if len(boxes):
             n = f"; {len(order)} in all" if len(order) < len(p) else ""
             pictures.append(
-                Picture(montage(boxes, captions, title=title, color=color), f"With their probability{n}.", photo=True)
+                Picture(
+                    montage(boxes, captions, columns=COLUMNS, title=title, color=color),
+                    f"With their probability{n}.",
+                    photo=True,
+                )
             )
     return [Gallery(pictures)]
 

@@ -117,9 +117,10 @@ def montage(
     boxes : (n, side, side) float
     captions
         One below each box, or none at all.
+    columns
+        Boxes of a row; fewer boxes leave room, so that those of all montages on a page are of one size.
     """
     n = len(boxes)
-    columns = max(1, min(columns, n))
     rows = max(1, -(-n // columns))
     head = 0.35 if title else 0.05
     figure = new_figure((columns * 0.8, rows * (0.98 if captions else 0.82) + head + (0.05 if captions else 0)))
@@ -196,7 +197,7 @@ def calibration(curves: Sequence[Curve], *, title: str = "calibration") -> Figur
     axes = figure.add_subplot()
     axes.plot((0, 1), (0, 1), color=FAINT, lw=0.8, ls=":")
     for curve in curves:
-        axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=shown(curve.label))
+        axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=shown(curve.label), clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     dress(axes, title, "predicted probability", "fraction right")
@@ -225,7 +226,7 @@ def score_histogram(
     if threshold is not None:
         axes.axvline(threshold, color=INK, lw=1, ls="--")
         axes.text(threshold, axes.get_ylim()[1], f" {threshold:.3g}", fontsize=7, va="top", color=INK)
-    dress(axes, "", name, "picks")
+    dress(axes, f"{name} of all picks", name, "picks")
     figure.tight_layout()
     return figure
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
+from cryoflow.unpicker.cache import content_hash
+from cryoflow.unpicker.labelled import PickedMicrograph
 from cryoflow.unpicker.unpick import Judged
 
 
@@ -38,10 +40,11 @@ def suggest(bundle: ModelBundle, judged: Sequence[Judged], *, number: int = 5) -
 
     A pick of probability p will be judged wrongly with min(p, 1 - p); the sum over a micrograph tells how many mistakes
     wait there to be corrected. Micrographs whose defocus the training did not cover count up to twice as much. Those
-    that were trained on are left out, and each one chosen makes its neighbours in defocus count less.
+    that have labels already (`not_cleaned`) are left out, and each one chosen makes its neighbours in defocus count
+    less.
     """
-    known = {(r.data_set, r.name) for r in bundle.manifest if r.part != "test"}
-    open_ = [j for j in judged if (j.micrograph.data_set, j.micrograph.name) not in known and len(j.kept)]
+    free = {id(m) for m in not_cleaned(bundle, [j.micrograph for j in judged])}
+    open_ = [j for j in judged if id(j.micrograph) in free and len(j.kept)]
     trained = np.array([r.defocus_A for r in bundle.manifest if r.part == "train" and np.isfinite(r.defocus_A)])
     doubt = np.array([float(np.minimum(j.probabilities, 1 - j.probabilities).sum()) for j in open_])
     defocus = np.array([j.micrograph.defocus_A for j in open_])
@@ -69,3 +72,25 @@ def suggest(bundle: ModelBundle, judged: Sequence[Judged], *, number: int = 5) -
         )
         for i in chosen
     )
+
+
+def not_cleaned(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
+    """Those that a model has no labels of, or only a test micrograph's with picks that are not known.
+
+    A micrograph is known by its name; one of a data set that the model was not trained on, by its content.
+    """
+    cleaned = [r for r in bundle.manifest if not _is_open(r)]
+    names, contents = {(r.data_set, r.name) for r in cleaned}, {r.content for r in cleaned}
+    data_sets = {r.data_set for r in bundle.manifest}
+
+    def is_cleaned(m: PickedMicrograph) -> bool:
+        if m.data_set in data_sets:
+            return (m.data_set, m.name) in names
+        return m.path.is_file() and content_hash(m.path) in contents
+
+    return [m for m in micrographs if not is_cleaned(m)]
+
+
+def _is_open(row: ManifestRow) -> bool:
+    """Whether cleaning would tell something: labels that a refinement left say nothing of the picks it dropped."""
+    return row.part == "test" and row.n_not_known > 0

@@ -12,7 +12,7 @@ from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
 from cryoflow.unpicker.labelled import TrainingSet
 from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
 from cryoflow.unpicker.star_rows import StarRows
-from cryoflow.unpicker.suggest import suggest
+from cryoflow.unpicker.suggest import not_cleaned, suggest
 from cryoflow.unpicker.unpick import Judged, judge, unpick, unpick_star_folder
 
 HEAD = "\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n"
@@ -206,18 +206,27 @@ def test_a_defocus_that_the_labels_do_not_cover_is_warned_about(rings, trained):
     assert warning.startswith(f"2 of {len(inside) + 2} micrographs have a defocus outside")
 
 
-def test_suggestions_are_doubtful_micrographs_not_learnt_from(rings, trained):
-    learnt = {r.name for r in trained.manifest if r.part != "test"}
-    free = [m.name for m in rings.micrographs if m.name not in learnt]
-    doubtful = free[-1]
+def test_suggestions_are_doubtful_micrographs_that_nobody_has_cleaned(rings, trained):
+    new = tuple(replace(m, name=f"new_{m.name}") for m in rings.micrographs[:3])
+    everything = TrainingSet(rings.micrographs + new)
 
     def scores(m):
-        return np.full(len(m.labels), 0.5 if m.name == doubtful else 0.99)
+        return np.full(len(m.labels), 0.5 if m in (new[1], *rings.micrographs) else 0.99)
 
-    found = suggest(trained, judged_with(rings, scores), number=5)
-    assert found[0].name == doubtful
-    assert {s.name for s in found} == set(free)
-    assert found[0].n_doubtful == pytest.approx(len(rings.micrographs[-1].labels) / 2, rel=0.2)
+    found = suggest(trained, judged_with(everything, scores), number=5)
+    assert found[0].name == new[1].name
+    assert {s.name for s in found} == {m.name for m in new}
+    assert found[0].n_doubtful == pytest.approx(len(new[1].labels) / 2, rel=0.01)
+
+
+def test_what_a_refinement_dropped_may_still_be_suggested_but_not_what_was_cleaned_under_another_name(rings, trained):
+    test = next(r for r in trained.manifest if r.part == "test")
+    dropped = replace(test, n_wrong=0, n_not_known=test.n_wrong)
+    of_a_refinement = replace(trained, manifest=tuple(dropped if r is test else r for r in trained.manifest))
+    assert not_cleaned(trained, rings.micrographs) == []
+    assert [m.name for m in not_cleaned(of_a_refinement, rings.micrographs)] == [test.name]
+    elsewhere = [replace(m, data_set="copy", name=f"{m.name}_copy") for m in rings.micrographs]
+    assert [m.name for m in not_cleaned(of_a_refinement, elsewhere)] == [f"{test.name}_copy"]
 
 
 def test_ctfs_of_old_and_new_relion_tables_are_read(tmp_path):
