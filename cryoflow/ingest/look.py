@@ -57,19 +57,25 @@ def _look(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
         for _ in islice(_seen(pickset, rows, diameter_px, pictures), MICROGRAPHS_DRAWN):
             pass  # drawn on the way
         return by_boxes, pictures
-    if diameter_px is None:
-        n_seen = sum(1 for _ in _seen(pickset, rows[:MICROGRAPHS_DRAWN], None, pictures))
-        if n_seen and by_boxes.verdict == "not checked":
-            return Orientation(detail="neither diameter nor box of the particles is known"), pictures
-        return by_boxes if n_seen else Orientation(detail="none of its micrographs could be read"), pictures
-
-    from cryoflow.micrographs.orientation import check_orientation
-
     images, centers = tee(_seen(pickset, rows, diameter_px, pictures))
-    found = check_orientation((image for image, _ in images), (xy for _, xy in centers), diameter_px)
+    both = (image for image, _ in images), (xy for _, xy in centers)
+    size = ""
+    if diameter_px is None:
+        from cryoflow.micrographs.orientation_sizes import SIZES_A, check_at_sizes
+
+        step_A = _pixel_size_A(pickset, rows[0])
+        found, fits_px = check_at_sizes(*both, [size_A / (step_A or 1) for size_A in SIZES_A])
+        fits = f"{fits_px * step_A:.0f} A" if step_A else f"{fits_px:.0f} px"
+        size = f"; the particles' diameter is not known: of several, {fits} stands out most"
+    else:
+        from cryoflow.micrographs.orientation import check_orientation
+
+        found = check_orientation(*both, diameter_px)
     if not pictures:
         return Orientation(detail="none of its micrographs could be read"), {}
-    return Orientation(found.verdict, str(found.best), str(found).partition(": ")[2]), pictures
+    if by_boxes.verdict == "undecided" and found.verdict == "undecided":
+        return by_boxes, pictures
+    return Orientation(found.verdict, str(found.best), str(found).partition(": ")[2] + size), pictures
 
 
 def _seen(
@@ -137,10 +143,15 @@ def _micrographs_to_see(pickset: PickSet) -> list[int]:
 
 
 def _diameter_px(pickset: PickSet, row: int) -> float | None:
-    pixel_size_A = float(pickset.micrographs["pixel_size_A"].iloc[row])
-    if pickset.diameter_A and pixel_size_A > 0:
+    pixel_size_A = _pixel_size_A(pickset, row)
+    if pickset.diameter_A and pixel_size_A:
         return pickset.diameter_A / pixel_size_A
     return pickset.box_px * DIAMETER_OF_BOX if pickset.box_px else None
+
+
+def _pixel_size_A(pickset: PickSet, row: int) -> float | None:
+    value = float(pickset.micrographs["pixel_size_A"].iloc[row])
+    return value if value > 0 else None
 
 
 def _read(path: str) -> Image | None:
@@ -159,13 +170,12 @@ def _picture(pickset: PickSet, row: int, image: Image, centers_xy_px: Points, di
     from cryoflow.report.figures import Marks, jpeg, overlay
 
     who, name = pickset.provenance, str(pickset.micrographs["name"].iloc[row])
-    pixel_size_A = float(pickset.micrographs["pixel_size_A"].iloc[row])
     figure = overlay(
         image,
         [Marks(centers_xy_px, who.entry_name)],
         diameter_px=diameter_px or _MARK_OF_EDGE * min(image.shape),
         title=Path(name).name.encode(errors="replace").decode(),
-        pixel_size_A=pixel_size_A if pixel_size_A > 0 else None,
+        pixel_size_A=_pixel_size_A(pickset, row),
     )
     try:
         return jpeg(figure, dpi=100)

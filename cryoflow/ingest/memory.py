@@ -18,7 +18,7 @@ from cryoflow.errors import BadInput
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
 
-READERS_VERSION = 3
+READERS_VERSION = 4
 """Raised when a reader reads something differently: then all jobs are read again."""
 
 

@@ -17,6 +17,7 @@ from cryoflow.micrographs.orientation import (
     check_against_stack,
     check_orientation,
 )
+from cryoflow.micrographs.orientation_sizes import SIZES_A, check_at_sizes
 from cryoflow.simulate.density import find_specimen
 from cryoflow.simulate.micrograph import Exposure, simulate_exposure
 from cryoflow.simulate.picker import pick_blobs
@@ -92,6 +93,29 @@ def test_one_real_micrograph_with_45_picks_is_enough(realdata: Path, orientation
     found = check_orientation([image], [recorded_so_that(orientation, xy, image.shape)], 70)
     assert found.best == orientation
     assert found.verdict == ("confirmed" if orientation == AS_RECORDED else "contradicted")
+
+
+@pytest.mark.parametrize("specimen", ["small", "barrel", "large"])
+def test_every_convention_is_recognised_on_particles_of_any_size(specimen: str) -> None:
+    found = find_specimen(specimen)
+    seen = [simulate_exposure(found, (900, 1200), 2.0, np.random.default_rng([9, n])) for n in range(3)]
+    images = [e.image for e in seen]
+    for orientation in ORIENTATIONS[::3]:
+        recorded = [recorded_so_that(orientation, e.true_xy_px, (900, 1200)) for e in seen]
+        verdict, diameter_px = check_at_sizes(images, recorded, [size / 2.0 for size in SIZES_A])
+        assert verdict.best == orientation
+        assert verdict.verdict == ("confirmed" if orientation == AS_RECORDED else "contradicted")
+        assert 0.6 < diameter_px * 2.0 / found.diameter_A < 1.6
+
+
+def test_nothing_stands_out_at_any_size_where_picks_lie_on_nothing(exposures: list[Exposure]) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng([13, seed])
+        random = [rng.uniform((0, 0), SHAPE_YX[::-1], (60, 2)) for _ in exposures]
+        verdict, _ = check_at_sizes((e.image for e in exposures), random, [s / PIXEL_SIZE_A for s in SIZES_A])
+        assert verdict.verdict == "undecided"
+    gone = [np.full(SHAPE_YX, np.nan, np.float32)]
+    assert check_at_sizes(gone, [[[5, 5]]], [10.0])[0].verdict == "undecided"
 
 
 def test_random_picks_are_undecided(exposures: list[Exposure]) -> None:

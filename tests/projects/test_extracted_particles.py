@@ -90,8 +90,19 @@ def test_lost_stacks_leave_the_picks_to_be_judged_by_themselves(project: Path) -
     assert picks.extracted is None
     assert "extracted" not in look(picks)[0].detail
     unknown, pictures = look(replace(picks, diameter_A=None, box_px=None))
-    assert unknown.verdict == "not checked"
+    assert (unknown.verdict, unknown.best) == ("confirmed", "as recorded")
+    assert "diameter is not known" in unknown.detail
     assert len(pictures) == 2
+
+
+def test_particles_of_no_known_size_tell_a_wrong_convention_too(project: Path) -> None:
+    for stack in [*project.rglob("*.mrcs"), *project.rglob("*_particles.mrc")]:
+        stack.unlink()
+    wrong = replace(picks_of(project, Kind.EXTRACT, Flip(flip_x=True)), diameter_A=None, box_px=None)
+    micrographs = wrong.micrographs.assign(pixel_size_A=np.nan)
+    for picks in (wrong, replace(wrong, micrographs=micrographs)):
+        verdict, _ = look(picks)
+        assert (verdict.verdict, verdict.best) == ("contradicted", "--flip-x")
 
 
 def test_damaged_stacks_are_passed_over(project: Path) -> None:
