@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,7 +106,25 @@ def read_star_folder(
             bad.append(error)
     if not pixel_size_A and (ones := sum(p.micrograph.pixel_size_A == 1 for p in good)):
         log.warning("%s: %d headers say exactly 1 A a pixel, which often means unknown: give --apix", folder, ones)
+    if not pixel_size_A and (told := _odd_pixel_sizes([p.micrograph for p in good])):
+        log.warning("%s: %s: right, or give --apix", folder, told)
+    if ctf_star and (without := [p.micrograph.name for p in good if p.micrograph.ctf is None]):
+        log.warning(
+            "%s: has no defocus of %d of %d micrographs (%s, ...)", ctf_star, len(without), len(good), without[0]
+        )
     return good, bad
+
+
+def _odd_pixel_sizes(micrographs: Sequence[PickedMicrograph]) -> str:
+    """What to say of headers that tell another pixel size than most of the folder's do; nothing where all agree."""
+    if not micrographs:
+        return ""
+    usual = float(np.median([m.pixel_size_A for m in micrographs]))
+    odd = [m for m in micrographs if abs(m.pixel_size_A / usual - 1) > 0.01]
+    if not odd:
+        return ""
+    first = f"{odd[0].path.name} {odd[0].pixel_size_A:.4g}"
+    return f"most headers say {usual:.4g} A a pixel, {len(odd)} of {len(micrographs)} say otherwise ({first}, ...)"
 
 
 def read_ctfs(path: Path) -> dict[str, Ctf]:

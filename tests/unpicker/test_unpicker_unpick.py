@@ -7,6 +7,7 @@ import pytest
 from unpicker_rings import DIAMETER_A
 
 from cryoflow.errors import BadInput
+from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
 from cryoflow.unpicker.labelled import TrainingSet
@@ -249,7 +250,7 @@ def test_ctfs_of_old_and_new_relion_tables_are_read(tmp_path):
         read_ctfs(tmp_path / "none.star")
 
 
-def test_a_star_folder_is_read_with_its_ctf(rings, tmp_path):
+def test_a_star_folder_is_read_with_its_ctf(rings, tmp_path, caplog):
     folder = star_folder(rings, tmp_path / "in")
     rows = "".join(f"m/{m.name}.mrc {m.defocus_A} {m.defocus_A}\n" for m in rings.micrographs)
     (tmp_path / "ctf.star").write_text(
@@ -259,6 +260,23 @@ def test_a_star_folder_is_read_with_its_ctf(rings, tmp_path):
     assert not bad
     assert [p.micrograph.defocus_A for p in found] == [m.defocus_A for m in rings.micrographs]
     assert all(p.micrograph.pixel_size_A == 8.0 for p in found)
+    assert not caplog.messages
+
+
+def test_what_a_folder_does_not_agree_on_is_counted_and_told(rings, tmp_path, caplog):
+    folder = star_folder(rings, tmp_path / "in")
+    odd = folder / f"{rings.micrographs[2].name}.mrc"
+    odd.unlink()
+    write_mrc(odd, read_micrograph(rings.micrographs[2].path), 4.0)
+    (tmp_path / "ctf.star").write_text("data_\n\nloop_\n_rlnMicrographName #1\n_rlnDefocusU #2\nmic_0.mrc 10000\n")
+    found, bad = read_star_folder(folder, "_autopick", diameter_A=DIAMETER_A, ctf_star=tmp_path / "ctf.star")
+    assert (len(found), bad) == (8, [])
+    pixel_sizes, ctfs = caplog.messages
+    assert "most headers say 8 A a pixel, 1 of 8 say otherwise (mic_2.mrc 4, ...)" in pixel_sizes
+    assert "has no defocus of 7 of 8 micrographs (mic_1, ...)" in ctfs
+    caplog.clear()
+    read_star_folder(folder, "_autopick", diameter_A=DIAMETER_A, pixel_size_A=8.0)
+    assert not caplog.messages
 
 
 def test_a_real_relion_3_micrograph_is_unpicked_with_its_rows_as_they_were(realdata, trained, tmp_path, caplog):
