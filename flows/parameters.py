@@ -44,6 +44,14 @@ Diameter = Annotated[
     Field(gt=0, description="particle diameter in angstrom; none takes what the jobs say", examples=[160.0]),
 ]
 Chunk = Annotated[int, Field(ge=1, description="micrographs that one task works on")]
+ShardMicrographs = Annotated[
+    int,
+    Field(
+        ge=1,
+        description="where stages are jobs of a cluster: micrographs that one job reads, picks or judges; "
+        "jobs shorter than some minutes mostly wait and start",
+    ),
+]
 Seed = Annotated[int, Field(ge=0, description="another number is another split and another start")]
 
 
@@ -113,6 +121,7 @@ class PickingParameters(Form):
     image: str = Field(default="", description="that image")
     gpus: int = Field(default=1, ge=0, description="GPUs; 0 for a CPU")
     cpus: int = Field(default=4, ge=1, description="processes that read and write")
+    shard_micrographs: ShardMicrographs = 1000
 
 
 class TrainingParameters(Form):
@@ -189,12 +198,7 @@ class PipelineParameters(Form):
     test: Share = Field(default=0.2, description="share of the micrographs that are kept for the evaluation")
     seed: Seed = 0
     chunk_micrographs: Chunk = 100
-    shard_micrographs: int = Field(
-        default=1000,
-        ge=1,
-        description="where stages are jobs of a cluster: micrographs that one job reads or judges; "
-        "jobs shorter than some minutes mostly wait and start",
-    )
+    shard_micrographs: ShardMicrographs = 1000
     reference_database: Path | None = Field(
         default=None,
         description="database of reference picks of the same projects, where there are any: evaluates the result",

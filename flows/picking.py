@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from prefect import flow, task
 
+from cryoflow.cluster.dispatch import dispatches
 from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.execution import Place
 from cryoflow.pickers.run import micrographs_to_pick
 from cryoflow.pickers.split import Fractions
 from cryoflow.pickers.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from flows.parameters import PickingParameters
+from flows.picking_parts import place_of, train_and_pick_as_jobs
 from flows.watching import log, run_name, show_table
 
 
@@ -20,8 +20,11 @@ from flows.watching import log, run_name, show_table
 def train_picker_and_pick(parameters: PickingParameters) -> tuple[str, ...]:
     """Train a picker on the best job of each project, and pick new micrographs with it; names of the new entries.
 
-    A second run takes the training set and the model that are there, and picks again.
+    A second run takes the training set and the model that are there, and picks again. Where stages are jobs, training
+    is one and picking is cut into some at the same time; a second run then picks what is missing.
     """
+    if dispatches():
+        return train_and_pick_as_jobs(parameters)
     result = train_then_pick.with_options(task_run_name=f"{parameters.picker}: train and pick")(parameters)
     show_table(f"train {parameters.picker} settings", result.exported.settings, f"trained {result.trained.model}")
     assert result.picked is not None  # no script was asked for
@@ -42,15 +45,12 @@ def train_then_pick(parameters: PickingParameters) -> TrainedAndPicked:
         new.append(micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A))
     if not new:
         raise BadInput("to_pick", "is empty, and so is micrographs.", "Say what to pick.")
-    place = Place(
-        container=p.container, image=p.image, programs=p.programs, hardware=Hardware(tuple(range(p.gpus)), p.cpus)
-    )
     return train_and_pick(
         p.picker,
         load_entries(database, p.entries or best_entries(database, p.projects)),
         new,
         p.output,
-        place,
+        place_of(p),
         diameter_A=p.diameter_A,
         split=Fractions(p.validation),
         seed=p.seed,

@@ -85,7 +85,7 @@ def scatter_unpicking(
         for entry in entries
         for first, last in cut(numbers[entry], shard_micrographs, p.chunk_micrographs)
     ]
-    return _scattered("judge", works)
+    return scattered("judge", works)
 
 
 def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:
@@ -99,7 +99,7 @@ def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tupl
         Work(", ".join(project.name for project in group), parameters.model_copy(update={"roots": group}))
         for group in groups
     ]
-    return _scattered("ingest", works)
+    return scattered("ingest", works)
 
 
 @task(task_run_name="crawl and plan shards")
@@ -141,7 +141,8 @@ def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:
     return [*groups, tuple(group)] if group else groups
 
 
-def _scattered(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:
+def scattered(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:
+    """Run shards, show how many are done, and leave a table of how each ended."""
     count = 0
     with shown_progress(f"{stage} shards", f"shards of {stage}") as report:
 

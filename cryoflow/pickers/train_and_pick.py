@@ -54,7 +54,7 @@ def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str,
 
 def load_entries(database: Database, entries: Sequence[str]) -> list[PickSet]:
     """Entries to export; diameters that they do not know are those of their projects."""
-    return [load_with_diameter(database, entry) for entry in entries]
+    return [load_with_diameter(database, entry) for entry in dict.fromkeys(entries)]
 
 
 def train_and_pick(
@@ -93,6 +93,56 @@ def train_and_pick(
     on_stage
         Called with lines that say what comes next: all settings and why before the training, and where the logs are.
     """
+    exported, trained = export_and_train(
+        picker_name,
+        training,
+        output,
+        place,
+        diameter_A=diameter_A,
+        split=split,
+        seed=seed,
+        settings=settings,
+        script_only=script_only,
+        on_stage=on_stage,
+        on_line=on_line,
+    )
+    say = on_stage or (lambda _: None)
+    if trained.model is None:
+        return TrainedAndPicked(exported, trained, None)
+    if not script_only:
+        say(f"picking with {trained.model}: the log is {output / PICKED}/pick.log")
+    known = [p.diameter_A for p in training if p.diameter_A]
+    picked = pick(
+        picker_name,
+        trained.model,
+        to_pick,
+        output / PICKED,
+        place,
+        name=name or picker_name,
+        diameter_A=diameter_A or (sum(known) / len(known) if known else None),
+        threshold=threshold,
+        overwrite=True,
+        script_only=script_only,
+        on_line=on_line,
+    )
+    return TrainedAndPicked(exported, trained, picked)
+
+
+def export_and_train(
+    picker_name: str,
+    training: Sequence[PickSet],
+    output: Path,
+    place: Place,
+    *,
+    diameter_A: float | None = None,
+    split: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    script_only: bool = False,
+    on_stage: OnLine | None = None,
+    on_line: OnLine | None = None,
+) -> tuple[ExportResult, Trained]:
+    """The first two steps of `train_and_pick`."""
     target = picker(picker_name)
     if not (target.trains and target.picks):
         able = ", ".join(name for name, p in pickers().items() if p.trains and p.picks)
@@ -114,25 +164,7 @@ def train_and_pick(
     trained = trained_already(picker_name, exported.folder) or train(
         picker_name, exported.folder, place, script_only=script_only, on_line=on_line
     )
-    if trained.model is None:
-        return TrainedAndPicked(exported, trained, None)
-    if not script_only:
-        say(f"picking with {trained.model}: the log is {output / PICKED}/pick.log")
-    known = [p.diameter_A for p in training if p.diameter_A]
-    picked = pick(
-        picker_name,
-        trained.model,
-        to_pick,
-        output / PICKED,
-        place,
-        name=name or picker_name,
-        diameter_A=diameter_A or (sum(known) / len(known) if known else None),
-        threshold=threshold,
-        overwrite=True,
-        script_only=script_only,
-        on_line=on_line,
-    )
-    return TrainedAndPicked(exported, trained, picked)
+    return exported, trained
 
 
 def _about(exported: ExportResult) -> list[str]:

@@ -153,11 +153,11 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from cryoflow.cluster.deployments import make_pools, register
+    from cryoflow.cluster.deployments import STAGES, make_pools, register
 
     for _ in range(2):  # a second time changes nothing
         make_pools(ProfileName.SLURM)
-        assert len(list(register(settings, ProfileName.SLURM))) == 11
+        assert len(list(register(settings, ProfileName.SLURM))) == len(STAGES)
     with get_client(sync_client=True) as client:
         ingest = client.read_deployment_by_name("ingest/ingest (slurm)")
         assert "Read every finished job" in ingest.description

@@ -1,0 +1,189 @@
+"""Training a picker and picking with it where stages are jobs: the training is one, the picking is cut into parts.
+
+Each part leaves its picks, complete or absent, so the stage behind them picks what a failed part left undone, and a
+second run picks what is missing only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from prefect import flow, task
+from pydantic import Field
+
+from cryoflow.cluster.dispatch import Done, Work, run_stage
+from cryoflow.database import Database
+from cryoflow.database.update import add_if_changed
+from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.pickers.base import Hardware
+from cryoflow.pickers.execution import Place
+from cryoflow.pickers.parts import (
+    Picking,
+    diameter_of_training,
+    gather,
+    micrograph_files,
+    part,
+    part_of_entry,
+    part_of_files,
+    pick_part,
+)
+from cryoflow.pickers.run import trained_already
+from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.train_and_pick import PICKED, TRAINING, best_entries, export_and_train, load_entries
+from cryoflow.picks import Kind, PickSet
+from flows.parameters import PickingParameters
+from flows.scatter import cut, scattered
+from flows.watching import log, run_name, show_table, shown_progress
+
+FILES = ""
+"""What stands for the micrographs that no entry has, where parts name their entry."""
+
+
+class PartParameters(PickingParameters):
+    """What to pick with the picker that was trained in the output folder: all, or some micrographs of one entry."""
+
+    entry: str | None = Field(default=None, description="only this entry; an empty name: the files of `micrographs`")
+    first: int = Field(default=0, ge=0, description="number of its first micrograph, from 0")
+    last: int | None = Field(default=None, ge=1, description="number of the micrograph after the last one")
+
+
+def place_of(p: PickingParameters) -> Place:
+    """Where the picker's programs are, and what they may use."""
+    hardware = Hardware(tuple(range(p.gpus)), p.cpus)
+    return Place(container=p.container, image=p.image, programs=p.programs, hardware=hardware)
+
+
+def train_and_pick_as_jobs(parameters: PickingParameters) -> tuple[str, ...]:
+    """The training as one job, then the picking as some at the same time, gathered by one more."""
+    run_stage(train_picker, PickingParameters(**parameters.model_dump()))
+    rest = PartParameters(**parameters.model_dump())
+    scatter_picking(rest)
+    run_stage(pick, rest)
+    entries = Database(parameters.database).entries()
+    return tuple(e.name for e in entries if e.kind == Kind.AUTO_PICK and e.job == parameters.picker)
+
+
+@flow(name="train picker", flow_run_name=run_name("train picker", lambda p: p.picker))
+def train_picker(parameters: PickingParameters) -> Path:
+    """Write a picker's training set and train it; what is there already is taken as it is."""
+    return train_one.with_options(task_run_name=f"train {parameters.picker}")(parameters)
+
+
+@task
+def train_one(parameters: PickingParameters) -> Path:
+    """The picker's own programs."""
+    p = parameters
+    database = Database(p.database)
+    exported, trained = export_and_train(
+        p.picker,
+        load_entries(database, p.entries or best_entries(database, p.projects)),
+        p.output.absolute(),
+        place_of(p),
+        diameter_A=p.diameter_A,
+        split=Fractions(p.validation),
+        seed=p.seed,
+        settings=p.settings,
+        on_stage=log.info,
+        on_line=log.info,
+    )
+    show_table(f"train {p.picker} settings", exported.settings, f"trained {trained.model}")
+    assert trained.model is not None  # no script was asked for
+    return trained.model
+
+
+@flow(name="pick", flow_run_name=run_name("pick", lambda p: f"{p.picker} {_range(p)}".strip()))
+def pick(parameters: PartParameters) -> tuple[str, ...]:
+    """Pick micrographs with the picker that `train picker` left in the same output folder; names of the new entries.
+
+    Parts that are picked already are taken as they are. Of one part alone no entry is made: it is gathered later.
+    """
+    p = parameters
+    if p.entry is not None:
+        pick_range.with_options(task_run_name=f"pick {_range(p)}")(p, p.entry, p.first, p.last)
+        return ()
+    ranges = list(ranges_to_pick(p))
+    done: list[PickSet] = []
+    failed: list[str] = []
+    with shown_progress(f"pick {p.picker}", "parts picked") as report:
+        for number, (entry, first, last) in enumerate(ranges, 1):
+            try:
+                done += pick_range.with_options(task_run_name=f"pick {entry or 'files'} {first}-{last}")(
+                    p, entry, first, last
+                )
+            except CryoflowError as error:  # the others are not lost for it
+                failed.append(f"{entry or 'files'} {first}-{last}: {' '.join(str(error).split())}.")
+            report(number, len(ranges))
+    entries = [add_if_changed(Database(p.database), picks) for picks in gather(done)]
+    rows = [{"entry": e.name, "picks": e.n_picks, "micrographs": e.n_micrographs} for e in entries]
+    show_table("picked", rows, f"picked with {p.picker}: {len(done)} of {len(ranges)} parts, in {p.output}")
+    if failed:
+        raise BadInput(
+            f"{len(failed)} of {len(ranges)} parts",
+            f"could not be picked. {' '.join(failed)}",
+            "The picks of the others are in the database. Run the same again: only these are tried.",
+        )
+    return tuple(e.name for e in entries)
+
+
+@task
+def pick_range(parameters: PartParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
+    """One part; none where all its micrographs are missing."""
+    p = parameters
+    output = p.output.absolute()
+    trained = trained_already(p.picker, output / TRAINING)
+    if trained is None or trained.model is None:
+        raise BadInput(output / TRAINING, "holds no trained picker.", "Run `train picker` with this output first.")
+    picking = Picking(
+        p.picker, trained.model, p.diameter_A or diameter_of_training(output / TRAINING), threshold=p.threshold
+    )
+    last = n_micrographs(p, entry) if last is None else last
+    if entry == FILES:
+        some = part_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
+    else:
+        (whole,) = load_entries(Database(p.database), [entry])
+        some = part_of_entry(whole, first, last)
+    if some.micrographs["path"].isna().all():
+        log.warning("none of the micrographs %d to %d of %s is there: they are left out", first, last, entry)
+        return []
+    return [pick_part(picking, part(picking, some, output / PICKED), place_of(p), on_line=log.info)]
+
+
+def scatter_picking(parameters: PartParameters) -> tuple[Done, ...]:
+    """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all."""
+    p = parameters
+    if sum(n_micrographs(p, entry) for entry in _entries(p)) <= p.shard_micrographs:
+        return ()
+    works = [
+        Work(
+            f"{p.picker} {entry or 'files'} {first}-{last}",
+            p.model_copy(update={"entry": entry, "first": first, "last": last}),
+        )
+        for entry, first, last in ranges_to_pick(p)
+    ]
+    return scattered("pick", works)
+
+
+def ranges_to_pick(p: PartParameters) -> Iterator[tuple[str, int, int]]:
+    """Entry, first micrograph and the one after the last, of each part."""
+    for entry in _entries(p):
+        for first, last in cut(n_micrographs(p, entry), p.shard_micrographs, 1):
+            yield entry, first, last
+
+
+def n_micrographs(p: PartParameters, entry: str) -> int:
+    """How many micrographs an entry has, or how many files are named."""
+    if entry == FILES:
+        return len(micrograph_files(p.micrographs))
+    return Database(p.database).entry(entry).n_micrographs
+
+
+def _entries(p: PartParameters) -> tuple[str, ...]:
+    entries = (*p.to_pick, *([FILES] if p.micrographs else []))
+    if not entries:
+        raise BadInput("to_pick", "is empty, and so is micrographs.", "Say what to pick.")
+    return entries
+
+
+def _range(p: PartParameters) -> str:
+    return "" if p.entry is None else f"{p.entry or 'files'} {p.first}-{p.last or 'end'}"
