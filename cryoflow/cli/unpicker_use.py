@@ -21,6 +21,7 @@ from cryoflow.cli.unpicker_input import (
     labelled,
     load_entries,
 )
+from cryoflow.cli.unpicker_older import OlderOption, check_as_trained
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.files import safe_name
 
@@ -117,7 +118,7 @@ def evaluate(
 
 
 def unpick(
-    model: Path,
+    model: Annotated[Path, Parameter(name=["--model", "--train-output"])],
     *entries: str,
     output: Annotated[Path | None, Parameter(name=["--output", "-o", "--output-star-dir"])] = None,
     folder: Annotated[Path | None, Parameter(name=["--folder", "--eval-star-dir"], group=STAR)] = None,
@@ -134,6 +135,12 @@ def unpick(
     threshold: float | None = None,
     orientations: Literal[1, 2, 4, 8] = 1,
     num_cores: NumCores = None,
+    boxsize: OlderOption = None,
+    sigma_contrast: OlderOption = None,
+    lowpass: OlderOption = None,
+    highpass: OlderOption = None,
+    gaussian_sigma: OlderOption = None,
+    resized_box: OlderOption = None,
     json: out.Json = False,
 ) -> int:
     """Remove the wrong picks from STAR files of a folder, or from entries of a database.
@@ -173,12 +180,23 @@ def unpick(
         Look at each box in so many orientations.
     num_cores
         Micrographs prepared at a time.
+    boxsize, sigma_contrast, lowpass, highpass, gaussian_sigma, resized_box
+        The older program asked for them here, too: they must be as they were at training.
     """
     from cryoflow.unpicker.bundle import ModelBundle
 
     if (folder is None) == (database is None):
         raise out.UsageError("give --folder, or --database and its entries.")
     bundle = ModelBundle.load(model)
+    older = {
+        "boxsize": boxsize,
+        "sigma-contrast": sigma_contrast,
+        "lowpass": lowpass,
+        "highpass": highpass,
+        "gaussian-sigma": gaussian_sigma,
+        "resized-box": resized_box,
+    }
+    check_as_trained(bundle, older)
     if folder is not None:
         from cryoflow.unpicker.unpick import unpick_star_folder
 

@@ -69,6 +69,25 @@ def test_the_older_programs_command_line_is_understood(labelled_folder, tmp_path
     command = "unpickModel.out --eval_star_dir . --eval_root _autopick.star --output_root _clean.star --image_dir ."
     assert launch(["unpicker", "unpick", *command.split(), "--output_star_dir", str(tmp_path / "out")]) == 0
     assert len(list((tmp_path / "out").glob("*_clean.star"))) == 8
+    assert "not used" not in capsys.readouterr().err
+    again = f"--train_output {command} --boxsize 30 --sigma_contrast 5".split()
+    assert launch(["unpicker", "unpick", *again, "--output_star_dir", str(tmp_path / "out")]) == 0
+    assert "--boxsize, --sigma-contrast: not used" in capsys.readouterr().err
+
+
+def test_preprocessing_that_is_given_again_must_be_that_of_the_training(labelled_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(labelled_folder)
+    assert launch(["unpicker", "label", ".", "-o", "."]) == 0
+    command = (
+        "--train_root _autopick_train.star --train_output classic.out --boxsize 30 --sigma_contrast 4.5 --lowpass 20"
+    )
+    classic = ["--architecture", "classic", "--num_epochs", "1", "--json"]
+    assert launch(["unpicker", "train", *command.split(), *classic]) == 0
+    command = "classic.out --eval_star_dir . --output_star_dir clean --sigma_contrast 4.5"
+    assert launch(["unpicker", "unpick", *command.split(), "--boxsize", "30"]) == 0
+    capsys.readouterr()
+    assert launch(["unpicker", "unpick", *command.split(), "--boxsize", "40", "--lowpass", "0"]) == 2
+    assert "trained with --boxsize 30, --lowpass 20: leave it out" in capsys.readouterr().err
 
 
 def test_from_a_database_to_an_unpicked_entry_relion_and_cryosparc_read(rings, trained, tmp_path, capsys):
