@@ -67,6 +67,25 @@ def container_command(job: SlurmJobConfiguration) -> list[str]:
     return [job.apptainer, "exec", *isolation, *nv, *mounts, *job.apptainer_options]
 
 
+def not_shown(job: SlurmJobConfiguration, parameters: object) -> list[str]:
+    """Paths among a flow's parameters that lie in no folder that its image is shown.
+
+    >>> job = SlurmJobConfiguration(image="/i.sif", read_only=["/data"])
+    >>> not_shown(job, {"parameters": {"roots": ["/data/P12"], "database": "/home/ann/picks", "remaps": ["/a=/b"]}})
+    ['/home/ann/picks']
+    """
+    if not job.image:
+        return []
+    if isinstance(parameters, Mapping):
+        return [path for value in parameters.values() for path in not_shown(job, value)]
+    if isinstance(parameters, list | tuple):
+        return [path for value in parameters for path in not_shown(job, value)]
+    if not isinstance(parameters, str) or not parameters.startswith("/") or "=" in parameters:
+        return []
+    shown = any(PurePath(parameters).is_relative_to(folder) for folder in (*job.read_only, *job.read_write))
+    return [] if shown else [parameters]
+
+
 def script(job: SlurmJobConfiguration, *, name: str, flow_run_id: str, log_file: Path) -> str:
     """The whole job script.
 

@@ -138,6 +138,12 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
         self.attended.add(flow_run.id)
         try:
             log_file = self._log_file(flow_run, configuration)
+            if hidden := sbatch.not_shown(configuration, flow_run.parameters):
+                self.get_flow_run_logger(flow_run).warning(
+                    "The image may not see %s: it is in none of the folders to read (read_only) or to write "
+                    "(read_write) of [site] in cryoflow.toml",
+                    ", ".join(hidden),
+                )
             await self._say_queued(flow_run)
             job_id = await self._submit(flow_run, configuration, log_file)
             if task_status:

@@ -44,8 +44,8 @@ class Site:
         template["variables"]["properties"]["log_folder"]["default"] = str(self.folder / "lo gs")
         await self.client.create_work_pool(WorkPoolCreate(name=self.pool, type="slurm", base_job_template=template))
 
-        @flow(name=f"stage-{self.pool}")
-        def stage() -> None: ...
+        @flow(name=f"stage-{self.pool}", validate_parameters=False)
+        def stage(parameters: Any = None) -> None: ...
 
         flow_id = await self.client.create_flow(stage)
         self.deployment_id = await self.client.create_deployment(flow_id, "d", work_pool_name=self.pool)
@@ -300,6 +300,21 @@ def test_a_job_that_slurm_forgot_ends_its_run_after_some_patience(play: Callable
             run = await site.until(run.id, ended)
         assert run.labels["slurm.end"] == "lost"
         assert run.state.name == "Crashed"
+
+    play(scene)
+
+
+def test_a_path_that_the_image_will_not_see_is_told_before_the_job_starts(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        image = {"image": "/i.sif", "read_only": ["/data"], "read_write": ["/picks"]}
+        async with site.worker():
+            run = await site.client.create_flow_run_from_deployment(
+                site.deployment_id,
+                parameters={"parameters": {"roots": ["/data/P12"], "database": "/home/ann/new picks"}},
+                job_variables=image,
+            )
+            said = await site.log_of(run.id, "may not see")
+        assert "may not see /home/ann/new picks: " in said
 
     play(scene)
 
