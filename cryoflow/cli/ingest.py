@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from cryoflow.cli import output as out
 
@@ -81,6 +81,7 @@ def ingest(
     workers: int = 1,
     micrographs: Path | None = None,
     name: str | None = None,
+    scale: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 1.0,
     remap: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     flip_x: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     flip_y: Annotated[tuple[str, ...], Parameter(negative="")] = (),
@@ -107,6 +108,8 @@ def ingest(
         Folder of the micrographs of lone tables.
     name
         What to call the project of lone tables; by default after their folder.
+    scale
+        What positions of lone tables are multiplied with: 8 for a Topaz table of micrographs downsampled 8 times.
     remap
         OLD=NEW: a folder of micrographs that has moved. May be given several times.
     flip_x
@@ -137,6 +140,8 @@ def ingest(
     folders = [root for root in roots if not root.is_file()]
     if micrographs is not None and folders:  # a folder of tables, one a micrograph
         tables, folders = list(roots), []
+    if not tables and (name is not None or scale != 1):
+        raise out.UsageError("--name and --scale are for lone tables: name a file, or a folder with --micrographs.")
     flips, remaps = flips_by_project(flip_x, flip_y, swap_xy), parse_remaps(remap)
     store = Database(database)
     lines: list[IngestLine] = []
@@ -155,6 +160,7 @@ def ingest(
                 micrographs=micrographs,
                 name=name,
                 flip=flip,
+                scale=scale,
                 remaps=remaps,
                 check_orientation=check_orientation,
                 on_line=tell,

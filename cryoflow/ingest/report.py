@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryoflow.database import Entry
 from cryoflow.errors import BadInput, CryoflowError, ExitCode
+from cryoflow.picks import PickSet
 from cryoflow.projects.found import Job
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class IngestLine:
     """What became of one job.
 
     `status` is `read`, `unchanged`, `skipped`, `failed`, or `deleted` for an entry whose job is gone. `warning` says
-    what a user should look at although the job was read.
+    what a user should look at although the job was read; `dropped` counts what was left out while it was read.
     """
 
     project: str
@@ -32,6 +33,7 @@ class IngestLine:
     n_micrographs: int
     entries: tuple[str, ...]
     warning: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def entry(self) -> str:
@@ -99,6 +101,17 @@ def line_of_job(
 ) -> IngestLine:
     """The line of a job whose entries were not written now."""
     return IngestLine(job.project_name, job.job, job.kind.value, status, reason, n_picks, n_micrographs, tuple(entries))
+
+
+def with_dropped(line: IngestLine, picksets: Iterable[PickSet]) -> IngestLine:
+    """The line of a job, with what was left out of these sets of its picks counted and told as its reason's end."""
+    dropped: Counter[str] = Counter()
+    for pickset in picksets:
+        dropped.update(pickset.counts)
+    if not dropped:
+        return line
+    told = ", ".join(f"{number} {what}" for what, number in sorted(dropped.items()))
+    return replace(line, dropped=dict(dropped), reason=f"{line.reason} (dropped: {told})".strip())
 
 
 def explained(error: Exception, where: Path) -> str:

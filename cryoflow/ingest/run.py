@@ -20,7 +20,7 @@ from cryoflow.ingest.look import look
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
-from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, line_of_job
+from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, line_of_job, with_dropped
 from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.flip import Flip
@@ -236,7 +236,7 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
                 database.mark(old.name, "superseded", f"{job.job} no longer gives this output")
         reason = planned.reason if entries else "no picks"
         line = line_of_entries(entries, "read", reason) if entries else line_of_job(job, "skipped", reason)
-        line = replace(line, warning="; ".join(warnings))
+        line = with_dropped(replace(line, warning="; ".join(warnings)), (pickset for pickset, _, _ in reading.outputs))
         _remember(planned, line, database, _some_missing([pickset for pickset, _, _ in reading.outputs]))
     return line
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from cryoflow.database import Database, Orientation
 from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.look import look
-from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries
+from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, with_dropped
 from cryoflow.picks import PickSet
 from cryoflow.projects.flip import NO_FLIP, Flip
-from cryoflow.projects.tables import read_table_of_picks
+from cryoflow.projects.tables import corner, read_table_of_picks
 
 
 def ingest_tables(
@@ -22,6 +22,7 @@ def ingest_tables(
     micrographs: str | Path | None = None,
     name: str | None = None,
     flip: Flip | None = None,
+    scale: float = 1.0,
     remaps: Mapping[str, str] | None = None,
     check_orientation: bool = True,
     on_line: Callable[[IngestLine], None] | None = None,
@@ -36,6 +37,8 @@ def ingest_tables(
         What to call the project; by default after the tables' folder.
     flip
         What brings their picks into the frame.
+    scale
+        What their positions are multiplied with: how many times smaller the micrographs were that they were made on.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def ingest_tables(
     lines = []
     for table in tables:
         try:
-            pickset = read_table_of_picks(table, micrographs, remaps=remaps or {}, flip=flip or NO_FLIP)
+            pickset = read_table_of_picks(table, micrographs, remaps=remaps or {}, scale=scale, flip=flip or NO_FLIP)
             if name:
                 pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
             line = _stored(pickset, database, check_orientation, flip or NO_FLIP) if len(pickset) else _empty(pickset)
@@ -54,7 +57,7 @@ def ingest_tables(
             raise
         except Exception as error:
             why = explained(error, Path(table))
-            line = IngestLine(name or Path(table).parent.name, Path(table).name, "", "failed", why, 0, 0, ())
+            line = IngestLine(name or Path(table).absolute().parent.name, Path(table).name, "", "failed", why, 0, 0, ())
         lines.append(line)
         if on_line:
             on_line(line)
@@ -63,9 +66,13 @@ def ingest_tables(
 
 def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip: Flip) -> IngestLine:
     """Write the entry of a table, and give its line."""
+    if in_a_corner := corner(pickset):
+        pickset = replace(pickset, notes=(*pickset.notes, in_a_corner))
     verdict, pictures = look(pickset, flip) if check_orientation else (Orientation(), {})
     entry = database.add(pickset, orientation=verdict, pictures=pictures)
-    line = line_of_entries([entry], "read", "")
+    line = with_dropped(line_of_entries([entry], "read", ""), [pickset])
+    if in_a_corner:
+        return replace(line, warning=f"{entry.name}: {in_a_corner}")
     if verdict.verdict == "contradicted":
         line = replace(line, warning=f"{entry.name}: look at its overlay pictures: {verdict.detail}")
     return line
@@ -73,7 +80,6 @@ def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip:
 
 def _empty(pickset: PickSet) -> IngestLine:
     """The line of a table that gives no entry."""
-    who = pickset.provenance
-    dropped = ", ".join(f"{number} {what}" for what, number in sorted(pickset.counts.items()))
-    reason = f"no picks (dropped: {dropped})" if dropped else "no picks"
-    return IngestLine(who.project_name, who.job, who.kind.value, "skipped", reason, 0, len(pickset.micrographs), ())
+    who, n = pickset.provenance, len(pickset.micrographs)
+    line = IngestLine(who.project_name, who.job, who.kind.value, "skipped", "no picks", 0, n, ())
+    return with_dropped(line, [pickset])

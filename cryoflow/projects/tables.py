@@ -30,6 +30,7 @@ from cryoflow.projects.found import lone_job
 
 _TABLE_ENDINGS = (".star", ".box", ".cbox", ".txt", ".csv", ".tsv", ".coord", ".thi")
 _IMAGE_ENDINGS = (".mrc", ".map", ".tif", ".tiff", ".eer", ".mrcs")
+_ENOUGH_PICKS = 20
 _PICKER_ENDINGS = re.compile(
     r"_(autopick\w*|manualpick|extract|reextract|picks|particles|topaz\w*|cryolo|boxnet\w*|warp)$", re.IGNORECASE
 )
@@ -86,6 +87,21 @@ def read_table_of_picks(
     read = [(part, read_coordinate_file(part)) for part in files]
     finder = Finder(places or (path if path.is_dir() else path.parent), dict(remaps))
     return _pickset(path, read, finder, flip_y, scale, flip)
+
+
+def corner(pickset: PickSet) -> str:
+    """A sentence where all picks lie in the first corner of their micrographs, as those made on smaller copies do.
+
+    Chance puts so many into one quarter of their micrographs less than once in a million million times.
+    """
+    shapes = pickset.micrographs[["nx", "ny"]].to_numpy(np.float64, na_value=np.nan)[pickset.picks["micrograph"]]
+    reach = float((pickset.centers_xy_px / shapes).max()) if len(pickset) >= _ENOUGH_PICKS else np.nan
+    if not 0 < reach < 0.5:
+        return ""
+    return (
+        f"all picks lie in the first {reach:.0%} of their micrographs: were they made on smaller copies? "
+        f"Then read the table again with --scale, of at most {int(1 / reach)}"
+    )
 
 
 def _is_cryosparc(path: Path) -> bool:

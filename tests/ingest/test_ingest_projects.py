@@ -456,6 +456,45 @@ def test_crawl_tells_projects_of_one_name_apart(projects: Path, capsys: pytest.C
     assert named == {"ann/2024/relion", "bob/2024/relion", "CS-demo"}
 
 
+def test_a_table_of_downsampled_micrographs_is_noticed_and_scaled_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: SimulatedDataset
+) -> None:
+    import json
+
+    table, folder = tmp_path / "topaz.txt", simulated.micrographs[0].path.parent
+    rows = [(m.path.stem, *(xy / 8).round(2)) for m in simulated.micrographs for xy in m.picks_xy_px]
+    table.write_text("image_name\tx_coord\ty_coord\n" + "".join(f"{n}\t{x}\t{y}\n" for n, x, y in rows))
+    arguments = ["ingest", str(table), "--micrographs", str(folder), "--database", str(tmp_path / "DB"), "--json"]
+    assert launch(arguments) == 0
+    (line,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert "with --scale, of at most" in line["warning"]
+    assert Database(tmp_path / "DB").entry(line["entries"][0]).notes[-1] in line["warning"]
+    assert launch([*arguments, "--scale", "8"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert (line["warning"], line["dropped"]) == ("", {})
+    read = Database(tmp_path / "DB").load(line["entries"][0])
+    expected = {m.path.name: m.picks_xy_px for m in simulated.micrographs}
+    for i, picks in read.by_micrograph():
+        np.testing.assert_allclose(picks[["x_px", "y_px"]], expected[read.micrographs["name"][i]], atol=0.05)
+    assert launch(["ingest", str(folder), "--scale", "8", "--database", str(tmp_path / "DB")]) == 2
+
+
+def test_what_was_left_out_is_told_in_the_line_of_its_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: SimulatedDataset
+) -> None:
+    import json
+
+    mic, table = simulated.micrographs[0], tmp_path / "mine.csv"
+    rows = [*mic.true_xy_px.tolist(), mic.true_xy_px[0].tolist(), [-50, 10], ["nan", 10]]
+    table.write_text("micrograph,x,y\n" + "".join(f"{mic.path.name},{x},{y}\n" for x, y in rows))
+    arguments = ["ingest", str(table), "--micrographs", str(mic.path.parent), "--database", str(tmp_path / "DB")]
+    assert launch([*arguments, "--no-check-orientation", "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert line["n_picks"] == len(mic.true_xy_px)
+    assert line["dropped"] == {"duplicate": 1, "nan": 1, "outside": 1}
+    assert line["reason"] == "(dropped: 1 duplicate, 1 nan, 1 outside)"
+
+
 def test_a_table_without_picks_is_told_and_makes_no_entry(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], simulated: SimulatedDataset
 ) -> None:

@@ -395,6 +395,14 @@ def test_a_group_file_by_itself_is_read(tmp_path, dataset):
         read_lone(folder / "J10" / "J10_004_particles.cs")
 
 
+def test_a_group_file_that_has_no_positions_says_what_to_name_instead(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", dataset)
+    with pytest.raises(MissingMetadata, match="describes micrographs, not particles"):
+        read_lone(folder / "J1" / "J1_imported_micrographs.csg")
+    with pytest.raises(MissingMetadata, match=r"name the job's \.csg file"):
+        read_lone(folder / "J7" / "particles_selected.cs")
+
+
 def test_a_dataset_that_changes_while_it_is_read_is_refused(tmp_path, dataset, monkeypatch):
     from cryoflow.projects.cryosparc import read
 

@@ -38,6 +38,8 @@ def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) ->
         Where nothing says where the particles lie.
     """
     group = read_csg(path) if path.suffix == ".csg" else _group_of(path)
+    if group.item_type == "exposure":
+        raise MissingMetadata(path, "describes micrographs, not particles.", "Name a group of particles.")
     (output,) = resolved((group,))
     if output.problems:
         raise output.problems[0]
@@ -47,7 +49,9 @@ def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) ->
         raise MissingMetadata(
             path,
             "has no location columns, so it does not say where its particles lie.",
-            "They are in the passthrough dataset of the same job: name the job's .csg file instead, which joins both.",
+            "Name an output that has them: they are in the passthrough dataset of the same job or of one before it."
+            if path.suffix == ".csg"
+            else "They are in the passthrough dataset of the same job: name the job's .csg file, which joins both.",
         )
     job = Job(
         program="cryosparc",
