@@ -63,7 +63,11 @@ def up(
             _register(settings, chosen)
             end_pools([pool for pool, kind in pools(chosen).items() if kind == "process"])
             for worker in services.workers(settings, chosen):
-                running.start(worker)
+                if not running.start(worker):
+                    say(f"the {worker.name} runs already: {running.log(worker)}")
+            if not len(running):
+                say(f"all of it runs already; open {address} in a browser")
+                return ExitCode.OK
             say(f"open {address} in a browser; logs are in {running.log_folder}; Ctrl-C stops")
             while (ended := running.ended()) is None:
                 time.sleep(1)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -106,17 +109,26 @@ class Running:
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
-        for _, process in reversed(self._processes):
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
+        with _deaf():  # a second Ctrl-C would leave the rest running
+            for _, process in reversed(self._processes):
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+                    try:
+                        process.wait(20)
+                    except subprocess.TimeoutExpired:
+                        os.killpg(process.pid, signal.SIGKILL)
 
-    def start(self, service: Service) -> None:
-        """Start a service; its output goes to a file of the log folder."""
+    def start(self, service: Service) -> bool:
+        """Start a service; its output goes to a file of the log folder. False where it runs already.
+
+        The file is locked for as long as the service runs, also where whoever started it was killed: a second worker
+        of a pool would take its jobs for lost ones.
+        """
         with self.log(service).open("ab") as log:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
             process = subprocess.Popen(
                 service.argv,
                 env={**os.environ, **service.environment},
@@ -126,6 +138,10 @@ class Running:
                 start_new_session=True,  # Ctrl-C is for us; we stop them in order
             )
         self._processes.append((service, process))
+        return True
+
+    def __len__(self) -> int:
+        return len(self._processes)
 
     def log(self, service: Service) -> Path:
         """Where a service's output goes."""
@@ -150,6 +166,18 @@ class Running:
             if time.monotonic() > end:
                 raise ToolFailed((what,), None, f"it was not ready after {timeout_s:g} s")
             time.sleep(0.5)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM within, where this is the thread that gets them."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def answers(address: str) -> bool:
