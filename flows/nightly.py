@@ -27,7 +27,7 @@ class RetrainingParameters(Form):
     """When to train anew, and where models lie."""
 
     database: DatabaseFolder
-    models: Path = Field(description="folder of models; each training adds unpicker-<date>", examples=["/data/models"])
+    models: Path = Field(description="folder of models; each training adds unpicker-DATE", examples=["/data/models"])
     min_new_picks: int = Field(
         default=20_000, ge=1, description="train when the database has so many picks more than the newest model saw"
     )

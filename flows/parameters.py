@@ -30,7 +30,7 @@ Output = Annotated[Path, Field(description="folder to write to", examples=["/dat
 Entries = Annotated[
     tuple[str, ...],
     Field(
-        description="database entries, <project>/<Kind>_<job>; none takes the best one of each project",
+        description="database entries, PROJECT/KIND_JOB; none takes the best one of each project",
         examples=[["P190/NonUniform_J60", "apoferritin/Refine3D_job035"]],
     ),
 ]

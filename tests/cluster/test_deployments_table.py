@@ -204,6 +204,16 @@ def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: S
     assert fields["cpus"]["description"] == "CPU cores."
 
 
+def test_no_form_has_words_that_a_page_would_take_for_tags(settings: Settings) -> None:
+    """Prefect's pages show descriptions as Markdown: `<project>` in one would not be seen."""
+    from cryoflow.cluster.deployments import deployments
+
+    for deployment in deployments(settings, ProfileName.SLURM):
+        schema = deployment._parameter_openapi_schema.model_dump_json()
+        assert "description" in schema
+        assert "<" not in schema + deployment.description, deployment.name
+
+
 def test_the_files_for_prefects_own_commands_are_made_from_the_same_table() -> None:
     from cryoflow.cluster.templates import files
 
