@@ -48,6 +48,7 @@ def up(
 
     if server:
         services.check(settings, chosen, host=host)
+        services.check_port(settings.site.server)
     address = settings.site.server
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, also in the background of a script; systemd, and `kill`
         signal.signal(number, signal.default_int_handler)

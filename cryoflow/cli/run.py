@@ -24,6 +24,7 @@ def run(
     seed: int = 0,
     chunk_micrographs: int = 100,
     profile: ProfileName | None = None,
+    resume: bool = True,
     json: Json = False,
 ) -> ExitCode:
     """Run the whole pipeline on finished projects: ingest, export, train the unpicker, clean the picks, report.
@@ -52,9 +53,13 @@ def run(
         Micrographs that one task works on.
     profile
         Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
+    resume
+        Go on with what the output folder holds already. With --no-resume it must be empty.
     """
     if not roots:
         raise UsageError("name one folder or more that finished projects lie in.")
+    if not resume and output.is_dir() and any(output.iterdir()):
+        raise UsageError(f"--no-resume: {output} is not empty. Name a new folder, or leave --no-resume out.")
     prepare_prefect(profile)
     from pydantic import ValidationError
 

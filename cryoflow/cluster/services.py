@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -95,6 +96,45 @@ def check(settings: Settings, profile: ProfileName, *, host: str = "127.0.0.1") 
             f"the profile {profile} needs PostgreSQL: with SQLite, runs at the same time are lost to locks.",
             'Set server_database = "postgresql+asyncpg://..." in [site], or start the server yourself (--no-server).',
         )
+
+
+def check_port(address: str) -> None:
+    """Refuse a port that another program or another user listens on.
+
+    Parameters
+    ----------
+    address
+        Of Prefect's server, which is to be started there, or answers already.
+
+    Raises
+    ------
+    BadInput
+        Where something else answers, or a server of somebody else: it would run our stages, and we theirs.
+    """
+    name, port = urlsplit(address).hostname or "", urlsplit(address).port or 4200
+    another = f'Name another port in [site]: server = "http://{name}:{port + 1}".'
+    if not answers(address):
+        try:
+            with socket.create_connection((name, port), timeout=2):
+                raise BadInput(address, "is taken: another program listens on that port.", another)
+        except OSError:
+            return
+    elif (owner := _listener(port)) not in (None, os.getuid()):
+        hint = f"{another} To use theirs: --no-server."
+        raise BadInput(address, f"is the server of another user (number {owner}).", hint)
+
+
+def _listener(port: int) -> int | None:
+    """Number of the user who listens on a port of this machine, as far as /proc tells."""
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for words in map(str.split, lines):
+            if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:  # 0A: listening
+                return int(words[7])
+    return None
 
 
 class Running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cryoflow.cluster.services import Running, Service
-from cryoflow.errors import ToolFailed
+from cryoflow.cluster import services
+from cryoflow.cluster.services import Running, Service, check_port
+from cryoflow.errors import BadInput, ToolFailed
 
 SLEEPER = Service("worker a", ("sleep", "60"))
 SLOW_TO_STOP = "trap 'sleep 1; exit' TERM; echo up; while :; do sleep 0.1; done"
@@ -77,3 +79,19 @@ def test_a_service_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: P
         running.start(Service("server", ("sh", "-c", "echo Port 4200 is already in use; exit 1")))
         with pytest.raises(ToolFailed, match="Port 4200 is already in use"):
             running.wait_for("the server", lambda: False, timeout_s=30)
+
+
+def test_a_port_of_another_program_or_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        address = f"http://127.0.0.1:{port}"
+        check_port(address)  # nobody listens yet
+        listener.listen()
+        with pytest.raises(BadInput, match=rf"another program .* server = \"http://127.0.0.1:{port + 1}\""):
+            check_port(address)
+        monkeypatch.setattr(services, "answers", lambda _address: True)
+        check_port(address)  # our own
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        with pytest.raises(BadInput, match="server of another user"):
+            check_port(address)
