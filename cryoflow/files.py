@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from cryoflow import inputs
 from cryoflow.errors import NotWritten, UnsafePath
 from cryoflow.processes import pid_space
 
@@ -340,7 +341,7 @@ def source_file(path: Path) -> SourceFile:
 def checksum(path: Path) -> str:
     """blake2b of a file's whole content, 32 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with inputs.opened(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -349,7 +350,7 @@ def checksum(path: Path) -> str:
 def fingerprint(path: Path, block: int = 1 << 16) -> str:
     """blake2b of a file's size and its first and last 64 KiB: tells large files apart without reading them whole."""
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with inputs.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(str(size).encode() + b"\n" + file.read(block))
         if size > block:

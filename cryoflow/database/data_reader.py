@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.database import columns as text_columns
+from cryoflow.database import layout
 from cryoflow.database.columns import BLOCK_ROWS, ColumnFormat, NotAligned
 from cryoflow.database.data_text import ATTRIBUTES, MAGIC, VERSION, Array, DataText
 from cryoflow.database.values import parse_number, parse_pairs, parse_word
@@ -20,7 +21,7 @@ from cryoflow.picks import MICROGRAPH_COLUMNS, PICK_COLUMNS, micrograph_table
 
 def is_data_text(path: Path) -> bool:
     """Whether a data.txt is cryoflow's own; the older scripts' starts otherwise."""
-    with path.open("rb") as file:
+    with layout.opened(path) as file:
         return file.readline(100).removeprefix(b"\xef\xbb\xbf").startswith(MAGIC)
 
 
@@ -32,7 +33,7 @@ def read_data_text(path: Path) -> DataText:
     BadInput
         Where it is damaged, truncated, or of a newer version of cryoflow.
     """
-    with path.open("rb") as file:
+    with layout.opened(path) as file:
         try:
             return _read_aligned(path, file)
         except NotAligned:

@@ -85,7 +85,7 @@ def read_entry(folder: Path) -> Entry:
         )
         mark = folder / layout.MARK
         if mark.exists():
-            said = unsealed(mark, mark.read_bytes(), layout.VERSION)
+            said = unsealed(mark, layout.content(mark), layout.VERSION)
             entry = replace(entry, status=str(said.get("status")), reason=str(said.get("reason")))
     except BadInput as error:
         entry = replace(entry, status=DAMAGED, reason=str(error))
@@ -158,7 +158,7 @@ def _entry_of(folder: Path) -> Entry:
 def _read_info(folder: Path) -> Info:
     path = folder / layout.INFO
     try:
-        return parse_info(path, path.read_bytes().decode())
+        return parse_info(path, layout.content(path).decode())
     except UnicodeDecodeError:
         raise BadInput(path, "damaged: not UTF-8 text.", "Ingest the job again.") from None
     except FileNotFoundError:

@@ -10,12 +10,17 @@ DB/.quarantine/                    what `verify --repair` and `remove` took out;
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
-from cryoflow import files
+from cryoflow import files, inputs
+from cryoflow.errors import BadInput
 from cryoflow.picks import Kind
 
 VERSION = 1
@@ -31,6 +36,36 @@ QUARANTINE = ".quarantine"
 def folded(name: str) -> str:
     """What a file system that ignores case and composition of letters takes a name for."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def opened(path: Path) -> BufferedReader:
+    """Open one of the database's files; raises as `content`."""
+    with _readable(path):
+        return inputs.opened(path)
+
+
+def content(path: Path) -> bytes:
+    """The whole content of one of the database's small files.
+
+    Raises
+    ------
+    BadInput
+        Where it cannot be read.
+    FileNotFoundError
+        Where it is not there: perhaps a writer is just replacing it.
+    """
+    with _readable(path):
+        return inputs.read_bytes(path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if inputs.is_gone(error):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
 
 
 def free_name(wanted: Iterable[str], taken: Collection[str]) -> str:

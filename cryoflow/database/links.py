@@ -85,7 +85,7 @@ def write_links(folder: Path, record: ProjectLinks) -> None:
         if link.target is not None and (name not in there or read_link(path) != link.target):
             files.link(path, link.target)
     text = links_text(record).encode()
-    if record_path.read_bytes() != text:
+    if layout.content(record_path) != text:
         files.write_atomically(record_path, text)
 
 
@@ -121,7 +121,7 @@ def read_links(folder: Path) -> ProjectLinks | None:
     """
     path = folder / layout.MICROGRAPHS_TEXT
     try:
-        text = path.read_bytes().decode()
+        text = layout.content(path).decode()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
@@ -148,10 +148,10 @@ def read_links(folder: Path) -> ProjectLinks | None:
 def project_of(folder: Path) -> Path | None:
     """The path of the project that a project folder is for, from the head of its record alone."""
     try:
-        with (folder / layout.MICROGRAPHS_TEXT).open("rb") as file:
+        with layout.opened(folder / layout.MICROGRAPHS_TEXT) as file:
             rows = [file.readline(100_000).decode() for _ in range(3)]
         return Path(_unquoted(rows[2].removeprefix("Project Path: ").rstrip())) if rows[0].startswith(_MAGIC) else None
-    except (OSError, ValueError):
+    except (BadInput, OSError, ValueError):
         return None
 
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryoflow import files
+from cryoflow import files, inputs
 from cryoflow.errors import DatabaseBusy
 from cryoflow.processes import pid_space, runs, started, text_of
 
@@ -132,7 +132,7 @@ def _me() -> Owner:
 def _owner(path: Path) -> Owner | None:
     """Who holds the lock; None where it was just released or cannot be read."""
     try:
-        return Owner(**json.loads(path.read_text()))
+        return Owner(**json.loads(inputs.read_text(path, at_most=1 << 16)))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow import files
+from cryoflow.database import layout
 from cryoflow.errors import BadInput
 from cryoflow.picks import SourceFile
 
@@ -51,7 +52,7 @@ def read_manifest(path: Path) -> Manifest:
     BadInput
         Where its checksum is wrong or a newer cryoflow wrote it.
     """
-    record = unsealed(path, path.read_bytes(), VERSION)
+    record = unsealed(path, layout.content(path), VERSION)
     try:
         sums = _dict(record["files"])
         return Manifest(

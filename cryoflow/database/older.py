@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoflow import inputs
+from cryoflow.database import layout
 from cryoflow.database.data_text import DataText
 from cryoflow.errors import BadInput
 from cryoflow.picks import micrograph_table
@@ -35,8 +37,10 @@ def read_older_data(path: Path) -> DataText:
     index_of: dict[str, int] = {}
     rows: dict[int, list[bytes]] = {}
     current: int | None = None
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+    with layout.opened(path) as file:
+        for number, raw in enumerate(iter(lambda: file.readline(inputs.LONGEST_LINE_BYTES), b""), 1):
+            if len(raw) == inputs.LONGEST_LINE_BYTES:
+                raise BadInput(path, f"line {number} is longer than any of a data.txt.", "Is it damaged?")
             row = raw.strip()
             if row == b"$" or not row:
                 current = None if row else current

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import cryoflow
-from cryoflow import files
+from cryoflow import files, inputs
 from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import DAMAGED, Entry, load_entry, read_entry
@@ -64,7 +64,7 @@ class Database:
             raise BadInput(self.root, "a database is a folder, and this is none.")
         marker = self.root / layout.MARKER
         if marker.exists():
-            unsealed(marker, marker.read_bytes(), layout.VERSION)
+            unsealed(marker, layout.content(marker), layout.VERSION)
 
     def __reduce__(self) -> tuple[Callable[[Path], Database], tuple[Path]]:  # crosses process pools without its lock
         return Database, (self.root,)
@@ -197,7 +197,7 @@ class Database:
         with self.writing():
             text = sealed({"format": layout.VERSION, "status": status, "reason": reason})
             path = self._folder_of(name) / layout.MARK
-            if not path.exists() or path.read_text() != text:
+            if not path.exists() or layout.content(path) != text.encode():
                 files.write_atomically(path, text)
 
     def unmark(self, name: str) -> None:
@@ -289,9 +289,12 @@ class Database:
         for attempt in range(10):
             try:
                 return read()
-            except FileNotFoundError as error:
+            except OSError as error:
+                where = error.filename or self.root
+                if not inputs.is_gone(error):
+                    raise BadInput(where, f"cannot be read: {error.strerror or error}.") from error
                 if attempt == 9:
-                    raise BadInput(error.filename or self.root, "this file of the database is not there.") from None
+                    raise BadInput(where, "this file of the database is not there.") from None
                 time.sleep(0.02 * (attempt + 1))
         raise AssertionError("unreachable")
 

@@ -93,7 +93,7 @@ def _opened(root: Path, marker: list[_Broken], repair: bool) -> Database:
 def _marker(root: Path) -> Iterator[_Broken]:
     path = root / layout.MARKER
     try:
-        unsealed(path, path.read_bytes(), layout.VERSION)
+        unsealed(path, layout.content(path), layout.VERSION)
     except FileNotFoundError:
         if any((f / MANIFEST).exists() for f in layout.entry_folders(root)):
             finding = Finding("damage", path, "the marker of the database is missing")
@@ -199,9 +199,12 @@ def _entry(folder: Path, record: ProjectLinks | None) -> Iterator[_Broken]:
 def _is_older(folder: Path) -> bool:
     """Whether the older scripts wrote an entry: neither of its files starts as ours do."""
     info, data = folder / layout.INFO, folder / layout.DATA
-    return not (info.exists() and info.read_bytes()[:15] == b"cryoflow entry ") and not (
-        data.exists() and is_data_text(data)
-    )
+    try:
+        return not (info.exists() and layout.content(info)[:15] == b"cryoflow entry ") and not (
+            data.exists() and is_data_text(data)
+        )
+    except (BadInput, OSError):
+        return False  # what cannot be read is not said to be sound
 
 
 def _difference(path: Path, size: int, mark: str) -> str:
@@ -218,7 +221,7 @@ def _difference(path: Path, size: int, mark: str) -> str:
 
 def _sealed_file(path: Path) -> Iterator[_Broken]:
     try:
-        unsealed(path, path.read_bytes(), layout.VERSION)
+        unsealed(path, layout.content(path), layout.VERSION)
     except BadInput as error:
         if "newer" in error.reason:
             raise
@@ -269,11 +272,14 @@ def _relink(database: Database, path: Path, target: str) -> str:
 
 
 def _mark_again(database: Database, folder: Path) -> str:
-    damaged = (folder / layout.MARK).read_bytes()  # copied, not moved: an entry must not lose its mark on the way
-    files.write_atomically(database.quarantine_place(folder / layout.MARK), damaged)
+    try:
+        damaged = layout.content(folder / layout.MARK)  # copied, not moved: an entry must not lose its mark on the way
+        files.write_atomically(database.quarantine_place(folder / layout.MARK), damaged)
+    except BadInput:  # what cannot be read cannot be copied
+        database.quarantine(folder / layout.MARK)
     mark = {"format": layout.VERSION, "status": "stale", "reason": "its mark was damaged; ingest will look at it again"}
     files.write_atomically(folder / layout.MARK, sealed(mark))
-    return "copied aside; marked as stale"
+    return "put aside; marked as stale"
 
 
 def _rebuild_record(project: Path, entries: list[Path]) -> str:
@@ -286,7 +292,7 @@ def _rebuild_record(project: Path, entries: list[Path]) -> str:
     links: dict[str, Link] = dict(record.links) if record else {}
     for folder in entries:
         try:
-            info = parse_info(folder / layout.INFO, (folder / layout.INFO).read_text())
+            info = parse_info(folder / layout.INFO, layout.content(folder / layout.INFO).decode())
             text = read_data_text(folder / layout.DATA)
         except (BadInput, OSError, UnicodeDecodeError):
             continue

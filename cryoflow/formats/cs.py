@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import replacing
 from cryoflow.formats.cs_csdat import CSDAT_MAGIC, Csdat, write_csdat
@@ -106,7 +107,7 @@ def write_cs(
 
 def _opened(path: str | Path) -> BufferedReader:
     try:
-        return open(path, "rb")
+        return inputs.opened(path)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
 

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_rows import text, tokens
 
@@ -45,13 +46,14 @@ class Block:
     columns: tuple[str, ...]
     is_loop: bool
     values: tuple[str, ...] = ()
+    _path: Path = Path()
     _file: BinaryIO | None = field(default=None, repr=False)
     _pieces: Iterator[bytes] | None = field(default=None, repr=False)
 
     def pieces(self) -> Iterator[bytes]:
         """The rows as text, in pieces of whole lines. Can be read once, before the walk goes on."""
         if self._pieces is None:
-            self._pieces = _rows(self._file) if self._file is not None else iter(())
+            self._pieces = _rows(self._path, self._file) if self._file is not None else iter(())
         return self._pieces
 
 
@@ -64,7 +66,7 @@ def walk(path: Path) -> Iterator[Block]:
         Where the file cannot be read, is empty, or is no STAR file.
     """
     try:
-        with open(path, "rb") as file:
+        with inputs.opened(path) as file:
             _refuse_what_is_no_star(path, file)
             yield from _walk(path, file)
     except OSError as error:
@@ -74,7 +76,7 @@ def walk(path: Path) -> Iterator[Block]:
 def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
     name: str | None = None
     pairs: list[tuple[str, str]] = []
-    while line := file.readline():
+    while line := _line(path, file):
         stripped = line.strip()
         if not stripped or stripped.startswith(b"#"):
             continue
@@ -92,7 +94,7 @@ def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
             if pairs:
                 yield _pairs_block(name, pairs)
                 pairs = []
-            block = Block(name, tuple(islice(_labels(file), MOST_COLUMNS + 1)), True, _file=file)
+            block = Block(name, tuple(islice(_labels(path, file), MOST_COLUMNS + 1)), True, _path=path, _file=file)
             if len(block.columns) > MOST_COLUMNS:
                 raise BadInput(path, f"the loop of block data_{name} names more than {MOST_COLUMNS} columns.")
             if not block.columns:
@@ -111,15 +113,24 @@ def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
         yield _pairs_block(name, pairs)
 
 
+def _line(path: Path, file: BinaryIO) -> bytes:
+    """The next line; what has no end of line is no table, and must not fill the memory."""
+    line = file.readline(inputs.LONGEST_LINE_BYTES + 1)
+    if len(line) > inputs.LONGEST_LINE_BYTES:
+        most = inputs.LONGEST_LINE_BYTES >> 20
+        raise BadInput(path, f"has a line of more than {most} MiB, which no STAR file has.", "Is it damaged?")
+    return line
+
+
 def _pairs_block(name: str, pairs: list[tuple[str, str]]) -> Block:
     return Block(name, tuple(label for label, _ in pairs), False, tuple(value for _, value in pairs))
 
 
-def _labels(file: BinaryIO) -> Iterator[str]:
+def _labels(path: Path, file: BinaryIO) -> Iterator[str]:
     """The labels of a loop; leaves the file at its first row."""
     while True:
         start = file.tell()
-        line = file.readline()
+        line = _line(path, file)
         stripped = line.strip()
         if stripped.startswith(b"_"):
             yield _label(stripped.split(None, 1)[0][1:])
@@ -128,13 +139,13 @@ def _labels(file: BinaryIO) -> Iterator[str]:
             return
 
 
-def _rows(file: BinaryIO) -> Iterator[bytes]:
+def _rows(path: Path, file: BinaryIO) -> Iterator[bytes]:
     """Rows until the next block, in pieces of whole lines; leaves the file at that block."""
     while True:
         start = file.tell()
         piece = file.read(PIECE_BYTES)
         if len(piece) == PIECE_BYTES:
-            piece += file.readline()
+            piece += _line(path, file)
         if not piece:
             return
         if (border := _border(piece)) is not None:

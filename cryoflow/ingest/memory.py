@@ -57,7 +57,7 @@ def recall(database: Database, project: Path) -> dict[str, Remembered]:
     """What is remembered of a project's jobs; nothing where the file is absent or damaged."""
     path = _path(database, project)
     try:
-        record = unsealed(path, path.read_bytes(), layout.VERSION)
+        record = unsealed(path, layout.content(path), layout.VERSION)
         jobs = record["jobs"]
         assert isinstance(jobs, dict)
         return {

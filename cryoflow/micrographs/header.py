@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 
 HEADER_BYTES = 1024
@@ -95,7 +96,7 @@ def read_header(path: str | Path) -> MicrographHeader:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with inputs.opened(path) as file:
             start = file.read(HEADER_BYTES)
             size_bytes = file.seek(0, 2)
     except OSError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.files import replacing
 from cryoflow.micrographs.header import MODE_DTYPES, MicrographHeader, pack_header, read_header
@@ -66,7 +67,7 @@ class MicrographFile:
         ny, nx = self.shape
         raw = np.empty((min(n_rows, ny), nx), self.header.dtype)
         extremes: set[float] = set()
-        with self.path.open("rb", buffering=0) as file:
+        with inputs.unbuffered(self.path) as file:
             file.seek(self.header.data_offset)
             for row in range(0, ny, n_rows):
                 rows = raw[: min(n_rows, ny - row)]
@@ -196,7 +197,8 @@ def _read_section(path: Path, header: MicrographHeader, section: int) -> FloatIm
     """`fromfile` reads straight into the array: twice as fast as touching each page of a map."""
     ny, nx = header.shape_yx
     offset = header.data_offset + section * header.section_bytes
-    pixels = np.fromfile(path, header.dtype, ny * nx, offset=offset)
+    with inputs.unbuffered(path) as file:
+        pixels = np.fromfile(file, header.dtype, ny * nx, offset=offset)
     if pixels.size != ny * nx:
         raise _became_shorter(path)
     return pixels.reshape(ny, nx).astype(np.float32, copy=False)

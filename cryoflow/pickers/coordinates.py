@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs, read_cs_header
 from cryoflow.formats.cs_csdat import CSDAT_MAGIC
@@ -56,7 +57,7 @@ def read_coordinates(path: Path) -> Coordinates:
         Where its content is of no known form, or is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with inputs.opened(path) as file:
             start = file.read(_SNIFFED)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
@@ -85,7 +86,7 @@ def _table(x: object, y: object) -> pd.DataFrame:
 def _epicker_coord(path: Path) -> pd.DataFrame:
     """Centre, size, score. Four numbers elsewhere are EMAN's boxes."""
     try:
-        rows = np.loadtxt(path, ndmin=2, usecols=range(4))
+        rows = np.loadtxt(inputs.read_text(path).splitlines(), ndmin=2, usecols=range(4))
     except (ValueError, OSError) as error:
         raise BadInput(path, f"is no EPicker table of four numbers a line: {error}", "It may be cut short.") from error
     return _table(rows[:, 0], rows[:, 1]).assign(score=rows[:, 3])
@@ -93,9 +94,9 @@ def _epicker_coord(path: Path) -> pd.DataFrame:
 
 def _eman2(path: Path) -> pd.DataFrame:
     try:
-        boxes = json.loads(path.read_text()).get("boxes", [])
+        boxes = json.loads(inputs.read_text(path)).get("boxes", [])
         return _table([float(b[0]) for b in boxes], [float(b[1]) for b in boxes])
-    except (ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise BadInput(path, f"is no info file of EMAN2 with boxes: {error}", "It may be cut short.") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.files import replacing
 
 COLUMNS = ("epoch", "split", "metric", "value")
@@ -19,7 +20,10 @@ def keras_curve(log: Path) -> pd.DataFrame:
 
     Keras redraws one line many times; the last value of an epoch counts.
     """
-    text = log.read_text(errors="replace").replace("\r", "\n").replace("\b", "") if log.exists() else ""
+    try:
+        text = inputs.read_text(log, errors="replace").replace("\b", "")
+    except OSError:  # a training is not lost for want of its curve
+        text = ""
     starts = list(_EPOCH.finditer(text))
     rows: dict[tuple[int, str], float] = {}
     for start, following in zip(starts, [*starts[1:], None], strict=False):
@@ -37,7 +41,8 @@ def keras_curve(log: Path) -> pd.DataFrame:
 def topaz_curve(table: Path) -> pd.DataFrame:
     """All metrics by epoch, from the table of `topaz train -o`: the mean of an epoch's iterations for training."""
     try:
-        wide = pd.read_csv(table, sep="\t", na_values=["-"])
+        with inputs.opened_table(table) as file:
+            wide = pd.read_csv(file, sep="\t", na_values=["-"])
         metrics = [c for c in wide.columns if c not in ("epoch", "iter", "split")]
         long = wide.melt(id_vars=["epoch", "split"], value_vars=metrics, var_name="metric").dropna()
     except (OSError, ValueError, KeyError):  # a training is not lost for want of its curve

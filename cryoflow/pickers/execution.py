@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cryoflow import programs
+from cryoflow import inputs, programs
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.files import write_atomically
 from cryoflow.pickers import manifest
@@ -178,7 +178,7 @@ def _go_home(home: Path, log: str, *, may_move: bool) -> list[str]:
     """
     elsewhere = ['"$(dirname -- "$0")"', '"${SLURM_SUBMIT_DIR:-.}"'] if may_move else []
     remedy = "submit it from there" if may_move else "write the script anew"
-    mark = (home / manifest.NAME).read_text(errors="surrogateescape").partition("\n")[0]
+    mark = inputs.read_text(home / manifest.NAME, errors="surrogateescape").partition("\n")[0]
     return [
         f"mark={shlex.quote(mark)}",
         'is_home() { [ "$(head -n 1 -- "$1/manifest.tsv" 2> /dev/null)" = "$mark" ]; }',
@@ -212,7 +212,7 @@ def _submit(steps: Sequence[Step], place: Place, home: Path, log: Path, on_line:
         programs.run(argv, cwd=home, env=_environment(), on_line=hear, timeout_s=place.timeout_s)
     except ToolFailed as error:
         _cancel(job_ids)  # out of our time; a job that has ended does not mind
-        last = "\n".join(log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
+        last = "\n".join(inputs.read_text(log, errors="replace").splitlines()[-_SHOWN_LINES:])
         raise ToolFailed(argv, error.returncode, "\n".join(part for part in (error.tail, last) if part)) from error
     except BaseException:
         _cancel(job_ids)
@@ -235,7 +235,7 @@ def _follow(log: Path, over: threading.Event, on_line: OnLine | None) -> None:
     while True:
         last_round = over.is_set()
         try:
-            with log.open(errors="replace") as file:
+            with inputs.text_lines(log, errors="replace") as file:
                 file.seek(position)
                 text = rest + file.read()
                 position = file.tell()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.files import clear_errors, mend, replacing_folder
@@ -233,9 +232,4 @@ def _same_is_there(output: Path, made_with: str, *, overwrite: bool) -> bool:
 
 
 def _read_chosen(folder: Path) -> tuple[Setting, ...]:
-    path = folder / manifest.SETTINGS
-    try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
-        return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in table[["setting", "value", "why"]].to_numpy())
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(path, f"cannot be read ({error}).", "Export the set again, with --overwrite.") from error
+    return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in manifest.settings_table(folder).to_numpy())

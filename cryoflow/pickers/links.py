@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import MicrographHeader
 from cryoflow.pickers.base import Needs
@@ -67,7 +68,8 @@ def read_any(path: str) -> npt.NDArray[np.float32]:
     import tifffile
 
     try:
-        image = tifffile.imread(path)
+        with inputs.opened(path) as file:
+            image = tifffile.imread(file)
     except (OSError, ValueError, tifffile.TiffFileError) as error:
         raise BadInput(path, f"cannot be read as TIFF: {error}") from error
     if image.ndim != 2:

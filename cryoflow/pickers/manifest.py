@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.picks import MICROGRAPH_COLUMNS
 
@@ -61,8 +62,8 @@ def manifest_text(micrographs: pd.DataFrame, made_with: str) -> str:
 def is_manifest(path: Path) -> bool:
     """Whether a file is a manifest that cryoflow wrote."""
     try:
-        with path.open() as file:
-            return file.readline().startswith(_HEAD)
+        with inputs.text_lines(path) as file:
+            return file.readline(len(_HEAD)).startswith(_HEAD)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -81,8 +82,11 @@ def read_manifest(path: Path) -> pd.DataFrame:
             path, "is not a manifest of cryoflow.", "Name the folder that `cryoflow export` or `cryoflow picker` wrote."
         )
     try:
-        table = pd.read_csv(path, sep="\t", skiprows=1, dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
-    except ValueError as error:  # pandas' own errors are among them
+        with inputs.opened_table(path) as file:
+            table = pd.read_csv(
+                file, sep="\t", skiprows=1, dtype=str, keep_default_na=False, quoting=3, escapechar="\\"
+            )
+    except (OSError, ValueError) as error:  # pandas' own errors are among them
         raise BadInput(path, f"is damaged: {error}.", "Export it again.") from error
     if missing := [c for c in COLUMNS if c not in table.columns]:
         raise BadInput(path, f"lacks the columns {', '.join(missing)}.")
@@ -91,8 +95,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for name, dtype in COLUMNS.items():
         if dtype == "object":
             table[name] = table[name].astype(object).where(table[name] != "", None)
-        else:
+            continue
+        try:
             table[name] = pd.Series(pd.to_numeric(table[name].replace("", None)), dtype=dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise BadInput(
+                path, f"is damaged: {name} is no column of numbers ({error}).", "Export it again."
+            ) from error
     return table[list(COLUMNS)]
 
 
@@ -105,17 +114,34 @@ def nearest(path: Path) -> Path | None:
 def made_with(path: Path) -> str:
     """What the first line says about how the set was made."""
     path = path / NAME if path.is_dir() else path
-    with path.open(errors="replace") as file:
-        return file.readline().rstrip("\n").partition("\t")[2]
+    try:
+        file = inputs.text_lines(path, errors="replace")
+    except OSError as error:
+        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
+    with file:
+        return file.readline(100_000).rstrip("\n").partition("\t")[2]
+
+
+def settings_table(folder: Path) -> pd.DataFrame:
+    """Columns setting, value and why, as text, from the `settings.tsv` beside a manifest.
+
+    Raises
+    ------
+    BadInput
+        Where it is missing or damaged.
+    """
+    try:
+        with inputs.opened_table(folder / SETTINGS) as file:
+            table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
+        return table[["setting", "value", "why"]]
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(folder, f"has no readable {SETTINGS} ({error}).", "Export it again.") from error
 
 
 def read_settings(folder: Path) -> dict[str, str]:
     """Settings by name, from the `settings.tsv` beside a manifest."""
-    try:
-        table = pd.read_csv(folder / SETTINGS, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
-        return dict(zip(table["setting"], table["value"], strict=True))
-    except (OSError, KeyError, ValueError) as error:
-        raise BadInput(folder, f"has no readable {SETTINGS} ({error}).", "Export it again.") from error
+    table = settings_table(folder)
+    return dict(zip(table["setting"], table["value"], strict=True))
 
 
 def micrographs_of(manifest: pd.DataFrame) -> pd.DataFrame:

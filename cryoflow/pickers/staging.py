@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.files import inside, link, remove, write_atomically
 from cryoflow.micrographs.scratch import folder as scratch_folder
@@ -51,8 +52,8 @@ def mend(home: Path) -> None:
     if not record.exists():
         return
     try:
-        led = {inside(home, path): str(old) for path, old in json.loads(record.read_text()).items()}
-    except (ValueError, AttributeError, RecursionError, UnsafePath) as error:
+        led = {inside(home, path): str(old) for path, old in json.loads(inputs.read_text(record)).items()}
+    except (OSError, ValueError, AttributeError, RecursionError, UnsafePath) as error:
         raise BadInput(record, f"is no record of links ({error}).", "Remove its folder, and pick again.") from error
     for path, old in led.items():
         if path.is_symlink() and str(path.readlink()) != old:

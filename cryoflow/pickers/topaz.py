@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step
 from cryoflow.pickers.links import link_micrographs
@@ -114,7 +115,10 @@ class Topaz(Picker):
             table, images = home / f"particles_{part}.txt", home / f"image_list_{part}.txt"
             if table.exists():
                 named, listed = (
-                    {line.partition("\t")[0] for line in path.read_text(errors="surrogateescape").splitlines()[1:]}
+                    {
+                        line.partition("\t")[0]
+                        for line in inputs.read_text(path, errors="surrogateescape").splitlines()[1:]
+                    }
                     for path in (table, images)
                 )
                 found += [f"{name} of {table.name} is not in {images.name}" for name in sorted(named - listed)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.star import Table, read_table
 from cryoflow.formats.star_blocks import walk
@@ -72,7 +73,7 @@ def read_coordinate_file(path: Path) -> FilePicks:
         tomograms).
     """
     try:
-        with open(path, "rb") as file:
+        with inputs.opened(path) as file:
             head = file.read(8192)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
@@ -242,7 +243,8 @@ def _from_table(path: Path, first: bytes) -> FilePicks:
 
     separator = "\t" if b"\t" in first else "," if b"," in first else ";" if b";" in first else r"\s+"
     try:
-        frame = pd.read_csv(path, sep=separator, dtype="object", encoding="utf-8-sig", skipinitialspace=True)
+        with inputs.opened_table(path) as file:
+            frame = pd.read_csv(file, sep=separator, dtype="object", encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, OSError, pd.errors.ParserError) as error:
         raise BadInput(path, f"cannot be read as a table: {error}.") from error
     labels = {str(label).strip().lstrip("_").lower(): label for label in frame.columns}
@@ -285,7 +287,11 @@ def _column_of_numbers(path: Path, name: str, column: object) -> FloatArray:
 def _text(path: Path) -> str:
     if path.stat().st_size > _LARGEST_TEXT_BYTES:
         raise BadInput(path, "is too large for a text file of picks.")
-    return path.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        with inputs.opened_table(path) as file:
+            return file.read().decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
 
 
 def _numbers(path: Path, lines: list[str]) -> FloatArray:

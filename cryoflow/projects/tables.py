@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import source_file
 from cryoflow.micrographs.find import Finder
@@ -106,7 +107,7 @@ def corner(pickset: PickSet) -> str:
 
 def _is_cryosparc(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with inputs.opened(path) as file:
             head = file.read(8)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
 from cryoflow.report.page import Block, Figures, Picture, Section, Table, Text
@@ -71,7 +72,7 @@ def read_trace(path: Path) -> tuple[TraceRow, ...]:
     """
     kinds = typing.get_type_hints(TraceRow)
     try:
-        head, *lines = [line.split("\t") for line in path.read_text().splitlines()]
+        head, *lines = [line.split("\t") for line in inputs.read_text(path).splitlines()]
         if missing := {"stage", "name", "status"} - set(head):
             raise ValueError(f"no column {', '.join(sorted(missing))}")
         return tuple(

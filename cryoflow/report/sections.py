@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.ndimage import gaussian_filter
 
+from cryoflow import inputs
 from cryoflow.database import Database, Entry
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput, CryoflowError
@@ -53,7 +53,7 @@ class Evaluation:
     def read(cls, file: Path) -> Evaluation:
         """From its JSON file."""
         try:
-            record = json.loads(file.read_text())
+            record = json.loads(inputs.read_text(file))
             rows = tuple(
                 Scored(
                     r["n_reference"],
@@ -146,7 +146,7 @@ def training_section(model: ModelBundle) -> Section:
     curves = (model.folder or Path()) / "learning_curves.png"
     if curves.is_file():
         caption = "Learning curves; the dotted line is the epoch that was kept"
-        blocks.append(Picture(curves.read_bytes(), caption=caption))
+        blocks.append(Picture(inputs.read_bytes(curves), caption=caption))
     parts = ("train", "validation", "test")
     rows: list[list[object]] = []
     for data_set in sorted({r.data_set for r in model.manifest}):
@@ -187,11 +187,11 @@ def exports_section(folders: Sequence[Path]) -> Section:
         splits = ", ".join(f"{n} {split}" for split, n in table["split"].value_counts(sort=False).items())
         numbers = f"{int(table['n_picks'].sum()):,} picks on {len(table)} micrographs ({splits})"
         blocks.append(Text(f"{folder.name}: {numbers}, in {folder}"))
-        settings = pd.read_csv(folder / manifest.SETTINGS, sep="\t", dtype=str, keep_default_na=False)
+        settings = manifest.settings_table(folder)
         blocks.append(
             Table(
                 ("setting", "value", "why"),
-                settings[["setting", "value", "why"]].to_numpy().tolist(),
+                settings.to_numpy().tolist(),
                 caption=f"Settings for {folder.name}, derived from the data",
                 folded=True,
             )

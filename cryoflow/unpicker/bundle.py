@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cryoflow
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.files import checksum, clear_errors, inside, remove, write_atomically
 from cryoflow.unpicker.cache import CachedMicrograph
@@ -165,7 +166,7 @@ class ModelBundle:
             )
             raise BadInput(folder, f"is no model: it has no {DESCRIPTION}.", hint)
         try:
-            values = json.loads(file.read_text())
+            values = json.loads(inputs.read_text(file))
             number = values["format"]
             if number != FORMAT:
                 newer = isinstance(number, int) and number > FORMAT
@@ -174,7 +175,8 @@ class ModelBundle:
                     f"is of format {number}; this cryoflow ({cryoflow.__version__}) reads format {FORMAT}.",
                     "Use a newer cryoflow." if newer else "Train the model again.",
                 )
-            for name, wanted in values["checksums"].items():
+            sums: dict[str, str] = dict.fromkeys((WEIGHTS, METRICS, MANIFEST), "") | values["checksums"]
+            for name, wanted in sums.items():
                 part = inside(folder, name)
                 if not part.is_file() or checksum(part) != wanted:
                     raise BadInput(
@@ -188,13 +190,13 @@ class ModelBundle:
                 temperature=float(values["temperature"]),
                 threshold=float(values["threshold"]),
                 options=values["options"],
-                metrics=json.loads((folder / METRICS).read_text()),
+                metrics=json.loads(inputs.read_text(folder / METRICS)),
                 manifest=_read_manifest(folder / MANIFEST),
                 fingerprint=values["fingerprint"],
                 versions=values["versions"],
                 folder=folder.resolve(),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInput(file, f"cannot be read as a model: {error!r}.", "Was it made by another version?") from error
 
 
@@ -284,8 +286,19 @@ def npz_bytes(arrays: Weights) -> bytes:
 
 
 def _read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    """Arrays that lie in the file as they are: a compressed one may claim to be larger than any memory."""
+    import zipfile
+
+    try:
+        with inputs.opened(path) as file, zipfile.ZipFile(file) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its arrays are compressed")
+            return {
+                name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+                for name in archive.namelist()
+            }
+    except (zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _json(values: object) -> str:
@@ -322,7 +335,7 @@ def _manifest_text(rows: Sequence[ManifestRow]) -> str:
 
 
 def _read_manifest(path: Path) -> tuple[ManifestRow, ...]:
-    lines = path.read_text().splitlines()
+    lines = inputs.read_text(path).splitlines()
     if not lines or tuple(lines[0].split("\t")) != tuple(_COLUMNS):
         raise ValueError(f"unexpected head line of {path.name}")
     kinds = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.files import clear_errors, write_atomically
 from cryoflow.unpicker.labelled import PickedMicrograph
@@ -116,8 +116,7 @@ def _prepare_one(preprocessing: BoxMaker, micrograph: PickedMicrograph, cache_di
 def content_hash(path: Path) -> str:
     """blake2b of a micrograph, read in large blocks (hashing runs at a gigabyte a second, without the interpreter)."""
     digest = hashlib.blake2b(digest_size=16)
-    descriptor = os.open(path, os.O_RDONLY)
-    with open(descriptor, "rb", buffering=0) as file:
+    with inputs.unbuffered(path) as file:
         while block := file.read(1 << 23):
             digest.update(block)
     return digest.hexdigest()

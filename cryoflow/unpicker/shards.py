@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
@@ -95,7 +96,7 @@ def gather(
     offsets = picks.offsets
     for shard in shards:
         try:
-            record = json.loads(shard.record.read_text())
+            record = json.loads(inputs.read_text(shard.record))
             values = np.array(record["probabilities"], np.float64)
             scores[offsets[shard.first] : offsets[shard.last]] = values
             failed += [BadInput(*error) for error in record["failed"]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 
 X, Y, FOM = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
@@ -46,7 +47,7 @@ class StarRows:
             Where there is no loop with coordinates, or a row has too few or too many words.
         """
         try:
-            lines = path.read_text(errors="surrogateescape").split("\n")
+            lines = inputs.read_text(path, errors="surrogateescape", at_most=1 << 32).split("\n")
         except OSError as error:
             raise BadInput(path, f"cannot be read: {error.strerror}.") from error
         start = 0

@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, sigmoid, versions
 from cryoflow.unpicker.cache import CachedMicrograph, prepare
@@ -265,7 +266,10 @@ def _finished(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None
             return bundle
         other = bundle.fingerprint != mark
     elif marked.is_file():
-        other = marked.read_text(errors="replace").strip() != mark
+        try:
+            other = inputs.read_text(marked, errors="replace").strip() != mark
+        except OSError as error:
+            raise BadInput(marked, f"cannot be read: {error.strerror or error}.", "Name another folder.") from error
     elif output.is_dir() and any(output.iterdir()):
         raise BadInput(output, "is not empty and holds no model.", "Name another folder.")
     if other and not overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cryoflow.database import Database, verify
+from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.picks import PickSet
@@ -58,6 +60,19 @@ def test_every_flipped_bit_is_found(small: Database, make_pickset: Make) -> None
     assert verify(small) == []
 
 
+def test_every_bit_of_a_sealed_record_is_noticed(tmp_path: Path) -> None:
+    """All eight bits of every byte. In `\\u00e9` a flipped bit makes another capital of a digit: the same text."""
+    whole = sealed({"format": 1, "name": "é\udcff/\u7c92\u5b50", "n": 17, "x": 1.5, "parts": [True, None, {}]}).encode()
+    assert b"\\u00e9" in whole
+    assert unsealed(tmp_path, whole, 1)["n"] == 17
+    for i in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[i] ^= 1 << bit
+            with pytest.raises(BadInput, match="damaged"):
+                unsealed(tmp_path, bytes(damaged), 1)
+
+
 def test_every_changed_link_is_found(small: Database) -> None:
     for link in sorted((small.root / "P1/Micrographs").iterdir()):
         target = str(link.readlink())
@@ -78,6 +93,26 @@ def test_every_missing_file_is_found(small: Database) -> None:
         path.unlink()
         assert serious(small.root), path
         path.write_bytes(sound)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["info.txt", "data.txt", "manifest.json", "mark.json", "../../micrographs.txt", "../../../cryoflow-database.json"],
+)
+def test_a_pipe_in_the_place_of_a_file_is_found_and_costs_no_other_entry(small: Database, name: str) -> None:
+    """Nobody waits for it; so it is with what the disk refuses to read."""
+    path = small.root / "P1/Particles/Homo_J60" / name
+    path.unlink()
+    os.mkfifo(path)
+    assert any("named pipe" in what or "bytes, recorded are" in what for what in serious(small.root))
+    database = Database(small.root, check=False)
+    assert [e.name for e in database.entries()] == ["P1/Homo_J51", "P1/Homo_J60"]
+    assert len(database.load("P1/Homo_J51")) == database.entry("P1/Homo_J51").n_picks > 0
+    if name == "data.txt":
+        with pytest.raises(BadInput, match="named pipe"):
+            database.load("P1/Homo_J60")
+    verify(small.root, repair=True)
+    assert serious(small.root) == []
 
 
 def test_a_renamed_entry_is_found(small: Database) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import resource
+import signal
 import struct
 import subprocess
 import sys
@@ -115,6 +116,7 @@ READ_BY = {
     "database/data_reader.py": "data.txt",
     "database/older.py": "data.txt",
     "database/links.py": "database",
+    "database/layout.py": "database",
     "database/store.py": "database",
     "database/manifest.py": "database",
     "database/entry.py": "database",
@@ -140,7 +142,6 @@ READ_BY = {
     "pickers/staging.py": "training set",
     "pickers/execution.py": "training set",
     "pickers/manifest.py": "manifest",
-    "pickers/export.py": "training set",
     "pickers/links.py": "any image",
     "pickers/curves.py": "picker's log",
     "pickers/coordinates.py": "pickers' coordinates",
@@ -156,6 +157,7 @@ READ_BY = {
 READ_TRUSTED = {
     "database/lock.py": "the lock, which whoever may write to the database writes; attacked under promise 4",
     "files.py": "bytes for a checksum",
+    "inputs.py": "the place where all others open files",
     "unpicker/cache.py": "bytes for a checksum; boxes that this installation wrote",
     "processes.py": "what the kernel says",
     "settings.py": "configuration: trusted, and checked",
@@ -172,6 +174,7 @@ READ_TRUSTED = {
 """Modules that open what is no input, and what that is."""
 
 OPENS = {"read_text", "read_bytes", "memmap", "imread", "fromfile", "read_csv", "safe_load", "urlopen"}
+OPENS |= {"opened", "opened_table", "unbuffered", "text_lines", "content"}
 
 
 def reads(source: str) -> bool:
@@ -199,12 +202,35 @@ def test_every_module_that_reads_files_has_a_case_here_or_reads_what_is_trusted(
     assert set(READ_BY.values()) <= _readers().keys()
 
 
+def opens_by_itself(source: str) -> list[int]:
+    """Lines that open a file for reading past `cryoflow.inputs`, and so would wait for a named pipe."""
+    lines = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        of, _, name = ast.unparse(call.func).rpartition(".")
+        given = [ast.unparse(argument) for argument in call.args]
+        writes = any(mode in given for mode in ("'a'", "'w'", "'wb'", "'ab'"))
+        opens = name in ("read_text", "read_bytes", "open") and not writes and of not in ("inputs", "MicrographFile")
+        by_name = name in ("imread", "fromfile", "read_csv", "loadtxt") and not given[0].startswith(("file", "inputs."))
+        if opens or by_name:
+            lines.append(call.lineno)
+    return lines
+
+
+def test_what_others_wrote_is_opened_in_the_one_place_that_waits_for_no_pipe() -> None:
+    package = Path(cryoflow.__file__).parent
+    found = {name: opens_by_itself((package / name).read_text()) for name in READ_BY}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    bad = ("path.read_text()", "open(path)", "pd.read_csv(path)", "path.open('rb')", "np.fromfile(path, '<f4')")
+    assert [opens_by_itself(line) for line in bad] == [[1]] * len(bad)
+
+
 def _readers() -> dict[str, Callable[[Path], object]]:
     import pandas as pd
 
     from cryoflow.database import Database, verify
     from cryoflow.database.data_reader import read_data_text
     from cryoflow.database.info import parse_info
+    from cryoflow.database.layout import content
     from cryoflow.database.links import read_links
     from cryoflow.formats import star
     from cryoflow.formats.cs import read_cs, read_cs_header
@@ -216,7 +242,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.curves import keras_curve, topaz_curve
     from cryoflow.pickers.export import _read_chosen
     from cryoflow.pickers.links import read_any
-    from cryoflow.pickers.manifest import made_with, read_manifest, read_settings
+    from cryoflow.pickers.manifest import COLUMNS, made_with, read_manifest, read_settings
     from cryoflow.pickers.read_back import read_back
     from cryoflow.pickers.staging import RECORD
     from cryoflow.pickers.staging import mend as mend_links
@@ -239,7 +265,10 @@ def _readers() -> dict[str, Callable[[Path], object]]:
                 for name in names:
                     place = Path(folder, name)
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_bytes(path.read_bytes())
+                    if path.is_file() and path.stat().st_size < 1 << 24:
+                        place.write_bytes(path.read_bytes())
+                    else:
+                        place.symlink_to(path)
                 return read(Path(folder))
 
         return reader
@@ -273,7 +302,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
             lambda: _read_chosen(folder),
             lambda: made_with(folder),
             lambda: mend_links(folder),
-            lambda: picker("topaz").problems(folder, pd.DataFrame()),
+            lambda: picker("topaz").problems(folder, pd.DataFrame(columns=list(COLUMNS))),
             lambda: read_back("topaz", folder / "particles_train.txt", folder / "manifest.tsv"),
         ):
             try:
@@ -318,7 +347,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "lone table": read_table_of_picks,
         "manifest": read_manifest,
         "data.txt": read_data_text,
-        "info.txt": lambda p: parse_info(p, p.read_bytes().decode(errors="surrogateescape")),
+        "info.txt": lambda p: parse_info(p, content(p).decode(errors="surrogateescape")),
         "micrographs.txt": as_files(("micrographs.txt",), read_links),
         "unpicker's STAR": StarRows.read,
         "evaluation": Evaluation.read,
@@ -387,6 +416,55 @@ def random_bytes_in_good_files(
         assert escaped(readers, path) == []
 
 
+SPECIAL = ("pipe", "device", "1 TiB without a line", "1 TiB behind a good head", "a line of 30 MB")
+LONGEST_S = 60.0
+"""What one reader may take for one of these; most are refused at once. On a machine at rest the slowest takes 2 s."""
+
+
+def special_files(folder: Path) -> int:
+    """Named pipes, devices, files larger than any memory and lines without an end, under the names of good files."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"still at work after {LONGEST_S} s")
+
+    signal.signal(signal.SIGALRM, too_long)
+    readers = _readers()
+    n = 0
+    for what in SPECIAL:
+        for ending, head in (
+            (".star", STAR),
+            (".box", BOX),
+            (".csv", CSV),
+            (".cs", NPY),
+            (".json", JOB),
+            (".mrc", MRC),
+        ):
+            path = folder / f"special{ending}"
+            make_special(path, what, head)
+            for name, reader in readers.items():
+                signal.setitimer(signal.ITIMER_REAL, LONGEST_S)
+                for line in escaped({name: reader}, path):
+                    print(f"ESCAPED {what}{ending}: {line}", flush=True)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                n += 1
+            path.unlink()
+    return n
+
+
+def make_special(path: Path, what: str, head: bytes) -> None:
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "device":
+        path.symlink_to("/dev/zero")
+    elif what == "a line of 30 MB":
+        with path.open("wb") as file:
+            file.write(head.rstrip(b"\n"))
+            file.writelines(b" 5" * 500_000 for _ in range(30))
+    else:
+        path.write_bytes(head if "head" in what else b"")
+        os.truncate(path, 1 << 40)  # sparse: takes no room on the disk
+
+
 def main(folder: Path) -> int:
     """Every file of the corpus through every reader, then random bytes, under the limit; prints what escaped."""
     readers = _readers()
@@ -408,6 +486,7 @@ def main(folder: Path) -> int:
                 print(f"ESCAPED {what}{ending}: {line}", flush=True)
             n += len(chosen)
             path.unlink()
+    n += special_files(folder)
     random_bytes_in_good_files()
     print(f"DONE {n}")
     return 0

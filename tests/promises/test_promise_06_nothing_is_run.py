@@ -196,23 +196,51 @@ def test_a_model_with_pickled_arrays_or_a_bare_pickle_is_refused(tmp_path: Path)
 
 def test_a_model_that_names_a_class_a_lambda_or_another_folder_is_refused(tmp_path: Path) -> None:
     """What a .keras file could carry: a lambda as base64 of marshalled code, a class to import, a custom object."""
+    outside = tmp_path / "outside.txt"
+    outside.write_text("a file of somebody else, of which a checksum would tell what it holds")
     for number, change in enumerate(
         (
             {"architecture": {"name": "Lambda", "input_px": 12, "n_channels": 2, "function": "4wEAAAA="}},
             {"architecture": {"name": "os:system", "input_px": 12, "n_channels": 2}},
             {"architecture": {"module": "os", "class_name": "system", "config": {"command": "touch sang"}}},
             {"preprocessing": {"kind": "os.system", "command": "touch sang"}},
-            {"checksums": {"../../../etc/hostname": "0" * 32}},
-            {"checksums": {"/etc/hostname": "0" * 32}},
+            {"checksums": {"../outside.txt": checksum(outside)}},
+            {"checksums": {str(outside): checksum(outside)}},
         )
     ):
         folder = tmp_path / str(number)
         small_bundle().save(folder)
         description = json.loads((folder / DESCRIPTION).read_text()) | change
+        if "checksums" in change:
+            description["checksums"] = json.loads((folder / DESCRIPTION).read_text())["checksums"] | change["checksums"]
         (folder / DESCRIPTION).write_text(json.dumps(description))
-        with pytest.raises(BadInput):
+        with pytest.raises(BadInput, match="leads outside" if "checksums" in change else None):
             assert ModelBundle.load(folder).network
     assert not list(tmp_path.rglob("sang"))
+
+
+def test_weights_that_claim_more_than_there_is_are_refused(tmp_path: Path) -> None:
+    """An array of 10^12 numbers in its header, and one that unpacks to a thousand times its size."""
+    claims = io.BytesIO()
+    np.lib.format.write_array_header_1_0(claims, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)})  # type: ignore[arg-type]
+    for number, (content, packing) in enumerate(
+        ((claims.getvalue(), zipfile.ZIP_STORED), (bytes(10**7), zipfile.ZIP_DEFLATED))
+    ):
+        raw = io.BytesIO()
+        with zipfile.ZipFile(raw, "w", packing) as archive:
+            archive.writestr("a/kernel.npy", content)
+        with pytest.raises(BadInput, match="cannot be read as a model"):
+            ModelBundle.load(with_weights(tmp_path / str(number), raw.getvalue()))
+    with pytest.raises(BadInput, match="cannot be read as a model"):
+        ModelBundle.load(with_weights(tmp_path / "torn", raw.getvalue()[:-30]))
+
+
+def test_a_model_whose_description_vouches_for_nothing_is_refused(tmp_path: Path) -> None:
+    small_bundle().save(tmp_path / "m")
+    description = json.loads((tmp_path / "m" / DESCRIPTION).read_text())
+    (tmp_path / "m" / DESCRIPTION).write_text(json.dumps(description | {"checksums": {}}))
+    with pytest.raises(BadInput, match="was changed"):
+        ModelBundle.load(tmp_path / "m")
 
 
 def test_a_keras_file_is_no_model(tmp_path: Path) -> None:

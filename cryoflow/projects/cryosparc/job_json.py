@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 
 _MAX_BYTES = 256 << 20  # a job of thousands of iterations has a few MiB
@@ -71,12 +72,9 @@ def read_json(path: Path) -> dict[str, object]:
         Where it cannot be read or is none.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = inputs.read_bytes(path, at_most=_MAX_BYTES)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
-    if len(content) > _MAX_BYTES:
-        raise BadInput(path, f"is larger than {_MAX_BYTES >> 20} MiB, which no such file is.")
     if content.startswith(b"version https://git-lfs"):
         raise BadInput(path, "is a git-lfs pointer, not the file itself.", "Fetch the content (`git lfs pull`).")
     try:

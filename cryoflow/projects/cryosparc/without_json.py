@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs_header
 from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
@@ -41,7 +42,7 @@ def read_csg(path: Path) -> Group:
         Where it is no such file.
     """
     try:
-        with path.open("rb") as file:
+        with inputs.opened(path) as file:
             content = file.read(_MAX_CSG_BYTES)
         found = yaml.safe_load(content)
     except OSError as error:

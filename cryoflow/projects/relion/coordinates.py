@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.files import is_file, short_hash
 from cryoflow.formats.star import read_table
@@ -125,7 +126,7 @@ def _from_suffix(project: Path, path: Path, known: KnownMicrographs, searched: S
 def _named_micrographs(project: Path, path: Path) -> tuple[str, ...]:
     """The micrographs of the table that a `coords_suffix` file names in its one line."""
     try:
-        line = path.read_text(errors="replace").strip().split("\n")[0].strip()
+        line = inputs.read_text(path, errors="replace").strip().split("\n")[0].strip()
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
     if line.startswith("version https://git-lfs"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import count_rows, read_table
 from cryoflow.projects.found import Job, Output
@@ -78,7 +79,7 @@ def _files(folder: Path) -> Iterator[str]:
 def _rows(file: str) -> int | None:
     try:
         if file.endswith(".box"):
-            return sum(1 for line in Path(file).read_bytes().splitlines() if line.strip())
+            return sum(1 for line in inputs.read_bytes(file).splitlines() if line.strip())
         return count_rows(file, "rlnCoordinateX")
     except (BadInput, OSError):
         return None

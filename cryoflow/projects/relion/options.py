@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
 
@@ -79,7 +80,7 @@ def _from_star(path: Path) -> dict[str, str]:
 
 def _from_run_job(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = inputs.read_text(path, errors="replace").splitlines()
     except OSError:
         return {}
     options: dict[str, str] = {}

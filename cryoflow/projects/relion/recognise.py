@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from cryoflow import inputs
 from cryoflow.files import short_hash
 from cryoflow.projects.found import Project
 from cryoflow.projects.relion.job_types import JOB_FOLDER, TYPE_FOLDERS
@@ -80,7 +81,7 @@ def _is_inside_a_project(folder: Path) -> bool:
 
 def _head(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with inputs.opened(path) as file:
             return file.read(_HEAD_BYTES)
     except FileNotFoundError:  # a dangling link
         return b""

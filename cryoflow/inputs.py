@@ -1,0 +1,112 @@
+"""Opening what others wrote. All of cryoflow reads users' files through here.
+
+Any name in a project may be a named pipe, a socket or a device, or a link to one: a pipe is waited for for ever, and
+/dev/zero never ends. Only regular files are read; the others are an error like that of a file which cannot be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from pathlib import Path
+
+WHOLE_BYTES = 1 << 28
+"""Most bytes of a file that is read whole. Larger ones are read in pieces, or are not what they are named like."""
+LONGEST_LINE_BYTES = 1 << 20
+"""Most bytes of a line of text that is read; no table of ours, RELION or CryoSPARC comes near it."""
+
+
+def opened(path: str | Path) -> io.BufferedReader:
+    """Open a regular file for reading bytes.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be opened, or is a pipe, a socket or a device; says which.
+    """
+    return open(path, "rb", opener=_regular)
+
+
+def unbuffered(path: str | Path) -> io.FileIO:
+    """Like `opened`, for reads of large pieces straight into an array."""
+    return open(path, "rb", buffering=0, opener=_regular)
+
+
+def text_lines(path: str | Path, *, errors: str = "strict") -> io.TextIOWrapper:
+    """Like `opened`, for UTF-8 text; line ends of all systems become `\\n`."""
+    return io.TextIOWrapper(opened(path), encoding="utf-8", errors=errors)
+
+
+def opened_table(path: str | Path) -> io.BufferedReader:
+    """Like `opened`, for a table whose lines a library takes apart: a line without an end would fill the memory.
+
+    Raises
+    ------
+    OSError
+        As `opened`, and where a line is much longer than `LONGEST_LINE_BYTES`.
+    """
+    file = opened(path)
+    try:
+        while piece := file.read(LONGEST_LINE_BYTES):
+            if len(piece) == LONGEST_LINE_BYTES and b"\n" not in piece and b"\r" not in piece:
+                raise OSError(errno.EFBIG, f"it has a line of more than {LONGEST_LINE_BYTES >> 20} MiB", str(path))
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read_bytes(path: str | Path, *, at_most: int = WHOLE_BYTES) -> bytes:
+    """The whole content of a regular file.
+
+    Raises
+    ------
+    OSError
+        As `opened`, and where it has more than `at_most` bytes.
+    """
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= at_most else b""
+        while size <= at_most and (more := file.read(1 << 16)):  # it grows, or is one of the kernel's, without a size
+            content += more
+            size = len(content)
+        if size <= at_most:
+            return content
+    raise OSError(errno.EFBIG, f"it has more than {at_most >> 20} MiB", str(path))
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether an error says that a file is not there, or (ESTALE, over NFS) that another was put in its place."""
+    return isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
+
+
+def read_text(path: str | Path, *, encoding: str = "utf-8", errors: str = "strict", at_most: int = WHOLE_BYTES) -> str:
+    """The whole content of a regular file as text; line ends of all systems become `\\n`.
+
+    Raises
+    ------
+    OSError
+        As `read_bytes`.
+    UnicodeDecodeError
+        Where it is no such text, unless `errors` says otherwise.
+    """
+    text = read_bytes(path, at_most=at_most).decode(encoding, errors)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _regular(path: str, flags: int) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)  # to open a pipe would wait for its writer
+    except BlockingIOError:  # a file server's client has a lease of the file, which is no reason not to read it
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise
+        descriptor = os.open(path, flags)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # of a folder, Python itself says that it is one
+        return descriptor
+    os.close(descriptor)
+    what = "a named pipe" if stat.S_ISFIFO(kind) else "a device"
+    raise OSError(errno.EINVAL, f"it is {what}, not a file", path)
