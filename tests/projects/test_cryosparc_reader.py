@@ -278,6 +278,22 @@ def test_optics_come_from_exposures_and_else_from_the_particles(tmp_path, datase
         np.testing.assert_allclose(table["defocus_angle_deg"], 30.0, atol=1e-3)
 
 
+def test_negative_stain_and_phase_plates_are_said(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", dataset)
+    assert not any("micrographs were" in note for note in entries(folder, "J10")["Homo_J10"].notes)
+    for path in folder.glob("J*/*.cs"):
+        table = read_cs(path)
+        if "mscope_params/accel_kv" in table:
+            n = len(table["uid"])
+            table["mscope_params/neg_stain"] = np.ones(n, np.uint32)
+            table["mscope_params/phase_plate"] = (np.arange(n) == 0).astype(np.uint32)
+            write_cs(path, table)
+    for job, entry in (("J4", "AutoPick_J4"), ("J10", "Homo_J10")):
+        notes = entries(folder, job)[entry].notes
+        assert "4 of 4 micrographs were stained negatively" in notes
+        assert "1 of 4 micrographs were taken with a phase plate" in notes
+
+
 def test_symmetry_copies_are_folded_back_and_counted(tmp_path, dataset):
     folder = write_cryosparc_project(tmp_path / "P", dataset, symmetry_copies=4)
     (refined,), (expanded,) = entries(folder, "J10").values(), entries(folder, "J13").values()
@@ -403,20 +419,29 @@ def test_a_group_file_that_has_no_positions_says_what_to_name_instead(tmp_path, 
         read_lone(folder / "J7" / "particles_selected.cs")
 
 
-def test_a_dataset_that_changes_while_it_is_read_is_refused(tmp_path, dataset, monkeypatch):
+@pytest.mark.parametrize("times", [1, 2, 9])
+def test_a_dataset_that_changes_while_it_is_read_is_read_again_and_at_last_refused(
+    tmp_path, dataset, monkeypatch, times
+):
     from cryoflow.projects.cryosparc import read
 
     folder = write_cryosparc_project(tmp_path / "P", dataset)
     job = jobs_of(folder)["J4"]
-    join = read.join
+    join, reads = read.join, []
 
     def slow_join(primary, *rest):
         found = join(primary, *rest)
-        os.utime(primary, ns=(1, 1))
+        reads.append(primary)
+        if len(reads) <= times:
+            os.utime(primary, ns=(len(reads), len(reads)))
         return found
 
     monkeypatch.setattr(read, "join", slow_join)
-    with pytest.raises(BadInput, match="changed while it was read"):
+    if times < 3:
+        (pickset,) = cryosparc.read_job(job)
+        assert (len(pickset), len(reads)) == (100, times + 1)
+        return
+    with pytest.raises(BadInput, match="changed each of 3 times"):
         cryosparc.read_job(job)
 
 

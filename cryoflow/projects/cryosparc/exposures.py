@@ -21,6 +21,11 @@ OPTICS = {  # column of a micrograph table -> (columns of a dataset in order of 
     "defocus_angle_deg": (("ctf/df_angle_rad",), 180 / np.pi),
     "phase_shift_deg": (("ctf/phase_shift_rad",), 180 / np.pi),
 }
+FLAGS = {
+    "mscope_params/neg_stain": "were stained negatively",
+    "mscope_params/phase_plate": "were taken with a phase plate",
+}
+"""Columns that are set where images look different -> what to say of such micrographs."""
 _MAX_OUTPUTS = 30  # of exposures that are asked, nearest first: a chain of curation jobs has a dozen
 
 
@@ -39,6 +44,7 @@ class Exposures:
     shape_yx: dict[int, tuple[int, int]] = field(default_factory=dict)
     is_movie: set[int] = field(default_factory=set)
     optics: dict[str, dict[int, float]] = field(default_factory=lambda: {name: {} for name in OPTICS})
+    flagged: dict[str, set[int]] = field(default_factory=lambda: {name: set() for name in FLAGS})
 
     def is_complete(self, uids: npt.NDArray[np.uint64]) -> bool:
         """Whether nothing is left to be asked for these exposures."""
@@ -90,7 +96,7 @@ def _exposure_outputs(index: ProjectIndex, record: Record) -> Iterator[tuple[Rec
 
 
 def _add(found: Exposures, output: Output) -> None:
-    wanted = {"micrograph_blob/path", "micrograph_blob/psize_A", "micrograph_blob/shape", "movie_blob/path"}
+    wanted = {"micrograph_blob/path", "micrograph_blob/psize_A", "micrograph_blob/shape", "movie_blob/path", *FLAGS}
     wanted |= {column for columns, _ in OPTICS.values() for column in columns}
     for table in output.tables:
         names = [n for n in wanted if table.has_text(n) or table.has(n, (2,) if n.endswith("/shape") else ())]
@@ -109,6 +115,9 @@ def _add(found: Exposures, output: Output) -> None:
                 _keep_positive(found.pixel_size_A, uids, values["micrograph_blob/psize_A"])
         elif "movie_blob/path" in values:
             found.is_movie.update(uids)
+        for name in FLAGS:
+            if name in values:
+                found.flagged[name].update(values["uid"][values[name] != 0].tolist())
         for name, (columns, factor) in OPTICS.items():
             for column in columns:
                 if column in values:

@@ -15,7 +15,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import read_header
 from cryoflow.picks import FloatArray, micrograph_table
-from cryoflow.projects.cryosparc.exposures import LARGEST_EDGE_PX, OPTICS, SMALLEST_PIXEL_A, Exposures, as_text
+from cryoflow.projects.cryosparc.exposures import FLAGS, LARGEST_EDGE_PX, OPTICS, SMALLEST_PIXEL_A, Exposures, as_text
 
 _MOVIES = (".tif", ".tiff", ".eer", ".mrcs", ".bz2")
 IntArray = npt.NDArray[np.intp]
@@ -129,6 +129,10 @@ def tabulate(
     if box_pixel_size_A and (unknown := np.isnan(table_size)).any():
         table_size[unknown] = box_pixel_size_A
         notes.append(f"pixel size of {int(unknown.sum())} micrographs from boxes that were not resampled")
+
+    for name, what in FLAGS.items():
+        if n_flagged := sum(rows[of][0] in exposures.flagged[name] for of in ordered):
+            notes.append(f"{n_flagged} of {len(ordered)} micrographs {what}")
 
     row_of = np.array([place.get(name, -1) for name in names], np.intp)
     known = row_of >= 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job
 
 _ROWS_AT_A_TIME = 1 << 16
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,7 @@ def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet
         planned = plan.make(output, source, record, context.record.kind, role)
         if planned is None:
             continue
-        before = [source_file(path) for path in planned.files(primary.path)]
-        joined = join(primary.path, planned.wanted, (planned.location.path, planned.repeated))
-        for file in before:
-            if source_file(file.path) != file:
-                raise BadInput(file.path, "changed while it was read.", "Its job is being written; try later.")
+        joined = _joined(primary.path, planned)
         share = 1.0 if joined.is_located is None else float(joined.is_located.mean())
         if best is None or share > best[0]:
             best = (share, planned, joined)
@@ -120,6 +118,20 @@ def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet
     if best is None:
         raise MissingMetadata(primary.path, f"has no positions for the output {output.name}, nor has an ancestor.")
     return _pickset(context, output, role, best[1], best[2])
+
+
+def _joined(primary: Path, planned: plan.Plan) -> Joined:
+    """The columns of a plan, read again where CryoSPARC rewrote a dataset meanwhile."""
+    changed = primary
+    for _ in range(_ATTEMPTS):
+        before = [source_file(path) for path in planned.files(primary)]
+        joined = join(primary, planned.wanted, (planned.location.path, planned.repeated))
+        rewritten = [file.path for file in before if source_file(file.path) != file]
+        if not rewritten:
+            return joined
+        changed = rewritten[0]
+        del joined  # or two of them would be held
+    raise BadInput(changed, f"changed each of {_ATTEMPTS} times that it was read.", "Is its job still running?")
 
 
 def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan.Plan, joined: Joined) -> PickSet:
