@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, validators
 
 from cryoflow.cli import output as out
 from cryoflow.errors import BadInput, ExitCode
@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 STAR = Group("STAR files of a folder", sort_key=1)
 DB = Group("Entries of a database", sort_key=2)
 
+POSITIVE = Parameter(validator=validators.Number(gt=0))
+NOT_NEGATIVE = Parameter(validator=validators.Number(gte=0))
+COUNT = Parameter(validator=validators.Number(gte=1))
+SHARE = Parameter(validator=validators.Number(gte=0, lt=1))
+CHANCE = Parameter(validator=validators.Number(gt=0, lte=1))
+
 DatabaseOption = Annotated[Path | None, Parameter(name=["--database", "--db"], group=DB)]
 Micrographs = Annotated[Path | None, Parameter(name=["--micrographs", "--image-dir"], group=STAR)]
-Apix = Annotated[float | None, Parameter(name="--apix", group=STAR)]
+Apix = Annotated[float | None, Parameter(name="--apix", group=STAR), POSITIVE]
+Diameter = Annotated[float | None, POSITIVE]
 CtfStar = Annotated[Path | None, Parameter(name=["--ctf", "--star-file"], group=STAR)]
 BOX_DIAMETERS = 1.5
 """Edge of the older emUnpicker's boxes in diameters, as they are mostly chosen."""
-NumCores = Annotated[int | None, Parameter(name=["--num-cores", "--workers"])]
+NumCores = Annotated[int | None, Parameter(name=["--num-cores", "--workers"]), COUNT]
 
 
 def labelled(

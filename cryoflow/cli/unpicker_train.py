@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, validators
 
 from cryoflow.cli import output as out
 from cryoflow.cli.unpicker_input import (
     BOX_DIAMETERS,
+    CHANCE,
+    COUNT,
     DB,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
     STAR,
     Apix,
     CtfStar,
     DatabaseOption,
+    Diameter,
     Micrographs,
     NumCores,
     ending,
@@ -46,8 +53,8 @@ def label(
     candidates: Annotated[str | None, Parameter(group=DB)] = None,
     excluded: Annotated[str | None, Parameter(group=DB)] = None,
     dropped: Annotated[Literal["unlabelled", "wrong"], Parameter(group=DB)] = "unlabelled",
-    radius: Annotated[float, Parameter(group=DB)] = 0.25,
-    diameter: Annotated[float | None, Parameter(group=DB)] = None,
+    radius: Annotated[float, Parameter(group=DB), POSITIVE] = 0.25,
+    diameter: Annotated[Diameter, Parameter(group=DB)] = None,
     seed: int = 0,
     json: out.Json = False,
 ) -> int:
@@ -148,26 +155,26 @@ def train(
     apix: Apix = None,
     ctf: CtfStar = None,
     database: DatabaseOption = None,
-    diameter: float | None = None,
+    diameter: Diameter = None,
     architecture: Literal["residual", "classic"] = "residual",
-    epochs: Annotated[int | None, Parameter(name=["--epochs", "--num-epochs"])] = None,
-    patience: int | None = None,
-    batch: int | None = None,
-    learning_rate: float | None = None,
-    unlabelled_right: float = 0.2,
-    max_positives: Annotated[int | None, Parameter(name=["--max-positives", "--max-particles"])] = None,
-    validation: float = 0.2,
-    test: float = 0.2,
-    precision: float | None = None,
-    recall: float | None = None,
+    epochs: Annotated[int | None, Parameter(name=["--epochs", "--num-epochs"]), COUNT] = None,
+    patience: Annotated[int | None, COUNT] = None,
+    batch: Annotated[int | None, COUNT] = None,
+    learning_rate: Annotated[float | None, POSITIVE] = None,
+    unlabelled_right: Annotated[float, SHARE] = 0.2,
+    max_positives: Annotated[int | None, Parameter(name=["--max-positives", "--max-particles"]), COUNT] = None,
+    validation: Annotated[float, SHARE] = 0.2,
+    test: Annotated[float, SHARE] = 0.2,
+    precision: Annotated[float | None, CHANCE] = None,
+    recall: Annotated[float | None, CHANCE] = None,
     start_from: Path | None = None,
     phase_flip: Annotated[bool, Parameter(negative="")] = False,
-    boxsize: Annotated[float | None, Parameter(group=CLASSIC)] = None,
-    sigma_contrast: Annotated[float, Parameter(group=CLASSIC)] = 5.0,
-    lowpass: Annotated[float, Parameter(group=CLASSIC)] = 0.0,
-    highpass: Annotated[float, Parameter(group=CLASSIC)] = 0.0,
-    gaussian_sigma: Annotated[float, Parameter(group=CLASSIC)] = 0.0,
-    resized_box: Annotated[int, Parameter(group=CLASSIC)] = 32,
+    boxsize: Annotated[float | None, Parameter(group=CLASSIC), POSITIVE] = None,
+    sigma_contrast: Annotated[float, Parameter(group=CLASSIC), NOT_NEGATIVE] = 5.0,
+    lowpass: Annotated[float, Parameter(group=CLASSIC), NOT_NEGATIVE] = 0.0,
+    highpass: Annotated[float, Parameter(group=CLASSIC), NOT_NEGATIVE] = 0.0,
+    gaussian_sigma: Annotated[float, Parameter(group=CLASSIC), NOT_NEGATIVE] = 0.0,
+    resized_box: Annotated[int, Parameter(group=CLASSIC, validator=validators.Number(gte=8))] = 32,
     num_cores: NumCores = None,
     cache: Path | None = None,
     seed: int = 0,
@@ -284,7 +291,12 @@ def train(
         **{k: v for k, v in sorted(bundle.metrics.items())},
     }
     out.emit_record(record, as_json=json)
-    out.say(f"next: cryoflow unpicker evaluate {output}, then cryoflow unpicker unpick {output}")
+    if not bundle.metrics["threshold_reached_what_was_wanted"]:
+        nearest = {n: bundle.metrics[f"validation_{n}_estimated"] for n in ("precision", "recall")}
+        had = f"precision {nearest['precision']:.3f} and recall {nearest['recall']:.3f}"
+        out.say(f"warning: on the validation micrographs no threshold gives a {options.wanted}; this one gives {had}")
+    model = shlex.quote(str(output))
+    out.say(f"next: cryoflow unpicker evaluate {model}, then cryoflow unpicker unpick {model}")
     return ending(bad, 1)
 
 

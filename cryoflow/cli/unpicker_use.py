@@ -9,10 +9,13 @@ from cyclopts import Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.unpicker_input import (
+    CHANCE,
+    COUNT,
     STAR,
     Apix,
     CtfStar,
     DatabaseOption,
+    Diameter,
     Micrographs,
     NumCores,
     any_picks,
@@ -40,7 +43,7 @@ def evaluate(
     apix: Apix = None,
     ctf: CtfStar = None,
     database: DatabaseOption = None,
-    diameter: float | None = None,
+    diameter: Diameter = None,
     orientations: Literal[1, 2, 4, 8] = 1,
     num_cores: NumCores = None,
     table: Literal["summary", "micrographs", "defocus"] = "summary",
@@ -131,8 +134,8 @@ def unpick(
     apix: Apix = None,
     ctf: CtfStar = None,
     database: DatabaseOption = None,
-    diameter: float | None = None,
-    threshold: float | None = None,
+    diameter: Diameter = None,
+    threshold: Annotated[float | None, CHANCE] = None,
     orientations: Literal[1, 2, 4, 8] = 1,
     num_cores: NumCores = None,
     boxsize: OlderOption = None,
@@ -232,14 +235,14 @@ def unpick(
 def suggest(
     model: Path,
     *entries: str,
-    number: Annotated[int, Parameter(name=["--number", "-n"])] = 5,
+    number: Annotated[int, Parameter(name=["--number", "-n"]), COUNT] = 5,
     folder: Annotated[Path | None, Parameter(group=STAR)] = None,
     suffix: Annotated[str, Parameter(group=STAR)] = "_autopick",
     micrographs: Micrographs = None,
     apix: Apix = None,
     ctf: CtfStar = None,
     database: DatabaseOption = None,
-    diameter: float | None = None,
+    diameter: Diameter = None,
     num_cores: NumCores = None,
     json: out.Json = False,
 ) -> int:
@@ -271,12 +274,14 @@ def suggest(
         Micrographs prepared at a time.
     """
     from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.patches import require_ctf
     from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
     from cryoflow.unpicker.unpick import Judged, judge
 
     bundle = ModelBundle.load(model)
     found, bad = any_picks(entries, database, folder, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
+    require_ctf(bundle.preprocessing, found)
     free = not_cleaned(bundle, found)
     if len(free) < len(found):
         out.say(f"note: {len(found) - len(free)} of {len(found)} micrographs have labels already")

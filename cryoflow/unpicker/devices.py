@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 
+from cryoflow.errors import CryoflowError
 from cryoflow.quiet import load_tensorflow
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,22 @@ class Devices:
 
 
 def load_keras() -> None:
-    """Import Keras and its backend, without TensorFlow's chatter. Call it before the first use of either."""
-    if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":
+    """Import Keras and its backend, without TensorFlow's chatter. Call it before the first use of either.
+
+    Raises
+    ------
+    CryoflowError
+        Where the backend that `KERAS_BACKEND` names is not there.
+    """
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend == "tensorflow":
         load_tensorflow()
-    import keras  # noqa: F401
+    try:
+        import keras  # noqa: F401
+    except (ImportError, ValueError) as error:
+        raise CryoflowError(
+            f"KERAS_BACKEND={backend}: {error}. Install it, or leave the variable out: TensorFlow is used then."
+        ) from error
 
 
 def find_devices(*, mixed_precision: bool | None = None) -> Devices:

@@ -22,6 +22,7 @@ from cryoflow.unpicker.metrics import (
     precision_recall,
     roc_auc,
 )
+from cryoflow.unpicker.patches import require_ctf
 from cryoflow.unpicker.unpick import Judged, OnJudged, judge
 
 Float = npt.NDArray[np.float64]
@@ -118,6 +119,7 @@ def evaluate(
             f"all {len(training_set.micrographs)} micrographs were used in its training.",
             "Label others, or train with a share for the test (--test).",
         )
+    require_ctf(bundle.preprocessing, unseen)
     judged: list[Judged] = []
     failed: list[BadInput] = []
     for result in judge(bundle, unseen, orientations=orientations, workers=workers):

@@ -158,9 +158,15 @@ def split_by_micrograph(
     Raises
     ------
     BadInput
-        Where fewer than two micrographs carry labels.
+        Where fewer than two micrographs carry labels, or the two shares leave nothing to learn from.
     """
     usable = [m for m in training_set.micrographs if len(m.labels)]
+    if usable and validation + test >= 1:
+        raise BadInput(
+            usable[0].path.parent,
+            f"shares of {validation:g} for validation and {test:g} for the test leave nothing to learn from.",
+            "Give smaller ones.",
+        )
     if len(usable) < 2:
         where = training_set.micrographs[0].path if training_set.micrographs else Path()
         raise BadInput(where, f"{len(usable)} micrograph with picks: training needs two at the very least.")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -28,6 +29,7 @@ from cryoflow.unpicker.labelled import PickedMicrograph
 
 Boxes = npt.NDArray[np.float16]
 Image = npt.NDArray[np.float32] | MicrographFile
+CTF_HINT = "Give the STAR file with the CTF of all micrographs (--ctf)."
 
 
 class BoxMaker(Protocol):
@@ -155,6 +157,22 @@ def load_boxes(preprocessing: BoxMaker, micrograph: PickedMicrograph) -> Boxes:
     return preprocessing.boxes(file, micrograph)
 
 
+def require_ctf(preprocessing: BoxMaker, micrographs: Sequence[PickedMicrograph]) -> None:
+    """Refuse at once, and once, what could not be prepared for any of many micrographs.
+
+    Raises
+    ------
+    MissingMetadata
+        Where phases are to be flipped and no micrograph has a CTF.
+    """
+    if preprocessing.phase_flip and micrographs and all(m.ctf is None for m in micrographs):
+        raise MissingMetadata(
+            micrographs[0].path.parent,
+            f"none of {len(micrographs)} micrographs has CTF values, but the model asks for phase flipping.",
+            CTF_HINT,
+        )
+
+
 def flipped(
     image: npt.NDArray[np.float32], pixel_size_yx_A: tuple[float, float], micrograph: PickedMicrograph
 ) -> npt.NDArray[np.float32]:
@@ -169,7 +187,7 @@ def flipped(
         raise MissingMetadata(
             micrograph.path,
             "has no CTF values, but the model asks for phase flipping.",
-            "Give the STAR file with the CTF of all micrographs (--ctf).",
+            CTF_HINT,
         )
     return phase_flip(image, pixel_size_yx_A, micrograph.ctf)
 

@@ -38,7 +38,7 @@ from cryoflow.unpicker.labelled import (
 from cryoflow.unpicker.metrics import Counts, average_precision, calibration_error, roc_auc
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.patches import BoxMaker
+from cryoflow.unpicker.patches import BoxMaker, require_ctf
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +115,7 @@ def train(
     diameter = float(np.median([m.diameter_A for m in training_set.micrographs]))
     preprocessing = start.preprocessing if start else options.preprocessing_for(diameter)
     architecture = start.architecture if start else options.network(preprocessing)
+    require_ctf(preprocessing, training_set.micrographs)
     split = split or split_by_micrograph(
         training_set, validation=options.validation, test=options.test, seed=options.seed
     )

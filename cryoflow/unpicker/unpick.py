@@ -22,7 +22,7 @@ from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
-from cryoflow.unpicker.patches import Boxes, load_boxes
+from cryoflow.unpicker.patches import Boxes, load_boxes, require_ctf
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, suffix_of
 from cryoflow.unpicker.star_rows import FOM
 
@@ -150,6 +150,7 @@ def unpick(
     report : Unpicked
     """
     micrographs, notes = picked_micrographs(picks, diameter_A=bundle.diameter_A)
+    require_ctf(bundle.preprocessing, micrographs)
     report = _collect(
         judge(bundle, micrographs, threshold=threshold, orientations=orientations, workers=workers), on_judged, notes
     )
@@ -239,6 +240,7 @@ def unpick_star_folder(
         micrographs_dir=micrographs_dir,
         ctf_star=ctf_star,
     )
+    require_ctf(bundle.preprocessing, [p.micrograph for p in found])
     sources = {id(p.micrograph): p for p in found}
 
     def write(judged: Judged | BadInput) -> None:

@@ -1,4 +1,8 @@
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +12,7 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.formats.cs import read_cs
 from cryoflow.picks import Kind
+from cryoflow.unpicker.calibrate import Threshold
 
 
 @pytest.fixture
@@ -141,6 +146,67 @@ def test_arguments_that_do_not_go_together_are_wrong_use(arguments, trained, mon
     arguments = [str(trained.folder) if a == "m" and arguments[0] != "train" else a for a in arguments]
     assert launch(["unpicker", *arguments]) == 2
     assert capsys.readouterr().err.startswith("cryoflow: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--precision", "95"],
+        ["train", "--recall", "0"],
+        ["train", "--epochs", "0"],
+        ["train", "--batch", "0"],
+        ["train", "--diameter", "-160"],
+        ["train", "--apix", "0"],
+        ["train", "--validation", "1"],
+        ["train", "--max-positives", "0"],
+        ["train", "--learning-rate", "0"],
+        ["train", "--architecture", "classic", "--resized-box", "1"],
+        ["unpick", "--threshold", "50"],
+        ["unpick", "--num-cores", "0"],
+        ["suggest", "--number", "0"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_numbers_out_of_their_range_are_wrong_use(arguments, labelled_folder, trained, tmp_path, capsys):
+    rest = ["--train-root", str(labelled_folder), "-o", str(tmp_path / "new")]
+    if arguments[0] != "train":
+        rest = [str(trained.folder), "--folder", str(labelled_folder)]
+    with pytest.raises(SystemExit) as ended:
+        launch(["unpicker", *arguments, *rest])
+    assert ended.value.code == 2
+    assert re.search(rf'Invalid value "{arguments[-1]}(\.0)?" for {arguments[-2]}', capsys.readouterr().err)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_precision_that_was_not_reached_is_told(labelled_folder, tmp_path, capsys, monkeypatch):
+    from cryoflow.unpicker import train
+
+    monkeypatch.setattr(train, "choose_threshold", lambda *_, **__: Threshold(0.9, 0.8, 0.7, reached=False))
+    assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder)]) == 0
+    command = ["unpicker", "train", "--train-root", str(labelled_folder), "--diameter", "160", "--epochs", "1"]
+    assert launch([*command, "-o", str(tmp_path / "my model"), "--precision", "0.999"]) == 0
+    error = capsys.readouterr().err
+    assert "no threshold gives a precision of at least 0.999; this one gives precision 0.800 and recall 0.700" in error
+    assert f"evaluate '{tmp_path}/my model'" in error
+
+
+def test_a_model_that_flips_phases_asks_for_the_ctf_once(labelled_folder, trained, tmp_path, capsys):
+    flips = replace(trained, preprocessing=replace(trained.preprocessing, phase_flip=True))
+    flips.save(tmp_path / "flips")
+    for command in (["unpick", "-o", str(tmp_path / "out")], ["suggest"]):
+        assert launch(["unpicker", *command, "--folder", str(labelled_folder), "--model", str(tmp_path / "flips")]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "none of 8 micrographs has CTF values" in error
+
+
+def test_a_backend_that_is_not_there_is_one_clear_error():
+    code = "from cryoflow.unpicker.devices import load_keras; load_keras()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": "nonsense"}, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert "CryoflowError: KERAS_BACKEND=nonsense: " in ended.stderr.splitlines()[-1]
 
 
 def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path, capsys):

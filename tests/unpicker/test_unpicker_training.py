@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from unpicker_rings import make_set, small_options
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.unpicker import fit as fit_module
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle
@@ -17,6 +17,7 @@ from cryoflow.unpicker.fit import checkpoint_folder
 from cryoflow.unpicker.labelled import TrainingSet, balanced_draw, split_by_micrograph
 from cryoflow.unpicker.network import Architecture, build, pick_loss, random_views, turned
 from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.patches import Preprocessing
 from cryoflow.unpicker.train import train
 
 
@@ -195,6 +196,18 @@ def test_labels_of_one_kind_are_refused(rings, tmp_path, label, says):
     same = tuple(replace(m, labels=np.full(len(m.labels), label, np.int8)) for m in rings.micrographs)
     with pytest.raises(BadInput, match=says):
         train(TrainingSet(same), tmp_path / "model", small_options(tmp_path))
+
+
+def test_shares_that_leave_nothing_to_learn_from_are_refused(rings, tmp_path):
+    with pytest.raises(BadInput, match=r"0\.5 for validation and 0\.5 for the test leave nothing"):
+        train(rings, tmp_path / "model", small_options(tmp_path, validation=0.5, test=0.5))
+
+
+def test_phase_flipping_without_any_ctf_is_refused_before_anything_is_read(rings, tmp_path):
+    unknown = TrainingSet(tuple(replace(m, ctf=None) for m in rings.micrographs))
+    with pytest.raises(MissingMetadata, match="none of 8 micrographs has CTF values"):
+        train(unknown, tmp_path / "model", small_options(tmp_path, preprocessing=Preprocessing(phase_flip=True)))
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_micrograph_is_too_few(rings, tmp_path):
