@@ -68,7 +68,8 @@ def train(
         show_script(result, f"then, again: {again_}  (its model and curve)", as_json=json)
     else:
         out.emit_record(_known(result), as_json=json)
-        out.say(f"next: cryoflow picker pick {name} --model {result.model} ENTRY... --database DB --output FOLDER")
+        model = shlex.quote(str(result.model))
+        out.say(f"next: cryoflow picker pick {name} --model {model} ENTRY... --database DB --output FOLDER")
 
 
 @app.command

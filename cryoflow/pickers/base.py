@@ -9,7 +9,9 @@ programs run is in `execution.py`.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -114,9 +116,13 @@ def _parsed(name: str, given: object, derived: T) -> T:
             if text.lower() not in ("1", "0", "yes", "no", "true", "false", "on", "off"):
                 raise ValueError
             return text.lower() in ("1", "yes", "true", "on")
-        return type(derived)(text)
+        value = type(derived)(text)
+        if isinstance(derived, int | float) and not (math.isfinite(value) and (value >= 0 or derived < 0)):
+            raise ValueError
+        return value
     except ValueError:
         kind = {bool: "yes or no", int: "a whole number", float: "a number"}[type(derived)]
+        kind += ", not below 0" if not isinstance(derived, bool | str) and derived >= 0 else ""
         raise BadInput(name, f"is set to {text!r}; it must be {kind}.") from None
 
 
@@ -192,6 +198,8 @@ class Picker:
     default_threshold: ClassVar[float | None] = None
     model_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that picking must share with the training of its model."""
+    model_names: ClassVar[tuple[str, ...]] = ()
+    """Models that the program brings along, and knows by these names."""
 
     @property
     def trains(self) -> bool:
@@ -214,8 +222,12 @@ class Picker:
         raise NotImplementedError  # every picker writes
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
-        """What to type next, one command a line."""
+        """What to do next: a command to type, or where that is in another program, words in brackets."""
         return ()
+
+    def train_command(self, home: Path, *options: str) -> str:
+        """Our command that trains on a folder, as a shell takes it."""
+        return shlex.join(["cryoflow", "picker", "train", self.name, str(home), *options])
 
     def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
         """The commands that train, in order.

@@ -47,6 +47,8 @@ def consensus(
     entries = [f"{p.provenance.project_name}/{p.provenance.entry_name}" for p in picksets]
     if not 1 <= at_least <= len(picksets):
         raise BadInput("consensus", f"of {len(picksets)} entries, at least {at_least} cannot agree.")
+    if twice := sorted({e for e in entries if entries.count(e) > 1}):
+        raise BadInput(twice[0], "is named twice, and would agree with itself.")
     first = picksets[0]
     for pickset, entry in zip(picksets, entries, strict=True):
         if pickset is not first and not any(True for _ in same_micrographs(pickset, first)):

@@ -22,9 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
 from cryoflow.pickers.links import link_micrographs
+from cryoflow.pickers.preflight import problems_of_labels
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION
 from cryoflow.pickers.training_set import TrainingSet
 
@@ -59,6 +61,12 @@ class Cryolo(Picker):
         if settings.choose("drop_partial_boxes", True, "crYOLO itself never gives a box that leaves the micrograph"):
             partial = _leaves_micrograph(training)
             if partial.any():
+                if partial.all():
+                    raise BadInput(
+                        "cryolo",
+                        f"gets no box: each of the {len(partial)} leaves its micrograph.",
+                        "Is the diameter (or the box) right? With --set drop_partial_boxes=no they stay.",
+                    )
                 training = training.without(partial)
                 settings.note("dropped_boxes", int(partial.sum()), "not wholly on their micrograph")
         targets = [
@@ -73,7 +81,7 @@ class Cryolo(Picker):
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """The two commands of the crYOLO documentation, and ours."""
         return (
-            f"cryoflow picker train cryolo {home}",
+            self.train_command(home),
             f"(or, in {home}: cryolo_train.py -c {CONFIG} -w 5 -g 0)",
         )
 
@@ -118,22 +126,25 @@ class Cryolo(Picker):
         return (Step("pick with crYOLO", argv, ("picks/CBOX",), wants_gpu=True),)
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
-        """Pairs that crYOLO would make wrongly, and boxes that are none."""
+        """Pairs that crYOLO would make wrongly or not at all, boxes that are none, and a configuration that is not."""
         found = []
+        try:
+            json.loads(inputs.read_text(home / CONFIG))
+        except (OSError, ValueError) as error:
+            found.append(f"{CONFIG} cannot be read ({error})")
         for part in FOLDERS.values():
-            images = [p.name for p in (home / f"{part}_image").glob("*")]
-            for label in sorted((home / f"{part}_annot").glob("*")):
-                candidates = [name for name in images if label.stem in name]
-                if len(candidates) != 1:
-                    found.append(f"{label.name} belongs to {len(candidates)} pictures of {part}_image")
-        row = manifest.set_index("stem")
-        for label in sorted(home.glob("*_annot/*.box")):
-            if label.stat().st_size and label.stem in row.index:
-                box = np.loadtxt(label, ndmin=2)
-                size = row.loc[label.stem, ["nx", "ny"]].to_numpy(np.float64, na_value=np.inf)
-                centers = box[:, :2] + box[:, 2:4] / 2
-                if (centers < 0).any() or (centers > size).any() or (box[:, 2:4] <= 0).any():
-                    found.append(f"{label.name} has boxes outside its micrograph, or without a size")
+            images = {p.stem for p in (home / f"{part}_image").glob("*")}
+            labels = sorted((home / f"{part}_annot").glob("*"))
+            found += problems_of_labels(images, labels, manifest, empty_files=True)
+            names = "\n".join(images)
+            found += [
+                f"{label.name} fits {count} pictures of {part}_image, which crYOLO finds by a part of their names"
+                for label in labels
+                if (count := names.count(label.stem)) > 1
+            ]
+            for label in labels:
+                if label.suffix == ".box" and label.stat().st_size and not inputs.read_bytes(label).strip():
+                    found.append(f"{label.name} has blank lines only; of no particles a file of no bytes tells")
         return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
@@ -216,6 +227,8 @@ def _write_config(training: TrainingSet, folder: Path, settings: Settings, *, tr
     cutoff = settings.choose(
         "low_pass_cutoff", 0.1, "of the sampling frequency, as the general model for cryo images needs; 0 for none"
     )
+    if cutoff > 0.5:
+        raise BadInput("low_pass_cutoff", f"is {cutoff:g}, of the sampling frequency; that ends at 0.5.")
     if cutoff > 0:
         model["filter"] = [cutoff, "filtered/"]
     if weights := settings.choose_path(
@@ -241,6 +254,9 @@ def _write_config(training: TrainingSet, folder: Path, settings: Settings, *, tr
 
 def _training_sections(training: TrainingSet, settings: Settings, pretrained: str) -> dict[str, object]:
     splits = set(training.micrographs["split"])
+    name = settings.choose("model_name", "cryolo_model.h5", "in the exported folder")
+    if Path(name).name != name or not name.endswith(".h5"):
+        raise BadInput("model_name", f"is {name!r}; it is the name of a .h5 file, without folders.")
     return {
         "train": {
             "train_image_folder": "train_image/",
@@ -254,7 +270,7 @@ def _training_sections(training: TrainingSet, settings: Settings, pretrained: st
             "no_object_scale": 1.0,
             "coord_scale": 1.0,
             "class_scale": 1.0,
-            "saved_weights_name": settings.choose("model_name", "cryolo_model.h5", "in the exported folder"),
+            "saved_weights_name": name,
             "debug": True,
         },
         "valid": {

@@ -88,7 +88,7 @@ class CryoSegNet(Picker):
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """What to run in CryoSegNet's own folder, which holds its code."""
         return (
-            f"cryoflow picker train cryosegnet {home}",
+            self.train_command(home),
             "(that needs CryoSegNet's own folder, which holds its scripts: export with --set code=FOLDER)",
         )
 

@@ -38,7 +38,9 @@ class CryoSparc(Picker):
 
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """`import_particles.star` always, `picked_particles.cs` where the exposures' uids are known."""
-        given = settings.choose("exposures", "", "the entry's own uids; or exposures.cs of the project the picks go to")
+        given = settings.choose_path(
+            "exposures", "the entry's own uids; or exposures.cs of the project the picks go to"
+        )
         flip = settings.choose(
             "flip_y", False, "the same MRC files; yes only for micrographs of another motion correction"
         )
@@ -77,9 +79,11 @@ class CryoSparc(Picker):
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Where to put the files in CryoSPARC."""
+        star, dataset = home / "import_particles.star", home / "picked_particles.cs"
+        by_tools = (f"(or with cryosparc-tools: Dataset.load({str(dataset)!r}) into an External job)",)
         return (
-            f"(CryoSPARC: Import Particle Stack of {home}/import_particles.star, Source Exposures, Ignore raw data)",
-            f"(or with cryosparc-tools: Dataset.load('{home}/picked_particles.cs') into an External job)",
+            f"(CryoSPARC: Import Particle Stack of {star}, Source Exposures, Ignore raw data)",
+            *(by_tools if dataset.exists() else ()),
         )
 
     def pick_files(self, folder: Path) -> list[Path]:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
 from cryoflow.pickers.links import link_micrographs
+from cryoflow.pickers.preflight import problems_of_labels
 from cryoflow.pickers.split import TEST, VALIDATION
 from cryoflow.pickers.training_set import TrainingSet
 
@@ -69,7 +71,7 @@ class EPicker(Picker):
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Ours."""
-        return (f"cryoflow picker train epicker {home}",)
+        return (self.train_command(home),)
 
     def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
         """One command; it uses one GPU."""
@@ -127,6 +129,17 @@ class EPicker(Picker):
         )
         argv += ("--vis_thresh", "0", "--min_distance", settings["min_distance"], "--gpus", _device(hardware))
         return (Step("pick with EPicker", argv, ("picks",), wants_gpu=True),)
+
+    def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
+        """Micrographs without labels of the same stem, and labels beside their micrograph."""
+        if not (home / "labels").is_dir():
+            return []  # a set to pick
+        found: list[str] = []
+        for prefix in ("", "test_"):
+            pictures = {p.stem for p in (home / f"{prefix}micrographs").glob("*")}
+            labels = sorted((home / f"{prefix}labels").glob("*"))
+            found += problems_of_labels(pictures, labels, manifest, empty_files=False)
+        return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """`model_last.pth` in the folder of the experiment."""

@@ -14,6 +14,7 @@ from cryoflow.errors import BadInput
 from cryoflow.files import clear_errors, mend, replacing_folder
 from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Picker, Setting, Settings, picker
+from cryoflow.pickers.preflight import problems_of, said
 from cryoflow.pickers.split import Fractions
 from cryoflow.pickers.training_set import Skipped, TrainingSet, build_training_set, splits_of
 from cryoflow.picks import PickSet
@@ -137,7 +138,7 @@ def write_set(
     made_with = f"picker {target.name}, {what}, fingerprint {fingerprint}"
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
-    reused = _same_is_there(output, made_with, overwrite=overwrite)
+    reused = _same_is_there(target, output, made_with, overwrite=overwrite)
     if reused:
         chosen_settings = _read_chosen(output)
     else:
@@ -215,13 +216,21 @@ def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, ob
     return digest.hexdigest()
 
 
-def _same_is_there(output: Path, made_with: str, *, overwrite: bool) -> bool:
+def _same_is_there(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> bool:
+    """Whether the folder holds this very export, sound, so that it is left as it is."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return False
     if not manifest.is_manifest(output / manifest.NAME):
         raise BadInput(output, "is there already, and cryoflow did not write it.", "Choose another --output.")
     if manifest.made_with(output) == made_with:
-        return True
+        found = problems_of(target, output)
+        if found and not overwrite:
+            raise BadInput(
+                output,
+                f"holds this very export, but damaged: {said(found)}.",
+                "Add --overwrite to write it anew; that removes trained models in it, too.",
+            )
+        return not found
     if not overwrite:
         raise BadInput(
             output,

@@ -51,6 +51,7 @@ _SCORES = {
 }
 """What coordinate files have beside the position: label, format, and what RELION itself writes where it is unknown."""
 _JOB = re.compile(r"^[A-Za-z0-9]+/job\d+/")
+_JOB_FILE = re.compile(r"(?:^|/)([A-Za-z0-9]+/job\d+/[^/]+)$")
 
 
 class Relion(Picker):
@@ -67,8 +68,8 @@ class Relion(Picker):
         flip = settings.choose(
             "flip_y", False, "the same MRC files; yes only for micrographs of another motion correction"
         )
-        relative = settings.choose(
-            "relative_to", "", "paths of coordinate files are absolute; or relative to this folder"
+        relative = settings.choose_path(
+            "relative_to", "paths of coordinate files are absolute; or relative to this folder"
         )
         y_px = training.picks["y_px"].to_numpy()
         y_px = training.per_pick("ny") - 1 - y_px if flip else y_px
@@ -137,7 +138,7 @@ def _named_as_the_project_does(
     training: TrainingSet, settings: Settings, setting: str, reader: Callable[[Path], Sequence[str]]
 ) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
     """The table with `target`, the micrograph's name in the project that the picks go to; and which have one."""
-    given = settings.choose(setting, "", "the entry's own names; or the file of the project that the picks go to")
+    given = settings.choose_path(setting, "the entry's own names; or the file of the project that the picks go to")
     names = training.micrographs["name"].astype(str).tolist()
     if not given:
         return training.micrographs.assign(target=names), np.ones(len(names), bool)
@@ -184,11 +185,21 @@ def _write_lists(job: Path, names: list[str], files: list[str], relative: str, s
         {"coordinate_files": {k: np.array(v, object) for k, v in columns.items()}},
         comment=VERSION,
     )
-    given = next((s.value for s in settings.chosen if s.name == "micrographs_star"), "")
+    given = _in_project(next((s.value for s in settings.chosen if s.name == "micrographs_star"), ""))
     folders = sorted({str(PurePosixPath(n).parent) for n in names})
     (job / "coords_suffix_autopick.star").write_text(
         (given or f"{folders[0] if folders else 'Micrographs'}/*.mrc") + "\n"
     )
+
+
+def _in_project(path: str) -> str:
+    """A job's file as RELION names it, from the project's folder on: its window runs there.
+
+    >>> _in_project("/data/my project/CtfFind/job003/micrographs_ctf.star")
+    'CtfFind/job003/micrographs_ctf.star'
+    """
+    found = _JOB_FILE.search(path)
+    return found[1] if found else path
 
 
 def _below(path: str, folder: str) -> str:

@@ -14,13 +14,14 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
-from cryoflow.micrographs.header import micrograph_status, read_header
+from cryoflow.micrographs.header import micrograph_status
 from cryoflow.pickers import manifest as manifests
 from cryoflow.pickers import staging
 from cryoflow.pickers.base import Picker, picker
 from cryoflow.pickers.curves import plot_curve
 from cryoflow.pickers.execution import OnLine, Place, run_steps, write_script
 from cryoflow.pickers.export import write_set
+from cryoflow.pickers.preflight import preflight
 from cryoflow.pickers.read_back import read_back
 from cryoflow.pickers.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
@@ -162,9 +163,7 @@ def pick(
             "Pick in its own program, then: cryoflow ingest FOLDER_OF_ITS_PICKS --micrographs FOLDER --database DB.",
         )
     staging.mend(output)
-    model_path = Path(model).absolute() if Path(model).exists() else Path(model)
-    if not model_path.exists() and (model_path.is_absolute() or model_path.suffix):
-        raise BadInput(model, "is not there.", "Name the model that `cryoflow picker train` reported.")
+    model_path = _model(target, str(model))
     training = build_training_set(
         picksets, diameter_A=diameter_A, box_px=box_px, link=target.links_micrographs, for_picking=True
     )
@@ -193,6 +192,21 @@ def pick(
     return Picked(output, log, tuple(found), seconds=seconds)
 
 
+def _model(target: Picker, model: str) -> Path:
+    """A model's file, absolute, or a name as it is."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.absolute()
+    if model in target.model_names:
+        return Path(model)
+    names = f", or {' or '.join(target.model_names)}" if target.model_names else ""
+    raise BadInput(
+        model,
+        "is a folder, no model." if path.is_dir() else "is not there.",
+        f"Name the model that `cryoflow picker train` reported{names}.",
+    )
+
+
 def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
     """What picking must share with the training, where the model still lies in the folder that it was trained in."""
     for folder in model.parents[:2]:
@@ -201,35 +215,6 @@ def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
             settings = manifests.read_settings(folder)
             return {name: settings[name] for name in target.model_settings if name in settings}
     return {}
-
-
-def preflight(target: Picker, folder: Path) -> None:
-    """Check a picker's folder before a GPU is asked for: links open, shapes are right, names match, boxes are inside.
-
-    Raises
-    ------
-    BadInput
-        With the first of what is wrong, and how many there are.
-    """
-    table = manifests.read_manifest(folder)
-    problems = []
-    pictures = _pictures(folder)
-    for stem, ny, nx in table[["stem", "ny", "nx"]].itertuples(index=False):
-        path = pictures.get(str(stem))
-        if path is None:
-            problems.append(f"{stem} has no picture")
-        elif path.suffix == ".mrc":
-            try:
-                shape = read_header(path).shape_yx
-            except (BadInput, OSError) as error:
-                problems.append(f"{stem}: {error}")
-                continue
-            if not pd.isna(ny) and shape != (int(ny), int(nx)):
-                problems.append(f"{stem} is {shape[0]} x {shape[1]} pixels now, and was {ny} x {nx} when exported")
-    problems += target.problems(folder, table)
-    if problems:
-        more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
-        raise BadInput(folder, f"cannot be used as it is: {problems[0]}{more}.", "Export it again.")
 
 
 def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = None, project: str = "") -> PickSet:
@@ -242,6 +227,9 @@ def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = N
     pixel_size_A
         Where the headers have none, or a wrong one.
     """
+    for path in paths:
+        if not Path(path).exists():
+            raise BadInput(path, "is not there.", "Name MRC files, or folders of them.")
     files = [f.absolute() for p in paths for f in (sorted(Path(p).glob("*.mrc")) if Path(p).is_dir() else [Path(p)])]
     if not files:
         raise BadInput(", ".join(map(str, paths)) or "micrographs", "holds no MRC file.")
@@ -266,13 +254,3 @@ def _check_picker(target: Picker, folder: Path) -> None:
         raise BadInput(folder, "is no training set of cryoflow.", f"Write one: cryoflow export {target.name} ...")
     if not made.startswith(f"picker {target.name},"):
         raise BadInput(folder, f"was exported for another picker ({made.split(',')[0]}).", f"Export for {target.name}.")
-
-
-def _pictures(folder: Path) -> dict[str, Path]:
-    """Picture by stem; the folders of a picker's own results are not looked into."""
-    return {
-        p.stem: p
-        for pattern in ("*/*.mrc", "*/*/*.mrc", "*/*.tif")
-        for p in folder.glob(pattern)
-        if not {"proc", "picks", "filtered"} & set(p.relative_to(folder).parts)
-    }

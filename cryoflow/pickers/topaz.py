@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 RECEPTIVE_FIELD_PX = {"resnet8": 71, "resnet16": 91, "conv31": 31, "conv63": 63, "conv127": 127}
 SPLIT_FILES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
+SMALLEST_TARGET_A = 4.0
 _FILES_A_COMMAND = 500
 
 
@@ -43,7 +44,8 @@ class Topaz(Picker):
     title = "Topaz"
     score_kind = "Topaz log-likelihood ratio"
     default_threshold: ClassVar[float | None] = 0.0
-    model_settings = ("downsampling", "target_pixel_size")
+    model_settings = ("target_pixel_size",)
+    model_names = tuple(f"{name}{units}" for name in ("resnet8", "resnet16") for units in ("", "_u32", "_u64"))
     needs = Needs(modes=frozenset({0, 1, 2, 6}))  # mode 12: not before 0.3
 
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
@@ -61,8 +63,8 @@ class Topaz(Picker):
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Ours runs the whole chain."""
         return (
-            f"cryoflow picker train topaz {home}",
-            f"(or write a script for it: cryoflow picker train topaz {home} --script-only)",
+            self.train_command(home),
+            f"(or write a script for it: {self.train_command(home, '--script-only')})",
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
@@ -109,19 +111,24 @@ class Topaz(Picker):
         return tuple(steps)
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
-        """Names in a table of particles that its list of images lacks: Topaz would find no particles."""
+        """Names that one table has and another lacks, so that Topaz finds no particles; particles that lie outside."""
         found = []
-        for part in SPLIT_FILES.values():
+        linked = {p.stem for p in home.glob("raw_*/*.mrc")}
+        row = manifest.set_index("stem")[["nx", "ny", "scale"]].astype("float64")
+        for split, part in SPLIT_FILES.items():
+            if not (manifest["split"] == split).any():
+                continue
             table, images = home / f"particles_{part}.txt", home / f"image_list_{part}.txt"
-            if table.exists():
-                named, listed = (
-                    {
-                        line.partition("\t")[0]
-                        for line in inputs.read_text(path, errors="surrogateescape").splitlines()[1:]
-                    }
-                    for path in (table, images)
-                )
-                found += [f"{name} of {table.name} is not in {images.name}" for name in sorted(named - listed)]
+            particles = _table(table, ["image_name", "x_coord", "y_coord"])
+            listed = set(_table(images, ["image_name"])["image_name"])
+            named = particles["image_name"]
+            found += [f"{name} of {table.name} is not in {images.name}" for name in sorted(set(named) - listed)]
+            found += [f"{name} of {images.name} has no picture" for name in sorted(listed - linked)]
+            of = row.reindex(named)
+            xy_px = particles[["x_coord", "y_coord"]].to_numpy(np.float64) * of[["scale"]].to_numpy()
+            outside = (xy_px < 0) | (xy_px > of[["nx", "ny"]].to_numpy() + of[["scale"]].to_numpy())
+            if outside.any():
+                found.append(f"{table.name} has particles outside {named[outside.any(axis=1)].iloc[0]}")
         return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
@@ -153,6 +160,21 @@ class Topaz(Picker):
         return [f for f in super().pick_files(folder) if f.name not in ours]
 
 
+def _table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Some columns of one of our tables; the first is text.
+
+    Raises
+    ------
+    BadInput
+        Where it cannot be read.
+    """
+    try:
+        with inputs.opened(path) as file:
+            return pd.read_csv(file, sep="\t", usecols=columns, dtype={columns[0]: "object"})
+    except (OSError, ValueError) as error:
+        raise BadInput(path, f"cannot be read: {error}.", "Export the set again, with --overwrite.") from error
+
+
 def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.int64]:
     """Whole factor of each micrograph, such that all end near one pixel size in which a particle fits the network."""
     pixel_A = training.micrographs["pixel_size_A"].to_numpy(np.float64)
@@ -164,37 +186,52 @@ def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.i
             raise BadInput("model", f"is {model}: no file, and none of {', '.join(RECEPTIVE_FIELD_PX)}.")
         model = settings.choose_path("model", why)
     field_px = RECEPTIVE_FIELD_PX.get(model, RECEPTIVE_FIELD_PX["resnet8"])
-    target_A = 4.0
-    if not np.isnan(diameter_A).all():
-        target_A = max(target_A, 2 * float(np.nanmax(diameter_A)) / field_px)
-    target_A = settings.choose(
-        "target_pixel_size", target_A, f"angstrom: a particle fills half of {field_px} px, {model}'s view; at least 4"
-    )
-    if not target_A > 0:
-        raise BadInput("target_pixel_size", f"is {target_A:g}; it is a number of angstrom above 0.")
-    given = settings.choose(
-        "downsampling",
-        "auto",
-        f"each entry's own, to about {target_A:.3g} A a pixel",
-    )
+    given = settings.choose("downsampling", "auto", "each entry's own whole number, to about the target_pixel_size")
     if given != "auto" and not (given.isdecimal() and int(given) > 0):
         raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more, or auto.")
-    if given == "auto" and np.isnan(pixel_A).any():
+    target_A = max(SMALLEST_TARGET_A, 2 * float(np.nanmax(diameter_A, initial=0.0)) / field_px)
+    why = f"angstrom: a particle fills about half of {field_px} px, {model}'s view; at least 4"
+    factor = np.full(len(pixel_A), int(given) if given != "auto" else 1)
+    if not np.isnan(pixel_A).any():
+        if given == "auto":
+            target_A, factor = _common_size(pixel_A, target_A)
+        else:
+            target_A, why = float(np.exp(np.log(pixel_A * factor).mean())), "angstrom, from the downsampling"
+    elif given == "auto":
         raise MissingMetadata(
             "downsampling",
             "cannot be derived: a pixel size is not known.",
             "Give --set downsampling=4, or the pixel size on ingest.",
         )
-    factor = (
-        np.maximum(1, np.round(target_A / pixel_A).astype(np.int64))
-        if given == "auto"
-        else np.full(len(pixel_A), int(given))
-    )
+    wanted_A = settings.choose("target_pixel_size", target_A, why)
+    if not wanted_A > 0:
+        raise BadInput("target_pixel_size", f"is {wanted_A:g}; it is a number of angstrom above 0.")
+    if given == "auto" and wanted_A != target_A:
+        factor = _factors(pixel_A, wanted_A)
     for entry, rows in training.micrographs.groupby("entry").indices.items():
         for value in np.unique(factor[rows]):
             at = pixel_A[rows][factor[rows] == value][0]
             settings.note(f"downsampling of {entry}", int(value), f"{at:.4g} A a pixel become {at * value:.4g}")
     return factor
+
+
+def _factors(pixel_A: FloatArray, target_A: float) -> npt.NDArray[np.int64]:
+    return np.maximum(1, np.round(target_A / pixel_A).astype(np.int64))
+
+
+def _common_size(pixel_A: FloatArray, target_A: float) -> tuple[float, npt.NDArray[np.int64]]:
+    """The pixel size near the wanted one to which whole factors bring all micrographs best, and the factors."""
+    sizes = np.unique(pixel_A)
+    tries = target_A * np.append(1.0, np.geomspace(0.8, 1.25, 91))
+    tries = tries[tries >= SMALLEST_TARGET_A]
+    ends = sizes * np.stack([_factors(sizes, t) for t in tries])
+    unlike = ends.max(axis=1) / ends.min(axis=1)
+    good = tries[unlike <= 1.02 * unlike.min()]
+    near_A = float(good[np.abs(np.log(good / target_A)).argmin()])
+    factor = _factors(pixel_A, near_A)
+    reached_A = float(np.exp(np.log(pixel_A * factor).mean()))  # what a model should see again, to the digit
+    reached_A = float(f"{reached_A:.6g}")  # as it is kept
+    return (reached_A if (_factors(pixel_A, reached_A) == factor).all() else near_A), factor
 
 
 def _pixels_across(training: TrainingSet) -> float:

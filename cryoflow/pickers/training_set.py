@@ -167,7 +167,8 @@ def build_training_set(
         if inside.all()
         else [*shared_notes, f"{int((~inside).sum())} picks outside their micrographs were left out."]
     )
-    micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=not for_picking)
+    needed = link and not for_picking  # RELION and CryoSPARC get centres
+    micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=needed)
     micrographs["stem"] = [f"{i:06d}__{plain_stem(str(name))}" for i, name in enumerate(micrographs["name"])]
     if for_picking:
         micrographs["split"] = "pick"
@@ -344,6 +345,19 @@ def _with_boxes(
                 "has no pixel size, which a diameter in angstrom needs.",
                 "Give --box in pixels instead, or ingest its project with a pixel size.",
             )
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):
             box = 2 * np.round(diameter / pixel_A / 2)
+        if (box < 2).any():
+            raise BadInput(
+                str(micrographs["entry"][box < 2].iloc[0]),
+                f"gets no box from a diameter of {diameter[box < 2][0]:g} A at {pixel_A[box < 2][0]:g} A a pixel.",
+                "The diameter is in angstrom: give --diameter.",
+            )
+    shortest = micrographs[["ny", "nx"]].min(axis=1).to_numpy(np.float64, na_value=np.inf)
+    if (large := box > shortest).any():
+        raise BadInput(
+            str(micrographs["entry"][large].iloc[0]),
+            f"gets a box of {box[large][0]:g} px, larger than its micrograph of {shortest[large][0]:g} px.",
+            "--diameter is in angstrom, --box in pixels of the micrograph.",
+        )
     return micrographs.assign(box_px=box, diameter_A=diameter), notes

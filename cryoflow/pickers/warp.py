@@ -53,6 +53,8 @@ class Warp(Picker):
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """One TIFF a micrograph."""
         pixel_A = settings.choose("pixel_size", PIXEL_SIZE_A, "BoxNet's own, angstrom a pixel")
+        if not pixel_A > 0:
+            raise BadInput("pixel_size", f"is {pixel_A:g}; it is a number of angstrom above 0.")
         dark = settings.choose("dark_particles", True, "cryo images; no for negative stain, whose sign is turned")
         settings.choose("patch_size", 512, "WarpTools' default")
         settings.choose("batch_size", 8, "WarpTools' default; must be divisible by the number of GPUs")
@@ -78,6 +80,12 @@ class Warp(Picker):
         def one(row: tuple[int, tuple[str, str, int, int]]) -> None:
             i, (stem, split, first, last) = row
             image = read_any(table["path"].iloc[i])
+            if not float(image.max()) > float(image.min()):
+                raise BadInput(
+                    table["path"].iloc[i],
+                    "has one grey value only, at which BoxNet's training would stop.",
+                    "Where no picks are on it, --no-negatives leaves it out.",
+                )
             slices = boxnet_slices(
                 image,
                 float(table["pixel_size_A"].iloc[i]),
@@ -96,8 +104,8 @@ class Warp(Picker):
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """The command of WarpTools."""
         return (
-            f"cryoflow picker train warp {home}",
-            f"(or: WarpTools fs_boxnet_train --examples {home}/examples --model_out boxnet.pt)",
+            self.train_command(home),
+            f"(or, in {home}: WarpTools fs_boxnet_train --examples examples --model_out boxnet.pt)",
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
@@ -162,7 +170,7 @@ def boxnet_slices(
     small = resample_to_shape(image, (shape[0], shape[1]), workers=1)
     deviation = float(small.std())
     if deviation == 0:
-        raise BadInput("warp", "a micrograph has one grey value only.", "Leave it out.")
+        raise BadInput("pixel_size", f"is {to_pixel_size_A:g}: a micrograph becomes one grey value.")
     small = (small - small.mean()) / np.float32(deviation if dark else -deviation)
 
     def discs(xy_px: FloatArray, radius_px: float) -> npt.NDArray[np.bool_]:

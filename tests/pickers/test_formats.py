@@ -201,9 +201,16 @@ def test_picks_go_to_another_project_by_its_names_and_none_in_common_is_an_error
     result = export("relion", [entry], tmp_path / "out", settings={"micrographs_star": str(star)})
     (job,) = (result.folder / "AutoPick").iterdir()
     assert list(read_table(job / "autopick.star", "coordinate_files")["rlnMicrographName"]) == theirs[:2]
+    assert (job / "coords_suffix_autopick.star").read_text() == f"{star}\n"
     shown = {s.name: s.value for s in result.settings}
     assert shown["not in the project"] == "1"
     assert shown["not in the entry"] == "1"
+    of_job = tmp_path / "my project" / "CtfFind" / "job003" / "micrographs_ctf.star"
+    of_job.parent.mkdir(parents=True)
+    of_job.write_bytes(star.read_bytes())
+    result = export("relion", [entry], tmp_path / "named", settings={"micrographs_star": str(of_job)})
+    (job,) = (result.folder / "AutoPick").iterdir()
+    assert (job / "coords_suffix_autopick.star").read_text() == "CtfFind/job003/micrographs_ctf.star\n"
     write_star(star, {"micrographs": {"rlnMicrographName": np.array(["MotionCorr/job002/zzz.mrc"], object)}})
     with pytest.raises(BadInput, match="names no micrograph"):
         export("relion", [entry], tmp_path / "none", settings={"micrographs_star": str(star)})

@@ -154,3 +154,9 @@ def test_names_are_found_from_strict_to_forgiving_and_never_guessed():
     assert match.index.tolist() == [0, 1, -1]
     assert match.how == {"exact": 1, "stem without uid": 1}
     assert match_names(["q/c.mrc", "y/c.mrc"], theirs).index.tolist() == [2, 3]
+
+
+def test_an_entry_does_not_agree_with_itself(make_entry):
+    entry = make_entry()
+    with pytest.raises(BadInput, match="named twice"):
+        consensus([entry, entry])

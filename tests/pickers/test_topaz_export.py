@@ -89,3 +89,30 @@ def test_commands_name_relative_paths_and_make_what_they_promise(make_entry, tmp
     assert all("with blank" not in a for s in steps for a in s.argv)
     assert steps[-1].argv[steps[-1].argv.index("-d") + 1] == "-1"
     assert (result.folder / "models").is_dir()
+
+
+def test_factors_bring_entries_to_the_most_common_pixel_size_and_a_model_remembers_it(make_entry, tmp_path):
+    entries = [make_entry("P1", pixel_size_A=3.1), make_entry("P2", pixel_size_A=2.0, seed=1)]
+    result = export("topaz", entries, tmp_path / "out", diameter_A=250)
+    table = manifest.read_manifest(result.manifest).groupby("project")["scale"].unique()
+    assert [list(x) for x in table] == [[2], [3]]  # 6.2 and 6 A; the rule of 7.04 A alone makes 6.2 and 8
+    kept = float(manifest.read_settings(result.folder)["target_pixel_size"])
+    assert kept == pytest.approx(np.sqrt(6.2 * 6.0), abs=1e-3)
+    by_hand = export("topaz", entries[:1], tmp_path / "by hand", diameter_A=250, settings={"downsampling": 4})
+    assert float(manifest.read_settings(by_hand.folder)["target_pixel_size"]) == pytest.approx(12.4)
+
+
+def test_new_micrographs_of_another_pixel_size_end_at_that_of_the_training(make_entry, tmp_path):
+    from cryoflow.pickers.execution import Place
+    from cryoflow.pickers.run import pick
+
+    trained = export("topaz", [make_entry(pixel_size_A=3.1)], tmp_path / "out", diameter_A=250)
+    model = trained.folder / "models" / "topaz_epoch1.sav"
+    model.write_bytes(b"model")
+    new = make_entry("P9", pixel_size_A=1.0, seed=1)
+    pick("topaz", model, [new], tmp_path / "picked", Place(hardware=Hardware(())), diameter_A=250, script_only=True)
+    assert set(manifest.read_manifest(tmp_path / "picked")["scale"]) == {6.0}  # 6.2 A, not the 7 A of the rule
+    with pytest.raises(BadInput, match=r"nosuch: is not there.*resnet16"):
+        pick("topaz", "nosuch", [new], tmp_path / "other", Place(hardware=Hardware(())))
+    pick("topaz", "resnet16", [new], tmp_path / "named", Place(hardware=Hardware(())), script_only=True, diameter_A=250)
+    assert " -m resnet16 " in (tmp_path / "named" / "pick.sbatch").read_text()

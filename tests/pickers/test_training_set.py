@@ -241,3 +241,49 @@ def test_splits_are_counted(make_entry):
         VALIDATION: 2,
         TEST: 1,
     }
+
+
+def test_a_diameter_that_cannot_be_is_a_clear_error(make_entry, tmp_path):
+    entry = make_entry(n=3)
+    for diameter_A in (0.0, -5.0, 3.0):
+        with pytest.raises(BadInput, match=r"gets no box from a diameter.*--diameter"):
+            export("cryolo", [entry], tmp_path / "out", diameter_A=diameter_A)
+    for too_large in ({"diameter_A": 5000.0}, {"box_px": 500}):
+        with pytest.raises(BadInput, match="larger than its micrograph of 384 px"):
+            export("topaz", [entry], tmp_path / "out", **too_large)
+    with pytest.raises(BadInput, match="each of the"):  # it fits the micrograph, and no box does
+        export("cryolo", [entry], tmp_path / "out", box_px=380)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["relion", "cryosparc"])
+def test_programs_that_get_centres_only_need_no_diameter(make_entry, tmp_path, name):
+    from dataclasses import replace
+
+    entry = replace(make_entry(n=3), diameter_A=None)
+    assert export(name, [entry], tmp_path / name).n_picks == len(entry)
+
+
+def test_numbers_that_cannot_be_are_refused(make_entry, tmp_path):
+    entry = make_entry(n=3)
+    for name, value in (("batch_size", -3), ("learning_rate", "nan"), ("learning_rate", "inf"), ("epochs", "")):
+        with pytest.raises(BadInput, match=rf"{name}: is set to .*; it must be a .*number"):
+            export("cryolo", [entry], tmp_path / "out", settings={name: value})
+    for name, value in (("low_pass_cutoff", 3), ("model_name", "/etc/model.h5"), ("model_name", "model")):
+        with pytest.raises(BadInput, match=name):
+            export("cryolo", [entry], tmp_path / "out", settings={name: value})
+    for value in (0, 100_000):
+        with pytest.raises(BadInput, match="pixel_size"):
+            export("warp", [entry], tmp_path / "out", settings={"pixel_size": value})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", sorted(pickers()))
+def test_commands_to_type_next_hold_in_a_folder_with_blanks(make_entry, tmp_path, name):
+    import shlex
+
+    result = export(name, [make_entry(n=3)], tmp_path / "my set")
+    typed = [command for command in result.next_commands if not command.startswith("(")]
+    assert bool(typed) == picker(name).trains
+    for command in typed:
+        assert shlex.split(command)[:5] == ["cryoflow", "picker", "train", name, str(result.folder)]
