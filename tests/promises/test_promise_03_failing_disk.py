@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from promise_tools import DIAMETER_A, at, changes_of, has_times, in_child, leftovers, make_entry, on_each_change, tree
-from test_promise_02_kill_anywhere import SMALL, exporter, small_bundle
+from test_promise_02_kill_anywhere import PICKERS, SMALL, exporter, small_bundle
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
@@ -54,7 +54,7 @@ def at_every_change(work: Callable[[], object], where: Path, log: Path, check: C
     return n_changes
 
 
-@pytest.mark.parametrize("name", ["topaz", "relion"])
+@pytest.mark.parametrize("name", PICKERS)
 def test_an_export_that_cannot_be_written_is_absent_and_says_why(name: str, tmp_path: Path) -> None:
     where = tmp_path / "sets"
     where.mkdir()
