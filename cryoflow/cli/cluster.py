@@ -62,7 +62,7 @@ def up(
                     running.start(services.server(settings, host=host))
             running.wait_for(f"Prefect's server at {address}", lambda: services.answers(address))
             _register(settings, chosen)
-            end_pools([pool for pool, kind in pools(chosen).items() if kind == "process"])
+            end_pools([pool for pool, kind in pools(chosen).items() if kind == "process"], tell=say)
             for worker in services.workers(settings, chosen):
                 if not running.start(worker):
                     say(f"the {worker.name} runs already: {running.log(worker)}")

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,8 @@ UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 PARENT = "CRYOFLOW_STARTED_BY"
 """Variable that the embedded server inherits: number and start of the process that it serves."""
 _TAG = "process"
+SIGN_OF_LIFE_S = 40.0
+"""Longer than a worker's heart takes for a beat, which is 30 s."""
 
 
 @contextmanager
@@ -75,24 +78,62 @@ def end_tagged() -> int:
     return _crash(lambda run: any(map(is_dead, run.tags)), here)
 
 
-def end_pools(pools: Collection[str]) -> int:
+def end_pools(pools: Collection[str], *, tell: Callable[[str], object] = log.info) -> int:
     """Call the runs of pools of processes Crashed whose process is gone; before this machine's worker is started.
 
-    A pool that another worker serves now is left alone: its processes are of another machine, perhaps.
+    A pool that another worker serves is left alone: its processes are of another machine, perhaps. A worker that was
+    killed counts as online for a while, so where there is something to end, this waits for a sign of life.
+
+    Parameters
+    ----------
+    tell
+        Called with a line when it waits.
     """
     n = 0
     for pool in pools:
+        of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
         with get_client(sync_client=True) as client:
-            workers = client.read_workers_for_work_pool(pool)
-        if not any(worker.status == WorkerStatus.ONLINE for worker in workers):
-            of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
-            n += _crash(_process_is_gone, FlowRunFilter(state=_unfinished()), of_pool)
+            found = client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state=_unfinished()), work_pool_filter=of_pool, limit=200
+            )
+            if not any(map(_process_is_gone, found)) or _is_served(client, pool, tell):
+                continue
+        n += _crash(_process_is_gone, FlowRunFilter(state=_unfinished()), of_pool)
     return n
 
 
+def _is_served(client: SyncPrefectClient, pool: str, tell: Callable[[str], object]) -> bool:
+    """Whether a worker of a pool gives a sign of life."""
+
+    def beats() -> set[object]:
+        workers = client.read_workers_for_work_pool(pool)
+        return {w.last_heartbeat_time for w in workers if w.status == WorkerStatus.ONLINE}
+
+    if not (before := beats()):
+        return False
+    tell(
+        f"runs of the pool {pool} have lost their process; looking for {SIGN_OF_LIFE_S:g} s whether a worker serves it"
+    )
+    end = time.monotonic() + SIGN_OF_LIFE_S
+    while time.monotonic() < end:
+        time.sleep(1)
+        if beats() - before:
+            return True
+    return False
+
+
 def _process_is_gone(run: FlowRun) -> bool:
+    """Whether a run's process does not run here. Its number may be another's by now, as after a reboot."""
     pid = run.infrastructure_pid or ""
-    return pid.isdigit() and not started(int(pid))
+    if not pid.isdigit():
+        return False
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return not started(int(pid))
+    except OSError:
+        return False  # of another user
+    return f"PREFECT__FLOW_RUN_ID={run.id}".encode() not in variables
 
 
 def _unfinished() -> FlowRunFilterState:
@@ -140,3 +181,14 @@ def end_servers() -> int:
         except (OSError, ValueError):
             continue
     return n
+
+
+if __name__ == "__main__":  # before a worker is started by systemd
+    import sys
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in sys.argv[1:]:
+        with get_client(sync_client=True) as asked:
+            kind = asked.read_work_pool(name).type
+        if kind == "process":  # jobs of a cluster go on, and are found again by their worker
+            end_pools([name])

@@ -35,7 +35,7 @@ def test_the_settings_of_the_page_are_settings(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_accepts_the_units_of_the_page(tmp_path: Path) -> None:
-    server, worker = (text.replace("/opt/cryoflow/src/.venv/bin/prefect", sys.executable) for text in blocks("ini"))
+    server, worker = (re.sub(r"/opt/cryoflow/src/.venv/bin/\w+", sys.executable, text) for text in blocks("ini"))
     (tmp_path / "cryoflow-server.service").write_text(server)
     (tmp_path / "cryoflow-worker@.service").write_text(worker)
     units = ["cryoflow-server.service", "cryoflow-worker@cryoflow-slurm.service"]

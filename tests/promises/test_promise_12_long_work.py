@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -133,35 +134,65 @@ def test_only_runs_of_dead_processes_of_this_machine_are_called_crashed(prefect_
 
 
 def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_another_serves_the_pool(
-    prefect_server: None,
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The parent of a pipeline on a cluster is such a run: a process beside the server."""
+    """The parent of a pipeline on a cluster is such a run: a process beside the server.
+
+    A worker counts as online for a minute and a half after it was killed; somebody who starts it again before that
+    wants the runs that it lost to be ended all the same.
+    """
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.client.schemas.objects import FlowRun
     from prefect.states import Running
 
-    from cryoflow.cluster.remains import end_pools
+    from cryoflow.cluster import remains
 
     @flow
     def waits() -> None:
         """One that never starts."""
 
-    pids = {"gone": str(2**22 + 7), "alive": str(os.getpid()), "unknown": None}
+    monkeypatch.setattr(remains, "SIGN_OF_LIFE_S", 3.0)
+    stop = threading.Event()
+    living: list[subprocess.Popen[bytes]] = []
+    told: list[str] = []
     with get_client(sync_client=True) as client:
         runs: dict[tuple[str, str], FlowRun] = {}
-        for pool in ("lone", "served"):
+        for pool in ("lone", "served", "was served"):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
             deployment = client.create_deployment(client.create_flow(waits), name=pool, work_pool_name=pool)
-            for name, pid in pids.items():
+            for name in ("gone", "the number is another's now", "alive", "unknown"):
                 run = client.create_flow_run_from_deployment(deployment, state=Running())
-                client.update_flow_run(run.id, infrastructure_pid=pid)
+                if name == "alive":
+                    living.append(subprocess.Popen(["sleep", "60"], env={"PREFECT__FLOW_RUN_ID": str(run.id)}))
+                pids = {"gone": 2**22 + 7, "alive": living[-1].pid if living else 0, "unknown": None}
+                pid = pids.get(name, os.getpid())
+                client.update_flow_run(run.id, infrastructure_pid=None if pid is None else str(pid))
                 runs[pool, name] = run
+        client.send_worker_heartbeat("was served", "killed")
+
+        def beat() -> None:
+            with get_client(sync_client=True) as heart:
+                while not stop.wait(0.5):
+                    heart.send_worker_heartbeat("served", "of another machine")
+
         client.send_worker_heartbeat("served", "of another machine")
-        end_pools(["lone", "served"])
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            remains.end_pools(["lone", "served", "was served"], tell=told.append)
+        finally:
+            stop.set()
+            thread.join()
+            for process in living:
+                process.kill()
+                process.wait()
         states = {key: client.read_flow_run(run.id).state for key, run in runs.items()}
-    assert {key for key, state in states.items() if state and state.is_crashed()} == {("lone", "gone")}
+    assert {key for key, state in states.items() if state and state.is_crashed()} == {
+        (pool, name) for pool in ("lone", "was served") for name in ("gone", "the number is another's now")
+    }
+    assert [line.split(" have lost")[0] for line in told] == ["runs of the pool served", "runs of the pool was served"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc: whose a server is cannot be known")
