@@ -101,7 +101,7 @@ def compare(
     diameter_A
         None takes the reference's, then the picks'.
     only
-        Names of the micrographs to count; None counts all.
+        Names of the micrographs to count, as the picks' project or the reference's has them; None counts all.
     method
         See `cryoflow.pickers.matching`.
 
@@ -110,23 +110,23 @@ def compare(
     MissingMetadata
         Where the diameter or a pixel size is not known.
     BadInput
-        Where they have no micrograph in common.
+        Where they have no micrograph in common, or the radius is none.
     """
     entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
     diameter = diameter_A or reference.diameter_A or picks.diameter_A
     if diameter is None:
         raise MissingMetadata(entry, "the particle diameter is not known.", "Give it in angstrom: --diameter.")
-    radius_A = radius * diameter
+    radius_A = positive_radius_A(radius, diameter)
     found_A, right_A = _in_angstrom(picks, entry), _in_angstrom(reference, "the reference")
     score = picks.picks["score"].to_numpy(np.float64) if "score" in picks.picks else None
     is_right = np.zeros(len(picks), bool)
     judged = np.zeros(len(picks), bool)
     bounds, reference_bounds = picks.offsets.tolist(), reference.offsets.tolist()
-    names = picks.micrographs["name"].tolist()
+    names, their_names = picks.micrographs["name"].tolist(), reference.micrographs["name"].tolist()
     compared, distances, in_both = [], [], 0
     for i, j in same_micrographs(picks, reference):
         in_both += 1
-        if only is not None and names[i] not in only:
+        if only is not None and names[i] not in only and their_names[j] not in only:
             continue
         mine, theirs = slice(bounds[i], bounds[i + 1]), slice(reference_bounds[j], reference_bounds[j + 1])
         pairs = match_picks(right_A[theirs], found_A[mine], radius_A, method=method)
@@ -156,6 +156,21 @@ def compare(
         only_in_picks=len(picks.micrographs) - in_both,
         curve=curve,
     )
+
+
+def positive_radius_A(radius: float, diameter_A: float) -> float:
+    """Radius in angstrom of a number of diameters.
+
+    Raises
+    ------
+    BadInput
+        Where it is not above 0.
+    """
+    if not (radius > 0 and np.isfinite(radius)):
+        raise BadInput("--radius", f"is {radius:g}; it is a number of diameters, above 0.")
+    if not (diameter_A > 0 and np.isfinite(diameter_A)):
+        raise BadInput("--diameter", f"is {diameter_A:g}; it is a number of angstrom, above 0.")
+    return radius * diameter_A
 
 
 def average_precision(is_right: npt.NDArray[np.bool_], score: FloatArray, n_reference: int) -> tuple[float, FloatArray]:

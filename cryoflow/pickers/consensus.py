@@ -9,7 +9,7 @@ import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import safe_name
-from cryoflow.pickers.compare import same_micrographs
+from cryoflow.pickers.compare import positive_radius_A, same_micrographs
 from cryoflow.pickers.matching import match_picks
 from cryoflow.picks import FloatArray, Kind, PickSet, Provenance
 
@@ -56,15 +56,14 @@ def consensus(
     diameter = diameter_A or next((p.diameter_A for p in picksets if p.diameter_A), None)
     if diameter is None:
         raise MissingMetadata(entries[0], "the particle diameter is not known.", "Give it in angstrom: --diameter.")
+    radius_A = positive_radius_A(radius, diameter)
     pixel_A = first.micrographs["pixel_size_A"].to_numpy(np.float64)
     if np.isnan(pixel_A).any():
         raise MissingMetadata(entries[0], "has micrographs of unknown pixel size.", "Ingest its project with one.")
     per_set = [_by_first(first, pickset) for pickset in picksets]
     rows = []
     for i in range(len(first.micrographs)):
-        xy, agree = _merge(
-            [positions.get(i, np.zeros((0, 2))) for positions in per_set], radius * diameter / pixel_A[i]
-        )
+        xy, agree = _merge([positions.get(i, np.zeros((0, 2))) for positions in per_set], radius_A / pixel_A[i])
         rows.append(pd.DataFrame({"micrograph": i, "x_px": xy[:, 0], "y_px": xy[:, 1], "score": agree}))
     picks = pd.concat(rows, ignore_index=True)
     picks = picks[picks["score"] >= at_least]
@@ -86,7 +85,7 @@ def consensus(
         box_px=first.box_px,
         diameter_A=diameter,
         score_kind="number of pickers that agree",
-        notes=(f"picks within {radius:g} diameters ({radius * diameter:.4g} A) of each other are one",),
+        notes=(f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one",),
     )
 
 

@@ -160,3 +160,20 @@ def test_an_entry_does_not_agree_with_itself(make_entry):
     entry = make_entry()
     with pytest.raises(BadInput, match="named twice"):
         consensus([entry, entry])
+
+
+@pytest.mark.parametrize(("radius", "diameter_A"), [(0, 100), (-1, 100), (float("nan"), 100), (0.25, -5)])
+def test_a_radius_that_cannot_be_is_a_clear_error(make_entry, radius, diameter_A):
+    entry, other = make_entry(), make_entry(job="J60")
+    with pytest.raises(BadInput, match="above 0"):
+        compare(entry, other, radius=radius, diameter_A=diameter_A)
+    with pytest.raises(BadInput, match="above 0"):
+        consensus([entry, other], radius=radius, diameter_A=diameter_A)
+
+
+def test_micrographs_to_count_may_be_named_as_either_project_does(make_entry):
+    entry = make_entry(n=4, n_empty=0)
+    named = [name.rpartition("/")[2] for name in entry.micrographs["name"]]
+    picked = replace(entry, micrographs=entry.micrographs.assign(name=named))
+    for only in (entry.micrographs["name"][:2], named[:2]):
+        assert len(compare(picked, entry, only=frozenset(only)).micrographs) == 2
