@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -78,4 +79,4 @@ def simulate(
         as_json=json,
     )
     if projects:
-        say(f"next: cryoflow ingest {directory} --database DB")
+        say(f"next: cryoflow ingest {shlex.quote(str(directory))} --database DB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,12 +201,14 @@ def exports_section(folders: Sequence[Path]) -> Section:
 
 
 def next_section(database: Path, model: Path | None) -> Section:
-    """What to type next."""
-    lines = [f"cryoflow database list --database {database}", f"cryoflow database verify --database {database}"]
+    """What to type next, as a shell takes it."""
+    db = shlex.quote(str(database))
+    lines = [f"cryoflow database list --database {db}", f"cryoflow database verify --database {db}"]
     if model:
+        folder = shlex.quote(str(model))
         lines += [
-            f"cryoflow unpicker info {model}",
-            f"cryoflow unpicker unpick {model} ENTRY --database {database} --output clean",
+            f"cryoflow unpicker info {folder}",
+            f"cryoflow unpicker unpick {folder} ENTRY --database {db} --output clean",
         ]
     lines.append("cryoflow run /path/to/your/projects --output run")
     return Section("What to do next", (Code("\n".join(lines)),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.report.page import render_page
-from cryoflow.report.sections import Evaluation, cleaned_pairs, report_sections, result_section
+from cryoflow.report.page import Code, render_page
+from cryoflow.report.sections import Evaluation, cleaned_pairs, next_section, report_sections, result_section
 
 
 @pytest.fixture
@@ -88,3 +89,11 @@ def test_what_is_no_evaluation_is_one_clear_error(text: str, tmp_path: Path) -> 
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(BadInput, match="is not the record of an evaluation"):
         Evaluation.read(tmp_path / "evaluation.json")
+
+
+def test_what_to_do_next_can_be_pasted_though_names_have_blanks() -> None:
+    (code,) = next_section(Path("/data/my picks"), Path("/data/it's a model")).blocks
+    assert isinstance(code, Code)
+    lines = [shlex.split(line) for line in code.text.splitlines()]
+    assert ["cryoflow", "unpicker", "info", "/data/it's a model"] in lines
+    assert lines[0] == ["cryoflow", "database", "list", "--database", "/data/my picks"]
