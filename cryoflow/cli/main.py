@@ -103,7 +103,7 @@ def launch(arguments: Sequence[str]) -> int:
 
             traceback.print_exc()
         code, message = _code_and_message(error)
-        print(f"cryoflow: {message}", file=sys.stderr)
+        print(f"cryoflow: {output.visible(message)}", file=sys.stderr)
         return code
 
 

@@ -3,6 +3,8 @@
 Results go to stdout; progress, logging and errors go to stderr. On a terminal tables are drawn with rich; elsewhere
 they are lines with tabs between the values and one head line; with `--json` they are one JSON value. In JSON, values
 that are not known are `null`.
+
+Names in projects are anybody's: what in them would steer a terminal, or is no text, is shown as an escape.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,7 +51,16 @@ class _StderrHandler(logging.Handler):
         text = f"{record.levelname.lower()}: {record.getMessage()}"
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
-        print(text, file=sys.stderr)
+        print(visible(text), file=sys.stderr)
+
+
+_STEERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks that turn the direction of writing, and bytes of names that are no UTF-8."""
+
+
+def visible(text: str) -> str:
+    """A text that cannot steer a terminal, and that every terminal can show; tabs and line ends stay."""
+    return _STEERS.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def emit_table(
@@ -77,7 +89,7 @@ def emit_table(
         emit_json(table)
         return
     names = list(columns or (table[0] if table else ()))
-    cells = [[_text(row.get(name)) for name in names] for row in table]
+    cells = [[visible(_text(row.get(name))) for name in names] for row in table]
     if not sys.stdout.isatty():
         print("\t".join(names))
         for row_cells in cells:
@@ -107,18 +119,19 @@ def emit_record(record: Mapping[str, object] | object, *, as_json: bool = False)
         return
     width = max(map(len, values), default=0) + 1 if sys.stdout.isatty() else 0
     for name, value in values.items():
-        print(f"{name + ':':{width}} {_one_line(_text(value))}")
+        print(f"{name + ':':{width}} {_one_line(visible(_text(value)))}")
 
 
 def emit_json(value: object) -> None:
     """Print any value made of our own types as JSON."""
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)  # escapes what steers a terminal, but for the last:
+    print(re.sub("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text))
 
 
 def say(text: str) -> None:
     """One line for the person who waits, on stderr; nothing with `--quiet`."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
 
 class Advance(Protocol):
@@ -149,7 +162,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Advance]:
         task = bar.add_task(what, total=total, note="")
 
         def advance(steps: int = 1, /, *, note: str = "") -> None:
-            bar.update(task, advance=steps, note=note)
+            bar.update(task, advance=steps, note=visible(note))
 
         yield advance
 
