@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from cryoflow.errors import BadInput, NotWritten
 from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
 from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
-from cryoflow.unpicker.star_folder import files_by_stem, suffix_of
+from cryoflow.unpicker.star_folder import files_by_stem, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import LABEL_COLUMN, StarRows
 
 Negatives = Literal["balanced", "all"]
@@ -63,7 +64,13 @@ def label_star_folder(
     Returns
     -------
     One entry a micrograph, and what was wrong with those that could not be labelled.
+
+    Raises
+    ------
+    BadInput
+        Where there are no such files, or they would be written over.
     """
+    refuse_overwriting(folder, output, read=(all_suffix, kept_suffix), written=(train_suffix,))
     everything = files_by_stem(folder, all_suffix)
     done: list[StarLabels] = []
     bad: list[BadInput] = []
@@ -98,13 +105,22 @@ def _label_pair(
     values = ["P"] * int(right.sum()) + ["N"] * len(removed)
     by_hand = np.flatnonzero(~matched)
     source = everything
-    if len(by_hand) and kept.columns == everything.columns:
-        source = replace(everything, rows=(*everything.rows, *(kept.rows[i] for i in by_hand)))
+    if len(by_hand):
+        added = (_in_columns(everything.columns, kept, int(i)) for i in by_hand)
+        source = replace(everything, rows=(*everything.rows, *added))
         rows += range(len(everything), len(source))
         values += ["P"] * len(by_hand)
     write_atomically(target, source.with_column(LABEL_COLUMN, values, [int(r) for r in rows]))
     stem = target.name.rsplit(".star", 1)[0]
     return StarLabels(stem, target, values.count("P"), values.count("N"), len(everything), len(by_hand))
+
+
+def _in_columns(columns: Sequence[str], of: StarRows, row: int) -> str:
+    """A row of one file in the columns of another; -999 is RELION's word for what a pick by hand does not have."""
+    if of.columns == tuple(columns):
+        return of.rows[row]
+    word = dict(zip(of.columns, of.rows[row].split(), strict=True))
+    return " ".join(f"{word.get(name, '-999'):>12}" for name in columns) + " "
 
 
 def label_from_database(

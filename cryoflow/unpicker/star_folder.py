@@ -57,6 +57,21 @@ def suffix_of(suffix: str) -> str:
     return suffix if suffix.endswith(".star") else f"{suffix}.star"
 
 
+def refuse_overwriting(folder: Path, output: Path, *, read: Sequence[str], written: Sequence[str]) -> None:
+    """Refuse suffixes by which files would be written over those that they come from, or over each other.
+
+    Raises
+    ------
+    BadInput
+        Where a suffix that is written is one that is read, in the same folder, or is given twice.
+    """
+    new = [suffix_of(s) for s in written]
+    old = [suffix_of(s) for s in read] if output.resolve() == folder.resolve() else []
+    if twice := next((s for i, s in enumerate(new) if s in (*old, *new[:i])), None):
+        what = "the files that it comes from" if twice in old else "itself"
+        raise BadInput(output, f"what is to end in {twice} would be written over {what}.", "Name another suffix.")
+
+
 def read_star_folder(
     folder: Path,
     suffix: str,

@@ -23,7 +23,7 @@ from cryoflow.picks import Kind, PickSet
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
 from cryoflow.unpicker.patches import Boxes, load_boxes, require_ctf
-from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, suffix_of
+from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import FOM
 
 log = logging.getLogger(__name__)
@@ -231,7 +231,14 @@ def unpick_star_folder(
     scored_suffix
         Where given, `X<scored_suffix>.star` is written too: all rows, with the probability as
         `rlnAutopickFigureOfMerit`, for RELION to display and to cut at any threshold.
+
+    Raises
+    ------
+    BadInput
+        Where there is no file of picks, or it would be written over.
     """
+    written = (unpick_suffix,) if scored_suffix is None else (unpick_suffix, scored_suffix)
+    refuse_overwriting(folder, output, read=(suffix,), written=written)
     found, bad = read_star_folder(
         folder,
         suffix,

@@ -82,6 +82,32 @@ def test_a_pick_added_by_hand_is_right(tmp_path):
     assert [500.0, 400.0] in StarRows.read(done[0].output).centers_xy_px.tolist()
 
 
+def test_a_pick_added_by_hand_in_other_columns_is_not_lost(tmp_path):
+    rows = [row(10 * i, 5) for i in range(6)]
+    star(tmp_path / "a_autopick.star", rows)
+    head = "\ndata_\n\nloop_ \n_rlnClassNumber #1 \n_rlnCoordinateY #2 \n_rlnCoordinateX #3 \n"
+    star(tmp_path / "a_autopick_correct.star", ["1 5.0 0.0", "2 400.0 500.0"], head=head)
+    done, _ = label_star_folder(tmp_path, tmp_path)
+    assert (done[0].n_right, done[0].n_wrong, done[0].n_added) == (2, 2, 1)
+    written = StarRows.read(done[0].output)
+    at = written.centers_xy_px.tolist().index([500.0, 400.0])
+    assert written.words(2)[at] == "-999"
+    assert written.words(3)[at] == "P"
+
+
+@pytest.mark.parametrize("suffix", ["_autopick", "_autopick_correct.star"])
+def test_labels_are_never_written_over_the_files_they_come_from(tmp_path, suffix):
+    rows = [row(10 * i, 5) for i in range(6)]
+    star(tmp_path / "a_autopick.star", rows)
+    star(tmp_path / "a_autopick_correct.star", rows[:2])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(BadInput, match=r"would be written over the files that it comes from\. Name another suffix"):
+        label_star_folder(tmp_path, tmp_path / ".." / tmp_path.name, train_suffix=suffix)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    done, _ = label_star_folder(tmp_path, tmp_path / "elsewhere", train_suffix=suffix)
+    assert done[0].n_right == 2
+
+
 def test_one_bad_file_does_not_stop_the_others(tmp_path):
     rows = [row(10 * i, 5) for i in range(6)]
     for stem in "ab":

@@ -97,6 +97,18 @@ def test_what_cannot_be_judged_is_told_and_the_rest_goes_on(rings, trained, tmp_
     assert len(list((tmp_path / "out").iterdir())) == len(rings.micrographs) - 4
 
 
+def test_picks_are_never_written_over_those_they_come_from(rings, trained, tmp_path):
+    folder = star_folder(rings, tmp_path / "in")
+    before = {p.name: p.read_bytes() for p in folder.glob("*.star")}
+    for suffixes in ({"unpick_suffix": "_autopick"}, {"scored_suffix": "_autopick.star"}):
+        with pytest.raises(BadInput, match="over the files that it comes from"):
+            unpick_star_folder(trained, folder, folder, **suffixes)
+    with pytest.raises(BadInput, match="over itself"):
+        unpick_star_folder(trained, folder, tmp_path / "out", unpick_suffix="_a", scored_suffix="_a.star")
+    assert {p.name: p.read_bytes() for p in folder.glob("*.star")} == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_pixel_size_may_be_given_and_must_fit(rings, trained, tmp_path):
     folder = star_folder(rings, tmp_path / "in")
     report = unpick_star_folder(trained, folder, tmp_path / "out", pixel_size_A=4.0)
