@@ -34,6 +34,7 @@ from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.extracted import choose, sample
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job
+from cryoflow.projects.same_file import merge_names
 
 _ROWS_AT_A_TIME = 1 << 16
 _ATTEMPTS = 3
@@ -151,14 +152,16 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     extracted = _extracted(context, output, planned, joined, micrographs, rows, box_A)
     picks = _positions(joined, planned, micrographs, rows, box_A, notes)
     picks |= _attributes(joined, planned, role, rows)
-    diameter_A, said = plan.diameter_A(context.index, context.record)
+    table, extracted, said = merge_names(picks, micrographs.table, extracted)
     notes += said
-    pixel_sizes_A = np.unique(micrographs.table["pixel_size_A"].dropna().round(4))
+    diameter_A, told = plan.diameter_A(context.index, context.record)
+    notes += told
+    pixel_sizes_A = np.unique(table["pixel_size_A"].dropna().round(4))
     box_px = box_A / float(pixel_sizes_A[0]) if box_A and len(pixel_sizes_A) == 1 else None
     is_helical = bool(job.detail.get("is_helical"))
     n_close = fold_duplicates(picks, distance_px(diameter_A, pixel_sizes_A, box_px, is_helical=is_helical))
     counts["duplicate"] = counts.get("duplicate", 0) + n_close
-    notes += turn(picks, micrographs.table, context.flip, job.folder)
+    notes += turn(picks, table, context.flip, job.folder)
     if is_helical:
         notes.append("helical: picks lie along filaments, and neighbours overlap")
     if job.reason:
@@ -179,7 +182,7 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     )
     return PickSet.build(
         provenance,
-        micrographs.table,
+        table,
         pd.DataFrame(picks, copy=False),
         box_px=box_px,
         diameter_A=diameter_A,

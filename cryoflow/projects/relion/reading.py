@@ -27,6 +27,7 @@ from cryoflow.projects.relion.micrographs import KnownMicrographs, Tabulated, re
 from cryoflow.projects.relion.particles import SCORE, Particles, read_particles, subtract_origins
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
+from cryoflow.projects.same_file import merge_names
 
 _ATTEMPTS = 3
 
@@ -157,9 +158,11 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
     notes += said
     box_px = _box_px(context, particles, pixel_size_A[rows], scale[rows])
     closest_px = distance_px(diameter, pixel_size_A[rows], box_px, is_helical=particles.is_helical)
-    counts = {"duplicate": n} if (n := fold_duplicates(particles.columns, closest_px)) else {}
     if len(rows):
         particles.columns["micrograph"] = rows[particles.columns["micrograph"]]
+    micrographs, extracted, merged = merge_names(particles.columns, micrographs, extracted)
+    notes += merged
+    counts = {"duplicate": n} if (n := fold_duplicates(particles.columns, closest_px)) else {}
     notes += turn(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
