@@ -159,6 +159,8 @@ class ModelBundle:
         """
         folder = Path(folder)
         file = folder / DESCRIPTION
+        if not folder.is_dir():
+            raise BadInput(folder, "is no folder of a model." if folder.exists() else "there is no such model.")
         if not file.is_file():
             found = sorted(p.parent.name for p in folder.glob(f"checkpoints/*/{DESCRIPTION}"))
             hint = (

@@ -90,6 +90,11 @@ def test_an_object_array_in_the_weights_is_not_unpickled(copy):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"no bundle\.json"):
         ModelBundle.load(tmp_path)
+    with pytest.raises(BadInput, match=r"modle: there is no such model"):
+        ModelBundle.load(tmp_path / "modle")
+    (tmp_path / "weights.npz").touch()
+    with pytest.raises(BadInput, match=r"weights\.npz: is no folder of a model"):
+        ModelBundle.load(tmp_path / "weights.npz")
 
 
 def test_the_same_arrays_are_the_same_bytes():
