@@ -130,7 +130,7 @@ class Cryolo(Picker):
         found = []
         try:
             json.loads(inputs.read_text(home / CONFIG))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             found.append(f"{CONFIG} cannot be read ({error})")
         for part in FOLDERS.values():
             images = {p.stem for p in (home / f"{part}_image").glob("*")}

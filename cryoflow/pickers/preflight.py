@@ -50,7 +50,7 @@ def problems_of(target: Picker, folder: Path) -> list[str]:
         found = list(pool.map(lambda row: _problem_of_picture(pictures.get(str(row[0])), *row), rows))
     try:
         of_its_own = target.problems(folder, table)
-    except BadInput as error:
+    except (BadInput, OSError) as error:
         of_its_own = [str(error)]
     return [problem for problem in found if problem] + of_its_own
 

@@ -170,7 +170,8 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
     """
     try:
         with inputs.opened(path) as file:
-            return pd.read_csv(file, sep="\t", usecols=columns, dtype={columns[0]: "object"})
+            kinds = dict.fromkeys(columns, "float64") | {columns[0]: "object"}
+            return pd.read_csv(file, sep="\t", usecols=columns, dtype=kinds)
     except (OSError, ValueError) as error:
         raise BadInput(path, f"cannot be read: {error}.", "Export the set again, with --overwrite.") from error
 

@@ -138,7 +138,9 @@ READ_BY = {
     "unpicker/star_rows.py": "unpicker's STAR",
     "unpicker/shards.py": "shard",
     "unpicker/train.py": "folder of a training",
-    "pickers/topaz.py": "training set",
+    "pickers/topaz.py": "labels of a training set",
+    "pickers/cryolo.py": "labels of a training set",
+    "pickers/preflight.py": "labels of a training set",
     "pickers/staging.py": "training set",
     "pickers/execution.py": "training set",
     "pickers/manifest.py": "manifest",
@@ -242,7 +244,9 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.curves import keras_curve, topaz_curve
     from cryoflow.pickers.export import _read_chosen
     from cryoflow.pickers.links import read_any
-    from cryoflow.pickers.manifest import COLUMNS, made_with, read_manifest, read_settings
+    from cryoflow.pickers.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
+    from cryoflow.pickers.manifest import NAME as MANIFEST_NAME
+    from cryoflow.pickers.preflight import problems_of
     from cryoflow.pickers.read_back import read_back
     from cryoflow.pickers.staging import RECORD
     from cryoflow.pickers.staging import mend as mend_links
@@ -311,6 +315,15 @@ def _readers() -> dict[str, Callable[[Path], object]]:
                 continue
         return None
 
+    def labels(folder: Path) -> object:
+        """A sound manifest and picture, and bad files in the place of labels, lists and configurations."""
+        table = pd.DataFrame(
+            {"stem": ["a"], "split": ["train"], "nx": [8.0], "ny": [6.0], "scale": [1.0], "n_picks": [2]}
+        )
+        (folder / MANIFEST_NAME).write_text(manifest_text(table, ""))
+        (folder / "train_image/a.mrc").write_bytes(MRC)
+        return [problems_of(picker(name), folder) for name in PICKERS]
+
     def shard(path: Path) -> object:
         model = ModelBundle(Architecture("residual", 12, 2), Preprocessing(pixels_per_diameter=12), {}, 120.0)
         who = Provenance("cryosparc", path.parent, "P1", "J5", Kind.HOMO)
@@ -325,6 +338,10 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         *(f"P1/Particles/Homo_J1/{name}" for name in ("info.txt", "data.txt", "manifest.json", "mark.json")),
     )
     set_files = ("manifest.tsv", "settings.tsv", RECORD, "particles_train.txt", "image_list_train.txt")
+    label_files = (
+        *("config_cryolo.json", "train_annot/a.box", "particles_train.txt", "image_list_train.txt"),
+        *("train_image/a.txt", "info/a_info.json", "finetune_dataset/csv_files/a.csv", "train/a.coord", "train/a.star"),
+    )
     cryosparc = ("project.json", "job_manifest.json", "J1/job.json", "J1/J1_particles.cs", "J1/particles.csg")
     relion = (
         "default_pipeline.star",
@@ -354,6 +371,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "trace": read_trace,
         "database": as_files(database_files, whole_database),
         "training set": as_files(set_files, training_set),
+        "labels of a training set": as_files(label_files, labels),
         "picker's log": lambda p: (keras_curve(p), topaz_curve(p)),
         "shard": shard,
         "folder of a training": as_files(("training.txt",), lambda p: _finished(p, "mark", overwrite=False)),
@@ -385,6 +403,9 @@ def escaped(readers: dict[str, Callable[[Path], object]], path: Path) -> list[st
                 f"{name}: {type(error).__name__}: {str(error)[:100]} at {Path(last.filename).name}:{last.lineno}"
             )
     return found
+
+
+PICKERS = ("cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2")
 
 
 SEEDS = (STAR, BOX, TOPAZ, CSV, JOB, CSG, NPY + bytes(16), MRC, MANIFEST)
