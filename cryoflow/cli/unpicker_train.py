@@ -208,7 +208,7 @@ def train(
     epochs
         30 by default, 25 for classic.
     patience
-        End when validation has not become better for so many epochs.
+        End when validation has not become better for so many epochs; 8 by default, 25 for classic.
     batch
         Boxes a step; 64 by default, 16 for classic.
     learning_rate
