@@ -164,6 +164,24 @@ def test_killed_at_every_step_the_second_run_gives_the_same_bytes(tmp_path: Path
         assert [f for f in verify(root) if f.severity != "notice"] == []
 
 
+def test_an_entry_that_a_killed_writer_left_aside_is_moved_back_by_the_next_writer_of_another(
+    tmp_path: Path, make_pickset: Make
+) -> None:
+    root = tmp_path / "DB"
+    Database(root).add(make_pickset(seed=1))
+    before = tree(root / "P1")
+
+    def killed() -> None:
+        with hook(lambda name: die() if name == "folder.moved_aside" else None):
+            Database(root).add(make_pickset(seed=2))
+
+    assert in_child(killed) == KILLED
+    assert not (root / "P1/Particles/Homo_J51").exists()
+    assert in_child(lambda: Database(root).add(make_pickset("P2", job="J7")) and None) == 0
+    assert {k: v for k, v in tree(root / "P1").items() if ".tmp-" not in k} == before
+    assert [f for f in verify(root) if f.path.name.endswith(files.ASIDE)] == []
+
+
 def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, work: tuple[Work, Work]) -> None:
     before, change = work
     plain, start = tmp_path / "plain", tmp_path / "start"
