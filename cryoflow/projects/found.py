@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -73,6 +73,15 @@ class Job:
     title: str = ""
     outputs: tuple[Output, ...] = ()
     detail: Mapping[str, object] = field(default_factory=dict, compare=False)
+
+
+def damaged(job: Job, problems: Sequence[str]) -> Job:
+    """A usable job of which some outputs proved damaged when they were read through; unreadable where all did."""
+    if not problems or job.status is not JobStatus.USABLE:
+        return job
+    if len(problems) >= len(job.outputs):
+        return replace(job, status=JobStatus.UNREADABLE, reason=problems[0])
+    return replace(job, reason="; ".join(filter(None, (job.reason, f"a part of it is damaged: {problems[0]}"))))
 
 
 def lone_job(file: Path) -> str:

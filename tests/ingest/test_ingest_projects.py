@@ -448,6 +448,17 @@ def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(
     assert any(job["micrographs"] is None for job in quickly if job["status"] == "usable")
 
 
+def test_crawl_tells_a_table_that_is_cut_off_in_its_middle(projects: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    star = next((projects / "relion" / "Select").glob("job*/particles.star"))
+    star.write_bytes(star.read_bytes()[:-60])
+    assert launch(["crawl", str(projects / "relion"), "--json"]) == 0
+    (job,) = (job for job in json.loads(capsys.readouterr().out)["jobs"] if job["path"] == str(star.parent))
+    assert job["status"] == "unreadable"
+    assert "was cut short" in job["reason"]
+
+
 def test_crawl_tells_projects_of_one_name_apart(projects: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for lab in ("ann", "bob"):
         shutil.copytree(projects / "relion", projects / lab / "2024" / "relion", symlinks=True)

@@ -8,7 +8,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs_distinct
 from cryoflow.projects.cryosparc import outputs as on_disk
 from cryoflow.projects.cryosparc.find import outputs_of
-from cryoflow.projects.found import Job, Output
+from cryoflow.projects.found import Job, Output, damaged
 
 _LARGEST_BYTES = 1 << 30
 """A larger dataset is not read through for the sake of a number; ingest tells it."""
@@ -22,14 +22,16 @@ def counted(job: Job) -> Job:
     index = on_disk.ProjectIndex(job.project)
     record = index.record(job.job)
     found = {(seen.group, seen.suffix): output for seen, output, _ in outputs_of(index, record)}
-    outputs = []
+    outputs, problems = [], []
     for output in job.outputs:
         try:
             output = _counted(index, record, output, found[output.group, output.suffix])
-        except (BadInput, OSError, KeyError):
-            pass  # the job's status says what is wrong
+        except BadInput as error:
+            problems.append(str(error))
+        except (OSError, KeyError):
+            pass  # it changed since it was listed
         outputs.append(output)
-    return replace(job, outputs=tuple(outputs))
+    return damaged(replace(job, outputs=tuple(outputs)), problems)
 
 
 def _counted(index: on_disk.ProjectIndex, record: on_disk.Record, seen: Output, output: on_disk.Output) -> Output:

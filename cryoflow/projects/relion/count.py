@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import count_rows, read_table
-from cryoflow.projects.found import Job, Output
+from cryoflow.projects.found import Job, Output, damaged
 from cryoflow.projects.relion.peek import peek
 
 _LARGEST_BYTES = 2 << 30
@@ -22,9 +22,12 @@ _LARGEST_BYTES = 2 << 30
 
 
 def counted(job: Job) -> Job:
-    """A job whose outputs say how many picks and micrographs they have, as far as its tables can be read."""
+    """A job whose outputs say how many picks and micrographs they have, as far as its tables can be read.
+
+    A table that is cut off in its middle looks well from its beginning: the job then says so.
+    """
     tables: dict[Path, tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None] | None] = {}
-    outputs = []
+    outputs, problems = [], []
     for output in job.outputs:
         path = job.folder / output.group
         try:
@@ -34,10 +37,12 @@ def counted(job: Job) -> Job:
                 if path not in tables:
                     tables[path] = _read(path)
                 output = _counted_table(output, tables[path])
-        except (BadInput, OSError):
-            pass  # the job's status says what is wrong
+        except BadInput as error:
+            problems.append(str(error))
+        except OSError:
+            pass  # it went away since it was listed
         outputs.append(output)
-    return replace(job, outputs=tuple(outputs))
+    return damaged(replace(job, outputs=tuple(outputs)), problems)
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None]:
