@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from cryoflow import inputs
 from cryoflow.errors import NotWritten, UnsafePath
-from cryoflow.processes import pid_space
+from cryoflow.processes import pid_space, some_runs
 
 if TYPE_CHECKING:
     from cryoflow.picks import SourceFile  # imported where it is used: it brings pandas along
@@ -270,9 +270,13 @@ _swept: set[str] = set()
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in a folder, once a process; what a living process writes now is left alone."""
-    if str(folder) in _swept:
-        return
-    _swept.add(str(folder))
+    if str(folder) not in _swept:
+        _swept.add(str(folder))
+        sweep(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed writers left in a folder, also where this process did so before."""
     with suppress(OSError):
         for name in os.listdir(folder):
             if is_abandoned(old := folder / name):
@@ -287,13 +291,7 @@ def is_abandoned(path: Path) -> bool:
     if (match := _UNFINISHED.fullmatch(path.name)) is None:
         return False
     if match["host"] == _host():
-        try:
-            os.kill(int(match["pid"]), 0)
-        except ProcessLookupError:
-            return True
-        except (OSError, OverflowError):
-            pass
-        return False
+        return not some_runs(int(match["pid"]))
     try:
         return time.time() - path.lstat().st_mtime > 86400
     except OSError:

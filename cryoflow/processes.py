@@ -22,13 +22,18 @@ def started(pid: int) -> str:
 
 def runs(pid: int, since: str) -> bool:
     """Whether the process that had this number and start still runs; the number may be another's by now."""
+    return some_runs(pid) and since == started(pid)
+
+
+def some_runs(pid: int) -> bool:
+    """Whether any process of this number runs. One that is dead and that its parent has not asked for does not."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass
-    return since == started(pid)
+    return text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] != ["Z"]
 
 
 def text_of(path: str) -> str:

@@ -233,7 +233,11 @@ class Database:
         return found
 
     def _mend(self) -> None:
-        """Finish what a killed writer left between two renames."""
+        """Finish what a killed writer left between two renames, and remove what it had not finished."""
+        projects = [folder for folder in self.root.glob("*/") if not folder.is_symlink()]
+        for folder in (self.root, *projects, *(folder / layout.ENTRIES for folder in projects)):
+            if not folder.is_symlink():
+                files.sweep(folder)
         for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{files.ASIDE}"):
             files.mend(hidden.with_name(layout.entry_name(hidden)))
 

@@ -28,6 +28,33 @@ def held(folder: Path, **changes: object) -> Path:
     return path
 
 
+def test_what_a_writer_left_goes_with_its_lock_though_the_next_one_swept_there_before_and_nobody_has_asked_for_the_dead(
+    tmp_path: Path, make_pickset: Make
+) -> None:
+    """The dead writer is a zombie here: its parent has not waited for it."""
+    database = Database(tmp_path / "DB")
+    entry = database.add(make_pickset("P", folder=tmp_path / "P", job="J1"))
+    files.remove_leftovers(entry.folder.parent)
+    told, tell = os.pipe()
+    victim = os.fork()
+    if victim == 0:
+        with database.writing(), files.replacing_folder(entry.folder.parent / "Homo_J2") as hidden:
+            (hidden / "data.txt").write_text("half")
+            os.write(tell, os.fsencode(hidden.name))
+            os.kill(os.getpid(), signal.SIGKILL)
+    left = entry.folder.parent / os.fsdecode(os.read(told, 1000))
+    while locking.runs(victim, locking.started(victim)):
+        time.sleep(0.01)
+    try:
+        assert left.is_dir()
+        assert [finding.severity for finding in verify(database)] == ["leftover"]
+        database.add(make_pickset("Q", folder=tmp_path / "Q", job="J1"))
+        assert not left.exists()
+        assert verify(database) == []
+    finally:
+        os.waitpid(victim, 0)
+
+
 def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path, make_pickset: Make) -> None:
     sets = [make_pickset("P", folder=tmp_path / f"p{i % 3}" / "P", job=f"J{i}", seed=i) for i in range(8)]
     running = []
