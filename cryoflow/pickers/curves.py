@@ -12,6 +12,7 @@ from cryoflow.files import replacing
 
 COLUMNS = ("epoch", "split", "metric", "value")
 _EPOCH = re.compile(r"^Epoch (\d+)/\d+", re.MULTILINE)
+_CENTERNET = re.compile(r"epoch: (\d+) \|(?:.*\|)?\s*loss +([-+]?(?:\d[\d.eE+-]*|nan|inf)) *\|")
 _METRIC = re.compile(r"(?<![\w.])(val_)?(loss): ([-+.\deEinfa]+)")
 
 
@@ -36,6 +37,16 @@ def keras_curve(log: Path) -> pd.DataFrame:
     return pd.DataFrame(
         [(epoch, split, "loss", value) for (epoch, split), value in rows.items()], columns=list(COLUMNS)
     )
+
+
+def centernet_curve(log: Path) -> pd.DataFrame:
+    """Loss by epoch, from the log of a CenterNet training (EPicker's): `TIME: epoch: 3 |loss 0.25 | hm_loss ... |`."""
+    try:
+        text = inputs.read_text(log, errors="replace")
+    except OSError:
+        return pd.DataFrame(columns=list(COLUMNS))
+    rows = [(int(m[1]), "train", "loss", float(m[2])) for m in _CENTERNET.finditer(text)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def topaz_curve(table: Path) -> pd.DataFrame:

@@ -1,10 +1,11 @@
 """EPicker: a CenterNet detector that learns continually.
 
 Labels are STAR files of whole centres: EPicker cuts decimals off, so they are rounded first. Its own .box labels are
-read as centres, though they are corners; it gets STAR only. A label's stem must be the micrograph's. It splits by
-itself, in percent; the test micrographs are kept out of its sight.
+read as centres, though they are corners; it gets STAR only. A label's stem must be the micrograph's. It would split by
+itself, in percent of the sorted names, and validates nothing; it sees the micrographs that train and no others.
 
-Sources: thuem/EPicker (lib/mrc_utils/star.py, preprocess.py, bin/epicker_train.sh, bin/epicker.sh).
+Sources: thuem/EPicker (main.py, lib/opts.py, lib/logger.py, lib/mrc_utils/star.py, mrc.py, preprocess.py,
+bin/epicker_train.sh, bin/epicker.sh).
 """
 
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
@@ -17,15 +18,16 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
 from cryoflow.pickers.links import link_micrographs
 from cryoflow.pickers.preflight import problems_of_labels
-from cryoflow.pickers.split import TEST, VALIDATION
+from cryoflow.pickers.split import TEST, TRAIN, VALIDATION
 from cryoflow.pickers.training_set import TrainingSet
 
 _HEAD = b"\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
 NETWORK_PX = 1024
+FOLDERS = {TRAIN: "", VALIDATION: "validation_", TEST: "test_"}
 
 
 class EPicker(Picker):
@@ -38,36 +40,31 @@ class EPicker(Picker):
     needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=True)
 
     def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Links and labels, those of the test micrographs apart."""
+        """Links and labels of those that train; those of the other splits in folders of their own."""
         table = training.micrographs
-        test = (table["split"] == TEST).to_numpy()
+        prefix = [FOLDERS[split] for split in table["split"]]
         targets = [
-            folder / ("test_micrographs" if t else "micrographs") / f"{stem}.mrc"
-            for stem, t in zip(table["stem"], test, strict=True)
+            folder / f"{before}micrographs" / f"{stem}.mrc" for stem, before in zip(table["stem"], prefix, strict=True)
         ]
         link_micrographs(training, self.needs, targets)
         write = rows_writer("%d %d\n", (np.rint(training.picks["x_px"]), np.rint(training.picks["y_px"])))
-        for name in ("labels", "test_labels") if test.any() else ("labels",):
-            (folder / name).mkdir()
-        for (stem, _, first, last), apart in zip(training.each(), test.tolist(), strict=True):
-            content = _HEAD + write(first, last)
-            (folder / ("test_labels" if apart else "labels") / f"{stem}.star").write_bytes(content)
-        share = float((table["split"] == VALIDATION).sum() / max(1, (~test).sum()))
-        percent = settings.choose("validation_percent", round(100 * share), "EPicker chooses which by itself")
-        settings.note("train_percent", 100 - percent, "the rest; the test micrographs are kept apart")
-        across = table["box_px"].to_numpy(np.float64) / np.maximum(
-            *(table[c].to_numpy(np.float64) for c in ("ny", "nx"))
-        )
+        for before in sorted(set(prefix)):
+            (folder / f"{before}labels").mkdir()
+        for stem, split, first, last in training.each():
+            (folder / f"{FOLDERS[split]}labels" / f"{stem}.star").write_bytes(_HEAD + write(first, last))
+        across = table["box_px"].to_numpy(np.float64) / table["nx"].to_numpy(np.float64, na_value=np.nan)
+        if np.isnan(across).all():
+            raise MissingMetadata("epicker", "needs the width of the micrographs.", "Link them on ingest.")
         settings.choose(
             "particle_size",
             round(float(np.nanmean(across)) * NETWORK_PX / 4, 2),
-            "a quarter of the diameter at 1024 px",
+            "a quarter of the diameter, in pixels of a picture that is 1024 wide",
         )
         settings.choose("batch_size", 4, "EPicker's default")
         settings.choose("learning_rate", 1e-4, "EPicker's default")
         settings.choose("epochs", 140, "EPicker's default")
         settings.choose("sparse", False, "labels are taken to be complete; yes where many particles are not labelled")
-        settings.choose_path("load_model", "train from nothing; name a .pth model to refine it")
+        _refuse_blanks(settings.choose_path("load_model", "train from nothing; name a .pth model to refine it"))
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Ours."""
@@ -88,11 +85,13 @@ class EPicker(Picker):
         ]
         argv += [
             "--train_pct",
-            settings["train_percent"],
+            "100",
             "--val_pct",
-            settings["validation_percent"],
+            "0",
             "--test_pct",
             "0",
+            "--particle_size",
+            settings["particle_size"],
         ]
         argv += [
             "--batch_size",
@@ -116,6 +115,7 @@ class EPicker(Picker):
 
     def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
         """One command; scores are kept down to 0, cryoflow applies its own threshold on reading."""
+        _refuse_blanks(str(model))
         argv: tuple[str, ...] = (
             "epicker.sh",
             "--data",
@@ -135,22 +135,45 @@ class EPicker(Picker):
         if not (home / "labels").is_dir():
             return []  # a set to pick
         found: list[str] = []
-        for prefix in ("", "test_"):
+        for prefix in FOLDERS.values():
             pictures = {p.stem for p in (home / f"{prefix}micrographs").glob("*")}
             labels = sorted((home / f"{prefix}labels").glob("*"))
             found += problems_of_labels(pictures, labels, manifest, empty_files=False)
         return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """`model_last.pth` in the folder of the experiment."""
-        if found := sorted(p for p in home.rglob("model_last.pth") if p.stat().st_size):
-            return found[-1]
-        raise BadInput(home, "holds no model_last.pth: the training did not succeed.", "See train.log.")
+        """`model_last.pth` of the experiment; it is written after each epoch, so the log is asked, too."""
+        found = sorted(p for p in home.rglob("model_last.pth") if p.stat().st_size)
+        if not found:
+            raise BadInput(home, "holds no model_last.pth: the training did not succeed.", "See train.log.")
+        curve, wanted = self.training_curve(home), int(settings["epochs"])
+        if len(curve) and curve["epoch"].max() < wanted:
+            raise BadInput(
+                found[-1],
+                f"is of epoch {curve['epoch'].max()} of {wanted}: the training was stopped.",
+                "See train.log.",
+            )
+        return found[-1]
+
+    def training_curve(self, home: Path) -> pd.DataFrame:
+        """Loss by epoch, from the log of the experiment."""
+        from cryoflow.pickers.curves import centernet_curve
+
+        return centernet_curve(home / "model" / "logs" / "log.txt")
 
     def pick_files(self, folder: Path) -> list[Path]:
         """STAR, thi, coord or box files, without labels."""
         found = sorted(p for p in folder.rglob("*") if p.suffix in (".star", ".thi", ".coord", ".box") and p.is_file())
-        return [p for p in found if not {"labels", "test_labels"} & set(p.relative_to(folder).parts)]
+        return [
+            p
+            for p in found
+            if not {f"{before}labels" for before in FOLDERS.values()} & set(p.relative_to(folder).parts)
+        ]
+
+
+def _refuse_blanks(path: str) -> None:
+    if len(path.split()) > 1:
+        raise BadInput(path, "has blanks in its name, at which EPicker's scripts cut it.", "Link it by another name.")
 
 
 def _device(hardware: Hardware) -> str:

@@ -82,6 +82,13 @@ def match_names(ours: Sequence[str], theirs: Sequence[str]) -> NameMatch:
 
 
 def plain_stem(name: str) -> str:
-    """Stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and blanks."""
+    """Stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and blanks.
+
+    EPicker cuts `_autopick`, `_manualpick` and `_empiar` out of names.
+
+    >>> plain_stem("J1/a b.v1_empiar_10017.mrc")
+    'a_b_v1-empiar_10017'
+    """
     stem = re.sub(r"\.(mrc|tiff?)$", "", name.rsplit("/", 1)[-1], flags=re.IGNORECASE)
-    return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9-]", "_", stem)).strip("_-")[:100] or "micrograph"
+    plain = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9-]", "_", stem)).strip("_-")[:100]
+    return re.sub(r"_(?=autopick|manualpick|empiar)", "-", plain) or "micrograph"

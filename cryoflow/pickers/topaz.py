@@ -138,6 +138,12 @@ class Topaz(Picker):
         }
         if not by_epoch:
             raise BadInput(home / "models", "holds no model: the training did not succeed.", "See train.log.")
+        if (reached := max(by_epoch)) < int(settings["epochs"]):
+            raise BadInput(
+                by_epoch[reached],
+                f"is of epoch {reached} of {settings['epochs']}: the training was stopped.",
+                "Train again; `cryoflow picker pick --model` takes it as it is.",
+            )
         curve = self.training_curve(home)
         scores = curve[(curve["metric"] == "auprc") & (curve["split"] == "validation")].dropna()
         scores = scores[scores["epoch"].isin(by_epoch)]

@@ -77,8 +77,9 @@ def warp(folder: Path) -> Seen:
 
 
 def epicker(folder: Path) -> Seen:
-    for label in sorted(folder.glob("labels/*.star")):
-        yield label.stem, mrcfile.read(folder / "micrographs" / f"{label.stem}.mrc"), xy_of(star_rows(label))
+    for label in sorted(folder.glob("*labels/*.star")):
+        (picture,) = folder.glob(f"{label.parent.name.removesuffix('labels')}micrographs/{label.stem}.mrc")
+        yield label.stem, mrcfile.read(picture), xy_of(star_rows(label))
 
 
 def cryosegnet(folder: Path) -> Seen:

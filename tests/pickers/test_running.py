@@ -18,6 +18,7 @@ from cryoflow.pickers.execution import Place, command, write_script
 from cryoflow.pickers.export import export
 from cryoflow.pickers.read_back import read_back
 from cryoflow.pickers.run import micrographs_to_pick, pick, train
+from cryoflow.pickers.split import Fractions
 
 TOPAZ = """#!/usr/bin/env python3
 import pathlib, shutil, sys
@@ -30,10 +31,10 @@ if what == "preprocess":
             pathlib.Path("proc").mkdir(exist_ok=True)
             shutil.copyfile(name, "proc/" + name.split("/")[1])
 elif what == "train":
-    for epoch, auprc in ((1, 0.5), (2, 0.9), (3, 0.7)):
-        pathlib.Path(f"models/topaz_epoch{epoch}.sav").write_text("model")
+    scores = {epoch: {2: 0.9, 3: 0.7}.get(epoch, 0.5) for epoch in range(1, int(after("--num-epochs")) + 1)}
     rows = ["epoch\\titer\\tsplit\\tloss\\tauprc"]
-    for epoch, auprc in ((1, 0.5), (2, 0.9), (3, 0.7)):
+    for epoch, auprc in scores.items():
+        pathlib.Path(f"models/topaz_epoch{epoch}.sav").write_text("model")
         rows += [f"{epoch}\\t1\\ttrain\\t{1 / epoch}\\t-", f"{epoch}\\t2\\ttest\\t{2 / epoch}\\t{auprc}"]
     pathlib.Path("models/training.txt").write_text("\\n".join(rows) + "\\n")
 elif what == "extract":
@@ -415,3 +416,51 @@ def test_curve_is_drawn(tmp_path):
     rows = [(e, s, m, 1 / e) for e in range(1, 6) for s in ("train", "validation") for m in ("loss", "auprc")]
     plot_curve(pd.DataFrame(rows, columns=["epoch", "split", "metric", "value"]), "Topaz", tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_training_that_was_killed_half_way_is_not_taken_for_done(exported, program):
+    program("topaz", TOPAZ)
+    train("topaz", exported, CPU)
+    for epoch in range(6, 11):
+        (exported / "models" / f"topaz_epoch{epoch}.sav").unlink()
+    with pytest.raises(BadInput, match="is of epoch 5 of 10: the training was stopped"):
+        picker("topaz").trained_model(exported, manifest.read_settings(exported))
+    again = train("topaz", exported, CPU)
+    assert not again.reused
+    assert (exported / "models" / "topaz_epoch10.sav").exists()
+
+
+EPICKER = """#!/usr/bin/env python3
+import os, pathlib, sys
+def after(flag): return sys.argv[sys.argv.index(flag) + 1]
+print("seen", *sorted(os.listdir(after("--data"))), after("--train_pct"), "size", after("--particle_size"), flush=True)
+logs = pathlib.Path(after("--exp_id"), "logs")
+logs.mkdir(parents=True, exist_ok=True)
+with open(logs / "log.txt", "w") as log:
+    for epoch in range(1, min(LAST, int(after("--num_epoch"))) + 1):
+        log.write(f"2026-01-01-10-00: epoch: {epoch} |loss {1 / epoch:8f} | hm_loss 0.100000 | off_loss 3.000000 | \\n")
+        logs.with_name("model_last.pth").write_text("model")
+"""
+
+
+def test_epicker_sees_what_trains_alone_and_its_last_epoch_must_be_in_its_log(make_entry, program, tmp_path):
+    entry = make_entry(n=10, shape_yx=(600, 400))
+    exported = export("epicker", [entry], tmp_path / "set", split=Fractions(0.2, 0.2), settings={"epochs": 5}).folder
+    table = manifest.read_manifest(exported)
+    programs = program("epicker_train.sh", EPICKER.replace("LAST", "3"))
+    lines: list[str] = []
+    with pytest.raises(BadInput, match=r"is of epoch 3 of 5"):
+        train("epicker", exported, CPU, on_line=lines.append)
+    (seen,) = [line.split() for line in lines if line.startswith("seen")]
+    assert seen[1:-3] == [f"{stem}.mrc" for stem in table.loc[table["split"] == "train", "stem"]]
+    assert seen[-3:] == ["100", "size", str(round(24 / 400 * 1024 / 4, 2))]  # its picture is 1024 px wide, not high
+    (programs / "epicker_train.sh").write_text(EPICKER.replace("LAST", "99"))
+    trained = train("epicker", exported, CPU)
+    assert not trained.reused
+    curve = pd.read_csv(trained.curve, sep="\t")
+    assert curve["value"].round(3).tolist() == [1.0, 0.5, 0.333, 0.25, 0.2]
+    assert trained.figure.exists()
+    blank = trained.model.with_name("my model.pth")
+    trained.model.rename(blank)
+    with pytest.raises(BadInput, match="has blanks"):
+        pick("epicker", blank, [entry], tmp_path / "picked", CPU, diameter_A=100)
