@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -49,9 +50,10 @@ def demo(
     with own_runs():
         result = run(DemoParameters(output=output, n_micrographs=micrographs, epochs=epochs, seed=seed))
     code = show_result(result, as_json=json)
+    database, model = shlex.quote(str(result.database)), shlex.quote(str(result.model))
     say(f"\nlook at {result.report} first, then try")
-    say(f"  cryoflow database list --database {result.database}")
-    say(f"  cryoflow database show {result.unpicked[0]} --database {result.database}")
-    say(f"  cryoflow unpicker info {result.model}")
+    say(f"  cryoflow database list --database {database}")
+    say(f"  cryoflow database show {shlex.quote(result.unpicked[0])} --database {database}")
+    say(f"  cryoflow unpicker info {model}")
     say("  cryoflow run /path/to/your/projects --output run      (the same on your own projects)")
     return code
