@@ -411,6 +411,23 @@ def test_a_group_file_by_itself_is_read(tmp_path, dataset):
         read_lone(folder / "J10" / "J10_004_particles.cs")
 
 
+def test_the_micrographs_of_an_export_are_found_in_its_project_and_beside_it(tmp_path, blots):
+    folder = write_cryosparc_project(tmp_path / "P", blots, export="J10")
+    (exported,) = folder.glob("exports/groups/*/*.csg")
+    inside = read_lone(exported)
+    assert set(inside.micrographs["status"]) == {"found"}
+    assert inside.micrographs["path"].str.startswith(str(folder / "J1")).all()
+    away = tmp_path / "elsewhere" / "J10"
+    (away / "J1" / "imported").mkdir(parents=True)
+    for file in exported.parent.iterdir():
+        (away / file.name).write_bytes(file.read_bytes())
+    for link in (folder / "J1" / "imported").iterdir():
+        (away / "J1" / "imported" / link.name).symlink_to(link.resolve())
+    outside = read_lone(away / exported.name)
+    assert set(outside.micrographs["status"]) == {"found"}
+    assert outside.picks.equals(inside.picks)
+
+
 def test_a_group_file_that_has_no_positions_says_what_to_name_instead(tmp_path, dataset):
     folder = write_cryosparc_project(tmp_path / "P", dataset)
     with pytest.raises(MissingMetadata, match="describes micrographs, not particles"):

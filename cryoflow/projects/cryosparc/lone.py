@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.files import is_file
 from cryoflow.formats.cs import read_cs_header
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
@@ -26,7 +27,7 @@ def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) ->
     path
         The file.
     finder
-        Finds the micrographs; by default below the file's folder and the one above it.
+        Finds the micrographs; by default in the project that the file lies in, and beside the file.
     flip
         As for `read_job`.
 
@@ -65,9 +66,15 @@ def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) ->
         detail={"is_helical": "filament" in output.slots},
     )
     record = Record(JobFile(job.job, groups=(group,)), path.parent, (output,))
-    context = Context(job, ProjectIndex(path.parent), record, finder or Finder(path.parent), None, flip, "file")
+    context = Context(job, ProjectIndex(path.parent), record, finder or _finder(path), None, flip, "file")
     pickset = read_output(context, output, Role())
     return replace(pickset, provenance=replace(pickset.provenance, output_group=path.name))
+
+
+def _finder(path: Path) -> Finder:
+    """Names are relative to the project, from which an export lies a few folders deep, or to the export itself."""
+    project = next((folder for folder in path.parents if is_file(folder / "project.json")), path.parent)
+    return Finder(project, search=[path.parent])
 
 
 def _group_of(path: Path) -> Group:
