@@ -57,6 +57,13 @@ class CryoSparc(Picker):
         y_px = shape[:, 0] - 1 - y_px if flip else y_px
         score = training.picks["score"].to_numpy()[rows] if "score" in training.picks else None
         _write_star(folder / "import_particles.star", names, row, x_px, y_px, score)
+        base = [PurePosixPath(str(name)).name for name in names[keep].tolist()]
+        if same := len(base) - len(set(base)):
+            settings.note(
+                "file names that occur twice",
+                same,
+                "Import Particles cannot tell these micrographs apart; use the dataset",
+            )
         if uids is None:
             settings.note("dataset", "not written", "the exposures' uids are unknown; see exposures")
             return

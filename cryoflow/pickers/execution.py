@@ -74,10 +74,11 @@ def run_steps(steps: Sequence[Step], place: Place, home: Path, log: Path, on_lin
     """
     started = time.time()
     write_atomically(log, "")
+    begun = log.stat().st_mtime  # by the clock of the file server, like all that the program writes
     if place.slurm:
         _submit(steps, place, home, log, on_line)
         for step in steps:
-            _check(step, home, started, log)
+            _check(step, home, begun, log)
     for step in () if place.slurm else steps:
         programs.run(
             command(step, place, home),
@@ -87,7 +88,7 @@ def run_steps(steps: Sequence[Step], place: Place, home: Path, log: Path, on_lin
             on_line=on_line,
             timeout_s=place.timeout_s,
         )
-        _check(step, home, started, log)
+        _check(step, home, begun, log)
     return time.time() - started
 
 
@@ -250,12 +251,12 @@ def _follow(log: Path, over: threading.Event, on_line: OnLine | None) -> None:
         over.wait(_FOLLOW_EVERY_S)
 
 
-def _check(step: Step, home: Path, started: float, log: Path) -> None:
+def _check(step: Step, home: Path, begun: float, log: Path) -> None:
     for made in step.makes:
         path = home / made
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             raise BadInput(path, f"was not written, though `{step.argv[0]}` ended without an error.", f"See {log}.")
-        if path.is_file() and path.stat().st_mtime < started - 2:
+        if path.is_file() and path.stat().st_mtime < begun - 2:
             raise BadInput(path, f"is older than this run: `{step.argv[0]}` did not write it anew.", f"See {log}.")
 
 

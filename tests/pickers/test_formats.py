@@ -241,6 +241,13 @@ def test_cryosparc_dataset_keeps_uids_and_opens_in_cryosparc_tools(make_entry, t
     assert set(star["rlnMicrographName"]) == {Path(n).name for n in entry.micrographs["name"][:5]}
 
 
+def test_file_names_that_occur_twice_are_told_to_who_imports_them_to_cryosparc(make_entry, tmp_path):
+    entry = make_entry(n=3, n_empty=0)
+    entry.micrographs["name"] = ["day1/mic.mrc", "day2/mic.mrc", "day2/mic_2.mrc"]
+    shown = {s.name: s.value for s in export("cryosparc", [entry], tmp_path / "out").settings}
+    assert shown["file names that occur twice"] == "1"
+
+
 def test_new_uids_are_unique_and_the_same_every_time(make_entry, tmp_path):
     both = [export("cryosparc", [make_entry()], tmp_path / n).folder / "picked_particles.cs" for n in "ab"]
     uids = [read_cs(p, ["uid"])["uid"].tolist() for p in both]
