@@ -53,6 +53,18 @@ def hostile_name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def grown_mb() -> Callable[[], float]:
+    """Megabytes by which memory rose since the test began, at its highest; earlier tests count for nothing."""
+
+    def status(name: str) -> int:
+        return int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])
+
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is what there is now
+    before = status("VmRSS")
+    return lambda: (status("VmHWM") - before) / 1024
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server with a database of its own, for the whole session."""

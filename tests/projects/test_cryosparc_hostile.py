@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 
 import numpy as np
 import pytest
@@ -42,10 +41,9 @@ def projects(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def memory_is_bounded():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory_is_bounded(grown_mb):
     yield
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
+    assert grown_mb() < 400
 
 
 def read_everything(folder):
