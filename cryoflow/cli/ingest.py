@@ -78,7 +78,7 @@ def crawl(
 def ingest(
     *roots: Path,
     database: Annotated[Path, Parameter(name=["--database", "--db"])],
-    workers: int = 1,
+    workers: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1,
     micrographs: Path | None = None,
     name: str | None = None,
     scale: Annotated[float, Parameter(validator=validators.Number(gt=0))] = 1.0,
