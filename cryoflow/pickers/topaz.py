@@ -175,7 +175,7 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
         Where it cannot be read.
     """
     try:
-        with inputs.opened(path) as file:
+        with inputs.opened_table(path) as file:
             kinds = dict.fromkeys(columns, "float64") | {columns[0]: "object"}
             return pd.read_csv(file, sep="\t", usecols=columns, dtype=kinds)
     except (OSError, ValueError) as error:
