@@ -6,6 +6,7 @@ or `failed` (cryoflow cannot work as it should), with what was found and what to
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import os
 import platform
@@ -13,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -142,7 +144,7 @@ def _prefect(_loaded: LoadedSettings) -> Iterator[Finding]:
     url = get_current_settings().api.url
     if not url:
         yield Finding("prefect", "ok", "no PREFECT_API_URL: flows use the embedded server")
-    elif problem := server_problem(url):
+    elif problem := access_problem(url):
         hint = "Start it with `prefect server start`, or unset PREFECT_API_URL to use the embedded one."
         yield Finding("prefect", "failed", problem, hint)
     else:
@@ -158,6 +160,34 @@ def server_problem(url: str) -> str:
             return ""
     except (OSError, ValueError) as error:
         return f"no answer from Prefect's server at {url} ({error})"
+
+
+def access_problem(url: str) -> str:
+    """Why runs cannot be started at a Prefect server, empty where they can: it is away, or asks for a secret."""
+    if problem := server_problem(url):
+        return problem
+    secret = os.environ.get("PREFECT_API_AUTH_STRING", "")
+    headers = {"Authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"} if secret else {}
+    request = urllib.request.Request(f"{url.rstrip('/')}/admin/version", headers=headers)  # noqa: S310  # as above
+    try:
+        with urllib.request.urlopen(request, timeout=5):  # noqa: S310
+            return ""
+    except urllib.error.HTTPError as error:
+        if error.code != 401 or (not secret and _is_in_a_profile("PREFECT_API_AUTH_STRING")):
+            return ""
+    except (OSError, ValueError):
+        return ""  # it answered a moment ago
+    wrong = "the secret in PREFECT_API_AUTH_STRING is not the one" if secret else "PREFECT_API_AUTH_STRING is not set"
+    return f"Prefect's server at {url} asks for a secret, and {wrong}"
+
+
+def _is_in_a_profile(setting: str) -> bool:
+    """Whether a file of Prefect's profiles has a setting."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    try:
+        return setting in Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").read_text()
+    except OSError:
+        return False
 
 
 def _slurm(_loaded: LoadedSettings) -> Iterator[Finding]:

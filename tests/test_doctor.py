@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -103,3 +106,41 @@ def test_the_command_lists_every_check_as_json_and_fails_where_one_failed(
     captured = capsys.readouterr()
     assert json.loads(captured.out) == [{"check": "disk", "status": "failed", "found": "full", "hint": "Make room."}]
     assert "failed: disk" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [("", "PREFECT_API_AUTH_STRING is not set"), ("ann:WRONG", "is not the one"), ("ann:SECRET", "")],
+)
+def test_a_server_that_asks_for_a_secret_says_which_variable_it_goes_into(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, problem: str
+) -> None:
+    """A stand-in for Prefect's server, which answers whether it is well without the secret, and nothing else."""
+    from cryoflow.doctor import access_problem, server_problem
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            right = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"ann:SECRET").decode()
+            self.send_response(200 if right or self.path == "/api/health" else 401)
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None: ...
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    monkeypatch.delenv("PREFECT_PROFILES_PATH", raising=False)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", given)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        try:
+            assert server_problem(url) == ""
+            found = access_problem(url)
+            assert problem in found
+            assert bool(found) == bool(problem)
+            if not given:
+                (tmp_path / "profiles.toml").write_text('PREFECT_API_AUTH_STRING = "ann:SECRET"\n')
+                assert access_problem(url) == ""  # Prefect's own profile has it
+        finally:
+            server.shutdown()
+            thread.join()

@@ -14,6 +14,8 @@ from cryoflow.profiles import ProfileName
 if TYPE_CHECKING:
     from cryoflow.settings import Settings
 
+HOW_TO_SIGN_IN = "Set it to NAME:PASSWORD of whoever runs the server"
+
 
 def up(
     *,
@@ -61,6 +63,7 @@ def up(
                     say(f"starting Prefect's server at {address}, a quarter of a minute")
                     running.start(services.server(settings, host=host))
             running.wait_for(f"Prefect's server at {address}", lambda: services.answers(address))
+            _require_server(settings)
             _register(settings, chosen)
             end_pools([pool for pool, kind in pools(chosen).items() if kind == "process"], tell=say)
             for worker in services.workers(settings, chosen):
@@ -141,10 +144,11 @@ def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
 
 
 def _require_server(settings: Settings) -> None:
-    from cryoflow.doctor import server_problem
+    from cryoflow.doctor import access_problem
 
-    if problem := server_problem(f"{settings.site.server.rstrip('/')}/api"):
-        raise CryoflowError(f"{problem}. Start it (`cryoflow up`), or correct `server` in [site] of cryoflow.toml.")
+    if problem := access_problem(f"{settings.site.server.rstrip('/')}/api"):
+        cure = "Start it (`cryoflow up`), or correct `server` in [site] of cryoflow.toml"
+        raise CryoflowError(f"{problem}. {HOW_TO_SIGN_IN if 'secret' in problem else cure}.")
 
 
 def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:

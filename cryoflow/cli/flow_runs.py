@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from cryoflow.cli.cluster import HOW_TO_SIGN_IN
 from cryoflow.cli.output import emit_json, emit_record, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.profiles import ProfileName
@@ -26,7 +27,7 @@ def prepare_prefect(profile: ProfileName | None = None) -> None:
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     _tell_stages()
-    from cryoflow.doctor import server_problem
+    from cryoflow.doctor import access_problem
     from cryoflow.settings import load_settings
 
     settings = load_settings().settings
@@ -35,8 +36,9 @@ def prepare_prefect(profile: ProfileName | None = None) -> None:
         os.environ.setdefault("PREFECT_API_URL", f"{settings.site.server.rstrip('/')}/api")
         otherwise = "set CRYOFLOW_PROFILE=local to run all stages on this machine"
     if url := os.environ.get("PREFECT_API_URL"):
-        if problem := server_problem(url):
-            raise CryoflowError(f"{problem}. Start it (`cryoflow up`), or {otherwise}.")
+        if problem := access_problem(url):
+            cure = HOW_TO_SIGN_IN if "secret" in problem else "Start it (`cryoflow up`)"
+            raise CryoflowError(f"{problem}. {cure}, or {otherwise}.")
     else:
         say("starting Prefect's embedded server, a quarter of a minute (set PREFECT_API_URL to use one that runs)")
 
