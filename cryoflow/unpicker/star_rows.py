@@ -47,9 +47,10 @@ class StarRows:
             Where there is no loop with coordinates, or a row has too few or too many words.
         """
         try:
-            lines = inputs.read_text(path, errors="surrogateescape", at_most=1 << 32).split("\n")
+            text = inputs.read_bytes(path, at_most=1 << 32).decode(errors="surrogateescape")
         except OSError as error:
             raise BadInput(path, f"cannot be read: {error.strerror}.") from error
+        lines = text.split("\n" if "\n" in text else "\r")  # of Windows' two characters, one stays with its line
         start = 0
         while start < len(lines):
             if lines[start].strip() != "loop_":
@@ -114,14 +115,24 @@ class StarRows:
             new = {i: _replaced(self.rows[i], at, value) for i, value in zip(order, values, strict=True)}
         else:
             _name_column(head, label, len(self.columns) + 1)
-            new = {i: f"{self.rows[i].rstrip()} {value:>12} " for i, value in zip(order, values, strict=True)}
+            new = {i: _joined(self.rows[i], f"{value:>12} ") for i, value in zip(order, values, strict=True)}
         return "\n".join((*head, *(new[i] for i in order), *self.tail))
 
 
 def _name_column(head: list[str], label: str, number: int) -> None:
     """Add a column's line to a head, after the last one."""
     last = max(i for i, line in enumerate(head) if line.strip().startswith("_"))
-    head.insert(last + 1, f"_{label} #{number} ")
+    head.insert(last + 1, f"_{label} #{number} " + _ending(head[last]))
+
+
+def _joined(row: str, more: str) -> str:
+    """A row with more at its end."""
+    return f"{row.rstrip()} {more}{_ending(row)}"
+
+
+def _ending(line: str) -> str:
+    """What stands between a line and its line feed in files from Windows."""
+    return "\r" if line.endswith("\r") else ""
 
 
 def _check(path: Path, columns: Sequence[str], rows: Sequence[str]) -> None:

@@ -134,6 +134,17 @@ def test_rows_that_are_kept_stay_byte_for_byte(tmp_path):
     assert text == HEAD + odd[0] + "\n" + odd[2] + "\n \n"
 
 
+def test_line_ends_of_windows_stay(tmp_path):
+    text = (HEAD + "\n".join(row(i, i) for i in range(3)) + "\n\n").replace("\n", "\r\n")
+    (tmp_path / "a.star").write_bytes(text.encode())
+    rows = StarRows.read(tmp_path / "a.star")
+    assert rows.where(np.array([True, True, True])) == text
+    assert rows.where(np.array([True, False, True])) == text.replace(f"{row(1, 1)}\r\n", "")
+    for changed in (rows.with_column(FOM, ["0.5"] * 3), rows.with_column("cryoflowLabel", ["P"] * 3)):
+        assert changed.count("\r\n") == changed.count("\n") == changed.count("\r")
+    assert rows.with_column("cryoflowLabel", ["P"] * 3).count("P ") == 3
+
+
 def test_the_score_replaces_a_figure_of_merit_or_is_added(tmp_path):
     read = StarRows.read(star(tmp_path / "x.star", [row(1, 2), row(3, 4)]))
     text = read.with_column(FOM, ["0.750000", "0.125000"])
