@@ -46,6 +46,9 @@ from cryoflow.files import safe_name, write_atomically
 LOOK_EVERY_S = float(os.environ.get("CRYOFLOW_SLURM_POLL_SECONDS", "4"))
 """Between two looks at SLURM's queue and at what users cancelled. Both are one call, however many jobs there are."""
 
+QUICK_LOOK_S, QUICK_LOOKS = 1.0, 10
+"""After a cancelling: whoever pressed the button waits for the job's end."""
+
 RECOVER_EVERY_S = 60.0
 API_PATIENCE_S = 10.0
 SUBMIT_AT_ONCE = 4
@@ -76,6 +79,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
         self._submissions = asyncio.Semaphore(SUBMIT_AT_ONCE)
         self._looking = False
         self._closing = False
+        self._quick_looks = 0
 
     # -- starting and stopping ---------------------------------------------------------------------------------------
 
@@ -124,7 +128,8 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
                 self._logger.warning("The Prefect server does not answer, jobs are left as they are: %r", error)
             away = error is not None and _is_away(error)
             turn += 1
-            await anyio.sleep(LOOK_EVERY_S)
+            self._quick_looks = max(0, self._quick_looks - 1)
+            await anyio.sleep(min(QUICK_LOOK_S, LOOK_EVERY_S) if self._quick_looks else LOOK_EVERY_S)
 
     # -- one flow run ------------------------------------------------------------------------------------------------
 
@@ -304,6 +309,7 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
             # The engine will report a crash when SLURM stops it; the label remembers what was meant.
             if flow_run.labels.get(LABEL_END) != End.CANCELLED:
                 await self.set_labels(flow_run.id, {LABEL_END: End.CANCELLED.value})
+                self._quick_looks = QUICK_LOOKS
             if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
                 job_ids.append(int(flow_run.infrastructure_pid))
             if flow_run.id not in self.attended and flow_run.id not in self._submitting_flow_run_ids:

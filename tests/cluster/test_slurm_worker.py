@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -223,6 +224,29 @@ def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene],
             run = await site.until(run.id, lambda run: run.state.name == "Cancelled")
             assert slurm.job(100)["state"] == "CANCELLED"
             assert run.labels["slurm.end"] == "cancelled"
+
+    play(scene)
+
+
+def test_the_end_of_a_cancelled_job_is_looked_for_more_often(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoflow.cluster.worker.LOOK_EVERY_S", 5.0)
+    monkeypatch.setattr("cryoflow.cluster.worker.QUICK_LOOK_S", 0.2)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling
+
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            slurm.flag("lingers")
+            await site.client.set_flow_run_state(run.id, Cancelling())
+            while not slurm.calls("scancel"):
+                await asyncio.sleep(0.1)
+            slurm.set(100, state="CANCELLED", exit="0:15")
+            start = time.monotonic()
+            await site.until(run.id, lambda run: run.state.name == "Cancelled")
+            assert time.monotonic() - start < 4
 
     play(scene)
 
