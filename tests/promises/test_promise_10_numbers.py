@@ -67,5 +67,8 @@ def test_positions_come_back_within_the_bound(
             training = build_training_set([entry], link=picker(name).links_micrographs)
             result = write_set(picker(name), training, folder / "set", SETTINGS.get(name, {}), "test")
             (back,) = read_back(name, result.folder / PARTS.get(name, ""), result.manifest)
+            if name == "relion":  # the same positions once more, for the job Extract
+                (particles,) = read_back(name, result.folder / "particles.star", result.manifest)
+                np.testing.assert_allclose(particles.centers_xy_px, back.centers_xy_px, rtol=0, atol=BOUND_PX[name])
         assert len(back) == len(entry)
         np.testing.assert_allclose(back.centers_xy_px, entry.centers_xy_px, rtol=0, atol=BOUND_PX[name])
