@@ -19,9 +19,10 @@ from cryoflow.errors import BadInput, ToolFailed
 SLEEPER = Service("worker a", ("sleep", "60"))
 SLOW_TO_STOP = "trap 'sleep 1; exit' TERM; echo up; while :; do sleep 0.1; done"
 UP = f"""
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from cryoflow.cluster.services import Running, Service
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as `up` does: in a script's background it is ignored
 with Running(Path(sys.argv[1])) as running:
     for name in ("server", "worker"):
         assert running.start(Service(name, ("bash", "-c", {SLOW_TO_STOP!r})))
