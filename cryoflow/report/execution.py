@@ -110,26 +110,22 @@ def execution_section(rows: Sequence[TraceRow]) -> Section:
     if first:
         caption = "Grey: waiting in the queue. Coloured: at work; red where it did not complete."
         blocks.append(Picture(timeline(rows), caption=caption, alt="timeline of the stages"))
-    head = (
-        "run",
-        "status",
-        "job",
-        "node",
-        "queue (s)",
-        "wall (s)",
-        "CPUs",
-        "CPU (%)",
-        "asked (MB)",
-        "peak (MB)",
-        "exit",
-    )
-    table = [
-        [r.title, _status(r), str(r.slurm_job or "–"),
-         f"{r.nodes} {r.partition}".strip(), r.queued_s, r.elapsed_s, r.cpus, r.cpu_percent, r.requested_mb, r.peak_mb,
-         r.exit]
-        for r in rows
-    ]  # fmt: skip
-    blocks.append(Table(head, table, caption="Stages and shards; 100 % CPU is one core", folded=len(rows) > 20))
+    columns: dict[str, list[object]] = {
+        "run": [r.title for r in rows],
+        "status": [_status(r) for r in rows],
+        "job": [r.slurm_job and str(r.slurm_job) for r in rows],
+        "node": [f"{r.nodes} {r.partition}".strip() for r in rows],
+        "queue (s)": [r.queued_s for r in rows],
+        "wall (s)": [r.elapsed_s for r in rows],
+        "CPUs": [r.cpus for r in rows],
+        "CPU (%)": [r.cpu_percent for r in rows],
+        "asked (MB)": [r.requested_mb for r in rows],
+        "peak (MB)": [r.peak_mb for r in rows],
+        "exit": [r.exit for r in rows],
+    }
+    known = {name: values for name, values in columns.items() if any(v not in (None, "") for v in values)}
+    table = list(zip(*known.values(), strict=True))
+    blocks.append(Table(tuple(known), table, caption="Stages and shards; 100 % CPU is one core", folded=len(rows) > 20))
     if not jobs:
         blocks.append(Text("CPU and memory are known where stages run as SLURM jobs."))
     return Section("Execution", blocks)

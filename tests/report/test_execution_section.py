@@ -49,6 +49,14 @@ def test_the_page_shows_each_attempt_with_its_job_memory_and_reason() -> None:
         assert text in page
 
 
+def test_the_table_has_no_column_that_no_stage_fills() -> None:
+    (table,) = (block for block in execution_section([LOCAL]).blocks if isinstance(block, Table))
+    assert tuple(table.head) == ("run", "status")
+    (table,) = (block for block in execution_section([LOCAL, JOB]).blocks if isinstance(block, Table))
+    assert table.rows[0][table.head.index("peak (MB)")] is None
+    assert table.rows[1][table.head.index("peak (MB)")] == 4812.5
+
+
 def test_the_timeline_has_a_bar_for_waiting_and_one_for_work_at_the_right_minutes() -> None:
     (drawn,) = timeline([LOCAL, KILLED, JOB]).axes[0].collections
     extents = [path.get_extents() for path in drawn.get_paths()]
