@@ -108,12 +108,19 @@ def entry_folders(root: Path) -> Iterator[Path]:
     A folder that a killed writer moved aside stands for the entry until the next writer moves it back.
     """
     for project in sorted(_folders(root)):
-        found = {p.name: p for p in _folders(project / ENTRIES)}
-        for hidden in (project / ENTRIES).glob(f".*{files.ASIDE}"):
-            found.setdefault(hidden.name[1:].removesuffix(files.ASIDE), hidden)
+        found = {p.name for p in _folders(project / ENTRIES)}
+        found |= {entry_name(hidden) for hidden in (project / ENTRIES).glob(f".*{files.ASIDE}")}
         for name in sorted(found, key=natural):
-            if is_entry(found[name]):
-                yield found[name]
+            if place := place_of(project / ENTRIES / name):
+                yield place
+
+
+def place_of(folder: Path) -> Path | None:
+    """Where an entry's files lie now: in its folder, or aside while a writer replaces it; None: nowhere."""
+    for place in (folder, files.aside_of(folder)) * 3:  # between two looks it may go from one to the other
+        if is_entry(place):
+            return place
+    return None
 
 
 def is_entry(folder: Path) -> bool:

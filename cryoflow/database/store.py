@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -168,7 +167,7 @@ class Database:
 
     def entries(self) -> list[Entry]:
         """All entries, in order of project, kind and number of the job; damaged ones are there, with that status."""
-        return [self._settled(partial(read_entry, f)) for f in layout.entry_folders(self.root)]
+        return [self._settled(read_entry, f) for f in layout.entry_folders(self.root)]
 
     def entry(self, name: str) -> Entry:
         """The entry of a name, `<project>/<Kind>_<job>`.
@@ -178,8 +177,7 @@ class Database:
         BadInput
             Where there is none; says which names come near.
         """
-        folder = self._folder_of(name)
-        return self._settled(partial(read_entry, folder))
+        return self._settled(read_entry, self._folder_of(name))
 
     def load(self, name: str | Entry) -> PickSet:
         """The picks of an entry. Micrographs' paths are what the links in `Micrographs/` point to.
@@ -190,7 +188,7 @@ class Database:
             Where there is no such entry, or it is damaged.
         """
         folder = name.folder if isinstance(name, Entry) else self._folder_of(name)
-        return self._settled(partial(load_entry, folder))
+        return self._settled(load_entry, folder)
 
     def mark(self, name: str, status: str, reason: str) -> None:
         """Say of an entry that it is no longer what its job holds; a mark is taken off by `add` and `unmark`."""
@@ -277,9 +275,8 @@ class Database:
         project, _, entry = name.strip("/").partition("/")
         if project and entry and "/" not in entry and not {project[0], entry[0]} & {"."}:
             folder = files.inside(self.root, f"{project}/{layout.ENTRIES}/{entry}")
-            for place in (folder, files.aside_of(folder)):  # a killed writer may have left it aside
-                if layout.is_entry(place):
-                    return place
+            if place := layout.place_of(folder):  # a killed writer may have left it aside
+                return place
         if not self.exists:
             raise BadInput(
                 self.root, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'."
@@ -288,11 +285,12 @@ class Database:
         near = difflib.get_close_matches(name, names, 3, 0.5) or names[:3]
         raise BadInput(self.root, f"there is no entry {name!r}.", f"There are: {', '.join(near)}, ..." if near else "")
 
-    def _settled(self, read: Callable[[], T]) -> T:
-        """Read again where another process replaced the entry meanwhile."""
+    def _settled(self, read: Callable[[Path], T], folder: Path) -> T:
+        """Read an entry's folder, again where another process replaced the entry meanwhile."""
+        whole = folder.with_name(layout.entry_name(folder))
         for attempt in range(10):
             try:
-                return read()
+                return read(layout.place_of(whole) or whole)
             except OSError as error:
                 where = error.filename or self.root
                 if not inputs.is_gone(error):

@@ -197,6 +197,26 @@ def test_a_read_needs_no_lock_and_an_entry_is_never_seen_half(tmp_path: Path, ma
     assert seen <= {1200, 900}
 
 
+def test_an_entry_that_was_aside_is_looked_for_in_its_place_when_it_is_gone_from_there(
+    tmp_path: Path, make_pickset: Make
+) -> None:
+    """The reader found it between the two renames of a writer, and comes too late to read it there."""
+    database = Database(tmp_path / "DB")
+    entry = database.add(make_pickset())
+    aside = files.aside_of(entry.folder)
+    entry.folder.rename(aside)
+    seen = []
+
+    def read(folder: Path) -> bytes:
+        seen.append(folder)
+        if folder == aside:
+            aside.rename(entry.folder)
+        return (folder / "info.txt").read_bytes()
+
+    assert database._settled(read, aside).startswith(b"cryoflow entry")
+    assert seen == [aside, entry.folder]
+
+
 def test_two_machines_of_one_name_are_not_confused_inside_containers(
     tmp_path: Path, make_pickset: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
