@@ -130,36 +130,45 @@ def pick(parameters: PartParameters) -> tuple[str, ...]:
 def pick_range(parameters: PartParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
     """One part; none where all its micrographs are missing."""
     p = parameters
-    output = p.output.absolute()
-    trained = trained_already(p.picker, output / TRAINING)
-    if trained is None or trained.model is None:
-        raise BadInput(output / TRAINING, "holds no trained picker.", "Run `train picker` with this output first.")
-    picking = Picking(
-        p.picker, trained.model, p.diameter_A or diameter_of_training(output / TRAINING), threshold=p.threshold
-    )
-    last = n_micrographs(p, entry) if last is None else last
-    if entry == FILES:
-        some = part_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
-    else:
-        (whole,) = load_entries(Database(p.database), [entry])
-        some = part_of_entry(whole, first, last)
+    picking = _picking(p)
+    some = _some(p, _whole(p, entry), first, n_micrographs(p, entry) if last is None else last)
     if some.micrographs["path"].isna().all():
         log.warning("none of the micrographs %d to %d of %s is there: they are left out", first, last, entry)
         return []
-    return [pick_part(picking, part(picking, some, output / PICKED), place_of(p), on_line=log.info)]
+    return [pick_part(picking, part(picking, some, p.output.absolute() / PICKED), place_of(p), on_line=log.info)]
+
+
+def _picking(p: PartParameters) -> Picking:
+    training = p.output.absolute() / TRAINING
+    trained = trained_already(p.picker, training)
+    if trained is None or trained.model is None:
+        raise BadInput(training, "holds no trained picker.", "Run `train picker` with this output first.")
+    return Picking(p.picker, trained.model, p.diameter_A or diameter_of_training(training), threshold=p.threshold)
+
+
+def _whole(p: PartParameters, entry: str) -> PickSet | None:
+    """An entry, to be cut; None for the files."""
+    return None if entry == FILES else load_entries(Database(p.database), [entry])[0]
+
+
+def _some(p: PartParameters, whole: PickSet | None, first: int, last: int) -> PickSet:
+    if whole is None:
+        return part_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
+    return part_of_entry(whole, first, last)
 
 
 def scatter_picking(parameters: PartParameters) -> tuple[Done, ...]:
-    """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all."""
+    """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all that is left."""
     p = parameters
-    if sum(n_micrographs(p, entry) for entry in _entries(p)) <= p.shard_micrographs:
+    ranges = list(ranges_left(p))
+    if sum(last - first for _, first, last in ranges) <= p.shard_micrographs:
         return ()
     works = [
         Work(
             f"{p.picker} {entry or 'files'} {first}-{last}",
             p.model_copy(update={"entry": entry, "first": first, "last": last}),
         )
-        for entry, first, last in ranges_to_pick(p)
+        for entry, first, last in ranges
     ]
     return scattered("pick", works)
 
@@ -168,6 +177,15 @@ def ranges_to_pick(p: PartParameters) -> Iterator[tuple[str, int, int]]:
     """Entry, first micrograph and the one after the last, of each part."""
     for entry in _entries(p):
         for first, last in cut(n_micrographs(p, entry), p.shard_micrographs, 1):
+            yield entry, first, last
+
+
+def ranges_left(p: PartParameters) -> Iterator[tuple[str, int, int]]:
+    """As `ranges_to_pick`, without those whose picks an earlier run left."""
+    picking, folder = _picking(p), p.output.absolute() / PICKED
+    wholes = {entry: _whole(p, entry) for entry in _entries(p)}
+    for entry, first, last in ranges_to_pick(p):
+        if not part(picking, _some(p, wholes[entry], first, last), folder).done.is_dir():
             yield entry, first, last
 
 

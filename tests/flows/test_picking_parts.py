@@ -158,4 +158,9 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
     assert jobs == ["train picker", f"topaz {site.entry} 0-4", f"topaz {site.entry} 4-6", "pick"]
     assert len(site.picked()) == 6
     assert len(site.database.load(name)) == 6
-    assert flow(name="parent")(lambda: scatter_picking(site.parameters(shard_micrographs=6)))() == ()
+    jobs.clear()
+    assert train_picker_and_pick(picking_of(site.parameters())) == (name,)
+    assert jobs == ["train picker", "pick"]  # parts that are picked make no job
+    again = site.parameters(shard_micrographs=6, threshold=-5.0)
+    assert flow(name="parent")(lambda: scatter_picking(again))() == ()  # one job is enough
+    assert len(flow(name="parent")(lambda: scatter_picking(again.model_copy(update={"shard_micrographs": 3})))()) == 2
