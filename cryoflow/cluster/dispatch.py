@@ -45,6 +45,7 @@ from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.settings import Settings, load_settings
 
 log = logging.getLogger(__name__)
+log.setLevel(logging.INFO)  # what is waited for belongs into the parent's log; the root's level is WARNING
 R = TypeVar("R")
 
 POLL_S = 5.0
