@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from real_site import RealSite, postgres
 from slurm_folder import FakeSlurm
 
 FAKE = Path(__file__).parent / "fake_slurm.py"
@@ -26,6 +27,20 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SLURM", str(folder))
     return FakeSlurm(folder)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
+    """PostgreSQL, a server, and a worker on the real SLURM without containers; modules that need no other share it."""
+    with postgres() as database:
+        site = RealSite(tmp_path_factory.mktemp("site"), database=database)
+        try:
+            site.start_server()
+            site.set_up()
+            site.start_worker()
+            yield site
+        finally:
+            site.close()
 
 
 @pytest.fixture(scope="session")

@@ -135,13 +135,13 @@ class RealSite:
         with self.client() as client:
             client.set_flow_run_state(run_id, state)
 
-    def messages(self, run_id: UUID, waiting_for: str) -> str:
+    def messages(self, run_id: UUID, waiting_for: str, *, within_s: float = 30) -> str:
         """The run's log as the UI shows it, once it holds a text. Log lines travel in bundles, every few seconds."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
         only = {"logs": LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])).model_dump(mode="json")}
-        text = ""
-        for _ in range(60):
+        text, end = "", time.monotonic() + within_s
+        while time.monotonic() < end:
             with self.client() as client:
                 answer = client._client.post("/logs/filter", json={**only, "limit": 200, "offset": 0})
             text = "\n".join(row["message"] for row in answer.json())

@@ -15,24 +15,11 @@ from uuid import UUID
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel
-from real_site import RealSite, has_ended, is_queued, is_running, postgres
+from real_site import RealSite, has_ended, is_queued, is_running
 
 from cryoflow.cluster.dispatch import Done, Work, run_shards
 
 pytestmark = [pytest.mark.slurm]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
-    with postgres() as database:
-        site = RealSite(tmp_path_factory.mktemp("site"), database=database)
-        try:
-            site.start_server()
-            site.set_up()
-            site.start_worker()
-            yield site
-        finally:
-            site.close()
 
 
 def slurmd_pid_file(node: str) -> Path:

@@ -1,0 +1,229 @@
+"""A real picker as jobs on a real SLURM: one trains, some pick parts at the same time, and one gathers.
+
+On the way the parent is killed while the training runs and a new one started, and the job of a part is cancelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+from real_site import RealSite, has_ended, is_running
+
+from cryoflow.database import Database
+
+pytestmark = [pytest.mark.slurm, pytest.mark.pickers]
+
+N_MICROGRAPHS, PART = 6, 2
+TOML = """
+profile = "slurm-bare"
+[site]
+server = "http://127.0.0.1:{port}"
+log_folder = "{folder}/logs"
+[site.resources.gpu]
+cpus = 2
+memory_gb = 2
+time_minutes = 10
+gpus = 0
+partition = "cpu,gpu"
+"""
+TOPAZ = """#!/bin/sh
+# The real one. It says what it does and where, and waits for whoever holds it.
+echo "$SLURM_JOB_ID $SLURMD_NODENAME $1" >> {folder}/called
+while [ -e "{folder}/hold $1" ]; do sleep 0.2; done
+exec {topaz} "$@"
+"""
+SMALL = {"epochs": "1", "epoch_size": "40", "minibatch_size": "32", "downsampling": "2"}
+
+
+class BareSite:
+    """The project's deployments of the profile slurm-bare on the server of another site, with two workers more."""
+
+    def __init__(self, site: RealSite, folder: Path) -> None:
+        self.site, self.folder = site, folder
+        self.file = folder / "cryoflow.toml"
+        self.file.write_text(TOML.format(port=site.port, folder=folder))
+        self.environment = site.environment | {"CRYOFLOW_CONFIG": str(self.file), "CRYOFLOW_SLURM_POLL_SECONDS": "2"}
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> None:
+        cryoflow = [sys.executable, "-m", "cryoflow", "deploy", "--profile", "slurm-bare"]
+        subprocess.run(cryoflow, env=self.environment, check=True, capture_output=True)
+        for pool, kind in (("cryoflow-slurm-bare", "slurm"), ("cryoflow-service", "process")):
+            argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, "--name", pool]
+            with (self.folder / f"{pool}.log").open("wb") as log:
+                self.workers.append(
+                    subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+                )
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGTERM)
+            worker.wait(30)
+
+    def launch(self, parameters: dict[str, Any]) -> UUID:
+        with self.site.client() as client:
+            found = client.read_deployment_by_name("train and pick/train and pick (slurm-bare)")
+            run = client.create_flow_run_from_deployment(found.id, parameters={"parameters": parameters})
+            return UUID(str(run.id))
+
+    def runs_of(self, stage: str) -> list[Any]:
+        from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+
+        only = DeploymentFilter(name=DeploymentFilterName(any_=[f"{stage} (slurm-bare)"]))
+        with self.site.client() as client:
+            return sorted(client.read_flow_runs(deployment_filter=only), key=lambda run: run.created)
+
+    def first_running(self, stage: str) -> Any:
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            if running := [run for run in self.runs_of(stage) if is_running(run)]:
+                return running[0]
+            time.sleep(0.5)
+        raise AssertionError(f"no run of {stage} came to run: {[(r.name, r.state_name) for r in self.runs_of(stage)]}")
+
+
+class Call(NamedTuple):
+    """One call of the picker's program: by which job, on which node, and what it was to do."""
+
+    job: str
+    node: str
+    what: str
+
+
+class Story(NamedTuple):
+    """What happened."""
+
+    bare: BareSite
+    parameters: dict[str, Any]
+    training: Any
+    """The run that trained; its first parent was killed meanwhile."""
+    parent: Any
+    """The parent that was started then, at its end."""
+    cancelled_job: str
+    programs: Path
+
+
+@pytest.fixture(scope="module")
+def bare(site: RealSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BareSite]:
+    bare = BareSite(site, tmp_path_factory.mktemp("bare"))
+    try:
+        bare.start()
+        yield bare
+    finally:
+        bare.stop()
+
+
+@pytest.fixture(scope="module")
+def story(bare: BareSite) -> Story:
+    parameters = prepare(bare.folder)
+    programs = Path(parameters["programs"])
+    (programs / "hold train").touch()
+    killed = bare.launch(parameters)
+    training = bare.first_running("train picker")
+    kill(bare, killed)
+    parent = bare.launch(parameters)
+    bare.site.messages(parent, "is at work already", within_s=90)
+
+    (programs / "hold extract").touch()
+    (programs / "hold train").unlink()
+    end = time.monotonic() + 120
+    while len(picking := [call for call in calls(programs) if call.what == "extract"]) < N_MICROGRAPHS // PART:
+        assert time.monotonic() < end, calls(programs)
+        time.sleep(0.5)
+    subprocess.run(["scancel", picking[0].job], check=True)
+    (part,) = [run for run in bare.runs_of("pick") if run.infrastructure_pid == picking[0].job]
+    bare.site.until(part.id, has_ended)
+    (programs / "hold extract").unlink()
+    ended = bare.site.until(parent, lambda run: run.state.is_final(), within_s=240)
+    return Story(bare, parameters, training, ended, picking[0].job, programs)
+
+
+def prepare(folder: Path) -> dict[str, Any]:
+    """A project, its database, and what to train on and to pick."""
+    from cryoflow.ingest import ingest
+    from cryoflow.simulate import simulate_dataset
+    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+
+    shape = {"n_micrographs": N_MICROGRAPHS, "shape_yx": (360, 480), "pixel_size_A": 4.0}
+    dataset = simulate_dataset(folder / "micrographs", specimen="barrel", seed=3, **shape)
+    write_cryosparc_project(folder / "projects" / "CS-barrel", dataset)
+    database = Database(folder / "database")
+    ingest(folder / "projects", database)
+    programs = folder / "programs"
+    programs.mkdir()
+    real = Path(os.environ.get("PICKERS_DIR", "/var/tmp/testbed-pickers")) / "bin" / "topaz"
+    (programs / "topaz").write_text(TOPAZ.format(folder=programs, topaz=real))
+    (programs / "topaz").chmod(stat.S_IRWXU)
+    entry = next(e.name for e in database.entries() if e.kind.value == "NonUniform")
+    folders = {"database": str(database.root), "output": str(folder / "run"), "programs": str(programs)}
+    machine = {"gpus": 0, "cpus": 1, "shard_micrographs": PART}
+    picking = {"picker": "topaz", "to_pick": [entry], "diameter_A": 160.0, "settings": SMALL, "threshold": -5.0}
+    return folders | machine | picking
+
+
+def kill(bare: BareSite, run_id: UUID) -> None:
+    """SIGKILL for a parent's process; its worker, which lives on, calls its run Crashed."""
+    with bare.site.client() as client:
+        pid = int(client.read_flow_run(run_id).infrastructure_pid)
+    os.kill(pid, signal.SIGKILL)
+    bare.site.until(run_id, lambda run: run.state.is_final())
+
+
+def calls(programs: Path) -> list[Call]:
+    return [Call(*line.split()) for line in (programs / "called").read_text().splitlines()]
+
+
+def gathered(story: Story) -> str:
+    (entry,) = [e for e in Database(story.parameters["database"]).entries() if e.job == "topaz"]
+    return entry.name
+
+
+def test_a_training_whose_parent_was_killed_is_waited_for_by_the_next_and_not_started_twice(story: Story) -> None:
+    assert story.parent.state.name == "Completed", story.bare.site.messages(story.parent.id, "")
+    (run,) = story.bare.runs_of("train picker")
+    assert (run.id, run.state.name, run.run_count) == (story.training.id, "Completed", 1)
+    (training,) = [call for call in calls(story.programs) if call.what == "train"]
+    assert training.job == story.training.infrastructure_pid
+
+
+def test_parts_are_picked_at_the_same_time_on_several_nodes(story: Story) -> None:
+    parts = [call for call in calls(story.programs) if call.what == "extract"][: N_MICROGRAPHS // PART]
+    assert len({call.job for call in parts}) == len(parts)  # all of them had begun before any could end
+    assert len({call.node for call in parts}) == len(parts)
+
+
+def test_the_part_whose_job_was_cancelled_is_picked_by_the_job_that_gathers(story: Story) -> None:
+    runs = {run.infrastructure_pid: run for run in story.bare.runs_of("pick")}
+    assert (runs[story.cancelled_job].state.name, len(runs)) == ("Crashed", N_MICROGRAPHS // PART + 1)
+    *parts, last = [call for call in calls(story.programs) if call.what == "extract"]
+    assert last.job not in {call.job for call in parts}
+    assert {runs[call.job].state.name for call in (*parts[1:], last)} == {"Completed"}
+    picks = Database(story.parameters["database"]).load(gathered(story))
+    assert len(picks.micrographs) == N_MICROGRAPHS
+    assert set(picks.picks["micrograph"]) == set(range(N_MICROGRAPHS))
+
+
+def test_the_same_again_trains_and_picks_nothing_and_needs_no_job_for_a_part(story: Story) -> None:
+    def left() -> dict[Path, int]:
+        folders = (Path(story.parameters["output"]), Path(story.parameters["database"]))
+        return {f: f.stat().st_mtime_ns for folder in folders for f in folder.rglob("*") if f.is_file()}
+
+    before, called, jobs = left(), calls(story.programs), len(story.bare.runs_of("pick"))
+    again = story.bare.site.until(story.bare.launch(story.parameters), lambda run: run.state.is_final(), within_s=180)
+    assert again.state.name == "Completed"
+    assert calls(story.programs) == called
+    # its curve is drawn again from the log of its training
+    assert {f.name for f, time in left().items() if before.get(f) != time} <= {"training_curve.tsv", "training_curve.png"}
+    assert len(story.bare.runs_of("pick")) == jobs + 1
