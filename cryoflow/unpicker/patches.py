@@ -97,19 +97,17 @@ class Preprocessing:
         """Pixel size that a specimen is seen at."""
         return diameter_A / self.pixels_per_diameter
 
-    def channels(self, image: Image, micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
-        """The two channels of a whole micrograph, (2, ny, nx) after cropping."""
+    def channels(self, image: Image, micrograph: PickedMicrograph) -> npt.NDArray[np.float16]:
+        """The two channels of a whole micrograph, (ny, nx, 2) after cropping."""
         target = self.target_pixel_size_A(micrograph.diameter_A)
         small, pixel_size_yx_A = fourier_resample(image, micrograph.pixel_size_A, target, workers=1)
         if self.phase_flip:
             small = flipped(small, pixel_size_yx_A, micrograph)
-        centred = small - np.float32(small.mean())
-        return np.stack(
-            (
-                normalise(centred, clip=self.clip_global),
-                normalise_locally(centred, self.pixels_per_diameter, clip=self.clip_local),
-            )
-        )
+        small -= np.float32(small.mean())
+        pair = np.empty((*small.shape, self.n_channels), np.float16)
+        pair[..., 0] = normalise(small, clip=self.clip_global)
+        pair[..., 1] = normalise_locally(small, self.pixels_per_diameter, clip=self.clip_local)
+        return pair
 
     def boxes(self, image: Image, micrograph: PickedMicrograph) -> Boxes:
         """All boxes of a micrograph.
@@ -125,9 +123,10 @@ class Preprocessing:
             `edge` is `input_px` and a margin on each side. Beyond the micrograph it is mirrored.
         """
         pair = self.channels(image, micrograph)
-        centers = rescale_xy(micrograph.centers_xy_px, image.shape, pair.shape[1:])
+        centers = rescale_xy(micrograph.centers_xy_px, image.shape, pair.shape[:2])
         edge = self.input_px + 2 * self.margin_px
-        return np.stack([cut_boxes(c.astype(np.float16), centers, edge) for c in pair], axis=-1)
+        words = cut_boxes(pair.view(np.uint32)[..., 0], centers, edge)  # both channels of a pixel at once
+        return words.view(np.float16).reshape(len(centers), edge, edge, self.n_channels)
 
     def to_json(self) -> dict[str, object]:
         """Kind and fields."""

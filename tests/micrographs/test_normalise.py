@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cryoflow.micrographs.normalise import median_and_deviation, normalise, normalise_locally
 
@@ -60,3 +61,20 @@ def test_integers_with_few_levels_still_have_a_deviation() -> None:
     image = np.zeros((100, 100), np.float32)
     image[::3] = 1  # more than half of the pixels are equal
     assert normalise(image).std() == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 4_001])
+def test_the_median_is_the_one_of_numpy(size: int) -> None:
+    image = np.random.default_rng(size).normal(10, 3, (1, size)).astype(np.float32)
+    median, deviation = median_and_deviation(image)
+    assert median == float(np.median(image))
+    if size > 1:
+        assert deviation == 1.4826 * float(np.median(np.abs(image - median)))
+
+
+def test_the_local_deviation_is_the_median_of_the_local_ones() -> None:
+    image = np.random.default_rng(1).normal(10, 3, (90, 130)).astype(np.float32)
+    image[:, 60:] *= 4
+    flat = image - ndimage.uniform_filter(image, 13)
+    local = np.sqrt(np.median(ndimage.uniform_filter(flat * flat, 13)[::3, ::3]))
+    np.testing.assert_array_equal(normalise_locally(image, 13, clip=6), np.clip(flat * np.float32(1 / local), -6, 6))
