@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Pad = Literal["reflect", "edge", "nan"]
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 def cut_boxes(
-    image: npt.NDArray[np.float32], centers_xy_px: npt.ArrayLike, box_px: int, *, pad: Pad = "reflect"
-) -> npt.NDArray[np.float32]:
+    image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: int, *, pad: Pad = "reflect"
+) -> npt.NDArray[Pixel]:
     """Cut a box around each centre.
 
     A centre is rounded to its nearest pixel (halves go up), which becomes pixel `box_px // 2` of its box in x and y: of
@@ -21,7 +22,8 @@ def cut_boxes(
 
     Parameters
     ----------
-    image : (ny, nx) float
+    image : (ny, nx)
+        Of any type; of floats for `pad="nan"`.
     centers_xy_px : (n, 2) float, x first
         May lie anywhere, on the edge or beyond it.
     box_px

@@ -60,6 +60,6 @@ def normalise_locally(
     step = max(1, window // 4)  # so many local deviations are enough for their median
     variance = ndimage.uniform_filter1d(flat * flat, window, axis=0, mode="reflect")[::step]
     variance = ndimage.uniform_filter1d(variance, window, axis=1, mode="reflect")[:, ::step]
-    typical = float(np.sqrt(max(_median(variance.ravel()), 0.0)))
+    typical = float(np.sqrt(np.maximum(_median(variance.ravel()), 0)))
     flat *= np.float32(1 / typical if typical > 0 else 0)
     return np.clip(flat, -clip, clip, out=flat)
