@@ -7,14 +7,12 @@ does a new parent with the same parameters: it looks for runs of the same work b
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -39,65 +37,25 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import Cancelling
 from pydantic import BaseModel
 
-from cryoflow.cluster.outcome import LABEL_END, End
+from cryoflow.cluster.attempts import Attempt, Done, Work, digest, message, reason_is_missing
+from cryoflow.cluster.outcome import TOOK_OVER
 from cryoflow.errors import CryoflowError
 from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.settings import Settings, load_settings
+
+__all__ = ["Done", "StageFailed", "Work", "dispatches", "run_shards", "run_stage", "run_stages"]
 
 log = logging.getLogger(__name__)
 log.setLevel(logging.INFO)  # what is waited for belongs into the parent's log; the root's level is WARNING
 R = TypeVar("R")
 
 POLL_S = 5.0
-REASON_PATIENCE_S = 60.0
-"""How long a crashed run may wait for SLURM's reason, which its worker adds."""
 SERVER_PATIENCE_S = 1800.0
 """How long the Prefect server may be away before the parent gives up."""
-
-GROWTH: dict[End, dict[str, float]] = {
-    End.MEMORY: {"memory_factor": 2.0},
-    End.TIME: {"time_factor": 2.0},
-    End.NODE: {},
-}
-"""What another attempt gets more of. An end that is not here is not tried again: more would not cure it."""
 
 
 class StageFailed(CryoflowError):
     """A stage that ran as a deployment did not come to a good end."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One run to be made: what it is called, and the parameters of its flow."""
-
-    name: str
-    parameters: BaseModel
-
-
-@dataclass(frozen=True)
-class Done:
-    """How one piece of work ended."""
-
-    name: str
-    state: str
-    message: str
-    attempts: int
-    flow_run: str
-    slurm_job: str = ""
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether its flow completed."""
-        return self.state == "Completed"
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    work: Work
-    number: int = 1
-    generation: int = 0
-    factors: dict[str, float] = field(default_factory=dict)
-    ended_at: float | None = None
 
 
 def dispatches(settings: Settings | None = None) -> bool:
@@ -143,8 +101,7 @@ def run_shards(
     name = f"{flow_name}/{deployment_name(flow_name, settings.place)}"
     with get_client(sync_client=True) as client:
         runner = _Runner(client, name, settings.site.attempts, settings.site.shards_at_once)
-        if settings.place in (ProfileName.SLURM, ProfileName.SLURM_BARE):  # their worker knows what really runs
-            runner.find_unfinished()
+        runner.find_unfinished()
         ended = runner.run(works, on_done)
     return tuple(ended[i] for i in range(len(works)))
 
@@ -177,11 +134,11 @@ class _Runner:
             offset += 200
             for run in page:
                 if not (run.auto_scheduled and run.state_type == StateType.SCHEDULED):  # that is next night's
-                    self.unfinished[_digest(run.parameters.get("parameters"))] = run
+                    self.unfinished[digest(run.parameters.get("parameters"))] = run
 
     def run(self, works: Sequence[Work], on_done: Callable[[Done], None] | None) -> dict[int, Done]:
-        waiting = deque((i, _Attempt(work)) for i, work in enumerate(works))
-        active: dict[UUID, tuple[int, _Attempt]] = {}
+        waiting = deque((i, Attempt(work)) for i, work in enumerate(works))
+        active: dict[UUID, tuple[int, Attempt]] = {}
         ended: dict[int, Done] = {}
         try:
             self._run(waiting, active, ended, on_done)
@@ -193,8 +150,8 @@ class _Runner:
 
     def _run(
         self,
-        waiting: deque[tuple[int, _Attempt]],
-        active: dict[UUID, tuple[int, _Attempt]],
+        waiting: deque[tuple[int, Attempt]],
+        active: dict[UUID, tuple[int, Attempt]],
         ended: dict[int, Done],
         on_done: Callable[[Done], None] | None,
     ) -> None:
@@ -207,15 +164,16 @@ class _Runner:
                 i, attempt = active[flow_run.id]
                 if flow_run.state is None or not flow_run.state.is_final():
                     continue
-                if _reason_is_missing(flow_run) and not _waited_enough(attempt):
+                if reason_is_missing(flow_run) and not attempt.waited_enough():
                     if attempt.ended_at is None:
                         active[flow_run.id] = (i, replace(attempt, ended_at=time.monotonic()))
                     continue
                 del active[flow_run.id]
-                if (again := self._another(attempt, flow_run)) is not None:
+                if (again := attempt.another(flow_run, self.attempts)) is not None:
+                    log.warning("%s: %s; attempt %d follows", attempt.work.name, message(flow_run), again.number)
                     waiting.appendleft((i, again))
                     continue
-                ended[i] = _done(attempt, flow_run)
+                ended[i] = attempt.done(flow_run)
                 if on_done:
                     on_done(ended[i])
             if active:
@@ -240,15 +198,16 @@ class _Runner:
             self.client.set_flow_run_state(flow_run_id, Cancelling(message="Its parent was cancelled."))
         log.warning("%d runs that this one had started are cancelled too", len(ids))
 
-    def _start(self, attempt: _Attempt) -> tuple[FlowRun, _Attempt]:
+    def _start(self, attempt: Attempt) -> tuple[FlowRun, Attempt]:
         """Make the run of an attempt, or find the one that an earlier life of this parent made."""
         values = attempt.work.parameters.model_dump(mode="json")
-        digest = _digest(values)
-        if (there := self.unfinished.pop(digest, None)) is not None:
+        mark = digest(values)
+        if (there := self.unfinished.pop(mark, None)) is not None:
             log.info("%s is at work already, as the run %s: it is waited for", attempt.work.name, there.name)
+            self._note_taken_over(there)
             return there, replace(attempt, factors=dict(there.job_variables or {}))
         while True:
-            key = f"{self.parent}:{self.deployment}:{digest}:{attempt.number}:{attempt.generation}"
+            key = f"{self.parent}:{self.deployment}:{mark}:{attempt.number}:{attempt.generation}"
             make = partial(
                 run_deployment,
                 self.deployment,
@@ -271,6 +230,16 @@ class _Runner:
                 continue
             return flow_run, attempt
 
+    def _note_taken_over(self, flow_run: FlowRun) -> None:
+        """Write down with this run whom it waits for: what another's child cost belongs to this run's trace too."""
+        if this_run.id is None:
+            return
+        label: dict[str, bool | int | float | str] = {f"{TOOK_OVER}{flow_run.id}": flow_run.name}
+        try:
+            _patiently(partial(self.client.update_flow_run_labels, UUID(this_run.id), label))
+        except httpx.HTTPStatusError as error:
+            log.warning("The trace will not list the run %s: %s", flow_run.name, error)
+
     def _look(self, ids: list[UUID]) -> list[FlowRun]:
         """All runs that are waited for, in one request for every 200."""
         found: list[FlowRun] = []
@@ -279,49 +248,6 @@ class _Runner:
             read = partial(self.client.read_flow_runs, flow_run_filter=some, sort=FlowRunSort.ID_DESC, limit=200)
             found += _patiently(read)
         return found
-
-    def _another(self, attempt: _Attempt, flow_run: FlowRun) -> _Attempt | None:
-        """The next attempt, with more of what ran out; None where it would not help or enough were made."""
-        end = _end(flow_run)
-        if flow_run.state_type != StateType.CRASHED or end not in GROWTH or attempt.number >= self.attempts:
-            return None
-        factors = dict(attempt.factors)
-        for name, factor in GROWTH[end].items():
-            factors[name] = factors.get(name, 1.0) * factor
-        log.warning("%s: %s; attempt %d follows", attempt.work.name, _message(flow_run), attempt.number + 1)
-        return _Attempt(attempt.work, attempt.number + 1, 0, factors)
-
-
-def _digest(values: object) -> str:
-    """Parameters in short: the same for the same work."""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def _end(flow_run: FlowRun) -> End | None:
-    label = flow_run.labels.get(LABEL_END)
-    return End(label) if label in set(End) else None
-
-
-def _reason_is_missing(flow_run: FlowRun) -> bool:
-    """Whether a run crashed as a SLURM job whose worker has not said why yet."""
-    from_slurm = flow_run.labels.get("prefect.worker.type") == "slurm" and bool(flow_run.infrastructure_pid)
-    return from_slurm and flow_run.state_type == StateType.CRASHED and _end(flow_run) is None
-
-
-def _waited_enough(attempt: _Attempt) -> bool:
-    return attempt.ended_at is not None and time.monotonic() - attempt.ended_at > REASON_PATIENCE_S
-
-
-def _message(flow_run: FlowRun) -> str:
-    return (flow_run.state.message if flow_run.state else None) or ""
-
-
-def _done(attempt: _Attempt, flow_run: FlowRun) -> Done:
-    state = flow_run.state.name if flow_run.state else "unknown"
-    if flow_run.state is not None and flow_run.state.is_completed():
-        state = "Completed"
-    job = flow_run.infrastructure_pid or ""
-    return Done(attempt.work.name, state or "", _message(flow_run), attempt.number, str(flow_run.id), job)
 
 
 def _patiently(call: Callable[[], R]) -> R:

@@ -13,6 +13,11 @@ from cryoflow.cluster.scheduler import EndedJob
 LABEL_JOB, LABEL_LOG, LABEL_END = "slurm.job", "slurm.log", "slurm.end"
 """Labels of a flow run: its job's number, its log, and (once the job has ended) an `End`."""
 
+END_LABELS = {"slurm": LABEL_END, "cryoflow-docker": "docker.end"}
+"""Type of worker -> the label of a run in which it says how the run's job or container ended."""
+TOOK_OVER = "cryoflow.took-over."
+"""Start of labels of a run that waits for a run which another one started; that one's id follows."""
+
 
 class End(StrEnum):
     """How a job ended, as far as running it again is concerned. Kept as a label of the flow run."""

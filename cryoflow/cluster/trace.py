@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     """One row for each stage and shard that a run has started, and those that these have started, in order of time.
 
+    Runs that another had started and that one of these waited for are among them.
+
     Raises
     ------
     BadInput
@@ -34,16 +36,17 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     stages: dict[UUID, str] = {}
     with get_client(sync_client=True) as client:
         try:
-            client.read_flow_run(flow_run_id)
+            whole = client.read_flow_run(flow_run_id)
         except ObjectNotFound:
             raise BadInput(
                 str(flow_run_id), f"is no run that {client.api_url} knows.", "See its page's address."
             ) from None
-        runs, parents = [], [flow_run_id]
+        known, parents = {flow_run_id: whole}, [whole]
         while parents:
-            children = _children(client, parents)
-            runs += children
-            parents = [run.id for run in children]
+            below = _children(client, [run.id for run in parents]) + _taken_over(client, parents)
+            parents = list({run.id: run for run in below if run.id not in known}.values())
+            known |= {run.id: run for run in parents}
+        runs = [run for run in known.values() if run is not whole]
         for flow_id in {flow_run.flow_id for flow_run in runs}:
             stages[flow_id] = client.read_flow(flow_id).name
     pids = {run.id: run.infrastructure_pid or "" for run in runs}
@@ -84,6 +87,19 @@ def _children(client: SyncPrefectClient, parents: list[UUID]) -> list[FlowRun]:
             if len(page) < 200:
                 break
     return found
+
+
+def _taken_over(client: SyncPrefectClient, parents: list[FlowRun]) -> list[FlowRun]:
+    """The runs that some runs found at work and waited for; those that were deleted since are left out."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    from cryoflow.cluster.outcome import TOOK_OVER
+
+    ids = [
+        UUID(label.removeprefix(TOOK_OVER)) for run in parents for label in run.labels if label.startswith(TOOK_OVER)
+    ]
+    pages = [FlowRunFilter(id=FlowRunFilterId(any_=ids[i : i + 200])) for i in range(0, len(ids), 200)]
+    return [run for page in pages for run in client.read_flow_runs(flow_run_filter=page, limit=200)]
 
 
 def _row(flow_run: FlowRun, stage: str, slurm_job: int | None, record: JobRecord | None) -> TraceRow:

@@ -209,7 +209,7 @@ def test_a_reason_that_never_comes_is_not_waited_for_for_ever(
 ) -> None:
     from cryoflow.cluster.dispatch import run_shards
 
-    monkeypatch.setattr("cryoflow.cluster.dispatch.REASON_PATIENCE_S", 0.5)
+    monkeypatch.setattr("cryoflow.cluster.attempts.REASON_PATIENCE_S", 0.5)
     cluster.answer = lambda number, attempt: cluster.crash("")
     (done,) = run_shards(cluster.flow_name, works(1))
     assert (done.state, done.attempts) == ("Crashed", 1)
@@ -256,7 +256,15 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
 
 def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(cluster: Cluster) -> None:
     """A user whose pipeline died starts it anew: what it had started must not be done twice at the same time."""
+    from prefect import flow
+    from prefect.runtime import flow_run
+
     from cryoflow.cluster import dispatch
+    from cryoflow.cluster.trace import trace
+
+    @flow
+    def parent() -> tuple[str, tuple[dispatch.Done, ...]]:
+        return str(flow_run.id), dispatch.run_shards(cluster.flow_name, works(2))
 
     cluster.answer = lambda number, attempt: cluster.ignore if number == 1 else cluster.complete
     dead = threading.Thread(target=lambda: dispatch.run_shards(cluster.flow_name, works(2)), daemon=True)
@@ -265,11 +273,14 @@ def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(clu
         time.sleep(0.1)
     (running,) = [run for run in cluster.runs() if run.state.name == "Running"]
     threading.Timer(1.5, lambda: cluster.complete(running)).start()
-    done = dispatch.run_shards(cluster.flow_name, works(2))
+    run_id, done = parent()
     assert all(d.succeeded for d in done)
     assert done[1].flow_run == str(running.id)
     assert sorted(number for number, _ in cluster.seen) == [0, 0, 1]
     dead.join(10)
+    rows = trace(uuid.UUID(run_id))  # what it cost is told with the one that waited for it
+    assert {row.flow_run for row in rows} == {d.flow_run for d in done}
+    assert len(rows) == 2
 
 
 def test_a_run_of_next_night_is_not_waited_for() -> None:

@@ -20,6 +20,7 @@ from uuid import UUID
 import pytest
 from real_site import RealSite, has_ended, is_running
 
+from cryoflow.cluster.trace import trace
 from cryoflow.database import Database
 
 pytestmark = [pytest.mark.slurm, pytest.mark.pickers]
@@ -215,6 +216,16 @@ def test_the_part_whose_job_was_cancelled_is_picked_by_the_job_that_gathers(stor
     assert set(picks.picks["micrograph"]) == set(range(N_MICROGRAPHS))
 
 
+def test_the_trace_of_the_second_parent_has_the_training_that_the_first_had_started(story: Story) -> None:
+    with story.bare.site.client():
+        rows = trace(story.parent.id)
+    runs = [*story.bare.runs_of("train picker"), *story.bare.runs_of("pick")[: N_MICROGRAPHS // PART + 1]]
+    assert {row.flow_run for row in rows} == {str(run.id) for run in runs}
+    assert (rows[0].stage, rows[0].slurm_state) == ("train picker", "COMPLETED")
+    assert rows[0].peak_mb
+    assert {row.slurm_state for row in rows if str(row.slurm_job) == story.cancelled_job} == {"CANCELLED"}
+
+
 def test_the_same_again_trains_and_picks_nothing_and_needs_no_job_for_a_part(story: Story) -> None:
     def left() -> dict[Path, int]:
         folders = (Path(story.parameters["output"]), Path(story.parameters["database"]))
@@ -224,6 +235,6 @@ def test_the_same_again_trains_and_picks_nothing_and_needs_no_job_for_a_part(sto
     again = story.bare.site.until(story.bare.launch(story.parameters), lambda run: run.state.is_final(), within_s=180)
     assert again.state.name == "Completed"
     assert calls(story.programs) == called
-    # its curve is drawn again from the log of its training
-    assert {f.name for f, time in left().items() if before.get(f) != time} <= {"training_curve.tsv", "training_curve.png"}
+    changed = {f.name for f, time in left().items() if before.get(f) != time}
+    assert changed <= {"training_curve.tsv", "training_curve.png"}  # they are made again of the training's log
     assert len(story.bare.runs_of("pick")) == jobs + 1

@@ -1,0 +1,114 @@
+"""One piece of work and the attempts at it: how one ended, and whether another is worth it. Asks no server."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, field
+
+from prefect.client.schemas.objects import FlowRun, StateType
+from pydantic import BaseModel
+
+from cryoflow.cluster.outcome import END_LABELS, End
+
+REASON_PATIENCE_S = 60.0
+"""How long a crashed run may wait for the reason, which its worker adds."""
+
+GROWTH: dict[End, dict[str, float]] = {
+    End.MEMORY: {"memory_factor": 2.0},
+    End.TIME: {"time_factor": 2.0},
+    End.NODE: {},
+}
+"""What another attempt gets more of. An end that is not here is not tried again: more would not cure it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run to be made: what it is called, and the parameters of its flow."""
+
+    name: str
+    parameters: BaseModel
+
+
+@dataclass(frozen=True)
+class Done:
+    """How one piece of work ended."""
+
+    name: str
+    state: str
+    message: str
+    attempts: int
+    flow_run: str
+    slurm_job: str = ""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether its flow completed."""
+        return self.state == "Completed"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a piece of work.
+
+    Attributes
+    ----------
+    generation
+        How many runs of this attempt an earlier life of the parent left without success.
+    factors
+        Job variables that it gets more of.
+    ended_at
+        When its run was first seen to have ended, where its reason is waited for.
+    """
+
+    work: Work
+    number: int = 1
+    generation: int = 0
+    factors: dict[str, float] = field(default_factory=dict)
+    ended_at: float | None = None
+
+    def waited_enough(self) -> bool:
+        """Whether a reason that did not come is not waited for any longer."""
+        return self.ended_at is not None and time.monotonic() - self.ended_at > REASON_PATIENCE_S
+
+    def another(self, flow_run: FlowRun, most: int) -> Attempt | None:
+        """The next attempt, with more of what ran out; None where it would not help or enough were made."""
+        end = end_of(flow_run)
+        if flow_run.state_type != StateType.CRASHED or end not in GROWTH or self.number >= most:
+            return None
+        factors = dict(self.factors)
+        for name, factor in GROWTH[end].items():
+            factors[name] = factors.get(name, 1.0) * factor
+        return Attempt(self.work, self.number + 1, 0, factors)
+
+    def done(self, flow_run: FlowRun) -> Done:
+        """How it ended, to be told."""
+        state = flow_run.state.name if flow_run.state else "unknown"
+        if flow_run.state is not None and flow_run.state.is_completed():
+            state = "Completed"
+        pid = flow_run.infrastructure_pid or ""
+        job = pid if pid.isdigit() else ""
+        return Done(self.work.name, state or "", message(flow_run), self.number, str(flow_run.id), job)
+
+
+def digest(values: object) -> str:
+    """Parameters in short: the same for the same work."""
+    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def end_of(flow_run: FlowRun) -> End | None:
+    """What the worker said of how its job or container ended; None where it has not."""
+    label = flow_run.labels.get(END_LABELS.get(str(flow_run.labels.get("prefect.worker.type")), ""))
+    return End(label) if label in set(End) else None
+
+
+def reason_is_missing(flow_run: FlowRun) -> bool:
+    """Whether a run crashed whose worker has not said why yet."""
+    is_told = str(flow_run.labels.get("prefect.worker.type")) in END_LABELS and bool(flow_run.infrastructure_pid)
+    return is_told and flow_run.state_type == StateType.CRASHED and end_of(flow_run) is None
+
+
+def message(flow_run: FlowRun) -> str:
+    """What its state says."""
+    return (flow_run.state.message if flow_run.state else None) or ""
