@@ -2,17 +2,23 @@
 
     python benchmarks/export.py                                  # 1,000,000 picks on 5,000 micrographs
     python benchmarks/export.py --picks 100000 --micrographs 500 --only cryolo topaz
+    python benchmarks/export.py --memory --picks 10000000 --micrographs 50000 --only cryolo topaz
 
 The micrographs are sparse files of 4092 x 5760 bytes. Of each export is shown: `linking`, reading all headers and
 making links; `check`, the orientation check, which reads pixels of a few micrographs; `export`, all the rest: names,
 split, boxes, settings, formatting, writing, manifest, and the sync to disk; `CPU` is that in CPU seconds, of all
 threads, which other work on the machine does not touch. Pictures that a picker gets converted are
 no part of the export: for Warp and CryoSegNet the labels of all micrographs are drawn, and pictures are timed on five.
+
+With `--memory` the picks are put into a database first, and each export is a process of its own that loads them from
+there and writes: shown are its time by the clock, its CPU time, and the peak of its memory, all from loading on.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import struct
 import tempfile
 import time
@@ -23,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoflow.database import Database
 from cryoflow.micrographs.header import pack_header
 from cryoflow.pickers import cryolo, cryosegnet, eman2, epicker, export, links, topaz, training_set, warp
 from cryoflow.pickers.base import pickers
@@ -116,13 +123,52 @@ def drawing(entry: PickSet, radius_px: float, shrink: float) -> float:
     return time.perf_counter() - start
 
 
+def in_child(work: Callable[[], object]) -> tuple[float, float, float]:
+    """Do something in a process of its own: seconds by the clock and of the CPU, and its peak of memory in MB."""
+    start = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:  # a child must not go on as its parent
+            print(error, flush=True)
+            os._exit(1)
+    _, status, used = os.wait4(pid, 0)
+    if status:
+        raise SystemExit("the export failed")
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def memory_of_exports(home: Path, n_picks: int, n_micrographs: int, names: list[str]) -> None:
+    """Time and memory of exports whose picks come from a database; each in a process of its own."""
+    database = Database(home / "database")
+    in_child(lambda: database.add(make_entry(home / "mics", n_picks, n_micrographs)))
+    name = "bench/Homo_J51"
+    bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{n_picks:,} picks on {n_micrographs:,} micrographs; a bare interpreter: {bare:.0f} MB\n")
+    print(f"{'':24}{'clock s':>10}{'CPU s':>10}{'peak MB':>10}")
+    row = "{:24}{:>10.1f}{:>10.1f}{:>10.0f}".format
+    print(row("loading alone", *in_child(lambda: database.load(name))), flush=True)
+    for picker in names:
+        done = in_child(lambda picker=picker: export.export(picker, [database.load(name)], home / picker))
+        print(row(picker, *done), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picks", type=int, default=1_000_000)
     parser.add_argument("--micrographs", type=int, default=5_000)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--folder", type=Path, help="where to write (default: a temporary folder)")
+    parser.add_argument("--memory", action="store_true", help="time and peak memory of each export, in its own process")
     options = parser.parse_args()
+    if options.memory:
+        with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+            (Path(scratch) / "mics").mkdir()
+            names = options.only or [name for name in pickers() if name not in ("warp", "cryosegnet")]
+            memory_of_exports(Path(scratch), options.picks, options.micrographs, names)
+        return
     training_set._look_at_files = timed("linking", training_set._look_at_files)  # type: ignore[assignment]
     for module in (cryolo, topaz, epicker, cryosegnet, eman2):
         module.link_micrographs = timed("linking", links.link_micrographs)  # type: ignore[attr-defined]

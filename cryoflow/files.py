@@ -227,6 +227,49 @@ def remove(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder of ours where it is there; it is gone in one step, and its files after that.
+
+    Raises
+    ------
+    NotWritten
+        Where it cannot be removed.
+    """
+    if not path.is_dir():
+        return
+    with clear_errors(path):
+        hidden = _hidden_sibling(path)
+        try:
+            path.rename(hidden)
+        except FileNotFoundError:  # another process was quicker
+            return
+        fault_point("removed")
+        sync_folder(path.parent)
+        _remove_folder(hidden)
+
+
+def take_over(source: Path, folder: Path) -> None:
+    """Give all that lies below one folder to another one too, which is being filled: second names for the same files.
+
+    Where a file system has no second names, files are copied. The source stays whole, for a run that is killed here.
+    """
+    for where, folders, names in os.walk(source):
+        to = folder / Path(where).relative_to(source)
+        to.mkdir(parents=True, exist_ok=True)
+        links = [name for name in folders if Path(where, name).is_symlink()]
+        for name in [*names, *links]:
+            old = Path(where, name)
+            try:
+                os.link(old, to / name, follow_symlinks=False)
+            except (FileExistsError, FileNotFoundError):
+                raise
+            except (OSError, NotImplementedError):
+                if old.is_symlink():
+                    (to / name).symlink_to(old.readlink())
+                else:
+                    shutil.copyfile(old, to / name)
+
+
 _HINTS = {
     errno.ENOSPC: "Make room and run it again: nothing was left half-written.",
     errno.EDQUOT: "Your quota is used up: make room and run it again.",

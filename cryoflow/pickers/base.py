@@ -12,7 +12,7 @@ import importlib
 import math
 import pkgutil
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -102,6 +102,11 @@ class Settings:
         """All settings so far, in the order in which they were chosen."""
         return tuple(self._chosen.values())
 
+    @property
+    def values(self) -> dict[str, str]:
+        """Name -> value as text: what `settings.tsv` keeps, and all that writing goes by."""
+        return {setting.name: setting.value for setting in self.chosen}
+
     def table(self) -> pd.DataFrame:
         """Name, value and reason, as `settings.tsv` has them."""
         return pd.DataFrame(
@@ -179,6 +184,9 @@ class Reader(Protocol):
 class Picker:
     """Base of the pickers. A picker that cannot be run from here leaves `train_steps` and `pick_steps` as they are.
 
+    An export is made in three steps: `choose` decides, over the whole set; `write_micrographs` writes the files that
+    belong to one micrograph each, of all or of some, so that it can be cut into parts; `write_tables` writes the rest.
+
     Attributes
     ----------
     name
@@ -211,15 +219,54 @@ class Picker:
         """Whether it can be run from here."""
         return type(self).pick_steps is not Picker.pick_steps
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Write what the picker trains from.
+    @property
+    def writes_micrographs(self) -> bool:
+        """Whether it gets files that belong to one micrograph each."""
+        return type(self).write_micrographs is not Picker.write_micrographs
+
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Choose all settings of an export, over the whole set; nothing is written yet.
+
+        What differs from micrograph to micrograph becomes columns of `training.micrographs`. The column `convert` is
+        there already, for pickers that get the micrographs: why a file must be converted, empty where it is linked.
+
+        Raises
+        ------
+        BadInput, MissingMetadata
+            Where a setting cannot be what it is, or what it follows from is not known.
+        """
+        raise NotImplementedError  # every picker has settings
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """Write pictures, links and labels: all files of which each belongs to one micrograph.
+
+        The files of a set are those of its parts together, whatever they are cut into, byte for byte.
+
+        Parameters
+        ----------
+        some
+            The set, or a part of it: of micrographs the columns `training_set.OF_PARTS`, picks as x and y only.
+        folder
+            Where to write to.
+        settings
+            Values as `choose` left them.
+
+        Raises
+        ------
+        BadInput
+            Where files of micrographs cannot be made; those of the others were made then.
+        """
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """Write what speaks of the whole set: lists, tables and configuration.
 
         Parameters
         ----------
         folder
-            Where to write to; it becomes `home` when all is written.
+            Where to write to, beside the files of the micrographs; it becomes `home` when all is written.
+        settings
+            Values as `choose` left them.
         """
-        raise NotImplementedError  # every picker writes
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """What to do next: a command to type, or where that is in another program, words in brackets."""
@@ -297,8 +344,15 @@ def picker(name: str) -> Picker:
     return known[name]
 
 
-def rows_writer(pattern: str, columns: Sequence[object]) -> Callable[[int, int], bytes]:
-    """A function that formats rows `start:stop` of some columns, each by `pattern`, as text in one go.
+class RowsWriter(Protocol):
+    """Formats rows `start:stop`, each with some text before and after it."""
+
+    def __call__(self, start: int, stop: int, before: str = "", after: str = "") -> bytes:
+        """The rows as text."""
+
+
+def rows_writer(pattern: str, columns: Sequence[object]) -> RowsWriter:
+    """A function that formats rows of some columns, each by `pattern`, as text in one go.
 
     Formatting a thousand rows with one `%` is five times faster than a thousand times one row.
     """
@@ -306,7 +360,8 @@ def rows_writer(pattern: str, columns: Sequence[object]) -> Callable[[int, int],
 
     table = np.column_stack([np.asarray(c, np.float64) for c in columns])
 
-    def write(start: int, stop: int) -> bytes:
-        return ((pattern * (stop - start)) % tuple(table[start:stop].ravel().tolist())).encode()
+    def write(start: int, stop: int, before: str = "", after: str = "") -> bytes:
+        row = f"{before.replace('%', '%%')}{pattern}{after.replace('%', '%%')}"
+        return ((row * (stop - start)) % tuple(table[start:stop].ravel().tolist())).encode()
 
     return write

@@ -25,7 +25,7 @@ import pandas as pd
 from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
-from cryoflow.pickers.links import link_micrographs
+from cryoflow.pickers.links import link_micrographs, note_conversions
 from cryoflow.pickers.preflight import problems_of_labels
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION
 from cryoflow.pickers.training_set import TrainingSet
@@ -53,30 +53,39 @@ class Cryolo(Picker):
     model_settings = ("architecture", "input_size", "norm", "low_pass_cutoff", "backend_weights")
     needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=False)  # mode 12: not with the mrcfile that 1.7 pins
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Pictures, boxes and configuration, as `cryolo_train.py` wants them."""
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """The form of the labels, which boxes are left out, and the configuration."""
         form = settings.choose("annotation", "box", "read by every version; cbox needs 1.8 or later")
         if form not in ("box", "cbox"):
             raise BadInput("annotation", f"is {form!r}; it is box or cbox.")
+        counts = training.micrographs["n_picks"].to_numpy()
         if settings.choose("drop_partial_boxes", True, "crYOLO itself never gives a box that leaves the micrograph"):
-            partial = _leaves_micrograph(training)
-            if partial.any():
-                if partial.all():
-                    raise BadInput(
-                        "cryolo",
-                        f"gets no box: each of the {len(partial)} leaves its micrograph.",
-                        "Is the diameter (or the box) right? With --set drop_partial_boxes=no they stay.",
-                    )
-                training = training.without(partial)
-                settings.note("dropped_boxes", int(partial.sum()), "not wholly on their micrograph")
-        targets = [
-            folder / f"{FOLDERS[s]}_image" / f"{stem}.mrc"
-            for stem, s in training.micrographs[["stem", "split"]].to_numpy()
-        ]
-        for reason, count in link_micrographs(training, self.needs, targets).items():
-            settings.note(f"converted ({reason})", count, "copied as MRC mode 2; the others are links")
-        _write_boxes(training, folder, form)
-        _write_config(training, folder, settings, trains=True)
+            whole = np.concatenate([_whole_boxes(some) for some in training.in_parts()])
+            if not whole.any():
+                raise BadInput(
+                    "cryolo",
+                    f"gets no box: each of the {counts.sum()} leaves its micrograph.",
+                    "Is the diameter (or the box) right? With --set drop_partial_boxes=no they stay.",
+                )
+            if dropped := int((counts - whole).sum()):
+                settings.note("dropped_boxes", dropped, "not wholly on their micrograph")
+            counts = whole
+        note_conversions(training, settings)
+        _choose_model(training, settings, crowded=int(counts.max()))
+        _choose_training(settings)
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """Pictures and boxes, as `cryolo_train.py` wants them."""
+        parts = [FOLDERS[split] for split in some.micrographs["split"]]
+        stems = some.micrographs["stem"]
+        _write_boxes(some, folder, settings)
+        link_micrographs(
+            some, [folder / f"{part}_image" / f"{stem}.mrc" for part, stem in zip(parts, stems, strict=True)]
+        )
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """The configuration."""
+        _write_config(folder, settings, _training_sections(training, settings))
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """The two commands of the crYOLO documentation, and ours."""
@@ -103,11 +112,12 @@ class Cryolo(Picker):
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """Links, and a configuration with this set's anchor."""
         targets = [folder / "micrographs" / f"{stem}.mrc" for stem in training.micrographs["stem"]]
-        link_micrographs(training, self.needs, targets)
+        link_micrographs(training, targets)
         settings.choose(
             "threshold", 0.1, "crYOLO's own; CBOX holds what is below too, and cryoflow applies its own on reading"
         )
-        _write_config(training, folder, settings, trains=False)
+        _choose_model(training, settings, crowded=int(training.micrographs["n_picks"].max()))
+        _write_config(folder, settings.values, {})
 
     def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
         """One command for all micrographs."""
@@ -183,7 +193,16 @@ def _leaves_micrograph(training: TrainingSet) -> npt.NDArray[np.bool_]:
     return leaves
 
 
-def _write_boxes(training: TrainingSet, folder: Path, form: str) -> None:
+def _whole_boxes(some: TrainingSet) -> npt.NDArray[np.int64]:
+    """How many of each micrograph's boxes lie wholly on it."""
+    row = some.picks["micrograph"].to_numpy()[~_leaves_micrograph(some)]
+    return np.asarray(np.bincount(row, minlength=len(some.micrographs)), np.int64)
+
+
+def _write_boxes(training: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+    form = settings["annotation"]
+    if settings["drop_partial_boxes"] == "yes" and (partial := _leaves_micrograph(training)).any():
+        training = training.without(partial)
     box = training.per_pick("box_px")
     corner_x, corner_y = training.picks["x_px"].to_numpy() - box / 2, training.picks["y_px"].to_numpy() - box / 2
     if form == "box":
@@ -202,75 +221,83 @@ def _write_boxes(training: TrainingSet, folder: Path, form: str) -> None:
         (folder / f"{FOLDERS[split]}_annot" / f"{stem}.{form}").write_bytes(content)
 
 
-def _write_config(training: TrainingSet, folder: Path, settings: Settings, *, trains: bool) -> None:
+def _choose_model(training: TrainingSet, settings: Settings, crowded: int) -> None:
+    """What the network is, the same for training and for picking with it."""
     per_entry = training.micrographs.groupby("entry_index")["box_px"].first().dropna()
     mean_box = 2 * round(per_entry.mean() / 2) if len(per_entry) else 0
-    anchor = settings.choose("anchor", int(mean_box), "mean box of the entries, each in its own pixels")
+    settings.choose("anchor", int(mean_box), "mean box of the entries, each in its own pixels")
     size = settings.choose("input_size", 1024, "short side that the network sees; a multiple of 32")
     if size % 32 or size < 32:
         size = max(32, 32 * round(size / 32))
         settings.note("input_size", size, "rounded to a multiple of 32: others shift the picks")
-    crowded = int(training.micrographs["n_picks"].max())
-    model: dict[str, object] = {
-        "architecture": settings.choose("architecture", "PhosaurusNet", "the vendor's recommendation"),
-        "input_size": size,
-        "anchors": [anchor, anchor],
-        "max_box_per_image": settings.choose(
-            "max_box_per_image",
-            max(700, math.ceil(1.2 * crowded)),
-            f"at least 700, and 1.2 times the most crowded micrograph's {crowded}",
-        ),
-        "norm": settings.choose("norm", "STANDARD", "the vendor's default"),
-    }
-    if not anchor:  # a general model at work needs none
-        del model["anchors"]
+    settings.choose("architecture", "PhosaurusNet", "the vendor's recommendation")
+    settings.choose(
+        "max_box_per_image",
+        max(700, math.ceil(1.2 * crowded)),
+        f"at least 700, and 1.2 times the most crowded micrograph's {crowded}",
+    )
+    settings.choose("norm", "STANDARD", "the vendor's default")
     cutoff = settings.choose(
         "low_pass_cutoff", 0.1, "of the sampling frequency, as the general model for cryo images needs; 0 for none"
     )
     if cutoff > 0.5:
         raise BadInput("low_pass_cutoff", f"is {cutoff:g}, of the sampling frequency; that ends at 0.5.")
-    if cutoff > 0:
-        model["filter"] = [cutoff, "filtered/"]
-    if weights := settings.choose_path(
-        "backend_weights", "ImageNet weights, which crYOLO downloads; a .h5 file where it cannot"
-    ):
-        model["backend_weights"] = weights
-    config: dict[str, object] = {"model": model}
-    if trains:
-        pretrained = settings.choose_path(
-            "pretrained_weights", "start from ImageNet weights; name a general model to refine it"
-        )
-        if settings.choose("fine_tune", False, "train all layers; yes needs pretrained_weights") and not pretrained:
-            raise BadInput(
-                "fine_tune", "needs pretrained_weights.", "Give --set pretrained_weights=gmodel_phosnet_....h5."
-            )
-        settings.choose("fine_tune_layers", 2, "the vendor's default")
-        settings.choose("warmup_epochs", 5, "the vendor's default")
-        settings.choose("early_stop_epochs", 10, "epochs without progress until it stops")
-        config |= _training_sections(training, settings, pretrained)
-    config["other"] = {"log_path": "logs/"}
-    (folder / CONFIG).write_text(json.dumps(config, indent=4) + "\n")
+    settings.choose_path("backend_weights", "ImageNet weights, which crYOLO downloads; a .h5 file where it cannot")
 
 
-def _training_sections(training: TrainingSet, settings: Settings, pretrained: str) -> dict[str, object]:
-    splits = set(training.micrographs["split"])
+def _choose_training(settings: Settings) -> None:
+    pretrained = settings.choose_path(
+        "pretrained_weights", "start from ImageNet weights; name a general model to refine it"
+    )
+    if settings.choose("fine_tune", False, "train all layers; yes needs pretrained_weights") and not pretrained:
+        raise BadInput("fine_tune", "needs pretrained_weights.", "Give --set pretrained_weights=gmodel_phosnet_....h5.")
+    settings.choose("fine_tune_layers", 2, "the vendor's default")
+    settings.choose("warmup_epochs", 5, "the vendor's default")
+    settings.choose("early_stop_epochs", 10, "epochs without progress until it stops")
     name = settings.choose("model_name", "cryolo_model.h5", "in the exported folder")
     if Path(name).name != name or not name.endswith(".h5"):
         raise BadInput("model_name", f"is {name!r}; it is the name of a .h5 file, without folders.")
+    settings.choose("train_times", 10, "the vendor's default")
+    settings.choose("batch_size", 4, "the vendor's default")
+    settings.choose("learning_rate", 1e-4, "the vendor's default")
+    settings.choose("epochs", 200, "the vendor's default; it stops early")
+
+
+def _write_config(folder: Path, settings: Mapping[str, str], training: Mapping[str, object]) -> None:
+    anchor, cutoff = int(settings["anchor"]), float(settings["low_pass_cutoff"])
+    model: dict[str, object] = {
+        "architecture": settings["architecture"],
+        "input_size": int(settings["input_size"]),
+        "anchors": [anchor, anchor],
+        "max_box_per_image": int(settings["max_box_per_image"]),
+        "norm": settings["norm"],
+    }
+    if not anchor:  # a general model at work needs none
+        del model["anchors"]
+    if cutoff > 0:
+        model["filter"] = [cutoff, "filtered/"]
+    if weights := settings["backend_weights"]:
+        model["backend_weights"] = weights
+    config = {"model": model, **training, "other": {"log_path": "logs/"}}
+    (folder / CONFIG).write_text(json.dumps(config, indent=4) + "\n")
+
+
+def _training_sections(training: TrainingSet, settings: Mapping[str, str]) -> dict[str, object]:
+    splits = set(training.micrographs["split"])
     return {
         "train": {
             "train_image_folder": "train_image/",
             "train_annot_folder": "train_annot/",
-            "train_times": settings.choose("train_times", 10, "the vendor's default"),
-            "pretrained_weights": pretrained,
-            "batch_size": settings.choose("batch_size", 4, "the vendor's default"),
-            "learning_rate": settings.choose("learning_rate", 1e-4, "the vendor's default"),
-            "nb_epoch": settings.choose("epochs", 200, "the vendor's default; it stops early"),
+            "train_times": int(settings["train_times"]),
+            "pretrained_weights": settings["pretrained_weights"],
+            "batch_size": int(settings["batch_size"]),
+            "learning_rate": float(settings["learning_rate"]),
+            "nb_epoch": int(settings["epochs"]),
             "object_scale": 5.0,
             "no_object_scale": 1.0,
             "coord_scale": 1.0,
             "class_scale": 1.0,
-            "saved_weights_name": name,
+            "saved_weights_name": settings["model_name"],
             "debug": True,
         },
         "valid": {

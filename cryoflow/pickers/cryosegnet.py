@@ -13,9 +13,7 @@ direction of y is issue 3 of BioinfoMachineLearning/cryoppp.
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ import pandas as pd
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
 from cryoflow.pickers.links import link_micrographs
+from cryoflow.pickers.side_by_side import each_micrograph
 from cryoflow.pickers.split import TEST
 from cryoflow.pickers.training_set import TrainingSet
 from cryoflow.pickers.warp import paint_discs
@@ -40,50 +39,56 @@ class CryoSegNet(Picker):
     score_kind = ""
     needs = Needs(modes=frozenset({0, 1, 2, 6}))
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """`ground_truth` as CryoPPP has it, and `finetune_dataset` as `finetune.py` reads it."""
-        flip = settings.choose("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
-        with_masks = settings.choose("masks", True, "white discs on black, as finetune.py reads them")
-        table = training.micrographs
-        targets = [
-            _home_of(split, folder) / "mrc_files" / f"{stem}.mrc"
-            for stem, split in zip(table["stem"], table["split"], strict=True)
-        ]
-        link_micrographs(training, self.needs, targets)
-        ny = training.per_pick("ny")
-        if np.isnan(ny).any():
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Where y counts from, and how it is fine-tuned."""
+        settings.choose("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
+        settings.choose("masks", True, "white discs on black, as finetune.py reads them")
+        if training.micrographs["ny"].isna().any():
             raise MissingMetadata(
                 "cryosegnet", "needs the shape of each micrograph.", "Link its micrographs on ingest."
             )
-        x = np.rint(training.picks["x_px"].to_numpy())
-        y = np.rint(training.picks["y_px"].to_numpy())
-        y = ny - 1 - y if flip else y
-        diameter = training.per_pick("box_px")
-        csv = rows_writer("%d,%d,%d\n", (x, y, diameter))
-        table_of_all = []
+        settings.choose_path("code", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
+        settings.choose("epochs", 20, "for fine-tuning")
+        settings.choose("batch_size", 4, "fits a GPU of 16 GB")
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """`ground_truth` as CryoPPP has it, and the masks that `finetune.py` reads."""
+        table = some.micrographs
+        with_masks = settings["masks"] == "yes"
+        x, y = _whole_xy(some, settings)
+        csv = rows_writer("%d,%d,%d\n", (x, y, some.per_pick("box_px")))
         for split in sorted(set(table["split"])):
             for name in ("csv_files", "masks", "images") if with_masks else ("csv_files", "images"):
-                (_home_of(split, folder) / name).mkdir(exist_ok=True)
+                (_home_of(split, folder) / name).mkdir(exist_ok=True, parents=True)
         shapes = table[["ny", "nx"]].to_numpy(np.int64)
         boxes = table["box_px"].to_numpy(np.float64)
         masks: list[tuple[Path, tuple[int, int], FloatArray, float]] = []
-        for i, (stem, split, first, last) in enumerate(training.each()):
+        for i, (stem, split, first, last) in enumerate(some.each()):
             at = _home_of(split, folder)
             (at / "csv_files" / f"{stem}.csv").write_bytes(b"X-Coordinate,Y-Coordinate,Diameter\n" + csv(first, last))
-            if split != TEST:
-                pattern = f"{stem}.mrc %d %d\n" * (last - first)
-                table_of_all.append(pattern % tuple(np.column_stack([x[first:last], y[first:last]]).ravel().tolist()))
             if with_masks:
                 xy = np.column_stack([x[first:last], y[first:last]])
                 shape_yx = (int(shapes[i, 0]), int(shapes[i, 1]))
                 masks.append((at / "masks" / f"{stem}_mask.jpg", shape_yx, xy, boxes[i] / 2))
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # each holds one mask
-            list(pool.map(lambda mask: _write_mask(*mask), masks))
-        (folder / "finetune_dataset" / "sample.star").write_text(_STAR_HEAD + "".join(table_of_all))
-        (folder / "output" / "models").mkdir(parents=True)  # finetune.py does not make it
-        settings.choose_path("code", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
-        settings.choose("epochs", 20, "for fine-tuning")
-        settings.choose("batch_size", 4, "fits a GPU of 16 GB")
+        each_micrograph(lambda mask: _write_mask(*mask), masks)
+        link_micrographs(
+            some,
+            [
+                _home_of(split, folder) / "mrc_files" / f"{stem}.mrc"
+                for stem, split in zip(table["stem"], table["split"], strict=True)
+            ],
+        )
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """One table of what is not kept for the test, and the folder that `finetune.py` does not make."""
+        with (folder / "finetune_dataset" / "sample.star").open("wb") as file:
+            file.write(_STAR_HEAD.encode())
+            for some in training.in_parts():
+                rows = rows_writer("%d %d\n", _whole_xy(some, settings))
+                for stem, split, first, last in some.each():
+                    if split != TEST:
+                        file.write(rows(first, last, before=f"{stem}.mrc "))
+        (folder / "output" / "models").mkdir(parents=True)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """What to run in CryoSegNet's own folder, which holds its code."""
@@ -136,6 +141,12 @@ class CryoSegNet(Picker):
         """Its STAR files, or CSV files of CryoPPP."""
         stars = [p for p in sorted(folder.rglob("*.star")) if p.name != "sample.star"]
         return stars or sorted(folder.rglob("*.csv"))
+
+
+def _whole_xy(some: TrainingSet, settings: Mapping[str, str]) -> tuple[FloatArray, FloatArray]:
+    """Whole pixels, y in CryoSegNet's direction."""
+    x, y = (np.rint(some.picks[axis].to_numpy()) for axis in ("x_px", "y_px"))
+    return x, some.per_pick("ny") - 1 - y if settings["flip_y"] == "yes" else y
 
 
 def _home_of(split: str, folder: Path) -> Path:

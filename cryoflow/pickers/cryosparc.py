@@ -12,6 +12,7 @@ Sources: datasets of CryoSPARC 3 to 4.5, cryosparc-tools (docs), the guide's pag
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -36,27 +37,18 @@ class CryoSparc(Picker):
     score_kind = "pick_stats/ncc_score"
     links_micrographs: ClassVar[bool] = False
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """`import_particles.star` always, `picked_particles.cs` where the exposures' uids are known."""
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Direction, and columns `target` and `target_uid`: the exposure that a micrograph is in the project."""
         given = settings.choose_path(
             "exposures", "the entry's own uids; or exposures.cs of the project the picks go to"
         )
-        flip = settings.choose(
-            "flip_y", False, "the same MRC files; yes only for micrographs of another motion correction"
-        )
+        settings.choose("flip_y", False, "the same MRC files; yes only for micrographs of another motion correction")
         table = training.micrographs
         if table[["ny", "nx"]].isna().any(axis=None):
             raise MissingMetadata("cryosparc", "needs the shape of each micrograph.", "Link its micrographs on ingest.")
         names, uids, keep = _exposures(table, Path(given), settings) if given else _own(table)
-        row = training.picks["micrograph"].to_numpy()
-        rows = np.flatnonzero(keep[row])
-        row = row[rows]
-        shape = table[["ny", "nx"]].to_numpy(np.float64)[row]
-        x_px = training.picks["x_px"].to_numpy()[rows]
-        y_px = training.picks["y_px"].to_numpy()[rows]
-        y_px = shape[:, 0] - 1 - y_px if flip else y_px
-        score = training.picks["score"].to_numpy()[rows] if "score" in training.picks else None
-        _write_star(folder / "import_particles.star", names, row, x_px, y_px, score)
+        table["target"] = [name if kept else None for name, kept in zip(names, keep, strict=True)]
+        table["target_uid"] = 0 if uids is None else uids  # 0 is no uid of CryoSPARC's
         base = [PurePosixPath(str(name)).name for name in names[keep].tolist()]
         if same := len(base) - len(set(base)):
             settings.note(
@@ -66,10 +58,26 @@ class CryoSparc(Picker):
             )
         if uids is None:
             settings.note("dataset", "not written", "the exposures' uids are unknown; see exposures")
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """`import_particles.star` always, `picked_particles.cs` where the exposures' uids are known."""
+        table = training.micrographs
+        keep = table["target"].notna().to_numpy()
+        names = table["target"].fillna("").to_numpy(object)
+        row = training.picks["micrograph"].to_numpy()
+        rows = np.flatnonzero(keep[row])
+        row = row[rows]
+        shape = table[["ny", "nx"]].to_numpy(np.float64)[row]
+        x_px = training.picks["x_px"].to_numpy()[rows]
+        y_px = training.picks["y_px"].to_numpy()[rows]
+        y_px = shape[:, 0] - 1 - y_px if settings["flip_y"] == "yes" else y_px
+        score = training.picks["score"].to_numpy()[rows] if "score" in training.picks else None
+        _write_star(folder / "import_particles.star", names, row, x_px, y_px, score)
+        if settings.get("dataset") == "not written":
             return
         columns: dict[str, npt.ArrayLike] = {
             "uid": _particle_uids(training.picks.iloc[rows], names[row], x_px, y_px),
-            "location/micrograph_uid": uids[row],
+            "location/micrograph_uid": table["target_uid"].to_numpy(np.uint64)[row],
             "location/exp_group_id": _column(training.picks, "optics_group", 1).astype(np.uint32)[rows],
             "location/micrograph_path": _text(names)[row],
             "location/micrograph_shape": shape.astype(np.uint32),

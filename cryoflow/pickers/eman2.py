@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,33 +29,35 @@ class Eman2(Picker):
     title = "EMAN2"
     needs = Needs()
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Links, `info/`, `boxfiles/` and, where the entries agree, the project's box and pixel size."""
-        table = training.micrographs
-        link_micrographs(training, self.needs, [folder / "micrographs" / f"{s}.mrc" for s in table["stem"]])
-        enlarged = settings.choose("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """The box of each entry."""
+        settings.choose("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
         given = settings.choose("box", "auto", "from the diameter of each entry, even and a product of 2, 3, 5 and 7")
         if given != "auto" and not (given.isdecimal() and int(given) > 1):
             raise BadInput("box", f"is {given}; it is a number of pixels, or auto.")
-        box_of = [float(good_size(b * enlarged) if given == "auto" else given) for b in table["box_px"].tolist()]
-        for entry, rows in table.assign(box=box_of).groupby("entry"):
+        for entry, rows in training.micrographs.assign(box=_boxes_px(training, settings.values)).groupby("entry"):
             settings.note(f"box of {entry}", int(rows["box"].iloc[0]), "pixels")
-        x, y = np.rint(training.picks["x_px"].to_numpy()), np.rint(training.picks["y_px"].to_numpy())
-        box = np.asarray(box_of)[training.picks["micrograph"].to_numpy()]
-        corners = rows_writer("%d\t%d\t%d\t%d\n", (x - box // 2, y - box // 2, box, box))
-        centers = rows_writer(
-            '[%.1f, %.1f, "manual"],', (training.picks["x_px"].to_numpy(), training.picks["y_px"].to_numpy())
-        )
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """Links, `info/` and `boxfiles/`."""
+        x_px, y_px = some.picks["x_px"].to_numpy(), some.picks["y_px"].to_numpy()
+        box = np.asarray(_boxes_px(some, settings))[some.picks["micrograph"].to_numpy()]
+        corners = rows_writer("%d\t%d\t%d\t%d\n", (np.rint(x_px) - box // 2, np.rint(y_px) - box // 2, box, box))
+        centers = rows_writer('[%.1f, %.1f, "manual"],', (x_px, y_px))
         for name in ("info", "boxfiles"):
-            (folder / name).mkdir()
-        for stem, _, first, last in training.each():
+            (folder / name).mkdir(exist_ok=True)
+        for stem, _, first, last in some.each():
             (folder / "boxfiles" / f"{stem}.box").write_bytes(corners(first, last))
             listed = centers(first, last)[:-1]
             (folder / "info" / f"{stem}_info.json").write_bytes(b'{"boxes": [' + listed + b"]}\n")
+        link_micrographs(some, [folder / "micrographs" / f"{s}.mrc" for s in some.micrographs["stem"]])
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """The project's box and pixel size, where the entries agree."""
         project: dict[str, float] = {}
-        if len(set(box_of)) == 1:
-            project["global.boxsize"] = int(box_of[0])
-        if len(pixels_A := set(table["pixel_size_A"].dropna())) == 1:
+        if len(boxes := set(_boxes_px(training, settings))) == 1:
+            project["global.boxsize"] = int(boxes.pop())
+        if len(pixels_A := set(training.micrographs["pixel_size_A"].dropna())) == 1:
             project["global.apix"] = pixels_A.pop()
         (folder / "info" / "project.json").write_text(json.dumps(project, indent=1) + "\n")
 
@@ -65,6 +68,14 @@ class Eman2(Picker):
     def pick_files(self, folder: Path) -> list[Path]:
         """JSON files, else boxes."""
         return sorted(folder.rglob("*_info.json")) or sorted(folder.rglob("*.box"))
+
+
+def _boxes_px(some: TrainingSet, settings: Mapping[str, str]) -> list[float]:
+    """The box of each micrograph."""
+    given, enlarged = settings["box"], float(settings["box_factor"])
+    boxes = some.micrographs["box_px"].tolist()
+    size = {box: float(good_size(box * enlarged) if given == "auto" else given) for box in set(boxes)}
+    return [size[box] for box in boxes]
 
 
 def good_size(pixels: float) -> int:

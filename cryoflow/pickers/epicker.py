@@ -39,19 +39,9 @@ class EPicker(Picker):
     default_threshold: ClassVar[float | None] = 0.2
     needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=True)
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Links and labels of those that train; those of the other splits in folders of their own."""
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """The particle's size in the network's picture, and how it trains."""
         table = training.micrographs
-        prefix = [FOLDERS[split] for split in table["split"]]
-        targets = [
-            folder / f"{before}micrographs" / f"{stem}.mrc" for stem, before in zip(table["stem"], prefix, strict=True)
-        ]
-        link_micrographs(training, self.needs, targets)
-        write = rows_writer("%d %d\n", (np.rint(training.picks["x_px"]), np.rint(training.picks["y_px"])))
-        for before in sorted(set(prefix)):
-            (folder / f"{before}labels").mkdir()
-        for stem, split, first, last in training.each():
-            (folder / f"{FOLDERS[split]}labels" / f"{stem}.star").write_bytes(_HEAD + write(first, last))
         across = table["box_px"].to_numpy(np.float64) / table["nx"].to_numpy(np.float64, na_value=np.nan)
         if np.isnan(across).all():
             raise MissingMetadata("epicker", "needs the width of the micrographs.", "Link them on ingest.")
@@ -65,6 +55,20 @@ class EPicker(Picker):
         settings.choose("epochs", 140, "EPicker's default")
         settings.choose("sparse", False, "labels are taken to be complete; yes where many particles are not labelled")
         _refuse_blanks(settings.choose_path("load_model", "train from nothing; name a .pth model to refine it"))
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """Links and labels of those that train; those of the other splits in folders of their own."""
+        table = some.micrographs
+        prefix = [FOLDERS[split] for split in table["split"]]
+        write = rows_writer("%d %d\n", (np.rint(some.picks["x_px"]), np.rint(some.picks["y_px"])))
+        for before in sorted(set(prefix)):
+            (folder / f"{before}labels").mkdir(exist_ok=True)
+        for stem, split, first, last in some.each():
+            (folder / f"{FOLDERS[split]}labels" / f"{stem}.star").write_bytes(_HEAD + write(first, last))
+        targets = [
+            folder / f"{before}micrographs" / f"{stem}.mrc" for stem, before in zip(table["stem"], prefix, strict=True)
+        ]
+        link_micrographs(some, targets)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """Ours."""
@@ -108,9 +112,7 @@ class EPicker(Picker):
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """Links only."""
-        link_micrographs(
-            training, self.needs, [folder / "micrographs" / f"{s}.mrc" for s in training.micrographs["stem"]]
-        )
+        link_micrographs(training, [folder / "micrographs" / f"{s}.mrc" for s in training.micrographs["stem"]])
         settings.choose("min_distance", 0, "EPicker's default, in pixels")
 
     def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:

@@ -12,8 +12,10 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.files import clear_errors, mend, replacing_folder
-from cryoflow.pickers import manifest
+from cryoflow.pickers import export_parts, manifest
 from cryoflow.pickers.base import Picker, Setting, Settings, picker
+from cryoflow.pickers.export_parts import Part
+from cryoflow.pickers.links import read_any, why_convert
 from cryoflow.pickers.preflight import problems_of, said
 from cryoflow.pickers.split import Fractions
 from cryoflow.pickers.training_set import Skipped, TrainingSet, build_training_set, splits_of
@@ -102,7 +104,6 @@ def export(
         Where the entries cannot be exported: see `build_training_set` and the picker.
     """
     target = picker(picker_name)
-    output = Path(output).absolute()
     training = build_training_set(
         picksets,
         diameter_A=diameter_A,
@@ -115,8 +116,46 @@ def export(
     notes = [*training.notes]
     if target.links_micrographs:
         notes += check_orientations(training, force=force)
-    what = f"seed {seed}, validation {split.validation:g}, test {split.test:g}"
-    return write_set(target, training, output, settings or {}, what, notes, overwrite=overwrite)
+    return write_set(
+        target, training, Path(output).absolute(), settings or {}, _what(split, seed), notes, overwrite=overwrite
+    )
+
+
+def cut_export(
+    picker_name: str,
+    picksets: Sequence[PickSet],
+    output: Path,
+    n_micrographs: int,
+    *,
+    diameter_A: float | None = None,
+    box_px: int | None = None,
+    split: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+) -> tuple[Part, ...]:
+    """Cut an export into parts of so many micrographs, for `export_parts.write_part`; `export` then gathers them.
+
+    There are none where one part is enough, where the picker gets tables only, and where this export is there already.
+
+    Raises
+    ------
+    BadInput, MissingMetadata
+        As `export`, but for what only the pixels of all micrographs tell.
+    """
+    target, output = picker(picker_name), Path(output).absolute()
+    if not target.writes_micrographs:
+        return ()
+    training = build_training_set(
+        picksets, diameter_A=diameter_A, box_px=box_px, fractions=split, seed=seed, link=target.links_micrographs
+    )
+    if target.links_micrographs:
+        check_orientations(training, force=False)
+    chosen = Settings(settings)
+    made_with = _prepare(target, training, settings or {}, _what(split, seed))
+    if _same_is_there(target, output, made_with, overwrite=False):
+        return ()
+    _choose(target, training, chosen)
+    return export_parts.cut(target, training, output, chosen.values, n_micrographs)
 
 
 def write_set(
@@ -133,23 +172,28 @@ def write_set(
 ) -> ExportResult:
     """Write a set into a folder of its own, with manifest and settings; the shared end of exporting and of picking."""
     chosen = Settings(by_hand, as_trained)
-    training.micrographs["scale"] = 1.0
-    fingerprint = _fingerprint(target, training, {**(as_trained or {}), **by_hand}, what)
-    made_with = f"picker {target.name}, {what}, fingerprint {fingerprint}"
+    made_with = _prepare(target, training, {**(as_trained or {}), **by_hand}, what)
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
     reused = _same_is_there(target, output, made_with, overwrite=overwrite)
     if reused:
         chosen_settings = _read_chosen(output)
     else:
+        if not for_picking:
+            _choose(target, training, chosen)
         with replacing_folder(output) as folder:
-            (target.prepare_picking if for_picking else target.write)(training, folder, output, chosen)
-            chosen.refuse_unknown(target.name)
+            if for_picking:
+                target.prepare_picking(training, folder, output, chosen)
+                chosen.refuse_unknown(target.name)
+            else:
+                export_parts.write_all(target, training, output, folder, chosen.values)
+                target.write_tables(training, folder, output, chosen.values)
             (folder / manifest.SETTINGS).write_text(
                 chosen.table().to_csv(sep="\t", index=False, lineterminator="\n", quoting=3, escapechar="\\")
             )
             (folder / manifest.NAME).write_text(manifest.manifest_text(training.micrographs, made_with))
         chosen_settings = chosen.chosen
+    export_parts.remove_parts(output)
     for skipped in training.skipped:
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
     return ExportResult(
@@ -166,6 +210,23 @@ def write_set(
     )
 
 
+def _what(split: Fractions, seed: int) -> str:
+    return f"seed {seed}, validation {split.validation:g}, test {split.test:g}"
+
+
+def _prepare(target: Picker, training: TrainingSet, by_hand: Mapping[str, object], what: str) -> str:
+    """Add the columns that every picker finds; what the set is made with, as its manifest says."""
+    training.micrographs["scale"] = 1.0
+    if target.links_micrographs:
+        training.micrographs["convert"] = [why_convert(header, target.needs) for header in training.headers]
+    return f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
+
+
+def _choose(target: Picker, training: TrainingSet, chosen: Settings) -> None:
+    target.choose(training, chosen)
+    chosen.refuse_unknown(target.name)
+
+
 def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
     """Ask the pixels of each entry whether its picks are flipped or swapped.
 
@@ -175,7 +236,6 @@ def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
         Where they say so, unless `force`.
     """
     from cryoflow.micrographs.orientation import check_orientation
-    from cryoflow.pickers.links import read_any
 
     notes = []
     offsets = training.offsets

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import MicrographHeader
-from cryoflow.pickers.base import Needs
+from cryoflow.pickers.base import Needs, Settings
+from cryoflow.pickers.side_by_side import each_micrograph
 from cryoflow.pickers.training_set import TIFF_SUFFIXES, TrainingSet
 
 
@@ -32,31 +33,33 @@ def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
     return ""
 
 
-def link_micrographs(
-    training: TrainingSet, needs: Needs, targets: Sequence[Path], rows: Sequence[int] | None = None
-) -> dict[str, int]:
-    """Link or convert micrographs to `targets`, one for each of `rows` (all rows where that is None).
+def note_conversions(training: TrainingSet, settings: Settings) -> None:
+    """Say among the settings how many micrographs are converted, and why."""
+    reasons = training.micrographs["convert"]
+    for reason, count in Counter(reasons[reasons != ""]).items():
+        settings.note(f"converted ({reason})", count, "copied as MRC mode 2; the others are links")
 
-    Links point to the real file, so that the database they came through may move. Returns how many were converted for
-    which reason.
+
+def link_micrographs(some: TrainingSet, targets: Sequence[Path]) -> None:
+    """Link each micrograph to its target, or convert it, where its column `convert` says why.
+
+    Links point to the real file, so that the database they came through may move.
+
+    Raises
+    ------
+    BadInput
+        Where micrographs cannot be converted; the others are there then.
     """
-    rows = range(len(training.micrographs)) if rows is None else rows
-    paths = training.micrographs["path"].tolist()
-    pixels_A = training.micrographs["pixel_size_A"].tolist()
     for folder in sorted({t.parent for t in targets}):
         folder.mkdir(parents=True, exist_ok=True)
-    reasons: dict[str, int] = {}
     to_convert: list[tuple[str, Path, float]] = []
-    for row, target in zip(rows, targets, strict=True):
-        if reason := why_convert(training.headers[row], needs):
-            reasons[reason] = reasons.get(reason, 0) + 1
-            to_convert.append((paths[row], target, pixels_A[row]))
+    columns = (some.micrographs[name] for name in ("path", "pixel_size_A", "convert"))
+    for path, pixel_A, reason, target in zip(*columns, targets, strict=True):
+        if reason:
+            to_convert.append((path, target, pixel_A))
         else:
-            target.symlink_to(os.path.realpath(paths[row]))
-    if to_convert:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(lambda job: _convert(*job), to_convert))
-    return reasons
+            target.symlink_to(os.path.realpath(path))
+    each_micrograph(lambda job: _convert(*job), to_convert)
 
 
 def read_any(path: str) -> npt.NDArray[np.float32]:

@@ -62,17 +62,18 @@ class Relion(Picker):
     score_kind = "rlnAutopickFigureOfMerit"
     links_micrographs: ClassVar[bool] = False
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Names and directions; a column `target` for the micrograph's name in the project that the picks go to."""
+        training.micrographs["target"] = _names_in_project(training, settings, "micrographs_star", _relion_names)
+        settings.choose("flip_y", False, "the same MRC files; yes only for micrographs of another motion correction")
+        settings.choose_path("relative_to", "paths of coordinate files are absolute; or relative to this folder")
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
         """One job folder an entry, `AutoPick/cryoflow_<entry>`."""
-        table, keep = _named_as_the_project_does(training, settings, "micrographs_star", _relion_names)
-        flip = settings.choose(
-            "flip_y", False, "the same MRC files; yes only for micrographs of another motion correction"
-        )
-        relative = settings.choose_path(
-            "relative_to", "paths of coordinate files are absolute; or relative to this folder"
-        )
+        table = training.micrographs
+        keep = table["target"].notna().to_numpy()
         y_px = training.picks["y_px"].to_numpy()
-        y_px = training.per_pick("ny") - 1 - y_px if flip else y_px
+        y_px = training.per_pick("ny") - 1 - y_px if settings["flip_y"] == "yes" else y_px
         known = {column: _column(training.picks, column) for column in _SCORES if column in training.picks}
         pattern = "".join(f" {_SCORES[c].pattern if c in known else _SCORES[c].unknown}" for c in _SCORES)
         positions = (training.picks["x_px"].to_numpy(), y_px)
@@ -89,7 +90,7 @@ class Relion(Picker):
             for i, path in zip(kept, paths, strict=True):
                 path.write_bytes(_HEAD + write(bounds[i], bounds[i + 1]))
             files = [f"{home}/{job}/{file}" for file in files]
-            _write_lists(folder / job, [targets[i] for i in kept], files, relative, settings)
+            _write_lists(folder / job, [targets[i] for i in kept], files, settings)
         _write_particles(training, table, keep, folder / "particles.star", y_px, known)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
@@ -134,14 +135,14 @@ def coordinate_files(micrograph_names: Sequence[str]) -> list[str]:
     return [w if count[file] > 1 else file for file, w in zip(files, whole, strict=True)]
 
 
-def _named_as_the_project_does(
+def _names_in_project(
     training: TrainingSet, settings: Settings, setting: str, reader: Callable[[Path], Sequence[str]]
-) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
-    """The table with `target`, the micrograph's name in the project that the picks go to; and which have one."""
+) -> list[str | None]:
+    """Each micrograph's name in the project that the picks go to; None where it has none there."""
     given = settings.choose_path(setting, "the entry's own names; or the file of the project that the picks go to")
     names = training.micrographs["name"].astype(str).tolist()
     if not given:
-        return training.micrographs.assign(target=names), np.ones(len(names), bool)
+        return list(names)
     theirs = reader(Path(given))
     match = match_names(names, theirs)
     if not match.matched.any():
@@ -160,8 +161,7 @@ def _named_as_the_project_does(
         )
     if rest := len(theirs) - int(match.matched.sum()):
         settings.note("not in the entry", rest, "of the project's micrographs")
-    target = [theirs[k] if k >= 0 else "" for k in match.index.tolist()]
-    return training.micrographs.assign(target=target), match.matched
+    return [theirs[k] if k >= 0 else None for k in match.index.tolist()]
 
 
 def _relion_names(path: Path) -> list[str]:
@@ -174,18 +174,18 @@ def _column(picks: pd.DataFrame, name: str) -> FloatArray:
     return values
 
 
-def _write_lists(job: Path, names: list[str], files: list[str], relative: str, settings: Settings) -> None:
+def _write_lists(job: Path, names: list[str], files: list[str], settings: Mapping[str, str]) -> None:
     """The list of RELION 4, and the file of RELION 3.1, whose one line says where the micrographs are."""
     job.mkdir(parents=True, exist_ok=True)
-    if relative:
-        files = [_below(f, relative) for f in files]
+    if settings["relative_to"]:
+        files = [_below(f, settings["relative_to"]) for f in files]
     columns = {"rlnMicrographName": names, "rlnMicrographCoordinates": files}
     write_star(
         job / "autopick.star",
         {"coordinate_files": {k: np.array(v, object) for k, v in columns.items()}},
         comment=VERSION,
     )
-    given = _in_project(next((s.value for s in settings.chosen if s.name == "micrographs_star"), ""))
+    given = _in_project(settings["micrographs_star"])
     folders = sorted({str(PurePosixPath(n).parent) for n in names})
     (job / "coords_suffix_autopick.star").write_text(
         (given or f"{folders[0] if folders else 'Micrographs'}/*.mrc") + "\n"

@@ -4,36 +4,30 @@ Topaz trains on downsampled micrographs and on tables in their pixels; both are 
 without extension. Its STAR and .box importers lose names and decimals, so it gets its own tables, scaled from full
 precision and rounded once. Lists are split at blanks, so paths are relative to the folder the commands run in.
 
-Sources: topaz-em 0.3.20 (utils/files.py, training.py, stats.py, extract.py), its README, and for the derived settings
-RELION's wrapper (src/autopicker.cpp).
+Sources: topaz-em 0.3.20 (utils/files.py, training.py, extract.py) and its README. How its settings are derived is in
+`topaz_settings.py`.
 """
 
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from cryoflow import inputs
-from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step
-from cryoflow.pickers.links import link_micrographs
+from cryoflow.errors import BadInput
+from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
+from cryoflow.pickers.links import link_micrographs, note_conversions
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION
+from cryoflow.pickers.topaz_settings import derive_extract_radius, derive_training, downsampling
 from cryoflow.pickers.training_set import TrainingSet
-from cryoflow.picks import FloatArray
 
-log = logging.getLogger(__name__)
-
-RECEPTIVE_FIELD_PX = {"resnet8": 71, "resnet16": 91, "conv31": 31, "conv63": 63, "conv127": 127}
 SPLIT_FILES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
-SMALLEST_TARGET_A = 4.0
 _FILES_A_COMMAND = 500
 
 
@@ -48,16 +42,20 @@ class Topaz(Picker):
     model_names = tuple(f"{name}{units}" for name in ("resnet8", "resnet16") for units in ("", "_u32", "_u64"))
     needs = Needs(modes=frozenset({0, 1, 2, 6}))  # mode 12: not before 0.3
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Links by downsampling factor, tables of particles, lists of images."""
-        factor = _downsampling(training, settings)
-        training.micrographs["scale"] = factor
-        for reason, count in _link(training, folder, self.needs).items():
-            settings.note(f"converted ({reason})", count, "copied as MRC mode 2; the others are links")
-        _derive_training(training, settings)
-        x_px, y_px = training.picks["x_px"].to_numpy(), training.picks["y_px"].to_numpy()
-        scale = factor[training.picks["micrograph"].to_numpy()]
-        _write_tables(training, folder, x_px / scale, y_px / scale)
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Downsampling, in the column `scale`; the number of particles, and how it trains."""
+        training.micrographs["scale"] = downsampling(training, settings)
+        note_conversions(training, settings)
+        derive_training(training, settings)
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """Links, in a folder for each downsampling factor."""
+        _link(some, folder)
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """Tables of particles and lists of images: of all, and of each part of the split."""
+        _write_particles(training, folder)
+        _write_lists(training, folder)
         (folder / "models").mkdir()
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
@@ -73,10 +71,9 @@ class Topaz(Picker):
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """Links by downsampling factor; the radius within which one particle is picked once."""
-        factor = _downsampling(training, settings)
-        training.micrographs["scale"] = factor
-        _link(training, folder, self.needs)
-        _extract_radius(training, settings)
+        training.micrographs["scale"] = downsampling(training, settings)
+        _link(training, folder)
+        derive_extract_radius(training, settings)
         settings.choose("threshold", -6.0, "Topaz's own, a probability of 0.0025; cryoflow applies its own on reading")
 
     def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
@@ -182,167 +179,40 @@ def _table(path: Path, columns: list[str]) -> pd.DataFrame:
         raise BadInput(path, f"cannot be read: {error}.", "Export the set again, with --overwrite.") from error
 
 
-def _downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.int64]:
-    """Whole factor of each micrograph, such that all end near one pixel size in which a particle fits the network."""
-    pixel_A = training.micrographs["pixel_size_A"].to_numpy(np.float64)
-    diameter_A = training.micrographs["diameter_A"].to_numpy(np.float64)
-    why = "Topaz's default; a .sav file goes on from it"
-    model = settings.choose("model", "resnet8", why)
-    if model not in RECEPTIVE_FIELD_PX:
-        if not Path(model).expanduser().is_file():
-            raise BadInput("model", f"is {model}: no file, and none of {', '.join(RECEPTIVE_FIELD_PX)}.")
-        model = settings.choose_path("model", why)
-    field_px = RECEPTIVE_FIELD_PX.get(model, RECEPTIVE_FIELD_PX["resnet8"])
-    given = settings.choose("downsampling", "auto", "each entry's own whole number, to about the target_pixel_size")
-    if given != "auto" and not (given.isdecimal() and int(given) > 0):
-        raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more, or auto.")
-    target_A = max(SMALLEST_TARGET_A, 2 * float(np.nanmax(diameter_A, initial=0.0)) / field_px)
-    why = f"angstrom: a particle fills about half of {field_px} px, {model}'s view; at least 4"
-    factor = np.full(len(pixel_A), int(given) if given != "auto" else 1)
-    if not np.isnan(pixel_A).any():
-        if given == "auto":
-            target_A, factor = _common_size(pixel_A, target_A)
-        else:
-            target_A, why = float(np.exp(np.log(pixel_A * factor).mean())), "angstrom, from the downsampling"
-    elif given == "auto":
-        raise MissingMetadata(
-            "downsampling",
-            "cannot be derived: a pixel size is not known.",
-            "Give --set downsampling=4, or the pixel size on ingest.",
+def _link(some: TrainingSet, folder: Path) -> None:
+    columns = (some.micrographs[name] for name in ("stem", "scale"))
+    link_micrographs(some, [folder / f"raw_{int(s):02d}" / f"{stem}.mrc" for stem, s in zip(*columns, strict=True)])
+
+
+def _write_particles(training: TrainingSet, folder: Path) -> None:
+    """Each table names its micrographs in the order of the set. Of a large set only a part is formatted at a time."""
+    sources = iter(training.micrographs["entry_index"].tolist())
+    with ExitStack() as stack:
+
+        def table(name: str) -> BinaryIO:
+            file = stack.enter_context((folder / name).open("wb"))
+            file.write(b"image_name\tx_coord\ty_coord\tsource\n")
+            return file
+
+        of_all = table("particles.txt")
+        of = {part: table(f"particles_{SPLIT_FILES[part]}.txt") for part in set(training.micrographs["split"])}
+        for some in training.in_parts():
+            scale = some.per_pick("scale")
+            x, y = (np.rint(some.picks[axis].to_numpy() / scale) for axis in ("x_px", "y_px"))
+            rows = rows_writer("\t%d\t%d\t", (x, y))
+            for (stem, part, first, last), source in zip(some.each(), sources, strict=False):
+                text = rows(first, last, before=stem, after=f"{source}\n")
+                of_all.write(text)
+                of[part].write(text)
+
+
+def _write_lists(training: TrainingSet, folder: Path) -> None:
+    for part, rows in training.micrographs.groupby("split"):
+        images = "".join(
+            f"{stem}\tproc/{stem}.mrc\t{source}\n"
+            for stem, source in zip(rows["stem"], rows["entry_index"], strict=True)
         )
-    wanted_A = settings.choose("target_pixel_size", target_A, why)
-    if not wanted_A > 0:
-        raise BadInput("target_pixel_size", f"is {wanted_A:g}; it is a number of angstrom above 0.")
-    if given == "auto" and wanted_A != target_A:
-        factor = _factors(pixel_A, wanted_A)
-    for entry, rows in training.micrographs.groupby("entry").indices.items():
-        for value in np.unique(factor[rows]):
-            at = pixel_A[rows][factor[rows] == value][0]
-            settings.note(f"downsampling of {entry}", int(value), f"{at:.4g} A a pixel become {at * value:.4g}")
-    return factor
-
-
-def _factors(pixel_A: FloatArray, target_A: float) -> npt.NDArray[np.int64]:
-    return np.maximum(1, np.round(target_A / pixel_A).astype(np.int64))
-
-
-def _common_size(pixel_A: FloatArray, target_A: float) -> tuple[float, npt.NDArray[np.int64]]:
-    """The pixel size near the wanted one to which whole factors bring all micrographs best, and the factors."""
-    sizes = np.unique(pixel_A)
-    tries = target_A * np.append(1.0, np.geomspace(0.8, 1.25, 91))
-    tries = tries[tries >= SMALLEST_TARGET_A]
-    ends = sizes * np.stack([_factors(sizes, t) for t in tries])
-    unlike = ends.max(axis=1) / ends.min(axis=1)
-    good = tries[unlike <= 1.02 * unlike.min()]
-    near_A = float(good[np.abs(np.log(good / target_A)).argmin()])
-    factor = _factors(pixel_A, near_A)
-    reached_A = float(np.exp(np.log(pixel_A * factor).mean()))  # what a model should see again, to the digit
-    reached_A = float(f"{reached_A:.6g}")  # as it is kept
-    return (reached_A if (_factors(pixel_A, reached_A) == factor).all() else near_A), factor
-
-
-def _pixels_across(training: TrainingSet) -> float:
-    """Mean particle diameter in downsampled pixels."""
-    micrographs = training.micrographs
-    across = micrographs["box_px"].to_numpy(np.float64) / micrographs["scale"].to_numpy(np.float64)
-    return float(np.nanmean(across)) if np.isfinite(across).any() else float("nan")
-
-
-def _derive_training(training: TrainingSet, settings: Settings) -> None:
-    across_px = _pixels_across(training)
-    radius = settings.choose(
-        "radius",
-        max(1, round(across_px / 8)),
-        f"a quarter of the particle's radius, {across_px:.3g} px across when downsampled",
-    )
-    _extract_radius(training, settings)
-    train = training.micrographs["split"].to_numpy() == TRAIN
-    labelled = float(training.micrographs["n_picks"].to_numpy()[train].mean())
-    expected = settings.choose(
-        "expected_particles",
-        float(math.ceil(1.25 * labelled)),
-        f"1.25 times the {labelled:.4g} labelled per training micrograph: some are not labelled",
-    )
-    if expected <= labelled:
-        raise BadInput(
-            "expected_particles",
-            f"is {expected:g}, not more than the {labelled:.4g} labelled per training micrograph.",
-            "Topaz would silently change its method; give the true number, unlabelled ones included.",
-        )
-    corrects = settings.choose(
-        "correct_expected", True, "Topaz 0.3.0 and later count too many pixels a particle; set no for 0.2"
-    )
-    number = corrected_expected(expected, labelled, radius) if corrects else expected
-    why = (
-        f"passed as -n: L + (N - L)/(2r + 1) with N={expected:g}, L={labelled:.4g}, r={radius}; since 0.3.0 it takes "
-        f"{2 * radius + 1} times too many pixels a particle, and would look for that many more unlabelled ones"
-        if corrects
-        else "passed as -n, not corrected"
-    )
-    settings.note("number_for_topaz", round(number, 4), why)
-    if corrects:
-        log.info("Topaz -n %.4g: %s", number, why)
-    for name, derived in (("units", 32), ("epochs", 10), ("epoch_size", 1000), ("minibatch_size", 256)):
-        settings.choose(name, derived, "Topaz's default")
-    settings.choose("learning_rate", 2e-4, "Topaz's default")
-    settings.choose("method", "GE-binomial", "Topaz's default")
-    settings.choose("pretrained", True, "start from the detector that Topaz brings for this architecture")
-
-
-def _extract_radius(training: TrainingSet, settings: Settings) -> None:
-    across_px = _pixels_across(training)
-    if np.isnan(across_px):
-        radius = settings.choose("extract_radius", 0, "must be given: no diameter is known")
-        if radius < 1:
-            raise MissingMetadata(
-                "extract_radius",
-                "cannot be derived: no diameter is known.",
-                "Give --diameter, or --set extract_radius=...",
-            )
-        return
-    settings.choose("extract_radius", max(1, round(across_px / 2)), "the particle's radius in downsampled pixels")
-
-
-def corrected_expected(expected: float, labelled: float, radius: int) -> float:
-    """The number to pass as `-n` to Topaz 0.3.0 and later, so that it works with the true one.
-
-    Its `stats.pixels_given_radius` makes a cube of 2r+1 layers where it should make one: the share of positive pixels
-    and the share labelled come out 2r+1 times too large, and with them the unlabelled particles it looks for.
-
-    >>> corrected_expected(100, 80, 3)
-    82.85714285714286
-    """
-    return labelled + (expected - labelled) / (2 * radius + 1)
-
-
-def _link(training: TrainingSet, folder: Path, needs: Needs) -> dict[str, int]:
-    table = training.micrographs
-    targets = [
-        folder / f"raw_{int(s):02d}" / f"{stem}.mrc" for stem, s in zip(table["stem"], table["scale"], strict=True)
-    ]
-    return link_micrographs(training, needs, targets)
-
-
-def _write_tables(training: TrainingSet, folder: Path, x: FloatArray, y: FloatArray) -> None:
-    stem = training.micrographs["stem"].to_numpy()
-    source = training.micrographs["entry_index"].to_numpy()
-    split = training.micrographs["split"].to_numpy()
-    xy = np.rint(np.column_stack([x, y])).astype(np.int64)
-    tables: dict[str, list[str]] = {s: [] for s in SPLIT_FILES}
-    everything = []
-    for i, (name, part, first, last) in enumerate(training.each()):
-        rows = (f"{name}\t%d\t%d\t{source[i]}\n" * (last - first)) % tuple(xy[first:last].ravel().tolist())
-        tables[part].append(rows)
-        everything.append(rows)
-    head = "image_name\tx_coord\ty_coord\tsource\n"
-    (folder / "particles.txt").write_text(head + "".join(everything))
-    for part, file_name in SPLIT_FILES.items():
-        rows_of = np.flatnonzero(split == part)
-        if len(rows_of) == 0:
-            continue
-        (folder / f"particles_{file_name}.txt").write_text(head + "".join(tables[part]))
-        images = "".join(f"{stem[i]}\tproc/{stem[i]}.mrc\t{source[i]}\n" for i in rows_of)
-        (folder / f"image_list_{file_name}.txt").write_text("image_name\tpath\tsource\n" + images)
+        (folder / f"image_list_{SPLIT_FILES[str(part)]}.txt").write_text("image_name\tpath\tsource\n" + images)
 
 
 def _chunks(home: Path) -> list[tuple[str, int, list[str]]]:

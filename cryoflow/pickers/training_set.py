@@ -7,7 +7,7 @@ only once, so no stem is a part of another: crYOLO pairs pictures and labels by 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,12 @@ from cryoflow.pickers.wrong_picks import has_only_wrong_picks, is_particle, none
 from cryoflow.picks import FloatArray, PickSet
 
 TIFF_SUFFIXES = (".tif", ".tiff")
+OF_PARTS = {
+    **dict.fromkeys(("stem", "split", "path", "convert"), "object"),
+    **dict.fromkeys(("ny", "nx"), "Int32"),
+    **dict.fromkeys(("pixel_size_A", "scale", "box_px", "diameter_A"), "float64"),
+}
+"""Columns of micrographs, and their types, that a part of a set keeps."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,23 @@ class TrainingSet:
         values = np.asarray(self.micrographs[column].to_numpy(np.float64, na_value=np.nan), np.float64)
         per_pick: FloatArray = values[self.picks["micrograph"].to_numpy()]
         return per_pick
+
+    def part(self, first: int, last: int) -> TrainingSet:
+        """Micrographs `first` to `last` (not included) and their picks: all that files of one micrograph each need."""
+
+        def of(picks: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+            start, stop = np.searchsorted(picks["micrograph"].to_numpy(), (first, last))
+            rows = picks.iloc[start:stop][list(columns)].reset_index(drop=True)
+            return rows.assign(micrograph=(rows["micrograph"] - first).astype(np.int32))
+
+        rows = self.micrographs.iloc[first:last].reindex(columns=list(OF_PARTS)).reset_index(drop=True)
+        picks, wrong = of(self.picks, ("micrograph", "x_px", "y_px")), of(self.wrong, self.wrong.columns)
+        return TrainingSet(rows, picks, (), (), wrong=wrong)
+
+    def in_parts(self, n_micrographs: int = 1000) -> Iterator[TrainingSet]:
+        """The whole set in parts of so many micrographs: work on one after the other needs little memory."""
+        for first in range(0, len(self.micrographs), n_micrographs):
+            yield self.part(first, first + n_micrographs)
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
         """The same without some picks; `drop` is (n,)."""

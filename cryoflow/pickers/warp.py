@@ -13,9 +13,7 @@ docs/reference/boxnet/fs_training.md).
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,6 +25,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.fourier import resample_to_shape, rescale_xy
 from cryoflow.pickers.base import Hardware, Picker, Settings, Step
 from cryoflow.pickers.links import read_any
+from cryoflow.pickers.side_by_side import each_micrograph
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION
 from cryoflow.pickers.training_set import TrainingSet
 from cryoflow.pickers.wrong_picks import UNKNOWN, WRONG
@@ -50,12 +49,12 @@ class Warp(Picker):
     score_kind = "BoxNet probability"
     default_threshold: ClassVar[float | None] = 0.5
 
-    def write(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """One TIFF a micrograph."""
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Pixel size and sign of the pictures, and the sizes of the discs."""
         pixel_A = settings.choose("pixel_size", PIXEL_SIZE_A, "BoxNet's own, angstrom a pixel")
         if not pixel_A > 0:
             raise BadInput("pixel_size", f"is {pixel_A:g}; it is a number of angstrom above 0.")
-        dark = settings.choose("dark_particles", True, "cryo images; no for negative stain, whose sign is turned")
+        settings.choose("dark_particles", True, "cryo images; no for negative stain, whose sign is turned")
         settings.choose("patch_size", 512, "WarpTools' default")
         settings.choose("batch_size", 8, "WarpTools' default; must be divisible by the number of GPUs")
         settings.choose("epochs", 100, "WarpTools' default")
@@ -70,36 +69,38 @@ class Warp(Picker):
         for label, what in ((WRONG, "wrong"), (UNKNOWN, "not judged")):
             if count := int((training.wrong["label"] == label).sum()):
                 settings.note(f"picks {what}", count, f"importance {_IMPORTANCE[label]:g}, in discs of their radius")
-        for name in sorted(set(training.micrographs["split"])):
-            (folder / FOLDERS[name]).mkdir()
-        xy = training.picks[["x_px", "y_px"]].to_numpy(np.float64)
-        table = training.micrographs
-        wrong = training.wrong
-        bounds = np.searchsorted(wrong["micrograph"].to_numpy(), np.arange(len(table) + 1)).tolist()
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """One TIFF a micrograph."""
+        pixel_A, dark = float(settings["pixel_size"]), settings["dark_particles"] == "yes"
+        for name in sorted(set(some.micrographs["split"])):
+            (folder / FOLDERS[name]).mkdir(exist_ok=True)
+        xy = some.picks[["x_px", "y_px"]].to_numpy(np.float64)
+        paths, pixels_A, diameters_A = (some.micrographs[c].tolist() for c in ("path", "pixel_size_A", "diameter_A"))
+        wrong = some.wrong
+        bounds = np.searchsorted(wrong["micrograph"].to_numpy(), np.arange(len(paths) + 1)).tolist()
 
         def one(row: tuple[int, tuple[str, str, int, int]]) -> None:
             i, (stem, split, first, last) = row
-            image = read_any(table["path"].iloc[i])
+            image = read_any(paths[i])
             if not float(image.max()) > float(image.min()):
                 raise BadInput(
-                    table["path"].iloc[i],
+                    paths[i],
                     "has one grey value only, at which BoxNet's training would stop.",
                     "Where no picks are on it, --no-negatives leaves it out.",
                 )
             slices = boxnet_slices(
                 image,
-                float(table["pixel_size_A"].iloc[i]),
+                pixels_A[i],
                 xy[first:last],
-                float(table["diameter_A"].iloc[i]),
+                diameters_A[i],
                 pixel_A,
                 dark=dark,
                 wrong=wrong.iloc[bounds[i] : bounds[i + 1]],
             )
             _write_tiff(folder / FOLDERS[split] / f"{stem}.tif", slices)
 
-        # Each thread holds one micrograph and its transform.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(one, enumerate(training.each())))
+        each_micrograph(one, list(enumerate(some.each())))
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
         """The command of WarpTools."""

@@ -11,7 +11,7 @@ from cryoflow.errors import BadInput
 from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Hardware, picker
 from cryoflow.pickers.export import export
-from cryoflow.pickers.topaz import corrected_expected
+from cryoflow.pickers.topaz_settings import corrected_expected
 
 
 def test_scaled_picks_lie_on_particles_of_downsampled_micrographs(make_entry, tmp_path):
