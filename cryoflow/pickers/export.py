@@ -246,10 +246,9 @@ def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
         rows = rows[training.micrographs["n_picks"].to_numpy()[rows] > 0]
         if len(rows) == 0:
             continue
-        xy = training.picks[["x_px", "y_px"]].to_numpy()
         verdict = check_orientation(
             (read_any(training.micrographs["path"].iloc[i]) for i in rows),
-            [xy[offsets[i] : offsets[i + 1]] for i in rows],
+            [training.picks[["x_px", "y_px"]].iloc[offsets[i] : offsets[i + 1]].to_numpy() for i in rows],
             float(training.micrographs["box_px"].iloc[rows[0]]),
         )
         entry = str(training.micrographs["entry"].iloc[rows[0]])
@@ -272,7 +271,7 @@ def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, ob
     for table in (training.picks, training.wrong):
         for column in table.columns:
             digest.update(column.encode())
-            digest.update(np.ascontiguousarray(table[column].to_numpy()).tobytes())
+            digest.update(np.ascontiguousarray(table[column].to_numpy()).data)
     return digest.hexdigest()
 
 

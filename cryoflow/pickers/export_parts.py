@@ -14,6 +14,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,6 +219,6 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
             for which in ("micrographs", "picks", "wrong")
         }
         micrographs = tables["micrographs"].astype(OF_PARTS)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(file, f"is no part of an export ({error}).", "Run the same again.") from error
     return picker(name), TrainingSet(micrographs, tables["picks"], (), (), wrong=tables["wrong"]), settings
