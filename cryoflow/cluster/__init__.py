@@ -1,5 +1,5 @@
 """Where stages run: SLURM jobs, containers, Prefect's workers and deployments.
 
-Prefect imports `cryoflow.cluster.worker` (entry point `prefect.collections`), which makes the worker type `slurm` known
+Prefect imports `cryoflow.cluster.worker` (entry point `prefect.collections`), which makes our types of workers known
 to it.
 """

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
+from uuid import UUID
 
 import anyio.to_thread
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
+from prefect.workers.base import BaseWorker
 
 from cryoflow.cluster import sbatch
+from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.outcome import LABEL_END, LABEL_LOG
-from cryoflow.cluster.scheduler import QueuedJob, SchedulerSilent
-
-if TYPE_CHECKING:
-    from cryoflow.cluster.worker import SlurmWorker
+from cryoflow.cluster.pool_runs import runs_in
+from cryoflow.cluster.scheduler import QueuedJob, Scheduler, SchedulerSilent
 
 GRACE_S = 120.0
 """How long a run may be Pending without a job: another worker may be submitting it."""
@@ -73,10 +74,24 @@ def job_in_log(log: Path) -> int | None:
 
 
 class Recovery:
-    """Looks for lost runs of a worker's pool, at its start and once a minute."""
+    """Looks for lost runs of a worker's pool, at its start and once a minute.
 
-    def __init__(self, worker: SlurmWorker) -> None:
-        self.worker = worker
+    Parameters
+    ----------
+    attended
+        Flow runs whose job the worker waits for; those that are taken over are put to them.
+    attend
+        The worker's waiting for a job that an earlier worker submitted.
+    """
+
+    def __init__(
+        self,
+        worker: BaseWorker[SlurmJobConfiguration, Any, Any],
+        scheduler: Scheduler,
+        attended: set[UUID],
+        attend: Callable[[FlowRun, int], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.worker, self.scheduler, self.attended, self.attend = worker, scheduler, attended, attend
 
     async def find_lost_runs(self, *, first: bool) -> None:
         """Take over every run that should have a job and that nobody here looks after.
@@ -84,10 +99,12 @@ class Recovery:
         At the first look also those that crashed while no worker was there to say why.
         """
         states = [StateType.PENDING, StateType.RUNNING]
-        lost = [run for run in await self.worker.runs_in(*states) if self._is_lost(run)]
+        lost = [
+            run for run in await runs_in(self.worker.client, self.worker._work_pool_name, *states) if self._is_lost(run)
+        ]
         if first:
             since = _now() - datetime.timedelta(days=1)
-            crashed = await self.worker.runs_in(StateType.CRASHED)
+            crashed = await runs_in(self.worker.client, self.worker._work_pool_name, StateType.CRASHED)
             lost += [
                 run for run in crashed
                 if run.infrastructure_pid and not run.labels.get(LABEL_END)
@@ -97,7 +114,7 @@ class Recovery:
             await self.take_over(flow_run)
 
     def _is_lost(self, flow_run: FlowRun) -> bool:
-        busy = self.worker.attended | self.worker._submitting_flow_run_ids
+        busy = self.attended | self.worker._submitting_flow_run_ids
         return flow_run.id not in busy
 
     async def take_over(self, flow_run: FlowRun) -> None:
@@ -107,18 +124,18 @@ class Recovery:
         log_job = None
         if not flow_run.infrastructure_pid:
             try:
-                queue = await anyio.to_thread.run_sync(worker.scheduler.queue)
+                queue = await anyio.to_thread.run_sync(self.scheduler.queue)
             except SchedulerSilent:
                 return  # nothing is known: the next round asks again
             log_file = await self._expected_log(flow_run)
             log_job = job_in_log(log_file) if log_file else None
         found = find(flow_run, queue, log_job, _now())
         if found.job_id is not None:
-            worker.attended.add(flow_run.id)
+            self.attended.add(flow_run.id)
             if not flow_run.infrastructure_pid:
                 await worker.client.update_flow_run(flow_run.id, infrastructure_pid=str(found.job_id))
             assert worker._runs_task_group is not None
-            worker._runs_task_group.start_soon(worker.attend_again, flow_run, found.job_id)
+            worker._runs_task_group.start_soon(self.attend, flow_run, found.job_id)
         elif found.start_anew:
             worker.get_flow_run_logger(flow_run).warning("Its worker stopped before it had a SLURM job; it starts anew")
             await worker.client.set_flow_run_state(flow_run.id, Scheduled(message="It had no SLURM job."), force=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,6 +15,9 @@ from cryoflow.cluster.sbatch import TAG
 from cryoflow.cluster.scheduler import EndedJob, QueuedJob, Scheduler, SchedulerSilent
 
 log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = float(os.environ.get("CRYOFLOW_SLURM_POLL_SECONDS", "4"))
+"""Between two looks at SLURM's queue and at what users cancelled. Both are one call, however many jobs there are."""
 
 PATIENCE = 8
 """So many rounds a job may be neither in the queue nor in the records (which lag behind) before it counts as lost."""

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cryoflow.cluster import sbatch
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.worker import SlurmWorker
+from cryoflow.cluster.slurm_worker import SlurmWorker
 
 GOLDEN = Path(__file__).parent / "data"
 

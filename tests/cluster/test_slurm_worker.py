@@ -21,9 +21,9 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryoflow.cluster.worker.LOOK_EVERY_S", 0.2)
-    monkeypatch.setattr("cryoflow.cluster.worker.RECOVER_EVERY_S", 0.4)
-    monkeypatch.setattr("cryoflow.cluster.worker.API_PATIENCE_S", 0.1)
+    monkeypatch.setattr("cryoflow.cluster.watch.LOOK_EVERY_S", 0.2)
+    monkeypatch.setattr("cryoflow.cluster.slurm_worker.RECOVER_EVERY_S", 0.4)
+    monkeypatch.setattr("cryoflow.cluster.slurm_worker.API_PATIENCE_S", 0.1)
 
 
 class Site:
@@ -39,7 +39,7 @@ class Site:
         from prefect import flow
         from prefect.client.schemas.actions import WorkPoolCreate
 
-        from cryoflow.cluster.worker import SlurmWorker
+        from cryoflow.cluster.slurm_worker import SlurmWorker
 
         template = SlurmWorker.get_default_base_job_template()
         template["variables"]["properties"]["log_folder"]["default"] = str(self.folder / "lo gs")
@@ -54,7 +54,7 @@ class Site:
     @contextlib.asynccontextmanager
     async def worker(self, **options: Any) -> AsyncIterator[Any]:
         """A started worker, killed at the end: nothing of it gets a chance to tidy up."""
-        from cryoflow.cluster.worker import SlurmWorker
+        from cryoflow.cluster.slurm_worker import SlurmWorker
 
         worker = SlurmWorker(work_pool_name=self.pool, name="w", **options)
         with mock.patch("prefect.workers.base.PREFECT_WORKER_QUERY_SECONDS") as query:
@@ -231,8 +231,8 @@ def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene],
 def test_the_end_of_a_cancelled_job_is_looked_for_more_often(
     play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoflow.cluster.worker.LOOK_EVERY_S", 5.0)
-    monkeypatch.setattr("cryoflow.cluster.worker.QUICK_LOOK_S", 0.2)
+    monkeypatch.setattr("cryoflow.cluster.watch.LOOK_EVERY_S", 5.0)
+    monkeypatch.setattr("cryoflow.cluster.slurm_worker.QUICK_LOOK_S", 0.2)
 
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         from prefect.states import Cancelling
@@ -440,7 +440,7 @@ def test_a_run_that_was_cancelled_while_sbatch_was_at_work_leaves_no_job(
 
 def test_sigterm_stops_the_worker_and_leaves_its_jobs(play: Callable[[Scene], None]) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:
-        from cryoflow.cluster.worker import SlurmWorker
+        from cryoflow.cluster.slurm_worker import SlurmWorker
 
         worker = SlurmWorker(work_pool_name=site.pool)
         with mock.patch("prefect.workers.base.PREFECT_WORKER_QUERY_SECONDS") as query:
@@ -472,7 +472,7 @@ def test_the_underscored_hooks_of_prefect_that_the_worker_leans_on_are_there(pla
 def test_prefect_finds_the_worker_by_its_type() -> None:
     from prefect.workers.base import BaseWorker
 
-    from cryoflow.cluster.worker import SlurmWorker
+    from cryoflow.cluster.slurm_worker import SlurmWorker
 
     assert BaseWorker.get_worker_class_from_type("slurm") is SlurmWorker
 

@@ -1,0 +1,71 @@
+"""What a worker asks the Prefect server about the runs of its pool, and what it tells of them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.states import Crashed
+from prefect.utilities.engine import propose_state
+
+
+async def runs_in(client: PrefectClient, pool: str, *states: StateType) -> list[FlowRun]:
+    """All flow runs of a pool in these states."""
+    flow_runs: list[FlowRun] = []
+    while True:
+        page = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=200,
+            offset=len(flow_runs),
+        )
+        flow_runs += page
+        if len(page) < 200:
+            return flow_runs
+
+
+async def set_labels(client: PrefectClient, flow_run_id: UUID, labels: dict[str, str]) -> None:
+    """Set labels of a flow run; those of a deleted run are nobody's."""
+    try:
+        await client.update_flow_run_labels(flow_run_id, dict(labels))
+    except ObjectNotFound:
+        pass
+
+
+async def say_state(client: PrefectClient, flow_run_id: UUID, state: State) -> None:
+    """Propose a state; where the engine was quicker, or a user cancelled, theirs stays."""
+    try:
+        await propose_state(client, state, flow_run_id=flow_run_id)
+    except Abort:
+        pass
+
+
+async def say_crashed(client: PrefectClient, flow_run: FlowRun, message: str) -> None:
+    """Call a run Crashed, with the reason.
+
+    An engine that was asked to stop says Crashed itself, without the reason: that state is replaced.
+    """
+    state: State = Crashed(message=message)
+    if flow_run.state is not None and flow_run.state.type == StateType.CRASHED:
+        await client.set_flow_run_state(flow_run.id, state, force=True)
+    else:
+        await say_state(client, flow_run.id, state)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the server cannot be reached or has too much to do, rather than refuses."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)

@@ -1,0 +1,264 @@
+"""Prefect's worker of type `slurm`: one flow run is one SLURM job.
+
+It leans on hooks of Prefect's base worker that carry an underscore; Prefect's minor version is pinned for that, and the
+tests cover each of them. The truth about jobs is SLURM's, the truth about runs is the server's: the worker keeps
+nothing that a new one could not find again, so it may be stopped, killed and started at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import httpx
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import InfrastructureNotFound, ObjectNotFound
+from prefect.states import Pending
+from prefect.workers.base import BaseVariables, BaseWorker, BaseWorkerResult
+
+from cryoflow.cluster import outcome, sbatch, submission, watch
+from cryoflow.cluster.job import SlurmJobConfiguration
+from cryoflow.cluster.outcome import LABEL_END, LABEL_JOB, LABEL_LOG, Action, End
+from cryoflow.cluster.pool_runs import is_away, runs_in, say_crashed, say_state, set_labels
+from cryoflow.cluster.recovery import Recovery
+from cryoflow.cluster.scheduler import EndedJob, QueuedJob, Scheduler
+from cryoflow.cluster.submission import Submission
+from cryoflow.cluster.watch import JobWatch
+
+QUICK_LOOK_S, QUICK_LOOKS = 1.0, 10
+"""After a cancelling: whoever pressed the button waits for the job's end."""
+
+RECOVER_EVERY_S = 60.0
+API_PATIENCE_S = 10.0
+
+
+class SlurmWorkerResult(BaseWorkerResult):
+    """The job's number, and 0: the state of the run says how it ended."""
+
+
+class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerResult]):
+    """Runs each flow run as one SLURM job, in an Apptainer image or without."""
+
+    type = "slurm"
+    job_configuration = SlurmJobConfiguration
+    _description = "Run each flow run as one SLURM job, in an Apptainer image or without one."
+    _display_name = "SLURM"
+    _documentation_url = ""
+    _logo_url = ""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.scheduler = Scheduler()
+        self.watch = JobWatch(self.scheduler)
+        self.attended: set[UUID] = set()
+        """Flow runs whose job this worker waits for."""
+        self.recovery = Recovery(self, self.scheduler, self.attended, self.attend_again)
+        self.submission = Submission(self.scheduler)
+        self._looking = False
+        self._closing = False
+        self._quick_looks = 0
+
+    # -- starting and stopping ---------------------------------------------------------------------------------------
+
+    async def start(self, *args: Any, **options: Any) -> None:
+        """Run until stopped. The first SIGTERM or SIGINT stops the worker and leaves its jobs alone.
+
+        Prefect turns SIGTERM into SIGINT, which a process started in the background of a script ignores; so the worker
+        takes both itself.
+        """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, task.cancel)
+        except (ValueError, RuntimeError, NotImplementedError):
+            pass  # not in the main thread: whoever started it there stops it
+        await super().start(*args, **options)
+
+    async def _initialize_after_sync(self) -> None:
+        await super()._initialize_after_sync()
+        if self._work_pool is not None and not self._looking and self._runs_task_group is not None:
+            self._looking = True
+            self._runs_task_group.start_soon(self._look_again_and_again)
+
+    async def teardown(self, *exc_info: Any) -> None:
+        """Stop looking once no job is waited for (`--run-once`), or at once where the worker was told to stop."""
+        self._closing = True
+        await super().teardown(*exc_info)
+
+    async def _look_again_and_again(self) -> None:
+        rounds_between = max(1, round(RECOVER_EVERY_S / watch.LOOK_EVERY_S))
+        turn, away = 0, False
+        while not (self._closing and not len(self.watch)):
+            error: Exception | None = None
+            steps = [self._cancel_what_users_cancelled, self.watch.look]
+            if turn % rounds_between == 0:
+                steps.insert(0, partial(self.recovery.find_lost_runs, first=turn == 0))
+            for step in steps:  # one that fails, such as scancel for a job that is no more, holds up no other
+                try:
+                    await step()
+                except Exception as problem:
+                    error = problem
+                    if not is_away(problem):
+                        self._logger.exception("Looking after jobs failed; it is tried again")
+            if error is not None and is_away(error) and not away:
+                self._logger.warning("The Prefect server does not answer, jobs are left as they are: %r", error)
+            away = error is not None and is_away(error)
+            turn += 1
+            self._quick_looks = max(0, self._quick_looks - 1)
+            await anyio.sleep(min(QUICK_LOOK_S, watch.LOOK_EVERY_S) if self._quick_looks else watch.LOOK_EVERY_S)
+
+    # -- one flow run ------------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: SlurmJobConfiguration,
+        task_status: anyio.abc.TaskStatus[Any] | None = None,
+    ) -> SlurmWorkerResult:
+        """Submit a flow run's job and wait for its end."""
+        self.attended.add(flow_run.id)
+        try:
+            log_file = submission.log_file(flow_run, configuration)
+            if hidden := sbatch.not_shown(configuration, flow_run.parameters):
+                self.get_flow_run_logger(flow_run).warning(
+                    "The image may not see %s: it is in none of the folders to read (read_only) or to write "
+                    "(read_write) of [site] in cryoflow.toml",
+                    ", ".join(hidden),
+                )
+            await self._say_queued(flow_run)
+            job_id = await self.submission.submit(flow_run, configuration, log_file)
+            if task_status:
+                task_status.started(job_id)
+            # The job is watched from here on, however long a busy server takes to hear of it.
+            telling = asyncio.ensure_future(self._tell_submitted(flow_run, job_id, log_file))
+            try:
+                await self._attend(flow_run, job_id, log_file, after=telling)
+            finally:
+                telling.cancel()
+        finally:
+            self.attended.discard(flow_run.id)
+        # The run has its state, with SLURM's reason: any other status would make the base worker propose one without.
+        return SlurmWorkerResult(identifier=str(job_id), status_code=0)
+
+    async def attend_again(self, flow_run: FlowRun, job_id: int) -> None:
+        """Wait for a job that an earlier worker submitted."""
+        self.attended.add(flow_run.id)
+        try:
+            self.get_flow_run_logger(flow_run).info("Worker %r looks after SLURM job %s now", self.name, job_id)
+            log_file = flow_run.labels.get(LABEL_LOG)
+            await self._attend(flow_run, job_id, Path(str(log_file)) if log_file else None)
+        except Exception:
+            self._logger.exception("Looking after SLURM job %s failed; it is tried again", job_id)
+        finally:
+            self.attended.discard(flow_run.id)
+
+    async def _say_queued(self, flow_run: FlowRun) -> None:
+        """Name the state that the run waits in. Before sbatch: later it could overwrite what a quick job reported."""
+        queued: State[Any] = Pending(name="Queued", message="It waits in SLURM's queue.")
+        if flow_run.labels.get(LABEL_END):  # of an earlier job, where a user ran it again
+            await set_labels(self.client, flow_run.id, {LABEL_END: ""})
+        await say_state(self.client, flow_run.id, queued)
+
+    async def _tell_submitted(self, flow_run: FlowRun, job_id: int, log_file: Path) -> None:
+        """Say in the UI where the run is; end the job of a run that was cancelled while sbatch was at work."""
+        logger = self.get_flow_run_logger(flow_run)
+        logger.info("Submitted as SLURM job %s; log on the cluster: %s", job_id, log_file)
+        try:
+            await set_labels(self.client, flow_run.id, {LABEL_JOB: str(job_id), LABEL_LOG: str(log_file)})
+        except httpx.HTTPError as error:
+            logger.warning("The run's labels could not be set: %s", error)
+        try:
+            state = (await self.client.read_flow_run(flow_run.id)).state
+        except (httpx.HTTPError, ObjectNotFound):
+            return
+        if state is not None and state.is_cancelled():
+            await anyio.to_thread.run_sync(self.scheduler.cancel, [job_id])
+
+    async def _attend(
+        self, flow_run: FlowRun, job_id: int, log_file: Path | None, *, after: Awaitable[None] | None = None
+    ) -> None:
+        job = await self.watch.wait(job_id, flow_run.id, self._teller(flow_run))
+        if after is not None:
+            await after  # the server merges labels without a lock: two writers at once would lose one
+        while True:  # a server that is away now must still hear of it
+            try:
+                await self._conclude(flow_run, job, log_file)
+                return
+            except httpx.HTTPError as error:
+                if not is_away(error):
+                    raise
+                self._logger.warning("Run %s: its end cannot be reported yet: %r", flow_run.name, error)
+            await anyio.sleep(API_PATIENCE_S)
+
+    def _teller(self, flow_run: FlowRun) -> Callable[[QueuedJob], None]:
+        logger = self.get_flow_run_logger(flow_run)
+
+        def tell(job: QueuedJob) -> None:
+            why = "" if job.reason in ("None", "") else f" ({job.reason})"
+            logger.info("SLURM job %s is %s%s", job.job_id, job.state, why)
+
+        return tell
+
+    async def _conclude(self, flow_run: FlowRun, job: EndedJob, log_file: Path | None) -> None:
+        """Bring a run whose job has ended to its end, with SLURM's reason and its log where it crashed."""
+        logger = self.get_flow_run_logger(flow_run)
+        try:
+            flow_run = await self.client.read_flow_run(flow_run.id)
+        except ObjectNotFound:
+            return  # deleted meanwhile
+        state_type = flow_run.state.type if flow_run.state else None
+        end = outcome.end_of(job)
+        to_do = outcome.action(state_type, end, cancelled=flow_run.labels.get(LABEL_END) == End.CANCELLED)
+        if to_do == Action.CRASH:
+            message = outcome.explain(job)
+            if log_file:
+                text = await anyio.to_thread.run_sync(outcome.tail, log_file)
+                logger.error("%s\nThe end of its log %s:\n%s", message, log_file, text)
+            else:
+                logger.error("%s", message)
+            await say_crashed(self.client, flow_run, message)
+        elif to_do == Action.CANCEL:
+            end = End.CANCELLED
+            message = f"SLURM job {job.job_id} was cancelled."
+            await self._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
+        await set_labels(self.client, flow_run.id, {LABEL_END: end.value})
+
+    # -- cancelling --------------------------------------------------------------------------------------------------
+
+    async def _cancel_what_users_cancelled(self) -> None:
+        """End the jobs of all runs of this pool that are being cancelled; their own waiting then concludes them."""
+        cancelling = await runs_in(self.client, self._work_pool_name, StateType.CANCELLING)
+        job_ids = []
+        for flow_run in cancelling:
+            # The engine will report a crash when SLURM stops it; the label remembers what was meant.
+            if flow_run.labels.get(LABEL_END) != End.CANCELLED:
+                await set_labels(self.client, flow_run.id, {LABEL_END: End.CANCELLED.value})
+                self._quick_looks = QUICK_LOOKS
+            if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
+                job_ids.append(int(flow_run.infrastructure_pid))
+            if flow_run.id not in self.attended and flow_run.id not in self._submitting_flow_run_ids:
+                await self.recovery.take_over(flow_run)
+        await anyio.to_thread.run_sync(self.scheduler.cancel, job_ids)
+
+    async def _cancel_run(self, flow_run_id: UUID) -> None:
+        """Not used: `_cancel_what_users_cancelled` sees every run, this hook only runs that are being submitted."""
+
+    async def kill_infrastructure(
+        self,
+        infrastructure_pid: str,
+        configuration: SlurmJobConfiguration,  # noqa: ARG002
+        grace_seconds: int = 30,  # noqa: ARG002
+    ) -> None:
+        """End one job; the server asks for it where cancelling took too long."""
+        if not infrastructure_pid.isdigit():
+            raise InfrastructureNotFound(f"{infrastructure_pid!r} is no SLURM job")
+        await anyio.to_thread.run_sync(self.scheduler.cancel, [int(infrastructure_pid)])
