@@ -13,6 +13,7 @@ description; weights are arrays and nothing else.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import platform
@@ -102,6 +103,14 @@ class ModelBundle:
         set_weights(model, self.weights, self.folder or Path(WEIGHTS))
         model.jit_compile = find_devices(mixed_precision=False).compiled  # compiling costs a CPU more than it brings
         return model
+
+    @cached_property
+    def mark(self) -> str:
+        """Short hash of what decides its probabilities; checkpoints of a training share their fingerprint, not this."""
+        digest = hashlib.blake2b(npz_bytes(self.weights), digest_size=8)
+        described = (self.architecture.to_json(), self.preprocessing.to_json(), self.diameter_A, self.temperature)
+        digest.update(json.dumps(described, sort_keys=True).encode())
+        return digest.hexdigest()
 
     @property
     def defocus_range_A(self) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from cryoflow.errors import BadInput
 from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.labelled import picked_micrographs
+from cryoflow.unpicker.labelled import ctf_of, picked_micrographs
 from cryoflow.unpicker.unpick import Judged, OnJudged, judge, keep_above, scores_of
 
 
@@ -72,7 +72,7 @@ def judge_shard(
     record = {
         "entry": part.provenance.entry_name,
         "micrographs": [shard.first, shard.last],
-        "model": bundle.fingerprint,
+        "model": bundle.mark,
         "probabilities": [None if np.isnan(p) else round(p, 6) for p in scores.tolist()],
         "failed": [[str(e.path), e.reason, e.hint] for e in failed],
         "notes": notes,
@@ -109,14 +109,15 @@ def gather(
 
 
 def _fingerprint(bundle: ModelBundle, part: PickSet) -> str:
-    """Short hash of what decides a shard's scores: the model, the picks, and the images' sizes and times."""
+    """Short hash of what decides a shard's scores: the model, the picks, and the images' sizes, times and CTF."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"{bundle.fingerprint} {part.diameter_A}".encode())
+    digest.update(f"{bundle.mark} {part.diameter_A}".encode())
     columns = (part.micrographs[name] for name in ("name", "path", "pixel_size_A"))
-    for name, path, pixel_size_A in zip(*columns, strict=True):
+    for name, path, pixel_size_A, row in zip(*columns, part.micrographs.itertuples(index=False), strict=True):
         there = path is not None and Path(path).exists()
         state = (Path(path).stat().st_size, Path(path).stat().st_mtime_ns) if there else ()
-        digest.update(repr((name, path, pixel_size_A, state)).encode(errors="surrogateescape"))
+        ctf = ctf_of(row) if bundle.preprocessing.phase_flip else None
+        digest.update(repr((name, path, pixel_size_A, state, ctf)).encode(errors="surrogateescape"))
     digest.update(part.picks["micrograph"].to_numpy().tobytes())
     digest.update(np.ascontiguousarray(part.centers_xy_px).tobytes())
     return digest.hexdigest()

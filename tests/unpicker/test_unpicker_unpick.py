@@ -2,13 +2,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from unpicker_rings import DIAMETER_A
+from unpicker_rings import DIAMETER_A, as_pickset
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import read_micrograph, write_mrc
-from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
 from cryoflow.unpicker.labelled import TrainingSet
 from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
@@ -27,29 +25,6 @@ def star_folder(rings, folder: Path) -> Path:
         rows = [f"{x:12.6f} {y:12.6f} " for x, y in m.centers_xy_px]
         (folder / f"{m.name}_autopick.star").write_text(HEAD + "\n".join(rows) + "\n \n")
     return folder
-
-
-def as_pickset(rings, **changes) -> PickSet:
-    table = micrograph_table(
-        {
-            "name": [m.name for m in rings.micrographs],
-            "path": [str(m.path) for m in rings.micrographs],
-            "pixel_size_A": [m.pixel_size_A for m in rings.micrographs],
-            "defocus_u_A": [m.defocus_A for m in rings.micrographs],
-            "defocus_v_A": [m.defocus_A for m in rings.micrographs],
-        }
-    )
-    picks = pd.DataFrame(
-        {
-            "micrograph": np.repeat(np.arange(len(rings.micrographs)), [len(m.labels) for m in rings.micrographs]),
-            "x_px": np.concatenate([m.centers_xy_px[:, 0] for m in rings.micrographs]),
-            "y_px": np.concatenate([m.centers_xy_px[:, 1] for m in rings.micrographs]),
-            "label": np.concatenate([m.labels for m in rings.micrographs]),
-        }
-    )
-    picks["uid"] = np.arange(1, len(picks) + 1, dtype=np.uint64)
-    provenance = Provenance("relion", Path("/p/P1"), "P1", "job012", Kind.AUTO_PICK)
-    return replace(PickSet.build(provenance, table, picks, diameter_A=DIAMETER_A), **changes)
 
 
 def test_kept_rows_are_written_as_they_were_and_one_line_a_micrograph_is_said(rings, trained, tmp_path):

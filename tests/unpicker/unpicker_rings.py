@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.image import write_mrc
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet
 from cryoflow.unpicker.options import TrainOptions
 from cryoflow.unpicker.patches import Preprocessing
@@ -68,3 +71,27 @@ def small_options(tmp: Path, **changes) -> TrainOptions:
         "workers": 2,
     }
     return TrainOptions(**{**values, **changes})
+
+
+def as_pickset(rings, **changes) -> PickSet:
+    """The same picks as a database has them."""
+    table = micrograph_table(
+        {
+            "name": [m.name for m in rings.micrographs],
+            "path": [str(m.path) for m in rings.micrographs],
+            "pixel_size_A": [m.pixel_size_A for m in rings.micrographs],
+            "defocus_u_A": [m.defocus_A for m in rings.micrographs],
+            "defocus_v_A": [m.defocus_A for m in rings.micrographs],
+        }
+    )
+    picks = pd.DataFrame(
+        {
+            "micrograph": np.repeat(np.arange(len(rings.micrographs)), [len(m.labels) for m in rings.micrographs]),
+            "x_px": np.concatenate([m.centers_xy_px[:, 0] for m in rings.micrographs]),
+            "y_px": np.concatenate([m.centers_xy_px[:, 1] for m in rings.micrographs]),
+            "label": np.concatenate([m.labels for m in rings.micrographs]),
+        }
+    )
+    picks["uid"] = np.arange(1, len(picks) + 1, dtype=np.uint64)
+    provenance = Provenance("relion", Path("/p/P1"), "P1", "job012", Kind.AUTO_PICK)
+    return replace(PickSet.build(provenance, table, picks, diameter_A=DIAMETER_A), **changes)
