@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect import flow, task
 
+from cryoflow.cluster.dispatch import dispatches, run_stages
 from cryoflow.database import Database
-from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
 from cryoflow.pickers.export import ExportResult
-from cryoflow.pickers.export import export as write_training_set
+from cryoflow.pickers.export import export as write_export
 from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.train_and_pick import load_entries
+from flows.export_parts import scatter_exports
 from flows.parameters import ExportParameters
 from flows.watching import run_name, show_table
 
 
 @flow(name="export", flow_run_name=run_name("export", lambda p: p.picker))
 def export(parameters: ExportParameters) -> Path:
-    """Write the picks of some entries as a picker wants them; what is there already with the same content is left."""
+    """Write the picks of some entries as a picker wants them; what is there already with the same content is left.
+
+    Where stages are jobs, a large export is cut into some that run at the same time, and one that gathers them.
+    """
+    if dispatches():
+        export_as_jobs([parameters])
+        return parameters.output
+    return export_here(parameters)
+
+
+@flow(name="write training set", flow_run_name=run_name("write training set", lambda p: p.picker))
+def write_training_set(parameters: ExportParameters) -> Path:
+    """An export as one job; parts of it that others have written are gathered, and removed after."""
+    return export_here(parameters)
+
+
+def export_all(exports: Sequence[ExportParameters]) -> None:
+    """Make some exports: at the same time, where stages are jobs."""
+    if dispatches():
+        export_as_jobs(exports)
+    else:
+        for parameters in exports:
+            export(parameters)
+
+
+def export_as_jobs(exports: Sequence[ExportParameters]) -> None:
+    """Parts of the large ones first, then each as one job that gathers its own."""
+    scatter_exports(exports)
+    run_stages(write_training_set, exports)
+
+
+def export_here(parameters: ExportParameters) -> Path:
+    """One export, in this process."""
     entries = parameters.entries or best_entries(parameters.database)
     result = write_for_picker.with_options(task_run_name=f"write for {parameters.picker}")(parameters, entries)
     what = f"{parameters.picker}: {result.n_picks} picks on {result.n_micrographs} micrographs, in {result.folder}"
@@ -45,12 +80,13 @@ def best_entries(database: Path) -> tuple[str, ...]:
 def write_for_picker(parameters: ExportParameters, entries: tuple[str, ...]) -> ExportResult:
     """One training set."""
     database = Database(parameters.database)
-    return write_training_set(
+    return write_export(
         parameters.picker,
-        [load_with_diameter(database, entry) for entry in entries],
+        load_entries(database, entries),
         parameters.output,
         diameter_A=parameters.diameter_A,
         box_px=parameters.box_px,
         split=Fractions(parameters.validation, parameters.test),
         seed=parameters.seed,
+        settings=parameters.settings,
     )

@@ -48,7 +48,7 @@ ShardMicrographs = Annotated[
     int,
     Field(
         ge=1,
-        description="where stages are jobs of a cluster: micrographs that one job reads, picks or judges; "
+        description="where stages are jobs of a cluster: micrographs that one job reads, writes, picks or judges; "
         "jobs shorter than some minutes mostly wait and start",
     ),
 ]
@@ -92,6 +92,8 @@ class ExportParameters(Form):
     validation: Share = Field(default=0.2, description="share of the micrographs that validate")
     test: Share = Field(default=0.0, description="share of the micrographs that the picker never sees")
     seed: Seed = 0
+    settings: dict[str, str] = Field(default={}, description="settings of the picker by hand")
+    shard_micrographs: ShardMicrographs = 1000
 
 
 class PickingParameters(Form):

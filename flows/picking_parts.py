@@ -32,7 +32,9 @@ from cryoflow.pickers.run import trained_already
 from cryoflow.pickers.split import Fractions
 from cryoflow.pickers.train_and_pick import PICKED, TRAINING, best_entries, export_and_train, load_entries
 from cryoflow.picks import Kind, PickSet
-from flows.parameters import PickingParameters
+from flows.export import write_training_set
+from flows.export_parts import scatter_exports
+from flows.parameters import ExportParameters, PickingParameters
 from flows.scatter import cut, scattered
 from flows.watching import log, run_name, show_table, shown_progress
 
@@ -55,13 +57,34 @@ def place_of(p: PickingParameters) -> Place:
 
 
 def train_and_pick_as_jobs(parameters: PickingParameters) -> tuple[str, ...]:
-    """The training as one job, then the picking as some at the same time, gathered by one more."""
+    """The training as one job, then the picking as some at the same time, gathered by one more.
+
+    A large training set is written before, in jobs of its own, none of which holds a GPU.
+    """
+    training_set = training_set_of(parameters)
+    if scatter_exports([training_set]):
+        run_stage(write_training_set, training_set)
     run_stage(train_picker, PickingParameters(**parameters.model_dump()))
     rest = PartParameters(**parameters.model_dump())
     scatter_picking(rest)
     run_stage(pick, rest)
     entries = Database(parameters.database).entries()
     return tuple(e.name for e in entries if e.kind == Kind.AUTO_PICK and e.job == parameters.picker)
+
+
+def training_set_of(p: PickingParameters) -> ExportParameters:
+    """The export that the training makes of its entries."""
+    return ExportParameters(
+        picker=p.picker,
+        database=p.database,
+        output=p.output.absolute() / TRAINING,
+        entries=p.entries or best_entries(Database(p.database), p.projects),
+        diameter_A=p.diameter_A,
+        validation=p.validation,
+        seed=p.seed,
+        settings=p.settings,
+        shard_micrographs=p.shard_micrographs,
+    )
 
 
 @flow(name="train picker", flow_run_name=run_name("train picker", lambda p: p.picker))

@@ -9,13 +9,13 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.runtime import flow_run
 
-from cryoflow.cluster.dispatch import run_stage, run_stages
+from cryoflow.cluster.dispatch import run_stage
 from cryoflow.database import Database
 from cryoflow.ingest import IngestReport
 from cryoflow.pickers.compare import Comparison
 from cryoflow.picks import Kind
 from flows.evaluation import evaluate, read_comparisons
-from flows.export import export
+from flows.export import export_all
 from flows.ingest import ingest
 from flows.parameters import (
     EvaluationParameters,
@@ -62,14 +62,19 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     scatter_ingest(ingesting, p.shard_micrographs)
     ingested = run_stage(ingest, ingesting) or IngestReport(())
     exports = tuple(output / "training" / name for name in p.pickers)
-    run_stages(
-        export,
+    export_all(
         [
             ExportParameters(
-                picker=name, database=database, output=folder, diameter_A=p.diameter_A, test=p.test, seed=p.seed
+                picker=name,
+                database=database,
+                output=folder,
+                diameter_A=p.diameter_A,
+                test=p.test,
+                seed=p.seed,
+                shard_micrographs=p.shard_micrographs,
             )
             for name, folder in zip(p.pickers, exports, strict=True)
-        ],
+        ]
     )
     run_stage(
         train_unpicker,

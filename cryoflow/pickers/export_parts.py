@@ -33,7 +33,8 @@ from cryoflow.pickers.side_by_side import several
 from cryoflow.pickers.training_set import OF_PARTS, TrainingSet
 
 Content = dict[str, npt.NDArray[np.generic]]
-_NAME = re.compile(r"(?P<first>\d{7,})-(?P<last>\d{7,})-[0-9a-f]{16}", re.ASCII)
+_NAME = re.compile(r"(?P<first>\d{7,})-(?P<last>\d{7,})-[0-9a-f]{16}\.npz", re.ASCII)
+_ENDING = ".cryoflow-parts"
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,36 @@ class Part:
         """The folder of what was written; it is there when all of it is."""
         return self.file.with_suffix("")
 
+    @property
+    def output_name(self) -> str:
+        """Name of the folder that the export goes to."""
+        return self.file.parent.name.removeprefix(".").removesuffix(_ENDING)
+
+
+def part_of(file: Path) -> Part:
+    """The part that a file stands for.
+
+    Raises
+    ------
+    BadInput
+        Where its name is not that of a part.
+    """
+    if (match := _NAME.fullmatch(file.name)) is None:
+        raise BadInput(file, "is no part of an export.", "Run the export again: it cuts itself.")
+    return Part(int(match["first"]), int(match["last"]), file)
+
 
 def folder_of_parts(output: Path) -> Path:
     """Where the parts of an export lie: on the same disk as the export will."""
     output = Path(os.path.realpath(output)) if output.is_symlink() else output
-    return output.with_name(f".{output.name}.cryoflow-parts")
+    return output.with_name(f".{output.name}{_ENDING}")
 
 
 def parts_in(output: Path) -> list[Part]:
     """The parts that an export was cut into, in the order of their micrographs, whether they still hold or not."""
     folder = folder_of_parts(output)
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    found = [(match, folder / name) for name in names if (match := _NAME.fullmatch(name.removesuffix(".npz")))]
-    return [Part(int(m["first"]), int(m["last"]), file) for m, file in found if file.suffix == ".npz"]
+    return [part_of(folder / name) for name in names if _NAME.fullmatch(name)]
 
 
 def cut(target: Picker, training: TrainingSet, output: Path, settings: Mapping[str, str], n: int) -> tuple[Part, ...]:

@@ -1,0 +1,105 @@
+"""Exports where stages are jobs: cut into parts that are written at the same time, before the export gathers them.
+
+A part's files are complete or absent, so the export writes what a failed part left undone, and a second run writes only
+what is missing. What a part is, and that none of another content is ever taken, is in `cryoflow.pickers.export_parts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow, task
+from pydantic import Field
+
+from cryoflow.cluster.dispatch import Done, Work, dispatches
+from cryoflow.database import Database
+from cryoflow.pickers.base import picker
+from cryoflow.pickers.export import cut_export as cut_into_parts
+from cryoflow.pickers.export_parts import part_of, parts_in
+from cryoflow.pickers.export_parts import write_part as write_files
+from cryoflow.pickers.manifest import NAME as MANIFEST
+from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.train_and_pick import best_entries, load_entries
+from flows.parameters import ExportParameters, Form
+from flows.scatter import scattered
+from flows.watching import log, run_name
+
+
+class ExportPart(Form):
+    """A part of an export."""
+
+    file: Path = Field(
+        description="file of the part, which `cut export` wrote",
+        examples=["/data/training/.warp.cryoflow-parts/0000000-0001000-0123456789abcdef.npz"],
+    )
+
+
+@flow(name="cut export", flow_run_name=run_name("cut export", lambda p: p.picker))
+def cut_export(parameters: ExportParameters) -> None:
+    """Decide what an export will be, and cut it into parts of `shard_micrographs` micrographs; nothing else is written.
+
+    An export that is there, or that is no larger than one part, is not cut.
+    """
+    cut_one.with_options(task_run_name=f"cut {parameters.picker}")(parameters)
+
+
+@task
+def cut_one(parameters: ExportParameters) -> None:
+    """One export."""
+    p = parameters
+    database = Database(p.database)
+    parts = cut_into_parts(
+        p.picker,
+        load_entries(database, p.entries or best_entries(database)),
+        p.output,
+        p.shard_micrographs,
+        diameter_A=p.diameter_A,
+        box_px=p.box_px,
+        split=Fractions(p.validation, p.test),
+        seed=p.seed,
+        settings=p.settings,
+    )
+    log.info("%s: %d parts, of which %d are done", p.picker, len(parts), sum(part.done.is_dir() for part in parts))
+
+
+@flow(name="write part", flow_run_name=run_name("write part", lambda p: _title(p.file)))
+def write_part(parameters: ExportPart) -> None:
+    """Write pictures, links and labels of some micrographs, so that the export only has to gather them."""
+    write_one_part.with_options(task_run_name=f"write {_title(parameters.file)}")(parameters)
+
+
+@task
+def write_one_part(parameters: ExportPart) -> None:
+    """One part, unless it is there."""
+    write_files(part_of(parameters.file))
+
+
+def scatter_exports(exports: Sequence[ExportParameters]) -> tuple[Done, ...]:
+    """Write the files of exports' micrographs in jobs of their own; not of exports that are there, or small enough."""
+    if not dispatches():
+        return ()
+    large = [p for p in exports if not (p.output / MANIFEST).exists() and _is_large(p)]
+    if not large:
+        return ()
+    scattered("cut export", [Work(f"cut {p.picker}", p) for p in large])  # of one that fails the export tells why
+    works = [
+        Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=part.file))
+        for p in large
+        for part in parts_in(p.output.absolute())
+        if not part.done.is_dir()
+    ]
+    return scattered("write part", works) if works else ()
+
+
+def _is_large(p: ExportParameters) -> bool:
+    if not picker(p.picker).writes_micrographs:
+        return False
+    database = Database(p.database)
+    entries = p.entries or best_entries(database)
+    return sum(database.entry(name).n_micrographs for name in dict.fromkeys(entries)) > p.shard_micrographs
+
+
+def _title(file: Path) -> str:
+    part = part_of(file)
+    return f"{part.output_name} {part.first}-{part.last}"
