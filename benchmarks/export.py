@@ -69,9 +69,11 @@ def make_entry(folder: Path, n_picks: int, n_micrographs: int) -> PickSet:
     header = pack_header((1, *SHAPE_YX), "i1", PIXEL_SIZE_A, (0, 0, 0, 0))
     names = [f"MotionCorr/job002/Movies/mic_{i:05d}.mrc" for i in range(n_micrographs)]
     paths = [folder / f"mic_{i:05d}.mrc" for i in range(n_micrographs)]
-    for path in paths:
+    for i, path in enumerate(paths):
         with path.open("wb") as file:
-            file.write(header)
+            file.write(
+                header + struct.pack("<I", i)
+            )  # no copy of another, which would go to the same part of the split
             file.truncate(len(header) + SHAPE_YX[0] * SHAPE_YX[1])
     n = n_micrographs
     micrographs = micrograph_table(

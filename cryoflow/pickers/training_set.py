@@ -201,7 +201,8 @@ def build_training_set(
     else:
         leader = leaders(micrographs["path"].tolist(), micrographs["project_path"].tolist())
         columns = micrographs["project"], micrographs["name"], micrographs["defocus_A"]
-        micrographs["split"] = split_micrographs(*columns, fractions, seed)[leader]
+        split = split_micrographs(*columns, fractions, seed)[leader]
+        micrographs["split"] = split if (split == TRAIN).any() else TRAIN  # all may be copies of one that validates
         if copies := int((leader != np.arange(len(leader))).sum()):
             notes.append(f"{copies} micrographs are copies of others in the set, and go to the same part of the split.")
     training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes), wrong)

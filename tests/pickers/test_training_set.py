@@ -91,6 +91,16 @@ def test_missing_movie_and_reshaped_micrographs_are_left_out_with_their_reason(m
     assert "100 x 576" in reasons["mics/mic_2.mrc"]
 
 
+def test_copies_of_one_micrograph_train_whatever_its_own_part_of_the_split_would_be(make_entry):
+    entry = make_entry(n=6, n_empty=0)
+    first, *others = entry.micrographs["path"]
+    for path in others:
+        Path(path).write_bytes(Path(first).read_bytes())
+    for seed in range(12):
+        split = build_training_set([entry], fractions=Fractions(0.4, 0.3), seed=seed).micrographs["split"]
+        assert set(split) == {TRAIN}
+
+
 def test_negatives_are_kept_unless_told_otherwise(make_entry):
     entry = make_entry(n=5, n_empty=2)
     assert (build_training_set([entry]).micrographs["n_picks"] == 0).sum() == 2

@@ -1,0 +1,167 @@
+"""Exports where stages are jobs: cut, written in parts, gathered; a part that fails is told and costs no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect import flow
+from pydantic import BaseModel
+
+from cryoflow.cluster.dispatch import Done, Work
+from cryoflow.database import Database
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.pickers.export_parts import folder_of_parts, parts_in
+from flows.export import export, export_all, write_training_set
+from flows.export_parts import ExportPart, cut_export, scatter_exports, write_part
+from flows.ingest import ingest
+from flows.parameters import ExportParameters, IngestParameters, PickingParameters
+from flows.picking_parts import training_set_of
+
+ENTRY = "CS-barrel/NonUniform_J11"
+STAGES = {"cut export": (cut_export, ExportParameters), "write part": (write_part, ExportPart)}
+
+
+@pytest.fixture
+def database(own_project: Path, tmp_path: Path) -> Database:
+    ingest(IngestParameters(roots=(own_project.parent,), database=tmp_path / "DB"))
+    return Database(tmp_path / "DB")
+
+
+@pytest.fixture
+def own_project(tmp_path: Path) -> Path:
+    """A project whose micrographs the test may spoil."""
+    from cryoflow.simulate import simulate_dataset
+    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+
+    dataset = simulate_dataset(
+        tmp_path / "micrographs", specimen="barrel", n_micrographs=6, shape_yx=(360, 480), pixel_size_A=4.0, seed=3
+    )
+    write_cryosparc_project(tmp_path / "projects" / "CS-barrel", dataset)
+    return tmp_path / "projects" / "CS-barrel"
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the jobs: each runs here as it would there, from its parameters as JSON; one that raises has failed."""
+    seen: list[str] = []
+
+    def run_shards(stage: str, works: Sequence[Work], *, on_done: Callable[[Done], None]) -> tuple[Done, ...]:
+        run, form = STAGES[stage]
+        ended = []
+        for work in works:
+            seen.append(f"{stage}: {work.name}")
+            state, message = "Completed", ""
+            try:
+                run(form.model_validate_json(work.parameters.model_dump_json()))
+            except BadInput as error:
+                state, message = "Failed", str(error)
+            ended.append(Done(work.name, state, message, 1, "id"))
+            on_done(ended[-1])
+        return tuple(ended)
+
+    def run_stages(stage: object, parameters: Sequence[BaseModel]) -> None:
+        for each in parameters:
+            seen.append(str(stage.name))  # type: ignore[attr-defined]
+            stage(type(each).model_validate_json(each.model_dump_json()))  # type: ignore[operator]
+
+    for module in ("flows.export", "flows.export_parts"):
+        monkeypatch.setattr(f"{module}.dispatches", lambda: True)
+    monkeypatch.setattr("flows.scatter.run_shards", run_shards)
+    monkeypatch.setattr("flows.export.run_stages", run_stages)
+    return seen
+
+
+def wanted(database: Database, output: Path, name: str = "warp", **more: object) -> ExportParameters:
+    known = {"picker": name, "database": database.root, "output": output, "diameter_A": 160.0, "shard_micrographs": 2}
+    return ExportParameters.model_validate({**known, **more})
+
+
+def as_parent(work: Callable[[], object]) -> object:
+    """Tables need a run to be shown on."""
+    return flow(name="parent")(work)()
+
+
+def files(folder: Path) -> dict[str, object]:
+    return {
+        str(path.relative_to(folder)): path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_two_exports_are_cut_written_and_gathered_to_what_one_piece_gives(
+    database: Database, tmp_path: Path, jobs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = [wanted(database, tmp_path / "sets" / name, name) for name in ("cryolo", "warp", "relion")]
+    as_parent(lambda: export_all(exports))
+    parts = [f"write part: {name} {i}-{i + 2}" for name in ("cryolo", "warp") for i in (0, 2, 4)]
+    assert jobs == ["cut export: cut cryolo", "cut export: cut warp", *parts, *["write training set"] * 3]
+    assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["cryolo", "relion", "warp"]
+    jobs.clear()
+    as_parent(lambda: export_all(exports))
+    assert jobs == ["write training set"] * 3  # which find that all is there
+    in_parts = files(tmp_path / "sets")
+    (tmp_path / "sets").rename(tmp_path / "in parts")
+    monkeypatch.setattr("flows.export.dispatches", lambda: False)
+    as_parent(lambda: export_all(exports))
+    assert files(tmp_path / "sets") == in_parts
+
+
+def test_a_part_that_fails_is_told_and_a_run_after_it_writes_only_that_one(
+    database: Database, tmp_path: Path, jobs: list[str]
+) -> None:
+    p = wanted(database, tmp_path / "sets" / "warp")
+    path = Path(database.load(ENTRY).micrographs["path"][2])
+    image = read_micrograph(path)
+    write_mrc(path, np.zeros_like(image), 4.0)
+    with pytest.raises(BadInput, match=rf"{path.name}: has one grey value only"):
+        export(p)
+    assert jobs[-1] == "write training set"
+    assert not p.output.exists()
+    assert [part.done.is_dir() for part in parts_in(p.output)] == [True, False, True]
+    jobs.clear()
+    write_mrc(path, image, 4.0)
+    assert export(p) == p.output
+    assert jobs == ["cut export: cut warp", "write part: warp 2-4", "write training set"]
+    assert not folder_of_parts(p.output).exists()
+    assert len(list(p.output.glob("*/*.tif"))) == 6
+
+
+def test_small_exports_and_those_of_tables_are_not_cut(database: Database, tmp_path: Path, jobs: list[str]) -> None:
+    export(wanted(database, tmp_path / "a", shard_micrographs=6))
+    export(wanted(database, tmp_path / "b", "cryosparc"))
+    assert jobs == ["write training set"] * 2
+    assert scatter_exports([wanted(database, tmp_path / "a")]) == ()  # it is there
+
+
+def test_an_export_that_cannot_be_is_told_by_the_export_itself(
+    database: Database, tmp_path: Path, jobs: list[str]
+) -> None:
+    with pytest.raises(BadInput, match="no setting batchsize"):
+        export(wanted(database, tmp_path / "sets" / "cryolo", "cryolo", settings={"batchsize": "2"}))
+    assert jobs == ["cut export: cut cryolo", "write training set"]
+    assert not (tmp_path / "sets").exists()
+
+
+def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
+    database: Database, tmp_path: Path, jobs: list[str]
+) -> None:
+    from cryoflow.pickers.execution import Place
+    from cryoflow.pickers.split import Fractions
+    from cryoflow.pickers.train_and_pick import best_entries, export_and_train, load_entries
+
+    p = PickingParameters(
+        picker="topaz", database=database.root, output=tmp_path / "run", seed=3, diameter_A=160.0, validation=0.3,
+        settings={"epochs": "2"}, shard_micrographs=2,
+    )  # fmt: skip
+    training_set = training_set_of(p)
+    assert as_parent(lambda: len(scatter_exports([training_set]))) == 3
+    write_training_set(training_set)
+    exported, _ = export_and_train(
+        "topaz", load_entries(database, best_entries(database)), tmp_path / "run", Place(), diameter_A=160.0, seed=3,
+        split=Fractions(0.3), settings={"epochs": "2"}, script_only=True,
+    )  # fmt: skip
+    assert exported.reused
