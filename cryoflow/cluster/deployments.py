@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 POOL_TYPES: Mapping[ProfileName, str] = {
     ProfileName.LOCAL: "process",
-    ProfileName.DOCKER: "docker",
+    ProfileName.DOCKER: "cryoflow-docker",
     ProfileName.SLURM: "slurm",
     ProfileName.SLURM_BARE: "slurm",
 }
@@ -235,7 +235,13 @@ def _description(docstring: str, stage: Stage, profile: ProfileName) -> str:
 
 
 def make_pools(profile: ProfileName) -> None:
-    """Create the pools of a profile; the form of one that is there is brought up to date, its defaults stay."""
+    """Create the pools of a profile; the form of one that is there is brought up to date, its defaults stay.
+
+    Raises
+    ------
+    BadInput
+        For a pool of that name and another type.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
@@ -247,11 +253,14 @@ def make_pools(profile: ProfileName) -> None:
             assert worker is not None, kind
             template = worker.get_default_base_job_template()
             try:
-                there = client.read_work_pool(name).base_job_template
+                there = client.read_work_pool(name)
             except ObjectNotFound:
                 client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
             else:
-                _keep_defaults(template, there)
+                if there.type != kind:  # a pool's type cannot be changed
+                    hint = f"Its runs over, remove it (prefect work-pool delete {name}) and deploy again."
+                    raise BadInput(f"the pool {name}", f"is of the type {there.type}, and must be {kind}.", hint)
+                _keep_defaults(template, there.base_job_template)
                 client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
 
 

@@ -1,4 +1,4 @@
-"""Stages in containers of Docker Engine: how each is started, in the words of prefect-docker's pool.
+"""Stages in containers of Docker Engine: how each is started, in the words of its pool's form.
 
 A container sees the network of its machine, so that the server's address is the same in it as outside, and runs as
 whoever deployed: what it writes belongs to that user, never to root by accident.
@@ -56,7 +56,6 @@ def variables(site: Site, resources: ResourceClass, image: str) -> dict[str, Any
         "mem_limit": f"{round(resources.memory_gb * 1024)}m",
         "network_mode": shared.network,
         "container_create_kwargs": create,
-        "auto_remove": True,
         "command": COMMAND,
         "env": shared.environment,
     }

@@ -8,8 +8,7 @@ nothing that a new one could not find again, so it may be stopped, killed and st
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from prefect.workers.base import BaseVariables, BaseWorker, BaseWorkerResult
 
 from cryoflow.cluster import outcome, sbatch, submission, watch
 from cryoflow.cluster.job import SlurmJobConfiguration
+from cryoflow.cluster.looking import Looking
 from cryoflow.cluster.outcome import LABEL_END, LABEL_JOB, LABEL_LOG, Action, End
 from cryoflow.cluster.pool_runs import is_away, runs_in, say_crashed, say_state, set_labels
 from cryoflow.cluster.recovery import Recovery
@@ -44,7 +44,7 @@ class SlurmWorkerResult(BaseWorkerResult):
     """The job's number, and 0: the state of the run says how it ended."""
 
 
-class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerResult]):
+class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerResult]):
     """Runs each flow run as one SLURM job, in an Apptainer image or without."""
 
     type = "slurm"
@@ -62,59 +62,22 @@ class SlurmWorker(BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerRe
         """Flow runs whose job this worker waits for."""
         self.recovery = Recovery(self, self.scheduler, self.attended, self.attend_again)
         self.submission = Submission(self.scheduler)
-        self._looking = False
-        self._closing = False
         self._quick_looks = 0
 
-    # -- starting and stopping ---------------------------------------------------------------------------------------
+    # -- looking again and again -------------------------------------------------------------------------------------
 
-    async def start(self, *args: Any, **options: Any) -> None:
-        """Run until stopped. The first SIGTERM or SIGINT stops the worker and leaves its jobs alone.
+    def _steps(self, turn: int) -> Sequence[Callable[[], Awaitable[None]]]:
+        steps = [self._cancel_what_users_cancelled, self.watch.look]
+        if turn % max(1, round(RECOVER_EVERY_S / watch.LOOK_EVERY_S)) == 0:
+            steps.insert(0, partial(self.recovery.find_lost_runs, first=turn == 0))
+        return steps
 
-        Prefect turns SIGTERM into SIGINT, which a process started in the background of a script ignores; so the worker
-        takes both itself.
-        """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, task.cancel)
-        except (ValueError, RuntimeError, NotImplementedError):
-            pass  # not in the main thread: whoever started it there stops it
-        await super().start(*args, **options)
+    def _pause_s(self) -> float:
+        self._quick_looks = max(0, self._quick_looks - 1)
+        return min(QUICK_LOOK_S, watch.LOOK_EVERY_S) if self._quick_looks else watch.LOOK_EVERY_S
 
-    async def _initialize_after_sync(self) -> None:
-        await super()._initialize_after_sync()
-        if self._work_pool is not None and not self._looking and self._runs_task_group is not None:
-            self._looking = True
-            self._runs_task_group.start_soon(self._look_again_and_again)
-
-    async def teardown(self, *exc_info: Any) -> None:
-        """Stop looking once no job is waited for (`--run-once`), or at once where the worker was told to stop."""
-        self._closing = True
-        await super().teardown(*exc_info)
-
-    async def _look_again_and_again(self) -> None:
-        rounds_between = max(1, round(RECOVER_EVERY_S / watch.LOOK_EVERY_S))
-        turn, away = 0, False
-        while not (self._closing and not len(self.watch)):
-            error: Exception | None = None
-            steps = [self._cancel_what_users_cancelled, self.watch.look]
-            if turn % rounds_between == 0:
-                steps.insert(0, partial(self.recovery.find_lost_runs, first=turn == 0))
-            for step in steps:  # one that fails, such as scancel for a job that is no more, holds up no other
-                try:
-                    await step()
-                except Exception as problem:
-                    error = problem
-                    if not is_away(problem):
-                        self._logger.exception("Looking after jobs failed; it is tried again")
-            if error is not None and is_away(error) and not away:
-                self._logger.warning("The Prefect server does not answer, jobs are left as they are: %r", error)
-            away = error is not None and is_away(error)
-            turn += 1
-            self._quick_looks = max(0, self._quick_looks - 1)
-            await anyio.sleep(min(QUICK_LOOK_S, watch.LOOK_EVERY_S) if self._quick_looks else watch.LOOK_EVERY_S)
+    def _waits(self) -> bool:
+        return len(self.watch) > 0
 
     # -- one flow run ------------------------------------------------------------------------------------------------
 

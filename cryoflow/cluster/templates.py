@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cryoflow.cluster.deployments import STAGES, engine_defaults, load_flow, pool_of, resource_variables
+from cryoflow.cluster.deployments import POOL_TYPES, STAGES, engine_defaults, load_flow, pool_of, resource_variables
 from cryoflow.files import write_atomically
 from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.site import Site
@@ -28,10 +28,10 @@ def files() -> Iterator[tuple[str, str]]:
     from prefect.workers.base import BaseWorker
 
     yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)
-    for kind in ("slurm", "docker", "process"):
+    for name, kind in (("slurm", "slurm"), ("docker", POOL_TYPES[ProfileName.DOCKER]), ("process", "process")):
         worker = BaseWorker.get_worker_class_from_type(kind)
         assert worker is not None, kind
-        yield f"{kind}.json", json.dumps(worker.get_default_base_job_template(), indent=1, ensure_ascii=False) + "\n"
+        yield f"{name}.json", json.dumps(worker.get_default_base_job_template(), indent=1, ensure_ascii=False) + "\n"
 
 
 def prefect_yaml() -> dict[str, Any]:

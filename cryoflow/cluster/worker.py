@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cryoflow.cluster.docker_worker import ContainerWorker
 from cryoflow.cluster.slurm_worker import SlurmWorker
 
-__all__ = ["SlurmWorker"]
+__all__ = ["ContainerWorker", "SlurmWorker"]

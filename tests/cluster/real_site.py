@@ -94,20 +94,26 @@ class RealSite:
             [sys.executable, "-m", "prefect", "work-pool", "create", "hpc", "--type", "slurm"],
             env=self.environment, check=True, capture_output=True,
         )  # fmt: skip
+        self.deploy("hpc", values, {"stage": name, "shard": "shard (slurm)"}, of_shard={"time_minutes": 1})
+
+    def deploy(
+        self, pool: str, values: dict[str, Any], names: dict[str, str], *, of_shard: dict[str, Any] | None = None
+    ) -> None:
+        """Deploy the flows of `data/stage_for_tests.py` to a pool, with these job variables, under these names."""
         program = (
             "import json, sys\n"
+            "import stage_for_tests\n"
             "from prefect.deployments.runner import EntrypointType\n"
-            "from stage_for_tests import shard, stage\n"
-            "for flow, name, more in ((stage, sys.argv[2], {}), (shard, 'shard (slurm)', {'time_minutes': 1})):\n"
-            "    flow.to_deployment(name, work_pool_name='hpc', entrypoint_type=EntrypointType.MODULE_PATH,\n"
-            "                       job_variables=json.loads(sys.argv[1]) | more).apply()\n"
+            "pool, values, names, more = sys.argv[1], *map(json.loads, sys.argv[2:])\n"
+            "for flow, name in names.items():\n"
+            "    variables = values | (more if flow == 'shard' else {})\n"
+            "    getattr(stage_for_tests, flow).to_deployment(\n"
+            "        name, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH, job_variables=variables\n"
+            "    ).apply()\n"
         )
-        subprocess.run(
-            [sys.executable, "-c", program, json.dumps(values), name],
-            env=self.environment,
-            check=True,
-            capture_output=True,
-        )
+        given = [json.dumps(each) for each in (values, names, of_shard or {})]
+        argv = [sys.executable, "-c", program, pool, *given]
+        subprocess.run(argv, env=self.environment, check=True, capture_output=True)
 
     def launch(self, variables: dict[str, Any] | None = None, **parameters: Any) -> UUID:
         with self.client() as client:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from real_site import RealSite
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import BaseModel
+from real_site import FLOWS, RealSite, is_running
 
+from cryoflow.cluster.dispatch import Work, run_shards
+from cryoflow.cluster.docker import COMMAND
 from cryoflow.database import Database
 from cryoflow.profiles import ProfileName, deployment_name
 from cryoflow.settings import load_settings
@@ -25,7 +31,9 @@ USER = 12345
 class DockerSite(RealSite):
     def start_worker(self, **options: object) -> None:
         pool = f"cryoflow-{ProfileName.DOCKER}"
-        self.worker = self._start("worker", "worker", "start", "--pool", pool, "--name", "d", "--type", "docker")
+        self.worker = self._start(
+            "worker", "worker", "start", "--pool", pool, "--name", "d", "--type", "cryoflow-docker"
+        )
 
     def run(self, flow: str, parameters: dict[str, object]):
         """Start a deployment as its form would, and wait for its end."""
@@ -71,6 +79,10 @@ def site(tmp_path_factory: pytest.TempPathFactory, docker_image: str) -> Iterato
             patch.undo()
             for deployment in wanted:
                 deployment.apply()
+        shown = {"volumes": [f"{FLOWS}:{FLOWS}:ro"], "env": {"PYTHONPATH": str(FLOWS), "HOME": "/tmp"}}
+        machine = {"image": docker_image, "image_pull_policy": "Never", "network_mode": "host", "mem_limit": "500m"}
+        values = shown | machine | {"command": COMMAND}
+        site.deploy("cryoflow-docker", values, {"stage": "d", "shard": "shard (docker)"})
         site.start_worker()
         yield site
     finally:
@@ -103,3 +115,75 @@ def test_a_container_cannot_write_to_projects_and_the_run_says_so(site: DockerSi
     while subprocess.run(mine, capture_output=True, check=True).stdout:  # it goes a moment after its run has ended
         assert time.monotonic() < end
         time.sleep(0.5)
+
+
+class Shard(BaseModel):
+    eat_mb: int = 0
+    fail: str = ""
+    wait_s: float = 0
+
+
+def containers(run: Any, *options: str) -> list[str]:
+    """Names of the containers that a run has."""
+    argv = ["docker", "ps", *options, "--filter", f"label=io.prefect.flow-run-id={run.id}", "--format", "{{.Names}}"]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_shard_that_was_killed_for_memory_succeeds_with_twice_as_much_and_a_broken_one_is_not_tried_again(
+    site: DockerSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(site.folder / "cryoflow.toml"))
+    works = [Work("hungry", Shard(eat_mb=550, wait_s=2)), Work("broken", Shard(fail="the file x.star is broken"))]
+    with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):
+        hungry, broken = run_shards("shard", works)
+    assert (hungry.state, hungry.attempts) == ("Completed", 2), hungry
+    assert (broken.state, broken.attempts) == ("Failed", 1), broken
+    only = DeploymentFilter(name=DeploymentFilterName(any_=["shard (docker)"]))
+    with site.client() as client:
+        runs = [r for r in client.read_flow_runs(deployment_filter=only) if r.parameters["parameters"]["eat_mb"]]
+    first, second = sorted(runs, key=lambda run: run.created)
+    assert "OUT_OF_MEMORY. It used more than its limit of 500 MB" in first.state.message
+    assert second.job_variables == {"memory_factor": 2.0}
+    assert [run.labels["docker.end"] for run in (first, second)] == ["memory", "done"]
+    assert containers(first, "--all") == containers(second, "--all") == []
+
+
+def test_a_container_that_somebody_killed_crashes_its_run_and_counts_as_no_memory_kill(site: DockerSite) -> None:
+    run = site.until(site.launch(wait_s=300), is_running)
+    (name,) = containers(run)
+    subprocess.run(["docker", "kill", name], check=True, capture_output=True)
+    run = site.until(run.id, lambda run: run.state.is_final())
+    assert run.state.type == "CRASHED"
+    assert f"The container {name} ended with exit code 137. Somebody stopped it" in run.state.message
+    assert run.labels["docker.end"] == "cancelled"
+    site.messages(run.id, "The end of its log")
+
+
+def test_a_running_run_that_is_cancelled_stops_its_container(site: DockerSite) -> None:
+    from prefect.states import Cancelling
+
+    run = site.until(site.launch(wait_s=300), is_running)
+    site.set_state(run.id, Cancelling())
+    start = time.monotonic()
+    site.until(run.id, lambda run: run.state.name == "Cancelled")
+    assert time.monotonic() - start < 20
+    assert containers(run) == []
+
+
+def test_a_worker_killed_and_started_again_tells_the_end_of_what_it_had_started(site: DockerSite) -> None:
+    """One runs on, one ends meanwhile, and one's container is gone when the worker is back."""
+    on, ended, gone = [site.until(site.launch(wait_s=seconds), is_running) for seconds in (25, 1, 300)]
+    site.kill_worker(signal.SIGKILL)
+    (name,) = containers(gone)
+    subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
+    time.sleep(5)
+    site.start_worker()
+    gone = site.until(gone.id, lambda run: run.state.is_final())
+    assert (gone.state.type, gone.labels["docker.end"]) == ("CRASHED", "lost")
+    assert "Its container is gone" in gone.state.message
+    for run in (on, ended):
+        run = site.until(run.id, lambda run: run.state.is_final() and run.labels["docker.end"])
+        assert (run.state.name, run.run_count) == ("Completed", 1)
+        assert containers(run, "--all") == []
