@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -42,3 +44,28 @@ def text_of(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+def ending_with_us(argv: Sequence[str]) -> list[str]:
+    """Arguments that start a program which gets SIGTERM when the thread that starts it ends, however that ends.
+
+    On Linux; elsewhere the program starts as it would without.
+    """
+    return [sys.executable, "-m", "cryoflow.processes", str(os.getpid()), *argv]
+
+
+def _become(starter: int, argv: Sequence[str]) -> None:
+    """Ask the kernel for the signal, and become the program: the request outlives that."""
+    import ctypes
+    import signal
+
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM))
+        if os.getppid() != starter:  # it ended before we asked
+            sys.exit(1)
+    os.execvp(argv[0], argv)  # noqa: S606
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from cryoflow.cluster.deployments import POOL_TYPES, pools
 from cryoflow.errors import BadInput, ToolFailed
+from cryoflow.processes import ending_with_us
 from cryoflow.profiles import ProfileName
 from cryoflow.settings import FILE_NAME, Settings
 
@@ -161,8 +162,8 @@ class Running:
     def start(self, service: Service) -> bool:
         """Start a service; its output goes to a file of the log folder. False where it runs already.
 
-        The file is locked for as long as the service runs, also where whoever started it was killed: a second worker
-        of a pool would take its jobs for lost ones.
+        It is stopped when we are killed, too. The file is locked for as long as it runs: a second worker of a pool
+        would take its jobs for lost ones.
         """
         with self.log(service).open("ab") as log:
             try:
@@ -170,7 +171,7 @@ class Running:
             except BlockingIOError:
                 return False
             process = subprocess.Popen(
-                service.argv,
+                ending_with_us(service.argv),
                 env={**os.environ, **service.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

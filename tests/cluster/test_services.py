@@ -53,11 +53,31 @@ def test_ctrl_c_stops_everything_however_often_it_is_pressed(tmp_path: Path, tim
     assert not any(map(is_alive, pids))
 
 
-def test_a_service_that_runs_is_not_started_twice_also_where_its_starter_was_killed(tmp_path: Path) -> None:
-    """Two workers of one pool would each take the other's runs for lost."""
+def test_what_was_started_ends_with_its_starter_also_where_that_was_killed(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", UP, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     pids = [int(pid) for pid in process.stdout.readline().split()[1:]]
+    while any((tmp_path / f"{name}.log").read_text() != "up\n" for name in ("server", "worker")):
+        time.sleep(0.05)
+    assert all(map(is_alive, pids))
+    process.kill()
+    process.communicate(timeout=30)
+    end = time.monotonic() + 30
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with Running(tmp_path) as running:
+        assert running.start(Service("worker", ("true",)))
+
+
+def test_a_service_that_runs_is_not_started_twice_also_where_its_starter_was_killed(tmp_path: Path) -> None:
+    """Two workers of one pool would each take the other's runs for lost. This one takes no notice of SIGTERM."""
+    up = UP.replace("trap 'sleep 1; exit' TERM", "trap '' TERM")
+    process = subprocess.Popen([sys.executable, "-c", up, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()[1:]]
+    while any((tmp_path / f"{name}.log").read_text() != "up\n" for name in ("server", "worker")):
+        time.sleep(0.05)
     try:
         with Running(tmp_path) as running:
             assert not running.start(Service("worker", ("true",)))
