@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -107,12 +108,13 @@ class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
 
     async def _look(self, *, for_lost: bool) -> None:
         """End what users cancelled, and tell the end of each container that has ended."""
+        was_silent = self._silent
         try:
             containers = await anyio.to_thread.run_sync(self.engine.containers, self._work_pool_name)
             await self._stop_what_users_cancelled(containers)
             for container in containers:
                 if container.has_ended:
-                    await self._conclude(container)
+                    await self._conclude(container, was_silent=was_silent)
             if for_lost:
                 await self._find_lost_runs(containers)
         except EngineSilent as error:
@@ -122,9 +124,11 @@ class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
         else:
             self._silent = False
 
-    async def _conclude(self, container: Container) -> None:
+    async def _conclude(self, container: Container, *, was_silent: bool) -> None:
         """Bring the run of a container that has ended to its end, and remove the container."""
         ended = await anyio.to_thread.run_sync(self.engine.ended, container.container_id)
+        if was_silent:  # an engine that comes back stops what it finds running, as if somebody had asked for it
+            ended = replace(ended, asked=False, seen=False)
         flow_run = await self._read(container.flow_run)
         if flow_run is not None:
             logger = self.get_flow_run_logger(flow_run)
