@@ -235,6 +235,7 @@ def remove_folder(path: Path) -> None:
     NotWritten
         Where it cannot be removed.
     """
+    remove_leftovers(path.parent)  # of a removal that was killed
     if not path.is_dir():
         return
     with clear_errors(path):

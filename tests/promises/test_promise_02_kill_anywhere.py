@@ -38,7 +38,8 @@ from cryoflow import files
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
 from cryoflow.pickers.base import picker
-from cryoflow.pickers.export import export, write_set
+from cryoflow.pickers.export import cut_export, export, write_set
+from cryoflow.pickers.export_parts import write_part
 from cryoflow.pickers.manifest import read_manifest
 from cryoflow.pickers.training_set import build_training_set
 from cryoflow.picks import PickSet
@@ -187,6 +188,36 @@ def test_an_export_killed_at_any_change_is_absent_and_the_next_gives_the_same_by
     n_changes = len(changes_of(work, where, tmp_path / "log"))
     expected = tree(where)
     assert n_changes >= 5
+    for number in range(n_changes):
+        empty(where)
+
+        def killed(number: int = number) -> None:
+            on_each_change(where, at(number, die))
+            work()
+
+        assert in_child(killed) == KILLED
+        assert not (where / "set").exists() or tree(where / "set") == tree_below(expected, "set")
+        assert in_child(work) == 0
+        assert tree(where) == expected, f"killed at change {number} of {n_changes}"
+
+
+def test_an_export_in_parts_killed_at_any_change_is_absent_and_the_next_gives_the_same_bytes(tmp_path: Path) -> None:
+    where = tmp_path / "sets"
+    where.mkdir()
+    entries = [make_entry(tmp_path, n=2)]
+
+    def work() -> None:
+        parts = cut_export("topaz", entries, where / "set", 1, diameter_A=DIAMETER_A)
+        for part in parts[1:]:  # the first is left to the gathering
+            write_part(part)
+        export("topaz", entries, where / "set", diameter_A=DIAMETER_A)
+
+    n_changes = len(changes_of(work, where, tmp_path / "log"))
+    expected = tree(where)
+    assert {name.partition("/")[0] for name in expected} == {"set"}
+    empty(where)
+    assert in_child(lambda: export("topaz", entries, where / "set", diameter_A=DIAMETER_A)) == 0
+    assert tree(where) == expected
     for number in range(n_changes):
         empty(where)
 
