@@ -204,6 +204,22 @@ def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: S
     assert fields["cpus"]["description"] == "CPU cores."
 
 
+def test_a_pool_of_another_type_is_not_written_over(prefect_server: None) -> None:
+    """As one that an earlier version made: Prefect cannot change a pool's type."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from cryoflow.cluster.deployments import make_pools
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="cryoflow-docker", type="docker", base_job_template={}))
+        with pytest.raises(BadInput, match=r"of the type docker, and must be cryoflow-docker.*work-pool delete"):
+            make_pools(ProfileName.DOCKER)
+        assert client.read_work_pool("cryoflow-docker").type == "docker"
+        client.delete_work_pool("cryoflow-docker")
+    make_pools(ProfileName.DOCKER)
+
+
 def test_no_form_has_words_that_a_page_would_take_for_tags(settings: Settings) -> None:
     """Prefect's pages show descriptions as Markdown: `<project>` in one would not be seen."""
     from cryoflow.cluster.deployments import deployments
