@@ -13,9 +13,10 @@ from pydantic import Field
 
 from cryoflow.database import Database
 from cryoflow.files import write_atomically
+from cryoflow.unpicker.options import TrainOptions
 from cryoflow.unpicker.sources import label_sources
 from flows.parameters import Database as DatabaseFolder
-from flows.parameters import Form, TrainingParameters
+from flows.parameters import Epochs, Form, TrainingParameters
 from flows.unpicker import train_unpicker
 from flows.watching import run_name, show_text
 
@@ -31,7 +32,7 @@ class RetrainingParameters(Form):
     min_new_picks: int = Field(
         default=20_000, ge=1, description="train when the database has so many picks more than the newest model saw"
     )
-    epochs: int = Field(default=30, ge=1, description="at most so many passes over the picks")
+    epochs: Epochs = TrainOptions.epochs
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain", lambda p: p.models.name))

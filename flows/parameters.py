@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import parse_remaps
+from cryoflow.unpicker.options import TrainOptions
 
 
 def _checked_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,6 +44,8 @@ Diameter = Annotated[
     float | None,
     Field(gt=0, description="particle diameter in angstrom; none takes what the jobs say", examples=[160.0]),
 ]
+Epochs = Annotated[int, Field(ge=1, description="train the unpicker for at most so many epochs")]
+Patience = Annotated[int, Field(ge=1, description="stop when so many epochs brought no gain")]
 Chunk = Annotated[int, Field(ge=1, description="micrographs that one task works on")]
 ShardMicrographs = Annotated[
     int,
@@ -133,8 +136,8 @@ class TrainingParameters(Form):
     model: Path = Field(description="folder of the model to write", examples=["/data/models/unpicker"])
     projects: tuple[str, ...] = Field(default=(), description="projects of the database to learn from; none takes all")
     diameter_A: Diameter = None
-    epochs: int = Field(default=30, ge=1, description="at most so many passes over the picks")
-    patience: int = Field(default=10, ge=1, description="stop when so many epochs brought no gain")
+    epochs: Epochs = TrainOptions.epochs
+    patience: Patience = TrainOptions.patience
     validation: Share = Field(default=0.2, description="share of the micrographs that the threshold is chosen on")
     test: Share = Field(default=0.2, description="share of the micrographs that are kept for the evaluation")
     seed: Seed = 0
@@ -195,8 +198,8 @@ class PipelineParameters(Form):
     )
     remaps: Remaps = ()
     diameter_A: Diameter = None
-    epochs: int = Field(default=30, ge=1, description="at most so many epochs of the unpicker")
-    patience: int = Field(default=10, ge=1, description="stop when so many epochs brought no gain")
+    epochs: Epochs = TrainOptions.epochs
+    patience: Patience = TrainOptions.patience
     test: Share = Field(default=0.2, description="share of the micrographs that are kept for the evaluation")
     seed: Seed = 0
     chunk_micrographs: Chunk = 100
@@ -212,5 +215,5 @@ class DemoParameters(Form):
 
     output: RunFolder
     n_micrographs: int = Field(default=12, ge=5, description="micrographs of each project")
-    epochs: int = Field(default=16, ge=1, description="epochs of the unpicker")
+    epochs: int = Field(default=6, ge=1, description="epochs of the unpicker")
     seed: Seed = 1

@@ -6,6 +6,7 @@ shuffled within their group. A small training set is one group, which stays in m
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     memory_bytes
         What boxes may take at a time.
     least_steps
-        Batches of an epoch at least: a small training set is gone through several times, in other views each time.
+        Batches of an epoch at least: a small training set is gone through several times, in other views each time;
+        not always a whole number of times, so that one pick more or less never doubles an epoch.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         total = sum(len(m.labels) for m in self.micrographs)
         self.batch = min(batch, total)
         edge = preprocessing.input_px + 2 * preprocessing.margin_px
-        self._rounds = max(1, -(-least_steps * self.batch // total))
+        self._repeats = max(1.0, least_steps * self.batch / total)
         self._group_picks = max(4 * self.batch, memory_bytes // (2 * edge * edge * preprocessing.n_channels))
         self._lock = threading.Lock()
         self._loaded: tuple[tuple[int, ...], npt.NDArray[np.float16]] = ((), np.zeros(0, np.float16))
@@ -92,8 +94,9 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self._batches: list[tuple[tuple[int, ...], npt.NDArray[np.intp]]] = []
         for group in groups:
             n = sum(sizes[i] for i in group)
-            rows = np.concatenate([rng.permutation(n) for _ in range(self._rounds)])
-            rows = np.resize(rows, -(-len(rows) // self.batch) * self.batch)
+            steps = math.ceil(round(n * self._repeats) / self.batch)
+            rounds = math.ceil(steps * self.batch / n)
+            rows = np.concatenate([rng.permutation(n) for _ in range(rounds)])[: steps * self.batch]
             self._batches += [(tuple(group), part) for part in rows.reshape(-1, self.batch)]
 
     def _boxes(self, group: tuple[int, ...]) -> npt.NDArray[np.float16]:

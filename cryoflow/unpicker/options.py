@@ -26,7 +26,7 @@ class TrainOptions:
     batch, learning_rate, weight_decay, label_smoothing, dropout
         As everywhere.
     least_steps
-        Steps of an epoch at least, where the training set is small.
+        Batches of an epoch at least, where the training set is small.
     unlabelled_right
         Share of right picks among those that are not labelled, at most: it is measured on validation micrographs.
     max_right
@@ -56,7 +56,7 @@ class TrainOptions:
     epochs: int = 30
     patience: int = 8
     batch: int = 64
-    least_steps: int = 40
+    least_steps: int = 160
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05

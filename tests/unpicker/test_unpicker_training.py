@@ -283,8 +283,20 @@ def test_a_small_set_is_gone_through_several_times_an_epoch(rings, tmp_path):
     options = small_options(tmp_path)
     cached = prepare(options.preprocessing, rings.micrographs[:1], tmp_path / "cache").micrographs
     batches = TrainingBatches(cached, options.preprocessing, batch=32, seed=1, least_steps=20)
-    assert len(batches) >= 20
+    assert len(batches) == 20
     assert not np.array_equal(batches[0][0], batches[10][0])
+    seen = np.bincount(np.concatenate([rows for _, rows in batches._batches]))
+    assert len(seen) == len(cached[0].labels)
+    assert seen.max() - seen.min() <= 1
+
+
+@pytest.mark.parametrize(("n_micrographs", "n_steps"), [(5, 16), (6, 17), (7, 20)])
+def test_an_epoch_is_never_doubled_by_a_pick_more_or_less(n_micrographs, n_steps, rings, tmp_path):
+    options = small_options(tmp_path)
+    cached = prepare(options.preprocessing, rings.micrographs[:n_micrographs], tmp_path / "cache").micrographs
+    n = sum(len(m.labels) for m in cached)
+    assert n_steps == max(16, -(-n // 32))
+    assert len(TrainingBatches(cached, options.preprocessing, batch=32, seed=1, least_steps=16)) == n_steps
 
 
 def test_views_keep_the_box_and_change_its_place_orientation_and_contrast():
