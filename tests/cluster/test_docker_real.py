@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel
 from real_site import FLOWS, RealSite, is_running
 
-from cryoflow.cluster.dispatch import Work, run_shards
+from cryoflow.cluster.dispatch import Done, Work, run_shards
 from cryoflow.cluster.docker import COMMAND
 from cryoflow.database import Database
 from cryoflow.profiles import ProfileName, deployment_name
@@ -24,6 +29,7 @@ from cryoflow.settings import load_settings
 pytestmark = pytest.mark.docker
 
 HOSTILE = 'It\'s a "project", 50%: $(touch pwned) é'
+BASE = "python:3.11-slim-bookworm"
 USER = 12345
 """Neither root nor the image's own user."""
 
@@ -123,6 +129,11 @@ class Shard(BaseModel):
     wait_s: float = 0
 
 
+def dispatched(site: DockerSite, works: list[Work]) -> tuple[Done, ...]:
+    with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):
+        return run_shards("shard", works)
+
+
 def containers(run: Any, *options: str) -> list[str]:
     """Names of the containers that a run has."""
     argv = ["docker", "ps", *options, "--filter", f"label=io.prefect.flow-run-id={run.id}", "--format", "{{.Names}}"]
@@ -136,8 +147,7 @@ def test_a_shard_that_was_killed_for_memory_succeeds_with_twice_as_much_and_a_br
 
     monkeypatch.setenv("CRYOFLOW_CONFIG", str(site.folder / "cryoflow.toml"))
     works = [Work("hungry", Shard(eat_mb=550, wait_s=2)), Work("broken", Shard(fail="the file x.star is broken"))]
-    with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):
-        hungry, broken = run_shards("shard", works)
+    hungry, broken = dispatched(site, works)
     assert (hungry.state, hungry.attempts) == ("Completed", 2), hungry
     assert (broken.state, broken.attempts) == ("Failed", 1), broken
     only = DeploymentFilter(name=DeploymentFilterName(any_=["shard (docker)"]))
@@ -187,3 +197,107 @@ def test_a_worker_killed_and_started_again_tells_the_end_of_what_it_had_started(
         run = site.until(run.id, lambda run: run.state.is_final() and run.labels["docker.end"])
         assert (run.state.name, run.run_count) == ("Completed", 1)
         assert containers(run, "--all") == []
+
+
+class OwnEngine:
+    """A Docker Engine beside that of the machine, which may be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.host = folder, f"unix://{folder}/socket"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        (self.folder / "pid").unlink(missing_ok=True)
+        folders = [f"--{name}={self.folder / name}" for name in ("data-root", "exec-root")]
+        offline = ["--bridge=none", "--iptables=false", "--ip-masq=false"]
+        argv = ["dockerd", *folders, *offline, f"--pidfile={self.folder / 'pid'}", f"--host={self.host}"]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=log)
+        end = time.monotonic() + 60
+        while self.docker("info").returncode:
+            assert time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.5)
+
+    def docker(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["docker", "-H", self.host, *words], capture_output=True, text=True, check=False)
+
+    def lose_power(self) -> None:
+        """SIGKILL for the engine, its containerd and all containers."""
+        assert self.process is not None
+        ids = self.docker("ps", "--quiet").stdout.split()
+        pids = self.docker("inspect", "--format", "{{.State.Pid}}", *ids).stdout.split()
+        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        self.process.kill()
+        for pid in (*children.stdout.split(), *pids):
+            os.kill(int(pid), signal.SIGKILL)
+        self.process.wait(20)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+
+
+@pytest.fixture
+def own_engine() -> Iterator[OwnEngine]:
+    if os.getuid() or not shutil.which("dockerd"):
+        pytest.skip("another Docker Engine needs dockerd, and root")
+    base = ["docker", "image", "inspect", BASE]
+    if subprocess.run(base, capture_output=True, check=False).returncode:
+        pytest.skip(f"there is no image {BASE}")
+    folder = Path(tempfile.mkdtemp(prefix="cryoflow-docker-", dir="/var/tmp"))  # an overlay does not lie on another
+    engine = OwnEngine(folder)
+    try:
+        engine.start()
+        with subprocess.Popen(["docker", "save", BASE], stdout=subprocess.PIPE) as saved:
+            argv = ["docker", "-H", engine.host, "load"]
+            subprocess.run(argv, stdin=saved.stdout, check=True, stdout=subprocess.DEVNULL)
+        yield engine
+    finally:
+        engine.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("goes_down", ["machine", "engine"])
+def test_a_stage_whose_engine_went_down_is_tried_again_when_it_is_back(
+    site: DockerSite, own_engine: OwnEngine, monkeypatch: pytest.MonkeyPatch, goes_down: str
+) -> None:
+    pool = f"own-engine-{goes_down}"
+    prefect = [sys.executable, "-m", "prefect"]
+    create = [*prefect, "work-pool", "create", pool, "--type", "cryoflow-docker"]
+    subprocess.run(create, env=site.environment, check=True, capture_output=True)
+    values = {
+        "image": BASE, "image_pull_policy": "Never", "network_mode": "host", "volumes": [f"{FLOWS}:{FLOWS}:ro"],
+        "command": f"python3 {FLOWS / 'stub_engine.py'}", "env": {"STUB_SECONDS": "20"},
+    }  # fmt: skip
+    site.deploy(pool, values, {"shard": "shard (docker)"})
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(site.folder / "cryoflow.toml"))
+    with (own_engine.folder / "worker.log").open("wb") as log:
+        environment = site.environment | {"DOCKER_HOST": own_engine.host}
+        argv = [*prefect, "worker", "start", "--pool", pool, "--name", "o", "--type", "cryoflow-docker"]
+        worker = subprocess.Popen(argv, env=environment, stdout=log, stderr=log)
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            waiting = beside.submit(dispatched, site, [Work(f"on {pool}", Shard())])
+            end = time.monotonic() + 90
+            while "python3" not in own_engine.docker("ps").stdout:
+                assert time.monotonic() < end, (own_engine.folder / "worker.log").read_text()
+                time.sleep(0.5)
+            time.sleep(3)
+            if goes_down == "machine":
+                own_engine.lose_power()
+            else:
+                own_engine.process.kill()
+                own_engine.process.wait(20)
+            time.sleep(5)
+            own_engine.start()
+            (done,) = waiting.result(120)
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    assert (done.state, done.attempts) == ("Completed", 2), (done, (own_engine.folder / "worker.log").read_text())
+    with site.client() as client:
+        runs = [r for r in client.read_flow_runs(limit=200) if r.work_pool_name == pool]
+    (first,) = [run for run in runs if run.state.type == "CRASHED"]
+    assert "Docker Engine or its machine was down" in first.state.message
+    assert first.labels["docker.end"] == "node"
