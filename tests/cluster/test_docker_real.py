@@ -236,6 +236,10 @@ class OwnEngine:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(60)
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in reversed([m for m in mounts if m.startswith(f"{self.folder}/")]):  # the engine leaves its own
+            subprocess.run(["umount", mount], check=True)
+        shutil.rmtree(self.folder)
 
 
 @pytest.fixture
@@ -255,7 +259,6 @@ def own_engine() -> Iterator[OwnEngine]:
         yield engine
     finally:
         engine.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("goes_down", ["machine", "engine"])
