@@ -24,7 +24,8 @@ import pandas as pd
 
 from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
+from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.links import link_micrographs, note_conversions
 from cryoflow.pickers.preflight import problems_of_labels
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION

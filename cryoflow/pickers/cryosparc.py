@@ -24,7 +24,8 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.files import short_hash
 from cryoflow.formats.cs import read_cs, read_cs_header, write_cs
 from cryoflow.formats.star_write import write_star
-from cryoflow.pickers.base import Picker, Settings
+from cryoflow.pickers.base import Picker
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.names import match_names
 from cryoflow.pickers.training_set import TrainingSet
 

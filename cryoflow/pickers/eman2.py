@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Needs, Picker, Settings, rows_writer
+from cryoflow.pickers.base import Needs, Picker, rows_writer
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.links import link_micrographs
 from cryoflow.pickers.training_set import TrainingSet
 

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.base import Hardware, Needs, Picker, Settings, Step, rows_writer
+from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.links import link_micrographs
 from cryoflow.pickers.preflight import problems_of_labels
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION

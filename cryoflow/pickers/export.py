@@ -13,7 +13,8 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.files import clear_errors, mend, replacing_folder
 from cryoflow.pickers import export_parts, manifest
-from cryoflow.pickers.base import Picker, Setting, Settings, picker
+from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.chosen import Setting, Settings
 from cryoflow.pickers.export_parts import Part
 from cryoflow.pickers.links import read_any, why_convert
 from cryoflow.pickers.preflight import problems_of, said

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import MicrographHeader
-from cryoflow.pickers.base import Needs, Settings
+from cryoflow.pickers.base import Needs
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.side_by_side import each_micrograph
 from cryoflow.pickers.training_set import TIFF_SUFFIXES, TrainingSet
 

@@ -24,7 +24,8 @@ from cryoflow.errors import BadInput
 from cryoflow.files import inside, safe_name
 from cryoflow.formats.star import read_table
 from cryoflow.formats.star_write import write_star
-from cryoflow.pickers.base import Picker, Settings, rows_writer
+from cryoflow.pickers.base import Picker, rows_writer
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.names import match_names
 from cryoflow.pickers.training_set import TrainingSet
 from cryoflow.picks import FloatArray

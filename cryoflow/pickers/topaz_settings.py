@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.base import Settings
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.split import TRAIN
 from cryoflow.pickers.training_set import TrainingSet
 from cryoflow.picks import FloatArray

@@ -23,7 +23,8 @@ import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.fourier import resample_to_shape, rescale_xy
-from cryoflow.pickers.base import Hardware, Picker, Settings, Step
+from cryoflow.pickers.base import Hardware, Picker, Step
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.links import read_any
 from cryoflow.pickers.side_by_side import each_micrograph
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION

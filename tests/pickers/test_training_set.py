@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers import manifest
-from cryoflow.pickers.base import Settings, picker, pickers
+from cryoflow.pickers.base import picker, pickers
+from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.export import export
 from cryoflow.pickers.links import folders_to_bind, read_any
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
