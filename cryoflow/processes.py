@@ -54,7 +54,7 @@ def ending_with_us(argv: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "cryoflow.processes", str(os.getpid()), *argv]
 
 
-def _become(starter: int, argv: Sequence[str]) -> None:
+def _become(starter: int, argv: list[str]) -> None:
     """Ask the kernel for the signal, and become the program: the request outlives that."""
     import ctypes
     import signal

@@ -34,6 +34,8 @@ from cryoflow.cluster.recovery import GRACE_S
 
 LOOK_EVERY_S = 2.0
 RECOVER_EVERY_S = 60.0
+YOUNG_S = 10.0
+"""So long after its start a run is not taken for lost: another worker may have made its container just now."""
 TYPE = "cryoflow-docker"
 LABEL_END = END_LABELS[TYPE]
 LABEL_ENGINE = "docker.engine"
@@ -186,15 +188,16 @@ class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
             busy = flow_run.id in self._over or flow_run.id in self._submitting_flow_run_ids
             if busy or str(flow_run.id) in there or flow_run.state is None:
                 continue
-            is_old = (now - flow_run.state.timestamp).total_seconds() > GRACE_S
+            age_s = (now - flow_run.state.timestamp).total_seconds()
             is_ours = flow_run.labels.get(LABEL_ENGINE) in (engine, None)
+            never_had_one = flow_run.state.type == StateType.PENDING and not flow_run.infrastructure_pid
             if flow_run.state.type == StateType.CANCELLING and is_ours:
                 message = {"message": "It was cancelled, and has no container."}
                 await self._mark_flow_run_as_cancelled(flow_run, state_updates=message)
-            elif flow_run.infrastructure_pid and flow_run.labels.get(LABEL_ENGINE) == engine:
+            elif flow_run.infrastructure_pid and flow_run.labels.get(LABEL_ENGINE) == engine and age_s > YOUNG_S:
                 await set_labels(self.client, flow_run.id, {LABEL_END: End.LOST.value})
                 await say_crashed(self.client, flow_run, "Its container is gone, and nobody saw how it ended.")
-            elif flow_run.state.type == StateType.PENDING and not flow_run.infrastructure_pid and is_old and is_ours:
+            elif never_had_one and is_ours and age_s > GRACE_S:
                 self.get_flow_run_logger(flow_run).warning("Its worker stopped before it had a container")
                 state: State = Scheduled(message="It had no container.")
                 await self.client.set_flow_run_state(flow_run.id, state, force=True)

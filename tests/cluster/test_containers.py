@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from typing import Any
 
 import pytest
 
+from cryoflow.cluster import docker_worker
 from cryoflow.cluster.attempts import end_of, reason_is_missing
-from cryoflow.cluster.containers import EndedContainer, _ended
+from cryoflow.cluster.containers import Container, EndedContainer, EngineSilent, _ended
 from cryoflow.cluster.docker_worker import ContainerConfiguration, ContainerWorker
 from cryoflow.cluster.outcome import END_LABELS, End
 
@@ -74,6 +77,71 @@ def test_each_kind_of_worker_says_the_end_in_a_label_of_its_own(kind: str, label
     assert not reason_is_missing(told)
     other = next(name for name in END_LABELS.values() if name != label)
     assert end_of(run(**{other: "memory"})) is None
+
+
+class ForgetfulEngine:
+    """An engine without containers, or one that does not answer."""
+
+    def __init__(self, name: str = "this engine") -> None:
+        self.name = name
+
+    def id(self) -> str:
+        if not self.name:
+            raise EngineSilent("it is down")
+        return self.name
+
+    def containers(self, pool: str) -> list[Container]:
+        self.id()
+        return []
+
+
+def test_runs_whose_container_is_gone_end_those_that_never_had_one_start_anew_and_others_are_left_alone(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.states import Pending, Running
+
+    monkeypatch.setattr(docker_worker, "GRACE_S", 0.0)
+    monkeypatch.setattr(docker_worker, "YOUNG_S", 0.0)
+    pool = f"pool-{uuid.uuid4()}"
+
+    @flow(name=f"stage-{pool}")
+    def stage() -> None: ...
+
+    async def scene() -> dict[str, str]:
+        async with get_client() as client:
+            await client.create_work_pool(WorkPoolCreate(name=pool, type="cryoflow-docker"))
+            deployment = await client.create_deployment(await client.create_flow(stage), "d", work_pool_name=pool)
+
+            async def new(engine: str, *, has_container: bool) -> uuid.UUID:
+                run = await client.create_flow_run_from_deployment(deployment)
+                if has_container:
+                    await client.update_flow_run(run.id, infrastructure_pid="http+docker://localhost:abc")
+                    await client.update_flow_run_labels(run.id, {"docker.engine": engine})
+                state = Running() if has_container else Pending()
+                await client.set_flow_run_state(run.id, state, force=True)
+                return run.id
+
+            runs = {
+                "gone": await new("this engine", has_container=True),
+                "another's": await new("that engine", has_container=True),
+                "never": await new("", has_container=False),
+            }
+            worker = ContainerWorker(work_pool_name=pool)
+            async with get_client() as worker._client:
+                for name in ("", "this engine"):
+                    worker.engine = ForgetfulEngine(name)
+                    await worker._look(for_lost=True)
+                    if not name:
+                        states = [(await client.read_flow_run(run_id)).state.name for run_id in runs.values()]
+                        assert states == ["Running", "Running", "Pending"]
+            ended = {key: await client.read_flow_run(run_id) for key, run_id in runs.items()}
+            assert ended["gone"].labels["docker.end"] == "lost"
+            return {key: run.state.name for key, run in ended.items()}
+
+    assert asyncio.run(scene()) == {"gone": "Crashed", "another's": "Running", "never": "Scheduled"}
 
 
 def test_prefect_finds_the_worker_by_its_type_and_it_has_what_we_lean_on() -> None:
