@@ -215,5 +215,5 @@ class DemoParameters(Form):
 
     output: RunFolder
     n_micrographs: int = Field(default=12, ge=5, description="micrographs of each project")
-    epochs: int = Field(default=6, ge=1, description="epochs of the unpicker")
+    epochs: int = Field(default=12, ge=1, description="epochs of the unpicker")
     seed: Seed = 1

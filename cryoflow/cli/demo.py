@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cryoflow.cli.flow_runs import prepare_prefect, show_result
+from cryoflow.cli.flow_runs import filled, prepare_prefect, show_result
 from cryoflow.cli.output import Json, say
 from cryoflow.errors import ExitCode
 from cryoflow.profiles import ProfileName
@@ -18,7 +18,7 @@ def demo(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("demo"),
     micrographs: int = 12,
-    epochs: int = 16,
+    epochs: int | None = None,
     seed: int = 1,
     profile: ProfileName | None = None,
     json: Json = False,
@@ -36,7 +36,7 @@ def demo(
     micrographs
         Of each project.
     epochs
-        Of the unpicker's training.
+        Of the unpicker's training; 12 by default.
     seed
         Another number is another simulation.
     profile
@@ -47,8 +47,9 @@ def demo(
     from flows.demo import demo as run
     from flows.parameters import DemoParameters
 
+    parameters = filled(DemoParameters, output=output, n_micrographs=micrographs, epochs=epochs, seed=seed)
     with own_runs():
-        result = run(DemoParameters(output=output, n_micrographs=micrographs, epochs=epochs, seed=seed))
+        result = run(parameters)
     code = show_result(result, as_json=json)
     database, model = shlex.quote(str(result.database)), shlex.quote(str(result.model))
     say(f"\nlook at {result.report} first, then try")

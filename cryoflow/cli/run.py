@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cryoflow.cli.flow_runs import prepare_prefect, show_result
+from cryoflow.cli.flow_runs import filled, prepare_prefect, show_result
 from cryoflow.cli.output import Json, UsageError, say
 from cryoflow.errors import ExitCode
 from cryoflow.profiles import ProfileName
@@ -20,7 +20,7 @@ def run(
     picker: tuple[str, ...] = ("cryolo", "topaz"),
     diameter: float | None = None,
     remap: tuple[str, ...] = (),
-    epochs: int = 30,
+    epochs: int | None = None,
     seed: int = 0,
     chunk_micrographs: int = 100,
     profile: ProfileName | None = None,
@@ -46,7 +46,7 @@ def run(
     remap
         OLD=NEW: a folder that has moved since a project was made; may be given several times.
     epochs
-        At most so many epochs of the unpicker's training.
+        At most so many epochs of the unpicker's training; 30 by default.
     seed
         Of the splits and the training.
     chunk_micrographs
@@ -61,27 +61,22 @@ def run(
     if not resume and output.is_dir() and any(output.iterdir()):
         raise UsageError(f"--no-resume: {output} is not empty. Name a new folder, or leave --no-resume out.")
     prepare_prefect(profile)
-    from pydantic import ValidationError
-
     from cryoflow.cluster.remains import own_runs
     from flows.parameters import PipelineParameters
     from flows.pipeline import pipeline
 
-    try:
-        parameters = PipelineParameters(
-            roots=roots,
-            output=output,
-            database=database,
-            pickers=picker,  # type: ignore[arg-type]  # checked right here
-            diameter_A=diameter,
-            remaps=remap,
-            epochs=epochs,
-            seed=seed,
-            chunk_micrographs=chunk_micrographs,
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(f"{first['loc'][0]}: {first['msg']} (it is {first['input']!r})") from None
+    parameters = filled(
+        PipelineParameters,
+        roots=roots,
+        output=output,
+        database=database,
+        pickers=picker,
+        diameter_A=diameter,
+        remaps=remap,
+        epochs=epochs,
+        seed=seed,
+        chunk_micrographs=chunk_micrographs,
+    )
     with own_runs():
         result = pipeline(parameters)
     code = show_result(result, as_json=json)

@@ -277,6 +277,9 @@ def test_the_pipeline_refuses_what_makes_no_sense_before_it_starts(capsys: pytes
     assert "name one folder" in capsys.readouterr().err
     assert launch(["run", "/data", "--output", "run", "--picker", "gautomatch"]) == ExitCode.USAGE
     assert "gautomatch" in capsys.readouterr().err
+    for command in (["run", "/data"], ["demo"]):
+        assert launch([*command, "--output", "run", "--epochs", "0"]) == ExitCode.USAGE
+        assert "epochs: Input should be greater than or equal to 1 (it is 0)" in capsys.readouterr().err
 
 
 def test_a_prefect_server_that_does_not_answer_is_one_line(
