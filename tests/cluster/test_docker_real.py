@@ -188,7 +188,7 @@ def test_a_worker_killed_and_started_again_tells_the_end_of_what_it_had_started(
     site.kill_worker(signal.SIGKILL)
     (name,) = containers(gone)
     subprocess.run(["docker", "rm", "--force", name], check=True, capture_output=True)
-    time.sleep(5)
+    time.sleep(12)  # a younger run could be another worker's that makes its container just now
     site.start_worker()
     gone = site.until(gone.id, lambda run: run.state.is_final())
     assert (gone.state.type, gone.labels["docker.end"]) == ("CRASHED", "lost")
