@@ -205,11 +205,16 @@ class OwnEngine:
     def __init__(self, folder: Path) -> None:
         self.folder, self.host = folder, f"unix://{folder}/socket"
         self.process: subprocess.Popen[bytes] | None = None
+        self.bridge = f"cryoflow{os.getpid()}"[:15]
+        for words in (["add", self.bridge, "type", "bridge"], ["set", self.bridge, "up"]):
+            subprocess.run(["ip", "link", *words], check=True)
+        subprocess.run(["ip", "address", "add", "192.0.2.1/24", "dev", self.bridge], check=True)
 
     def start(self) -> None:
         (self.folder / "pid").unlink(missing_ok=True)
         folders = [f"--{name}={self.folder / name}" for name in ("data-root", "exec-root")]
-        offline = ["--bridge=none", "--iptables=false", "--ip-masq=false"]
+        # With no bridge at all (`--bridge=none`), an engine removes the one that the machine's own engine uses.
+        offline = [f"--bridge={self.bridge}", "--iptables=false", "--ip6tables=false", "--ip-masq=false"]
         argv = ["dockerd", *folders, *offline, f"--pidfile={self.folder / 'pid'}", f"--host={self.host}"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
@@ -236,6 +241,7 @@ class OwnEngine:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(60)
+        subprocess.run(["ip", "link", "delete", self.bridge], check=True)
         mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for mount in reversed([m for m in mounts if m.startswith(f"{self.folder}/")]):  # the engine leaves its own
             subprocess.run(["umount", mount], check=True)
@@ -244,12 +250,13 @@ class OwnEngine:
 
 @pytest.fixture
 def own_engine() -> Iterator[OwnEngine]:
-    if os.getuid() or not shutil.which("dockerd"):
-        pytest.skip("another Docker Engine needs dockerd, and root")
+    if os.getuid() or not shutil.which("dockerd") or not shutil.which("ip"):
+        pytest.skip("another Docker Engine needs dockerd, ip, and root")
     base = ["docker", "image", "inspect", BASE]
     if subprocess.run(base, capture_output=True, check=False).returncode:
         pytest.skip(f"there is no image {BASE}")
     folder = Path(tempfile.mkdtemp(prefix="cryoflow-docker-", dir="/var/tmp"))  # an overlay does not lie on another
+    before = bridges()
     engine = OwnEngine(folder)
     try:
         engine.start()
@@ -259,6 +266,15 @@ def own_engine() -> Iterator[OwnEngine]:
         yield engine
     finally:
         engine.stop()
+    assert bridges() == before
+
+
+def bridges() -> set[str]:
+    """The machine's network bridges."""
+    shown = subprocess.run(
+        ["ip", "-brief", "link", "show", "type", "bridge"], capture_output=True, text=True, check=True
+    )
+    return {line.split()[0] for line in shown.stdout.splitlines()}
 
 
 @pytest.mark.parametrize("goes_down", ["machine", "engine"])
