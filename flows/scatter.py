@@ -62,12 +62,12 @@ def judge_part(parameters: JudgingParameters) -> None:
 def scatter_unpicking(
     parameters: UnpickingParameters, entries: Sequence[str], shard_micrographs: int
 ) -> tuple[Done, ...]:
-    """Judge the micrographs of entries in jobs of their own, so many a job; not where one job is enough for all."""
+    """Judge the micrographs of entries in jobs of their own, so many a job; not where one is enough for the rest."""
     if not dispatches():
         return ()
     p = parameters
-    numbers = {entry.name: entry.n_micrographs for entry in Database(p.database).entries() if entry.name in entries}
-    if sum(numbers.values()) <= shard_micrographs:
+    ranges = [(entry, *some) for entry in entries for some in ranges_to_judge(p, entry, shard_micrographs)]
+    if sum(last - first for _, first, last in ranges) <= shard_micrographs:
         return ()
     works = [
         Work(
@@ -82,10 +82,26 @@ def scatter_unpicking(
                 chunk_micrographs=p.chunk_micrographs,
             ),
         )
-        for entry in entries
-        for first, last in cut(numbers[entry], shard_micrographs, p.chunk_micrographs)
+        for entry, first, last in ranges
     ]
     return scattered("judge", works)
+
+
+def ranges_to_judge(parameters: UnpickingParameters, entry: str, shard_micrographs: int) -> list[tuple[int, int]]:
+    """First micrograph and the one after the last, of each shard of an entry that is not judged already."""
+    from cryoflow.database.diameter import load_with_diameter
+    from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.shards import shards_of
+
+    p = parameters
+    database = Database(p.database)
+    ranges = list(cut(database.entry(entry).n_micrographs, shard_micrographs, p.chunk_micrographs))
+    if not any(p.work.glob("*.json")):  # nothing was judged yet, and no pick need be read
+        return ranges
+    picks = load_with_diameter(database, entry)
+    shards = shards_of(ModelBundle.load(p.model), picks, p.chunk_micrographs, p.work)
+    left = {shard.first for shard in shards if not shard.is_done}
+    return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
 
 
 def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:

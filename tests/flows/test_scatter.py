@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,12 @@ from prefect import flow
 
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
+from cryoflow.database.diameter import load_with_diameter
+from cryoflow.files import write_atomically
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.network import Architecture
+from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.unpicker.shards import shards_of
 from flows.ingest import ingest
 from flows.parameters import IngestParameters, UnpickingParameters
 from flows.scatter import cut, group_projects, plan_scatter, scatter_ingest, scatter_unpicking
@@ -59,6 +67,24 @@ def test_shards_cover_an_entry_and_one_that_fails_is_told_and_stops_nothing(
     assert [(w.parameters.first, w.parameters.last) for w in works] == [(0, 4), (4, 6)]  # type: ignore[attr-defined]
     assert {w.parameters.entry for w in works} == {ENTRY}  # type: ignore[attr-defined]
     assert Database(database).entries()
+
+
+def test_what_is_judged_already_makes_no_job(
+    project: Path, tmp_path: Path, dispatched: list[tuple[str, list[Work]]]
+) -> None:
+    database, work = tmp_path / "DB", tmp_path / "work"
+    ingest(IngestParameters(roots=(project.parent,), database=database))
+    weights = {"kernel": np.zeros(3, np.float32)}
+    bundle = ModelBundle(Architecture("residual", 48, 2), Preprocessing(), weights, diameter_A=160.0)
+    bundle.save(tmp_path / "model")
+    for shard in shards_of(bundle, load_with_diameter(Database(database), ENTRY), 2, work)[:1]:
+        write_atomically(shard.record, "{}")
+    parameters = UnpickingParameters(database=database, model=tmp_path / "model", work=work, chunk_micrographs=2)
+    flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 2))()
+    assert [(w.parameters.first, w.parameters.last) for w in dispatched.pop()[1]] == [(2, 4), (4, 6)]  # type: ignore[attr-defined]
+    replace(bundle, temperature=2.0).save(tmp_path / "model")  # another model judges anew
+    flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 2))()
+    assert len(dispatched.pop()[1]) == 3
 
 
 def test_projects_are_grouped_until_a_job_is_large_enough(
