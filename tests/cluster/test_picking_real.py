@@ -71,7 +71,10 @@ class BareSite:
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGTERM)
-            worker.wait(30)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # of Prefect's own workers, where SIGINT is ignored
+                worker.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
 
     def launch(self, parameters: dict[str, Any]) -> UUID:
         with self.site.client() as client:
