@@ -11,6 +11,11 @@ import io
 import os
 import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 WHOLE_BYTES = 1 << 28
 """Most bytes of a file that is read whole. Larger ones are read in pieces, or are not what they are named like."""
@@ -95,6 +100,30 @@ def read_text(path: str | Path, *, encoding: str = "utf-8", errors: str = "stric
     """
     text = read_bytes(path, at_most=at_most).decode(encoding, errors)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    """Arrays by name that lie in the file as they are: a compressed one may claim to be larger than any memory.
+
+    Raises
+    ------
+    ValueError
+        Where it is no such file.
+    """
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its arrays are compressed")
+            return {
+                name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+                for name in archive.namelist()
+            }
+    except (zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _regular(path: str, flags: int) -> int:

@@ -13,8 +13,6 @@ import io
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,7 +94,7 @@ def cut(target: Picker, training: TrainingSet, output: Path, settings: Mapping[s
             part = Part(first, min(first + n, total), folder / f"{_name(first, min(first + n, total), content)}.npz")
             if not is_file(part.file):
                 archive = io.BytesIO()
-                np.savez_compressed(archive, **content)  # type: ignore[arg-type]  # of its own keyword
+                np.savez(archive, **content)  # type: ignore[arg-type]  # of its own keyword
                 write_atomically(part.file, archive.getvalue())
             parts.append(part)
     known = {part.file for part in parts}
@@ -227,8 +225,7 @@ def _state(path: str) -> tuple[int, int]:
 def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
     """A part's file: the picker, the micrographs, and the settings."""
     try:
-        with inputs.opened(file) as opened, np.load(opened, allow_pickle=False) as archive:
-            content = {name: archive[name] for name in archive.files}
+        content = inputs.read_npz(file)
         _, name, settings = json.loads(str(content["made"][0]))
         tables = {
             which: pd.DataFrame(
@@ -237,6 +234,6 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
             for which in ("micrographs", "picks", "wrong")
         }
         micrographs = tables["micrographs"].astype(OF_PARTS)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise BadInput(file, f"is no part of an export ({error}).", "Run the same again.") from error
     return picker(name), TrainingSet(micrographs, tables["picks"], (), (), wrong=tables["wrong"]), settings

@@ -196,7 +196,7 @@ class ModelBundle:
             return cls(
                 architecture=Architecture.from_json(values["architecture"]),
                 preprocessing=preprocessing_from_json(values["preprocessing"]),
-                weights=_read_npz(folder / WEIGHTS),
+                weights=inputs.read_npz(folder / WEIGHTS),
                 diameter_A=float(values["diameter_A"]),
                 temperature=float(values["temperature"]),
                 threshold=float(values["threshold"]),
@@ -294,22 +294,6 @@ def npz_bytes(arrays: Weights) -> bytes:
             np.save(part, np.asarray(arrays[name], order="C"), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
     return raw.getvalue()
-
-
-def _read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    """Arrays that lie in the file as they are: a compressed one may claim to be larger than any memory."""
-    import zipfile
-
-    try:
-        with inputs.opened(path) as file, zipfile.ZipFile(file) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("its arrays are compressed")
-            return {
-                name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
-                for name in archive.namelist()
-            }
-    except (zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
 
 
 def _json(values: object) -> str:

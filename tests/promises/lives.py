@@ -73,7 +73,7 @@ def training(folder: Path) -> None:
         epochs=3,
         patience=9,
         batch=16,
-        least_steps=6,
+        least_steps=7,
         validation=0.34,
         test=0.0,
         workers=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import io
 import json
 import os
 import resource
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,11 +43,24 @@ NPY = (
     + b"{'descr': [('uid', '<u8')], 'fortran_order': False, 'shape': (2,)}".ljust(80)
 )
 MRC = struct.pack("<4i", 8, 6, 1, 2) + bytes(1008) + bytes(8 * 6 * 4)
+PART = "0000000-0000002-0123456789abcdef.npz"
 MANIFEST = b"# cryoflow manifest 1\tpicker topaz\nstem\tsplit\na\ttrain\n"
 
 
 def mrc(nx: int, ny: int, nz: int, mode: int = 2) -> bytes:
     return struct.pack("<4i", nx, ny, nz, mode) + bytes(1008) + bytes(100)
+
+
+def npz(compression: int, array: bytes, *, zeros: int = 0) -> bytes:
+    """One array under the names that a model and a part of an export begin with, and so many zeros behind it."""
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w", compression) as archive:
+        for name in ("made", "kernel"):
+            with archive.open(f"{name}.npy", "w") as member:
+                member.write(array)
+                for _ in range(zeros >> 20):
+                    member.write(bytes(1 << 20))
+    return raw.getvalue()
 
 
 def npy(shape: str) -> bytes:
@@ -87,6 +102,8 @@ CORPUS: dict[str, bytes] = {
     "npy of 10^12 rows": npy("(1000000000000,)"),
     "npy of -1 rows": npy("(-1,)"),
     "npy of text": npy("'x'"),
+    "npz of 10^12 numbers": npz(zipfile.ZIP_STORED, npy("(1000000000000,)")),
+    "npz of 256 MB in 256 kB": npz(zipfile.ZIP_DEFLATED, npy("(67108800,)"), zeros=1 << 28),
     "npy header of 4 GB": b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1) + b"{",
     "npy of code": npy("__import__('os')"),
     "csdat of 10^12 rows": b"\x95CSDAT"
@@ -147,6 +164,7 @@ READ_BY = {
     "pickers/links.py": "any image",
     "pickers/curves.py": "picker's log",
     "pickers/coordinates.py": "pickers' coordinates",
+    "pickers/export_parts.py": "part of an export",
     "formats/cs.py": "cs",
     "formats/cs_npy.py": "cs",
     "formats/cs_csdat.py": "cs",
@@ -248,6 +266,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.coordinates import read_coordinates
     from cryoflow.pickers.curves import keras_curve, topaz_curve
     from cryoflow.pickers.export import _read_chosen
+    from cryoflow.pickers.export_parts import part_of, write_part
     from cryoflow.pickers.links import read_any
     from cryoflow.pickers.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
     from cryoflow.pickers.manifest import NAME as MANIFEST_NAME
@@ -381,6 +400,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "shard": shard,
         "folder of a training": as_files(("training.txt",), lambda p: _finished(p, "mark", overwrite=False)),
         "model bundle": as_files(("bundle.json",), ModelBundle.load),
+        "part of an export": as_files((PART,), lambda folder: write_part(part_of(folder / PART))),
         "cryosparc project": as_files(cryosparc, all_jobs),
         "relion project": as_files(relion, all_jobs),
     }
