@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect import flow, task
 from pydantic import Field
@@ -19,6 +20,9 @@ from cryoflow.micrographs.find import parse_remaps
 from flows.parameters import Chunk, Form, IngestParameters, UnpickingParameters
 from flows.parameters import Database as DatabaseFolder
 from flows.watching import run_name, show_table, shown_progress
+
+if TYPE_CHECKING:
+    from cryoflow.unpicker.bundle import ModelBundle
 
 
 class JudgingParameters(Form):
@@ -65,8 +69,11 @@ def scatter_unpicking(
     """Judge the micrographs of entries in jobs of their own, so many a job; not where one is enough for the rest."""
     if not dispatches():
         return ()
+    from cryoflow.unpicker.bundle import ModelBundle
+
     p = parameters
-    ranges = [(entry, *some) for entry in entries for some in ranges_to_judge(p, entry, shard_micrographs)]
+    bundle = ModelBundle.load(p.model) if any(p.work.glob("*.json")) else None  # nothing was judged yet
+    ranges = [(entry, *some) for entry in entries for some in ranges_to_judge(p, bundle, entry, shard_micrographs)]
     if sum(last - first for _, first, last in ranges) <= shard_micrographs:
         return ()
     works = [
@@ -87,19 +94,22 @@ def scatter_unpicking(
     return scattered("judge", works)
 
 
-def ranges_to_judge(parameters: UnpickingParameters, entry: str, shard_micrographs: int) -> list[tuple[int, int]]:
-    """First micrograph and the one after the last, of each shard of an entry that is not judged already."""
+def ranges_to_judge(
+    parameters: UnpickingParameters, bundle: ModelBundle | None, entry: str, shard_micrographs: int
+) -> list[tuple[int, int]]:
+    """First micrograph and the one after the last, of each shard of an entry that is not judged already.
+
+    Without a model nothing was judged, and no pick is read.
+    """
     from cryoflow.database.diameter import load_with_diameter
-    from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.shards import shards_of
 
     p = parameters
     database = Database(p.database)
     ranges = list(cut(database.entry(entry).n_micrographs, shard_micrographs, p.chunk_micrographs))
-    if not any(p.work.glob("*.json")):  # nothing was judged yet, and no pick need be read
+    if bundle is None:
         return ranges
-    picks = load_with_diameter(database, entry)
-    shards = shards_of(ModelBundle.load(p.model), picks, p.chunk_micrographs, p.work)
+    shards = shards_of(bundle, load_with_diameter(database, entry), p.chunk_micrographs, p.work)
     left = {shard.first for shard in shards if not shard.is_done}
     return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
 
