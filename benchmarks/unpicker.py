@@ -26,7 +26,8 @@ from classic_unpicker import classic_way
 
 from cryoflow.files import write_atomically
 from cryoflow.micrographs.ctf import Ctf
-from cryoflow.micrographs.image import write_mrc
+from cryoflow.micrographs.fourier import fourier_resample
+from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.simulate.make import simulate_dataset
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.classic import ClassicPreprocessing
@@ -34,6 +35,7 @@ from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labelled import PickedMicrograph, Split, TrainingSet
 from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.patches import Preprocessing, load_boxes
 from cryoflow.unpicker.train import train, with_decision
 from cryoflow.unpicker.unpick import Judged, judge
 
@@ -215,6 +217,32 @@ def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
                 "picks_a_second": 300 * n_micrographs / whole,
             },
         )
+        if part == "ours":
+            keep(folder, "speed/ours, taken apart", taken_apart(bundle, micrographs[0]))
+
+
+def taken_apart(bundle: ModelBundle, micrograph: PickedMicrograph, *, repeats: int = 20) -> dict[str, float]:
+    """CPU seconds of the steps of one micrograph, of all threads: the least of some repeats."""
+    preprocessing = bundle.preprocessing
+    assert isinstance(preprocessing, Preprocessing)
+    target = preprocessing.target_pixel_size_A(micrograph.diameter_A)
+    boxes = load_boxes(preprocessing, micrograph)
+    steps = {
+        "read_and_crop": lambda: fourier_resample(
+            MicrographFile.open(micrograph.path), micrograph.pixel_size_A, target, workers=1
+        ),
+        "read_crop_and_boxes": lambda: load_boxes(preprocessing, micrograph),
+        "network": lambda: bundle.logits(boxes),
+    }
+    seconds = {}
+    for name, step in steps.items():
+        each = []
+        for _ in range(repeats):
+            started = time.process_time()
+            step()
+            each.append(time.process_time() - started)
+        seconds[f"{name}_cpu_seconds"] = min(each)
+    return seconds
 
 
 def large_micrographs(folder: Path, number: int) -> list[PickedMicrograph]:
