@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -90,12 +90,19 @@ class BareSite:
             return sorted(client.read_flow_runs(deployment_filter=only), key=lambda run: run.created)
 
     def first_running(self, stage: str) -> Any:
+        return self._first(stage, is_running, "came to run")
+
+    def first_submitted(self, stage: str) -> Any:
+        """A run whose job is queued, starts or runs: what is done in no time is seen all the same."""
+        return self._first(stage, lambda run: run.infrastructure_pid and not run.state.is_final(), "was submitted")
+
+    def _first(self, stage: str, wanted: Callable[[Any], object], what: str) -> Any:
         end = time.monotonic() + 120
         while time.monotonic() < end:
-            if running := [run for run in self.runs_of(stage) if is_running(run)]:
-                return running[0]
+            if found := [run for run in self.runs_of(stage) if wanted(run)]:
+                return found[0]
             time.sleep(0.5)
-        raise AssertionError(f"no run of {stage} came to run: {[(r.name, r.state_name) for r in self.runs_of(stage)]}")
+        raise AssertionError(f"no run of {stage} {what}: {[(r.name, r.state_name) for r in self.runs_of(stage)]}")
 
 
 class Call(NamedTuple):

@@ -115,6 +115,7 @@ UNSEEN_WRITES = {
     "pickers/cryosegnet.py": "inside replacing_folder",
     "pickers/eman2.py": "inside replacing_folder",
     "pickers/epicker.py": "inside replacing_folder",
+    "pickers/export_parts.py": "into memory: what it makes is written by write_atomically",
     "pickers/relion.py": "inside replacing_folder",
     "pickers/topaz.py": "inside replacing_folder",
     "pickers/warp.py": "inside replacing_folder",
