@@ -116,11 +116,7 @@ def test_a_container_cannot_write_to_projects_and_the_run_says_so(site: DockerSi
     assert run.state.name == "Failed"
     assert "Read-only file system" in run.state.message
     assert not (projects / "picks").exists()
-    mine = ["docker", "ps", "--all", "--quiet", "--filter", f"label=io.prefect.flow-run-id={run.id}"]
-    end = time.monotonic() + 30
-    while subprocess.run(mine, capture_output=True, check=True).stdout:  # it goes a moment after its run has ended
-        assert time.monotonic() < end
-        time.sleep(0.5)
+    its_container_goes(run)
 
 
 class Shard(BaseModel):
@@ -140,6 +136,14 @@ def containers(run: Any, *options: str) -> list[str]:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
 
 
+def its_container_goes(run: Any) -> None:
+    """It goes a moment after its run has ended."""
+    end = time.monotonic() + 30
+    while left := containers(run, "--all"):
+        assert time.monotonic() < end, left
+        time.sleep(0.5)
+
+
 def test_a_shard_that_was_killed_for_memory_succeeds_with_twice_as_much_and_a_broken_one_is_not_tried_again(
     site: DockerSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,18 +157,21 @@ def test_a_shard_that_was_killed_for_memory_succeeds_with_twice_as_much_and_a_br
     only = DeploymentFilter(name=DeploymentFilterName(any_=["shard (docker)"]))
     with site.client() as client:
         runs = [r for r in client.read_flow_runs(deployment_filter=only) if r.parameters["parameters"]["eat_mb"]]
-    first, second = sorted(runs, key=lambda run: run.created)
+    # A run says that it is done before its container has ended: the worker tells that end a moment later.
+    told = [site.until(run.id, lambda run: run.labels["docker.end"]) for run in runs]
+    first, second = sorted(told, key=lambda run: run.created)
     assert "OUT_OF_MEMORY. It used more than its limit of 500 MB" in first.state.message
     assert second.job_variables == {"memory_factor": 2.0}
     assert [run.labels["docker.end"] for run in (first, second)] == ["memory", "done"]
-    assert containers(first, "--all") == containers(second, "--all") == []
+    its_container_goes(first)
+    its_container_goes(second)
 
 
 def test_a_container_that_somebody_killed_crashes_its_run_and_counts_as_no_memory_kill(site: DockerSite) -> None:
     run = site.until(site.launch(wait_s=300), is_running)
     (name,) = containers(run)
     subprocess.run(["docker", "kill", name], check=True, capture_output=True)
-    run = site.until(run.id, lambda run: run.state.is_final())
+    run = site.until(run.id, lambda run: run.state.is_final() and run.labels["docker.end"])
     assert run.state.type == "CRASHED"
     assert f"The container {name} ended with exit code 137. Somebody stopped it" in run.state.message
     assert run.labels["docker.end"] == "cancelled"
@@ -179,7 +186,7 @@ def test_a_running_run_that_is_cancelled_stops_its_container(site: DockerSite) -
     start = time.monotonic()
     site.until(run.id, lambda run: run.state.name == "Cancelled")
     assert time.monotonic() - start < 20
-    assert containers(run) == []
+    its_container_goes(run)
 
 
 def test_a_worker_killed_and_started_again_tells_the_end_of_what_it_had_started(site: DockerSite) -> None:
@@ -191,12 +198,13 @@ def test_a_worker_killed_and_started_again_tells_the_end_of_what_it_had_started(
     time.sleep(12)  # a younger run could be another worker's that makes its container just now
     site.start_worker()
     gone = site.until(gone.id, lambda run: run.state.is_final())
+    gone = site.until(gone.id, lambda run: run.labels["docker.end"])
     assert (gone.state.type, gone.labels["docker.end"]) == ("CRASHED", "lost")
     assert "Its container is gone" in gone.state.message
     for run in (on, ended):
         run = site.until(run.id, lambda run: run.state.is_final() and run.labels["docker.end"])
         assert (run.state.name, run.run_count) == ("Completed", 1)
-        assert containers(run, "--all") == []
+        its_container_goes(run)
 
 
 class OwnEngine:
