@@ -1,8 +1,8 @@
-"""Files that are complete or absent: atomic writes, fingerprints and safe names. All of cryoflow writes through here.
+"""Files that are complete or absent. All of cryoflow writes through here.
 
 Order of a write: everything goes to a hidden sibling in the target's own folder, is synced, and one rename commits it.
-A crash before the rename leaves a hidden leftover (`.NAME.tmp-HOST-PID-...`), which the next process that writes into
-that folder removes; a crash after it leaves the new content. `fault_point` names each of those steps, so that tests can
+A crash before the rename leaves a hidden leftover, which the next process that writes into that folder removes
+(`leftovers.py`); a crash after it leaves the new content. `fault_point` names each of those steps, so that tests can
 end the process there.
 """
 
@@ -11,23 +11,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
-import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
-from cryoflow import inputs
-from cryoflow.errors import NotWritten, UnsafePath
-from cryoflow.processes import pid_space, some_runs
-
-if TYPE_CHECKING:
-    from cryoflow.picks import SourceFile  # imported where it is used: it brings pandas along
+from cryoflow.errors import NotWritten
+from cryoflow.leftovers import hidden_sibling, remove_leftovers
 
 FAULT_POINTS = frozenset(
     {
@@ -59,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
         Where the disk is full, read-only or failing; `path` is then what it was.
     """
     path = Path(path)
-    hidden = _hidden_sibling(path)
+    hidden = hidden_sibling(path)
     try:
         with clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +103,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)  # results may lie on another disk
     aside = aside_of(path)
-    hidden = _hidden_sibling(path)
+    hidden = hidden_sibling(path)
     try:
         with clear_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +175,7 @@ def link(path: Path, target: str | Path) -> None:
             fault_point("link.made")
         except FileExistsError:
             remove_leftovers(path.parent)
-            hidden = _hidden_sibling(path)
+            hidden = hidden_sibling(path)
             try:
                 hidden.symlink_to(target)
                 fault_point("link.made")
@@ -239,7 +231,7 @@ def remove_folder(path: Path) -> None:
     if not path.is_dir():
         return
     with clear_errors(path):
-        hidden = _hidden_sibling(path)
+        hidden = hidden_sibling(path)
         try:
             path.rename(hidden)
         except FileNotFoundError:  # another process was quicker
@@ -295,58 +287,6 @@ def clear_errors(path: Path) -> Iterator[None]:
         raise NotWritten(path, f"could not be written: {error.strerror or error}.", hint) from error
 
 
-def _hidden_sibling(path: Path) -> Path:
-    """A free hidden name beside `path` that says which process writes it."""
-    name = os.fsencode(path.name)[:80].decode(errors="ignore")  # names of files have at most 255 bytes
-    return path.with_name(f".{name}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
-
-
-_UNFINISHED = re.compile(r"\..+\.tmp-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}", re.ASCII | re.DOTALL)
-
-
-def is_unfinished(name: str) -> bool:
-    """Whether a name is one that `replacing` and its like give to what they write."""
-    return _UNFINISHED.fullmatch(name) is not None
-
-
-_swept: set[str] = set()
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder, once a process; what a living process writes now is left alone."""
-    if str(folder) not in _swept:
-        _swept.add(str(folder))
-        sweep(folder)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder, also where this process did so before."""
-    with suppress(OSError):
-        for name in os.listdir(folder):
-            if is_abandoned(old := folder / name):
-                if old.is_dir() and not old.is_symlink():
-                    shutil.rmtree(old, ignore_errors=True)
-                else:
-                    old.unlink(missing_ok=True)
-
-
-def is_abandoned(path: Path) -> bool:
-    """Whether a file is of an unfinished write whose process is gone: dead on this host, or elsewhere and a day old."""
-    if (match := _UNFINISHED.fullmatch(path.name)) is None:
-        return False
-    if match["host"] == _host():
-        return not some_runs(int(match["pid"]))
-    try:
-        return time.time() - path.lstat().st_mtime > 86400
-    except OSError:
-        return False
-
-
-def _host() -> str:
-    """This host, and within it the container: each has process numbers of its own."""
-    return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] + f"_{short_hash(pid_space(), 4)}"
-
-
 def sync_file(path: Path) -> None:
     """Ask the operating system to put a file's content on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -370,70 +310,3 @@ def is_file(path: str | Path) -> bool:
     `Path.is_file` raises there, and one closed folder must not end the work on a whole project.
     """
     return os.path.isfile(path)  # noqa: PTH113
-
-
-def source_file(path: Path) -> SourceFile:
-    """Path, size and time of a file that is about to be read."""
-    from cryoflow.picks import SourceFile
-
-    status = os.stat(path)
-    return SourceFile(Path(path), status.st_size, status.st_mtime_ns)
-
-
-def checksum(path: Path) -> str:
-    """blake2b of a file's whole content, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    with inputs.opened(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint(path: Path, block: int = 1 << 16) -> str:
-    """blake2b of a file's size and its first and last 64 KiB: tells large files apart without reading them whole."""
-    digest = hashlib.blake2b(digest_size=16)
-    with inputs.opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(str(size).encode() + b"\n" + file.read(block))
-        if size > block:
-            file.seek(max(block, size - block))
-            digest.update(file.read(block))
-    return digest.hexdigest()
-
-
-def short_hash(text: str, digits: int = 8) -> str:
-    """A few hexadecimal digits that tell texts apart."""
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()[:digits]
-
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]+")
-
-
-def safe_name(text: str, *, longest: int = 120) -> str:
-    """A file name made of `text`: letters, digits and `._+=@-` only, never hidden, never a path.
-
-    A name that had to be changed gets a short hash of what it was, so that two names stay apart.
-
-    >>> safe_name("P12")
-    'P12'
-    >>> safe_name("../etc/passwd") == safe_name("etc/passwd")
-    False
-    """
-    name = _UNSAFE.sub("_", text).lstrip(".-")
-    if name == text and 0 < len(name) <= longest:
-        return name
-    return f"{name[: longest - 9].rstrip('_') or 'unnamed'}-{short_hash(text)}"
-
-
-def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, refused where it would not lie directly or deeply inside `folder`.
-
-    Raises
-    ------
-    UnsafePath
-        For absolute names, `..`, NUL and newlines.
-    """
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts or any(c in name for c in "\0\n\r"):
-        raise UnsafePath(folder, f"the name {name!r} leads outside this folder or cannot be a file name.")
-    return Path(folder, name)

@@ -26,7 +26,7 @@ from cryoflow.cli.unpicker_input import (
 )
 from cryoflow.cli.unpicker_older import OlderOption, check_as_trained
 from cryoflow.errors import BadInput, ExitCode
-from cryoflow.files import safe_name
+from cryoflow.safe_names import safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

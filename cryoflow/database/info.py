@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from cryoflow import files
 from cryoflow.database.values import UNKNOWN, line, number, parse_number, parse_word
 from cryoflow.errors import BadInput
+from cryoflow.fingerprints import fingerprint
 from cryoflow.picks import Kind, PickSet, Program, Provenance
 
 VERSION = 1
@@ -182,7 +182,7 @@ def provenance(info: Info) -> Provenance:
 def _source(path: Path, size_bytes: int) -> str:
     """A source's size and fingerprint; unknown where it changed or went since it was read."""
     try:
-        mark = files.fingerprint(path) if path.stat().st_size == size_bytes else UNKNOWN
+        mark = fingerprint(path) if path.stat().st_size == size_bytes else UNKNOWN
     except OSError:
         mark = UNKNOWN
     return f"{size_bytes} bytes, {mark}, {line(str(path))}"

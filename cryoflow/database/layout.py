@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from cryoflow import files, inputs
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind
+from cryoflow.safe_names import safe_name, short_hash
 
 VERSION = 1
 MARKER = "cryoflow-database.json"
@@ -84,11 +85,11 @@ def free_name(wanted: Iterable[str], taken: Collection[str]) -> str:
 
 def project_names(name: str, path: Path) -> list[str]:
     """What a project's folder may be called, best first: its name, with its parent folder's, with a hash."""
-    plain = files.safe_name(name)
+    plain = safe_name(name)
     return [
         plain,
-        files.safe_name(f"{plain}-{files.safe_name(path.parent.name or 'root')}"),
-        f"{plain}-{files.short_hash(str(path))}",
+        safe_name(f"{plain}-{safe_name(path.parent.name or 'root')}"),
+        f"{plain}-{short_hash(str(path))}",
     ]
 
 
@@ -96,10 +97,10 @@ def link_names(name: str) -> list[str]:
     """What a micrograph's link may be called, best first: its base name, with its folder's name, with a hash."""
     path = PurePosixPath(name)
     extension = path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""
-    stem = files.safe_name(path.name.removesuffix(extension))
+    stem = safe_name(path.name.removesuffix(extension))
     folders = [p for p in path.parts[:-1] if re.fullmatch(r"(job|J)\d+", p)] or list(path.parts[-2:-1])
-    with_folder = [f"{stem}-{files.safe_name(folders[-1])}{extension}"] if folders and folders[-1] != "/" else []
-    return [f"{stem}{extension}", *with_folder, f"{stem}-{files.short_hash(name)}{extension}"]
+    with_folder = [f"{stem}-{safe_name(folders[-1])}{extension}"] if folders and folders[-1] != "/" else []
+    return [f"{stem}{extension}", *with_folder, f"{stem}-{short_hash(name)}{extension}"]
 
 
 def entry_folders(root: Path) -> Iterator[Path]:

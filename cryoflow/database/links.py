@@ -16,6 +16,7 @@ from cryoflow import files
 from cryoflow.database import layout
 from cryoflow.database.values import line, parse_pairs, parse_word, word
 from cryoflow.errors import BadInput
+from cryoflow.safe_names import short_hash
 
 VERSION = 1
 _MAGIC = "cryoflow micrographs "
@@ -108,7 +109,7 @@ def links_text(record: ProjectLinks) -> str:
     for name, link in sorted(record.links.items()):
         lines.append(f"Micrograph {word(name)} name={word(link.name)} target={word(link.target)}")
     body = "\n".join(lines) + "\n"
-    return f"{body}Checksum: {files.short_hash(body, 32)}\n"
+    return f"{body}Checksum: {short_hash(body, 32)}\n"
 
 
 def read_links(folder: Path) -> ProjectLinks | None:
@@ -127,7 +128,7 @@ def read_links(folder: Path) -> ProjectLinks | None:
     except UnicodeDecodeError:
         raise BadInput(path, "damaged: not UTF-8 text.", _HINT) from None
     body, _, mark = text.rpartition("Checksum: ")
-    if mark != f"{files.short_hash(body, 32)}\n":
+    if mark != f"{short_hash(body, 32)}\n":
         raise BadInput(path, "damaged: its checksum does not fit its content.", _HINT)
     rows = body.split("\n")
     version = rows[0].removeprefix(_MAGIC)

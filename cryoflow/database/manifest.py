@@ -10,10 +10,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoflow import files
 from cryoflow.database import layout
 from cryoflow.errors import BadInput
 from cryoflow.picks import SourceFile
+from cryoflow.safe_names import short_hash
 
 NAME = "manifest.json"
 VERSION = 1
@@ -101,7 +101,7 @@ def unsealed(path: Path, raw: bytes, newest: int) -> dict[str, object]:
 
 
 def _checksum(record: dict[str, object]) -> str:
-    return files.short_hash(json.dumps(record, indent=1), 32)
+    return short_hash(json.dumps(record, indent=1), 32)
 
 
 def _dict(value: object) -> dict[str, object]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import cryoflow
-from cryoflow import files, inputs
+from cryoflow import files, inputs, leftovers
 from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import DAMAGED, Entry, load_entry, read_entry
@@ -30,6 +30,7 @@ from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import Manifest, manifest_text, sealed, unsealed
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import PickSet, Provenance
+from cryoflow.safe_names import inside, safe_name, short_hash
 
 T = TypeVar("T")
 
@@ -155,7 +156,7 @@ class Database:
                 info = info_text(pickset, job_status=job_status, orientation=orientation).encode()
                 sums = {}
                 contents: dict[str, Iterable[bytes]] = {layout.DATA: data_text(pickset, links), layout.INFO: [info]}
-                contents |= {files.safe_name(name): [picture] for name, picture in (pictures or {}).items()}
+                contents |= {safe_name(name): [picture] for name, picture in (pictures or {}).items()}
                 for name, content in contents.items():
                     with (hidden / name).open("wb") as file:
                         sums[name] = files.write_pieces(file, content)
@@ -235,7 +236,7 @@ class Database:
         projects = [folder for folder in self.root.glob("*/") if not folder.is_symlink()]
         for folder in (self.root, *projects, *(folder / layout.ENTRIES for folder in projects)):
             if not folder.is_symlink():
-                files.sweep(folder)
+                leftovers.sweep(folder)
         for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{files.ASIDE}"):
             files.mend(hidden.with_name(layout.entry_name(hidden)))
 
@@ -263,18 +264,18 @@ class Database:
         Of two tables that differ by their extension alone, the second gets it into its name.
         """
         parent = _not_a_link(project / layout.ENTRIES)
-        name = files.safe_name(who.entry_name)
+        name = safe_name(who.entry_name)
         if who.program == "file" and layout.is_entry(parent / name):
             other = read_entry(parent / name)
             if other.status != DAMAGED and other.output_group != who.output_group:
-                name = files.safe_name(f"{who.entry_name}-{Path(who.output_group).suffix.removeprefix('.')}")
+                name = safe_name(f"{who.entry_name}-{Path(who.output_group).suffix.removeprefix('.')}")
         others = {layout.folded(n) for n in (os.listdir(parent) if parent.exists() else []) if n != name}
-        return _not_a_link(parent / layout.free_name([name, f"{name}-{files.short_hash(name, 4)}"], others))
+        return _not_a_link(parent / layout.free_name([name, f"{name}-{short_hash(name, 4)}"], others))
 
     def _folder_of(self, name: str) -> Path:
         project, _, entry = name.strip("/").partition("/")
         if project and entry and "/" not in entry and not {project[0], entry[0]} & {"."}:
-            folder = files.inside(self.root, f"{project}/{layout.ENTRIES}/{entry}")
+            folder = inside(self.root, f"{project}/{layout.ENTRIES}/{entry}")
             if place := layout.place_of(folder):  # a killed writer may have left it aside
                 return place
         if not self.exists:

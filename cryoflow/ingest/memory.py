@@ -17,6 +17,7 @@ from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
+from cryoflow.safe_names import safe_name, short_hash
 
 READERS_VERSION = 4
 """Raised when a reader reads something differently: then all jobs are read again."""
@@ -50,7 +51,7 @@ def job_key(job: Job, options: IngestOptions) -> str:
                 parts.append(f"{str(path)!r} {status.st_size} {status.st_mtime_ns}")
             except OSError:
                 parts.append(f"{str(path)!r} absent")
-    return files.short_hash("\n".join(parts), 32)
+    return short_hash("\n".join(parts), 32)
 
 
 def recall(database: Database, project: Path) -> dict[str, Remembered]:
@@ -106,6 +107,4 @@ def remember(database: Database, project: Path, changes: Mapping[str, Remembered
 
 
 def _path(database: Database, project: Path) -> Path:
-    return (
-        database.root / layout.JOBS / f"{files.safe_name(project.name or 'root')}-{files.short_hash(str(project))}.json"
-    )
+    return database.root / layout.JOBS / f"{safe_name(project.name or 'root')}-{short_hash(str(project))}.json"

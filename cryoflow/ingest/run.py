@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from cryoflow import files
 from cryoflow.database import Database, Entry, Orientation
 from cryoflow.database.entry import CURRENT
 from cryoflow.errors import DatabaseBusy, NotWritten
@@ -25,6 +24,7 @@ from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.flip import Flip
 from cryoflow.projects.found import JobStatus
+from cryoflow.safe_names import safe_name
 
 _MISSING_REMEMBERED = 12
 
@@ -193,7 +193,7 @@ def _told_apart(picksets: Sequence[PickSet]) -> list[PickSet]:
     for pickset in picksets:
         who = pickset.provenance
         if names[who.entry_name] > 1 and who.output_group:
-            suffix = "_".join(filter(None, (who.suffix, files.safe_name(who.output_group))))
+            suffix = "_".join(filter(None, (who.suffix, safe_name(who.output_group))))
             pickset = replace(pickset, provenance=replace(who, suffix=suffix))
         apart.append(pickset)
     return apart

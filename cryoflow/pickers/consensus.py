@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import safe_name
 from cryoflow.pickers.compare import positive_radius_A, same_micrographs
 from cryoflow.pickers.matching import match_picks
 from cryoflow.picks import FloatArray, Kind, PickSet, Provenance
+from cryoflow.safe_names import safe_name
 
 
 def consensus(

@@ -21,13 +21,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import short_hash
 from cryoflow.formats.cs import read_cs, read_cs_header, write_cs
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.names import match_names
 from cryoflow.pickers.training_set import TrainingSet
+from cryoflow.safe_names import short_hash
 
 
 class CryoSparc(Picker):

@@ -18,11 +18,12 @@ import pandas as pd
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
-from cryoflow.files import replacing_folder, safe_name
+from cryoflow.files import replacing_folder
 from cryoflow.pickers import manifest as manifests
 from cryoflow.pickers.execution import OnLine, Place
 from cryoflow.pickers.run import micrographs_to_pick, pick
 from cryoflow.picks import PickSet
+from cryoflow.safe_names import safe_name
 
 
 @dataclass(frozen=True)

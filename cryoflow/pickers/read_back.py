@@ -13,13 +13,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import safe_name, source_file
+from cryoflow.fingerprints import source_file
 from cryoflow.pickers import manifest as manifests
 from cryoflow.pickers.base import Picker, picker
 from cryoflow.pickers.coordinates import Coordinates, read_coordinates
 from cryoflow.pickers.matching import without_duplicates
 from cryoflow.pickers.names import match_names
 from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.safe_names import safe_name
 
 log = logging.getLogger(__name__)
 

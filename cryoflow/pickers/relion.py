@@ -21,7 +21,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import inside, safe_name
 from cryoflow.formats.star import read_table
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.base import Picker, rows_writer
@@ -29,6 +28,7 @@ from cryoflow.pickers.chosen import Settings
 from cryoflow.pickers.names import match_names
 from cryoflow.pickers.training_set import TrainingSet
 from cryoflow.picks import FloatArray
+from cryoflow.safe_names import inside, safe_name
 
 VERSION = "version 30001"
 _SUFFIX = "_autopick.star"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.files import short_hash
+from cryoflow.safe_names import short_hash
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DEFOCUS_STRATA = 4

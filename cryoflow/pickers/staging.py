@@ -13,10 +13,11 @@ from pathlib import Path
 
 from cryoflow import inputs
 from cryoflow.errors import BadInput, UnsafePath
-from cryoflow.files import inside, link, remove, write_atomically
+from cryoflow.files import link, remove, write_atomically
 from cryoflow.micrographs.scratch import folder as scratch_folder
 from cryoflow.micrographs.scratch import local_copies
 from cryoflow.pickers.links import links
+from cryoflow.safe_names import inside
 
 RECORD = "links-before-scratch.json"
 

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import short_hash
 from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.header import MicrographHeader, read_header
 from cryoflow.pickers.names import plain_stem
 from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
 from cryoflow.pickers.wrong_picks import has_only_wrong_picks, is_particle, none, wrong_picks
 from cryoflow.picks import FloatArray, PickSet
+from cryoflow.safe_names import short_hash
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 OF_PARTS = {

@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from cryoflow.files import safe_name
 from cryoflow.picks import Kind
+from cryoflow.safe_names import safe_name
 
 
 class JobStatus(StrEnum):

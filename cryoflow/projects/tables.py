@@ -20,7 +20,7 @@ import pandas as pd
 
 from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import source_file
+from cryoflow.fingerprints import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.files import inside, safe_name
 from cryoflow.micrographs.fourier import fft_workers
 from cryoflow.micrographs.image import write_mrc
+from cryoflow.safe_names import inside, safe_name
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.density import SPECIMENS, Specimen, find_specimen
 from cryoflow.simulate.micrograph import simulate_exposure

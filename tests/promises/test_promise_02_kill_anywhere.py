@@ -105,6 +105,7 @@ def test_every_fault_point_has_a_case_here_or_in_the_databases_tests(tmp_path: P
 
 UNSEEN_WRITES = {
     "files.py": "the one place that writes",
+    "leftovers.py": "removes what killed writers left, which nobody reads",
     "programs.py": "copies what a program prints to its log, line by line",
     "database/lock.py": "the lock: its own fault points, its own tests",
     "database/store.py": "inside replacing_folder; makes the database's folder",

@@ -20,7 +20,7 @@ from test_promise_02_kill_anywhere import small_bundle
 
 import cryoflow
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.files import checksum
+from cryoflow.fingerprints import checksum
 from cryoflow.formats.cs import read_cs, read_cs_header
 from cryoflow.pickers.coordinates import read_coordinates
 from cryoflow.projects.tables import read_table_of_picks

@@ -16,6 +16,7 @@ from cryoflow import files
 from cryoflow.database import Database
 from cryoflow.errors import CryoflowError, UnsafePath
 from cryoflow.pickers.export import export
+from cryoflow.safe_names import inside, safe_name
 
 NAMES = [
     "../../outside/evil.mrc",
@@ -173,19 +174,19 @@ def test_an_output_folder_that_is_the_users_own_link_is_written_through(yard: Pa
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=400))
 def test_any_text_makes_one_plain_file_name(text: str) -> None:
-    name = files.safe_name(text)
+    name = safe_name(text)
     assert 0 < len(name.encode()) <= 120
     assert name not in (".", "..")
     assert not name.startswith((".", "-"))
     assert not set(name) & set("/\\\0\n\r\t $`\"'*?")
-    assert files.inside(Path("/x"), name) == Path("/x", name)
+    assert inside(Path("/x"), name) == Path("/x", name)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60) | st.sampled_from(NAMES))
 def test_a_path_that_is_not_refused_stays_below_its_folder(name: str) -> None:
     try:
-        path = files.inside(Path("/x/y"), name)
+        path = inside(Path("/x/y"), name)
     except UnsafePath:
         return
     assert os.path.normpath(path).startswith("/x/y/")
@@ -195,4 +196,4 @@ def test_a_path_that_is_not_refused_stays_below_its_folder(name: str) -> None:
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_two_texts_give_two_names(a: str, b: str) -> None:
     if a != b:
-        assert files.safe_name(a) != files.safe_name(b)
+        assert safe_name(a) != safe_name(b)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from promise_tools import DIAMETER_A, make_entry
 
-from cryoflow.files import fingerprint
+from cryoflow.fingerprints import fingerprint
 from cryoflow.micrographs.copies import leaders
 from cryoflow.pickers.export import export
 from cryoflow.pickers.manifest import read_manifest

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cryoflow.files import safe_name
 from cryoflow.picks import Kind
+from cryoflow.safe_names import safe_name
 
 _KINDS: dict[Kind, tuple[str, ...]] = {
     Kind.HOMO: ("homo_refine", "homo_refine_new"),

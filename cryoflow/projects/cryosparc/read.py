@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import source_file
+from cryoflow.fingerprints import source_file
 from cryoflow.formats.cs import read_cs_rows
 from cryoflow.formats.cs_header import Array
 from cryoflow.micrographs.find import Finder

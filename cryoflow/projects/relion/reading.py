@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file, source_file
+from cryoflow.files import is_file
+from cryoflow.fingerprints import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.duplicates import distance_px, fold_duplicates

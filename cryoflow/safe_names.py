@@ -1,0 +1,47 @@
+"""Names of files and folders made of any text: never a path, never hidden, never two texts under one name."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from cryoflow.errors import UnsafePath
+
+
+def short_hash(text: str, digits: int = 8) -> str:
+    """A few hexadecimal digits that tell texts apart."""
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()[:digits]
+
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]+")
+
+
+def safe_name(text: str, *, longest: int = 120) -> str:
+    """A file name made of `text`: letters, digits and `._+=@-` only, never hidden, never a path.
+
+    A name that had to be changed gets a short hash of what it was, so that two names stay apart.
+
+    >>> safe_name("P12")
+    'P12'
+    >>> safe_name("../etc/passwd") == safe_name("etc/passwd")
+    False
+    """
+    name = _UNSAFE.sub("_", text).lstrip(".-")
+    if name == text and 0 < len(name) <= longest:
+        return name
+    return f"{name[: longest - 9].rstrip('_') or 'unnamed'}-{short_hash(text)}"
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refused where it would not lie directly or deeply inside `folder`.
+
+    Raises
+    ------
+    UnsafePath
+        For absolute names, `..`, NUL and newlines.
+    """
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts or any(c in name for c in "\0\n\r"):
+        raise UnsafePath(folder, f"the name {name!r} leads outside this folder or cannot be a file name.")
+    return Path(folder, name)
