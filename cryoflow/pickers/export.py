@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, NotWritten
 from cryoflow.files import clear_errors, mend, replacing_folder
 from cryoflow.pickers import export_parts, manifest
 from cryoflow.pickers.base import Picker, picker
@@ -153,7 +155,7 @@ def cut_export(
         check_orientations(training, force=False)
     chosen = Settings(settings)
     made_with = _prepare(target, training, settings or {}, _what(split, seed))
-    if _same_is_there(target, output, made_with, overwrite=False):
+    if _same_that_is_there(target, output, made_with, overwrite=False) is not None:
         return ()
     _choose(target, training, chosen)
     return export_parts.cut(target, training, output, chosen.values, n_micrographs)
@@ -176,10 +178,8 @@ def write_set(
     made_with = _prepare(target, training, {**(as_trained or {}), **by_hand}, what)
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
-    reused = _same_is_there(target, output, made_with, overwrite=overwrite)
-    if reused:
-        chosen_settings = _read_chosen(output)
-    else:
+    there = _same_that_is_there(target, output, made_with, overwrite=overwrite)
+    if there is None:
         if not for_picking:
             _choose(target, training, chosen)
         with replacing_folder(output) as folder:
@@ -193,7 +193,6 @@ def write_set(
                 chosen.table().to_csv(sep="\t", index=False, lineterminator="\n", quoting=3, escapechar="\\")
             )
             (folder / manifest.NAME).write_text(manifest.manifest_text(training.micrographs, made_with))
-        chosen_settings = chosen.chosen
     export_parts.remove_parts(output)
     for skipped in training.skipped:
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
@@ -203,11 +202,11 @@ def write_set(
         n_micrographs=len(training.micrographs),
         n_picks=len(training.picks),
         splits=splits_of(training) if target.links_micrographs else {},  # what goes to RELION is no training set
-        settings=chosen_settings,
+        settings=chosen.chosen if there is None else there,
         next_commands=() if for_picking else target.next_commands(output),
         skipped=training.skipped,
         notes=tuple(notes),
-        reused=reused,
+        reused=there is not None,
     )
 
 
@@ -276,10 +275,34 @@ def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, ob
     return digest.hexdigest()
 
 
-def _same_is_there(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> bool:
-    """Whether the folder holds this very export, sound, so that it is left as it is."""
+def _same_that_is_there(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> tuple[Setting, ...] | None:
+    """The settings of this very export where the folder holds it, sound, so that it is left as it is; else None.
+
+    Where another run puts its set in the folder's place meanwhile, what was seen is of neither: it is looked at again.
+    """
+    for _ in range(9):
+        before = _which(output)
+        try:
+            return _same_or_refused(target, output, made_with, overwrite=overwrite)
+        except (BadInput, OSError):
+            if _which(output) == before:
+                raise
+            time.sleep(0.1)
+    raise NotWritten(output, "is being written by other runs.", "Run the same again when they have ended.")
+
+
+def _which(folder: Path) -> tuple[int, int] | None:
+    """Tells a folder from one that took its place, and from itself before it was moved."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns
+
+
+def _same_or_refused(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> tuple[Setting, ...] | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return False
+        return None
     if not manifest.is_manifest(output / manifest.NAME):
         raise BadInput(output, "is there already, and cryoflow did not write it.", "Choose another --output.")
     if manifest.made_with(output) == made_with:
@@ -290,14 +313,14 @@ def _same_is_there(target: Picker, output: Path, made_with: str, *, overwrite: b
                 f"holds this very export, but damaged: {said(found)}.",
                 "Add --overwrite to write it anew; that removes trained models in it, too.",
             )
-        return not found
+        return None if found else _read_chosen(output)
     if not overwrite:
         raise BadInput(
             output,
             "holds another export already.",
             "Choose another --output, or add --overwrite; that removes it, trained models included.",
         )
-    return False
+    return None
 
 
 def _read_chosen(folder: Path) -> tuple[Setting, ...]:

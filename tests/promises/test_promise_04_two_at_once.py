@@ -19,7 +19,7 @@ from promise_tools import DIAMETER_A, has_times, leftovers, make_entry, tree
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database, verify
-from cryoflow.errors import DatabaseBusy, ExitCode, NotWritten
+from cryoflow.errors import BadInput, DatabaseBusy, ExitCode, NotWritten
 from cryoflow.ingest import ingest
 from cryoflow.pickers.export import export
 
@@ -176,6 +176,35 @@ def test_exports_into_one_folder_at_once_leave_one_whole_set(tmp_path: Path) -> 
     assert tree(where / "set") in whole
     assert work(0, "set") == 0
     assert sorted(p.name for p in where.iterdir()) == ["alone0", "alone1", "set"]
+
+
+def test_a_set_that_is_moved_aside_while_it_is_looked_at_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another export is between its two renames just then: what stands there is still cryoflow's."""
+    from cryoflow.pickers import manifest
+
+    entries = [make_entry(tmp_path, f"P{i}", n=2, seed=i) for i in range(2)]
+    output = tmp_path / "set"
+    export("topaz", entries[:1], output, diameter_A=DIAMETER_A)
+    is_manifest = manifest.is_manifest
+    looks = []
+
+    def looked(path: Path) -> bool:
+        looks.append(path)
+        if len(looks) > 1:
+            return is_manifest(path)
+        output.rename(tmp_path / "aside")
+        seen = is_manifest(path)
+        (tmp_path / "aside").rename(output)
+        return seen
+
+    monkeypatch.setattr(manifest, "is_manifest", looked)
+    export("topaz", entries[1:], output, diameter_A=DIAMETER_A, overwrite=True)
+    assert len(looks) == 2
+    (output / "manifest.tsv").unlink()
+    with pytest.raises(BadInput, match="cryoflow did not write it"):
+        export("topaz", entries[1:], output, diameter_A=DIAMETER_A, overwrite=True)
 
 
 def test_one_database_in_two_threads_is_one_writer_at_a_time(tmp_path: Path) -> None:
