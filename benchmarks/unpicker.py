@@ -31,12 +31,14 @@ from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.simulate.make import simulate_dataset
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.classic import ClassicPreprocessing
+from cryoflow.unpicker.decision import with_decision
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labelled import PickedMicrograph, Split, TrainingSet
 from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.patches import Preprocessing, load_boxes
-from cryoflow.unpicker.train import train, with_decision
+from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.unpicker.preprocessing import load_boxes
+from cryoflow.unpicker.train import train
 from cryoflow.unpicker.unpick import Judged, judge
 
 SETS = ("barrel", "large", "small")

@@ -155,3 +155,13 @@ def judging(what: str, total: int | None, *, json: bool = True) -> Iterator[OnJu
             advance()
 
         yield step
+
+
+def warn_coverage(bundle: object, micrographs: Sequence[PickedMicrograph]) -> None:
+    """Say where the model has learnt from no micrograph of such a defocus."""
+    from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.evaluate import coverage_warnings
+
+    assert isinstance(bundle, ModelBundle)
+    for warning in coverage_warnings(bundle, micrographs):
+        out.say(f"warning: {warning}")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from cryoflow.unpicker.labelled import TrainingSet
     from cryoflow.unpicker.options import TrainOptions
-    from cryoflow.unpicker.train import OnProgress, Progress
+    from cryoflow.unpicker.training_parts import OnProgress, Progress
 
 CLASSIC = Group("Preprocessing of --architecture classic", sort_key=3)
 
@@ -251,7 +251,8 @@ def train(
         Replace another training in that folder.
     """
     from cryoflow.unpicker.classic import ClassicPreprocessing
-    from cryoflow.unpicker.patches import BoxMaker, Preprocessing
+    from cryoflow.unpicker.patches import Preprocessing
+    from cryoflow.unpicker.preprocessing import BoxMaker
     from cryoflow.unpicker.train import train as run
 
     if precision is not None and recall is not None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.network import random_views
-from cryoflow.unpicker.patches import BoxMaker
+from cryoflow.unpicker.preprocessing import BoxMaker
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]

@@ -35,7 +35,8 @@ from cryoflow.safe_names import inside
 from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.network import Architecture, build, centre_view, turned
-from cryoflow.unpicker.patches import Boxes, BoxMaker, preprocessing_from_json
+from cryoflow.unpicker.patches import preprocessing_from_json
+from cryoflow.unpicker.preprocessing import Boxes, BoxMaker
 
 if TYPE_CHECKING:
     import keras

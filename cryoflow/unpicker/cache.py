@@ -21,7 +21,7 @@ from cryoflow import inputs
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.files import clear_errors, write_atomically
 from cryoflow.unpicker.labelled import PickedMicrograph
-from cryoflow.unpicker.patches import Boxes, BoxMaker, load_boxes
+from cryoflow.unpicker.preprocessing import Boxes, BoxMaker, load_boxes
 
 
 @dataclass(frozen=True)

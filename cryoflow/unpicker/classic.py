@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import MicrographFile, check_pixels
+from cryoflow.unpicker.labelled import PickedMicrograph
+from cryoflow.unpicker.preprocessing import Boxes, Image, flipped
 
 if TYPE_CHECKING:
     import keras
-
-    from cryoflow.unpicker.labelled import PickedMicrograph
-    from cryoflow.unpicker.patches import Boxes, Image
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,6 @@ class ClassicPreprocessing:
     def filtered(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
         """The whole micrograph, ready for cutting, within -0.5..0.5."""
         from scipy.ndimage import gaussian_filter
-
-        from cryoflow.unpicker.patches import flipped
 
         if self.phase_flip:
             image = flipped(image, (micrograph.pixel_size_A,) * 2, micrograph)

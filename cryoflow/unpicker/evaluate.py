@@ -22,7 +22,7 @@ from cryoflow.unpicker.metrics import (
     precision_recall,
     roc_auc,
 )
-from cryoflow.unpicker.patches import require_ctf
+from cryoflow.unpicker.preprocessing import require_ctf
 from cryoflow.unpicker.unpick import Judged, OnJudged, judge
 
 Float = npt.NDArray[np.float64]

@@ -19,12 +19,13 @@ from cryoflow.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle, get_weights, logits_of, npz_bytes, set_weights
 from cryoflow.unpicker.cache import CachedMicrograph
+from cryoflow.unpicker.decision import with_decision
 from cryoflow.unpicker.devices import Devices, find_devices
 from cryoflow.unpicker.event_log import EventLog
 from cryoflow.unpicker.labelled import NOT_KNOWN
 from cryoflow.unpicker.network import build, pick_loss
 from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.train import OnProgress, Parts, Progress, with_decision
+from cryoflow.unpicker.training_parts import OnProgress, Parts, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

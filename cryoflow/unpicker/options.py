@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cryoflow.unpicker.calibrate import Wanted
 from cryoflow.unpicker.network import Architecture, ArchitectureName
-from cryoflow.unpicker.patches import BoxMaker, Preprocessing
+from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.unpicker.preprocessing import BoxMaker
 
 
 @dataclass(frozen=True)

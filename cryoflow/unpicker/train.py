@@ -11,75 +11,34 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, sigmoid, versions
+from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, versions
 from cryoflow.unpicker.cache import CachedMicrograph, prepare
-from cryoflow.unpicker.calibrate import choose_threshold, share_of_right, temperature
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.labelled import (
-    NOT_KNOWN,
     RIGHT,
-    WRONG,
     Split,
     TrainingSet,
     balanced_draw,
     fingerprint,
     split_by_micrograph,
 )
-from cryoflow.unpicker.metrics import Counts, average_precision, calibration_error, roc_auc
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.patches import BoxMaker, require_ctf
+from cryoflow.unpicker.preprocessing import BoxMaker, require_ctf
+from cryoflow.unpicker.training_parts import OnProgress, Parts, Progress
 
 log = logging.getLogger(__name__)
 
 BEFORE = "before"
 """Part of a manifest's row: learnt from by the model that this one started from."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a long piece of work stands."""
-
-    stage: Literal["preparing", "training"]
-    done: int
-    total: int
-    note: str = ""
-
-
-OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The prepared micrographs of each part."""
-
-    train: tuple[CachedMicrograph, ...]
-    validation: tuple[CachedMicrograph, ...]
-    test: tuple[CachedMicrograph, ...]
-    failed: tuple[BadInput, ...]
-
-    def manifest(self) -> tuple[ManifestRow, ...]:
-        """One row a micrograph."""
-        parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
-        return tuple(ManifestRow.of(part, m) for part, members in parts for m in members)
-
-    def without_leaks(self, start: ModelBundle) -> Parts:
-        """The same without test micrographs that an earlier model learnt from: they are learnt from here, too."""
-        known = {r.content for r in start.manifest if r.part != "test"}
-        leaks = tuple(m for m in self.test if m.content in known)
-        if leaks:
-            log.warning("%d test micrographs go to training: the earlier model learnt from them", len(leaks))
-        return replace(self, train=(*self.train, *leaks), test=tuple(m for m in self.test if m.content not in known))
 
 
 def train(
@@ -143,58 +102,6 @@ def train(
     best = fit(bundle, parts, output, options, start=start, on_progress=on_progress)
     best.save(output)
     return ModelBundle.load(output)
-
-
-def with_decision(
-    bundle: ModelBundle,
-    logits: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int8],
-    options: TrainOptions,
-    *,
-    micrograph: npt.NDArray[np.integer] | None = None,
-) -> ModelBundle:
-    """A bundle with temperature, threshold and metrics from the logits of its validation micrographs.
-
-    Parameters
-    ----------
-    micrograph : (n,) int, optional
-        Which micrograph each pick is from, so that the threshold does not hang on one of them.
-    """
-    share = share_of_right(logits, labels, at_most=options.unlabelled_right)
-    heat = temperature(logits, labels, unlabelled_right=share)
-    probabilities = sigmoid(logits / heat)
-    chosen = choose_threshold(probabilities, labels, options.wanted, unlabelled_right=share, micrograph=micrograph)
-    return replace(
-        bundle,
-        temperature=heat,
-        threshold=chosen.probability,
-        metrics={
-            **{f"validation_{k}": v for k, v in measured(probabilities, labels, chosen.probability).items()},
-            "validation_precision_estimated": chosen.precision,
-            "validation_recall_estimated": chosen.recall,
-            "threshold_reached_what_was_wanted": float(chosen.reached),
-            "unlabelled_right_estimated": share,
-        },
-    )
-
-
-def measured(
-    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int8], threshold: float
-) -> dict[str, float]:
-    """Numbers about labelled picks; where none is labelled wrong, those not known stand in for them."""
-    judged = labels != NOT_KNOWN if (labels == WRONG).any() else np.ones(len(labels), bool)
-    right, p = labels[judged] == RIGHT, probabilities[judged]
-    counts = Counts.of(right, p >= threshold)
-    return {
-        "n": float(len(p)),
-        "error": counts.error,
-        "precision": counts.precision,
-        "recall": counts.recall,
-        "f1": counts.f1,
-        "roc_auc": roc_auc(right, p),
-        "average_precision": average_precision(right, p),
-        "calibration_error": calibration_error(right, p),
-    }
 
 
 def _prepare_parts(

@@ -22,7 +22,7 @@ from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
-from cryoflow.unpicker.patches import Boxes, load_boxes, require_ctf
+from cryoflow.unpicker.preprocessing import Boxes, load_boxes, require_ctf
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import FOM
 

@@ -63,7 +63,8 @@ def training(folder: Path) -> None:
     from cryoflow.unpicker.labelled import TrainingSet
     from cryoflow.unpicker.options import TrainOptions
     from cryoflow.unpicker.patches import Preprocessing
-    from cryoflow.unpicker.train import Progress, train
+    from cryoflow.unpicker.train import train
+    from cryoflow.unpicker.training_parts import Progress
 
     entry = make_entry(folder, n=6, labels=True)
     options = TrainOptions(

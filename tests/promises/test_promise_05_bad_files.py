@@ -151,6 +151,7 @@ READ_BY = {
     "report/sections.py": "evaluation",
     "report/execution.py": "trace",
     "unpicker/patches.py": "model bundle",
+    "unpicker/preprocessing.py": "mrc",
     "unpicker/bundle.py": "model bundle",
     "unpicker/star_rows.py": "unpicker's STAR",
     "unpicker/shards.py": "shard",

@@ -159,7 +159,8 @@ def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(
     from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
     from cryoflow.unpicker.evaluate import not_learnt_from
     from cryoflow.unpicker.network import Architecture
-    from cryoflow.unpicker.train import Parts, _learnt_before
+    from cryoflow.unpicker.train import _learnt_before
+    from cryoflow.unpicker.training_parts import Parts
 
     cached = prepared(make_entry(tmp_path, n=4, labels=True), tmp_path / "cache")
     rows = tuple(

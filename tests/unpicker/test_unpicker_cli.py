@@ -179,9 +179,9 @@ def test_numbers_out_of_their_range_are_wrong_use(arguments, labelled_folder, tr
 
 
 def test_a_precision_that_was_not_reached_is_told(labelled_folder, tmp_path, capsys, monkeypatch):
-    from cryoflow.unpicker import train
+    from cryoflow.unpicker import decision
 
-    monkeypatch.setattr(train, "choose_threshold", lambda *_, **__: Threshold(0.9, 0.8, 0.7, reached=False))
+    monkeypatch.setattr(decision, "choose_threshold", lambda *_, **__: Threshold(0.9, 0.8, 0.7, reached=False))
     assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder)]) == 0
     command = ["unpicker", "train", "--train-root", str(labelled_folder), "--diameter", "160", "--epochs", "1"]
     assert launch([*command, "-o", str(tmp_path / "my model"), "--precision", "0.999"]) == 0

@@ -11,7 +11,8 @@ from cryoflow.micrographs.image import write_mrc
 from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.classic import ClassicPreprocessing
 from cryoflow.unpicker.labelled import PickedMicrograph
-from cryoflow.unpicker.patches import Preprocessing, load_boxes, preprocessing_from_json
+from cryoflow.unpicker.patches import Preprocessing, preprocessing_from_json
+from cryoflow.unpicker.preprocessing import load_boxes
 
 SMALL = Preprocessing(pixels_per_diameter=12, margin_px=1)
 
