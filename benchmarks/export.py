@@ -31,8 +31,9 @@ import pandas as pd
 
 from cryoflow.database import Database
 from cryoflow.micrographs.header import pack_header
-from cryoflow.pickers import cryolo, cryosegnet, eman2, epicker, export, links, topaz, training_set, warp
 from cryoflow.pickers.base import pickers
+from cryoflow.pickers.programs import cryolo, cryosegnet, eman2, epicker, topaz, warp
+from cryoflow.pickers.training_sets import export, links, training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
 SHAPE_YX = (4092, 5760)

@@ -102,7 +102,7 @@ def write(path: Path, n_picks: int, n_micrographs: int) -> None:
     """A particle table as RELION 5 writes it after a refinement; seeded."""
     import numpy as np
 
-    from cryoflow.files import replacing
+    from cryoflow.storage.files import replacing
 
     rng = np.random.default_rng(0)
     text = (

@@ -24,11 +24,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from classic_unpicker import classic_way
 
-from cryoflow.files import write_atomically
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.simulate.make import simulate_dataset
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.classic import ClassicPreprocessing
 from cryoflow.unpicker.decision import with_decision

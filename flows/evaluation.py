@@ -9,9 +9,9 @@ from prefect import flow, task
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
-from cryoflow.pickers.compare import Compared, Comparison, compare
-from cryoflow.plain import plain
+from cryoflow.pickers.comparing.compare import Compared, Comparison, compare
+from cryoflow.storage.files import write_atomically
+from cryoflow.storage.json_values import plain
 from flows.parameters import EvaluationParameters
 from flows.watching import run_name, show_table
 

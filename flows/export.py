@@ -11,10 +11,10 @@ from cryoflow.cluster.dispatch import dispatches, run_stages
 from cryoflow.database import Database
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
-from cryoflow.pickers.export import ExportResult
-from cryoflow.pickers.export import export as write_export
-from cryoflow.pickers.split import Fractions
-from cryoflow.pickers.train_and_pick import load_entries
+from cryoflow.pickers.running.train_and_pick import load_entries
+from cryoflow.pickers.training_sets.export import ExportResult
+from cryoflow.pickers.training_sets.export import export as write_export
+from cryoflow.pickers.training_sets.split import Fractions
 from flows.export_parts import scatter_exports
 from flows.parameters import ExportParameters
 from flows.watching import run_name, show_table

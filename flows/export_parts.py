@@ -1,7 +1,7 @@
 """Exports where stages are jobs: cut into parts that are written at the same time, before the export gathers them.
 
 A part's files are complete or absent, so the export writes what a failed part left undone, and a second run writes only
-what is missing. What a part is, and that none of another content is ever taken, is in `cryoflow.pickers.export_parts`.
+what is missing. `cryoflow.pickers.training_sets.export_shards` defines a part, and refuses one of another content.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pydantic import Field
 from cryoflow.cluster.dispatch import Done, Work, dispatches
 from cryoflow.database import Database
 from cryoflow.pickers.base import picker
-from cryoflow.pickers.export import cut_export as cut_into_parts
-from cryoflow.pickers.export_parts import part_of, parts_in
-from cryoflow.pickers.export_parts import write_part as write_files
-from cryoflow.pickers.manifest import NAME as MANIFEST
-from cryoflow.pickers.split import Fractions
-from cryoflow.pickers.train_and_pick import best_entries, load_entries
+from cryoflow.pickers.running.train_and_pick import best_entries, load_entries
+from cryoflow.pickers.training_sets.export import cut_export as cut_into_parts
+from cryoflow.pickers.training_sets.export_shards import part_of, parts_in
+from cryoflow.pickers.training_sets.export_shards import write_part as write_files
+from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST
+from cryoflow.pickers.training_sets.split import Fractions
 from flows.parameters import ExportParameters, Form
 from flows.scatter import scattered
 from flows.watching import log, run_name

@@ -12,7 +12,7 @@ from prefect import flow, task
 from pydantic import Field
 
 from cryoflow.database import Database
-from cryoflow.files import write_atomically
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.options import TrainOptions
 from cryoflow.unpicker.sources import label_sources
 from flows.parameters import Database as DatabaseFolder

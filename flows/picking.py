@@ -8,9 +8,9 @@ from cryoflow.cluster.dispatch import dispatches
 from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput
-from cryoflow.pickers.run import micrographs_to_pick
-from cryoflow.pickers.split import Fractions
-from cryoflow.pickers.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
+from cryoflow.pickers.running.run import micrographs_to_pick
+from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
+from cryoflow.pickers.training_sets.split import Fractions
 from flows.parameters import PickingParameters
 from flows.picking_parts import place_of, train_and_pick_as_jobs
 from flows.watching import log, run_name, show_table

@@ -17,8 +17,8 @@ from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.execution import Place
-from cryoflow.pickers.parts import (
+from cryoflow.pickers.running.execution import Place
+from cryoflow.pickers.running.pick_shards import (
     Picking,
     diameter_of_training,
     gather,
@@ -28,9 +28,9 @@ from cryoflow.pickers.parts import (
     part_of_files,
     pick_part,
 )
-from cryoflow.pickers.run import trained_already
-from cryoflow.pickers.split import Fractions
-from cryoflow.pickers.train_and_pick import PICKED, TRAINING, best_entries, export_and_train, load_entries
+from cryoflow.pickers.running.run import trained_already
+from cryoflow.pickers.running.train_and_pick import PICKED, TRAINING, best_entries, export_and_train, load_entries
+from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import Kind, PickSet
 from flows.export import write_training_set
 from flows.export_parts import scatter_exports

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from cryoflow.cluster.dispatch import run_stage
 from cryoflow.database import Database
 from cryoflow.ingest import IngestReport
-from cryoflow.pickers.compare import Comparison
+from cryoflow.pickers.comparing.compare import Comparison
 from cryoflow.picks import Kind
 from flows.evaluation import evaluate, read_comparisons
 from flows.export import export_all

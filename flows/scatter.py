@@ -47,7 +47,7 @@ def judge(parameters: JudgingParameters) -> None:
 def judge_part(parameters: JudgingParameters) -> None:
     """The chunks of one part of an entry; those that are done are skipped."""
     from cryoflow.database.diameter import load_with_diameter
-    from cryoflow.quiet import load_tensorflow
+    from cryoflow.system.tensorflow_import import load_tensorflow
 
     load_tensorflow()
     from cryoflow.unpicker.bundle import ModelBundle

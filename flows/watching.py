@@ -20,7 +20,7 @@ from prefect.artifacts import (
 )
 from prefect.runtime import flow_run
 
-from cryoflow.plain import plain
+from cryoflow.storage.json_values import plain
 
 log = logging.getLogger("flows")
 """What goes on, in a line or two a stage: in the run's log, and on the terminal of who started it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput, ToolFailed
-from cryoflow.programs import run
+from cryoflow.system.programs import run
 
 HOSTILE = 'a b\'; touch hacked "$(touch hacked)" `touch hacked` \n && touch hacked'
 

@@ -10,7 +10,7 @@ import pytest
 import cryoflow
 from cryoflow.cli.main import launch
 from cryoflow.errors import BadInput
-from cryoflow.settings import Settings, find_file, load_settings
+from cryoflow.settings.load import Settings, find_file, load_settings
 
 FILE = """
 profile = "cluster"
@@ -59,7 +59,7 @@ def test_a_relative_database_in_a_file_is_relative_to_the_file(file: Path, monke
 
 def test_the_nearest_file_wins_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("cryoflow.settings.FILE_NAME", "only-in-this-test.toml")
+    monkeypatch.setattr("cryoflow.settings.load.FILE_NAME", "only-in-this-test.toml")
     work = tmp_path / "work" / "below"
     work.mkdir(parents=True)
     assert find_file(work) is None

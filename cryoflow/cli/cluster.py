@@ -9,10 +9,10 @@ from cyclopts import Parameter
 
 from cryoflow.cli.output import Json, UsageError, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
-from cryoflow.profiles import ProfileName
+from cryoflow.settings.profiles import ProfileName
 
 if TYPE_CHECKING:
-    from cryoflow.settings import Settings
+    from cryoflow.settings.load import Settings
 
 HOW_TO_SIGN_IN = "Set it to NAME:PASSWORD of whoever runs the server"
 
@@ -134,7 +134,7 @@ def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
     """The settings with a profile, and Prefect's environment before it is imported."""
     import os
 
-    from cryoflow.settings import load_settings
+    from cryoflow.settings.load import load_settings
 
     settings = load_settings(profile=str(profile) if profile else None).settings
     os.environ["PREFECT_API_URL"] = f"{settings.site.server.rstrip('/')}/api"
@@ -144,7 +144,7 @@ def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
 
 
 def _require_server(settings: Settings) -> None:
-    from cryoflow.doctor import access_problem
+    from cryoflow.system.doctor import access_problem
 
     if problem := access_problem(f"{settings.site.server.rstrip('/')}/api"):
         cure = "Start it (`cryoflow up`), or correct `server` in [site] of cryoflow.toml"

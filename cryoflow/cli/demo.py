@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cryoflow.cli.flow_runs import filled, prepare_prefect, show_result
 from cryoflow.cli.output import Json, say
 from cryoflow.errors import ExitCode
-from cryoflow.profiles import ProfileName
+from cryoflow.settings.profiles import ProfileName
 
 
 def demo(

@@ -17,8 +17,8 @@ def doctor(*, image: str | None = None, json: Json = False) -> ExitCode:
         Check this image instead: a .sif file for Apptainer, or a name that Docker Engine knows, such as cryoflow:cpu.
         It is started as stages are: imports, versions against this machine's, GPU, certificates, the site's folders.
     """
-    from cryoflow.doctor import examine
-    from cryoflow.settings import load_settings
+    from cryoflow.settings.load import load_settings
+    from cryoflow.system.doctor import examine
 
     loaded = load_settings()
     if image:
@@ -44,7 +44,7 @@ def settings(*, json: Json = False) -> None:
 
     The command line comes before CRYOFLOW_* variables, cryoflow.toml, the profile and the defaults.
     """
-    from cryoflow.settings import Settings, load_settings
+    from cryoflow.settings.load import Settings, load_settings
 
     loaded = load_settings()
     rows = [

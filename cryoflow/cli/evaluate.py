@@ -50,8 +50,8 @@ def evaluate(
     micrographs
         One line a micrograph instead of one an entry.
     """
-    from cryoflow.pickers.compare import compare
-    from cryoflow.pickers.evaluate import per_micrograph, table_of, write_evaluation
+    from cryoflow.pickers.comparing.compare import compare
+    from cryoflow.pickers.comparing.evaluate import per_micrograph, table_of, write_evaluation
 
     right = load([reference], database)[0]
     only = _names_of(split_of, split, right.provenance.project_name) if split_of else None
@@ -73,7 +73,7 @@ def evaluate(
 
 def _names_of(folder: Path, split: str, project: str) -> frozenset[str]:
     """Micrographs of one project in one split: those of another may have the same names."""
-    from cryoflow.pickers.manifest import read_manifest
+    from cryoflow.pickers.training_sets.manifest import read_manifest
 
     table = read_manifest(folder)
     names = frozenset(map(str, table.loc[(table["split"] == split) & (table["project"] == project), "name"]))

@@ -84,8 +84,8 @@ def _make(name: str, title: str) -> None:
         overwrite
             Replace an earlier export of cryoflow in that folder, trained models included.
         """
-        from cryoflow.pickers.export import export
-        from cryoflow.pickers.split import Fractions
+        from cryoflow.pickers.training_sets.export import export
+        from cryoflow.pickers.training_sets.split import Fractions
 
         if diameter is not None and box is not None:
             raise out.UsageError("give --diameter or --box, not both.")
@@ -115,7 +115,7 @@ def chosen(entries: Sequence[str], database: Path, *, best: bool, project: Seque
     if entries:
         return tuple(entries)
     from cryoflow.database import Database
-    from cryoflow.pickers.train_and_pick import best_entries
+    from cryoflow.pickers.running.train_and_pick import best_entries
 
     names = best_entries(Database(database), project)
     out.say(f"entries: {' '.join(names)}")
@@ -125,7 +125,7 @@ def chosen(entries: Sequence[str], database: Path, *, best: bool, project: Seque
 def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
     """The picks of some entries; diameters that they do not know are those of their projects."""
     from cryoflow.database import Database
-    from cryoflow.pickers.train_and_pick import load_entries
+    from cryoflow.pickers.running.train_and_pick import load_entries
 
     if database is None:
         raise out.UsageError("say which --database the entries are of.")
@@ -147,7 +147,7 @@ def settings_of(texts: tuple[str, ...]) -> dict[str, str]:
 
 def show(result: object, *, as_json: bool) -> None:
     """Print what an export wrote, its settings with their reasons, and what to do next."""
-    from cryoflow.pickers.export import ExportResult
+    from cryoflow.pickers.training_sets.export import ExportResult
 
     assert isinstance(result, ExportResult)
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cryoflow.cli.cluster import HOW_TO_SIGN_IN
 from cryoflow.cli.output import UsageError, emit_json, emit_record, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
-from cryoflow.profiles import ProfileName
+from cryoflow.settings.profiles import ProfileName
 
 if TYPE_CHECKING:
     from flows.parameters import Form
@@ -47,8 +47,8 @@ def prepare_prefect(profile: ProfileName | None = None) -> None:
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     _tell_stages()
-    from cryoflow.doctor import access_problem
-    from cryoflow.settings import load_settings
+    from cryoflow.settings.load import load_settings
+    from cryoflow.system.doctor import access_problem
 
     settings = load_settings().settings
     otherwise = "unset PREFECT_API_URL to use the embedded one"

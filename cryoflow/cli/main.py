@@ -44,8 +44,8 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
 
 
 def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Give options that were not written their values from the settings of the same name (`cryoflow.settings`)."""
-    from cryoflow.settings import load_settings
+    """Give options that were not written their values from the settings of the same name (`cryoflow.settings.load`)."""
+    from cryoflow.settings.load import load_settings
 
     open_options = {str(a.name).removeprefix("--").replace("-", "_"): a for a in arguments if not a.tokens}
     loaded = load_settings()

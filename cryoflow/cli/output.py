@@ -21,7 +21,7 @@ from typing import Annotated, Protocol, TypeAlias
 from cyclopts import Parameter
 
 from cryoflow.errors import CryoflowError
-from cryoflow.plain import plain
+from cryoflow.storage.json_values import plain
 
 Json: TypeAlias = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON value.")]
 """The type of a command's `json` parameter."""

@@ -53,7 +53,7 @@ def train(
     script_only
         Write a job script instead, and run nothing.
     """
-    from cryoflow.pickers.run import train as run
+    from cryoflow.pickers.running.run import train as run
 
     result = run(
         name,
@@ -104,7 +104,7 @@ def pick(
     script_only
         Write a job script instead, and run nothing.
     """
-    from cryoflow.pickers.run import pick as run
+    from cryoflow.pickers.running.run import pick as run
 
     picking = picking or Picking()
     picksets = picking.picksets(entries, database)
@@ -169,7 +169,7 @@ def read(
     model
         Kept with the picks.
     """
-    from cryoflow.pickers.read_back import read_back
+    from cryoflow.pickers.importing.import_picks import read_back
 
     found = read_back(
         name,
@@ -212,7 +212,7 @@ def consensus(
     name
         Of the new entry, Consensus_<name>.
     """
-    from cryoflow.pickers.consensus import consensus as agree
+    from cryoflow.pickers.comparing.consensus import consensus as agree
 
     picksets = load(entries, database)
     show_picks(

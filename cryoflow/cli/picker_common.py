@@ -13,8 +13,8 @@ from cyclopts import Parameter
 from cryoflow.cli import output as out
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.execution import Place
-    from cryoflow.pickers.run import Picked, Trained
+    from cryoflow.pickers.running.execution import Place
+    from cryoflow.pickers.running.run import Picked, Trained
     from cryoflow.picks import PickSet
 
 Flag = Annotated[bool, Parameter(negative="")]
@@ -63,7 +63,7 @@ class Picking:
     def picksets(self, entries: Sequence[str], database: Path | None) -> list[PickSet]:
         """What is to be picked: the micrographs of entries, and those that were named themselves."""
         from cryoflow.cli.export import load
-        from cryoflow.pickers.run import micrographs_to_pick
+        from cryoflow.pickers.running.run import micrographs_to_pick
 
         picksets = load(entries, database) if entries else []
         if self.micrographs:
@@ -74,7 +74,7 @@ class Picking:
 def place_of(where: Where | None, *, script: bool = False) -> Place:
     """Where to run, from what was typed; for a script GPUs are counted only."""
     from cryoflow.pickers.base import Hardware
-    from cryoflow.pickers.execution import Place
+    from cryoflow.pickers.running.execution import Place
 
     where = where or Where()
     try:

@@ -31,10 +31,10 @@ def simulate(
     and a CryoSPARC project. Specimens: barrel (D7, 160 A), large (no symmetry, 250 A), small (110 A, low contrast).
     What is there already from the same arguments is kept; another data set is not overwritten.
     """
-    from cryoflow.safe_names import safe_name
     from cryoflow.simulate import simulate_dataset
     from cryoflow.simulate.cryosparc_project import write_cryosparc_project
     from cryoflow.simulate.relion_project import write_relion_project
+    from cryoflow.storage.safe_names import safe_name
 
     with progress("micrographs", micrographs) as advance:
         try:

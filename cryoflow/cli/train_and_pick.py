@@ -56,8 +56,8 @@ def train_and_pick(
     script_only
         Run nothing: write the script that trains, and once that has run, with the same command, the one that picks.
     """
-    from cryoflow.pickers.split import Fractions
-    from cryoflow.pickers.train_and_pick import train_and_pick as both
+    from cryoflow.pickers.running.train_and_pick import train_and_pick as both
+    from cryoflow.pickers.training_sets.split import Fractions
 
     picking = picking or Picking()
     new = picking.picksets(to_pick, database)

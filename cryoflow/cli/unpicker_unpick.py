@@ -25,7 +25,7 @@ from cryoflow.cli.unpicker_input import (
 )
 from cryoflow.cli.unpicker_older import OlderOption, check_as_trained
 from cryoflow.errors import BadInput
-from cryoflow.safe_names import safe_name
+from cryoflow.storage.safe_names import safe_name
 
 
 def unpick(
@@ -152,7 +152,7 @@ def _unpick_entries(
     json: bool,
 ) -> int:
     from cryoflow.database import Database
-    from cryoflow.pickers.export import export
+    from cryoflow.pickers.training_sets.export import export
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.unpick import unpick as run
 

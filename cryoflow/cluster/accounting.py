@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from cryoflow.errors import ToolFailed
-from cryoflow.programs import run
+from cryoflow.system.programs import run
 
 _COLUMNS = (
     "JobIDRaw", "State", "ExitCode", "Partition", "NodeList", "AllocCPUS", "ReqMem", "MaxRSS", "TotalCPU", "ElapsedRaw",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from cryoflow.cluster import docker
 from cryoflow.errors import BadInput
-from cryoflow.profiles import ProfileName, deployment_name
-from cryoflow.settings import FILE_NAME, Settings
-from cryoflow.site import ClassName, ResourceClass, Site
+from cryoflow.settings.load import FILE_NAME, Settings
+from cryoflow.settings.profiles import ProfileName, deployment_name
+from cryoflow.settings.site import ClassName, ResourceClass, Site
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -122,7 +122,7 @@ def job_variables(stage: Stage, settings: Settings, profile: ProfileName) -> dic
 
 def _where_stages_run(profile: ProfileName) -> dict[str, str]:
     """Flows that start others read the profile and the settings file of whoever deployed them."""
-    from cryoflow.settings import find_file
+    from cryoflow.settings.load import find_file
 
     file = find_file()
     return {"CRYOFLOW_PROFILE": str(profile)} | ({"CRYOFLOW_CONFIG": str(file.resolve())} if file else {})

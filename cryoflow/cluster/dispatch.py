@@ -40,8 +40,8 @@ from pydantic import BaseModel
 from cryoflow.cluster.attempts import Attempt, Done, Work, digest, message, reason_is_missing
 from cryoflow.cluster.outcome import TOOK_OVER
 from cryoflow.errors import CryoflowError
-from cryoflow.profiles import ProfileName, deployment_name
-from cryoflow.settings import Settings, load_settings
+from cryoflow.settings.load import Settings, load_settings
+from cryoflow.settings.profiles import ProfileName, deployment_name
 
 __all__ = ["Done", "StageFailed", "Work", "dispatches", "run_shards", "run_stage", "run_stages"]
 

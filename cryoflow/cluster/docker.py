@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.errors import BadInput
-from cryoflow.settings import FILE_NAME
-from cryoflow.site import ResourceClass, Site
+from cryoflow.settings.load import FILE_NAME
+from cryoflow.settings.site import ResourceClass, Site
 
 HOME = "/tmp"  # noqa: S108  # in the container: the one folder that any user may write to
 COMMAND = "python -m prefect.engine"

@@ -1,6 +1,6 @@
 """Checks of an image: what stages need of it, asked from within it, mounted and started as they would be.
 
-`cryoflow doctor --image` makes them; the answers are `cryoflow.doctor.Finding`s.
+`cryoflow doctor --image` makes them; the answers are `cryoflow.system.doctor.Finding`s.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cryoflow import programs
 from cryoflow.cluster.docker import container
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.sbatch import container_command
-from cryoflow.doctor import Finding, server_problem
 from cryoflow.errors import ToolFailed
-from cryoflow.settings import Settings
+from cryoflow.settings.load import Settings
+from cryoflow.system import programs
+from cryoflow.system.doctor import Finding, server_problem
 
 REBUILD = "Build it anew: `make images`."
 SAME = ("cryoflow", "prefect")

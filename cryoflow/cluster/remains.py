@@ -37,7 +37,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.states import Crashed
 
-from cryoflow.processes import pid_space, runs, started
+from cryoflow.system.processes import pid_space, runs, started
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import CryoflowError, ToolFailed
-from cryoflow.programs import run
+from cryoflow.system.programs import run
 
 TERMINAL = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",

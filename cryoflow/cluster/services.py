@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 
 from cryoflow.cluster.deployments import POOL_TYPES, pools
 from cryoflow.errors import BadInput, ToolFailed
-from cryoflow.processes import ending_with_us
-from cryoflow.profiles import ProfileName
-from cryoflow.settings import FILE_NAME, Settings
+from cryoflow.settings.load import FILE_NAME, Settings
+from cryoflow.settings.profiles import ProfileName
+from cryoflow.system.processes import ending_with_us
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

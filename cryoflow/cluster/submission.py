@@ -15,8 +15,8 @@ from cryoflow.cluster import sbatch, watch
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.scheduler import Scheduler, SchedulerSilent
 from cryoflow.errors import ToolFailed
-from cryoflow.files import write_atomically
-from cryoflow.safe_names import safe_name
+from cryoflow.storage.files import write_atomically
+from cryoflow.storage.safe_names import safe_name
 
 SUBMIT_AT_ONCE = 4
 SUBMIT_ATTEMPTS = 3

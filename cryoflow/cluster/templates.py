@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.cluster.deployments import POOL_TYPES, STAGES, engine_defaults, load_flow, pool_of, resource_variables
-from cryoflow.files import write_atomically
-from cryoflow.profiles import ProfileName, deployment_name
-from cryoflow.site import Site
+from cryoflow.settings.profiles import ProfileName, deployment_name
+from cryoflow.settings.site import Site
+from cryoflow.storage.files import write_atomically
 
 HEAD = """\
 # Deployments for `prefect deploy --all`, for sites that manage them with Prefect's own commands. Folders, images and

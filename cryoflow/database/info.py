@@ -14,8 +14,8 @@ from typing import Literal, cast, get_args
 
 from cryoflow.database.values import UNKNOWN, line, number, parse_number, parse_word
 from cryoflow.errors import BadInput
-from cryoflow.fingerprints import fingerprint
 from cryoflow.picks import Kind, PickSet, Program, Provenance
+from cryoflow.storage.fingerprints import fingerprint
 
 VERSION = 1
 _MAGIC = "cryoflow entry "

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
-from cryoflow import files, inputs
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind
-from cryoflow.safe_names import safe_name, short_hash
+from cryoflow.storage import files, inputs
+from cryoflow.storage.safe_names import safe_name, short_hash
 
 VERSION = 1
 MARKER = "cryoflow-database.json"

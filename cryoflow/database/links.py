@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryoflow import files
 from cryoflow.database import layout
 from cryoflow.database.values import line, parse_pairs, parse_word, word
 from cryoflow.errors import BadInput
-from cryoflow.safe_names import short_hash
+from cryoflow.storage import files
+from cryoflow.storage.safe_names import short_hash
 
 VERSION = 1
 _MAGIC = "cryoflow micrographs "

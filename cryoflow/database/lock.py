@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryoflow import files, inputs
 from cryoflow.errors import DatabaseBusy
-from cryoflow.processes import pid_space, runs, started, text_of
+from cryoflow.storage import files, inputs
+from cryoflow.system.processes import pid_space, runs, started, text_of
 
 log = logging.getLogger(__name__)
 

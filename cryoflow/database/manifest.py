@@ -13,7 +13,7 @@ from pathlib import Path
 from cryoflow.database import layout
 from cryoflow.errors import BadInput
 from cryoflow.picks import SourceFile
-from cryoflow.safe_names import short_hash
+from cryoflow.storage.safe_names import short_hash
 
 NAME = "manifest.json"
 VERSION = 1

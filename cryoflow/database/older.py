@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoflow import inputs
 from cryoflow.database import layout
 from cryoflow.database.data_text import DataText
 from cryoflow.errors import BadInput
 from cryoflow.picks import micrograph_table
+from cryoflow.storage import inputs
 
 _HEAD = {
     "Voltage": "voltage_kV",

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import cryoflow
-from cryoflow import files, inputs, leftovers
 from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import DAMAGED, Entry, load_entry, read_entry
@@ -30,7 +29,8 @@ from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import Manifest, manifest_text, sealed, unsealed
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import PickSet, Provenance
-from cryoflow.safe_names import inside, safe_name, short_hash
+from cryoflow.storage import files, inputs, stale_files
+from cryoflow.storage.safe_names import inside, safe_name, short_hash
 
 T = TypeVar("T")
 
@@ -236,7 +236,7 @@ class Database:
         projects = [folder for folder in self.root.glob("*/") if not folder.is_symlink()]
         for folder in (self.root, *projects, *(folder / layout.ENTRIES for folder in projects)):
             if not folder.is_symlink():
-                leftovers.sweep(folder)
+                stale_files.sweep(folder)
         for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{files.ASIDE}"):
             files.mend(hidden.with_name(layout.entry_name(hidden)))
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryoflow import files, leftovers
 from cryoflow.database import layout
 from cryoflow.database.data_reader import is_data_text, read_data_text
 from cryoflow.database.info import parse_info
@@ -27,7 +26,8 @@ from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import read_manifest, sealed, unsealed
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
-from cryoflow.fingerprints import checksum
+from cryoflow.storage import files, stale_files
+from cryoflow.storage.fingerprints import checksum
 
 Severity = Literal["damage", "leftover", "notice"]
 
@@ -235,8 +235,8 @@ def _strangers(folder: Path, expected: set[str], *, folders: bool = False) -> It
         path = folder / name
         if name in expected or (folders and path.is_dir() and not name.startswith(".")):
             continue
-        if leftovers.is_unfinished(name):
-            if leftovers.is_abandoned(path):
+        if stale_files.is_unfinished(name):
+            if stale_files.is_abandoned(path):
                 yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _put_aside(path))
         elif name.startswith(".") and name.endswith(files.ASIDE):
             yield _Broken(Finding("leftover", path, "moved aside by a writer that was killed"), _mend(path))

@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import replacing
 from cryoflow.formats.cs_csdat import CSDAT_MAGIC, Csdat, write_csdat
 from cryoflow.formats.cs_distinct import Distinct
 from cryoflow.formats.cs_header import HINT, Array, CsHeader
 from cryoflow.formats.cs_npy import NPY_MAGIC, Npy, write_npy
+from cryoflow.storage import inputs
+from cryoflow.storage.files import replacing
 
 __all__ = ["CsHeader", "Distinct", "read_cs", "read_cs_distinct", "read_cs_header", "read_cs_rows", "write_cs"]
 

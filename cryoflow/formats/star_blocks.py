@@ -15,9 +15,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_rows import text, tokens
+from cryoflow.storage import inputs
 
 PIECE_BYTES = 2 << 20
 MOST_COLUMNS = 10_000

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow.files import write_atomically
+from cryoflow.storage.files import write_atomically
 
 _ROWS_AT_ONCE = 1_000
 _PLAIN = re.compile(r"(?!data_|loop_|save_|stop_|global_)[^\s\"'#_;][^\s]*", re.IGNORECASE)

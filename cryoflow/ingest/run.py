@@ -24,7 +24,7 @@ from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.flip import Flip
 from cryoflow.projects.found import JobStatus
-from cryoflow.safe_names import safe_name
+from cryoflow.storage.safe_names import safe_name
 
 _MISSING_REMEMBERED = 12
 

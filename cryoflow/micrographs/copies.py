@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.fingerprints import fingerprint
+from cryoflow.storage.fingerprints import fingerprint
 
 
 def leaders(paths: Sequence[str | os.PathLike[str] | None], groups: Sequence[Hashable]) -> npt.NDArray[np.intp]:
     """Which micrograph each one follows when a set is divided: itself, where it has no copy.
 
-    Copies are told by `cryoflow.fingerprints.fingerprint` (size, first and last 64 KiB, so the header with its
+    Copies are told by `cryoflow.storage.fingerprints.fingerprint` (size, first and last 64 KiB, so the header with its
     statistics and many pixels). Of several copies that one leads whose group is the largest, the first of them in
     order.
 

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
 
 HEADER_BYTES = 1024
 MODE_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.files import replacing
 from cryoflow.micrographs.header import MODE_DTYPES, MicrographHeader, pack_header, read_header
+from cryoflow.storage import inputs
+from cryoflow.storage.files import replacing
 
 FloatImage = npt.NDArray[np.float32]
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.chosen import Settings
+from cryoflow.pickers.training_sets.derived_settings import Settings
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_set import TrainingSet
+    from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Needs:
 
 
 class Reader(Protocol):
-    """Reads one file of picks: see `cryoflow.pickers.coordinates`."""
+    """Reads one file of picks: see `cryoflow.pickers.importing.coordinates`."""
 
     def __call__(self, path: Path) -> pd.DataFrame:
         """Columns `name`, `x_px`, `y_px`, and `score`, `box_px` where the file has them."""
@@ -209,11 +209,11 @@ class Picker:
 
 @cache
 def pickers() -> Mapping[str, Picker]:
-    """All pickers by name: the modules of this package that have a `PICKER`."""
-    package = importlib.import_module("cryoflow.pickers")
+    """All pickers by name: the modules of `cryoflow.pickers.programs` that have a `PICKER`."""
+    package = importlib.import_module("cryoflow.pickers.programs")
     found = {}
     for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"cryoflow.pickers.{info.name}")
+        module = importlib.import_module(f"cryoflow.pickers.programs.{info.name}")
         if isinstance(picker := getattr(module, "PICKER", None), Picker):
             found[picker.name] = picker
     return dict(sorted(found.items()))

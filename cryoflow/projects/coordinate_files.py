@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.star import Table, read_table
 from cryoflow.formats.star_blocks import walk
 from cryoflow.formats.star_rows import is_number
+from cryoflow.storage import inputs
 
 _UNKNOWN = -999.0
 _LARGEST_TEXT_BYTES = 1 << 30

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow.files import is_file
 from cryoflow.picks import ExtractedSample
 from cryoflow.projects.flip import Flip, turn
+from cryoflow.storage.files import is_file
 
 _MICROGRAPHS = 5
 _EACH = 12

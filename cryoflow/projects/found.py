@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cryoflow.picks import Kind
-from cryoflow.safe_names import safe_name
+from cryoflow.storage.safe_names import safe_name
 
 
 class JobStatus(StrEnum):

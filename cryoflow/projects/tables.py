@@ -18,9 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.fingerprints import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
@@ -28,6 +26,8 @@ from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import lone_job
+from cryoflow.storage import inputs
+from cryoflow.storage.fingerprints import source_file
 
 _TABLE_ENDINGS = (".star", ".box", ".cbox", ".txt", ".csv", ".tsv", ".coord", ".thi")
 _IMAGE_ENDINGS = (".mrc", ".map", ".tif", ".tiff", ".eer", ".mrcs")

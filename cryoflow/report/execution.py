@@ -13,10 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
 from cryoflow.report.page import Block, Figures, Picture, Section, Table, Text
+from cryoflow.storage import inputs
+from cryoflow.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoflow.files import write_atomically
+from cryoflow.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from cryoflow import inputs
 from cryoflow.database import Database, Entry
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph
-from cryoflow.pickers import manifest
-from cryoflow.pickers.compare import Scores, centers_of, same_micrographs
-from cryoflow.pickers.matching import match_picks
+from cryoflow.pickers.comparing.compare import Scores, centers_of, same_micrographs
+from cryoflow.pickers.comparing.matching import match_picks
+from cryoflow.pickers.training_sets import manifest
 from cryoflow.picks import FloatArray, Kind, PickSet
 from cryoflow.report.execution import TraceRow, execution_section
 from cryoflow.report.figures import KEPT, MISSED, REMOVED, Marks, montage, overlay
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, Section, Table, Text
+from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
 
 EXAMPLES = 2

@@ -16,11 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from cryoflow.files import replacing_folder
 from cryoflow.simulate.cryosparc_columns import PickColumns, rows
 from cryoflow.simulate.cryosparc_files import JobWriter, SimulatedJob, SimulatedOutput, write_project_files
 from cryoflow.simulate.cryosparc_story import Story
 from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.storage.files import replacing_folder
 
 
 def write_cryosparc_project(

@@ -11,12 +11,12 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import fft_workers
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.safe_names import inside, safe_name
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.density import SPECIMENS, Specimen, find_specimen
 from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.simulate.picker import RIGHT_WITHIN, match_to_truth, pick_blobs
 from cryoflow.simulate.truth import load_dataset, read_recipe, write_truth
+from cryoflow.storage.safe_names import inside, safe_name
 
 MICROGRAPHS_FOLDER = "Micrographs"
 _VERSION = 2  # raise it where the same arguments give other micrographs

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryoflow.files import write_atomically
 from cryoflow.formats.star import write_star
+from cryoflow.storage.files import write_atomically
 
 _NUMBERS = {
     "Import": 0, "MotionCorr": 1, "CtfFind": 2, "ManualPick": 3, "AutoPick": 4, "Extract": 5, "Select": 7, "Class2D": 8,

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.files import replacing_folder, write_atomically
 from cryoflow.formats.star import write_star
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.relion_graph import Graph
 from cryoflow.simulate.relion_tables import BINNING, Columns, Tables
+from cryoflow.storage.files import replacing_folder, write_atomically
 
 _N_MANUAL = 5
 _GENERATIONS = {"1": (1, 4), "2": (2, 1), "3.0": (3, 0), "3.1": (3, 1), "4": (4, 0), "5": (5, 0)}

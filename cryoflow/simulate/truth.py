@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.storage.files import write_atomically
 
 TRUTH_FILE = "truth.json"
 """Its name, in the folder of a data set. JSON; positions in pixels, in the frame of `cryoflow.picks`."""

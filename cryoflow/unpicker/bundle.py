@@ -27,11 +27,11 @@ import numpy as np
 import numpy.typing as npt
 
 import cryoflow
-from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.files import clear_errors, remove, write_atomically
-from cryoflow.fingerprints import checksum
-from cryoflow.safe_names import inside
+from cryoflow.storage import inputs
+from cryoflow.storage.files import clear_errors, remove, write_atomically
+from cryoflow.storage.fingerprints import checksum
+from cryoflow.storage.safe_names import inside
 from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.network import Architecture, build, centre_view, turned

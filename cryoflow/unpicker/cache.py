@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput, NotWritten
-from cryoflow.files import clear_errors, write_atomically
+from cryoflow.storage import inputs
+from cryoflow.storage.files import clear_errors, write_atomically
 from cryoflow.unpicker.labelled import PickedMicrograph
 from cryoflow.unpicker.preprocessing import Boxes, BoxMaker, load_boxes
 

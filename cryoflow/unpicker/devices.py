@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from cryoflow.errors import CryoflowError
-from cryoflow.quiet import load_tensorflow
+from cryoflow.system.tensorflow_import import load_tensorflow
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from cryoflow.files import clear_errors
+from cryoflow.storage.files import clear_errors
 
 
 class EventLog:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle, get_weights, logits_of, npz_bytes, set_weights
 from cryoflow.unpicker.cache import CachedMicrograph

@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from cryoflow.errors import BadInput, NotWritten
-from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
 from cryoflow.unpicker.star_folder import files_by_stem, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import LABEL_COLUMN, StarRows

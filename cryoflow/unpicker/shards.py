@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
 from cryoflow.picks import PickSet
+from cryoflow.storage import inputs
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import ctf_of, picked_micrographs
 from cryoflow.unpicker.unpick import Judged, OnJudged, judge, keep_above, scores_of

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
 
 X, Y, FOM = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
 LABEL_COLUMN = "cryoflowLabel"

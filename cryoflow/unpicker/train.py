@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, versions
 from cryoflow.unpicker.cache import CachedMicrograph, prepare
 from cryoflow.unpicker.devices import load_keras

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.files import write_atomically
 from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
 from cryoflow.unpicker.preprocessing import Boxes, load_boxes, require_ctf

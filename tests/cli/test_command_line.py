@@ -19,7 +19,7 @@ from cryoflow.cli import main, output
 from cryoflow.cli.main import COMMANDS, launch
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.picks import Kind
-from cryoflow.plain import plain
+from cryoflow.storage.json_values import plain
 
 HEAVY = ("numpy", "pandas", "pydantic", "prefect", "tensorflow", "keras", "matplotlib", "scipy")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cryoflow.profiles import ProfileName
-from cryoflow.settings import load_settings
+from cryoflow.settings.load import load_settings
+from cryoflow.settings.profiles import ProfileName
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cluster.md").read_text()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput
-from cryoflow.profiles import ProfileName
-from cryoflow.settings import Settings, load_settings
+from cryoflow.settings.load import Settings, load_settings
+from cryoflow.settings.profiles import ProfileName
 
 TOML = """
 database = "picks"

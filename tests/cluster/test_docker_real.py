@@ -23,8 +23,8 @@ from real_site import FLOWS, RealSite, is_running
 from cryoflow.cluster.dispatch import Done, Work, run_shards
 from cryoflow.cluster.docker import COMMAND
 from cryoflow.database import Database
-from cryoflow.profiles import ProfileName, deployment_name
-from cryoflow.settings import load_settings
+from cryoflow.settings.load import load_settings
+from cryoflow.settings.profiles import ProfileName, deployment_name
 
 pytestmark = pytest.mark.docker
 

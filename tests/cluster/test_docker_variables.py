@@ -9,7 +9,7 @@ import pytest
 
 from cryoflow.cluster.docker import variables
 from cryoflow.errors import BadInput
-from cryoflow.site import ResourceClass, Site
+from cryoflow.settings.site import ResourceClass, Site
 
 
 def test_results_belong_to_who_deployed_and_any_user_has_a_home() -> None:

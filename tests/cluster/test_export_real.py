@@ -12,9 +12,9 @@ from real_site import RealSite, has_ended
 from test_picking_real import BareSite
 
 from cryoflow.database import Database
-from cryoflow.pickers.export import export
-from cryoflow.pickers.manifest import made_with
-from cryoflow.pickers.train_and_pick import best_entries, load_entries
+from cryoflow.pickers.running.train_and_pick import best_entries, load_entries
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.manifest import made_with
 
 pytestmark = [pytest.mark.slurm]
 N_MICROGRAPHS, PART = 6, 2

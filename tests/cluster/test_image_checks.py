@@ -15,9 +15,9 @@ import pytest
 from cryoflow.cli.main import launch
 from cryoflow.cluster.images import _judge, examine_image
 from cryoflow.cluster.probe import is_read_only, problem_of, write
-from cryoflow.doctor import Finding
-from cryoflow.settings import Settings
-from cryoflow.site import Site
+from cryoflow.settings.load import Settings
+from cryoflow.settings.site import Site
+from cryoflow.system.doctor import Finding
 
 HERE = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
 SOUND: dict[str, Any] = {

@@ -48,7 +48,7 @@ def make_pickset(tmp_path: Path) -> MakePickSet:
         source = root / "particles.cs"
         root.mkdir(parents=True, exist_ok=True)
         source.write_bytes(b"dataset")
-        from cryoflow.fingerprints import source_file
+        from cryoflow.storage.fingerprints import source_file
 
         micrographs = micrograph_table(
             {

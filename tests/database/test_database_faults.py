@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from cryoflow import files, leftovers
 from cryoflow.database import Database, verify
 from cryoflow.errors import CryoflowError, NotWritten
 from cryoflow.ingest.memory import Remembered, recall, remember
 from cryoflow.picks import PickSet
+from cryoflow.storage import files, stale_files
 
 Make = Callable[..., PickSet]
 Work = Callable[[Path], None]
@@ -283,17 +283,17 @@ def test_a_damaged_memory_is_forgotten(tmp_path: Path, make_pickset: Make) -> No
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     with files.replacing(tmp_path / "a.txt") as hidden:
-        leftovers.remove_leftovers(tmp_path)
-        leftovers._swept.discard(str(tmp_path))
-        leftovers.remove_leftovers(tmp_path)
+        stale_files.remove_leftovers(tmp_path)
+        stale_files._swept.discard(str(tmp_path))
+        stale_files.remove_leftovers(tmp_path)
         hidden.write_text("x")
     assert (tmp_path / "a.txt").read_text() == "x"
-    dead = tmp_path / f".a.txt.tmp-{leftovers._host()}-{in_child_pid()}-0123abcd"
+    dead = tmp_path / f".a.txt.tmp-{stale_files._host()}-{in_child_pid()}-0123abcd"
     dead.write_text("x")
     mine = tmp_path / ".notes.tmp-backup"
     mine.write_text("a user's own")
     os.utime(mine, (0, 0))
-    leftovers._swept.discard(str(tmp_path))
+    stale_files._swept.discard(str(tmp_path))
     files.write_atomically(tmp_path / "b.txt", "y")
     assert not dead.exists()
     assert mine.exists()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cryoflow import files, leftovers
 from cryoflow.database import Database, verify
 from cryoflow.database import lock as locking
 from cryoflow.errors import DatabaseBusy
 from cryoflow.picks import PickSet
+from cryoflow.storage import files, stale_files
 
 Make = Callable[..., PickSet]
 
@@ -34,7 +34,7 @@ def test_what_a_writer_left_goes_with_its_lock_though_the_next_one_swept_there_b
     """The dead writer is a zombie here: its parent has not waited for it."""
     database = Database(tmp_path / "DB")
     entry = database.add(make_pickset("P", folder=tmp_path / "P", job="J1"))
-    leftovers.remove_leftovers(entry.folder.parent)
+    stale_files.remove_leftovers(entry.folder.parent)
     told, tell = os.pipe()
     victim = os.fork()
     if victim == 0:

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryoflow import files
 from cryoflow.database import Database, Orientation
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import Kind, PickSet
+from cryoflow.storage import files
 
 Make = Callable[..., PickSet]
 Same = Callable[[PickSet, PickSet], None]

@@ -14,7 +14,7 @@ from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import read_micrograph, write_mrc
-from cryoflow.pickers.export_parts import folder_of_parts, parts_in
+from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in
 from flows.export import export, export_all, write_training_set
 from flows.export_parts import ExportPart, cut_export, scatter_exports, write_part
 from flows.ingest import ingest
@@ -149,9 +149,9 @@ def test_an_export_that_cannot_be_is_told_by_the_export_itself(
 def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
     database: Database, tmp_path: Path, jobs: list[str]
 ) -> None:
-    from cryoflow.pickers.execution import Place
-    from cryoflow.pickers.split import Fractions
-    from cryoflow.pickers.train_and_pick import best_entries, export_and_train, load_entries
+    from cryoflow.pickers.running.execution import Place
+    from cryoflow.pickers.running.train_and_pick import best_entries, export_and_train, load_entries
+    from cryoflow.pickers.training_sets.split import Fractions
 
     p = PickingParameters(
         picker="topaz", database=database.root, output=tmp_path / "run", seed=3, diameter_A=160.0, validation=0.3,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cryoflow.database import Database
-from cryoflow.settings import Settings
+from cryoflow.settings.load import Settings
+from cryoflow.settings.site import Site
 from cryoflow.simulate import simulate_dataset
 from cryoflow.simulate.relion_project import write_relion_project
-from cryoflow.site import Site
 from flows.ingest import ingest
 from flows.nightly import RECORD, RetrainingParameters, newest_model, next_model, picks_seen, retrain
 from flows.parameters import IngestParameters

@@ -15,7 +15,7 @@ from prefect import flow
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
-from cryoflow.files import write_atomically
+from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.patches import Preprocessing

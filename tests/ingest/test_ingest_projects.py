@@ -190,7 +190,7 @@ def test_a_reader_that_dies_takes_one_job_down(projects: Path, tmp_path: Path, m
 def test_a_database_that_cannot_be_written_ends_the_run(
     projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryoflow import files
+    from cryoflow.storage import files
 
     quick(projects / "CS-demo", tmp_path / "DB")
     passed = []

@@ -5,7 +5,7 @@ import pytest
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import write_cs
-from cryoflow.pickers.coordinates import read_coordinates
+from cryoflow.pickers.importing.coordinates import read_coordinates
 
 CBOX = """
 data_global

@@ -9,8 +9,8 @@ import pytest
 from blob_micrographs import mean_under
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers import manifest
-from cryoflow.pickers.export import export
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
 
 
 def _boxes(path):

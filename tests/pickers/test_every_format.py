@@ -17,8 +17,8 @@ import tifffile
 from blob_micrographs import mean_under
 from scipy import ndimage
 
-from cryoflow.pickers import manifest
-from cryoflow.pickers.export import export
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
 
 Seen = Iterator[tuple[str, np.ndarray, np.ndarray]]
 """Exported name or the micrograph's own, the picture, and (n, 2) centres in its pixels."""

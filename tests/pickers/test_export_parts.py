@@ -16,10 +16,10 @@ import tifffile
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.base import picker, pickers
-from cryoflow.pickers.export import cut_export, export
-from cryoflow.pickers.export_parts import folder_of_parts, parts_in, write_part
-from cryoflow.pickers.links import read_any
-from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.training_sets.export import cut_export, export
+from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in, write_part
+from cryoflow.pickers.training_sets.links import read_any
+from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
 
 NAMES = ["mic 0.mrc", "mic 1.mrc", "mic_2.tiff", "mic_3.mrc", "mic_4.mrc"]  # in the order of a pick set

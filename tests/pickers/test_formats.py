@@ -15,12 +15,12 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.formats.star import list_blocks, read_blocks, read_table
 from cryoflow.formats.star_write import write_star
-from cryoflow.pickers import manifest
 from cryoflow.pickers.base import picker, pickers
-from cryoflow.pickers.coordinates import read_coordinates
-from cryoflow.pickers.export import export
-from cryoflow.pickers.read_back import read_back
-from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.importing.coordinates import read_coordinates
+from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.split import Fractions
 
 FOUND = -2.0
 """Mean under centres on particles; noise has 0, particles -3."""

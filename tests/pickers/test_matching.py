@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.compare import average_precision, compare
-from cryoflow.pickers.consensus import consensus
-from cryoflow.pickers.evaluate import per_micrograph, table_of, write_evaluation
-from cryoflow.pickers.matching import match_picks, without_duplicates
-from cryoflow.pickers.names import match_names
+from cryoflow.pickers.comparing.compare import average_precision, compare
+from cryoflow.pickers.comparing.consensus import consensus
+from cryoflow.pickers.comparing.evaluate import per_micrograph, table_of, write_evaluation
+from cryoflow.pickers.comparing.matching import match_picks, without_duplicates
+from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import Kind, PickSet
 
 points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=5)

@@ -10,8 +10,8 @@ from test_running import TOPAZ, program  # noqa: F401  # a fixture
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.pickers import manifest
 from cryoflow.pickers.base import pickers
+from cryoflow.pickers.training_sets import manifest
 
 
 @pytest.fixture

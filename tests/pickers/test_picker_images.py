@@ -12,10 +12,10 @@ import pytest
 
 from cryoflow.errors import ToolFailed
 from cryoflow.pickers.base import Hardware, Step
-from cryoflow.pickers.compare import compare
-from cryoflow.pickers.execution import Place, run_steps
-from cryoflow.pickers.export import export
-from cryoflow.pickers.run import pick, train
+from cryoflow.pickers.comparing.compare import compare
+from cryoflow.pickers.running.execution import Place, run_steps
+from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import PickSet
 
 TESTBED = Path(__file__).resolve().parents[2].parent / "shared" / "testbed" / "docker-engine"

@@ -13,10 +13,10 @@ import pytest
 
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.execution import Place
-from cryoflow.pickers.links import links
-from cryoflow.pickers.run import pick
-from cryoflow.pickers.staging import RECORD, mend
+from cryoflow.pickers.running.execution import Place
+from cryoflow.pickers.running.run import pick
+from cryoflow.pickers.running.staging import RECORD, mend
+from cryoflow.pickers.training_sets.links import links
 
 TOPAZ = """#!/usr/bin/env python3
 import os, pathlib, shutil, sys
@@ -85,7 +85,8 @@ def test_what_a_killed_run_left_is_mended_by_the_next(
 ) -> None:
     entry, picked = make_entry(n=3), tmp_path / "picked"
     program = (
-        "import sys; from pathlib import Path; from cryoflow.pickers.staging import through_scratch; import time\n"
+        "import sys, time; from pathlib import Path\n"
+        "from cryoflow.pickers.running.staging import through_scratch\n"
         "with through_scratch(Path(sys.argv[1])) as n:\n"
         "    print(n, flush=True); time.sleep(60)\n"
     )

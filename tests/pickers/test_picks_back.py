@@ -11,9 +11,9 @@ import pytest
 from blob_micrographs import mean_under
 
 from cryoflow.database import Database
-from cryoflow.pickers import manifest
-from cryoflow.pickers.export import export
-from cryoflow.pickers.read_back import read_back
+from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import PickSet
 
 BOX = 26

@@ -12,9 +12,9 @@ import pytest
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.base import picker
-from cryoflow.pickers.export import export
-from cryoflow.pickers.preflight import preflight, problems_of
-from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.running.preflight import preflight, problems_of
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.split import Fractions
 
 SPLIT = Fractions(0.2, 0.2)
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.compare import compare
-from cryoflow.pickers.execution import Place
-from cryoflow.pickers.export import export
-from cryoflow.pickers.read_back import read_back
-from cryoflow.pickers.run import pick, train
-from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.comparing.compare import compare
+from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.running.execution import Place
+from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
 
 pytestmark = pytest.mark.pickers

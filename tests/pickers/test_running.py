@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 
 from cryoflow.errors import BadInput, ToolFailed
-from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Hardware, Step, picker
-from cryoflow.pickers.curves import keras_curve, plot_curve, topaz_curve
-from cryoflow.pickers.execution import Place, command, write_script
-from cryoflow.pickers.export import export
-from cryoflow.pickers.read_back import read_back
-from cryoflow.pickers.run import micrographs_to_pick, pick, train
-from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.comparing.curves import keras_curve, plot_curve, topaz_curve
+from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.running.execution import Place, command, write_script
+from cryoflow.pickers.running.run import micrographs_to_pick, pick, train
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.split import Fractions
 
 TOPAZ = """#!/usr/bin/env python3
 import pathlib, shutil, sys

@@ -9,9 +9,9 @@ from test_running import BROKEN, TOPAZ, exported, program  # noqa: F401  # fixtu
 from cryoflow.cli.main import launch
 from cryoflow.errors import ToolFailed
 from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.execution import Place
-from cryoflow.pickers.export import export
-from cryoflow.pickers.run import pick, train
+from cryoflow.pickers.running.execution import Place
+from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.training_sets.export import export
 
 pytestmark = pytest.mark.slurm
 

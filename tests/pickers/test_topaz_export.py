@@ -8,10 +8,10 @@ from blob_micrographs import mean_under
 from scipy.ndimage import uniform_filter
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers import manifest
 from cryoflow.pickers.base import Hardware, picker
-from cryoflow.pickers.export import export
-from cryoflow.pickers.topaz_settings import corrected_expected
+from cryoflow.pickers.programs.topaz_settings import corrected_expected
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
 
 
 def test_scaled_picks_lie_on_particles_of_downsampled_micrographs(make_entry, tmp_path):
@@ -103,8 +103,8 @@ def test_factors_bring_entries_to_the_most_common_pixel_size_and_a_model_remembe
 
 
 def test_new_micrographs_of_another_pixel_size_end_at_that_of_the_training(make_entry, tmp_path):
-    from cryoflow.pickers.execution import Place
-    from cryoflow.pickers.run import pick
+    from cryoflow.pickers.running.execution import Place
+    from cryoflow.pickers.running.run import pick
 
     trained = export("topaz", [make_entry(pixel_size_A=3.1)], tmp_path / "out", diameter_A=250)
     model = trained.folder / "models" / "topaz_epoch1.sav"

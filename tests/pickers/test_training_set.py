@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers import manifest
 from cryoflow.pickers.base import picker, pickers
-from cryoflow.pickers.chosen import Settings
-from cryoflow.pickers.export import export
-from cryoflow.pickers.links import folders_to_bind, read_any
-from cryoflow.pickers.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
-from cryoflow.pickers.training_set import build_training_set, splits_of
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.links import folders_to_bind, read_any
+from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
+from cryoflow.pickers.training_sets.training_set import build_training_set, splits_of
 
 
 def test_no_stem_is_part_of_another_even_when_an_exported_set_is_exported_again(make_entry):

@@ -5,10 +5,10 @@ import pytest
 import tifffile
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers import manifest
-from cryoflow.pickers.export import export
-from cryoflow.pickers.training_set import build_training_set
-from cryoflow.pickers.warp import boxnet_slices
+from cryoflow.pickers.programs.warp import boxnet_slices
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import PickSet
 
 

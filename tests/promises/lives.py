@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cryoflow.quiet import load_tensorflow
+from cryoflow.system.tensorflow_import import load_tensorflow
 
 
 def die(*_: object) -> None:
@@ -59,7 +59,7 @@ def training(folder: Path) -> None:
     from promise_tools import make_entry
 
     import cryoflow.unpicker.fit  # noqa: F401  # imports Keras, before the forks
-    from cryoflow import files
+    from cryoflow.storage import files
     from cryoflow.unpicker.labelled import TrainingSet
     from cryoflow.unpicker.options import TrainOptions
     from cryoflow.unpicker.patches import Preprocessing

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoflow import files
 from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+from cryoflow.storage import files
 
 SHAPE_YX = (180, 260)
 PIXEL_SIZE_A, DIAMETER_A = 6.0, 120.0
@@ -119,8 +119,8 @@ def snapshot(root: Path) -> dict[str, tuple[int, int, int, int, int]]:
 def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
     """Call `act` with the event and the path before each change below `root`, from now to the process's end.
 
-    It hangs on Python's audit events, so it also sees what does not go through `cryoflow.files`. Hooks cannot be taken
-    off again: call it in a child.
+    It hangs on Python's audit events, so it also sees what does not go through `cryoflow.storage.files`. Hooks cannot
+    be taken off again: call it in a child.
     """
     below = os.path.abspath(root)  # noqa: PTH100
 
@@ -212,7 +212,7 @@ def die() -> None:
 
 @contextmanager
 def fault_hook(on_point: Callable[[str], None]) -> Iterator[None]:
-    """Call something at each named fault point of `cryoflow.files`."""
+    """Call something at each named fault point of `cryoflow.storage.files`."""
     files._on_fault_point = on_point
     try:
         yield

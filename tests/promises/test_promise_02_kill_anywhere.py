@@ -34,16 +34,16 @@ from promise_tools import (
     tree,
 )
 
-from cryoflow import files
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
 from cryoflow.pickers.base import picker
-from cryoflow.pickers.export import cut_export, export, write_set
-from cryoflow.pickers.export_parts import write_part
-from cryoflow.pickers.manifest import read_manifest
-from cryoflow.pickers.training_set import build_training_set
+from cryoflow.pickers.training_sets.export import cut_export, export, write_set
+from cryoflow.pickers.training_sets.export_shards import write_part
+from cryoflow.pickers.training_sets.manifest import read_manifest
+from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import PickSet
 from cryoflow.report.page import write_report
+from cryoflow.storage import files
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.label import label_star_folder
@@ -135,7 +135,7 @@ UNSEEN_WRITES = {
     "simulate/relion_project.py": "simulated projects, made for tests and the demo",
     "cluster/services.py": "logs of the services that `cryoflow up` starts",
 }
-"""Modules that change files by other means than `cryoflow.files`, and why that loses nothing."""
+"""Modules that change files by other means than `cryoflow.storage.files`, and why that loses nothing."""
 
 CHANGING = frozenset(
     {

@@ -21,7 +21,7 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput, DatabaseBusy, ExitCode, NotWritten
 from cryoflow.ingest import ingest
-from cryoflow.pickers.export import export
+from cryoflow.pickers.training_sets.export import export
 
 
 def started(work: Callable[[], int]) -> int:
@@ -182,7 +182,7 @@ def test_a_set_that_is_moved_aside_while_it_is_looked_at_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another export is between its two renames just then: what stands there is still cryoflow's."""
-    from cryoflow.pickers import manifest
+    from cryoflow.pickers.training_sets import manifest
 
     entries = [make_entry(tmp_path, f"P{i}", n=2, seed=i) for i in range(2)]
     output = tmp_path / "set"

@@ -225,7 +225,7 @@ def test_every_module_that_reads_files_has_a_case_here_or_reads_what_is_trusted(
 
 
 def opens_by_itself(source: str) -> list[int]:
-    """Lines that open a file for reading past `cryoflow.inputs`, and so would wait for a named pipe."""
+    """Lines that open a file for reading past `cryoflow.storage.inputs`, and so would wait for a named pipe."""
     lines = []
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         of, _, name = ast.unparse(call.func).rpartition(".")
@@ -265,17 +265,17 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.micrographs.header import read_header
     from cryoflow.micrographs.image import read_micrograph, read_stack
     from cryoflow.pickers.base import picker
-    from cryoflow.pickers.coordinates import read_coordinates
-    from cryoflow.pickers.curves import keras_curve, topaz_curve
-    from cryoflow.pickers.export import _read_chosen
-    from cryoflow.pickers.export_parts import part_of, write_part
-    from cryoflow.pickers.links import read_any
-    from cryoflow.pickers.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
-    from cryoflow.pickers.manifest import NAME as MANIFEST_NAME
-    from cryoflow.pickers.preflight import problems_of
-    from cryoflow.pickers.read_back import read_back
-    from cryoflow.pickers.staging import RECORD
-    from cryoflow.pickers.staging import mend as mend_links
+    from cryoflow.pickers.comparing.curves import keras_curve, topaz_curve
+    from cryoflow.pickers.importing.coordinates import read_coordinates
+    from cryoflow.pickers.importing.import_picks import read_back
+    from cryoflow.pickers.running.preflight import problems_of
+    from cryoflow.pickers.running.staging import RECORD
+    from cryoflow.pickers.running.staging import mend as mend_links
+    from cryoflow.pickers.training_sets.export import _read_chosen
+    from cryoflow.pickers.training_sets.export_shards import part_of, write_part
+    from cryoflow.pickers.training_sets.links import read_any
+    from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
+    from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST_NAME
     from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
     from cryoflow.projects.coordinate_files import read_coordinate_file
     from cryoflow.projects.crawl import crawl, jobs_of

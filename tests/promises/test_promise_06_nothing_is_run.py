@@ -20,10 +20,10 @@ from test_promise_02_kill_anywhere import small_bundle
 
 import cryoflow
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.fingerprints import checksum
 from cryoflow.formats.cs import read_cs, read_cs_header
-from cryoflow.pickers.coordinates import read_coordinates
+from cryoflow.pickers.importing.coordinates import read_coordinates
 from cryoflow.projects.tables import read_table_of_picks
+from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import DESCRIPTION, WEIGHTS, ModelBundle
 
 ROOT = Path(cryoflow.__file__).parent.parent
@@ -95,8 +95,11 @@ def problems_of(source: str, name: str) -> list[str]:
                 found.append(f"{where} allows pickles")
         if called in ("np.load", "numpy.load") and not any(k.arg == "allow_pickle" for k in node.keywords):
             found.append(f"{where} loads arrays without saying allow_pickle=False")
-        if called.startswith("subprocess.") and name not in ("cryoflow/programs.py", "cryoflow/cluster/services.py"):
-            found.append(f"{where} starts a program past cryoflow.programs")
+        if called.startswith("subprocess.") and name not in (
+            "cryoflow/system/programs.py",
+            "cryoflow/cluster/services.py",
+        ):
+            found.append(f"{where} starts a program past cryoflow.system.programs")
         if called == "json.dumps" and name.endswith(".html"):
             found.append(where)
     return found
@@ -269,7 +272,7 @@ HOSTILE = [
 def test_a_picker_script_in_a_hostile_folder_runs_its_program_and_nothing_else(name: str, tmp_path: Path) -> None:
     """Really run by bash, with a stub in place of the picker that notes its arguments."""
     from cryoflow.pickers.base import Hardware, Step
-    from cryoflow.pickers.execution import Place, write_script
+    from cryoflow.pickers.running.execution import Place, write_script
 
     home = tmp_path / name
     home.mkdir()
@@ -324,7 +327,7 @@ def test_a_job_of_the_worker_with_hostile_names_runs_apptainer_and_nothing_else(
 
 
 def test_a_hostile_program_name_or_argument_starts_no_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cryoflow import programs
+    from cryoflow.system import programs
 
     monkeypatch.chdir(tmp_path)
     said = programs.run(["printf", "%s|", *HOSTILE])
@@ -353,7 +356,7 @@ def test_results_of_flows_are_json_where_they_are_kept(tmp_path: Path, prefect_s
 
 
 def test_an_export_holds_nothing_that_runs_but_what_the_user_starts(tmp_path: Path) -> None:
-    from cryoflow.pickers.export import export
+    from cryoflow.pickers.training_sets.export import export
 
     folder = export("topaz", [make_entry(tmp_path)], tmp_path / "set", diameter_A=DIAMETER_A, force=True).folder
     assert [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink() and p.stat().st_mode & 0o111] == []

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from promise_tools import DIAMETER_A, make_entry, snapshot, tree
 
-from cryoflow import files
 from cryoflow.database import Database
 from cryoflow.errors import CryoflowError, UnsafePath
-from cryoflow.pickers.export import export
-from cryoflow.safe_names import inside, safe_name
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.storage import files
+from cryoflow.storage.safe_names import inside, safe_name
 
 NAMES = [
     "../../outside/evil.mrc",

@@ -16,7 +16,7 @@ from promise_tools import DIAMETER_A, make_entry
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.pickers.export import export
+from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import Kind
 
 HOSTILE = "<script>document.title='ran'</script><img src=x onerror=alert(1)>\"'><svg/onload=alert(2)>$\\frac$"

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from promise_tools import DIAMETER_A, make_entry
 
-from cryoflow.fingerprints import fingerprint
 from cryoflow.micrographs.copies import leaders
-from cryoflow.pickers.export import export
-from cryoflow.pickers.manifest import read_manifest
-from cryoflow.pickers.split import Fractions
+from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.manifest import read_manifest
+from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
+from cryoflow.storage.fingerprints import fingerprint
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.cache import CachedMicrograph, content_hash, prepare
 from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet, picked_micrographs, split_by_micrograph

@@ -199,7 +199,7 @@ def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_ano
 def test_an_embedded_server_whose_process_was_killed_is_stopped_by_the_next_run(tmp_path: Path) -> None:
     """A stand-in for the server, with what marks it in its environment; one of a living process is left alone."""
     from cryoflow.cluster import remains
-    from cryoflow.processes import started
+    from cryoflow.system.processes import started
 
     gone = subprocess.Popen(["true"])
     gone.wait()

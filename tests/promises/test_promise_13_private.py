@@ -14,7 +14,7 @@ from test_promise_02_kill_anywhere import SMALL, small_bundle
 
 from cryoflow.database import Database
 from cryoflow.ingest.memory import Remembered, remember
-from cryoflow.pickers.export import export
+from cryoflow.pickers.training_sets.export import export
 from cryoflow.report.page import write_report
 from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.event_log import EventLog

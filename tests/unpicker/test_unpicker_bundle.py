@@ -78,7 +78,7 @@ def test_weights_of_another_network_are_refused(copy):
 
 
 def test_an_object_array_in_the_weights_is_not_unpickled(copy):
-    from cryoflow.fingerprints import checksum
+    from cryoflow.storage.fingerprints import checksum
 
     np.savez(copy / "weights.npz", evil=np.array([{"a": 1}], dtype=object))
     values = json.loads((copy / "bundle.json").read_text())

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
 from cryoflow.picks import Kind
 from cryoflow.projects.cryosparc import outputs as on_disk
 from cryoflow.projects.cryosparc.job_json import program_version, read_json
 from cryoflow.projects.cryosparc.job_types import Role, role_of
 from cryoflow.projects.found import Job, JobStatus, Output, Project
-from cryoflow.safe_names import short_hash
+from cryoflow.storage.files import is_file
+from cryoflow.storage.safe_names import short_hash
 
 _N_THREADS = 8
 _OWN_FOLDER = re.compile(r"[JS]\d+|exports")

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
 
 _MAX_BYTES = 256 << 20  # a job of thousands of iterations has a few MiB
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cryoflow.picks import Kind
-from cryoflow.safe_names import safe_name
+from cryoflow.storage.safe_names import safe_name
 
 _KINDS: dict[Kind, tuple[str, ...]] = {
     Kind.HOMO: ("homo_refine", "homo_refine_new"),

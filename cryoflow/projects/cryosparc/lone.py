@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.files import is_file
 from cryoflow.formats.cs import read_cs_header
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
@@ -17,6 +16,7 @@ from cryoflow.projects.cryosparc.read import Context, read_output
 from cryoflow.projects.cryosparc.without_json import read_csg
 from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.projects.found import Job, JobStatus, lone_job
+from cryoflow.storage.files import is_file
 
 
 def read_lone(path: Path, finder: Finder | None = None, flip: Flip = NO_FLIP) -> PickSet:

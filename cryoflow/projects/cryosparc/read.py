@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.fingerprints import source_file
 from cryoflow.formats.cs import read_cs_rows
 from cryoflow.formats.cs_header import Array
 from cryoflow.micrographs.find import Finder
@@ -35,6 +34,7 @@ from cryoflow.projects.extracted import choose, sample
 from cryoflow.projects.flip import NO_FLIP, Flip, turn
 from cryoflow.projects.found import Job
 from cryoflow.projects.same_file import merge_names
+from cryoflow.storage.fingerprints import source_file
 
 _ROWS_AT_A_TIME = 1 << 16
 _ATTEMPTS = 3

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs_header
 from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
+from cryoflow.storage import inputs
 
 _MAX_CSG_BYTES = 4 << 20
 _UID = re.compile(r"(?:cryosparc_)?(?:P\d+_)?(J\d+)_")

@@ -14,15 +14,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
 from cryoflow.formats.star import read_table
 from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
 from cryoflow.projects.relion.micrographs import Ctf, KnownMicrographs, read_micrograph_stars
 from cryoflow.projects.relion.optics import NAN, Optics
 from cryoflow.projects.relion.particles import Particles
-from cryoflow.safe_names import short_hash
+from cryoflow.storage import inputs
+from cryoflow.storage.files import is_file
+from cryoflow.storage.safe_names import short_hash
 
 _THROUGH_JOB = re.compile(r"^[^/]+/job\d{3,}/")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import count_rows, read_table
 from cryoflow.projects.found import Job, Output, damaged
 from cryoflow.projects.relion.peek import peek
+from cryoflow.storage import inputs
 
 _LARGEST_BYTES = 2 << 30
 """A larger table is not read through for the sake of a number; ingest tells it."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
@@ -20,6 +19,7 @@ from cryoflow.projects.relion.options import is_yes, job_options
 from cryoflow.projects.relion.outputs import Found, find_outputs
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, Process, load_pipeline
+from cryoflow.storage.files import is_file
 
 _ITERATION = re.compile(r"run(_ct\d+)?_it\d+_")
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
 from cryoflow.formats.star import read_table
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
@@ -17,6 +16,7 @@ from cryoflow.projects.relion.job_types import JOB_FOLDER, job_type
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import load_pipeline
 from cryoflow.projects.relion.reading import read_output
+from cryoflow.storage.files import is_file
 
 
 def is_relion_table(path: Path) -> bool:

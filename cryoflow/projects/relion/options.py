@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryoflow import inputs
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
+from cryoflow.storage import inputs
 
 _LARGEST_BYTES = 1 << 20
 _VARIABLE_OF_LABEL = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
 from cryoflow.formats.star import read_blocks
 from cryoflow.formats.star_blocks import walk
 from cryoflow.picks import Kind
@@ -16,6 +15,7 @@ from cryoflow.projects.relion.job_types import job_type, node_kind
 from cryoflow.projects.relion.options import is_yes, job_options
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, Process
+from cryoflow.storage.files import is_file
 
 _ITERATION = re.compile(r"run(?:_ct(?P<start>\d+))?_it(?P<iteration>\d+)_data\.star")
 _FINAL = re.compile(r"run(?:_ct(?P<start>\d+))?_data\.star")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
 from cryoflow.formats.star import read_blocks
 from cryoflow.projects.relion.job_types import JOB_FOLDER, TYPE_FOLDERS, node_kind, status_word, type_label
 from cryoflow.projects.relion.options import job_options
+from cryoflow.storage.files import is_file
 
 _MICROGRAPHS_STAR = re.compile(r"(corrected_)?micrographs\w*\.star$")
 

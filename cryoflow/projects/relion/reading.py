@@ -12,8 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.files import is_file
-from cryoflow.fingerprints import source_file
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
@@ -29,6 +27,8 @@ from cryoflow.projects.relion.particles import SCORE, Particles, read_particles,
 from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
 from cryoflow.projects.same_file import merge_names
+from cryoflow.storage.files import is_file
+from cryoflow.storage.fingerprints import source_file
 
 _ATTEMPTS = 3
 

@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from cryoflow import inputs
 from cryoflow.projects.found import Project
 from cryoflow.projects.relion.job_types import JOB_FOLDER, TYPE_FOLDERS
-from cryoflow.safe_names import short_hash
+from cryoflow.storage import inputs
+from cryoflow.storage.safe_names import short_hash
 
 _HEAD_BYTES = 1 << 16
 _RELION_1_STAR = re.compile(r"run\w*_data\.star")

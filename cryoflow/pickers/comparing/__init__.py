@@ -1,0 +1,1 @@
+"""Comparing picks: matching, evaluation, consensus, training curves."""

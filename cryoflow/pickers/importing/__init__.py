@@ -1,0 +1,1 @@
+"""Picks of other programs, read into a database."""

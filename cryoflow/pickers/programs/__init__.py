@@ -1,0 +1,1 @@
+"""The pickers: one module a program."""

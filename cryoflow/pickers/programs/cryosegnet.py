@@ -1,0 +1,169 @@
+"""CryoSegNet, and the layout of the CryoPPP data set.
+
+CryoPPP keeps one CSV of centres and diameters beside each micrograph. CryoSegNet turns every micrograph upside-down
+when it loads it and draws the labels on that picture as they are, so the y of CryoPPP's tables counts from the last
+row of the MRC file: `ny - 1 - y`. `flip_y` says so, and can be switched off for tools that read such tables without
+turning the picture. We draw the masks that fine-tuning reads, and so leave out its `generate_masks.py`, which asks for
+a diameter on the keyboard and writes to another folder than `finetune.py` reads.
+
+Sources: jianlin-cheng/CryoSegNet (utils/generate_masks.py, utils/denoise.py, dataset/dataset.py, finetune.py); the
+direction of y is issue 3 of BioinfoMachineLearning/cryoppp.
+"""
+
+# ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.pickers.programs.warp import paint_discs
+from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.links import link_micrographs
+from cryoflow.pickers.training_sets.side_by_side import each_micrograph
+from cryoflow.pickers.training_sets.split import TEST
+from cryoflow.pickers.training_sets.training_set import TrainingSet
+from cryoflow.picks import FloatArray
+
+_STAR_HEAD = "\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+
+
+class CryoSegNet(Picker):
+    """CryoSegNet: a U-Net and Segment Anything."""
+
+    name = "cryosegnet"
+    title = "CryoSegNet"
+    score_kind = ""
+    needs = Needs(modes=frozenset({0, 1, 2, 6}))
+
+    def choose(self, training: TrainingSet, settings: Settings) -> None:
+        """Where y counts from, and how it is fine-tuned."""
+        settings.choose("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
+        settings.choose("masks", True, "white discs on black, as finetune.py reads them")
+        if training.micrographs["ny"].isna().any():
+            raise MissingMetadata(
+                "cryosegnet", "needs the shape of each micrograph.", "Link its micrographs on ingest."
+            )
+        settings.choose_path("code", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
+        settings.choose("epochs", 20, "for fine-tuning")
+        settings.choose("batch_size", 4, "fits a GPU of 16 GB")
+
+    def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
+        """`ground_truth` as CryoPPP has it, and the masks that `finetune.py` reads."""
+        table = some.micrographs
+        with_masks = settings["masks"] == "yes"
+        x, y = _whole_xy(some, settings)
+        csv = rows_writer("%d,%d,%d\n", (x, y, some.per_pick("box_px")))
+        for split in sorted(set(table["split"])):
+            for name in ("csv_files", "masks", "images") if with_masks else ("csv_files", "images"):
+                (_home_of(split, folder) / name).mkdir(exist_ok=True, parents=True)
+        shapes = table[["ny", "nx"]].to_numpy(np.int64)
+        boxes = table["box_px"].to_numpy(np.float64)
+        masks: list[tuple[Path, tuple[int, int], FloatArray, float]] = []
+        for i, (stem, split, first, last) in enumerate(some.each()):
+            at = _home_of(split, folder)
+            (at / "csv_files" / f"{stem}.csv").write_bytes(b"X-Coordinate,Y-Coordinate,Diameter\n" + csv(first, last))
+            if with_masks:
+                xy = np.column_stack([x[first:last], y[first:last]])
+                shape_yx = (int(shapes[i, 0]), int(shapes[i, 1]))
+                masks.append((at / "masks" / f"{stem}_mask.jpg", shape_yx, xy, boxes[i] / 2))
+        each_micrograph(lambda mask: _write_mask(*mask), masks)
+        link_micrographs(
+            some,
+            [
+                _home_of(split, folder) / "mrc_files" / f"{stem}.mrc"
+                for stem, split in zip(table["stem"], table["split"], strict=True)
+            ],
+        )
+
+    def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
+        """One table of what is not kept for the test, and the folder that `finetune.py` does not make."""
+        with (folder / "finetune_dataset" / "sample.star").open("wb") as file:
+            file.write(_STAR_HEAD.encode())
+            for some in training.in_parts():
+                rows = rows_writer("%d %d\n", _whole_xy(some, settings))
+                for stem, split, first, last in some.each():
+                    if split != TEST:
+                        file.write(rows(first, last, before=f"{stem}.mrc "))
+        (folder / "output" / "models").mkdir(parents=True)
+
+    def next_commands(self, home: Path) -> tuple[str, ...]:
+        """What to run in CryoSegNet's own folder, which holds its code."""
+        return (
+            self.train_command(home),
+            "(that needs CryoSegNet's own folder, which holds its scripts: export with --set code=FOLDER)",
+        )
+
+    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+        """Pictures from the micrographs by its own filter, then fine-tuning of the model that it brings."""
+        if not (code := settings.get("code")):
+            raise BadInput(home, "does not say where CryoSegNet's scripts are.", "Export with --set code=FOLDER.")
+        names = sorted(p.stem for p in (home / "finetune_dataset" / "mrc_files").iterdir())
+        gpu = f"cuda:{hardware.gpus[0]}" if hardware.gpus else "cpu"
+        argv: tuple[str, ...] = (
+            "python",
+            f"{code}/finetune.py",
+            "--cryosegnet_checkpoint",
+            f"{code}/pretrained_models/cryosegnet.pth",
+            "--train_dataset_path",
+            "finetune_dataset/",
+            "--num_epochs",
+            settings["epochs"],
+        )
+        argv += ("--batch_size", settings["batch_size"], "--device", gpu)
+        return (
+            Step(
+                "filter pictures",
+                ("python", f"{code}/utils/generate_jpg.py"),
+                tuple(f"finetune_dataset/images/{name}.jpg" for name in names),
+            ),
+            Step(
+                "fine-tune CryoSegNet", argv, ("output/models/finetuned_cryosegnet_best_val_loss.pth",), wants_gpu=True
+            ),
+        )
+
+    def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
+        """Micrographs without a mask: fine-tuning looks at masks only."""
+        at = home / "finetune_dataset"
+        masks = {p.name.removesuffix("_mask.jpg") for p in (at / "masks").glob("*_mask.jpg")}
+        return [f"{p.stem} has no mask" for p in sorted((at / "mrc_files").iterdir()) if p.stem not in masks]
+
+    def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
+        """The model of the lowest validation loss."""
+        if found := sorted(home.rglob("finetuned_cryosegnet_best_val_loss.pth")):
+            return found[-1]
+        raise BadInput(home, "holds no fine-tuned model of CryoSegNet.", "See train.log.")
+
+    def pick_files(self, folder: Path) -> list[Path]:
+        """Its STAR files, or CSV files of CryoPPP."""
+        stars = [p for p in sorted(folder.rglob("*.star")) if p.name != "sample.star"]
+        return stars or sorted(folder.rglob("*.csv"))
+
+
+def _whole_xy(some: TrainingSet, settings: Mapping[str, str]) -> tuple[FloatArray, FloatArray]:
+    """Whole pixels, y in CryoSegNet's direction."""
+    x, y = (np.rint(some.picks[axis].to_numpy()) for axis in ("x_px", "y_px"))
+    return x, some.per_pick("ny") - 1 - y if settings["flip_y"] == "yes" else y
+
+
+def _home_of(split: str, folder: Path) -> Path:
+    return folder / ("test_dataset" if split == TEST else "finetune_dataset")
+
+
+def _write_mask(
+    path: Path,
+    shape_yx: tuple[int, int],
+    centers_xy: FloatArray,
+    radius_px: float,
+) -> None:
+    from PIL import Image
+
+    mask = paint_discs(shape_yx, centers_xy, radius_px) if len(centers_xy) else np.zeros(shape_yx, bool)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="JPEG", quality=95)
+
+
+PICKER = CryoSegNet()

@@ -1,0 +1,1 @@
+"""Training pickers and picking with them."""

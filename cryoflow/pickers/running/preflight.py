@@ -1,0 +1,115 @@
+"""What can be found wrong with a picker's folder before a GPU is asked for, and before an export is taken as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.header import read_header
+from cryoflow.pickers.base import Picker
+from cryoflow.pickers.importing.coordinates import read_coordinates
+from cryoflow.pickers.training_sets import manifest as manifests
+from cryoflow.storage import inputs
+
+_TIFF_STARTS = (b"II*\0", b"MM\0*")
+_OF_THE_PICKER = {"proc", "picks", "filtered"}
+"""Folders of a picker's own results, which are not looked into."""
+
+
+def preflight(target: Picker, folder: Path) -> None:
+    """Check a picker's folder: links open, shapes are right, names match, boxes are inside.
+
+    Raises
+    ------
+    BadInput
+        With the first of what is wrong, and how many there are.
+    """
+    if found := problems_of(target, folder):
+        raise BadInput(folder, f"cannot be used as it is: {said(found)}.", "Export it again, with --overwrite.")
+
+
+def said(problems: list[str]) -> str:
+    """The first of some problems, and how many there are."""
+    more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
+    return problems[0].rstrip(".") + more
+
+
+def problems_of(target: Picker, folder: Path) -> list[str]:
+    """All that is wrong with a folder that was written for a picker; nothing where it gets no micrographs."""
+    if not target.links_micrographs:
+        return []
+    table = manifests.read_manifest(folder)
+    pictures = _pictures(folder)
+    rows = list(zip(table["stem"], table["ny"], table["nx"], strict=True))
+    with ThreadPoolExecutor(8) as pool:  # on a cluster's file system an open takes a while
+        found = list(pool.map(lambda row: _problem_of_picture(pictures.get(str(row[0])), *row), rows))
+    try:
+        of_its_own = target.problems(folder, table)
+    except (BadInput, OSError) as error:
+        of_its_own = [str(error)]
+    return [problem for problem in found if problem] + of_its_own
+
+
+def _problem_of_picture(path: Path | None, stem: str, ny: int, nx: int) -> str:
+    if path is None:
+        return f"{stem} has no picture"
+    try:
+        if path.suffix == ".tif":
+            with inputs.opened(path) as file:
+                return "" if file.read(4) in _TIFF_STARTS else f"{path.name} is no TIFF"
+        shape = read_header(path).shape_yx
+    except (BadInput, OSError) as error:
+        return f"{stem}: {error}"
+    if not pd.isna(ny) and shape != (int(ny), int(nx)):
+        return f"{stem} is {shape[0]} x {shape[1]} pixels now, and was {ny} x {nx} when exported"
+    return ""
+
+
+def problems_of_labels(
+    pictures: Collection[str], labels: Collection[Path], manifest: pd.DataFrame, *, empty_files: bool
+) -> Iterator[str]:
+    """What is wrong with files of labels, each named after its picture; a program leaves out pictures without a file.
+
+    Parameters
+    ----------
+    pictures
+        Their stems.
+    manifest
+        Shapes of the micrographs; positions are in their pixels.
+    empty_files
+        Whether a file of no bytes is one of no particles.
+    """
+    stems = {label.stem for label in labels}
+    yield from (f"{stem} has a picture and no file of labels" for stem in sorted(set(pictures) - stems))
+    shapes = manifest.set_index("stem")[["nx", "ny"]].astype("float64")
+    for label in sorted(labels):
+        if label.stem not in pictures or label.stem not in shapes.index:
+            yield f"{label.name} belongs to no picture"
+            continue
+        if not empty_files and not label.stat().st_size:
+            yield f"{label.name} is empty"
+        try:
+            table = read_coordinates(label).table
+        except BadInput as error:
+            yield str(error)
+            continue
+        if len(table) == 0:
+            continue
+        centers_xy = table[["x_px", "y_px"]].to_numpy(np.float64)
+        if not ((centers_xy >= -0.5) & ~(centers_xy > shapes.loc[label.stem].to_numpy())).all():
+            yield f"{label.name} has boxes outside its micrograph"
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """Picture by stem."""
+    return {
+        p.stem: p
+        for pattern in ("*/*.mrc", "*/*/*.mrc", "*/*.tif")
+        for p in folder.glob(pattern)
+        if not _OF_THE_PICKER & set(p.relative_to(folder).parts)
+    }

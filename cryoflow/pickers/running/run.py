@@ -1,0 +1,256 @@
+"""Train a picker, and pick with it: check first, run, and judge by what was written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.header import micrograph_status
+from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.comparing.curves import plot_curve
+from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.running import staging
+from cryoflow.pickers.running.execution import OnLine, Place, run_steps, write_script
+from cryoflow.pickers.running.preflight import preflight
+from cryoflow.pickers.training_sets import manifest as manifests
+from cryoflow.pickers.training_sets.export import write_set
+from cryoflow.pickers.training_sets.training_set import build_training_set
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+from cryoflow.storage.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes
+    ----------
+    model
+        The model to pick with; None where only a script was written.
+    script
+        The job script, where one was written.
+    curve, figure
+        Training curve as table and as picture, where the picker logs one.
+    reused
+        The model was there already.
+    """
+
+    folder: Path
+    model: Path | None
+    log: Path
+    script: Path | None = None
+    curve: Path | None = None
+    figure: Path | None = None
+    seconds: float = 0.0
+    reused: bool = False
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What picking left: one `PickSet` an entry, none where only a script was written."""
+
+    folder: Path
+    log: Path
+    picksets: tuple[PickSet, ...]
+    script: Path | None = None
+    seconds: float = 0.0
+
+
+def train(
+    picker_name: str,
+    folder: Path,
+    place: Place,
+    *,
+    again: bool = False,
+    script_only: bool = False,
+    on_line: OnLine | None = None,
+) -> Trained:
+    """Train a picker on what `export` wrote.
+
+    Parameters
+    ----------
+    again
+        Train anew where there is a model already.
+    script_only
+        Write `train.sbatch` and run nothing.
+
+    Raises
+    ------
+    BadInput
+        Where the check beforehand finds something wrong, or no model was written.
+    ToolFailed
+        Where the program fails.
+    """
+    target, folder = picker(picker_name), Path(folder).absolute()
+    _check_picker(target, folder)
+    settings = manifests.read_settings(folder)
+    log = folder / "train.log"
+    if not (again or script_only) and (there := trained_already(picker_name, folder)):
+        return there
+    preflight(target, folder)
+    steps = target.train_steps(folder, settings, place.hardware)
+    if script_only:
+        return Trained(folder, None, log, script=write_script(steps, place, folder, "train", log.name))
+    seconds = run_steps(steps, place, folder, log, on_line)
+    return _trained(target, folder, target.trained_model(folder, settings), log, seconds=seconds)
+
+
+def trained_already(picker_name: str, folder: Path) -> Trained | None:
+    """What an earlier training of that folder left; None where there is no model, as nobody trained it yet."""
+    target, folder = picker(picker_name), Path(folder).absolute()
+    try:
+        model = target.trained_model(folder, manifests.read_settings(folder))
+    except BadInput:
+        return None
+    return _trained(target, folder, model, folder / "train.log", reused=True)
+
+
+def _trained(
+    target: Picker, folder: Path, model: Path, log: Path, *, seconds: float = 0.0, reused: bool = False
+) -> Trained:
+    """What a training left, with its curve drawn: also where a job script that a person submitted has run it."""
+    curve = target.training_curve(folder)
+    table = figure = None
+    if len(curve):
+        table, figure = folder / "training_curve.tsv", folder / "training_curve.png"
+        write_atomically(table, curve.to_csv(sep="\t", index=False, float_format="%.6g", lineterminator="\n"))
+        plot_curve(curve, f"{target.title}, {folder.name}", figure)
+    return Trained(folder, model, log, curve=table, figure=figure, seconds=seconds, reused=reused)
+
+
+def pick(
+    picker_name: str,
+    model: Path | str,
+    picksets: Sequence[PickSet],
+    output: Path,
+    place: Place,
+    *,
+    name: str = "",
+    diameter_A: float | None = None,
+    box_px: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    threshold: float | None = None,
+    overwrite: bool = False,
+    script_only: bool = False,
+    on_line: OnLine | None = None,
+) -> Picked:
+    """Pick the micrographs of some entries, or of files (`micrographs_to_pick`), with a trained model.
+
+    Parameters
+    ----------
+    model
+        A file, or a name that the picker knows (`resnet16` for Topaz).
+    output
+        Folder to write: links, manifest, what the picker writes, and its log.
+    name
+        Of the run, part of the entries' names; by default the output folder's.
+    threshold
+        Picks below it are left out; the picker's default where None.
+    """
+    target, output = picker(picker_name), Path(output).absolute()
+    if not target.picks:
+        raise BadInput(
+            picker_name,
+            "is not run from here.",
+            "Pick in its own program, then: cryoflow ingest FOLDER_OF_ITS_PICKS --micrographs FOLDER --database DB.",
+        )
+    staging.mend(output)
+    model_path = _model(target, str(model))
+    training = build_training_set(
+        picksets, diameter_A=diameter_A, box_px=box_px, link=target.links_micrographs, for_picking=True
+    )
+    write_set(
+        target,
+        training,
+        output,
+        settings or {},
+        f"model {model_path.name}",
+        for_picking=True,
+        as_trained=_settings_of_model(target, model_path),
+        overwrite=overwrite,
+    )
+    preflight(target, output)
+    log = output / "pick.log"
+    steps = target.pick_steps(output, model_path, manifests.read_settings(output), place.hardware)
+    shutil.rmtree(output / "picks", ignore_errors=True)  # of an earlier run: they must not be taken for this one's
+    (output / "picks").mkdir()
+    if script_only:
+        return Picked(output, log, (), script=write_script(steps, place, output, "pick", log.name))
+    with nullcontext() if place.slurm else staging.through_scratch(output):  # of this machine, not of the job's
+        seconds = run_steps(steps, place, output, log, on_line)
+    found = read_back(
+        picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
+    )
+    return Picked(output, log, tuple(found), seconds=seconds)
+
+
+def _model(target: Picker, model: str) -> Path:
+    """A model's file, absolute, or a name as it is."""
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.absolute()
+    if model in target.model_names:
+        return Path(model)
+    names = f", or {' or '.join(target.model_names)}" if target.model_names else ""
+    raise BadInput(
+        model,
+        "is a folder, no model." if path.is_dir() else "is not there.",
+        f"Name the model that `cryoflow picker train` reported{names}.",
+    )
+
+
+def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
+    """What picking must share with the training, where the model still lies in the folder that it was trained in."""
+    for folder in model.parents[:2]:
+        path = folder / manifests.NAME
+        if manifests.is_manifest(path) and manifests.made_with(path).startswith(f"picker {target.name},"):
+            settings = manifests.read_settings(folder)
+            return {name: settings[name] for name in target.model_settings if name in settings}
+    return {}
+
+
+def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = None, project: str = "") -> PickSet:
+    """A set without picks, of micrograph files that no project in the database knows.
+
+    Parameters
+    ----------
+    paths
+        MRC files, or folders whose `*.mrc` are meant.
+    pixel_size_A
+        Where the headers have none, or a wrong one.
+    """
+    for path in paths:
+        if not Path(path).exists():
+            raise BadInput(path, "is not there.", "Name MRC files, or folders of them.")
+    files = [f.absolute() for p in paths for f in (sorted(Path(p).glob("*.mrc")) if Path(p).is_dir() else [Path(p)])]
+    if not files:
+        raise BadInput(", ".join(map(str, paths)) or "micrographs", "holds no MRC file.")
+    looked = [micrograph_status(f) for f in files]
+    folder = Path(os.path.commonpath([f.parent for f in files]))
+    columns: dict[str, object] = {
+        "name": [str(f.relative_to(folder)) for f in files],
+        "path": [str(f) for f in files],
+        "status": [status for status, _ in looked],
+        "ny": [h.shape_yx[0] if h else None for _, h in looked],
+        "nx": [h.shape_yx[1] if h else None for _, h in looked],
+        "pixel_size_A": [pixel_size_A or (h.pixel_size_A if h else None) or np.nan for _, h in looked],
+    }
+    where = Provenance("file", folder, project or folder.name, "files", Kind.IMPORT)
+    empty = pd.DataFrame({"micrograph": np.zeros(0, np.int32), "x_px": np.zeros(0), "y_px": np.zeros(0)})
+    return PickSet.build(where, micrograph_table(columns), empty)
+
+
+def _check_picker(target: Picker, folder: Path) -> None:
+    made = manifests.made_with(folder) if manifests.is_manifest(folder / manifests.NAME) else ""
+    if not made:
+        raise BadInput(folder, "is no training set of cryoflow.", f"Write one: cryoflow export {target.name} ...")
+    if not made.startswith(f"picker {target.name},"):
+        raise BadInput(folder, f"was exported for another picker ({made.split(',')[0]}).", f"Export for {target.name}.")

@@ -1,0 +1,62 @@
+"""A picker's micrographs through scratch: its links lead to copies while it runs, and back to the files afterwards.
+
+A record of where the links led is written first, so that a run that was killed is mended by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryoflow.errors import BadInput, UnsafePath
+from cryoflow.micrographs.scratch import folder as scratch_folder
+from cryoflow.micrographs.scratch import local_copies
+from cryoflow.pickers.training_sets.links import links
+from cryoflow.storage import inputs
+from cryoflow.storage.files import link, remove, write_atomically
+from cryoflow.storage.safe_names import inside
+
+RECORD = "links-before-scratch.json"
+
+
+@contextmanager
+def through_scratch(home: Path) -> Iterator[int]:
+    """Read a folder's linked micrographs from scratch, as many as have room; gives how many. Without scratch, none."""
+    if scratch_folder() is None:
+        yield 0
+        return
+    targets = {Path(name): Path(os.path.realpath(name)) for name in links(home)}
+    led = {path.relative_to(home): str(path.readlink()) for path, target in targets.items() if target.is_file()}
+    write_atomically(home / RECORD, json.dumps({str(path): old for path, old in led.items()}) + "\n")
+    try:
+        with local_copies([targets[home / path] for path in led]) as copies:
+            for path in led:
+                if copy := copies.get(targets[home / path]):
+                    link(home / path, copy)
+            yield len(copies)
+    finally:
+        mend(home)
+
+
+def mend(home: Path) -> None:
+    """Point links back to where they led before, after a run that was killed.
+
+    Raises
+    ------
+    BadInput
+        Where the record is damaged.
+    """
+    record = home / RECORD
+    if not record.exists():
+        return
+    try:
+        led = {inside(home, path): str(old) for path, old in json.loads(inputs.read_text(record)).items()}
+    except (OSError, ValueError, AttributeError, RecursionError, UnsafePath) as error:
+        raise BadInput(record, f"is no record of links ({error}).", "Remove its folder, and pick again.") from error
+    for path, old in led.items():
+        if path.is_symlink() and str(path.readlink()) != old:
+            link(path, old)
+    remove(record)

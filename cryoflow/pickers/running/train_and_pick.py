@@ -1,0 +1,174 @@
+"""From labelled micrographs to picks on new ones: export, train and pick in one go; it may be stopped and run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryoflow.database import Database
+from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.select import select_best
+from cryoflow.errors import BadInput
+from cryoflow.pickers.base import picker, pickers
+from cryoflow.pickers.running.execution import OnLine, Place
+from cryoflow.pickers.running.run import Picked, Trained, pick, train, trained_already
+from cryoflow.pickers.training_sets.export import ExportResult, export
+from cryoflow.pickers.training_sets.split import Fractions
+from cryoflow.picks import PickSet
+
+TRAINING, PICKED = "training", "picked"
+
+
+@dataclass(frozen=True)
+class TrainedAndPicked:
+    """What each of the three steps left; `output/training` and `output/picked` are their folders.
+
+    `picked` is None where a script was written that is to train first.
+    """
+
+    exported: ExportResult
+    trained: Trained
+    picked: Picked | None
+
+
+def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str, ...]:
+    """Names of the entries to train from: the best one of each project, or of those that are named.
+
+    Raises
+    ------
+    BadInput
+        Where a project that is named has none, or no project has one.
+    """
+    selections = {s.project: s for s in select_best(database)}
+    for project in projects:
+        if project not in selections:
+            raise BadInput(database.root, f"has no project {project}.", f"It has: {', '.join(selections)}.")
+        if selections[project].entry is None:
+            raise BadInput(project, f"has no entry to train from: {selections[project].reason}.")
+    chosen = [selections[p] for p in projects] or list(selections.values())
+    if not (names := tuple(s.entry.name for s in chosen if s.entry)):
+        raise BadInput(database.root, "has no entry to train from.", "cryoflow database select tells why.")
+    return names
+
+
+def load_entries(database: Database, entries: Sequence[str]) -> list[PickSet]:
+    """Entries to export; diameters that they do not know are those of their projects."""
+    return [load_with_diameter(database, entry) for entry in dict.fromkeys(entries)]
+
+
+def train_and_pick(
+    picker_name: str,
+    training: Sequence[PickSet],
+    to_pick: Sequence[PickSet],
+    output: Path,
+    place: Place,
+    *,
+    diameter_A: float | None = None,
+    split: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    threshold: float | None = None,
+    name: str = "",
+    script_only: bool = False,
+    on_stage: OnLine | None = None,
+    on_line: OnLine | None = None,
+) -> TrainedAndPicked:
+    """Train a picker on some sets of picks, and pick the micrographs of others with it.
+
+    A second run takes the training set and the model that are there, and picks again.
+
+    Parameters
+    ----------
+    to_pick
+        Sets whose micrographs are picked; their picks are not looked at.
+    diameter_A
+        One for all; without it the training sets know theirs, and the new micrographs take the mean of those.
+    settings
+        Of the training; picking shares those that it must.
+    name
+        Of the run, part of the new entries' names; by default that of the picker.
+    script_only
+        Run nothing: write the script that trains, or where that one has left its model, the one that picks.
+    on_stage
+        Called with lines that say what comes next: all settings and why before the training, and where the logs are.
+    """
+    exported, trained = export_and_train(
+        picker_name,
+        training,
+        output,
+        place,
+        diameter_A=diameter_A,
+        split=split,
+        seed=seed,
+        settings=settings,
+        script_only=script_only,
+        on_stage=on_stage,
+        on_line=on_line,
+    )
+    say = on_stage or (lambda _: None)
+    if trained.model is None:
+        return TrainedAndPicked(exported, trained, None)
+    if not script_only:
+        say(f"picking with {trained.model}: the log is {output / PICKED}/pick.log")
+    known = [p.diameter_A for p in training if p.diameter_A]
+    picked = pick(
+        picker_name,
+        trained.model,
+        to_pick,
+        output / PICKED,
+        place,
+        name=name or picker_name,
+        diameter_A=diameter_A or (sum(known) / len(known) if known else None),
+        threshold=threshold,
+        overwrite=True,
+        script_only=script_only,
+        on_line=on_line,
+    )
+    return TrainedAndPicked(exported, trained, picked)
+
+
+def export_and_train(
+    picker_name: str,
+    training: Sequence[PickSet],
+    output: Path,
+    place: Place,
+    *,
+    diameter_A: float | None = None,
+    split: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    script_only: bool = False,
+    on_stage: OnLine | None = None,
+    on_line: OnLine | None = None,
+) -> tuple[ExportResult, Trained]:
+    """The first two steps of `train_and_pick`."""
+    target = picker(picker_name)
+    if not (target.trains and target.picks):
+        able = ", ".join(name for name, p in pickers().items() if p.trains and p.picks)
+        raise BadInput(picker_name, "cannot both be trained and run from here.", f"These can: {able}.")
+    exported = export(
+        picker_name,
+        training,
+        output / TRAINING,
+        diameter_A=diameter_A,
+        split=split,
+        seed=seed,
+        settings=settings,
+    )
+    say = on_stage or (lambda _: None)
+    for line in _about(exported):
+        say(line)
+    if not script_only:
+        say(f"training {target.title}: the log is {exported.folder}/train.log")
+    trained = trained_already(picker_name, exported.folder) or train(
+        picker_name, exported.folder, place, script_only=script_only, on_line=on_line
+    )
+    return exported, trained
+
+
+def _about(exported: ExportResult) -> list[str]:
+    """What a person should know before a long training: the picks, and each setting with its reason."""
+    lines = [f"training set: {exported.n_picks} picks on {exported.n_micrographs} micrographs"]
+    lines += [f"setting: {s.name} = {s.value} ({s.why})" for s in exported.settings]
+    return lines + [f"note: {note}" for note in exported.notes]

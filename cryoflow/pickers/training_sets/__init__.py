@@ -1,0 +1,1 @@
+"""Training sets: what all pickers share when entries are exported."""

@@ -1,0 +1,109 @@
+"""Micrographs for a picker: a symbolic link where it reads the file rightly, a converted copy where it would not."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.header import MicrographHeader
+from cryoflow.pickers.base import Needs
+from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.side_by_side import each_micrograph
+from cryoflow.pickers.training_sets.training_set import TIFF_SUFFIXES, TrainingSet
+from cryoflow.storage import inputs
+
+
+def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
+    """Why a picker must not get this very file, empty where it may."""
+    if header is None:
+        return "TIFF: pickers disagree about which row is the first"
+    if header.mode not in needs.modes:
+        return f"MRC mode {header.mode}"
+    if header.dtype == np.dtype("u1"):
+        return "unsigned bytes in MRC mode 0"
+    if not header.little_endian:
+        return "big-endian MRC"
+    if header.ispg != 0 and not needs.ispg:
+        return f"space group {header.ispg} in its header: an image that claims to be a volume"
+    return ""
+
+
+def note_conversions(training: TrainingSet, settings: Settings) -> None:
+    """Say among the settings how many micrographs are converted, and why."""
+    reasons = training.micrographs["convert"]
+    for reason, count in Counter(reasons[reasons != ""]).items():
+        settings.note(f"converted ({reason})", count, "copied as MRC mode 2; the others are links")
+
+
+def link_micrographs(some: TrainingSet, targets: Sequence[Path]) -> None:
+    """Link each micrograph to its target, or convert it, where its column `convert` says why.
+
+    Links point to the real file, so that the database they came through may move.
+
+    Raises
+    ------
+    BadInput
+        Where micrographs cannot be converted; the others are there then.
+    """
+    for folder in sorted({t.parent for t in targets}):
+        folder.mkdir(parents=True, exist_ok=True)
+    to_convert: list[tuple[str, Path, float]] = []
+    columns = (some.micrographs[name] for name in ("path", "pixel_size_A", "convert"))
+    for path, pixel_A, reason, target in zip(*columns, targets, strict=True):
+        if reason:
+            to_convert.append((path, target, pixel_A))
+        else:
+            target.symlink_to(os.path.realpath(path))
+    each_micrograph(lambda job: _convert(*job), to_convert)
+
+
+def read_any(path: str) -> npt.NDArray[np.float32]:
+    """A micrograph in MRC or in one-page TIFF, rows in the order of the file."""
+    from cryoflow.micrographs.image import read_micrograph
+
+    if not path.lower().endswith(TIFF_SUFFIXES):
+        return read_micrograph(path)
+    import tifffile
+
+    try:
+        with inputs.opened(path) as file:
+            image = tifffile.imread(file)
+    except (OSError, ValueError, tifffile.TiffFileError) as error:
+        raise BadInput(path, f"cannot be read as TIFF: {error}") from error
+    if image.ndim != 2:
+        raise BadInput(path, f"is no single image, its shape is {image.shape}.", "Movies are not picked.")
+    return np.asarray(image, np.float32)
+
+
+def _convert(source: str, target: Path, pixel_size_A: float) -> None:
+    from cryoflow.micrographs.image import write_mrc
+
+    write_mrc(target, read_any(source), 0.0 if np.isnan(pixel_size_A) else pixel_size_A)
+
+
+def folders_to_bind(training_folder: Path) -> list[Path]:
+    """Folders that the links of an exported folder point into: a container must see them."""
+    found: set[str] = set()
+    for link in links(training_folder):
+        found.add(str(Path(os.path.realpath(link)).parent))
+    shortest: list[Path] = []
+    for folder in sorted(Path(f) for f in found):
+        if not any(folder.is_relative_to(s) for s in shortest):
+            shortest.append(folder)
+    return shortest
+
+
+def links(folder: Path) -> Iterator[str]:
+    """All symbolic links of a folder and those in it, in a sorted order."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            if entry.is_symlink():
+                yield entry.path
+            elif entry.is_dir():
+                yield from links(Path(entry.path))

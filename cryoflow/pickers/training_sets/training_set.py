@@ -1,0 +1,395 @@
+"""One training set made of several database entries: unique names, one box size an entry, one split for every picker.
+
+Every exported micrograph gets a stem `000012__name`. Its number is unique and of fixed width, and `__` stands in it
+only once, so no stem is a part of another: crYOLO pairs pictures and labels by substring.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.micrographs.copies import leaders
+from cryoflow.micrographs.header import MicrographHeader, read_header
+from cryoflow.pickers.training_sets.names import plain_stem
+from cryoflow.pickers.training_sets.negatives import has_only_wrong_picks, is_particle, none, wrong_picks
+from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
+from cryoflow.picks import FloatArray, PickSet
+from cryoflow.storage.safe_names import short_hash
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+OF_PARTS = {
+    **dict.fromkeys(("stem", "split", "path", "convert"), "object"),
+    **dict.fromkeys(("ny", "nx"), "Int32"),
+    **dict.fromkeys(("pixel_size_A", "scale", "box_px", "diameter_A"), "float64"),
+}
+"""Columns of micrographs, and their types, that a part of a set keeps."""
+
+
+_ROWS_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A micrograph that could not be used, and why."""
+
+    entry: str
+    micrograph: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Picks of several entries on micrographs with unique stems.
+
+    Attributes
+    ----------
+    micrographs : DataFrame
+        One row an exported micrograph, the columns of `manifest.COLUMNS`, sorted by stem.
+    picks : DataFrame
+        As in `PickSet`, `micrograph` counting rows of this table; positions in micrograph pixels.
+    picksets
+        The entries, in the order of the column `entry_index`.
+    headers
+        Header of each micrograph; None for TIFF, and where micrographs are named only.
+    skipped
+        Micrographs that were left out.
+    notes
+        What a user should know.
+    wrong : DataFrame
+        Picks that are labelled wrong (-1) or not known (0): see `wrong_picks`.
+    """
+
+    micrographs: pd.DataFrame
+    picks: pd.DataFrame
+    picksets: tuple[PickSet, ...]
+    headers: tuple[MicrographHeader | None, ...]
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+    wrong: pd.DataFrame = field(default_factory=none)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.intp]:
+        """Picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
+        return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
+
+    def each(self) -> Iterator[tuple[str, str, int, int]]:
+        """Stem, split, and first and last + 1 row of picks, of each micrograph."""
+        offsets = self.offsets.tolist()
+        rows = zip(self.micrographs["stem"], self.micrographs["split"], offsets[:-1], offsets[1:], strict=True)
+        yield from rows
+
+    def per_pick(self, column: str) -> FloatArray:
+        """A number of the micrographs' table, for each pick."""
+        values = np.asarray(self.micrographs[column].to_numpy(np.float64, na_value=np.nan), np.float64)
+        per_pick: FloatArray = values[self.picks["micrograph"].to_numpy()]
+        return per_pick
+
+    def part(self, first: int, last: int) -> TrainingSet:
+        """Micrographs `first` to `last` (not included) and their picks: all that files of one micrograph each need."""
+
+        def of(picks: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+            start, stop = np.searchsorted(picks["micrograph"].to_numpy(), (first, last))
+            rows = picks.iloc[start:stop][list(columns)].reset_index(drop=True)
+            return rows.assign(micrograph=(rows["micrograph"] - first).astype(np.int32))
+
+        rows = self.micrographs.iloc[first:last].reindex(columns=list(OF_PARTS)).reset_index(drop=True)
+        picks, wrong = of(self.picks, ("micrograph", "x_px", "y_px")), of(self.wrong, self.wrong.columns)
+        return TrainingSet(rows, picks, (), (), wrong=wrong)
+
+    def in_parts(self, n_micrographs: int = 1000) -> Iterator[TrainingSet]:
+        """The whole set in parts of so many micrographs: work on one after the other needs little memory."""
+        for first in range(0, len(self.micrographs), n_micrographs):
+            yield self.part(first, first + n_micrographs)
+
+    def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
+        """The same without some picks; `drop` is (n,)."""
+        picks = self.picks[~drop].reset_index(drop=True)
+        counts = np.bincount(picks["micrograph"].to_numpy(), minlength=len(self.micrographs))
+        return replace(self, picks=picks, micrographs=self.micrographs.assign(n_picks=counts))
+
+
+def build_training_set(
+    picksets: Sequence[PickSet],
+    *,
+    diameter_A: float | None = None,
+    box_px: int | None = None,
+    fractions: Fractions = Fractions(),  # noqa: B008
+    seed: int = 0,
+    negatives: bool = True,
+    link: bool = True,
+    for_picking: bool = False,
+) -> TrainingSet:
+    """Put entries together.
+
+    Parameters
+    ----------
+    diameter_A
+        Particle diameter; each entry's box is the even number of its own pixels nearest to it.
+    picksets
+        Where two of them have a micrograph in common, the labels of the one that is named first are taken: two sets of
+        labels for one picture would contradict each other.
+    box_px
+        One box for all entries instead, in pixels; the diameter follows from it. With neither, the entries' own
+        diameters are taken, if all have one.
+    negatives
+        Keep micrographs without picks, as examples of no particles.
+    link
+        Whether the picker gets the micrographs themselves; then missing ones are left out.
+    for_picking
+        The micrographs are to be picked: no picks, no split.
+
+    Raises
+    ------
+    BadInput
+        Where nothing is left.
+    MissingMetadata
+        Where neither diameter nor box is known, or a pixel size that is needed is not.
+    """
+    if not picksets:
+        raise BadInput("export", "has no entry to export.")
+    priority = {id(p): (has_only_wrong_picks(p), i) for i, p in enumerate(picksets)}
+    picksets = tuple(
+        sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
+    )
+    micrographs = _all_micrographs(picksets)
+    _refuse_names_that_are_no_text(micrographs)
+    keys = _keys(micrographs)
+    rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
+    by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
+    shared, shared_notes = _shared(micrographs, keys, by_priority, [has_only_wrong_picks(p) for p in picksets])
+    headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
+    skipped = tuple(
+        Skipped(str(row.entry), str(row.name), problem)
+        for row, problem in zip(micrographs[["entry", "name"]].itertuples(index=False), problems, strict=True)
+        if problem
+    )
+    keep = np.array([not p for p in problems], bool) & ~shared
+    if link and not for_picking and not negatives:
+        keep &= micrographs["n_picks"].to_numpy() > 0
+    if not keep.any():
+        why = f"The first of {len(skipped)}: {skipped[0].micrograph} {skipped[0].reason}" if skipped else ""
+        raise BadInput(", ".join(sorted(set(micrographs["entry"]))), "no micrograph of it can be used.", why)
+    if not for_picking and not micrographs["n_picks"].to_numpy()[keep].any():
+        raise BadInput(", ".join(sorted(set(micrographs["entry"]))), "has no picks on any micrograph that can be used.")
+
+    new_row = np.cumsum(keep) - 1
+    picks = _all_picks(picksets, keep, new_row, for_picking)
+    wrong = none() if for_picking else wrong_picks(picksets, keys, keep, new_row)
+    kept_headers = tuple(h for h, k in zip(headers, keep, strict=True) if k)
+    micrographs = _fill_from_headers(micrographs[keep].reset_index(drop=True), kept_headers)
+    micrographs["n_picks"] = np.bincount(picks["micrograph"].to_numpy(), minlength=len(micrographs))
+    inside = _inside(micrographs, picks)
+    notes = (
+        shared_notes
+        if inside.all()
+        else [*shared_notes, f"{int((~inside).sum())} picks outside their micrographs were left out."]
+    )
+    needed = link and not for_picking  # RELION and CryoSPARC get centres
+    micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=needed)
+    micrographs["stem"] = [f"{i:06d}__{plain_stem(str(name))}" for i, name in enumerate(micrographs["name"])]
+    if for_picking:
+        micrographs["split"] = "pick"
+    else:
+        leader = leaders(micrographs["path"].tolist(), micrographs["project_path"].tolist())
+        columns = micrographs["project"], micrographs["name"], micrographs["defocus_A"]
+        split = split_micrographs(*columns, fractions, seed)[leader]
+        micrographs["split"] = split if (split == TRAIN).any() else TRAIN  # all may be copies of one that validates
+        if copies := int((leader != np.arange(len(leader))).sum()):
+            notes.append(f"{copies} micrographs are copies of others in the set, and go to the same part of the split.")
+    training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes), wrong)
+    return training if inside.all() else training.without(~inside)
+
+
+def splits_of(training: TrainingSet) -> dict[str, int]:
+    """Number of micrographs of each split."""
+    counts = training.micrographs["split"].value_counts()
+    return {split: int(counts.get(split, 0)) for split in (TRAIN, VALIDATION, TEST)}
+
+
+def _refuse_names_that_are_no_text(micrographs: pd.DataFrame) -> None:
+    """Pickers' files are UTF-8, which cannot say the bytes of such a name."""
+    for name in (*micrographs["name"], *micrographs["path"].dropna(), *micrographs["project_path"].unique()):
+        try:
+            str(name).encode()
+        except UnicodeEncodeError:
+            raise BadInput(ascii(name), "is not UTF-8: no picker could be told of it.", "Rename it.") from None
+
+
+def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
+    tables = []
+    labels = [f"{p.provenance.project_name}/{p.provenance.entry_name}" for p in picksets]
+    for index, pickset in enumerate(picksets):
+        source = pickset.provenance
+        table = pickset.micrographs[
+            ["name", "path", "status", "uid", "ny", "nx", "pixel_size_A", "voltage_kV", "cs_mm", "amplitude_contrast"]
+        ].copy()
+        table["defocus_u_A"] = pickset.micrographs["defocus_u_A"]
+        table["defocus_v_A"] = pickset.micrographs["defocus_v_A"]
+        table["defocus_angle_deg"] = pickset.micrographs["defocus_angle_deg"]
+        table["phase_shift_deg"] = pickset.micrographs["phase_shift_deg"]
+        table["defocus_A"] = pickset.micrographs[["defocus_u_A", "defocus_v_A"]].mean(axis=1)
+        table.insert(0, "entry_index", index)
+        same = labels.count(labels[index]) > 1  # of two projects with one name
+        table.insert(1, "entry", labels[index] + (f"-{short_hash(os.fspath(source.project))}" if same else ""))
+        table.insert(2, "project", source.project_name)
+        table.insert(3, "project_path", os.fspath(source.project))
+        row = pickset.picks["micrograph"].to_numpy()[is_particle(pickset.picks)]
+        table["n_picks"] = np.bincount(row, minlength=len(pickset.micrographs))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
+    """What tells micrographs apart: the real file, else the name in the project."""
+    key = micrographs["path"].map(os.path.realpath, na_action="ignore")
+    return key.fillna(micrographs["project_path"] + "\0" + micrographs["name"])
+
+
+def _shared(
+    micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int], only_wrong: Sequence[bool]
+) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Micrographs to leave out, as an entry that comes before has the same file, and a note for each entry."""
+    shared = keys.iloc[list(by_priority)].duplicated(keep="first").sort_index().to_numpy(bool)
+    notes = []
+    for index, rows in micrographs[shared].groupby("entry_index", sort=False):
+        entry, count = str(rows["entry"].iloc[0]), len(rows)
+        if only_wrong[int(str(index))]:
+            notes.append(f"The picks of {entry} are wrong ones: no particles, and of use to Warp's BoxNet alone.")
+        else:
+            notes.append(
+                f"{count} micrographs of {entry} are also in an entry that was named before it, whose picks are taken; "
+                "`cryoflow picker consensus --at-least 1` would join them."
+            )
+    return shared, notes
+
+
+def _look_at_files(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | None], list[str]]:
+    """Header and problem of each micrograph's file, many at once: on a cluster's file system an open takes a while."""
+
+    def look(row: tuple[str | None, str | None, float, float]) -> tuple[MicrographHeader | None, str]:
+        path, status, ny, nx = row
+        if path is None or pd.isna(path):
+            return None, f"is {status or 'missing'}."
+        if path.lower().endswith(TIFF_SUFFIXES):
+            return None, "" if Path(path).exists() else f"is missing: {path}."
+        try:
+            header = read_header(Path(path))
+        except (BadInput, OSError) as error:
+            return None, f"cannot be read: {error}"
+        if header.n_sections != 1:
+            return None, f"is a movie of {header.n_sections} frames: {path}."
+        if np.isfinite(ny) and np.isfinite(nx) and header.shape_yx != (int(ny), int(nx)):
+            return (
+                None,
+                f"is of {header.shape_yx[0]} x {header.shape_yx[1]} px, its picks of {int(ny)} x {int(nx)}: {path}.",
+            )
+        return header, ""
+
+    shapes = (micrographs[c].to_numpy(np.float64, na_value=np.nan).tolist() for c in ("ny", "nx"))
+    rows = zip(micrographs["path"], micrographs["status"], *shapes, strict=True)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(look, rows))
+    return [h for h, _ in found], [p for _, p in found]
+
+
+def _fill_from_headers(micrographs: pd.DataFrame, headers: Sequence[MicrographHeader | None]) -> pd.DataFrame:
+    """Shapes that the entry did not know; a pixel size is taken from a header only where the entry has none."""
+    no_shape = micrographs["ny"].isna().to_numpy()
+    no_pixel_size = micrographs["pixel_size_A"].isna().to_numpy()
+    for i in np.flatnonzero(no_shape | no_pixel_size).tolist():
+        header = headers[i]
+        if header is not None and no_shape[i]:
+            micrographs.loc[i, ["ny", "nx"]] = header.shape_yx
+        if header is not None and no_pixel_size[i] and header.pixel_size_A not in (None, 1.0):
+            micrographs.loc[i, "pixel_size_A"] = header.pixel_size_A
+    return micrographs
+
+
+def _all_picks(
+    picksets: Sequence[PickSet], keep: npt.NDArray[np.bool_], new_row: npt.NDArray[np.intp], for_picking: bool
+) -> pd.DataFrame:
+    if for_picking:
+        return pd.DataFrame({"micrograph": np.zeros(0, np.int32), "x_px": np.zeros(0), "y_px": np.zeros(0)})
+    tables, first = [], 0
+    for pickset in picksets:
+        row = pickset.picks["micrograph"].to_numpy() + first
+        table = pickset.picks.assign(micrograph=new_row[row].astype(np.int32))
+        wanted = keep[row] & is_particle(table)
+        tables.append(table if wanted.all() else table[wanted])
+        first += len(pickset.micrographs)
+    return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)
+
+
+def _inside(micrographs: pd.DataFrame, picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Picks on their micrograph; needed again where the shape was only learnt from the file."""
+    row = picks["micrograph"].to_numpy()
+    inside = np.ones(len(row), bool)
+    for axis, size in (("x_px", "nx"), ("y_px", "ny")):
+        end = micrographs[size].to_numpy(np.float64, na_value=np.inf) - 0.5
+        position = picks[axis].to_numpy()
+        for start in range(0, len(row), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            inside[some] &= (position[some] >= -0.5) & (position[some] < end[row[some]])
+    return inside
+
+
+def _with_boxes(
+    micrographs: pd.DataFrame,
+    picksets: Sequence[PickSet],
+    diameter_A: float | None,
+    box_px: int | None,
+    *,
+    needed: bool,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Add `box_px` and `diameter_A`: of each entry from one diameter, or of all from one box."""
+    pixel_A = micrographs["pixel_size_A"].to_numpy(np.float64)
+    notes: list[str] = []
+    if box_px is not None:
+        if box_px < 2:
+            raise BadInput("--box", f"is {box_px}; a box has at least 2 pixels.")
+        box = np.full(len(micrographs), box_px + box_px % 2, np.float64)
+        if box_px % 2:
+            notes.append(f"The box was made even, {box_px + 1} px: readers disagree about the middle of an odd one.")
+        diameter = box * pixel_A
+    else:
+        own = np.array([np.nan if p.diameter_A is None else p.diameter_A for p in picksets])[
+            micrographs["entry_index"].to_numpy()
+        ]
+        diameter = np.full(len(micrographs), diameter_A, np.float64) if diameter_A is not None else own
+        if needed and np.isnan(diameter).any():
+            raise MissingMetadata(
+                str(micrographs["entry"][np.isnan(diameter)].iloc[0]),
+                "has no particle diameter.",
+                "Give one: --diameter in angstrom, or --box in pixels.",
+            )
+        if needed and np.isnan(pixel_A).any():
+            raise MissingMetadata(
+                str(micrographs["entry"][np.isnan(pixel_A)].iloc[0]),
+                "has no pixel size, which a diameter in angstrom needs.",
+                "Give --box in pixels instead, or ingest its project with a pixel size.",
+            )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            box = 2 * np.round(diameter / pixel_A / 2)
+        if (box < 2).any():
+            raise BadInput(
+                str(micrographs["entry"][box < 2].iloc[0]),
+                f"gets no box from a diameter of {diameter[box < 2][0]:g} A at {pixel_A[box < 2][0]:g} A a pixel.",
+                "The diameter is in angstrom: give --diameter.",
+            )
+    shortest = micrographs[["ny", "nx"]].min(axis=1).to_numpy(np.float64, na_value=np.inf)
+    if (large := box > shortest).any():
+        raise BadInput(
+            str(micrographs["entry"][large].iloc[0]),
+            f"gets a box of {box[large][0]:g} px, larger than its micrograph of {shortest[large][0]:g} px.",
+            "--diameter is in angstrom, --box in pixels of the micrograph.",
+        )
+    return micrographs.assign(box_px=box, diameter_A=diameter), notes

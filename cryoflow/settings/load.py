@@ -1,0 +1,152 @@
+"""Settings, and where each value comes from.
+
+The command line comes first, then `CRYOFLOW_*` variables, then `cryoflow.toml`, then the profile, then the defaults.
+The file is the one that `CRYOFLOW_CONFIG` names, else the nearest `cryoflow.toml` in the working folder or above it,
+else the user's own in `~/.config/cryoflow/`; relative paths in it start at its folder. A profile is a named set of
+values: a table `[profiles.NAME]` in that file, chosen by `profile = "NAME"` or `CRYOFLOW_PROFILE`. A command's option
+that bears the name of a setting takes its value from here where the command line does not give it.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+
+from cryoflow.errors import BadInput
+from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.site import Site
+
+FILE_NAME = "cryoflow.toml"
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use, which in a batch job are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Settings(BaseSettings):
+    """What a site or a user sets once; everything else is an option of a command."""
+
+    model_config = SettingsConfigDict(env_prefix="CRYOFLOW_", extra="forbid", frozen=True, validate_default=True)
+
+    profile: str = Field("local", description="the set of values [profiles.NAME] that is laid over the defaults")
+    database: Path | None = Field(None, description="folder of the text database")
+    workers: int = Field(default_factory=available_cpus, ge=1, description="processes that work at the same time")
+    remap: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="OLD=NEW: folders that have moved since a project was made; separated by commas in a variable"
+    )
+    chunk_micrographs: int = Field(100, ge=1, description="micrographs that one task of a flow works on")
+    min_free_gb: float = Field(10.0, ge=0, description="free disk space below which `cryoflow doctor` warns")
+    site: Site = Field(default=Site(), description="machines, folders and images of the site (table [site])")
+
+    @property
+    def place(self) -> ProfileName:
+        """Where stages run. A profile of another name than those of places runs them on this machine."""
+        return ProfileName(self.profile) if self.profile in set(ProfileName) else ProfileName.LOCAL
+
+    @field_validator("remap", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class LoadedSettings:
+    """Settings, and for each field the source its value comes from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    file: Path | None
+
+
+def find_file(start: Path | None = None) -> Path | None:
+    """The settings file that applies in a folder, None where there is none.
+
+    Raises
+    ------
+    BadInput
+        Where `CRYOFLOW_CONFIG` names a file that is not there.
+    """
+    if named := os.environ.get("CRYOFLOW_CONFIG"):
+        if not Path(named).is_file():
+            raise BadInput(named, "CRYOFLOW_CONFIG names this file, and it is not there.")
+        return Path(named)
+    start = (start or Path.cwd()).resolve()
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "cryoflow")
+    return next((file for folder in (start, *start.parents, user) if (file := folder / FILE_NAME).is_file()), None)
+
+
+def load_settings(file: Path | None = None, **command_line: object) -> LoadedSettings:
+    """Read all sources and say which one each value comes from.
+
+    Parameters
+    ----------
+    file
+        A settings file; None looks for one (`find_file`).
+    command_line
+        Values given to a command; those that are None were not given.
+
+    Raises
+    ------
+    BadInput
+        Where the file is not TOML, a value is not valid, or a name is not that of a setting or profile.
+    """
+    file = file or find_file()
+    from_file, profiles = _read(file) if file else ({}, {})
+    sources: list[tuple[str, Mapping[str, object]]] = [
+        ("command line", {k: v for k, v in command_line.items() if v is not None}),
+        ("environment", EnvSettingsSource(Settings)()),
+        (str(file), from_file),
+    ]
+    profile = next((str(values["profile"]) for _, values in sources if "profile" in values), "local")
+    if profile in profiles:
+        sources.append((f"profile {profile} in {file}", profiles[profile]))
+    elif profile not in set(ProfileName):
+        known = ", ".join(sorted({*ProfileName, *profiles}))
+        raise BadInput(file or FILE_NAME, f"there is no profile {profile!r} (profiles: {known}).")
+    merged: dict[str, object] = {}
+    origins = dict.fromkeys(Settings.model_fields, "default")
+    for source, values in reversed(sources):
+        merged = _overlaid(merged, values)
+        origins |= dict.fromkeys(values, source)
+    try:
+        return LoadedSettings(Settings.model_validate(merged), origins, file)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        source = origins.get(name, "command line")
+        hint = "" if name in Settings.model_fields else f"Known settings: {', '.join(Settings.model_fields)}."
+        where = ".".join(map(str, first["loc"])) or name
+        raise BadInput(source, f"setting {where}: {first['msg']} (it is {first.get('input')!r}).", hint) from None
+
+
+def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """Values with others laid over them; a table, such as [site], is overlaid value by value."""
+    result = dict(below)
+    for name, value in above.items():
+        under = result.get(name)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        result[name] = _overlaid(under, value) if both else value  # type: ignore[arg-type]  # checked right here
+    return result
+
+
+def _read(file: Path) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
+    """The values of a settings file, and its profiles."""
+    try:
+        values = tomllib.loads(file.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(file, f"this is not TOML: {error}.") from None
+    profiles = values.pop("profiles", {})
+    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
+        raise BadInput(file, "profiles is not a set of tables.", "Write [profiles.NAME] and the values below it.")
+    for table in (values, *profiles.values()):
+        if isinstance(database := table.get("database"), str):
+            table["database"] = file.parent / database
+    return values, profiles

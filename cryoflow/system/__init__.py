@@ -1,0 +1,1 @@
+"""The machine: programs, processes, checks."""
