@@ -73,6 +73,12 @@ class Site(BaseModel):
     server_database: SecretStr | None = Field(
         default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://..."
     )
+    viewer: str | None = Field(
+        default=None, description="address of `cryoflow view`, as users reach it: links to reports lead there"
+    )
+    reports: tuple[Folder, ...] = Field(
+        default=(), description="folders whose reports the viewer serves; by default those of read_write"
+    )
     models: Folder | None = Field(
         default=None, description="folder of trained models that nightly retraining keeps up to date"
     )
