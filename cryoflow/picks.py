@@ -11,15 +11,19 @@ coordinates. Shapes are `(ny, nx)`, as NumPy has them. Unknown values are NaN, N
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FloatArray = npt.NDArray[np.float64]
 Program = Literal["relion", "cryosparc", "file", "picker", "cryoflow"]
@@ -156,7 +160,7 @@ class ExtractedSample:
     box_A: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PickSet:
     """The picks of one output of one job, grouped by micrograph. Make one with `PickSet.build`.
 
@@ -266,6 +270,65 @@ class PickSet:
 
     def __len__(self) -> int:
         return len(self.picks)
+
+    def __repr__(self) -> str:
+        """One line: what, how many, on how many micrographs, with which pixel size and diameter."""
+        who = self.provenance
+        missing = int((self.micrographs["status"] != "found").sum())
+        pixel_sizes_A = sorted(set(self.micrographs["pixel_size_A"].dropna().round(4)))
+        facts = [f"{len(self)} picks on {len(self.micrographs)} micrographs"]
+        facts += [f"{missing} of them not found"] if missing else []
+        facts += [f"{'/'.join(f'{p:g}' for p in pixel_sizes_A)} A/px"] if pixel_sizes_A else []
+        facts += [f"diameter {self.diameter_A:g} A"] if self.diameter_A else []
+        return f"<PickSet {who.project_name}/{who.entry_name}: {', '.join(facts)}>"
+
+    def __getitem__(self, micrograph: str) -> pd.DataFrame:
+        """Return the picks of one micrograph, named in full, by file name or by stem."""
+        row = self.row_of(micrograph)
+        start, stop = self.offsets[row : row + 2]
+        return self.picks.iloc[start:stop].drop(columns="micrograph").reset_index(drop=True)
+
+    def row_of(self, micrograph: str) -> int:
+        """Return the row in `micrographs` of a micrograph, named in full, by file name or by stem.
+
+        Raises
+        ------
+        KeyError
+            Where none or more than one is called so; the message names similar ones.
+        """
+        names = self.micrographs["name"].tolist()
+        if micrograph in names:
+            return names.index(micrograph)
+        rows = [i for i, name in enumerate(names) if micrograph in (Path(name).name, Path(name).stem)]
+        if len(rows) == 1:
+            return rows[0]
+        if rows:
+            raise KeyError(f"{len(rows)} micrographs are called {micrograph!r}: name one in full, as in `micrographs`")
+        near = difflib.get_close_matches(micrograph, [Path(name).stem for name in names], 3, 0.3)
+        raise KeyError(f"no micrograph is called {micrograph!r}" + (f"; similar: {', '.join(near)}" if near else ""))
+
+    def to_star(self, path: str | Path) -> Path:
+        """Write the picks as a STAR file of particles in RELION's layout; returns its path."""
+        from cryoflow.formats.particles_star import write_particles
+
+        return write_particles(self, path)
+
+    def plot(self, micrograph: str, path: str | Path | None = None) -> Figure:
+        """Draw the picks of one micrograph on its image, as circles of the diameter.
+
+        Parameters
+        ----------
+        path
+            PNG file to write as well.
+
+        Raises
+        ------
+        BadInput
+            Where the micrograph's file was not found or cannot be read.
+        """
+        from cryoflow.report.figures import plot_picks
+
+        return plot_picks(self, micrograph, path)
 
     @property
     def centers_xy_px(self) -> FloatArray:

@@ -69,6 +69,19 @@ class Database:
     def __reduce__(self) -> tuple[Callable[[Path], Database], tuple[Path]]:  # crosses process pools without its lock
         return Database, (self.root,)
 
+    def __getitem__(self, name: str) -> PickSet:
+        """Return the picks of an entry, `PROJECT/KIND_JOB`."""
+        return self.load(name)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Iterate over the entries, in order of name."""
+        return iter(self.entries())
+
+    def __repr__(self) -> str:
+        entries = self.entries() if self.exists else []
+        projects = {entry.project for entry in entries}
+        return f"<Database {self.root}: {len(entries)} entries of {len(projects)} projects>"
+
     @property
     def exists(self) -> bool:
         """Whether there is a database, ours or the older scripts'."""

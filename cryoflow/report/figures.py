@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from cryoflow.picks import PickSet
 
 Array = npt.NDArray[np.floating]
 
@@ -104,6 +107,34 @@ def overlay(
         text.set_fontsize(9)
         text.set_verticalalignment("top")
         x += 0.02 + 0.0125 * (len(mark.label) + 6) * 7.0 / width_in
+    return figure
+
+
+def plot_picks(picks: PickSet, micrograph: str, path: str | Path | None = None) -> Figure:
+    """Draw the picks of one micrograph of a set on its image; see `PickSet.plot`.
+
+    Where the diameter is not known, circles are a fifteenth of the micrograph's shorter side wide.
+    """
+    from cryoflow.errors import BadInput
+    from cryoflow.micrographs.image import read_micrograph
+
+    row = picks.micrographs.iloc[picks.row_of(micrograph)]
+    if row["path"] is None or row["status"] != "found":
+        raise BadInput(str(row["name"]), f"cannot be drawn: its file is {row['status']}.")
+    image = read_micrograph(row["path"])
+    pixel_size_A = float(row["pixel_size_A"]) if row["pixel_size_A"] == row["pixel_size_A"] else None
+    if picks.diameter_A is not None and pixel_size_A is not None:
+        diameter_px = picks.diameter_A / pixel_size_A
+    else:
+        diameter_px = min(image.shape) / 15
+    centers_xy_px = picks[micrograph][["x_px", "y_px"]].to_numpy(float)
+    marks = [Marks(centers_xy_px, "picks")]
+    name = Path(str(row["name"])).name
+    figure = overlay(image, marks, diameter_px=diameter_px, title=name, pixel_size_A=pixel_size_A)
+    if path is not None:
+        from cryoflow.storage.files import write_atomically
+
+        write_atomically(Path(path), png(figure))
     return figure
 
 
