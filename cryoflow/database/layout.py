@@ -5,6 +5,7 @@ DB/<project>/micrographs.txt       whose project it is, and which link stands fo
 DB/<project>/Micrographs/<link>    symbolic links to the micrographs
 DB/<project>/Particles/<Kind>_<job>[_suffix]/{info.txt,data.txt,manifest.json}
 DB/.jobs/                          what ingest read when; may be removed, then all jobs are read again
+DB/.reviews/                       journals of `cryoflow view`: what people decided and did not save yet
 DB/.quarantine/                    what `verify --repair` and `remove` took out; never read
 """
 
@@ -32,6 +33,7 @@ ENTRIES = "Particles"
 INFO, DATA, MARK = "info.txt", "data.txt", "mark.json"
 JOBS = ".jobs"
 QUARANTINE = ".quarantine"
+REVIEWS = ".reviews"
 
 
 def folded(name: str) -> str:

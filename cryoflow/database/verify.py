@@ -106,7 +106,7 @@ def _marker(root: Path) -> Iterator[_Broken]:
 
 
 def _everything(root: Path) -> Iterator[_Broken]:
-    yield from _strangers(root, {layout.MARKER, layout.JOBS, layout.QUARANTINE, LOCK}, folders=True)
+    yield from _strangers(root, {layout.MARKER, layout.JOBS, layout.QUARANTINE, layout.REVIEWS, LOCK}, folders=True)
     for path in sorted((root / layout.JOBS).glob("*.json")):
         yield from _sealed_file(path)
     for project in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
