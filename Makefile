@@ -1,31 +1,45 @@
-# make demo    the whole path on simulated projects        make test    the tests
-# make env     the environment alone (.venv)               make lint types lock images clean
+# make demo    the whole path on simulated projects        make test    the fast tests, some minutes
+# make env     the environment alone (.venv); GPU=1 adds TensorFlow's GPU libraries
+# make test-all   every test: fast, slow, and those that need SLURM, Docker, Apptainer, pickers or Chromium
+# make lint types docs lock images clean
 #
-# PYTHON=python3.12 chooses an interpreter (3.11 to 3.13), ARGS="..." is handed on to the command behind demo and test.
+# PYTHON=python3.12 chooses an interpreter (3.11 to 3.13); ARGS="..." goes to the command behind demo, test and images.
 .DELETE_ON_ERROR:
-.PHONY: help demo test env lint format types lock images clean
+.PHONY: help demo test test-slow test-site test-all env lint format types docs lock images clean
 
 BIN := .venv/bin
-MADE := .venv/made-from-lock
+MADE := $(if $(filter 1,$(GPU)),.venv/with-gpu,.venv/made-from-lock)
+PYTEST := $(BIN)/python -m pytest
+SITE := slurm or docker or apptainer or pickers or browser
 ARGS :=
 
 help:
-	@sed -n '1,4s/^# \?//p' Makefile
+	@sed -n '1,6s/^# \?//p' Makefile
 
 env: $(MADE)
 
 $(MADE): requirements.lock pyproject.toml .ci/env
-	@sh .ci/env
+	@GPU=$(GPU) sh .ci/env
 
 demo: $(MADE)
 	$(BIN)/cryoflow demo --output demo $(ARGS)
 
+# The lanes: what runs in parallel on any machine; training, kills and pipelines; what needs parts of a site.
 test: $(MADE)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -n auto --dist worksteal -m "not slow and not ($(SITE))" $(ARGS)
+
+test-slow: $(MADE)
+	$(PYTEST) -n 2 --dist loadscope -m "slow and not ($(SITE))" $(ARGS)
+
+test-site: $(MADE)
+	$(PYTEST) -m "$(SITE)" $(ARGS)
+
+test-all: test test-slow test-site
 
 lint: $(MADE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 format: $(MADE)
 	$(BIN)/ruff check --fix .
@@ -33,6 +47,10 @@ format: $(MADE)
 
 types: $(MADE)
 	$(BIN)/mypy
+
+# The site in build/docs, without a network; a broken link or reference is an error.
+docs: $(MADE)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 # Exact pins of everything, for every supported Python, without any address of a package index.
 lock: $(MADE)

@@ -337,7 +337,7 @@ class PickSet:
 
     @property
     def offsets(self) -> npt.NDArray[np.intp]:
-        """Picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`; (number of micrographs + 1,) int."""
+        """First row of each micrograph, (n + 1,) int: picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
         return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
 
     def by_micrograph(self) -> Iterator[tuple[int, pd.DataFrame]]:

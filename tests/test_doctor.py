@@ -6,7 +6,9 @@ import base64
 import http.server
 import json
 import os
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 import cryoflow.system.doctor as doctor
 from cryoflow.cli.main import launch
 from cryoflow.settings.load import LoadedSettings, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedSettings:
 
 
 def _one(check: str, loaded: LoadedSettings) -> doctor.Finding:
-    return next(getattr(doctor, f"_{check}")(loaded))
+    return next(doctor.examine(loaded, {check: doctor.CHECKS[check]}))
 
 
 def test_an_unknown_variable_is_named(loaded: LoadedSettings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +55,9 @@ def test_a_version_other_than_the_locks_is_a_warning(
 
 
 def test_too_little_disk_space_is_a_warning(tmp_path: Path, loaded: LoadedSettings) -> None:
-    assert {f.status for f in doctor._disk(load_settings(min_free_gb=0))} == {"ok"}
+    assert {f.status for f in doctor.CHECKS["disk"](load_settings(min_free_gb=0))} == {"ok"}
     greedy = load_settings(min_free_gb=1e9, database=tmp_path / "not" / "yet")
-    findings = {f.check: f for f in doctor._disk(greedy)}
+    findings = {f.check: f for f in doctor.CHECKS["disk"](greedy)}
     assert findings["database"].status == "warning"
     assert str(tmp_path) in findings["database"].found
 
@@ -82,19 +86,21 @@ def test_a_program_that_is_there_but_does_not_answer_is_a_warning(
     assert _one("slurm", loaded).status == "missing"
 
 
-def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
-    loaded: LoadedSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_loaded: LoadedSettings) -> object:
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(loaded: LoadedSettings) -> None:
+    def broken(_loaded: LoadedSettings) -> Iterator[doctor.Finding]:
         raise OSError("no such device")
         yield
 
-    broken.__name__ = "_disk"
-    monkeypatch.setattr(doctor, "_disk", broken)
-    monkeypatch.setattr(doctor, "_network", lambda _: iter(()))
-    findings = {f.check: f for f in doctor.examine(loaded)}
+    checks = {**doctor.CHECKS, "disk": broken, "tensorflow": lambda _: iter(())}
+    findings = {f.check: f for f in doctor.examine(loaded, checks)}
     assert findings["disk"].status == "failed"
     assert {"python", "micrographs", "slurm"} <= findings.keys()
+
+
+def test_the_command_for_a_gpu_fits_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.gpu_install_command() == f"make -C {ROOT} env GPU=1"
+    monkeypatch.setattr("cryoflow.__file__", str(tmp_path / "cryoflow" / "__init__.py"))
+    assert doctor.gpu_install_command() == f"{sys.executable} -m pip install 'cryoflow-em[gpu]'"
 
 
 def test_the_command_lists_every_check_as_json_and_fails_where_one_failed(

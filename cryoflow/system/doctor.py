@@ -1,7 +1,8 @@
-"""What a machine and an installation must have for cryoflow to work, checked one by one.
+"""Check what a machine and an installation need for cryoflow to work.
 
-A check answers `ok`, `warning` (something will be slower or not available), `missing` (a part that only some uses need)
-or `failed` (cryoflow cannot work as it should), with what was found and what to do. A check never raises.
+A check yields `ok`, `warning` (something is slower or not available), `missing` (a part that only some uses need) or
+`failed` (cryoflow cannot work as it should), with what was found and what to do. To add a check, write a generator of
+`Finding` and name it in `CHECKS`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,21 +33,12 @@ OTHER_VARIABLES = ("CRYOFLOW_CONFIG", "CRYOFLOW_DEBUG", "CRYOFLOW_SCRATCH", "CRY
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer of one check."""
+    """Result of one check."""
 
     check: str
     status: Status
     found: str
     hint: str = ""
-
-
-def examine(loaded: LoadedSettings) -> Iterator[Finding]:
-    """Make all checks, one after the other; the first import of TensorFlow takes seconds."""
-    for check in (_python, _versions, _settings, _network, _reading, _disk, _prefect, _slurm, _apptainer, _docker):
-        try:
-            yield from check(loaded)
-        except (CryoflowError, OSError, ImportError) as error:
-            yield Finding(check.__name__.strip("_"), "failed", f"{type(error).__name__}: {error}")
 
 
 def _python(_loaded: LoadedSettings) -> Iterator[Finding]:
@@ -88,7 +81,7 @@ def _settings(loaded: LoadedSettings) -> Iterator[Finding]:
         yield Finding("settings", "ok", found)
 
 
-def _network(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _tensorflow(_loaded: LoadedSettings) -> Iterator[Finding]:
     """TensorFlow itself, and the GPUs that it sees."""
     from cryoflow.system.tensorflow_import import load_tensorflow
 
@@ -102,10 +95,18 @@ def _network(_loaded: LoadedSettings) -> Iterator[Finding]:
     if names:
         yield Finding("gpu", "ok", ", ".join(names))
     elif shutil.which("nvidia-smi"):
-        hint = "Install cryoflow with its extra: pip install 'cryoflow[gpu]'."
-        yield Finding("gpu", "warning", "this machine has NVIDIA's driver, but TensorFlow sees no GPU", hint)
+        found = "this machine has NVIDIA's driver, but TensorFlow sees no GPU"
+        yield Finding("gpu", "warning", found, f"Install the libraries for it: {gpu_install_command()}")
     else:
         yield Finding("gpu", "missing", "no GPU: training and un-picking run on the CPU")
+
+
+def gpu_install_command() -> str:
+    """Return the command that adds TensorFlow's GPU libraries to this installation."""
+    checkout = Path(cryoflow.__file__).parent.parent
+    if (checkout / "Makefile").is_file() and (checkout / "requirements.lock").is_file():
+        return f"make -C {shlex.quote(str(checkout))} env GPU=1"
+    return f"{shlex.quote(sys.executable)} -m pip install 'cryoflow-em[gpu]'"
 
 
 def _reading(_loaded: LoadedSettings) -> Iterator[Finding]:
@@ -219,3 +220,29 @@ def _program(check: str, *argv: str) -> Finding:
 def _normal(name: str) -> str:
     """A package name as locks write it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+Check = Callable[[LoadedSettings], Iterator[Finding]]
+
+CHECKS: Mapping[str, Check] = {
+    "python": _python,
+    "versions": _versions,
+    "settings": _settings,
+    "tensorflow": _tensorflow,
+    "micrographs": _reading,
+    "disk": _disk,
+    "prefect": _prefect,
+    "slurm": _slurm,
+    "apptainer": _apptainer,
+    "docker": _docker,
+}
+"""All checks by name, in the order in which they run."""
+
+
+def examine(loaded: LoadedSettings, checks: Mapping[str, Check] = CHECKS) -> Iterator[Finding]:
+    """Run checks one after the other; none raises. The first import of TensorFlow takes seconds."""
+    for name, check in checks.items():
+        try:
+            yield from check(loaded)
+        except (CryoflowError, OSError, ImportError) as error:
+            yield Finding(name, "failed", f"{type(error).__name__}: {error}")
