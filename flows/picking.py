@@ -12,7 +12,7 @@ from cryoflow.pickers.running.run import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from cryoflow.pickers.training_sets.split import Fractions
 from flows.parameters import PickingParameters
-from flows.picking_parts import place_of, train_and_pick_as_jobs
+from flows.picking_parts import executor_of, train_and_pick_as_jobs
 from flows.watching import log, run_name, show_table
 
 
@@ -50,7 +50,7 @@ def train_then_pick(parameters: PickingParameters) -> TrainedAndPicked:
         load_entries(database, p.entries or best_entries(database, p.projects)),
         new,
         p.output,
-        place_of(p),
+        executor_of(p),
         diameter_A=p.diameter_A,
         split=Fractions(p.validation),
         seed=p.seed,

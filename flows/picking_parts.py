@@ -16,8 +16,8 @@ from cryoflow.cluster.dispatch import Done, Work, run_stage
 from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.running.execution import Place
+from cryoflow.execution.executor import Executor
+from cryoflow.execution.resources import Resources
 from cryoflow.pickers.running.pick_shards import (
     Picking,
     diameter_of_training,
@@ -50,10 +50,10 @@ class PartParameters(PickingParameters):
     last: int | None = Field(default=None, ge=1, description="number of the micrograph after the last one")
 
 
-def place_of(p: PickingParameters) -> Place:
+def executor_of(p: PickingParameters) -> Executor:
     """Where the picker's programs are, and what they may use."""
-    hardware = Hardware(tuple(range(p.gpus)), p.cpus)
-    return Place(container=p.container, image=p.image, programs=p.programs, hardware=hardware)
+    resources = Resources(tuple(range(p.gpus)), p.cpus)
+    return Executor(container=p.container, image=p.image, programs=p.programs, resources=resources)
 
 
 def train_and_pick_as_jobs(parameters: PickingParameters) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ def train_one(parameters: PickingParameters) -> Path:
         p.picker,
         load_entries(database, p.entries or best_entries(database, p.projects)),
         p.output.absolute(),
-        place_of(p),
+        executor_of(p),
         diameter_A=p.diameter_A,
         split=Fractions(p.validation),
         seed=p.seed,
@@ -158,7 +158,7 @@ def pick_range(parameters: PartParameters, entry: str, first: int, last: int | N
     if some.micrographs["path"].isna().all():
         log.warning("none of the micrographs %d to %d of %s is there: they are left out", first, last, entry)
         return []
-    return [pick_part(picking, part(picking, some, p.output.absolute() / PICKED), place_of(p), on_line=log.info)]
+    return [pick_part(picking, part(picking, some, p.output.absolute() / PICKED), executor_of(p), on_line=log.info)]
 
 
 def _picking(p: PartParameters) -> Picking:

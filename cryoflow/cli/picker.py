@@ -10,7 +10,16 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export import Db, load, settings_of
-from cryoflow.cli.picker_common import Flag, Picking, Where, place_of, reading, say_lines, show_picks, show_script
+from cryoflow.cli.picker_common import (
+    ExecutorOptions,
+    Flag,
+    Picking,
+    executor_of,
+    reading,
+    say_lines,
+    show_picks,
+    show_script,
+)
 from cryoflow.cli.train_and_pick import train_and_pick
 
 app = App(name="picker", help="Train pickers, run them and read their picks.", help_format="plaintext")
@@ -35,7 +44,7 @@ def train(
     name: str,
     folder: Path,
     *,
-    where: Where | None = None,
+    where: ExecutorOptions | None = None,
     again: Flag = False,
     script_only: Flag = False,
     json: out.Json = False,
@@ -58,7 +67,7 @@ def train(
     result = run(
         name,
         folder,
-        place_of(where, script=script_only),
+        executor_of(where, script=script_only),
         again=again,
         script_only=script_only,
         on_line=say_lines(),
@@ -80,7 +89,7 @@ def pick(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     database: MaybeDb = None,
     picking: Picking | None = None,
-    where: Where | None = None,
+    where: ExecutorOptions | None = None,
     overwrite: Flag = False,
     script_only: Flag = False,
     json: out.Json = False,
@@ -115,7 +124,7 @@ def pick(
         model,
         picksets,
         output,
-        place_of(where, script=script_only),
+        executor_of(where, script=script_only),
         diameter_A=picking.diameter,
         settings=settings_of(picking.set_),
         threshold=picking.threshold,

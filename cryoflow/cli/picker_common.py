@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cryoflow.cli import output as out
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.running.execution import Place
+    from cryoflow.execution.executor import Executor
     from cryoflow.pickers.running.run import Picked, Trained
     from cryoflow.picks import PickSet
 
@@ -23,7 +23,7 @@ Set = Annotated[tuple[str, ...], Parameter(name="--set", negative="")]
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Where:
+class ExecutorOptions:
     """Where the program runs."""
 
     programs: Path | None = None
@@ -71,25 +71,25 @@ class Picking:
         return picksets
 
 
-def place_of(where: Where | None, *, script: bool = False) -> Place:
+def executor_of(where: ExecutorOptions | None, *, script: bool = False) -> Executor:
     """Where to run, from what was typed; for a script GPUs are counted only."""
-    from cryoflow.pickers.base import Hardware
-    from cryoflow.pickers.running.execution import Place
+    from cryoflow.execution.executor import Executor
+    from cryoflow.execution.resources import Resources
 
-    where = where or Where()
+    where = where or ExecutorOptions()
     try:
         numbers = () if where.gpus in ("none", "-1", "") else tuple(int(g) for g in where.gpus.split(","))
     except ValueError:
         raise out.UsageError(f"--gpus {where.gpus}: write numbers as in 0,1, or none.") from None
     scheduled = where.slurm or script
     gpus = tuple(range(len(numbers))) if scheduled else numbers
-    return Place(
+    return Executor(
         container=where.container or "",
         image=where.image,
         slurm=where.slurm,
         sbatch_options=where.sbatch,
         programs=where.programs,
-        hardware=Hardware(gpus, where.cpus, allocated=scheduled),
+        resources=Resources(gpus, where.cpus, allocated=scheduled),
         timeout_s=where.timeout_h * 3600 if where.timeout_h else None,
     )
 

@@ -9,7 +9,16 @@ from cyclopts import Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export import Db, chosen, load, settings_of
-from cryoflow.cli.picker_common import Flag, Picking, Where, place_of, reading, say_lines, show_picks, show_script
+from cryoflow.cli.picker_common import (
+    ExecutorOptions,
+    Flag,
+    Picking,
+    executor_of,
+    reading,
+    say_lines,
+    show_picks,
+    show_script,
+)
 from cryoflow.errors import ExitCode
 
 
@@ -25,7 +34,7 @@ def train_and_pick(
     validation: float = 0.2,
     seed: int = 0,
     run: str = "",
-    where: Where | None = None,
+    where: ExecutorOptions | None = None,
     script_only: Flag = False,
     json: out.Json = False,
 ) -> int:
@@ -68,7 +77,7 @@ def train_and_pick(
         load(chosen(entries, database, best=best, project=project), database),
         new,
         output,
-        place_of(where, script=script_only),
+        executor_of(where, script=script_only),
         diameter_A=picking.diameter,
         split=Fractions(validation),
         seed=seed,

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.cluster.docker import container
-from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.sbatch import container_command
 from cryoflow.errors import ToolFailed
+from cryoflow.execution.containers import Mounts, apptainer_exec, docker_run
 from cryoflow.settings.load import Settings
 from cryoflow.system import programs
 from cryoflow.system.doctor import Finding, server_problem
@@ -48,7 +47,7 @@ def examine_image(image: str, settings: Settings) -> Iterator[Finding]:
     probe = Path(__file__).with_name("probe.py").read_text()
     try:
         yield Finding("image", "ok", f"{image}: {_labels(image) if apptainer else _docker_labels(image)}")
-        output = programs.run([*start, "python", "-c", probe, json.dumps(asked)], timeout_s=300)
+        output = programs.run([*start, "-c", probe, json.dumps(asked)], timeout_s=300)
         answer = json.loads(output.strip().splitlines()[-1])
     except ToolFailed as error:
         last = [line for line in error.tail.splitlines() if line.strip()] or [str(error)]
@@ -115,25 +114,28 @@ def _versions(image: Mapping[str, str], python: str) -> Finding:
 
 
 def _apptainer(image: str, settings: Settings, wants_gpu: bool) -> list[str]:
-    """As in a job."""
+    """Return the command line of a job's container."""
     site = settings.site
-    job = SlurmJobConfiguration(
-        image=str(Path(image).absolute()),
-        gpus=int(wants_gpu),
-        read_only=[str(p) for p in site.read_only if p.exists()],
-        read_write=[str(p) for p in site.read_write if p.exists()],
-        apptainer_options=list(site.apptainer_options),
-    )
-    return [*container_command(job), str(job.image)]
+    mounts = Mounts(_existing(site.read_only), _existing(site.read_write))
+    words = apptainer_exec(str(Path(image).absolute()), mounts, gpu=wants_gpu, options=site.apptainer_options)
+    return [*words, "python"]
 
 
 def _docker(image: str, settings: Settings, wants_gpu: bool) -> list[str]:
-    """As the profile `docker` starts it."""
-    shared = container(settings.site)
-    words = ["docker", "run", "--rm", "--pull", "never", "--network", shared.network, "--user", shared.user]
-    words += [w for key, value in shared.environment.items() for w in ("--env", f"{key}={value}")]
-    words += [w for volume in shared.volumes if Path(volume.partition(":")[0]).exists() for w in ("--volume", volume)]
-    return [*words, *(["--gpus", "all"] if wants_gpu else []), image]
+    """Return the command line of a container as the profile `docker` starts it."""
+    site, shared = settings.site, container(settings.site)
+    return docker_run(
+        image,
+        Mounts(_existing(site.read_only), _existing(site.read_write)),
+        gpu=wants_gpu,
+        program="python",
+        environment=shared.environment,
+        options=("--pull", "never", "--network", shared.network),
+    )
+
+
+def _existing(folders: tuple[Path, ...]) -> tuple[str, ...]:
+    return tuple(str(p) for p in folders if p.exists())
 
 
 def _labels(image: str) -> str:

@@ -11,6 +11,11 @@ from typing import Annotated
 from prefect.workers.base import BaseJobConfiguration
 from pydantic import AfterValidator, Field, field_validator
 
+from cryoflow.execution.containers import Mounts
+from cryoflow.execution.job_script import job_name
+from cryoflow.execution.resources import JobRequest
+from cryoflow.execution.stage_script import TAG, StageJob
+
 OWN_DIRECTIVES = (
     "array", "chdir", "comment", "error", "export", "export-file", "input", "job-name", "ntasks", "open-mode", "output",
     "parsable", "requeue", "no-requeue", "test-only", "wait", "wrap",
@@ -138,19 +143,49 @@ class SlurmJobConfiguration(BaseJobConfiguration):
                 raise ValueError(f"{directive!r}: the worker sets --{name} itself")
         return directives
 
-    @property
-    def memory_mb(self) -> int:
-        """Memory to ask for, in MB, grown by `memory_factor`."""
-        return math.ceil(self.memory_gb * self.memory_factor * 1024)
+    def request(self, *, name: str, flow_run_id: object, log: Path) -> JobRequest:
+        """Return what the job asks SLURM for."""
+        return JobRequest(
+            job_name(name),
+            log=str(log),
+            folder=str(log.parent),
+            comment=f"{TAG}{flow_run_id}",
+            cpus=self.cpus,
+            memory_mb=math.ceil(self.memory_gb * 1024),
+            memory_factor=self.memory_factor,
+            minutes=self.time_minutes,
+            time_factor=self.time_factor,
+            gpus=self.gpus,
+            gpu_types=(self.gpu_type,) if self.gpu_type else (),
+            partition=self.partition,
+            account=self.account,
+            qos=self.qos,
+            constraint=self.constraint,
+            extra=tuple(self.extra_directives),
+        )
+
+    def stage_job(self, *, name: str, flow_run_id: object, log: Path) -> StageJob:
+        """Return the whole job of a flow run."""
+        return StageJob(
+            self.request(name=name, flow_run_id=flow_run_id, log=log),
+            tuple(self.argv),
+            image=self.image,
+            mounts=self.mounts,
+            apptainer=self.apptainer,
+            apptainer_options=tuple(self.apptainer_options),
+            setup=self.setup,
+            scratch=self.scratch,
+            environment={k: v for k, v in self.env.items() if v is not None},
+        )
 
     @property
-    def minutes(self) -> int:
-        """Time limit to ask for, grown by `time_factor`."""
-        return math.ceil(self.time_minutes * self.time_factor)
+    def mounts(self) -> Mounts:
+        """Folders that the image sees."""
+        return Mounts(tuple(self.read_only), tuple(self.read_write))
 
     @property
     def argv(self) -> list[str]:
-        """The command of the flow run. One interpreter runs it: `prefect flow-run execute` would start a second one."""
+        """Command of the flow run. One interpreter runs it: `prefect flow-run execute` would start a second one."""
         if self.command and self.command != self._base_flow_run_command():
             return shlex.split(self.command)
         return ["python" if self.image else sys.executable, "-m", "prefect.engine"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefect.client.schemas.objects import StateType
 
-from cryoflow.cluster.scheduler import EndedJob
+from cryoflow.execution.slurm import EndedJob
 
 LABEL_JOB, LABEL_LOG, LABEL_END = "slurm.job", "slurm.log", "slurm.end"
 """Labels of a flow run: its job's number, its log, and (once the job has ended) an `End`."""

@@ -21,11 +21,11 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
 from prefect.workers.base import BaseWorker
 
-from cryoflow.cluster import sbatch
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.outcome import LABEL_END, LABEL_LOG
 from cryoflow.cluster.pool_runs import runs_in
-from cryoflow.cluster.scheduler import QueuedJob, Scheduler, SchedulerSilent
+from cryoflow.execution import stage_script
+from cryoflow.execution.slurm import QueuedJob, Scheduler, SchedulerSilent
 
 GRACE_S = 120.0
 """How long a run may be Pending without a job: another worker may be submitting it."""
@@ -53,7 +53,7 @@ def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None,
     """
     if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
         return Found(int(flow_run.infrastructure_pid))
-    if (job_id := sbatch.find(queue.values(), flow_run.id)) is not None:
+    if (job_id := stage_script.find(queue.values(), flow_run.id)) is not None:
         return Found(job_id)
     if log_job is not None:
         return Found(log_job)

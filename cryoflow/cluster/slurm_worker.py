@@ -23,15 +23,16 @@ from prefect.exceptions import InfrastructureNotFound, ObjectNotFound
 from prefect.states import Pending
 from prefect.workers.base import BaseVariables, BaseWorker, BaseWorkerResult
 
-from cryoflow.cluster import outcome, sbatch, submission, watch
+from cryoflow.cluster import outcome, submission, watch
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.looking import Looking
 from cryoflow.cluster.outcome import LABEL_END, LABEL_JOB, LABEL_LOG, Action, End
 from cryoflow.cluster.pool_runs import is_away, runs_in, say_crashed, say_state, set_labels
 from cryoflow.cluster.recovery import Recovery
-from cryoflow.cluster.scheduler import EndedJob, QueuedJob, Scheduler
 from cryoflow.cluster.submission import Submission
 from cryoflow.cluster.watch import JobWatch
+from cryoflow.execution import stage_script
+from cryoflow.execution.slurm import EndedJob, QueuedJob, Scheduler
 
 QUICK_LOOK_S, QUICK_LOOKS = 1.0, 10
 """After a cancelling: whoever pressed the button waits for the job's end."""
@@ -91,7 +92,7 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
         self.attended.add(flow_run.id)
         try:
             log_file = submission.log_file(flow_run, configuration)
-            if hidden := sbatch.not_shown(configuration, flow_run.parameters):
+            if hidden := stage_script.hidden_paths(configuration.image, configuration.mounts, flow_run.parameters):
                 self.get_flow_run_logger(flow_run).warning(
                     "The image may not see %s: it is in none of the folders to read (read_only) or to write "
                     "(read_write) of [site] in cryoflow.toml",

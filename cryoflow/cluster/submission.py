@@ -11,10 +11,11 @@ import anyio
 import anyio.to_thread
 from prefect.client.schemas.objects import FlowRun
 
-from cryoflow.cluster import sbatch, watch
+from cryoflow.cluster import watch
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.scheduler import Scheduler, SchedulerSilent
 from cryoflow.errors import ToolFailed
+from cryoflow.execution import stage_script
+from cryoflow.execution.slurm import Scheduler, SchedulerSilent
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import safe_name
 
@@ -38,9 +39,10 @@ class Submission:
             Where sbatch refuses.
         """
         name = _told_apart(flow_run, configuration)
-        text = sbatch.script(configuration, name=name, flow_run_id=str(flow_run.id), log_file=log)
+        job = configuration.stage_job(name=name, flow_run_id=flow_run.id, log=log)
+        text = stage_script.script(job)
         script = log.with_suffix(".sbatch")
-        environment = sbatch.environment(configuration, os.environ)
+        environment = stage_script.environment(job, os.environ)
         async with self._at_once:
             await anyio.to_thread.run_sync(write_atomically, script, text)
             for attempt in range(1, SUBMIT_ATTEMPTS + 1):
@@ -61,7 +63,7 @@ class Submission:
                 queue = await anyio.to_thread.run_sync(self.scheduler.queue)
             except SchedulerSilent:
                 continue
-            return sbatch.find(queue.values(), flow_run_id)
+            return stage_script.find(queue.values(), flow_run_id)
 
 
 def log_file(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> Path:

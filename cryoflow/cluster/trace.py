@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from cryoflow.cluster.accounting import JobRecord, job_records
-from cryoflow.cluster.scheduler import TERMINAL
 from cryoflow.errors import BadInput
+from cryoflow.execution.slurm import TERMINAL
 from cryoflow.report.execution import TraceRow
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import anyio
 import anyio.to_thread
 
-from cryoflow.cluster.sbatch import TAG
-from cryoflow.cluster.scheduler import EndedJob, QueuedJob, Scheduler, SchedulerSilent
+from cryoflow.execution.slurm import EndedJob, QueuedJob, Scheduler, SchedulerSilent
+from cryoflow.execution.stage_script import TAG
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 A file is copied there in one go, read from there, and removed. It is read where it lies if there is no such folder, or
 no room in it: scratch makes reading faster, and is never a reason to fail. A job's folder goes with the job, also one
-that was killed: the next job on that machine removes it (`cryoflow/cluster/sbatch.py`).
+that was killed: the next job on that machine removes it (`cryoflow/execution/stage_script.py`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A picker is one module of this package with a `PICKER` in it: everything that cryoflow knows of that program, both ways.
 A new picker is a new module. What pickers share (names, links, manifest, split) is in `training_set.py`; where their
-programs run is in `execution.py`, how settings are chosen in `chosen.py`.
+programs run is in `cryoflow.execution`, how settings are derived in `derived_settings.py`.
 """
 
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
@@ -20,31 +20,12 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import pandas as pd
 
 from cryoflow.errors import BadInput
+from cryoflow.execution.executor import Step
+from cryoflow.execution.resources import Resources
 from cryoflow.pickers.training_sets.derived_settings import Settings
 
 if TYPE_CHECKING:
     from cryoflow.pickers.training_sets.training_set import TrainingSet
-
-
-@dataclass(frozen=True)
-class Step:
-    """One command of a picker, run in the folder that cryoflow wrote for it. `argv[0]` is the program's usual name."""
-
-    title: str
-    argv: tuple[str, ...]
-    makes: tuple[str, ...] = ()
-    """Files, relative to the folder, that must be there and not empty when it is done."""
-    wants_gpu: bool = False
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What a command may use. No GPU at all is `gpus=()`."""
-
-    gpus: tuple[int, ...] = (0,)
-    cpus: int = 4
-    allocated: bool = False
-    """A scheduler has chosen the GPUs and says so in CUDA_VISIBLE_DEVICES; they count from 0."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +146,7 @@ class Picker:
         """Our command that trains on a folder, as a shell takes it."""
         return shlex.join(["cryoflow", "picker", "train", self.name, str(home), *options])
 
-    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
         """The commands that train, in order.
 
         Raises
@@ -178,7 +159,9 @@ class Picker:
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """Write what picking needs beside the links (a configuration); `training` has micrographs and no picks."""
 
-    def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def pick_steps(
+        self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
+    ) -> tuple[Step, ...]:
         """The commands that pick the micrographs of a folder that `prepare_picking` has filled."""
         raise BadInput(self.name, "is not run from here.")
 

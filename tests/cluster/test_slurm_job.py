@@ -15,11 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cryoflow.cluster import sbatch
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.slurm_worker import SlurmWorker
+from cryoflow.errors import BadInput
+from cryoflow.execution import stage_script
+from cryoflow.execution.job_script import job_name
+from cryoflow.execution.quoting import directive, mount
 
-GOLDEN = Path(__file__).parent / "data"
+GOLDEN = Path(__file__).parents[1] / "execution" / "data"
 
 
 def full_job(**changes: object) -> SlurmJobConfiguration:
@@ -47,11 +50,14 @@ def full_job(**changes: object) -> SlurmJobConfiguration:
 
 
 def script_of(job: SlurmJobConfiguration) -> str:
-    return sbatch.script(
-        job,
+    return stage_script.script(stage_job(job))
+
+
+def stage_job(job: SlurmJobConfiguration) -> stage_script.StageJob:
+    return job.stage_job(
         name="ingest · P12 | 2026",
         flow_run_id="0f8fad5b-d9cb-469f-a165-70867728950e",
-        log_file=Path(job.log_folder) / "ingest.log",
+        log=Path(job.log_folder) / "ingest.log",
     )
 
 
@@ -100,9 +106,9 @@ def test_a_line_break_is_refused_wherever_it_could_reach_a_directive(changes: di
 
 
 def test_a_line_break_in_a_runs_name_does_not_reach_the_script() -> None:
-    assert sbatch.job_name("a\n#SBATCH --uid=0|b=c") == "a #SBATCH --uid 0 b c"
-    with pytest.raises(ValueError, match="line break"):
-        sbatch.directive("--comment=a\nb")
+    assert job_name("a\n#SBATCH --uid=0|b=c") == "a #SBATCH --uid 0 b c"
+    with pytest.raises(BadInput, match="line break"):
+        directive("--comment=a\nb")
 
 
 @pytest.mark.parametrize(
@@ -121,26 +127,26 @@ def test_a_log_folder_that_sbatch_would_misread_is_refused(folder: str) -> None:
 
 @given(st.text(st.characters(blacklist_characters="\n\r\0", blacklist_categories=["Cs"]), min_size=1))
 def test_any_folder_survives_the_mounts_csv(folder: str) -> None:
-    text = sbatch.mount(f"/{folder}", read_only=True)
+    text = mount(f"/{folder}", read_only_flag="ro")
     assert next(csv.reader([text])) == ["type=bind", f"source=/{folder}", f"destination=/{folder}", "ro"]
 
 
 def test_inner_folders_are_mounted_after_outer_ones_and_only_projects_are_read_only() -> None:
-    words = sbatch.container_command(full_job(read_only=["/data", "/data/out/raw"], read_write=["/data/out"]))
+    words = stage_job(full_job(read_only=["/data", "/data/out/raw"], read_write=["/data/out"])).container_command()
     mounts = [words[i + 1] for i, word in enumerate(words) if word == "--mount"]
     assert [m.split(",")[1] for m in mounts] == ["source=/data", "source=/data/out", "source=/data/out/raw"]
     assert [m.endswith(",ro") for m in mounts] == [True, False, True]
 
 
 def test_nv_is_given_with_gpus_only() -> None:
-    assert "--nv" in sbatch.container_command(full_job(gpus=1))
-    assert "--nv" not in sbatch.container_command(full_job(gpus=0))
+    assert "--nv" in stage_job(full_job(gpus=1)).container_command()
+    assert "--nv" not in stage_job(full_job(gpus=0)).container_command()
 
 
 def test_growth_multiplies_memory_and_time() -> None:
-    job = full_job()
-    assert job.memory_mb == 62464
-    assert job.minutes == 135
+    text = script_of(full_job())
+    assert "#SBATCH --mem=62464M\n" in text
+    assert "#SBATCH --time=135\n" in text
 
 
 def test_the_flow_runs_in_one_interpreter_unless_a_command_is_given() -> None:
@@ -152,28 +158,31 @@ def test_the_flow_runs_in_one_interpreter_unless_a_command_is_given() -> None:
 def test_secrets_travel_in_the_environment_and_not_in_the_script() -> None:
     job = full_job(env={"PREFECT_API_AUTH_STRING": "user:geheim"})
     assert "geheim" not in script_of(job)
-    assert sbatch.environment(job, {})["APPTAINERENV_PREFECT_API_AUTH_STRING"] == "user:geheim"
-    assert sbatch.environment(full_job(image=None, env={"KEY": "geheim"}), {})["KEY"] == "geheim"
+    assert stage_script.environment(stage_job(job), {})["APPTAINERENV_PREFECT_API_AUTH_STRING"] == "user:geheim"
+    assert stage_script.environment(stage_job(full_job(image=None, env={"KEY": "geheim"})), {})["KEY"] == "geheim"
 
 
 def test_what_only_the_server_needs_is_in_no_job() -> None:
     url = "postgresql+asyncpg://u:geheim@h/db"
     secret = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url, "PREFECT_SERVER_API_AUTH_STRING": "u:geheim"}
     for job in (full_job(env=secret), full_job(env=secret, image=None)):
-        assert "geheim" not in str(sbatch.environment(job, secret | {"PATH": "/bin"}))
+        assert "geheim" not in str(stage_script.environment(stage_job(job), secret | {"PATH": "/bin"}))
 
 
 def test_the_settings_of_a_job_that_the_worker_runs_in_are_not_handed_on() -> None:
     own = {"PATH": "/bin", "SLURM_CONF": "/etc/s", "SLURM_MEM_PER_NODE": "1", "SBATCH_QOS": "x", "APPTAINERENV_A": "b"}
-    kept = sbatch.environment(full_job(), own)
+    kept = stage_script.environment(stage_job(full_job()), own)
     assert kept["PATH"] == "/bin"
     assert kept["SLURM_CONF"] == "/etc/s"
     assert not {"SLURM_MEM_PER_NODE", "SBATCH_QOS", "APPTAINERENV_A"} & set(kept)
 
 
 def test_numeric_libraries_get_as_many_threads_as_the_job_has_cpus() -> None:
-    assert sbatch.environment(full_job(cpus=3), {})["APPTAINERENV_OMP_NUM_THREADS"] == "3"
-    assert sbatch.environment(full_job(env={"OMP_NUM_THREADS": "1"}), {})["APPTAINERENV_OMP_NUM_THREADS"] == "1"
+    assert stage_script.environment(stage_job(full_job(cpus=3)), {})["APPTAINERENV_OMP_NUM_THREADS"] == "3"
+    assert (
+        stage_script.environment(stage_job(full_job(env={"OMP_NUM_THREADS": "1"})), {})["APPTAINERENV_OMP_NUM_THREADS"]
+        == "1"
+    )
 
 
 def test_the_script_hands_slurm_and_cuda_variables_into_the_image_and_removes_its_folder(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import StateType
 from slurm_folder import FakeSlurm
 
 from cryoflow.cluster.outcome import Action, End, action, end_of, explain, tail
-from cryoflow.cluster.scheduler import (
+from cryoflow.errors import ToolFailed
+from cryoflow.execution.slurm import (
     EndedJob,
     QueuedJob,
     Scheduler,
@@ -19,7 +20,6 @@ from cryoflow.cluster.scheduler import (
     parse_job,
     parse_queue,
 )
-from cryoflow.errors import ToolFailed
 
 
 def test_a_job_number_is_found_among_a_sites_greetings(fake_slurm: FakeSlurm, tmp_path: Path) -> None:

@@ -417,7 +417,7 @@ def test_a_run_that_was_cancelled_while_sbatch_was_at_work_leaves_no_job(
 ) -> None:
     from prefect.states import Cancelled
 
-    from cryoflow.cluster.scheduler import Scheduler
+    from cryoflow.execution.slurm import Scheduler
 
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         loop = asyncio.get_running_loop()

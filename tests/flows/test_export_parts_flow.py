@@ -149,7 +149,7 @@ def test_an_export_that_cannot_be_is_told_by_the_export_itself(
 def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
     database: Database, tmp_path: Path, jobs: list[str]
 ) -> None:
-    from cryoflow.pickers.running.execution import Place
+    from cryoflow.execution.executor import Executor
     from cryoflow.pickers.running.train_and_pick import best_entries, export_and_train, load_entries
     from cryoflow.pickers.training_sets.split import Fractions
 
@@ -161,7 +161,7 @@ def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
     assert as_parent(lambda: len(scatter_exports([training_set]))) == 3
     write_training_set(training_set)
     exported, _ = export_and_train(
-        "topaz", load_entries(database, best_entries(database)), tmp_path / "run", Place(), diameter_A=160.0, seed=3,
+        "topaz", load_entries(database, best_entries(database)), tmp_path / "run", Executor(), diameter_A=160.0, seed=3,
         split=Fractions(0.3), settings={"epochs": "2"}, script_only=True,
     )  # fmt: skip
     assert exported.reused

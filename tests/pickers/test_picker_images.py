@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import ToolFailed
-from cryoflow.pickers.base import Hardware, Step
+from cryoflow.execution.executor import Executor, Step, run_steps
+from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.compare import compare
-from cryoflow.pickers.running.execution import Place, run_steps
 from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import PickSet
 
@@ -79,29 +80,29 @@ def apptainer_image(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str
         pytest.param("apptainer", marks=[pytest.mark.apptainer, pytest.mark.pickers]),
     ]
 )
-def place(request: pytest.FixtureRequest) -> Place:
+def executor(request: pytest.FixtureRequest) -> Executor:
     image = request.getfixturevalue(f"{request.param}_image")
-    return Place(request.param, image, hardware=Hardware((), 2), timeout_s=500)
+    return Executor(request.param, image, resources=Resources((), 2), timeout_s=500)
 
 
-def test_topaz_trains_and_picks_in_an_image(make_entry, tmp_path, place):
+def test_topaz_trains_and_picks_in_an_image(make_entry, tmp_path, executor):
     entry = make_entry('P 12, "the" one\'s', n=3, n_empty=0, shape_yx=(272, 384))
     projects = tmp_path / "projects"
     before = _state_of(projects)
     settings = {"epochs": 1, "epoch_size": 20, "minibatch_size": 32, "downsampling": 2}
     folder = export("topaz", [entry], tmp_path / 'a "set", its 2nd', settings=settings).folder
-    trained = train("topaz", folder, place)
+    trained = train("topaz", folder, executor)
     assert trained.model is not None
     assert trained.curve is not None
     new = PickSet.build(entry.provenance, entry.micrographs, entry.picks.iloc[:0], diameter_A=entry.diameter_A)
-    (picks,) = pick("topaz", trained.model, [new], tmp_path / "picked here", place, threshold=-2).picksets
+    (picks,) = pick("topaz", trained.model, [new], tmp_path / "picked here", executor, threshold=-2).picksets
     found = compare(picks, entry)
     assert found.recall > 0.8
     assert found.precision > 0.7
     assert _state_of(projects) == before
 
 
-def test_a_program_in_an_image_is_its_user_and_cannot_write_to_projects(make_entry, tmp_path, place, monkeypatch):
+def test_a_program_in_an_image_is_its_user_and_cannot_write_to_projects(make_entry, tmp_path, executor, monkeypatch):
     """Apptainer's user is always the caller; Docker's is root where nobody says another."""
     monkeypatch.setenv("PYTHONPATH", "/of/this/machine")
     entry = make_entry(n=3, n_empty=0)
@@ -109,11 +110,16 @@ def test_a_program_in_an_image_is_its_user_and_cannot_write_to_projects(make_ent
     micrographs = tmp_path / "projects" / "P12" / "mics"
     (micrographs / "secret").write_text("readable\n")
     me = os.getuid()
-    if place.container == "docker" and me == 0:
+    if executor.container == "docker" and me == 0:
         me = 4711
         monkeypatch.setattr(os, "getuid", lambda: me)
         os.chown(folder, me, -1)
-    run_steps([Step("speak", ("sh", "-c", SPEAKS, "sh", str(micrographs)), ("copy",))], place, folder, folder / "log")
+    run_steps(
+        [Step("speak", ("sh", "-c", SPEAKS, "sh", str(micrographs)), ("copy",))],
+        executor,
+        work_folder(folder),
+        folder / "log",
+    )
     lines = (folder / "log").read_text().splitlines()
     said = [f"user {me}", f"here {folder}", "packages <> 1", "readable", "read only"]
     assert [line for line in lines if line in said] == said  # what Docker sends of stderr may come anywhere between
@@ -122,13 +128,13 @@ def test_a_program_in_an_image_is_its_user_and_cannot_write_to_projects(make_ent
     assert (folder / "copy").stat().st_uid == me
 
 
-def test_who_stops_waiting_ends_the_container(make_entry, tmp_path, place):
+def test_who_stops_waiting_ends_the_container(make_entry, tmp_path, executor):
     from dataclasses import replace
 
     folder = export("topaz", [make_entry(n=3)], tmp_path / "set", settings={"downsampling": 1}).folder
     sleep = Step("sleep", ("python3", "-c", "import time; print('asleep'); time.sleep(600.4711)"))
     with pytest.raises(ToolFailed, match=r"(?s)asleep.*longer than 10 s"):
-        run_steps([sleep], replace(place, timeout_s=10), folder, folder / "log")
+        run_steps([sleep], replace(executor, timeout_s=10), work_folder(folder), folder / "log")
     processes = subprocess.run(["ps", "-e", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert "sleep(600.4711)" not in processes
 

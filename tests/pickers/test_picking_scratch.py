@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput, ToolFailed
-from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.running.execution import Place
+from cryoflow.execution.executor import Executor
+from cryoflow.execution.resources import Resources
 from cryoflow.pickers.running.run import pick
 from cryoflow.pickers.running.staging import RECORD, mend
 from cryoflow.pickers.training_sets.links import links
@@ -34,7 +34,7 @@ elif what == "extract":
     rows += [f"{pathlib.Path(name).stem}\\t10\\t20\\t1.5" for name in args if name.startswith("proc/")]
     pathlib.Path(args[args.index("-o") + 1]).write_text("\\n".join(rows) + "\\n")
 """
-CPU = Place(hardware=Hardware((), 2))
+CPU = Executor(resources=Resources((), 2))
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryoflow.pickers.base import Hardware
+from cryoflow.execution.executor import Executor
+from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.compare import compare
 from cryoflow.pickers.importing.import_picks import read_back
-from cryoflow.pickers.running.execution import Place
 from cryoflow.pickers.running.run import pick, train
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
@@ -36,8 +36,8 @@ print("RESULT " + json.dumps(found))
 """
 
 
-def _place(real_pickers: Path) -> Place:
-    return Place(programs=real_pickers, hardware=Hardware(gpus=(), cpus=2), timeout_s=500)
+def _place(real_pickers: Path) -> Executor:
+    return Executor(programs=real_pickers, resources=Resources(gpus=(), cpus=2), timeout_s=500)
 
 
 def _unlabelled(entry: PickSet) -> PickSet:

@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 
 from cryoflow.errors import BadInput, ToolFailed
-from cryoflow.pickers.base import Hardware, Step, picker
+from cryoflow.execution.executor import Executor, Step, command, write_script
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.base import picker
 from cryoflow.pickers.comparing.curves import keras_curve, plot_curve, topaz_curve
 from cryoflow.pickers.importing.import_picks import read_back
-from cryoflow.pickers.running.execution import Place, command, write_script
 from cryoflow.pickers.running.run import micrographs_to_pick, pick, train
+from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions
@@ -49,7 +51,7 @@ BROKEN = "#!/bin/sh\necho CUDA out of memory >&2\nexit 3\n"
 SBATCH = """#!/bin/bash
 for last; do :; done
 [ "$1" = --wait ] || exit 9
-log=$(sed -n 's/^#SBATCH --output=\\\\\\\\\\(.*\\)/\\1/p' "$last")
+log=$(sed -n 's/^#SBATCH \"--output=\\\\\\\\\\(.*\\)\"/\\1/p' "$last")
 echo 4711
 SLURM_SUBMIT_DIR=$PWD bash "$last" > "$log" 2>&1
 """
@@ -74,7 +76,7 @@ def exported(make_entry, tmp_path):
     return export("topaz", [make_entry(n=4)], tmp_path / "a set", settings={"downsampling": 4}).folder
 
 
-CPU = Place(hardware=Hardware((), 2))
+CPU = Executor(resources=Resources((), 2))
 
 
 def test_training_follows_the_log_reads_the_curve_and_takes_the_best_epoch(exported, program):
@@ -261,7 +263,7 @@ def test_micrographs_of_no_project_can_be_picked(make_entry, program, tmp_path):
 def test_a_job_script_runs_in_any_folder_and_names_no_partition(make_entry, program, tmp_path, hostile):
     program("topaz", TOPAZ)
     folder = export("topaz", [make_entry(n=4)], tmp_path / hostile, settings={"downsampling": 4}).folder
-    result = train("topaz", folder, Place(hardware=Hardware((0,), 3, allocated=True)), script_only=True)
+    result = train("topaz", folder, Executor(resources=Resources((0,), 3, allocated=True)), script_only=True)
     assert result.model is None
     text = result.script.read_text()
     assert "partition" not in text
@@ -280,8 +282,8 @@ def test_a_job_script_runs_in_any_folder_and_names_no_partition(make_entry, prog
 
 def test_a_script_for_an_image_does_not_follow_its_folder(exported, tmp_path):
     """The image sees the folder where it was when the script was written."""
-    place = Place("apptainer", "/of/images/topaz.sif", hardware=Hardware(()))
-    script = train("topaz", exported, place, script_only=True).script
+    executor = Executor("apptainer", "/of/images/topaz.sif", resources=Resources(()))
+    script = train("topaz", exported, executor, script_only=True).script
     assert "apptainer exec " in script.read_text()
     moved = exported.rename(tmp_path / "moved")
     done = subprocess.run(["bash", moved / script.name], capture_output=True, text=True, check=False)
@@ -300,8 +302,8 @@ def test_a_general_model_is_found_from_the_pickers_folder_and_in_its_image(make_
     model.touch()
     folder = export("cryolo", [entry], tmp_path / "set", settings=named).folder
     assert json.loads((folder / "config_cryolo.json").read_text())["train"]["pretrained_weights"] == str(model)
-    steps = picker("cryolo").train_steps(folder, manifest.read_settings(folder), Hardware(()))
-    in_image = command(steps[0], Place("docker", "cryolo:1.9", hardware=Hardware(())), folder)
+    steps = picker("cryolo").train_steps(folder, manifest.read_settings(folder), Resources(()))
+    in_image = command(steps[0], Executor("docker", "cryolo:1.9", resources=Resources(())), work_folder(folder))
     assert f"type=bind,source={model},destination={model},readonly" in in_image
     with pytest.raises(BadInput, match=r"resnet9: no file, and none of resnet8, resnet16"):
         export("topaz", [entry], tmp_path / "none", settings={"model": "resnet9"})
@@ -312,18 +314,20 @@ def test_a_general_model_is_found_from_the_pickers_folder_and_in_its_image(make_
 def test_an_image_beside_the_user_is_found_from_the_pickers_folder(exported, tmp_path, monkeypatch):
     (tmp_path / "topaz.sif").touch()
     monkeypatch.chdir(tmp_path)
-    place = Place("apptainer", "topaz.sif", hardware=Hardware(()))
-    assert str(tmp_path / "topaz.sif") in command(Step("train", ("topaz",)), place, exported)
-    named = Place("docker", "cryoflow:topaz", hardware=Hardware(()))
-    assert "cryoflow:topaz" in command(Step("train", ("topaz",)), named, exported)
+    executor = Executor("apptainer", "topaz.sif", resources=Resources(()))
+    assert str(tmp_path / "topaz.sif") in command(Step("train", ("topaz",)), executor, work_folder(exported))
+    named = Executor("docker", "cryoflow:topaz", resources=Resources(()))
+    assert "cryoflow:topaz" in command(Step("train", ("topaz",)), named, work_folder(exported))
 
 
 def test_a_slurm_job_is_waited_for_and_its_log_followed(exported, program):
     program("topaz", TOPAZ)
     program("sbatch", SBATCH)
     lines: list[str] = []
-    place = Place(slurm=True, sbatch_options=("--partition=gpu", "--comment=my run"), hardware=Hardware((0,), 2, True))
-    result = train("topaz", exported, place, on_line=lines.append)
+    executor = Executor(
+        slurm=True, sbatch_options=("--partition=gpu", "--comment=my run"), resources=Resources((0,), 2, True)
+    )
+    result = train("topaz", exported, executor, on_line=lines.append)
     assert result.model.name == "topaz_epoch2.sav"
     assert "topaz train" in lines
     script = (exported / "train.sbatch").read_text()
@@ -331,13 +335,13 @@ def test_a_slurm_job_is_waited_for_and_its_log_followed(exported, program):
     assert '#SBATCH "--comment=my run"' in script
     program("topaz", BROKEN)
     with pytest.raises(ToolFailed, match="sbatch"):
-        train("topaz", exported, place, again=True)
+        train("topaz", exported, executor, again=True)
 
 
 def test_container_commands_mount_the_folder_and_what_its_links_point_to(make_entry, tmp_path):
     folder = export("cryolo", [make_entry(n=4)], tmp_path / "a, set").folder
-    (step,) = picker("cryolo").train_steps(folder, manifest.read_settings(folder), Hardware((0, 1), 4))
-    docker = command(step, Place("docker", "cryolo:1.9"), folder)
+    (step,) = picker("cryolo").train_steps(folder, manifest.read_settings(folder), Resources((0, 1), 4))
+    docker = command(step, Executor("docker", "cryolo:1.9"), work_folder(folder))
     assert docker[:3] == ["docker", "run", "--rm"]
     assert f'type=bind,"source={folder}","destination={folder}"' in docker
     originals = tmp_path / "projects" / "P12" / "mics"
@@ -345,22 +349,22 @@ def test_container_commands_mount_the_folder_and_what_its_links_point_to(make_en
     assert docker[docker.index("cryolo:1.9") + 1 :] == list(step.argv[1:])
     assert docker[docker.index("--entrypoint") + 1] == "cryolo_train.py"
     assert step.argv[step.argv.index("-g") + 1 : step.argv.index("-g") + 3] == ("0", "1")
-    apptainer = command(step, Place("apptainer", "cryolo.sif"), folder)
+    apptainer = command(step, Executor("apptainer", "cryolo.sif"), work_folder(folder))
     assert apptainer[1:3] == ["exec", "--nv"]
     assert apptainer[apptainer.index("cryolo.sif") + 1] == "cryolo_train.py"
-    assert "--nv" not in command(step, Place("apptainer", "c.sif", hardware=Hardware(())), folder)
+    assert "--nv" not in command(step, Executor("apptainer", "c.sif", resources=Resources(())), work_folder(folder))
     with pytest.raises(BadInput, match="needs --container"):
-        Place(image="cryolo.sif")
+        Executor(image="cryolo.sif")
     with pytest.raises(BadInput, match="line break"):
-        write_script([step], Place(sbatch_options=("--x\nrm",)), folder, "train", "train.log")
+        write_script([step], Executor(sbatch_options=("--x\nrm",)), work_folder(folder), "train", "train.log")
 
 
 def test_cryolo_in_a_job_leaves_the_schedulers_choice_of_gpus_alone(make_entry, tmp_path):
     folder = export("cryolo", [make_entry(n=4)], tmp_path / "set").folder
     settings = manifest.read_settings(folder)
-    (job,) = picker("cryolo").train_steps(folder, settings, Hardware((0,), 4, allocated=True))
+    (job,) = picker("cryolo").train_steps(folder, settings, Resources((0,), 4, allocated=True))
     assert "-g" not in job.argv
-    (cpu,) = picker("cryolo").train_steps(folder, settings, Hardware(()))
+    (cpu,) = picker("cryolo").train_steps(folder, settings, Resources(()))
     assert cpu.argv[cpu.argv.index("-g") + 1] == "-1"
 
 

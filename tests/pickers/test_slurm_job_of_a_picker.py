@@ -8,14 +8,14 @@ from test_running import BROKEN, TOPAZ, exported, program  # noqa: F401  # fixtu
 
 from cryoflow.cli.main import launch
 from cryoflow.errors import ToolFailed
-from cryoflow.pickers.base import Hardware
-from cryoflow.pickers.running.execution import Place
+from cryoflow.execution.executor import Executor
+from cryoflow.execution.resources import Resources
 from cryoflow.pickers.running.run import pick, train
 from cryoflow.pickers.training_sets.export import export
 
 pytestmark = pytest.mark.slurm
 
-JOB = Place(slurm=True, hardware=Hardware((), 1, allocated=True), timeout_s=300)
+JOB = Executor(slurm=True, resources=Resources((), 1, allocated=True), timeout_s=300)
 
 
 def test_train_and_pick_as_jobs(make_entry, program, tmp_path):  # noqa: F811
@@ -39,9 +39,9 @@ def test_a_job_that_fails_shows_the_end_of_its_log(exported, program):  # noqa: 
 
 def test_who_stops_waiting_stops_the_job(exported, program, tmp_path):  # noqa: F811
     program("topaz", f"#!/bin/sh\necho $SLURM_JOB_ID > '{tmp_path}/number'\nsleep 600\n")
-    place = Place(slurm=True, hardware=Hardware((), 1, allocated=True), timeout_s=20)
+    executor = Executor(slurm=True, resources=Resources((), 1, allocated=True), timeout_s=20)
     with pytest.raises(ToolFailed, match="longer than 20 s"):
-        train("topaz", exported, place)
+        train("topaz", exported, executor)
     number = (tmp_path / "number").read_text().strip()
     shown = subprocess.run(["scontrol", "show", "job", number], capture_output=True, text=True, check=True).stdout
     assert "JobState=CANCELLED" in shown or "JobState=COMPLETING" in shown

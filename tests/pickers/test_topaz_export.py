@@ -8,7 +8,8 @@ from blob_micrographs import mean_under
 from scipy.ndimage import uniform_filter
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Hardware, picker
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.base import picker
 from cryoflow.pickers.programs.topaz_settings import corrected_expected
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
@@ -84,7 +85,7 @@ def test_radii_follow_from_the_diameter(make_entry, tmp_path):
 def test_commands_name_relative_paths_and_make_what_they_promise(make_entry, tmp_path):
     result = export("topaz", [make_entry()], tmp_path / "with blank")
     settings = manifest.read_settings(result.folder)
-    steps = picker("topaz").train_steps(result.folder, settings, Hardware(gpus=(), cpus=2))
+    steps = picker("topaz").train_steps(result.folder, settings, Resources(gpus=(), cpus=2))
     assert [s.argv[1] for s in steps] == ["preprocess", "train"]
     assert all("with blank" not in a for s in steps for a in s.argv)
     assert steps[-1].argv[steps[-1].argv.index("-d") + 1] == "-1"
@@ -103,16 +104,26 @@ def test_factors_bring_entries_to_the_most_common_pixel_size_and_a_model_remembe
 
 
 def test_new_micrographs_of_another_pixel_size_end_at_that_of_the_training(make_entry, tmp_path):
-    from cryoflow.pickers.running.execution import Place
+    from cryoflow.execution.executor import Executor
     from cryoflow.pickers.running.run import pick
 
     trained = export("topaz", [make_entry(pixel_size_A=3.1)], tmp_path / "out", diameter_A=250)
     model = trained.folder / "models" / "topaz_epoch1.sav"
     model.write_bytes(b"model")
     new = make_entry("P9", pixel_size_A=1.0, seed=1)
-    pick("topaz", model, [new], tmp_path / "picked", Place(hardware=Hardware(())), diameter_A=250, script_only=True)
+    pick(
+        "topaz", model, [new], tmp_path / "picked", Executor(resources=Resources(())), diameter_A=250, script_only=True
+    )
     assert set(manifest.read_manifest(tmp_path / "picked")["scale"]) == {6.0}  # 6.2 A, not the 7 A of the rule
     with pytest.raises(BadInput, match=r"nosuch: is not there.*resnet16"):
-        pick("topaz", "nosuch", [new], tmp_path / "other", Place(hardware=Hardware(())))
-    pick("topaz", "resnet16", [new], tmp_path / "named", Place(hardware=Hardware(())), script_only=True, diameter_A=250)
+        pick("topaz", "nosuch", [new], tmp_path / "other", Executor(resources=Resources(())))
+    pick(
+        "topaz",
+        "resnet16",
+        [new],
+        tmp_path / "named",
+        Executor(resources=Resources(())),
+        script_only=True,
+        diameter_A=250,
+    )
     assert " -m resnet16 " in (tmp_path / "named" / "pick.sbatch").read_text()

@@ -271,8 +271,8 @@ HOSTILE = [
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_picker_script_in_a_hostile_folder_runs_its_program_and_nothing_else(name: str, tmp_path: Path) -> None:
     """Really run by bash, with a stub in place of the picker that notes its arguments."""
-    from cryoflow.pickers.base import Hardware, Step
-    from cryoflow.pickers.running.execution import Place, write_script
+    from cryoflow.execution.executor import Executor, Step, WorkFolder, write_script
+    from cryoflow.execution.resources import Resources
 
     home = tmp_path / name
     home.mkdir()
@@ -283,7 +283,9 @@ def test_a_picker_script_in_a_hostile_folder_runs_its_program_and_nothing_else(n
     stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > seen; echo done > made\n')
     stub.chmod(0o755)
     step = Step(f"Train {name.splitlines()[0]}", ("picker", "--model", name, "micrographs/*.mrc"), ("made",))
-    script = write_script([step], Place(hardware=Hardware((0,), 2)), home, "train", "train.log")
+    script = write_script(
+        [step], Executor(resources=Resources((0,), 2)), WorkFolder(home, "manifest.tsv"), "train", "train.log"
+    )
     assert not script.stat().st_mode & stat.S_IWOTH
     env = {"PATH": f"{tools}:/usr/bin:/bin", "HOME": str(tmp_path)}
     done = subprocess.run(["bash", str(script)], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
@@ -297,7 +299,7 @@ def test_a_picker_script_in_a_hostile_folder_runs_its_program_and_nothing_else(n
 @pytest.mark.parametrize("name", [n for n in HOSTILE if "\n" not in n])
 def test_a_job_of_the_worker_with_hostile_names_runs_apptainer_and_nothing_else(name: str, tmp_path: Path) -> None:
     from cryoflow.cluster.job import SlurmJobConfiguration
-    from cryoflow.cluster.sbatch import environment, script
+    from cryoflow.execution.stage_script import environment, script
 
     job = SlurmJobConfiguration(
         name=name,
@@ -308,9 +310,10 @@ def test_a_job_of_the_worker_with_hostile_names_runs_apptainer_and_nothing_else(
         command=None,
         env={"SECRET": "tok-123"},
     )
-    text = script(job, name=name, flow_run_id="1", log_file=tmp_path / "job.log")
+    stage = job.stage_job(name=name, flow_run_id="1", log=tmp_path / "job.log")
+    text = script(stage)
     assert "tok-123" not in text
-    assert environment(job, {})["APPTAINERENV_SECRET"] == "tok-123"
+    assert environment(stage, {})["APPTAINERENV_SECRET"] == "tok-123"
     tools = tmp_path / "tools"
     tools.mkdir()
     (tools / "apptainer").write_text('#!/bin/sh\nprintf "%s\\0" "$@" > "$SEEN"\n')

@@ -23,7 +23,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.execution.executor import Step
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.base import Needs, Picker, rows_writer
 from cryoflow.pickers.running.preflight import problems_of_labels
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.links import link_micrographs, note_conversions
@@ -95,7 +97,7 @@ class Cryolo(Picker):
             f"(or, in {home}: cryolo_train.py -c {CONFIG} -w 5 -g 0)",
         )
 
-    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
         """One command; fine-tuning where the export was made for it."""
         fine = settings.get("fine_tune") == "yes"
         argv = [
@@ -104,9 +106,9 @@ class Cryolo(Picker):
             CONFIG,
             "-w",
             "0" if fine else settings.get("warmup_epochs", "5"),
-            *_devices(hardware),
+            *_devices(resources),
         ]
-        argv += ["-e", settings.get("early_stop_epochs", "10"), "-nc", str(hardware.cpus)]
+        argv += ["-e", settings.get("early_stop_epochs", "10"), "-nc", str(resources.cpus)]
         argv += ["--fine_tune", "-lft", settings.get("fine_tune_layers", "2")] if fine else []
         return (Step("train crYOLO", tuple(argv), (settings["model_name"],), wants_gpu=True),)
 
@@ -120,7 +122,9 @@ class Cryolo(Picker):
         _choose_model(training, settings, crowded=int(training.micrographs["n_picks"].max()))
         _write_config(folder, settings.values, {})
 
-    def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def pick_steps(
+        self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
+    ) -> tuple[Step, ...]:
         """One command for all micrographs."""
         argv: tuple[str, ...] = (
             "cryolo_predict.py",
@@ -133,7 +137,7 @@ class Cryolo(Picker):
             "-o",
             "picks",
         )
-        argv += ("-t", settings["threshold"], *_devices(hardware), "-nc", str(hardware.cpus))
+        argv += ("-t", settings["threshold"], *_devices(resources), "-nc", str(resources.cpus))
         return (Step("pick with crYOLO", argv, ("picks/CBOX",), wants_gpu=True),)
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
@@ -309,11 +313,11 @@ def _training_sections(training: TrainingSet, settings: Mapping[str, str]) -> di
     }
 
 
-def _devices(hardware: Hardware) -> tuple[str, ...]:
+def _devices(resources: Resources) -> tuple[str, ...]:
     """crYOLO writes what it is given into CUDA_VISIBLE_DEVICES; where a scheduler has set that, it is left alone."""
-    if hardware.allocated and hardware.gpus:
+    if resources.allocated and resources.gpus:
         return ()
-    return ("-g", *(map(str, hardware.gpus) if hardware.gpus else ("-1",)))
+    return ("-g", *(map(str, resources.gpus) if resources.gpus else ("-1",)))
 
 
 PICKER = Cryolo()

@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.execution.executor import Step
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.base import Needs, Picker, rows_writer
 from cryoflow.pickers.programs.warp import paint_discs
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.links import link_micrographs
@@ -98,12 +100,12 @@ class CryoSegNet(Picker):
             "(that needs CryoSegNet's own folder, which holds its scripts: export with --set code=FOLDER)",
         )
 
-    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
         """Pictures from the micrographs by its own filter, then fine-tuning of the model that it brings."""
         if not (code := settings.get("code")):
             raise BadInput(home, "does not say where CryoSegNet's scripts are.", "Export with --set code=FOLDER.")
         names = sorted(p.stem for p in (home / "finetune_dataset" / "mrc_files").iterdir())
-        gpu = f"cuda:{hardware.gpus[0]}" if hardware.gpus else "cpu"
+        gpu = f"cuda:{resources.gpus[0]}" if resources.gpus else "cpu"
         argv: tuple[str, ...] = (
             "python",
             f"{code}/finetune.py",

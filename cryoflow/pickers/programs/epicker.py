@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.execution.executor import Step
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.base import Needs, Picker, rows_writer
 from cryoflow.pickers.running.preflight import problems_of_labels
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.links import link_micrographs
@@ -75,7 +77,7 @@ class EPicker(Picker):
         """Ours."""
         return (self.train_command(home),)
 
-    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
         """One command; it uses one GPU."""
         argv = [
             "epicker_train.sh",
@@ -108,7 +110,7 @@ class EPicker(Picker):
         ]
         argv += ["--sparse_anno"] if settings["sparse"] == "yes" else []
         argv += ["--load_model", settings["load_model"]] if settings.get("load_model") else []
-        argv += ["--gpus", _device(hardware)]
+        argv += ["--gpus", _device(resources)]
         return (Step("train EPicker", tuple(argv), ("model/model_last.pth",), wants_gpu=True),)
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
@@ -116,7 +118,9 @@ class EPicker(Picker):
         link_micrographs(training, [folder / "micrographs" / f"{s}.mrc" for s in training.micrographs["stem"]])
         settings.choose("min_distance", 0, "EPicker's default, in pixels")
 
-    def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def pick_steps(
+        self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
+    ) -> tuple[Step, ...]:
         """One command; scores are kept down to 0, cryoflow applies its own threshold on reading."""
         _refuse_blanks(str(model))
         argv: tuple[str, ...] = (
@@ -130,7 +134,7 @@ class EPicker(Picker):
             "--output_type",
             "star",
         )
-        argv += ("--vis_thresh", "0", "--min_distance", settings["min_distance"], "--gpus", _device(hardware))
+        argv += ("--vis_thresh", "0", "--min_distance", settings["min_distance"], "--gpus", _device(resources))
         return (Step("pick with EPicker", argv, ("picks",), wants_gpu=True),)
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
@@ -179,8 +183,8 @@ def _refuse_blanks(path: str) -> None:
         raise BadInput(path, "has blanks in its name, at which EPicker's scripts cut it.", "Link it by another name.")
 
 
-def _device(hardware: Hardware) -> str:
-    return str(hardware.gpus[0]) if hardware.gpus else "-1"
+def _device(resources: Resources) -> str:
+    return str(resources.gpus[0]) if resources.gpus else "-1"
 
 
 PICKER = EPicker()

@@ -20,7 +20,9 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Hardware, Needs, Picker, Step, rows_writer
+from cryoflow.execution.executor import Step
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.base import Needs, Picker, rows_writer
 from cryoflow.pickers.programs.topaz_settings import derive_extract_radius, derive_training, downsampling
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.links import link_micrographs, note_conversions
@@ -66,9 +68,9 @@ class Topaz(Picker):
             f"(or write a script for it: {self.train_command(home, '--script-only')})",
         )
 
-    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
         """Preprocess each group of micrographs by its factor, then train."""
-        return (*_preprocess_steps(home, hardware), _train_step(home, settings, hardware))
+        return (*_preprocess_steps(home, resources), _train_step(home, settings, resources))
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
         """Links by downsampling factor; the radius within which one particle is picked once."""
@@ -77,15 +79,17 @@ class Topaz(Picker):
         derive_extract_radius(training, settings)
         settings.choose("threshold", -6.0, "Topaz's own, a probability of 0.0025; cryoflow applies its own on reading")
 
-    def pick_steps(self, home: Path, model: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def pick_steps(
+        self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
+    ) -> tuple[Step, ...]:
         """Preprocess, then extract group by group; picks stay in downsampled pixels, the manifest scales them back."""
-        steps = list(_preprocess_steps(home, hardware))
+        steps = list(_preprocess_steps(home, resources))
         for group, chunk, names in _chunks(home):
             argv: tuple[str, ...] = (
                 "topaz",
                 "extract",
                 "-d",
-                _device(hardware),
+                _device(resources),
                 "-m",
                 str(model),
                 "-r",
@@ -230,7 +234,7 @@ def _chunks(home: Path) -> list[tuple[str, int, list[str]]]:
     return found
 
 
-def _preprocess_steps(home: Path, hardware: Hardware) -> tuple[Step, ...]:
+def _preprocess_steps(home: Path, resources: Resources) -> tuple[Step, ...]:
     steps = []
     for group, chunk, names in _chunks(home):
         argv: tuple[str, ...] = (
@@ -242,23 +246,23 @@ def _preprocess_steps(home: Path, hardware: Hardware) -> tuple[Step, ...]:
             "-o",
             "proc/",
             "-d",
-            _device(hardware),
+            _device(resources),
         )
-        argv += ("-t", str(hardware.cpus), *(f"{group}/{name}" for name in names))
+        argv += ("-t", str(resources.cpus), *(f"{group}/{name}" for name in names))
         made = tuple(f"proc/{name}" for name in names)
         steps.append(Step(f"downsample and normalise ({group}, part {chunk + 1})", argv, made, wants_gpu=True))
     return tuple(steps)
 
 
-def _train_step(home: Path, settings: Mapping[str, str], hardware: Hardware) -> Step:
-    argv = ["topaz", "train", "-d", _device(hardware), "-n", settings["number_for_topaz"], "-r", settings["radius"]]
+def _train_step(home: Path, settings: Mapping[str, str], resources: Resources) -> Step:
+    argv = ["topaz", "train", "-d", _device(resources), "-n", settings["number_for_topaz"], "-r", settings["radius"]]
     argv += ["--train-images", "image_list_train.txt", "--train-targets", "particles_train.txt"]
     if (home / "image_list_validation.txt").exists():
         argv += ["--test-images", "image_list_validation.txt", "--test-targets", "particles_validation.txt"]
     argv += ["--model", settings["model"], "--method", settings["method"]]
     argv += [
         "--num-workers",
-        str(hardware.cpus if hardware.gpus else 0),
+        str(resources.cpus if resources.gpus else 0),
     ]  # on a CPU they would compete with the network
     for option in ("units", "minibatch_size", "epoch_size", "learning_rate"):
         argv += [f"--{option.replace('_', '-')}", settings[option]]
@@ -268,9 +272,9 @@ def _train_step(home: Path, settings: Mapping[str, str], hardware: Hardware) -> 
     return Step("train Topaz", tuple(argv), ("models/training.txt",), wants_gpu=True)
 
 
-def _device(hardware: Hardware) -> str:
+def _device(resources: Resources) -> str:
     """Topaz uses one device."""
-    return str(hardware.gpus[0]) if hardware.gpus else "-1"
+    return str(resources.gpus[0]) if resources.gpus else "-1"
 
 
 PICKER = Topaz()

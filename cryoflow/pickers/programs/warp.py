@@ -22,8 +22,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.execution.executor import Step
+from cryoflow.execution.resources import Resources
 from cryoflow.micrographs.fourier import resample_to_shape, rescale_xy
-from cryoflow.pickers.base import Hardware, Picker, Step
+from cryoflow.pickers.base import Picker
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.links import read_any
 from cryoflow.pickers.training_sets.negatives import UNKNOWN, WRONG
@@ -110,9 +112,9 @@ class Warp(Picker):
             f"(or, in {home}: WarpTools fs_boxnet_train --examples examples --model_out boxnet.pt)",
         )
 
-    def train_steps(self, home: Path, settings: Mapping[str, str], hardware: Hardware) -> tuple[Step, ...]:
+    def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
         """One command; BoxNet is trained on GPUs only."""
-        if not hardware.gpus:
+        if not resources.gpus:
             raise BadInput("warp", "trains BoxNet on GPUs only.")
         argv = ["WarpTools", "fs_boxnet_train", "--examples", "examples", "--model_out", "boxnet.pt"]
         argv += ["--model_in", settings["model_in"]] if settings.get("model_in") else []
@@ -124,7 +126,7 @@ class Warp(Picker):
             "--epochs",
             settings["epochs"],
         ]
-        argv += ["--devices", *map(str, hardware.gpus)]
+        argv += ["--devices", *map(str, resources.gpus)]
         return (Step("train BoxNet", tuple(argv), ("boxnet.pt",), wants_gpu=True),)
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
-from cryoflow.pickers.running.execution import OnLine, Place
+from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.pickers.running.run import micrographs_to_pick, pick
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.picks import PickSet
@@ -76,7 +76,7 @@ def part(picking: Picking, to_pick: PickSet, folder: Path) -> Part:
     return Part(to_pick, folder / "work" / name, folder / "picked" / name)
 
 
-def pick_part(picking: Picking, part: Part, place: Place, *, on_line: OnLine | None = None) -> PickSet:
+def pick_part(picking: Picking, part: Part, executor: Executor, *, on_line: OnLine | None = None) -> PickSet:
     """Pick one part, unless its picks are there already; they are its answer."""
     if not part.done.is_dir():
         picked = pick(
@@ -84,7 +84,7 @@ def pick_part(picking: Picking, part: Part, place: Place, *, on_line: OnLine | N
             picking.model,
             [part.to_pick],
             part.work,
-            place,
+            executor,
             name=picking.picker,
             diameter_A=picking.diameter_A,
             threshold=picking.threshold,

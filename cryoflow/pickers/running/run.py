@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput
+from cryoflow.execution.executor import Executor, OnLine, run_steps, write_script
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.pickers.base import Picker, picker
 from cryoflow.pickers.comparing.curves import plot_curve
 from cryoflow.pickers.importing.import_picks import read_back
 from cryoflow.pickers.running import staging
-from cryoflow.pickers.running.execution import OnLine, Place, run_steps, write_script
 from cryoflow.pickers.running.preflight import preflight
+from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.pickers.training_sets.training_set import build_training_set
@@ -67,7 +68,7 @@ class Picked:
 def train(
     picker_name: str,
     folder: Path,
-    place: Place,
+    executor: Executor,
     *,
     again: bool = False,
     script_only: bool = False,
@@ -96,10 +97,10 @@ def train(
     if not (again or script_only) and (there := trained_already(picker_name, folder)):
         return there
     preflight(target, folder)
-    steps = target.train_steps(folder, settings, place.hardware)
+    steps = target.train_steps(folder, settings, executor.resources)
     if script_only:
-        return Trained(folder, None, log, script=write_script(steps, place, folder, "train", log.name))
-    seconds = run_steps(steps, place, folder, log, on_line)
+        return Trained(folder, None, log, script=write_script(steps, executor, work_folder(folder), "train", log.name))
+    seconds = run_steps(steps, executor, work_folder(folder), log, on_line)
     return _trained(target, folder, target.trained_model(folder, settings), log, seconds=seconds)
 
 
@@ -131,7 +132,7 @@ def pick(
     model: Path | str,
     picksets: Sequence[PickSet],
     output: Path,
-    place: Place,
+    executor: Executor,
     *,
     name: str = "",
     diameter_A: float | None = None,
@@ -179,13 +180,13 @@ def pick(
     )
     preflight(target, output)
     log = output / "pick.log"
-    steps = target.pick_steps(output, model_path, manifests.read_settings(output), place.hardware)
+    steps = target.pick_steps(output, model_path, manifests.read_settings(output), executor.resources)
     shutil.rmtree(output / "picks", ignore_errors=True)  # of an earlier run: they must not be taken for this one's
     (output / "picks").mkdir()
     if script_only:
-        return Picked(output, log, (), script=write_script(steps, place, output, "pick", log.name))
-    with nullcontext() if place.slurm else staging.through_scratch(output):  # of this machine, not of the job's
-        seconds = run_steps(steps, place, output, log, on_line)
+        return Picked(output, log, (), script=write_script(steps, executor, work_folder(output), "pick", log.name))
+    with nullcontext() if executor.slurm else staging.through_scratch(output):  # of this machine, not of the job's
+        seconds = run_steps(steps, executor, work_folder(output), log, on_line)
     found = read_back(
         picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
     )

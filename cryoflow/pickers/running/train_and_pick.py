@@ -10,8 +10,8 @@ from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
+from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.pickers.base import picker, pickers
-from cryoflow.pickers.running.execution import OnLine, Place
 from cryoflow.pickers.running.run import Picked, Trained, pick, train, trained_already
 from cryoflow.pickers.training_sets.export import ExportResult, export
 from cryoflow.pickers.training_sets.split import Fractions
@@ -62,7 +62,7 @@ def train_and_pick(
     training: Sequence[PickSet],
     to_pick: Sequence[PickSet],
     output: Path,
-    place: Place,
+    executor: Executor,
     *,
     diameter_A: float | None = None,
     split: Fractions = Fractions(),  # noqa: B008
@@ -97,7 +97,7 @@ def train_and_pick(
         picker_name,
         training,
         output,
-        place,
+        executor,
         diameter_A=diameter_A,
         split=split,
         seed=seed,
@@ -117,7 +117,7 @@ def train_and_pick(
         trained.model,
         to_pick,
         output / PICKED,
-        place,
+        executor,
         name=name or picker_name,
         diameter_A=diameter_A or (sum(known) / len(known) if known else None),
         threshold=threshold,
@@ -132,7 +132,7 @@ def export_and_train(
     picker_name: str,
     training: Sequence[PickSet],
     output: Path,
-    place: Place,
+    executor: Executor,
     *,
     diameter_A: float | None = None,
     split: Fractions = Fractions(),  # noqa: B008
@@ -162,7 +162,7 @@ def export_and_train(
     if not script_only:
         say(f"training {target.title}: the log is {exported.folder}/train.log")
     trained = trained_already(picker_name, exported.folder) or train(
-        picker_name, exported.folder, place, script_only=script_only, on_line=on_line
+        picker_name, exported.folder, executor, script_only=script_only, on_line=on_line
     )
     return exported, trained
 
