@@ -144,19 +144,6 @@ class TrainingParameters(Form):
     overwrite: bool = Field(default=False, description="replace another model in that folder")
 
 
-class UnpickingParameters(Form):
-    """Which picks to clean with which model. The clean picks become an entry of the database."""
-
-    database: Database
-    model: Path = Field(description="folder of a trained model", examples=["/data/models/unpicker"])
-    work: Path = Field(description="folder for what is done so far", examples=["/data/work/unpicking"])
-    entries: Entries = ()
-    threshold: float | None = Field(
-        default=None, ge=0, le=1, description="keep picks of this probability; none: the model's"
-    )
-    chunk_micrographs: Chunk = 100
-
-
 class EvaluationParameters(Form):
     """Which picks to compare with which."""
 

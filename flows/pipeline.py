@@ -14,6 +14,7 @@ from cryoflow.database import Database
 from cryoflow.ingest import IngestReport
 from cryoflow.pickers.comparing.compare import Comparison
 from cryoflow.picks import Kind
+from cryoflow.unpicker.parameters import UnpickParameters
 from flows.evaluation import evaluate, read_comparisons
 from flows.export import export_all
 from flows.ingest import ingest
@@ -24,7 +25,6 @@ from flows.parameters import (
     PipelineParameters,
     ReportParameters,
     TrainingParameters,
-    UnpickingParameters,
 )
 from flows.report import report
 from flows.scatter import scatter_ingest, scatter_unpicking
@@ -89,7 +89,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
         ),
     )
     candidates = entries_to_clean(database)
-    unpicking = UnpickingParameters(
+    unpicking = UnpickParameters(
         database=database,
         model=model,
         work=output / "work",

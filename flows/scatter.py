@@ -17,7 +17,8 @@ from cryoflow.cluster.dispatch import Done, Work, dispatches, run_shards
 from cryoflow.database import Database
 from cryoflow.ingest import Plan, plan_jobs
 from cryoflow.micrographs.find import parse_remaps
-from flows.parameters import Chunk, Form, IngestParameters, UnpickingParameters
+from cryoflow.unpicker.parameters import UnpickParameters
+from flows.parameters import Chunk, Form, IngestParameters
 from flows.parameters import Database as DatabaseFolder
 from flows.watching import run_name, show_table, shown_progress
 
@@ -63,16 +64,14 @@ def judge_part(parameters: JudgingParameters) -> None:
             report(shard.last - p.first, p.last - p.first)
 
 
-def scatter_unpicking(
-    parameters: UnpickingParameters, entries: Sequence[str], shard_micrographs: int
-) -> tuple[Done, ...]:
+def scatter_unpicking(parameters: UnpickParameters, entries: Sequence[str], shard_micrographs: int) -> tuple[Done, ...]:
     """Judge the micrographs of entries in jobs of their own, so many a job; not where one is enough for the rest."""
     if not dispatches():
         return ()
     from cryoflow.unpicker.bundle import ModelBundle
 
     p = parameters
-    bundle = ModelBundle.load(p.model) if any(p.work.glob("*.json")) else None  # nothing was judged yet
+    bundle = ModelBundle.load(p.model) if any(p.work_folder.glob("*.json")) else None  # nothing was judged yet
     ranges = [(entry, *some) for entry in entries for some in ranges_to_judge(p, bundle, entry, shard_micrographs)]
     if sum(last - first for _, first, last in ranges) <= shard_micrographs:
         return ()
@@ -80,9 +79,9 @@ def scatter_unpicking(
         Work(
             f"{entry} {first}-{last}",
             JudgingParameters(
-                database=p.database,
+                database=p.database_folder,
                 model=p.model,
-                work=p.work,
+                work=p.work_folder,
                 entry=entry,
                 first=first,
                 last=last,
@@ -95,7 +94,7 @@ def scatter_unpicking(
 
 
 def ranges_to_judge(
-    parameters: UnpickingParameters, bundle: ModelBundle | None, entry: str, shard_micrographs: int
+    parameters: UnpickParameters, bundle: ModelBundle | None, entry: str, shard_micrographs: int
 ) -> list[tuple[int, int]]:
     """First micrograph and the one after the last, of each shard of an entry that is not judged already.
 
@@ -105,11 +104,11 @@ def ranges_to_judge(
     from cryoflow.unpicker.shards import shards_of
 
     p = parameters
-    database = Database(p.database)
+    database = Database(p.database_folder)
     ranges = list(cut(database.entry(entry).n_micrographs, shard_micrographs, p.chunk_micrographs))
     if bundle is None:
         return ranges
-    shards = shards_of(bundle, load_with_diameter(database, entry), p.chunk_micrographs, p.work)
+    shards = shards_of(bundle, load_with_diameter(database, entry), p.chunk_micrographs, p.work_folder)
     left = {shard.first for shard in shards if not shard.is_done}
     return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
 

@@ -14,8 +14,9 @@ from cryoflow.errors import BadInput
 from cryoflow.unpicker.label import label_from_database
 from cryoflow.unpicker.labelled import TrainingSet
 from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.parameters import UnpickParameters
 from cryoflow.unpicker.sources import label_sources
-from flows.parameters import TrainingParameters, UnpickingParameters
+from flows.parameters import TrainingParameters
 from flows.watching import run_name, show_table, shown_progress
 
 
@@ -81,12 +82,12 @@ def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> No
 
 
 @flow(name="unpick", flow_run_name=run_name("unpick", lambda p: p.database.name))
-def unpick(parameters: UnpickingParameters) -> tuple[str, ...]:
+def unpick(parameters: UnpickParameters) -> tuple[str, ...]:
     """Remove the wrong picks of entries; what is left becomes an entry of its own.
 
     Micrographs are judged in shards. A shard that is done is not done again, and one that fails stops no other.
     """
-    entries = parameters.entries or entries_to_clean(parameters.database)
+    entries = parameters.entries or entries_to_clean(parameters.database_folder)
     done = [clean_entry.with_options(task_run_name=f"clean {entry}")(parameters, entry) for entry in entries]
     n_picks, n_kept = sum(c.n_picks for c in done), sum(c.n_kept for c in done)
     show_table("unpick", done, f"un-picked: {n_kept} of {n_picks} picks kept")
@@ -114,15 +115,15 @@ def entries_to_clean(database: Path) -> tuple[str, ...]:
 
 
 @task
-def clean_entry(parameters: UnpickingParameters, name: str) -> Cleaned:
+def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
     """One entry, shard by shard."""
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.shards import gather, judge_shard, shards_of
 
     bundle = ModelBundle.load(parameters.model)
-    database = Database(parameters.database)
+    database = Database(parameters.database_folder)
     picks = load_with_diameter(database, name)
-    shards = shards_of(bundle, picks, parameters.chunk_micrographs, parameters.work)
+    shards = shards_of(bundle, picks, parameters.chunk_micrographs, parameters.work_folder)
     with shown_progress(f"unpick {name}", f"micrographs of {name}") as report:
         for shard in shards:
             judge_shard(bundle, picks, shard)

@@ -6,11 +6,13 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from prefect.client.schemas.objects import FlowRun, StateType
 from pydantic import BaseModel
 
 from cryoflow.cluster.outcome import END_LABELS, End
+from cryoflow.parameters import Parameters
 
 REASON_PATIENCE_S = 60.0
 """How long a crashed run may wait for the reason, which its worker adds."""
@@ -28,7 +30,13 @@ class Work:
     """One run to be made: what it is called, and the parameters of its flow."""
 
     name: str
-    parameters: BaseModel
+    parameters: BaseModel | Parameters
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters as JSON has them."""
+        p = self.parameters
+        return p.to_json() if isinstance(p, Parameters) else p.model_dump(mode="json")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from pydantic import BaseModel
 from cryoflow.cluster.attempts import Attempt, Done, Work, digest, message, reason_is_missing
 from cryoflow.cluster.outcome import TOOK_OVER
 from cryoflow.errors import CryoflowError
+from cryoflow.parameters import Parameters
 from cryoflow.settings.load import Settings, load_settings
 from cryoflow.settings.profiles import ProfileName, deployment_name
 
@@ -63,12 +64,12 @@ def dispatches(settings: Settings | None = None) -> bool:
     return (settings or load_settings().settings).place != ProfileName.LOCAL
 
 
-def run_stage(stage: Flow[[Any], R], parameters: BaseModel) -> R | None:
+def run_stage(stage: Flow[[Any], R], parameters: BaseModel | Parameters) -> R | None:
     """Run a stage where the profile says, and wait for its end: `run_stages` with one."""
     return run_stages(stage, [parameters])[0]
 
 
-def run_stages(stage: Flow[[Any], R], parameters: Sequence[BaseModel]) -> list[R | None]:
+def run_stages(stage: Flow[[Any], R], parameters: Sequence[BaseModel | Parameters]) -> list[R | None]:
     """Run a stage with each of some parameters: in this process, or as deployments at the same time.
 
     Returns
@@ -200,7 +201,7 @@ class _Runner:
 
     def _start(self, attempt: Attempt) -> tuple[FlowRun, Attempt]:
         """Make the run of an attempt, or find the one that an earlier life of this parent made."""
-        values = attempt.work.parameters.model_dump(mode="json")
+        values = attempt.work.values
         mark = digest(values)
         if (there := self.unfinished.pop(mark, None)) is not None:
             log.info("%s is at work already, as the run %s: it is waited for", attempt.work.name, there.name)

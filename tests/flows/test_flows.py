@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.report.execution import read_trace
+from cryoflow.unpicker.parameters import UnpickParameters
 from flows.evaluation import evaluate
 from flows.export import export
 from flows.ingest import ingest
@@ -23,7 +24,6 @@ from flows.parameters import (
     IngestParameters,
     PipelineParameters,
     TrainingParameters,
-    UnpickingParameters,
 )
 from flows.pipeline import pipeline
 from flows.unpicker import unpick
@@ -114,7 +114,7 @@ def test_a_shard_that_is_done_is_not_judged_again(
 ) -> None:
     import cryoflow.unpicker.shards as shards
 
-    parameters = UnpickingParameters(
+    parameters = UnpickParameters(
         database=whole.output / "database",
         model=whole.output / "unpicker",
         work=tmp_path / "work",

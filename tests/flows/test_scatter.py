@@ -18,10 +18,11 @@ from cryoflow.database.diameter import load_with_diameter
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.network import Architecture
+from cryoflow.unpicker.parameters import UnpickParameters
 from cryoflow.unpicker.patches import Preprocessing
 from cryoflow.unpicker.shards import shards_of
 from flows.ingest import ingest
-from flows.parameters import IngestParameters, UnpickingParameters
+from flows.parameters import IngestParameters
 from flows.scatter import cut, group_projects, plan_scatter, scatter_ingest, scatter_unpicking
 
 ENTRY = "CS-barrel/AutoPick_J4"
@@ -57,7 +58,7 @@ def test_shards_cover_an_entry_and_one_that_fails_is_told_and_stops_nothing(
 ) -> None:
     database = tmp_path / "DB"
     ingest(IngestParameters(roots=(project.parent,), database=database))
-    parameters = UnpickingParameters(database=database, model=tmp_path, work=tmp_path, chunk_micrographs=2)
+    parameters = UnpickParameters(database=database, model=tmp_path, work=tmp_path, chunk_micrographs=2)
     assert scatter_unpicking(parameters, [ENTRY], 6) == ()  # six micrographs are one job, the stage itself
     assert dispatched == []
     done = flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 4))()
@@ -79,7 +80,7 @@ def test_what_is_judged_already_makes_no_job(
     bundle.save(tmp_path / "model")
     for shard in shards_of(bundle, load_with_diameter(Database(database), ENTRY), 2, work)[:1]:
         write_atomically(shard.record, "{}")
-    parameters = UnpickingParameters(database=database, model=tmp_path / "model", work=work, chunk_micrographs=2)
+    parameters = UnpickParameters(database=database, model=tmp_path / "model", work=work, chunk_micrographs=2)
     flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 2))()
     assert [(w.parameters.first, w.parameters.last) for w in dispatched.pop()[1]] == [(2, 4), (4, 6)]  # type: ignore[attr-defined]
     replace(bundle, temperature=2.0).save(tmp_path / "model")  # another model judges anew

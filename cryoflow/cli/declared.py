@@ -1,0 +1,102 @@
+"""Commands from declarations (`cryoflow.parameters`): one option for each field, and one clear error."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from cryoflow.cli.output import UsageError
+from cryoflow.parameters import Field, ParameterError, Parameters, fields_of
+
+
+def declared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a function whose first parameter is a declaration into a command; its other parameters stay options.
+
+    >>> @app.command
+    ... @declared
+    ... def smooth(parameters: SmoothParameters, *, json: Json = False) -> int: ...
+    """
+    hints = get_type_hints(function, include_extras=True)
+    first, *others = inspect.signature(function).parameters.values()
+    declaration: type[Parameters] = hints[first.name]
+    fields = {f.name: f for f in fields_of(declaration) if f.option.command_line is not False}
+    signature = inspect.Signature(
+        [*_parameters(fields.values()), *(p.replace(annotation=hints[p.name]) for p in others)]
+    )
+
+    def title(name: str) -> str:
+        return fields[name].title if name in fields else name
+
+    @functools.wraps(function)
+    def command(*arguments: Any, **options: Any) -> Any:
+        values = signature.bind(*arguments, **options).arguments
+        given = {name: _value(fields[name], values.pop(name)) for name in fields if name in values}
+        try:
+            return function(declaration.from_values(given), **values)
+        except ParameterError as error:
+            raise UsageError(error.worded(title)) from None
+
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    command.declaration = declaration  # type: ignore[attr-defined]
+    return command
+
+
+def _parameters(fields: Iterable[Field]) -> Iterator[inspect.Parameter]:
+    """Yield one parameter for each field, arguments first, as Python wants them."""
+    groups: dict[str, Group] = {}
+    for field in sorted(fields, key=lambda f: (not f.option.positional, bool(f.option.positional and f.many))):
+        group = None
+        if title := field.option.group:
+            group = groups.setdefault(title, Group(title, sort_key=len(groups) + 1))
+        elements = bool(field.option.positional and field.many)
+        annotation = _annotation(field, group, elements=elements)
+        if elements:
+            yield inspect.Parameter(field.name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
+            continue
+        default = () if isinstance(field.default, dict) else field.default
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if field.option.positional else inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.required else default,
+            annotation=annotation,
+        )
+
+
+def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
+    kind = field.plain_type
+    if get_origin(kind) is dict:
+        kind = tuple[str, ...]
+    if elements:
+        kind = get_args(kind)[0]
+    turns_off = field.plain_type is bool and field.default is True
+    options: dict[str, Any] = {
+        "help": field.meaning,
+        "show": not field.option.hidden,
+        "show_default": field.default not in (None, (), False, "", {}),
+        "allow_leading_hyphen": bool(field.option.allow_leading_hyphen),
+    }
+    if not turns_off:
+        options["negative"] = ()
+    if not elements:
+        options["name"] = field.names
+    if group:
+        options["group"] = group
+    return Annotated[kind, Parameter(**options)]
+
+
+def _value(field: Field, value: Any) -> Any:
+    """Return a value as the declaration has it: NAME=VALUE texts become a mapping."""
+    if get_origin(field.plain_type) is not dict or isinstance(value, dict):
+        return value
+    pairs = {}
+    for text in value:
+        name, equals, setting = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"{field.title} {text}: write NAME=VALUE.")
+        pairs[name] = setting
+    return pairs

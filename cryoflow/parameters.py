@@ -1,0 +1,483 @@
+"""Declare the parameters of a stage once; the command line, Prefect's form, the library and the docs derive from it.
+
+A stage declares its parameters in the module `parameters.py` of its package::
+
+    @dataclass(frozen=True, kw_only=True)
+    class SmoothParameters(Parameters):
+        \"\"\"Smooth the micrographs of a database.\"\"\"
+
+        database: DatabaseFolder
+        width_A: Annotated[float, Gt(0), Option(names=("--width",), examples=(20.0,))] = 10.0
+        \"\"\"Width of the filter in angstrom.\"\"\"
+
+That is all. What derives from it:
+
+command line
+    `cryoflow.cli.declared.declared` turns a function of the dataclass into a command with one option for each field.
+form
+    A flow that takes the dataclass as its parameter gets a form with descriptions, limits, examples and the declared
+    order (`__get_pydantic_json_schema__`).
+library
+    A function that takes the dataclass. Every instance is valid, however it was made: types and limits are checked
+    when it is made, by pydantic, and `ParameterError` names the field. The command line words the same error with the
+    option's name.
+documentation
+    `options_table` returns the Markdown table; `python -m cryoflow.cli.reference` writes those of all commands.
+
+Help comes from the attribute's docstring, else from the `Option` of its type. Limits are those of `annotated_types`
+(`Gt`, `Ge`, `Le`, `Lt`, `MinLen`). Fields that several stages share are types of this module. Modules of declarations
+import only the standard library, `annotated_types` and this module, which keeps every `--help` fast.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import textwrap
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+
+from cryoflow.errors import CryoflowError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+RARE = "Rarely needed"
+"""Group of the options that few users change; they come last in help, form and docs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """How a field is offered, besides its type, limits, default and docstring. None: not set here.
+
+    Where several stand in one annotation, values of the outer one win.
+
+    Attributes
+    ----------
+    names
+        Option names on the command line. The first is shown; the others keep working. By default the field's name.
+    help
+        Description, where the field has no docstring of its own.
+    examples
+        Values that show how to write one.
+    group
+        Heading in help and docs.
+    positional
+        An argument without an option name; a tuple takes all of them.
+    command_line, form
+        Whether the command line, and the form, offer it.
+    hidden
+        Taken on the command line, and shown nowhere.
+    required_in_form
+        Required where a flow takes it, although the command line has another way to say the same.
+    allow_leading_hyphen
+        Whether a value on the command line may begin with a hyphen.
+    choices
+        Returns the values it may have, where these are not known before run time.
+    check
+        Returns the value, checked; raises ValueError.
+    """
+
+    names: tuple[str, ...] | None = None
+    help: str | None = None
+    examples: tuple[object, ...] | None = None
+    group: str | None = None
+    positional: bool | None = None
+    command_line: bool | None = None
+    form: bool | None = None
+    hidden: bool | None = None
+    required_in_form: bool | None = None
+    allow_leading_hyphen: bool | None = None
+    choices: Callable[[], Iterable[str]] | None = None
+    check: Callable[[Any], Any] | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """Check choices, and what `check` checks, wherever pydantic validates the field."""
+        schema = handler(source)
+        from pydantic_core import core_schema
+
+        for check in (self._is_a_choice if self.choices else None, self.check):
+            if check:
+                schema = core_schema.no_info_after_validator_function(check, schema)
+        return schema
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Callable[[Any], Any]) -> Any:
+        """Offer the choices in the form."""
+        return handler(schema) | ({"enum": sorted(self.choices())} if self.choices else {})
+
+    def _is_a_choice(self, value: str) -> str:
+        assert self.choices
+        if value not in (known := sorted(self.choices())):
+            raise ValueError(f"{value!r} is none of {', '.join(known)}.")
+        return value
+
+
+class ParameterError(CryoflowError, ValueError):
+    """A parameter has a value that it must not have, or parameters do not go together.
+
+    Parameters
+    ----------
+    template
+        The message; field names stand in braces: "Give {diameter_A} or {box_px}, not both."
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+        super().__init__(template)
+
+    def worded(self, name_of: Callable[[str], str]) -> str:
+        """Return the message with the fields' names as the caller writes them, such as `--diameter`."""
+
+        class Names(dict[str, str]):
+            def __missing__(self, field: str) -> str:
+                return name_of(field)
+
+        return self.template.format_map(Names())
+
+    def __str__(self) -> str:
+        return self.worded(str)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a declaration, resolved.
+
+    Attributes
+    ----------
+    annotation, plain_type
+        Its type with and without metadata.
+    default
+        `dataclasses.MISSING` where it is required.
+    limits
+        In words, or "".
+    """
+
+    name: str
+    annotation: Any
+    plain_type: Any
+    default: Any
+    help: str
+    limits: str
+    option: Option
+
+    @property
+    def required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Option names on the command line; the first is shown."""
+        return self.option.names or ("--" + self.name.rstrip("_").replace("_", "-"),)
+
+    @property
+    def title(self) -> str:
+        """Name in help and messages of the command line: `--box`, or `ROOTS` for an argument."""
+        return self.name.upper() if self.option.positional else self.names[0]
+
+    @property
+    def many(self) -> bool:
+        """Whether it takes any number of values."""
+        return get_origin(self.plain_type) is tuple and self.plain_type.__args__[-1] is Ellipsis
+
+    @property
+    def meaning(self) -> str:
+        """Help and limits."""
+        limits = f"({self.limits})" if self.limits else ""
+        return " ".join(filter(None, (self.help.rstrip("."), limits))) + "."
+
+    @property
+    def description(self) -> str:
+        """Help, limits and an example: all that is said of a field in a form."""
+        examples = self.option.examples
+        return f"{self.meaning} Example: {_shown(examples[0])}" if examples else self.meaning
+
+
+class Parameters:
+    """Base of the declarations; see the module. A subclass is a frozen dataclass with keyword-only fields."""
+
+    __pydantic_config__: ClassVar[Any] = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in fields_of(type(self))}
+        for name, value in _validated(type(self), values).items():
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ParameterError` where values do not go together; each of them is valid by itself."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Return an instance made from a mapping of names to values, such as a form's.
+
+        Raises
+        ------
+        ParameterError
+            Where a name is unknown, a required one is missing or a value is not valid.
+        """
+        known = {field.name: field for field in fields_of(cls)}
+        for name in values:
+            if name not in known:
+                raise ParameterError(_escaped(f"There is no parameter {name!r}; there are: {', '.join(known)}."))
+        for name, field in known.items():
+            if field.required and name not in values:
+                raise ParameterError(f"{{{name}}} is required.")
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that a form has, as JSON has them."""
+        from pydantic_core import to_jsonable_python
+
+        offered = [f.name for f in fields_of(type(self)) if f.option.form is not False]
+        return {name: to_jsonable_python(getattr(self, name)) for name in offered}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:
+        """Return the form's schema: the fields that a form offers, described, in the declared order.
+
+        A server with PostgreSQL stores the schema as jsonb, which loses the order of keys, so each field gets a
+        `position`: Prefect's pages sort by it.
+        """
+        schema = handler.resolve_ref_schema(handler(core))
+        properties, required = {}, []
+        for position, field in enumerate(f for f in fields_of(cls) if f.option.form is not False):
+            shown = {**schema["properties"][field.name], "position": position, "description": field.description}
+            if field.required or field.option.required_in_form:
+                required.append(field.name)
+                shown.pop("default", None)
+            properties[field.name] = shown
+        schema |= {"properties": properties, "required": required, "description": inspect.getdoc(cls) or ""}
+        return schema
+
+
+def fields_of(declaration: type[Parameters]) -> tuple[Field, ...]:
+    """Return the fields of a declaration in order: its own, then those of its bases; rarely needed ones last."""
+    hashable: type = declaration  # mypy takes type[Parameters] for unhashable
+    return _fields_of(hashable)
+
+
+@cache
+def _fields_of(declaration: type) -> tuple[Field, ...]:
+    hints = get_type_hints(declaration, include_extras=True)
+    docs: dict[str, str] = {}
+    order: dict[str, None] = {}
+    for base in declaration.__mro__:
+        if base is not Parameters and dataclasses.is_dataclass(base):
+            order |= dict.fromkeys(name for name in inspect.get_annotations(base) if name not in order)
+            docs = _attribute_docstrings(base) | docs
+    declared = {field.name: field for field in dataclasses.fields(declaration)}
+    found = [_field(declared[name], hints[name], docs.get(name, "")) for name in order]
+    return tuple(sorted(found, key=lambda field: field.option.group == RARE))
+
+
+def options_table(declaration: type[Parameters]) -> str:
+    """Return the fields that the command line offers as a Markdown table."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for field in fields_of(declaration):
+        if field.option.command_line is not False and not field.option.hidden:
+            default = "required" if field.required else _shown(field.default) or "-"
+            names = field.title if field.option.positional else ", ".join(field.names)
+            cells = (f"`{names}`", default, field.description)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) -> Field:
+    option, limits = Option(), []
+    for item in _metadata(annotation):
+        if isinstance(item, Option):
+            given = {f.name: v for f in dataclasses.fields(item) if (v := getattr(item, f.name)) is not None}
+            option = dataclasses.replace(option, **given)
+        else:
+            limits.append(item)
+    default = declared.default
+    if declared.default_factory is not dataclasses.MISSING:
+        default = declared.default_factory()
+    text = " ".join((docstring or option.help or "").split())
+    return Field(declared.name, annotation, _without_metadata(annotation), default, text, _in_words(limits), option)
+
+
+def _metadata(annotation: Any) -> Iterator[object]:
+    """Yield the metadata of an annotation, those of inner types first."""
+    if get_origin(annotation) is Annotated:
+        inner, *items = get_args(annotation)
+        yield from _metadata(inner)
+        yield from items
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for member in get_args(annotation):
+            yield from _metadata(member)
+
+
+def _without_metadata(annotation: Any) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _without_metadata(arguments[0])
+    if origin is None or origin is Literal:
+        return annotation
+    bare = tuple(a if a is Ellipsis else _without_metadata(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        return Union[bare]  # noqa: UP007  # made at run time
+    return origin[bare]
+
+
+def _in_words(limits: Iterable[object]) -> str:
+    words = []
+    for limit in limits:
+        match limit:
+            case Ge(value) | MinLen(value):
+                words.append(f"at least {value}")
+            case Gt(value):
+                words.append(f"more than {value}")
+            case Le(value):
+                words.append(f"at most {value}")
+            case Lt(value):
+                words.append(f"less than {value}")
+    return ", ".join(words)
+
+
+def _shown(value: object) -> str:
+    """Return a value as one writes it."""
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_shown(item)}" for name, item in value.items())
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+@cache
+def _attribute_docstrings(declaration: type) -> dict[str, str]:
+    """Return the string that stands below each field, by the field's name."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(declaration)))
+    except (OSError, TypeError, SyntaxError):  # made at run time: the help of its types is what there is
+        return {}
+    docs = {}
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            text = below.value.value if isinstance(below.value, ast.Constant) else None
+            if isinstance(text, str):
+                docs[field.target.id] = inspect.cleandoc(text)
+    return docs
+
+
+@cache
+def _adapter(declaration: type) -> TypeAdapter[Any]:
+    """Return the validator of the fields' values.
+
+    It is that of a plain dataclass with the same fields: validating the declaration itself would construct it, and
+    constructing it validates.
+    """
+    from pydantic import TypeAdapter
+
+    fields = [(field.name, field.annotation) for field in _fields_of(declaration)]
+    return TypeAdapter(dataclasses.make_dataclass(declaration.__name__, fields))
+
+
+def _validated(declaration: type[Parameters], values: Mapping[str, Any]) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    try:
+        hashable: type = declaration
+        return dict(vars(_adapter(hashable).validate_python(values)))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    name, message = str(first["loc"][0]), first["msg"]
+    if first["type"] == "too_short":
+        message = f"needs at least {first['ctx']['min_length']}, and has {first['ctx']['actual_length']}."
+    elif first["type"] == "value_error":  # a check of ours: whole sentences
+        message = message.removeprefix("Value error, ")
+        raise ParameterError(f"{{{name}}}: {_escaped(message)}")
+    else:
+        message = f"{message.removeprefix('Input ')}; it is {_shown(first['input']) or repr(first['input'])}."
+    raise ParameterError(f"{{{name}}} {_escaped(message)}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def check_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return OLD=NEW texts that are well formed."""
+    from cryoflow.errors import BadInput
+    from cryoflow.micrographs.find import parse_remaps
+
+    try:
+        parse_remaps(texts)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+    return texts
+
+
+Share = Annotated[float, Ge(0), Lt(1)]
+Probability = Annotated[float, Gt(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Count = Annotated[int, Ge(1)]
+
+DatabaseFolder = Annotated[
+    Path, Option(names=("--database", "--db"), help="Folder of the text database", examples=("/data/picks",))
+]
+OutputFolder = Annotated[
+    Path, Option(names=("--output", "-o"), help="Folder to write to", examples=("/data/training/cryolo",))
+]
+ModelFolder = Annotated[
+    Path,
+    Option(help="Folder of a trained unpicker, or of one of its checkpoints", examples=("/data/models/unpicker",)),
+]
+Roots = Annotated[
+    tuple[Path, ...],
+    MinLen(1),
+    Option(
+        positional=True,
+        help="Folders below which finished projects lie; they are never written to",
+        examples=(("/data/projects",),),
+    ),
+]
+Entries = Annotated[
+    tuple[str, ...],
+    Option(
+        positional=True,
+        help="Entries of the database, PROJECT/KIND_JOB; `cryoflow database list` shows them",
+        examples=(("P190/NonUniform_J60", "apoferritin/Refine3D_job035"),),
+    ),
+]
+Remaps = Annotated[
+    tuple[str, ...],
+    Option(
+        names=("--remap",),
+        help="A folder that has moved since a project was made, OLD=NEW; may be given several times",
+        examples=(("/old/store=/new/store",),),
+        check=check_remaps,
+    ),
+]
+DiameterA = Annotated[
+    Positive,
+    Option(
+        names=("--diameter",),
+        help="Particle diameter in angstrom, where the jobs do not say it or another is wanted",
+        examples=(160.0,),
+    ),
+]
+Seed = Annotated[int, Ge(0), Option(help="Another number is another random split and start")]
+Epochs = Annotated[Count, Option(names=("--epochs", "--num-epochs"), help="Most epochs of a training")]
+Workers = Annotated[Count, Option(help="Processes that work at the same time", group=RARE)]
+ChunkMicrographs = Annotated[Count, Option(help="Micrographs that one task works on", group=RARE)]
+ShardMicrographs = Annotated[
+    Count,
+    Option(
+        help="Micrographs of one job, where stages are jobs of a cluster; jobs of less than some minutes mostly wait",
+        group=RARE,
+    ),
+]
