@@ -1,0 +1,106 @@
+"""`card.json`: what a version of a model is, what it learned from, how good it is, and what its files are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cryoflow.database.manifest import sealed, unsealed
+from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
+
+NAME = "card.json"
+FORMAT = 1
+_LARGEST_BYTES = 16 << 20
+
+ModelKind = Literal["detector", "unpicker", "cryolo", "topaz"]
+Status = Literal["accepted", "candidate"]
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What one project contributed to a model.
+
+    Attributes
+    ----------
+    fingerprint
+        Of the picks that were learned from: a project with another one has changed since.
+    """
+
+    project: str
+    entries: tuple[str, ...]
+    fingerprint: str
+    n_micrographs: int
+    n_picks: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """One version of a model.
+
+    Attributes
+    ----------
+    parent
+        Version that the training started from, None for one from scratch or trained jointly on all projects.
+    metrics
+        Project -> name of the measure -> value, on held-out micrographs.
+    status
+        `candidate` for one that the gate refused; `reasons` are the gate's.
+    files
+        Path below the version's `model/` folder -> (bytes, blake2b).
+    """
+
+    kind: ModelKind
+    name: str
+    version: int
+    written: str
+    cryoflow: str
+    parent: int | None
+    trained_on: tuple[TrainedOn, ...]
+    metrics: Mapping[str, Mapping[str, float]]
+    status: Status
+    reasons: tuple[str, ...] = ()
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the card as sealed JSON; numbers that are not finite become null."""
+        record = asdict(self)
+        record["metrics"] = {
+            project: {name: value if math.isfinite(value) else None for name, value in values.items()}
+            for project, values in self.metrics.items()
+        }
+        return sealed({"format": FORMAT, **record})
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read and check a card.
+
+    Raises
+    ------
+    BadInput
+        Where it is missing, was changed, lacks a field, or a newer cryoflow wrote it.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
+    except OSError as error:
+        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from None
+    record = unsealed(path, raw, FORMAT)
+    record.pop("format")
+    metrics = record.get("metrics")
+    if isinstance(metrics, dict):
+        record["metrics"] = {
+            project: {name: math.nan if value is None else value for name, value in values.items()}
+            for project, values in metrics.items()
+            if isinstance(values, dict)
+        }
+    try:
+        return TypeAdapter(ModelCard).validate_python(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(path, f"{where}: {first['msg']}.", "Remove this version, or restore it from a copy.") from None

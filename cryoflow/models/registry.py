@@ -1,0 +1,337 @@
+"""The registry of models: numbered versions in plain files, one of which is in use.
+
+    models/unpicker/v0007/card.json       what it is (`card.py`), written last
+    models/unpicker/v0007/model/...       its files, as the training left them
+    models/unpicker/current.json          the version in use, and the history of switches
+    models/unpicker/held_out.json         micrographs that no version learns from (`held_out.py`)
+
+A version is filled beside its place and renamed into it: it is complete or absent, and never changes after that. Two
+writers take numbers under a lock. `current.json` is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cryoflow
+from cryoflow.database.lock import locked
+from cryoflow.database.manifest import sealed, unsealed
+from cryoflow.errors import BadInput
+from cryoflow.models.card import NAME as CARD
+from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
+from cryoflow.storage import files, inputs, stale_files
+from cryoflow.storage.fingerprints import checksum
+from cryoflow.storage.safe_names import safe_name
+
+CURRENT = "current.json"
+MODEL = "model"
+_FORMAT = 1
+_LARGEST_BYTES = 4 << 20
+_VERSION = re.compile(r"v(\d{4,})")
+_REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?(\d+))?")
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version that the registry holds."""
+
+    name: str
+    number: int
+    folder: Path
+    card: ModelCard
+
+    @property
+    def label(self) -> str:
+        """How a command names it.
+
+        >>> from pathlib import Path
+        >>> ModelVersion("unpicker", 7, Path("v0007"), None).label  # type: ignore[arg-type]
+        'unpicker@v0007'
+        """
+        return f"{self.name}@{version_name(self.number)}"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the model itself."""
+        return self.folder / MODEL
+
+    def problems(self) -> list[str]:
+        """Return what differs from the card: files that are missing, changed or not listed."""
+        found = []
+        there = {str(p.relative_to(self.model)) for p in self.model.rglob("*") if p.is_file()}
+        for name, (size, digest) in self.card.files.items():
+            path = self.model / name
+            if name not in there:
+                found.append(f"{name} is missing")
+            elif path.stat().st_size != size or checksum(path) != digest:
+                found.append(f"{name} was changed")
+        return found + [f"{name} is not of this version" for name in sorted(there - set(self.card.files))]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One change of the version in use."""
+
+    version: int
+    when: str
+    reason: str
+
+
+def version_name(number: int) -> str:
+    """Return the folder name of a version.
+
+    >>> version_name(7)
+    'v0007'
+    """
+    return f"v{number:04d}"
+
+
+class ModelRegistry:
+    """A folder of models. Nothing is written until the first `add`.
+
+    Parameters
+    ----------
+    root
+        Such as `models` beside the database's folder.
+    lock_timeout_s
+        Seconds to wait for another writer.
+    """
+
+    def __init__(self, root: str | Path, *, lock_timeout_s: float = 600.0) -> None:
+        self.root = Path(root).absolute()
+        self.lock_timeout_s = lock_timeout_s
+
+    def names(self) -> list[str]:
+        """Return the names of all models, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and self._numbers(p))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Return all versions of a model that can be read, oldest first.
+
+        Raises
+        ------
+        BadInput
+            Where there is no model of this name.
+        """
+        numbers = self._numbers(self._folder(name))
+        if not numbers:
+            known = ", ".join(self.names()) or "none"
+            raise BadInput(self.root, f"holds no model called {name!r} (it has: {known}).")
+        return [self.version(name, number) for number in numbers]
+
+    def version(self, name: str, number: int) -> ModelVersion:
+        """Return one version; its card is read and checked.
+
+        Raises
+        ------
+        BadInput
+            Where it is not there, or its card was changed.
+        """
+        folder = self._folder(name) / version_name(number)
+        if not folder.is_dir():
+            known = ", ".join(map(version_name, self._numbers(self._folder(name)))) or "none"
+            raise BadInput(folder, f"is no version of {name!r} (it has: {known}).")
+        card = read_card(folder / CARD)
+        if (card.name, card.version) != (name, number):
+            raise BadInput(folder / CARD, f"is the card of {card.name}@{version_name(card.version)}.")
+        return ModelVersion(name, number, folder, card)
+
+    def history(self, name: str) -> tuple[Switch, ...]:
+        """Return every switch of the version in use, oldest first; empty where none was ever in use."""
+        path = self._folder(name) / CURRENT
+        try:
+            raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
+        except FileNotFoundError:
+            return ()
+        record = unsealed(path, raw, _FORMAT)
+        try:
+            switches = record["history"]
+            assert isinstance(switches, list)
+            return tuple(Switch(int(s["version"]), str(s["when"]), str(s["reason"])) for s in switches)
+        except (AssertionError, KeyError, TypeError, ValueError):
+            raise BadInput(path, "holds no history of versions.", "Promote a version to write it anew.") from None
+
+    def current(self, name: str) -> ModelVersion | None:
+        """Return the version in use, None where none is."""
+        history = self.history(name)
+        return self.version(name, history[-1].version) if history else None
+
+    def add(
+        self,
+        name: str,
+        kind: ModelKind,
+        model: Path,
+        *,
+        parent: int | None = None,
+        trained_on: tuple[TrainedOn, ...] = (),
+        metrics: Mapping[str, Mapping[str, float]] | None = None,
+        status: Status = "accepted",
+        reasons: tuple[str, ...] = (),
+    ) -> ModelVersion:
+        """Copy a trained model into the registry as the next version. It is not in use until it is promoted.
+
+        Parameters
+        ----------
+        model
+            Folder (or single file) that a training left.
+
+        Raises
+        ------
+        BadInput
+            Where the name cannot be one, or the model is not there.
+        NotWritten, DatabaseBusy
+            Where the registry cannot be written, or another writer holds it.
+        """
+        home = self._folder(name)
+        model = Path(model)
+        if not model.exists():
+            raise BadInput(model, "does not exist: there is no model to add.")
+        with files.clear_errors(home):
+            home.mkdir(parents=True, exist_ok=True)
+        with locked(home, timeout_s=self.lock_timeout_s):
+            stale_files.sweep(home)
+            number = max(self._numbers(home), default=0) + 1
+            place = home / version_name(number)
+            with files.replacing_folder(place) as filling, files.clear_errors(place):
+                _copy(model, filling / MODEL)
+                card = ModelCard(
+                    kind=kind,
+                    name=name,
+                    version=number,
+                    written=datetime.now(UTC).isoformat(timespec="seconds"),
+                    cryoflow=cryoflow.__version__,
+                    parent=parent,
+                    trained_on=trained_on,
+                    metrics=metrics or {},
+                    status=status,
+                    reasons=reasons,
+                    files=_sums(filling / MODEL),
+                )
+                files.write_atomically(filling / CARD, card.text())
+        return ModelVersion(name, number, place, card)
+
+    def promote(self, name: str, number: int, reason: str) -> ModelVersion:
+        """Put a version into use, after its files were checked against its card.
+
+        Raises
+        ------
+        BadInput
+            Where the version is not there or its files were changed.
+        """
+        version = self.version(name, number)
+        if problems := version.problems():
+            raise BadInput(version.folder, f"cannot be put into use: {problems[0]}.")
+        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+            history = self.history(name)
+            if history and history[-1].version == number:
+                return version
+            switch = Switch(number, datetime.now(UTC).isoformat(timespec="seconds"), reason)
+            switches = [vars(s) for s in (*history, switch)]
+            files.write_atomically(
+                self._folder(name) / CURRENT, sealed({"format": _FORMAT, "version": number, "history": switches})
+            )
+        return version
+
+    def rollback(self, name: str, reason: str = "rolled back") -> ModelVersion:
+        """Put the version into use that was in use before the current one.
+
+        Raises
+        ------
+        BadInput
+            Where there was none before.
+        """
+        history = self.history(name)
+        earlier = [s.version for s in history if s.version != history[-1].version]
+        if not earlier:
+            raise BadInput(self._folder(name), "has no earlier version to go back to.")
+        return self.promote(name, earlier[-1], reason)
+
+    def prune(self, name: str, keep: int) -> list[str]:
+        """Remove old versions; returns the labels of those that were removed.
+
+        The newest `keep` versions stay, the one in use, the one before it, and every version that these started from.
+        """
+        versions = {v.number: v for v in self.versions(name)}
+        history = self.history(name)
+        kept = set(sorted(versions)[-max(keep, 1) :])
+        if history:
+            kept |= {history[-1].version}
+            kept |= {next((s.version for s in reversed(history) if s.version != history[-1].version), 0)}
+        for number in list(kept & set(versions)):
+            parent = versions[number].card.parent
+            while parent is not None and parent in versions and parent not in kept:
+                kept.add(parent)
+                parent = versions[parent].card.parent
+        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+            removed = [v for number, v in sorted(versions.items()) if number not in kept]
+            for version in removed:
+                files.remove_folder(version.folder)
+        return [version.label for version in removed]
+
+    def resolve(self, reference: str | Path) -> Path:
+        """Return the folder of a model that a user named: a folder, `NAME` (the version in use) or `NAME@v0007`.
+
+        Raises
+        ------
+        BadInput
+            Where it is none of these; the message lists what there is.
+        """
+        place = Path(reference)
+        match = _REFERENCE.fullmatch(str(reference))
+        if match is None or (match[2] is None and place.is_dir()):
+            if place.is_dir():
+                return place
+            raise BadInput(place, "is neither a folder nor a model's name.", f"Known models: {self._known()}.")
+        if match[1] not in self.names():
+            raise BadInput(place, f"is neither a folder nor a model of {self.root}.", f"Known models: {self._known()}.")
+        if match[2]:
+            return self.version(match[1], int(match[2])).model
+        if (current := self.current(match[1])) is None:
+            hint = f"Put a version into use: cryoflow model promote {match[1]}@VERSION."
+            raise BadInput(self._folder(match[1]), "has no version in use.", hint)
+        return current.model
+
+    def _known(self) -> str:
+        return ", ".join(self.names()) or "none"
+
+    def _folder(self, name: str) -> Path:
+        if safe_name(name) != name or "@" in name:
+            raise BadInput(self.root, f"{name!r} cannot be the name of a model.", "Use letters, digits, - and _.")
+        return self.root / name
+
+    @staticmethod
+    def _numbers(home: Path) -> list[int]:
+        if not home.is_dir():
+            return []
+        found = (_VERSION.fullmatch(p.name) for p in home.iterdir() if p.is_dir() and not p.is_symlink())
+        return sorted(int(m[1]) for m in found if m)
+
+
+def _copy(model: Path, to: Path) -> None:
+    """Copy regular files only: a link could lead to anything."""
+    if model.is_file():
+        to.mkdir(parents=True)
+        shutil.copyfile(model, to / model.name)
+        return
+    to.mkdir(parents=True)
+    for path in sorted(model.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BadInput(path, "is not a regular file: a model consists of regular files.")
+        target = to / path.relative_to(model)
+        if path.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            shutil.copyfile(path, target)
+
+
+def _sums(folder: Path) -> dict[str, tuple[int, str]]:
+    return {
+        str(p.relative_to(folder)): (p.stat().st_size, checksum(p)) for p in sorted(folder.rglob("*")) if p.is_file()
+    }
