@@ -54,6 +54,14 @@ class UnsafePath(BadInput):
     """A name that would lead outside the folder it belongs to."""
 
 
+class NewerFormat(BadInput):
+    """A file that a newer cryoflow wrote. It is neither read nor replaced."""
+
+
+class OverBudget(BadInput):
+    """A file whose content would cost more time or memory than its size allows (`cryoflow.storage.budgets`)."""
+
+
 class NotWritten(BadInput):
     """A file or folder of ours could not be written: the disk is full, it is read-only, or the disk failed."""
 

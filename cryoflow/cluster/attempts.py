@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +11,7 @@ from pydantic import BaseModel
 
 from cryoflow.cluster.outcome import END_LABELS, End
 from cryoflow.parameters import Parameters
+from cryoflow.storage.fingerprints import fingerprint_of_values
 
 REASON_PATIENCE_S = 60.0
 """How long a crashed run may wait for the reason, which its worker adds."""
@@ -102,7 +101,7 @@ class Attempt:
 
 def digest(values: object) -> str:
     """Parameters in short: the same for the same work."""
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return fingerprint_of_values(values, digits=16)
 
 
 def end_of(flow_run: FlowRun) -> End | None:

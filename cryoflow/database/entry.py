@@ -15,10 +15,11 @@ from cryoflow.database.data_text import DataText
 from cryoflow.database.info import Info, Orientation, parse_info, provenance
 from cryoflow.database.links import read_link
 from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import read_manifest, unsealed
+from cryoflow.database.manifest import read_manifest
 from cryoflow.database.older import read_older_data
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Program, Provenance
+from cryoflow.storage.sealing import unsealed
 
 CURRENT = "current"
 """Status of an entry that is what its job holds; every other word is a mark, such as `deleted` or `stale`."""

@@ -26,11 +26,12 @@ from cryoflow.database.info import Orientation, info_text
 from cryoflow.database.links import ProjectLinks, project_of, read_links, with_micrographs, write_links
 from cryoflow.database.lock import Owner, locked, unlock
 from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import Manifest, manifest_text, sealed, unsealed
+from cryoflow.database.manifest import Manifest, manifest_text
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import PickSet, Provenance
 from cryoflow.storage import files, inputs, stale_files
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
+from cryoflow.storage.sealing import sealed, unsealed
 
 T = TypeVar("T")
 

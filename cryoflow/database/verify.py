@@ -23,11 +23,12 @@ from cryoflow.database.info import parse_info
 from cryoflow.database.links import Link, ProjectLinks, links_text, read_link, read_links
 from cryoflow.database.lock import NAME as LOCK
 from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import read_manifest, sealed, unsealed
+from cryoflow.database.manifest import read_manifest
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.storage import files, stale_files
 from cryoflow.storage.fingerprints import checksum
+from cryoflow.storage.sealing import sealed, unsealed
 
 Severity = Literal["damage", "leftover", "notice"]
 

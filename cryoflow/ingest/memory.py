@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryoflow.database import Database, layout
-from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
 from cryoflow.storage import files
 from cryoflow.storage.safe_names import safe_name, short_hash
+from cryoflow.storage.sealing import sealed, unsealed
 
 READERS_VERSION = 4
 """Raised when a reader reads something differently: then all jobs are read again."""

@@ -10,7 +10,6 @@ that bears the name of a setting takes its value from here where the command lin
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from cryoflow.errors import BadInput
 from cryoflow.settings.profiles import ProfileName
 from cryoflow.settings.site import Site
+from cryoflow.storage.parsing import read_toml
 
 FILE_NAME = "cryoflow.toml"
 
@@ -140,9 +140,9 @@ def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[
 def _read(file: Path) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
     """The values of a settings file, and its profiles."""
     try:
-        values = tomllib.loads(file.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(file, f"this is not TOML: {error}.") from None
+        values = read_toml(file)
+    except OSError as error:
+        raise BadInput(file, f"cannot be read: {error.strerror or error}.") from None
     profiles = values.pop("profiles", {})
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise BadInput(file, "profiles is not a set of tables.", "Write [profiles.NAME] and the values below it.")

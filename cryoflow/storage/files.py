@@ -9,7 +9,6 @@ end the process there.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cryoflow.errors import NotWritten
+from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.storage.stale_files import hidden_sibling, remove_leftovers
 
 FAULT_POINTS = frozenset(
@@ -79,14 +79,14 @@ def write_atomically(path: Path, content: str | bytes | Iterable[bytes]) -> None
 
 def write_pieces(file: BinaryIO, content: bytes | Iterable[bytes]) -> tuple[int, str]:
     """Write `content` to a file that is being made; number of bytes and checksum of what was written."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = Fingerprint()
     size = 0
     for piece in [content] if isinstance(content, bytes) else content:
         fault_point("file.piece")
         file.write(piece)
-        digest.update(piece)
+        digest.add(piece)
         size += len(piece)
-    return size, digest.hexdigest()
+    return size, digest.digits
 
 
 @contextmanager

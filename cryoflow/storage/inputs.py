@@ -13,14 +13,13 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryoflow.storage import budgets
+from cryoflow.storage.budgets import LONGEST_LINE_BYTES as LONGEST_LINE_BYTES
+from cryoflow.storage.budgets import WHOLE_BYTES as WHOLE_BYTES
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-WHOLE_BYTES = 1 << 28
-"""Most bytes of a file that is read whole. Larger ones are read in pieces, or are not what they are named like."""
-LONGEST_LINE_BYTES = 1 << 20
-"""Most bytes of a line of text that is read; no table of ours, RELION or CryoSPARC comes near it."""
 
 
 def opened(path: str | Path) -> io.BufferedReader:
@@ -45,19 +44,18 @@ def text_lines(path: str | Path, *, errors: str = "strict") -> io.TextIOWrapper:
 
 
 def opened_table(path: str | Path) -> io.BufferedReader:
-    """Like `opened`, for a table whose lines a library takes apart: a line without an end would fill the memory.
+    """Like `opened`, for a table of text whose rows a library splits: the length of each row is checked first.
 
     Raises
     ------
     OSError
-        As `opened`, and where a line is much longer than `LONGEST_LINE_BYTES`.
+        As `opened`.
+    OverBudget
+        If a row is longer than `budgets.LONGEST_ROW_BYTES`, or has more columns than `budgets.MOST_COLUMNS`.
     """
     file = opened(path)
     try:
-        while piece := file.read(LONGEST_LINE_BYTES):
-            if len(piece) == LONGEST_LINE_BYTES and b"\n" not in piece and b"\r" not in piece:
-                raise OSError(errno.EFBIG, f"it has a line of more than {LONGEST_LINE_BYTES >> 20} MiB", str(path))
-        file.seek(0)
+        budgets.check_rows(path, file)
     except BaseException:
         file.close()
         raise

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from cryoflow.errors import UnsafePath
+from cryoflow.storage.fingerprints import fingerprint_of
 
 
 def short_hash(text: str, digits: int = 8) -> str:
     """A few hexadecimal digits that tell texts apart."""
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()[:digits]
+    return fingerprint_of(text)[:digits]
 
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]+")

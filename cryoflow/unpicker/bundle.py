@@ -13,7 +13,6 @@ description; weights are arrays and nothing else.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import platform
@@ -30,7 +29,7 @@ import cryoflow
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, remove, write_atomically
-from cryoflow.storage.fingerprints import checksum
+from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.safe_names import inside
 from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.devices import find_devices, load_keras
@@ -110,10 +109,8 @@ class ModelBundle:
     @cached_property
     def mark(self) -> str:
         """Short hash of what decides its probabilities; checkpoints of a training share their fingerprint, not this."""
-        digest = hashlib.blake2b(npz_bytes(self.weights), digest_size=8)
         described = (self.architecture.to_json(), self.preprocessing.to_json(), self.diameter_A, self.temperature)
-        digest.update(json.dumps(described, sort_keys=True).encode())
-        return digest.hexdigest()
+        return fingerprint_of(npz_bytes(self.weights), json.dumps(described, sort_keys=True), digits=16)
 
     @property
     def defocus_range_A(self) -> tuple[float, float]:

@@ -6,7 +6,6 @@ later runs read 12 kB a pick in place of whole micrographs, and memory does not 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput, NotWritten
-from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, write_atomically
+from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.unpicker.labelled import PickedMicrograph
 from cryoflow.unpicker.preprocessing import Boxes, BoxMaker, load_boxes
 
@@ -102,7 +101,7 @@ def prepare(
 
 
 def _prepare_one(preprocessing: BoxMaker, micrograph: PickedMicrograph, cache_dir: Path) -> CachedMicrograph:
-    content = content_hash(micrograph.path)
+    content = checksum(micrograph.path)
     key = _key(preprocessing, micrograph, content)
     file = cache_dir / key[:2] / f"{key}.npy"
     if not file.exists():
@@ -113,19 +112,8 @@ def _prepare_one(preprocessing: BoxMaker, micrograph: PickedMicrograph, cache_di
     return CachedMicrograph(micrograph, file, content)
 
 
-def content_hash(path: Path) -> str:
-    """blake2b of a micrograph, read in large blocks (hashing runs at a gigabyte a second, without the interpreter)."""
-    digest = hashlib.blake2b(digest_size=16)
-    with inputs.unbuffered(path) as file:
-        while block := file.read(1 << 23):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _key(preprocessing: BoxMaker, micrograph: PickedMicrograph, content: str) -> str:
-    digest = hashlib.blake2b(digest_size=16)
     ctf = repr(micrograph.ctf) if preprocessing.phase_flip else ""
     scale = f"{micrograph.pixel_size_A:.9g} {micrograph.diameter_A:.9g} {ctf}"
-    digest.update("\0".join(("1", json.dumps(preprocessing.to_json(), sort_keys=True), content, scale)).encode())
-    digest.update(np.ascontiguousarray(micrograph.centers_xy_px, "<f8").tobytes())
-    return digest.hexdigest()
+    what = "\0".join(("1", json.dumps(preprocessing.to_json(), sort_keys=True), content, scale))
+    return fingerprint_of(what, np.ascontiguousarray(micrograph.centers_xy_px, "<f8").data)

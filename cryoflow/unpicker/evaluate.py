@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.cache import content_hash
 from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG, PickedMicrograph, TrainingSet
 from cryoflow.unpicker.metrics import (
     Counts,
@@ -139,7 +139,7 @@ def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]
     names = {(r.data_set, r.name) for r in bundle.manifest if r.part != "test"}
     contents = {r.content for r in bundle.manifest if r.part != "test"}
     others = [m for m in micrographs if (m.data_set, m.name) not in names]
-    return [m for m in others if not m.path.is_file() or content_hash(m.path) not in contents]
+    return [m for m in others if not m.path.is_file() or checksum(m.path) not in contents]
 
 
 def measure(

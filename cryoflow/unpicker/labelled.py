@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.picks import PickSet
+from cryoflow.storage.fingerprints import Fingerprint
 
 RIGHT, WRONG, NOT_KNOWN = 1, -1, 0
 PARTS = ("train", "validation", "test")
@@ -295,12 +295,11 @@ def ctf_of(row: object) -> Ctf | None:
 
 def fingerprint(micrographs: Iterable[PickedMicrograph]) -> str:
     """A hash of names, positions, labels and scales: what changes where the training set does."""
-    digest = hashlib.blake2b(digest_size=16)
+    found = Fingerprint()
     for m in micrographs:
-        digest.update(f"{m.key}\0{m.pixel_size_A:.6g}\0{m.diameter_A:.6g}\0".encode(errors="surrogateescape"))
-        digest.update(np.ascontiguousarray(m.centers_xy_px, "<f8").tobytes())
-        digest.update(np.ascontiguousarray(m.labels, "i1").tobytes())
-    return digest.hexdigest()
+        found.add(f"{m.key}\0{m.pixel_size_A:.6g}\0{m.diameter_A:.6g}\0")
+        found.add(np.ascontiguousarray(m.centers_xy_px, "<f8").data, np.ascontiguousarray(m.labels, "i1").data)
+    return found.digits
 
 
 def _share(n: int, share: float, least: int) -> int:

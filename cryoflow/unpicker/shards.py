@@ -5,7 +5,6 @@ So a second run goes on where the first was stopped, and shards can be judged at
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labelled import ctf_of, picked_micrographs
 from cryoflow.unpicker.unpick import Judged, OnJudged, judge, keep_above, scores_of
@@ -110,14 +110,12 @@ def gather(
 
 def _fingerprint(bundle: ModelBundle, part: PickSet) -> str:
     """Short hash of what decides a shard's scores: the model, the picks, and the images' sizes, times and CTF."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(f"{bundle.mark} {part.diameter_A}".encode())
+    found = Fingerprint(16).add(f"{bundle.mark} {part.diameter_A}")
     columns = (part.micrographs[name] for name in ("name", "path", "pixel_size_A"))
     for name, path, pixel_size_A, row in zip(*columns, part.micrographs.itertuples(index=False), strict=True):
         there = path is not None and Path(path).exists()
         state = (Path(path).stat().st_size, Path(path).stat().st_mtime_ns) if there else ()
         ctf = ctf_of(row) if bundle.preprocessing.phase_flip else None
-        digest.update(repr((name, path, pixel_size_A, state, ctf)).encode(errors="surrogateescape"))
-    digest.update(part.picks["micrograph"].to_numpy().tobytes())
-    digest.update(np.ascontiguousarray(part.centers_xy_px).tobytes())
-    return digest.hexdigest()
+        found.add(repr((name, path, pixel_size_A, state, ctf)))
+    found.add(part.picks["micrograph"].to_numpy().tobytes(), np.ascontiguousarray(part.centers_xy_px).tobytes())
+    return found.digits

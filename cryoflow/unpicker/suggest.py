@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
-from cryoflow.unpicker.cache import content_hash
 from cryoflow.unpicker.labelled import PickedMicrograph
 from cryoflow.unpicker.unpick import Judged
 
@@ -86,7 +86,7 @@ def not_cleaned(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) ->
     def is_cleaned(m: PickedMicrograph) -> bool:
         if m.data_set in data_sets:
             return (m.data_set, m.name) in names
-        return m.path.is_file() and content_hash(m.path) in contents
+        return m.path.is_file() and checksum(m.path) in contents
 
     return [m for m in micrographs if not is_cleaned(m)]
 

@@ -7,8 +7,6 @@ dropout depend on the seed and the epoch, and the optimizer's state is kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
+from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, versions
 from cryoflow.unpicker.cache import CachedMicrograph, prepare
 from cryoflow.unpicker.devices import load_keras
@@ -161,7 +160,7 @@ def _fingerprint(
         "parts": [members(part) for part in (parts.train, parts.validation, parts.test)],
         "start": start.fingerprint if start else "",
     }
-    return hashlib.blake2b(json.dumps(values, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return fingerprint_of_values(values)
 
 
 def _finished(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None:

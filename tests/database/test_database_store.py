@@ -252,7 +252,7 @@ def test_a_folder_of_other_things_is_not_made_a_database(tmp_path: Path, make_pi
 
 
 def test_a_newer_database_is_refused(tmp_path: Path, make_pickset: Make) -> None:
-    from cryoflow.database.manifest import sealed
+    from cryoflow.storage.sealing import sealed
 
     database = Database(tmp_path / "DB")
     database.add(make_pickset())

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cryoflow.database import Database, verify
-from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.picks import PickSet
+from cryoflow.storage.sealing import sealed, unsealed
 
 Make = Callable[..., PickSet]
 

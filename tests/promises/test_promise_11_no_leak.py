@@ -17,9 +17,9 @@ from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
-from cryoflow.storage.fingerprints import fingerprint
+from cryoflow.storage.fingerprints import checksum, fingerprint
 from cryoflow.unpicker.batches import TrainingBatches
-from cryoflow.unpicker.cache import CachedMicrograph, content_hash, prepare
+from cryoflow.unpicker.cache import CachedMicrograph, prepare
 from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet, picked_micrographs, split_by_micrograph
 from cryoflow.unpicker.patches import Preprocessing
 
@@ -48,7 +48,7 @@ def sides(parts: list[tuple[str, Path]]) -> dict[str, set[str]]:
     """Content of a micrograph -> the parts that it is in."""
     found: dict[str, set[str]] = {}
     for part, path in parts:
-        found.setdefault(content_hash(path), set()).add(part)
+        found.setdefault(checksum(path), set()).add(part)
     return found
 
 

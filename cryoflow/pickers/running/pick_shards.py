@@ -7,7 +7,6 @@ settings or of changed micrographs are never taken for those that are asked for.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from cryoflow.pickers.running.run import micrographs_to_pick, pick
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.picks import PickSet
 from cryoflow.storage.files import replacing_folder
+from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.storage.safe_names import safe_name
 
 
@@ -141,14 +141,14 @@ def _joined(parts: Sequence[PickSet]) -> PickSet:
 
 def _mark(picking: Picking, to_pick: PickSet) -> str:
     """Short hash of what decides a part's picks: model, settings, and the images' sizes and times."""
-    digest = hashlib.blake2b(digest_size=8)
+    found = Fingerprint(16)
     model = _state(str(picking.model))
-    digest.update(repr((picking.picker, model, picking.diameter_A, picking.threshold, to_pick.diameter_A)).encode())
+    found.add(repr((picking.picker, model, picking.diameter_A, picking.threshold, to_pick.diameter_A)))
     columns = (to_pick.micrographs[name] for name in ("name", "path", "pixel_size_A"))
     for name, path, pixel_size_A in zip(*columns, strict=True):
         known = (name, path, pixel_size_A, _state(str(path)) if path else ())
-        digest.update(repr(known).encode(errors="surrogateescape"))
-    return digest.hexdigest()
+        found.add(repr(known))
+    return found.digits
 
 
 def _state(path: str) -> tuple[object, ...]:

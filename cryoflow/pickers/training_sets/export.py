@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -23,6 +22,7 @@ from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, build_training_set, splits_of
 from cryoflow.picks import PickSet
 from cryoflow.storage.files import clear_errors, mend, replacing_folder
+from cryoflow.storage.fingerprints import Fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -265,14 +265,12 @@ def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
 
 def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, object], what: str) -> str:
     """Short hash of everything that decides what is written."""
-    digest = hashlib.blake2b(digest_size=12)
-    digest.update(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))).encode())
-    digest.update(manifest.manifest_text(training.micrographs, "").encode(errors="surrogateescape"))
+    found = Fingerprint(24).add(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))))
+    found.add(manifest.manifest_text(training.micrographs, ""))
     for table in (training.picks, training.wrong):
         for column in table.columns:
-            digest.update(column.encode())
-            digest.update(np.ascontiguousarray(table[column].to_numpy()).data)
-    return digest.hexdigest()
+            found.add(column, np.ascontiguousarray(table[column].to_numpy()).data)
+    return found.digits
 
 
 def _same_that_is_there(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> tuple[Setting, ...] | None:

@@ -8,7 +8,6 @@ never taken. So parts can be written at the same time on several machines, and a
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -29,6 +28,7 @@ from cryoflow.pickers.training_sets.side_by_side import several
 from cryoflow.pickers.training_sets.training_set import OF_PARTS, TrainingSet
 from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file, remove, remove_folder, replacing_folder, take_over, write_atomically
+from cryoflow.storage.fingerprints import Fingerprint, state_of
 
 Content = dict[str, npt.NDArray[np.generic]]
 _NAME = re.compile(r"(?P<first>\d{7,})-(?P<last>\d{7,})-[0-9a-f]{16}\.npz", re.ASCII)
@@ -204,22 +204,13 @@ def _content(target: Picker, some: TrainingSet, settings: Mapping[str, str]) -> 
 
 
 def _name(first: int, last: int, content: Content) -> str:
-    digest = hashlib.blake2b(digest_size=8)
+    found = Fingerprint(16)
     for name, values in sorted(content.items()):
-        digest.update(f"{name} {values.dtype} {len(values)}\n".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
+        found.add(f"{name} {values.dtype} {len(values)}\n", np.ascontiguousarray(values).tobytes())
     with ThreadPoolExecutor(8) as pool:  # on a cluster's file system a look takes a while
-        for state in pool.map(_state, content["micrographs path"].tolist()):
-            digest.update(repr(state).encode())
-    return f"{first:07d}-{last:07d}-{digest.hexdigest()}"
-
-
-def _state(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        for state in pool.map(state_of, content["micrographs path"].tolist()):
+            found.add(repr(state))
+    return f"{first:07d}-{last:07d}-{found.digits}"
 
 
 def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:

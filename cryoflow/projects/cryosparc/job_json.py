@@ -7,13 +7,13 @@ published models of cryosparc-tools 5.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, OverBudget
 from cryoflow.storage import inputs
+from cryoflow.storage.parsing import parse_json
 
 _MAX_BYTES = 256 << 20  # a job of thousands of iterations has a few MiB
 
@@ -78,8 +78,10 @@ def read_json(path: Path) -> dict[str, object]:
     if content.startswith(b"version https://git-lfs"):
         raise BadInput(path, "is a git-lfs pointer, not the file itself.", "Fetch the content (`git lfs pull`).")
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(path, content)
+    except OverBudget:
+        raise
+    except BadInput as error:
         raise BadInput(path, "is not JSON, or is cut off.", "CryoSPARC rewrites it when the job is opened.") from error
     if not isinstance(found, dict):
         raise BadInput(path, "holds no JSON object.")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, OverBudget
 from cryoflow.formats.cs import read_cs_header
 from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
-from cryoflow.storage import inputs
+from cryoflow.storage.parsing import read_yaml
 
-_MAX_CSG_BYTES = 4 << 20
+log = logging.getLogger(__name__)
 _UID = re.compile(r"(?:cryosparc_)?(?:P\d+_)?(J\d+)_")
 _PASSTHROUGH = re.compile(r"passthrough_(\w+)\.cs")
 _ITERATION = re.compile(r"(?:class_(\d+)_)?(?:(\d{3,5})_|(final)_)?particles(_\w+)?\.cs")
@@ -42,13 +41,9 @@ def read_csg(path: Path) -> Group:
         Where it is no such file.
     """
     try:
-        with inputs.opened(path) as file:
-            content = file.read(_MAX_CSG_BYTES)
-        found = yaml.safe_load(content)
+        found = read_yaml(path)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError) as error:
-        raise BadInput(path, "is not YAML, as a CryoSPARC group file is.") from error
     group = found.get("group") if isinstance(found, dict) else None
     results = found.get("results") if isinstance(found, dict) else None
     if not isinstance(group, dict) or not isinstance(results, dict):
@@ -72,6 +67,8 @@ def from_csg(folder: Path, uid: str) -> JobFile | None:
         if name.endswith(".csg") and not name.startswith("."):
             try:
                 groups.append(read_csg(folder / name))
+            except OverBudget as error:
+                log.warning("%s", error)
             except BadInput:
                 continue  # the file names are asked next
     if not groups:
