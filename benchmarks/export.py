@@ -31,9 +31,11 @@ import pandas as pd
 
 from cryoflow.database import Database
 from cryoflow.micrographs.header import pack_header
-from cryoflow.pickers.base import pickers
-from cryoflow.pickers.programs import cryolo, cryosegnet, eman2, epicker, topaz, warp
+from cryoflow.pickers.programs.warp import PIXEL_SIZE_A as WARP_PIXEL_SIZE_A
+from cryoflow.pickers.programs.warp.slices import label_radius_px
+from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets import export, links, training_set
+from cryoflow.pickers.training_sets.discs import paint_discs
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
 SHAPE_YX = (4092, 5760)
@@ -122,7 +124,7 @@ def drawing(entry: PickSet, radius_px: float, shrink: float) -> float:
     xy, bounds = entry.centers_xy_px / shrink, entry.offsets.tolist()
     start = time.perf_counter()
     for first, last in pairwise(bounds):
-        warp.paint_discs(shape, xy[first:last], radius_px)
+        paint_discs(shape, xy[first:last], radius_px)
     return time.perf_counter() - start
 
 
@@ -173,8 +175,7 @@ def main() -> None:
             memory_of_exports(Path(scratch), options.picks, options.micrographs, names)
         return
     training_set._look_at_files = timed("linking", training_set._look_at_files)  # type: ignore[assignment]
-    for module in (cryolo, topaz, epicker, cryosegnet, eman2):
-        module.link_micrographs = timed("linking", links.link_micrographs)  # type: ignore[attr-defined]
+    links.link_micrographs = timed("linking", links.link_micrographs)  # type: ignore[assignment]
     export.check_orientations = timed("check", export.check_orientations)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         home = Path(scratch)
@@ -186,7 +187,7 @@ def main() -> None:
             SECONDS.clear()
             start = now()
             if name == "warp":
-                seconds = drawing(entry, warp.label_radius_px(DIAMETER_A), warp.PIXEL_SIZE_A / PIXEL_SIZE_A)
+                seconds = drawing(entry, label_radius_px(DIAMETER_A), WARP_PIXEL_SIZE_A / PIXEL_SIZE_A)
                 print(f"{'warp (labels)':24}{'-':>10}{'-':>10}{seconds:>10.1f}")
                 continue
             chosen = {"masks": "no"} if name == "cryosegnet" else {}

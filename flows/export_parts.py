@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cryoflow.cluster.dispatch import Done, Work, dispatches
 from cryoflow.database import Database
-from cryoflow.pickers.base import picker
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.train_and_pick import best_entries, load_entries
 from cryoflow.pickers.training_sets.export import cut_export as cut_into_parts
 from cryoflow.pickers.training_sets.export_shards import part_of, parts_in

@@ -30,7 +30,7 @@ MaybeDb = Annotated[Path | None, Parameter(name=["--database", "--db"])]
 @app.command(name="list")
 def list_pickers(*, json: out.Json = False) -> None:
     """List the pickers that cryoflow knows, and what it can do with each."""
-    from cryoflow.pickers.base import pickers
+    from cryoflow.pickers.registry import pickers
 
     rows = [
         {"name": name, "title": p.title, "export": True, "train": p.trains, "pick": p.picks, "read": True}

@@ -1,36 +1,41 @@
-"""What a picker is to cryoflow.
+"""The interface of a picker: what one module of `cryoflow.pickers.programs`, or a plug-in, provides.
 
-A picker is one module of this package with a `PICKER` in it: everything that cryoflow knows of that program, both ways.
-A new picker is a new module. What pickers share (names, links, manifest, split) is in `training_set.py`; where their
-programs run is in `cryoflow.execution`, how settings are derived in `derived_settings.py`.
+A picker is one module, or one small package, with a `PICKER` in it: an instance of a subclass of `Picker`. The class
+attributes describe the program; the methods write its training sets, build its command lines and find its results.
+`docs/pickers.md` has a complete example. Command line, forms, docs and tests iterate over `cryoflow.pickers.registry`.
+
+The registry imports every picker for `--help`. So this module and the pickers import numpy, pandas and the modules that
+need them inside functions.
 """
 
 # ruff: noqa: ARG002 - pickers share signatures, and not every picker needs every argument
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Step
 from cryoflow.execution.resources import Resources
-from cryoflow.pickers.training_sets.derived_settings import Settings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryoflow.pickers.training_sets.derived_settings import Settings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
+
+
+__all__ = ["Ability", "Needs", "Picker", "Resources", "RowsWriter", "Step", "rows_writer"]
+
+Ability = Literal["export", "train", "pick"]
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a picker reads without mistakes; other micrographs are converted to MRC mode 2.
+    """MRC files that a picker reads without mistakes; other micrographs are converted to MRC mode 2.
 
     Attributes
     ----------
@@ -44,187 +49,178 @@ class Needs:
     ispg: bool = True
 
 
-class Reader(Protocol):
-    """Reads one file of picks: see `cryoflow.pickers.importing.coordinates`."""
-
-    def __call__(self, path: Path) -> pd.DataFrame:
-        """Columns `name`, `x_px`, `y_px`, and `score`, `box_px` where the file has them."""
-
-
 class Picker:
-    """Base of the pickers. A picker that cannot be run from here leaves `train_steps` and `pick_steps` as they are.
+    """Base class of the pickers.
 
-    An export is made in three steps: `choose` decides, over the whole set; `write_micrographs` writes the files that
-    belong to one micrograph each, of all or of some, so that it can be cut into parts; `write_tables` writes the rest.
+    An export takes three steps: `derive` sets all settings from the whole set; `write_micrographs` writes the files
+    that belong to one micrograph each, for all micrographs or for a shard; `write_tables` writes the rest. A picker
+    that cryoflow cannot run does not override `train_steps` and `pick_steps`.
 
     Attributes
     ----------
     name
-        As in `cryoflow export NAME`.
+        The name on the command line: `cryoflow export NAME`.
     title
-        As its authors write it.
+        The name as the program's authors write it.
+    help
+        One line for `cryoflow export --help`: which files an export contains.
+    formats
+        The formats of its picks that cryoflow imports, in words, the richest first.
+    suffixes
+        Endings of the files with its picks, the richest format first.
     score_kind
-        What its scores are.
+        What its scores are; empty if its picks have none.
+    default_threshold
+        Picks of a lower score are left out on import; None keeps all.
+    choices
+        Allowed values of settings that have a fixed list of them.
+    links_micrographs
+        False for programs whose own project contains the micrographs already.
+    model_settings
+        Settings that picking must share with the training of its model.
+    model_names
+        Models that come with the program, by the names that it accepts.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    help: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]] = ()
+    suffixes: ClassVar[tuple[str, ...]] = (".cbox", ".star", ".box", ".txt", ".csv")
     score_kind: ClassVar[str] = ""
+    default_threshold: ClassVar[float | None] = None
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     needs: ClassVar[Needs] = Needs()
     links_micrographs: ClassVar[bool] = True
-    """False for programs whose own project has the micrographs already."""
-    default_threshold: ClassVar[float | None] = None
     model_settings: ClassVar[tuple[str, ...]] = ()
-    """Settings that picking must share with the training of its model."""
     model_names: ClassVar[tuple[str, ...]] = ()
-    """Models that the program brings along, and knows by these names."""
 
     @property
     def trains(self) -> bool:
-        """Whether it can be trained from here."""
+        """Whether cryoflow can train it."""
         return type(self).train_steps is not Picker.train_steps
 
     @property
     def picks(self) -> bool:
-        """Whether it can be run from here."""
+        """Whether cryoflow can pick with it."""
         return type(self).pick_steps is not Picker.pick_steps
 
     @property
+    def abilities(self) -> tuple[Ability, ...]:
+        """What cryoflow can do with it."""
+        return ("export", *(("train",) if self.trains else ()), *(("pick",) if self.picks else ()))
+
+    @property
     def writes_micrographs(self) -> bool:
-        """Whether it gets files that belong to one micrograph each."""
+        """Whether an export contains files that belong to one micrograph each."""
         return type(self).write_micrographs is not Picker.write_micrographs
 
-    def choose(self, training: TrainingSet, settings: Settings) -> None:
-        """Choose all settings of an export, over the whole set; nothing is written yet.
+    def derive(self, training: TrainingSet, settings: Settings) -> None:
+        """Derive all settings of an export from the whole set; nothing is written yet.
 
-        What differs from micrograph to micrograph becomes columns of `training.micrographs`. The column `convert` is
-        there already, for pickers that get the micrographs: why a file must be converted, empty where it is linked.
+        Values that differ between micrographs become columns of `training.micrographs`. The column `convert` exists
+        already for pickers that get the micrographs: why a file must be converted, empty if it is linked.
 
         Raises
         ------
         BadInput, MissingMetadata
-            Where a setting cannot be what it is, or what it follows from is not known.
+            If a setting has an impossible value, or cannot be derived.
         """
         raise NotImplementedError  # every picker has settings
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
-        """Write pictures, links and labels: all files of which each belongs to one micrograph.
+        """Write pictures, links and labels: all files that belong to one micrograph each.
 
-        The files of a set are those of its parts together, whatever they are cut into, byte for byte.
+        However a set is cut into shards, the files of all shards together are the same, byte for byte.
 
         Parameters
         ----------
         some
-            The set, or a part of it: of micrographs the columns `training_set.OF_PARTS`, picks as x and y only.
+            The set, or a shard of it: micrographs have the columns `training_set.OF_SHARDS`, picks x and y only.
         folder
-            Where to write to.
+            Folder to write to.
         settings
-            Values as `choose` left them.
+            Values as `derive` left them.
 
         Raises
         ------
         BadInput
-            Where files of micrographs cannot be made; those of the others were made then.
+            If the files of some micrographs cannot be written; those of the others exist then.
         """
 
     def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
-        """Write what speaks of the whole set: lists, tables and configuration.
+        """Write the files that concern the whole set: lists, tables and configuration.
 
         Parameters
         ----------
         folder
-            Where to write to, beside the files of the micrographs; it becomes `home` when all is written.
+            Folder to write to, which contains the files of the micrographs; it is renamed to `home` when complete.
         settings
-            Values as `choose` left them.
+            Values as `derive` left them.
         """
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
-        """What to do next: a command to type, or where that is in another program, words in brackets."""
+        """Return what to do next: commands to type, or in brackets, steps in another program."""
         return ()
 
     def train_command(self, home: Path, *options: str) -> str:
-        """Our command that trains on a folder, as a shell takes it."""
+        """Return the cryoflow command that trains on a folder, quoted for a shell."""
         return shlex.join(["cryoflow", "picker", "train", self.name, str(home), *options])
 
     def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
-        """The commands that train, in order.
+        """Return the commands that train, in order.
 
         Raises
         ------
         BadInput
-            For a picker that is trained elsewhere.
+            If cryoflow cannot train this picker.
         """
         raise BadInput(self.name, "is not trained from here.", " ".join(self.next_commands(home)))
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Write what picking needs beside the links (a configuration); `training` has micrographs and no picks."""
+        """Write the links and the configuration that picking needs; `training` has micrographs and no picks."""
 
     def pick_steps(
         self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
     ) -> tuple[Step, ...]:
-        """The commands that pick the micrographs of a folder that `prepare_picking` has filled."""
+        """Return the commands that pick the micrographs of a folder that `prepare_picking` has filled."""
         raise BadInput(self.name, "is not run from here.")
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
-        """What the program would stumble over in a folder that was exported for it; looked at before it is run."""
+        """Return what the program would fail on in an exported folder; checked before the program runs."""
         return []
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """The model that training left, the best one where there are several.
+        """Return the model that training left, the best one if there are several.
 
         Raises
         ------
         BadInput
-            Where there is none: the training did not succeed, whatever its exit status.
+            If there is none: the training failed, whatever its exit status.
         """
         raise BadInput(home, f"holds no model of {self.name}.")
 
     def training_curve(self, home: Path) -> pd.DataFrame:
-        """Columns `epoch`, `split` (train or validation), `metric`, `value`; empty where nothing was logged."""
+        """Return columns `epoch`, `split` (train or validation), `metric`, `value`; empty if nothing was logged."""
+        import pandas as pd
+
         return pd.DataFrame({"epoch": [], "split": [], "metric": [], "value": []})
 
     def pick_files(self, folder: Path) -> list[Path]:
-        """The files of picks below a folder that the program wrote, sorted; the richest of its formats only."""
-        return sorted(
-            p for p in folder.rglob("*") if p.is_file() and p.suffix in (".star", ".box", ".txt", ".cbox", ".csv")
-        )
-
-
-@cache
-def pickers() -> Mapping[str, Picker]:
-    """All pickers by name: the modules of `cryoflow.pickers.programs` that have a `PICKER`."""
-    package = importlib.import_module("cryoflow.pickers.programs")
-    found = {}
-    for info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"cryoflow.pickers.programs.{info.name}")
-        if isinstance(picker := getattr(module, "PICKER", None), Picker):
-            found[picker.name] = picker
-    return dict(sorted(found.items()))
-
-
-def picker(name: str) -> Picker:
-    """One picker by name.
-
-    Raises
-    ------
-    BadInput
-        Where there is none of that name.
-    """
-    known = pickers()
-    if name not in known:
-        raise BadInput(name, "is no picker that cryoflow knows.", f"It knows: {', '.join(known)}.")
-    return known[name]
+        """Return the files of picks that the program wrote below a folder, sorted; only the richest of its formats."""
+        files = sorted(p for p in folder.rglob("*") if p.name.endswith(self.suffixes) and p.is_file())
+        return next((kept for s in self.suffixes if (kept := [p for p in files if p.name.endswith(s)])), [])
 
 
 class RowsWriter(Protocol):
     """Formats rows `start:stop`, each with some text before and after it."""
 
     def __call__(self, start: int, stop: int, before: str = "", after: str = "") -> bytes:
-        """The rows as text."""
+        """Return the rows as text."""
 
 
 def rows_writer(pattern: str, columns: Sequence[object]) -> RowsWriter:
-    """A function that formats rows of some columns, each by `pattern`, as text in one go.
+    """Return a function that formats rows of some columns, each by `pattern`, as text.
 
     Formatting a thousand rows with one `%` is five times faster than a thousand times one row.
     """

@@ -15,7 +15,7 @@ import tifffile
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.pickers.base import picker, pickers
+from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets.export import cut_export, export
 from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in, write_part
 from cryoflow.pickers.training_sets.links import read_any

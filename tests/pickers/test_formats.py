@@ -15,9 +15,9 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.formats.star import list_blocks, read_blocks, read_table
 from cryoflow.formats.star_write import write_star
-from cryoflow.pickers.base import picker, pickers
 from cryoflow.pickers.importing.coordinates import read_coordinates
 from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions

@@ -10,7 +10,7 @@ from test_running import TOPAZ, program  # noqa: F401  # a fixture
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.pickers.base import pickers
+from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets import manifest
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.pickers.base import picker
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.preflight import preflight, problems_of
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions

@@ -13,9 +13,9 @@ import pytest
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.executor import Executor, Step, command, write_script
 from cryoflow.execution.resources import Resources
-from cryoflow.pickers.base import picker
 from cryoflow.pickers.comparing.curves import keras_curve, plot_curve, topaz_curve
 from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run import micrographs_to_pick, pick, train
 from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest

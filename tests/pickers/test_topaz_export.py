@@ -9,8 +9,8 @@ from scipy.ndimage import uniform_filter
 
 from cryoflow.errors import BadInput
 from cryoflow.execution.resources import Resources
-from cryoflow.pickers.base import picker
-from cryoflow.pickers.programs.topaz_settings import corrected_expected
+from cryoflow.pickers.programs.topaz.derive import corrected_expected
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.base import picker, pickers
+from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.export import export
@@ -243,7 +243,7 @@ def test_unknown_picker_is_named_with_those_that_are_known():
     with pytest.raises(BadInput, match="cryolo"):
         picker("gautomatch")
     assert {"cryolo", "topaz"} <= set(pickers())
-    assert Settings().chosen == ()
+    assert Settings().derived == ()
 
 
 def test_splits_are_counted(make_entry):

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.programs.warp import boxnet_slices
+from cryoflow.pickers.programs.warp.slices import boxnet_slices
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.training_set import build_training_set
@@ -27,8 +27,8 @@ def test_only_right_picks_are_particles(make_entry):
     training = build_training_set([labelled(entry, ALL)])
     n = len(entry)
     assert len(training.picks) == len(range(0, n, 3))
-    assert (training.wrong["label"] == -1).sum() == len(range(1, n, 3))
-    assert (training.wrong["label"] == 0).sum() == len(range(2, n, 3))
+    assert (training.not_positive["label"] == -1).sum() == len(range(1, n, 3))
+    assert (training.not_positive["label"] == 0).sum() == len(range(2, n, 3))
     assert training.micrographs["n_picks"].sum() == len(training.picks)
 
 
@@ -39,10 +39,10 @@ def test_an_entry_of_excluded_picks_gives_them_to_the_entry_of_right_ones(make_e
     training = build_training_set([wrong, right] if excluded_first else [right, wrong])
     assert len(training.micrographs) == 6
     (note,) = training.notes
-    assert note.startswith("The picks of P1/Homo_J30 are wrong ones")
+    assert note.startswith("The picks of P1/Homo_J30 are negative or unlabeled")
     assert set(training.micrographs["entry"]) == {"P1/Homo_J51"}
     assert len(training.picks) == len(right)
-    assert training.wrong[["micrograph", "x_px", "y_px"]].equals(wrong.picks[["micrograph", "x_px", "y_px"]])
+    assert training.not_positive[["micrograph", "x_px", "y_px"]].equals(wrong.picks[["micrograph", "x_px", "y_px"]])
 
 
 def test_wrong_picks_alone_are_nothing_to_train_from(make_entry):
@@ -53,7 +53,7 @@ def test_wrong_picks_alone_are_nothing_to_train_from(make_entry):
 def test_warp_weighs_wrong_picks_and_passes_over_those_nobody_judged(make_entry, tmp_path):
     entry = labelled(make_entry(n=3, n_empty=0), ALL)
     result = export("warp", [entry], tmp_path / "out")
-    assert {s.name: s.value for s in result.settings}["picks wrong"] == str((entry.picks["label"] == -1).sum())
+    assert {s.name: s.value for s in result.settings}["picks negative"] == str((entry.picks["label"] == -1).sum())
     for row in manifest.read_manifest(result.folder).itertuples():
         (path,) = result.folder.glob(f"*/{row.stem}.tif")
         _, labels, importance = tifffile.imread(path)

@@ -36,7 +36,7 @@ from promise_tools import (
 
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import picker
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets.export import cut_export, export, write_set
 from cryoflow.pickers.training_sets.export_shards import write_part
 from cryoflow.pickers.training_sets.manifest import read_manifest

@@ -264,10 +264,10 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.ingest.memory import _path, recall
     from cryoflow.micrographs.header import read_header
     from cryoflow.micrographs.image import read_micrograph, read_stack
-    from cryoflow.pickers.base import picker
     from cryoflow.pickers.comparing.curves import keras_curve, topaz_curve
     from cryoflow.pickers.importing.coordinates import read_coordinates
     from cryoflow.pickers.importing.import_picks import read_back
+    from cryoflow.pickers.registry import picker
     from cryoflow.pickers.running.preflight import problems_of
     from cryoflow.pickers.running.staging import RECORD
     from cryoflow.pickers.running.staging import mend as mend_links

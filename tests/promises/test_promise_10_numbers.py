@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cryoflow.database import Database
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.pickers.base import picker
 from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.matching import without_duplicates
 from cryoflow.pickers.importing.coordinates import Coordinates, read_coordinates
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import Kind, PickSet, Provenance

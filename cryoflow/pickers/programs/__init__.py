@@ -1,1 +1,1 @@
-"""The pickers: one module a program."""
+"""The pickers: one module or package per program."""

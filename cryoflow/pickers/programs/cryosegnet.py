@@ -15,21 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.execution.executor import Step
-from cryoflow.execution.resources import Resources
-from cryoflow.pickers.base import Needs, Picker, rows_writer
-from cryoflow.pickers.programs.warp import paint_discs
-from cryoflow.pickers.training_sets.derived_settings import Settings
-from cryoflow.pickers.training_sets.links import link_micrographs
-from cryoflow.pickers.training_sets.side_by_side import each_micrograph
+from cryoflow.pickers.base import Picker, Resources, Step, rows_writer
 from cryoflow.pickers.training_sets.split import TEST
-from cryoflow.pickers.training_sets.training_set import TrainingSet
-from cryoflow.picks import FloatArray
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.training_set import TrainingSet
+    from cryoflow.picks import FloatArray
 
 _STAR_HEAD = "\ndata_\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
 
@@ -39,23 +36,29 @@ class CryoSegNet(Picker):
 
     name = "cryosegnet"
     title = "CryoSegNet"
-    score_kind = ""
-    needs = Needs(modes=frozenset({0, 1, 2, 6}))
+    help = "CryoSegNet and CryoPPP: CSV coordinates and masks."
+    formats = ("RELION STAR", "CryoPPP CSV")
+    suffixes = (".star", ".csv")
 
-    def choose(self, training: TrainingSet, settings: Settings) -> None:
-        """Where y counts from, and how it is fine-tuned."""
-        settings.choose("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
-        settings.choose("masks", True, "white discs on black, as finetune.py reads them")
+    def derive(self, training: TrainingSet, settings: Settings) -> None:
+        """Derive the direction of y, and how it is fine-tuned."""
+        settings.derive("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
+        settings.derive("masks", True, "white discs on black, as finetune.py reads them")
         if training.micrographs["ny"].isna().any():
             raise MissingMetadata(
                 "cryosegnet", "needs the shape of each micrograph.", "Link its micrographs on ingest."
             )
-        settings.choose_path("code", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
-        settings.choose("epochs", 20, "for fine-tuning")
-        settings.choose("batch_size", 4, "fits a GPU of 16 GB")
+        settings.derive_path("code", "for training: CryoSegNet's own folder, with finetune.py and pretrained_models")
+        settings.derive("epochs", 20, "for fine-tuning")
+        settings.derive("batch_size", 4, "fits a GPU of 16 GB")
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
-        """`ground_truth` as CryoPPP has it, and the masks that `finetune.py` reads."""
+        """Write tables as in CryoPPP's `ground_truth`, and the masks that `finetune.py` reads."""
+        import numpy as np
+
+        from cryoflow.pickers.training_sets.links import link_micrographs
+        from cryoflow.pickers.training_sets.side_by_side import each_micrograph
+
         table = some.micrographs
         with_masks = settings["masks"] == "yes"
         x, y = _whole_xy(some, settings)
@@ -83,10 +86,10 @@ class CryoSegNet(Picker):
         )
 
     def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
-        """One table of what is not kept for the test, and the folder that `finetune.py` does not make."""
+        """Write one table of all picks but those of the test, and the folder that `finetune.py` does not make."""
         with (folder / "finetune_dataset" / "sample.star").open("wb") as file:
             file.write(_STAR_HEAD.encode())
-            for some in training.in_parts():
+            for some in training.in_shards():
                 rows = rows_writer("%d %d\n", _whole_xy(some, settings))
                 for stem, split, first, last in some.each():
                     if split != TEST:
@@ -94,28 +97,21 @@ class CryoSegNet(Picker):
         (folder / "output" / "models").mkdir(parents=True)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
-        """What to run in CryoSegNet's own folder, which holds its code."""
+        """Return our command, and what it needs."""
         return (
             self.train_command(home),
             "(that needs CryoSegNet's own folder, which holds its scripts: export with --set code=FOLDER)",
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
-        """Pictures from the micrographs by its own filter, then fine-tuning of the model that it brings."""
+        """Make pictures of the micrographs with its own filter, then fine-tune the model that comes with it."""
         if not (code := settings.get("code")):
             raise BadInput(home, "does not say where CryoSegNet's scripts are.", "Export with --set code=FOLDER.")
         names = sorted(p.stem for p in (home / "finetune_dataset" / "mrc_files").iterdir())
         gpu = f"cuda:{resources.gpus[0]}" if resources.gpus else "cpu"
-        argv: tuple[str, ...] = (
-            "python",
-            f"{code}/finetune.py",
-            "--cryosegnet_checkpoint",
-            f"{code}/pretrained_models/cryosegnet.pth",
-            "--train_dataset_path",
-            "finetune_dataset/",
-            "--num_epochs",
-            settings["epochs"],
-        )
+        argv: tuple[str, ...] = ("python", f"{code}/finetune.py", "--num_epochs", settings["epochs"])
+        argv += ("--cryosegnet_checkpoint", f"{code}/pretrained_models/cryosegnet.pth")
+        argv += ("--train_dataset_path", "finetune_dataset/")
         argv += ("--batch_size", settings["batch_size"], "--device", gpu)
         return (
             Step(
@@ -129,26 +125,25 @@ class CryoSegNet(Picker):
         )
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
-        """Micrographs without a mask: fine-tuning looks at masks only."""
+        """Return micrographs without a mask: fine-tuning reads masks only."""
         at = home / "finetune_dataset"
         masks = {p.name.removesuffix("_mask.jpg") for p in (at / "masks").glob("*_mask.jpg")}
         return [f"{p.stem} has no mask" for p in sorted((at / "mrc_files").iterdir()) if p.stem not in masks]
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """The model of the lowest validation loss."""
+        """Return the model of the lowest validation loss."""
         if found := sorted(home.rglob("finetuned_cryosegnet_best_val_loss.pth")):
             return found[-1]
         raise BadInput(home, "holds no fine-tuned model of CryoSegNet.", "See train.log.")
 
     def pick_files(self, folder: Path) -> list[Path]:
-        """Its STAR files, or CSV files of CryoPPP."""
-        stars = [p for p in sorted(folder.rglob("*.star")) if p.name != "sample.star"]
-        return stars or sorted(folder.rglob("*.csv"))
+        """Return its STAR files, or CSV files of CryoPPP."""
+        return [p for p in super().pick_files(folder) if p.name != "sample.star"] or sorted(folder.rglob("*.csv"))
 
 
 def _whole_xy(some: TrainingSet, settings: Mapping[str, str]) -> tuple[FloatArray, FloatArray]:
-    """Whole pixels, y in CryoSegNet's direction."""
-    x, y = (np.rint(some.picks[axis].to_numpy()) for axis in ("x_px", "y_px"))
+    """Return whole pixels, y in CryoSegNet's direction."""
+    x, y = (some.picks[axis].round().to_numpy() for axis in ("x_px", "y_px"))
     return x, some.per_pick("ny") - 1 - y if settings["flip_y"] == "yes" else y
 
 
@@ -156,16 +151,14 @@ def _home_of(split: str, folder: Path) -> Path:
     return folder / ("test_dataset" if split == TEST else "finetune_dataset")
 
 
-def _write_mask(
-    path: Path,
-    shape_yx: tuple[int, int],
-    centers_xy: FloatArray,
-    radius_px: float,
-) -> None:
+def _write_mask(path: Path, shape_yx: tuple[int, int], centers_xy: FloatArray, radius_px: float) -> None:
     from PIL import Image
 
-    mask = paint_discs(shape_yx, centers_xy, radius_px) if len(centers_xy) else np.zeros(shape_yx, bool)
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path, format="JPEG", quality=95)
+    from cryoflow.pickers.training_sets.discs import paint_discs
+
+    Image.fromarray(paint_discs(shape_yx, centers_xy, radius_px).astype("u1") * 255).save(
+        path, format="JPEG", quality=95
+    )
 
 
 PICKER = CryoSegNet()

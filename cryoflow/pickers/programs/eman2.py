@@ -13,14 +13,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from cryoflow.errors import BadInput
-from cryoflow.pickers.base import Needs, Picker, rows_writer
-from cryoflow.pickers.training_sets.derived_settings import Settings
-from cryoflow.pickers.training_sets.links import link_micrographs
-from cryoflow.pickers.training_sets.training_set import TrainingSet
+from cryoflow.pickers.base import Picker, rows_writer
+
+if TYPE_CHECKING:
+    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 
 class Eman2(Picker):
@@ -28,19 +28,25 @@ class Eman2(Picker):
 
     name = "eman2"
     title = "EMAN2"
-    needs = Needs()
+    help = "EMAN2: info/*_info.json and boxfiles/*.box."
+    formats = ("EMAN2 info JSON", "EMAN .box")
+    suffixes = ("_info.json", ".box")
 
-    def choose(self, training: TrainingSet, settings: Settings) -> None:
-        """The box of each entry."""
-        settings.choose("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
-        given = settings.choose("box", "auto", "from the diameter of each entry, even and a product of 2, 3, 5 and 7")
+    def derive(self, training: TrainingSet, settings: Settings) -> None:
+        """Derive the box of each entry."""
+        settings.derive("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
+        given = settings.derive("box", "auto", "from the diameter of each entry, even and a product of 2, 3, 5 and 7")
         if given != "auto" and not (given.isdecimal() and int(given) > 1):
             raise BadInput("box", f"is {given}; it is a number of pixels, or auto.")
         for entry, rows in training.micrographs.assign(box=_boxes_px(training, settings.values)).groupby("entry"):
             settings.note(f"box of {entry}", int(rows["box"].iloc[0]), "pixels")
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
-        """Links, `info/` and `boxfiles/`."""
+        """Write links, `info/` and `boxfiles/`."""
+        import numpy as np
+
+        from cryoflow.pickers.training_sets.links import link_micrographs
+
         x_px, y_px = some.picks["x_px"].to_numpy(), some.picks["y_px"].to_numpy()
         box = np.asarray(_boxes_px(some, settings))[some.picks["micrograph"].to_numpy()]
         corners = rows_writer("%d\t%d\t%d\t%d\n", (np.rint(x_px) - box // 2, np.rint(y_px) - box // 2, box, box))
@@ -54,7 +60,7 @@ class Eman2(Picker):
         link_micrographs(some, [folder / "micrographs" / f"{s}.mrc" for s in some.micrographs["stem"]])
 
     def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
-        """The project's box and pixel size, where the entries agree."""
+        """Write the project's box and pixel size, if the entries agree."""
         project: dict[str, float] = {}
         if len(boxes := set(_boxes_px(training, settings))) == 1:
             project["global.boxsize"] = int(boxes.pop())
@@ -63,16 +69,12 @@ class Eman2(Picker):
         (folder / "info" / "project.json").write_text(json.dumps(project, indent=1) + "\n")
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
-        """EMAN2's boxer opens what we wrote; its network is trained there."""
+        """Return EMAN2's boxer, which opens the export; its network is trained there."""
         return (f"(in {home}: e2boxer.py micrographs/*.mrc)",)
-
-    def pick_files(self, folder: Path) -> list[Path]:
-        """JSON files, else boxes."""
-        return sorted(folder.rglob("*_info.json")) or sorted(folder.rglob("*.box"))
 
 
 def _boxes_px(some: TrainingSet, settings: Mapping[str, str]) -> list[float]:
-    """The box of each micrograph."""
+    """Return the box of each micrograph."""
     given, enlarged = settings["box"], float(settings["box_factor"])
     boxes = some.micrographs["box_px"].tolist()
     size = {box: float(good_size(box * enlarged) if given == "auto" else given) for box in set(boxes)}
@@ -80,7 +82,7 @@ def _boxes_px(some: TrainingSet, settings: Mapping[str, str]) -> list[float]:
 
 
 def good_size(pixels: float) -> int:
-    """The smallest even number of at least `pixels` that is a product of 2, 3, 5 and 7.
+    """Return the smallest even number of at least `pixels` that is a product of 2, 3, 5 and 7.
 
     >>> good_size(133)
     140

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, ClassVar
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.execution.executor import Step
-from cryoflow.execution.resources import Resources
-from cryoflow.pickers.base import Needs, Picker, rows_writer
-from cryoflow.pickers.running.preflight import problems_of_labels
-from cryoflow.pickers.training_sets.derived_settings import Settings
-from cryoflow.pickers.training_sets.links import link_micrographs
+from cryoflow.pickers.base import Picker, Resources, Step, rows_writer
 from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION
-from cryoflow.pickers.training_sets.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 _HEAD = b"\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
 NETWORK_PX = 1024
@@ -38,32 +35,38 @@ class EPicker(Picker):
 
     name = "epicker"
     title = "EPicker"
+    help = "EPicker: pictures and STAR labels."
+    formats = ("RELION STAR", "thi", "coord", "EMAN .box")
+    suffixes = (".star", ".thi", ".coord", ".box")
     score_kind = "EPicker score"
     default_threshold: ClassVar[float | None] = 0.2
-    needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=True)
 
-    def choose(self, training: TrainingSet, settings: Settings) -> None:
-        """The particle's size in the network's picture, and how it trains."""
+    def derive(self, training: TrainingSet, settings: Settings) -> None:
+        """Derive the particle's size in the network's picture, and how it trains."""
+        import numpy as np
+
         table = training.micrographs
         across = table["box_px"].to_numpy(np.float64) / table["nx"].to_numpy(np.float64, na_value=np.nan)
         if np.isnan(across).all():
             raise MissingMetadata("epicker", "needs the width of the micrographs.", "Link them on ingest.")
-        settings.choose(
+        settings.derive(
             "particle_size",
             round(float(np.nanmean(across)) * NETWORK_PX / 4, 2),
             "a quarter of the diameter, in pixels of a picture that is 1024 wide",
         )
-        settings.choose("batch_size", 4, "EPicker's default")
-        settings.choose("learning_rate", 1e-4, "EPicker's default")
-        settings.choose("epochs", 140, "EPicker's default")
-        settings.choose("sparse", False, "labels are taken to be complete; yes where many particles are not labelled")
-        _refuse_blanks(settings.choose_path("load_model", "train from nothing; name a .pth model to refine it"))
+        settings.derive("batch_size", 4, "EPicker's default")
+        settings.derive("learning_rate", 1e-4, "EPicker's default")
+        settings.derive("epochs", 140, "EPicker's default")
+        settings.derive("sparse", False, "labels are taken to be complete; yes where many particles are not labelled")
+        _refuse_blanks(settings.derive_path("load_model", "train from nothing; name a .pth model to refine it"))
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
-        """Links and labels of those that train; those of the other splits in folders of their own."""
+        """Write links and labels of the training micrographs, and of the other splits in folders of their own."""
+        from cryoflow.pickers.training_sets.links import link_micrographs
+
         table = some.micrographs
         prefix = [FOLDERS[split] for split in table["split"]]
-        write = rows_writer("%d %d\n", (np.rint(some.picks["x_px"]), np.rint(some.picks["y_px"])))
+        write = rows_writer("%d %d\n", (some.picks["x_px"].round(), some.picks["y_px"].round()))
         for before in sorted(set(prefix)):
             (folder / f"{before}labels").mkdir(exist_ok=True)
         for stem, split, first, last in some.each():
@@ -74,71 +77,41 @@ class EPicker(Picker):
         link_micrographs(some, targets)
 
     def next_commands(self, home: Path) -> tuple[str, ...]:
-        """Ours."""
+        """Return our command."""
         return (self.train_command(home),)
 
     def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
-        """One command; it uses one GPU."""
-        argv = [
-            "epicker_train.sh",
-            "--data",
-            "micrographs",
-            "--label",
-            "labels",
-            "--label_type",
-            "star",
-            "--exp_id",
-            "model",
-        ]
-        argv += [
-            "--train_pct",
-            "100",
-            "--val_pct",
-            "0",
-            "--test_pct",
-            "0",
-            "--particle_size",
-            settings["particle_size"],
-        ]
-        argv += [
-            "--batch_size",
-            settings["batch_size"],
-            "--lr",
-            settings["learning_rate"],
-            "--num_epoch",
-            settings["epochs"],
-        ]
+        """Return one command; it uses one GPU."""
+        argv = ["epicker_train.sh", "--data", "micrographs", "--label", "labels", "--label_type", "star"]
+        argv += ["--exp_id", "model", "--train_pct", "100", "--val_pct", "0", "--test_pct", "0"]
+        argv += ["--particle_size", settings["particle_size"], "--batch_size", settings["batch_size"]]
+        argv += ["--lr", settings["learning_rate"], "--num_epoch", settings["epochs"]]
         argv += ["--sparse_anno"] if settings["sparse"] == "yes" else []
         argv += ["--load_model", settings["load_model"]] if settings.get("load_model") else []
         argv += ["--gpus", _device(resources)]
         return (Step("train EPicker", tuple(argv), ("model/model_last.pth",), wants_gpu=True),)
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
-        """Links only."""
+        """Write links only."""
+        from cryoflow.pickers.training_sets.links import link_micrographs
+
         link_micrographs(training, [folder / "micrographs" / f"{s}.mrc" for s in training.micrographs["stem"]])
-        settings.choose("min_distance", 0, "EPicker's default, in pixels")
+        settings.derive("min_distance", 0, "EPicker's default, in pixels")
 
     def pick_steps(
         self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
     ) -> tuple[Step, ...]:
-        """One command; scores are kept down to 0, cryoflow applies its own threshold on reading."""
+        """Return one command; scores are kept down to 0, cryoflow applies its own threshold on reading."""
         _refuse_blanks(str(model))
-        argv: tuple[str, ...] = (
-            "epicker.sh",
-            "--data",
-            "micrographs",
-            "--load_model",
-            str(model),
-            "--output",
-            "picks",
-            "--output_type",
-            "star",
-        )
+        argv: tuple[str, ...] = ("epicker.sh", "--data", "micrographs", "--load_model", str(model))
+        argv += ("--output", "picks", "--output_type", "star")
         argv += ("--vis_thresh", "0", "--min_distance", settings["min_distance"], "--gpus", _device(resources))
         return (Step("pick with EPicker", argv, ("picks",), wants_gpu=True),)
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
-        """Micrographs without labels of the same stem, and labels beside their micrograph."""
+        """Return micrographs without labels of the same stem, and labels outside their micrograph."""
+        from cryoflow.pickers.running.preflight import problems_of_labels
+
         if not (home / "labels").is_dir():
             return []  # a set to pick
         found: list[str] = []
@@ -149,7 +122,7 @@ class EPicker(Picker):
         return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """`model_last.pth` of the experiment; it is written after each epoch, so the log is asked, too."""
+        """Return `model_last.pth`; it is written after each epoch, so the log is checked for the last one."""
         found = sorted(p for p in home.rglob("model_last.pth") if p.stat().st_size)
         if not found:
             raise BadInput(home, "holds no model_last.pth: the training did not succeed.", "See train.log.")
@@ -163,14 +136,14 @@ class EPicker(Picker):
         return found[-1]
 
     def training_curve(self, home: Path) -> pd.DataFrame:
-        """Loss by epoch, from the log of the experiment."""
+        """Return the loss by epoch, from the log of the experiment."""
         from cryoflow.pickers.comparing.curves import centernet_curve
 
         return centernet_curve(home / "model" / "logs" / "log.txt")
 
     def pick_files(self, folder: Path) -> list[Path]:
-        """STAR, thi, coord or box files, without labels."""
-        found = sorted(p for p in folder.rglob("*") if p.suffix in (".star", ".thi", ".coord", ".box") and p.is_file())
+        """Return STAR, thi, coord and box files, without labels."""
+        found = sorted(p for p in folder.rglob("*") if p.suffix in self.suffixes and p.is_file())
         return [
             p
             for p in found

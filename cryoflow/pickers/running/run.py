@@ -15,9 +15,10 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine, run_steps, write_script
 from cryoflow.micrographs.header import micrograph_status
-from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.curves import plot_curve
 from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running import staging
 from cryoflow.pickers.running.preflight import preflight
 from cryoflow.pickers.running.work_folder import work_folder

@@ -1,4 +1,4 @@
-"""Settings of a picker: each is derived with a reason, or given by hand, or that of the training of a model."""
+"""Settings of a picker: each is derived with a reason, given by hand, or taken from the training of a model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
-
-import pandas as pd
+from typing import TYPE_CHECKING, TypeVar
 
 from cryoflow.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T", bool, int, float, str)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a picker: its value, why it is that, and whether a person chose it."""
+    """One setting of a picker: its value, the reason for it, and whether it was given by hand."""
 
     name: str
     value: str
@@ -33,71 +34,81 @@ class Settings:
     by_hand
         Name -> value, from the command line (text) or from Python.
     as_trained
-        Name -> value of the training, for picking with its model; what is given by hand comes before.
+        Name -> value of the training, for picking with its model; values given by hand take precedence.
+    choices
+        Name -> allowed values.
     """
 
     def __init__(
-        self, by_hand: Mapping[str, object] | None = None, as_trained: Mapping[str, str] | None = None
+        self,
+        by_hand: Mapping[str, object] | None = None,
+        as_trained: Mapping[str, str] | None = None,
+        choices: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self._by_hand = {name.replace("-", "_"): value for name, value in (by_hand or {}).items()}
         self._as_trained = dict(as_trained or {})
-        self._chosen: dict[str, Setting] = {}
+        self._choices = dict(choices or {})
+        self._derived: dict[str, Setting] = {}
 
-    def choose(self, name: str, derived: T, why: str) -> T:
-        """The value given by hand, else the derived one; it is remembered with its reason.
+    def derive(self, name: str, derived: T, why: str) -> T:
+        """Return the value given by hand, else the derived one, and record it with its reason.
 
         Raises
         ------
         BadInput
-            Where what was given by hand is not of the derived value's type.
+            If a value given by hand is not of the derived value's type, or not one of the choices.
         """
         by_hand = name in self._by_hand
         if name in self._as_trained:
             derived, why = _parsed(name, self._as_trained[name], derived), "as in the model's training"
         value = _parsed(name, self._by_hand[name], derived) if by_hand else derived
-        self._chosen[name] = Setting(name, _text(value), "given by hand" if by_hand else why, by_hand)
+        if value not in (allowed := self._choices.get(name, (value,))):
+            raise BadInput(name, f"is {value!r}; it is {' or '.join(map(str, allowed))}.")
+        self._derived[name] = Setting(name, _text(value), "given by hand" if by_hand else why, by_hand)
         return value
 
-    def choose_path(self, name: str, why: str) -> str:
-        """A file or folder given by hand, absolute, as programs run in another folder than ours; empty where none is.
+    def derive_path(self, name: str, why: str) -> str:
+        """Return a file or folder given by hand, absolute, as programs run in another folder; empty if none is given.
 
         Raises
         ------
         BadInput
-            Where it is not there: some programs go on without it and say nothing.
+            If it does not exist: some programs go on without it, without a message.
         """
-        given = self.choose(name, "", why)
+        given = self.derive(name, "", why)
         if not given:
             return ""
         path = Path(given).expanduser().absolute()
         if not path.exists():
             raise BadInput(given, f"is not there, and was given for {name}.", "Name a file that exists.")
-        self._chosen[name] = replace(self._chosen[name], value=str(path))
+        self._derived[name] = replace(self._derived[name], value=str(path))
         return str(path)
 
     def note(self, name: str, value: object, why: str) -> None:
-        """Show a value that follows from others and cannot be set."""
-        self._chosen[name] = Setting(name, _text(value), why)
+        """Record a value that follows from others and cannot be set."""
+        self._derived[name] = Setting(name, _text(value), why)
 
     def refuse_unknown(self, picker: str) -> None:
-        """Raise BadInput where a setting was given that the picker does not have."""
-        if unknown := sorted(set(self._by_hand) - set(self._chosen)):
-            raise BadInput(picker, f"has no setting {', '.join(unknown)}.", f"It has: {', '.join(self._chosen)}.")
+        """Raise BadInput if a setting was given that the picker does not have."""
+        if unknown := sorted(set(self._by_hand) - set(self._derived)):
+            raise BadInput(picker, f"has no setting {', '.join(unknown)}.", f"It has: {', '.join(self._derived)}.")
 
     @property
-    def chosen(self) -> tuple[Setting, ...]:
-        """All settings so far, in the order in which they were chosen."""
-        return tuple(self._chosen.values())
+    def derived(self) -> tuple[Setting, ...]:
+        """All settings so far, in the order in which they were derived."""
+        return tuple(self._derived.values())
 
     @property
     def values(self) -> dict[str, str]:
-        """Name -> value as text: what `settings.tsv` keeps, and all that writing goes by."""
-        return {setting.name: setting.value for setting in self.chosen}
+        """Name -> value as text, as in `settings.tsv`; the writers read nothing else."""
+        return {setting.name: setting.value for setting in self.derived}
 
     def table(self) -> pd.DataFrame:
-        """Name, value and reason, as `settings.tsv` has them."""
+        """Return name, value and reason, the columns of `settings.tsv`."""
+        import pandas as pd
+
         return pd.DataFrame(
-            [(s.name, s.value, s.why) for s in self.chosen], columns=["setting", "value", "why"], dtype=object
+            [(s.name, s.value, s.why) for s in self.derived], columns=["setting", "value", "why"], dtype=object
         )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput, NotWritten
-from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.base import Picker
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.preflight import problems_of, said
 from cryoflow.pickers.training_sets import export_shards, manifest
 from cryoflow.pickers.training_sets.derived_settings import Setting, Settings
@@ -153,12 +154,12 @@ def cut_export(
     )
     if target.links_micrographs:
         check_orientations(training, force=False)
-    chosen = Settings(settings)
+    derived = Settings(settings)
     made_with = _prepare(target, training, settings or {}, _what(split, seed))
     if _same_that_is_there(target, output, made_with, overwrite=False) is not None:
         return ()
-    _choose(target, training, chosen)
-    return export_shards.cut(target, training, output, chosen.values, n_micrographs)
+    _derive(target, training, derived)
+    return export_shards.cut(target, training, output, derived.values, n_micrographs)
 
 
 def write_set(
@@ -174,23 +175,23 @@ def write_set(
     overwrite: bool = False,
 ) -> ExportResult:
     """Write a set into a folder of its own, with manifest and settings; the shared end of exporting and of picking."""
-    chosen = Settings(by_hand, as_trained)
+    derived = Settings(by_hand, as_trained)
     made_with = _prepare(target, training, {**(as_trained or {}), **by_hand}, what)
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
     there = _same_that_is_there(target, output, made_with, overwrite=overwrite)
     if there is None:
         if not for_picking:
-            _choose(target, training, chosen)
+            _derive(target, training, derived)
         with replacing_folder(output) as folder:
             if for_picking:
-                target.prepare_picking(training, folder, output, chosen)
-                chosen.refuse_unknown(target.name)
+                target.prepare_picking(training, folder, output, derived)
+                derived.refuse_unknown(target.name)
             else:
-                export_shards.write_all(target, training, output, folder, chosen.values)
-                target.write_tables(training, folder, output, chosen.values)
+                export_shards.write_all(target, training, output, folder, derived.values)
+                target.write_tables(training, folder, output, derived.values)
             (folder / manifest.SETTINGS).write_text(
-                chosen.table().to_csv(sep="\t", index=False, lineterminator="\n", quoting=3, escapechar="\\")
+                derived.table().to_csv(sep="\t", index=False, lineterminator="\n", quoting=3, escapechar="\\")
             )
             (folder / manifest.NAME).write_text(manifest.manifest_text(training.micrographs, made_with))
     export_shards.remove_parts(output)
@@ -202,7 +203,7 @@ def write_set(
         n_micrographs=len(training.micrographs),
         n_picks=len(training.picks),
         splits=splits_of(training) if target.links_micrographs else {},  # what goes to RELION is no training set
-        settings=chosen.chosen if there is None else there,
+        settings=derived.derived if there is None else there,
         next_commands=() if for_picking else target.next_commands(output),
         skipped=training.skipped,
         notes=tuple(notes),
@@ -222,9 +223,9 @@ def _prepare(target: Picker, training: TrainingSet, by_hand: Mapping[str, object
     return f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
 
 
-def _choose(target: Picker, training: TrainingSet, chosen: Settings) -> None:
-    target.choose(training, chosen)
-    chosen.refuse_unknown(target.name)
+def _derive(target: Picker, training: TrainingSet, derived: Settings) -> None:
+    target.derive(training, derived)
+    derived.refuse_unknown(target.name)
 
 
 def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
@@ -267,7 +268,7 @@ def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, ob
     """Short hash of everything that decides what is written."""
     found = Fingerprint(24).add(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))))
     found.add(manifest.manifest_text(training.micrographs, ""))
-    for table in (training.picks, training.wrong):
+    for table in (training.picks, training.not_positive):
         for column in table.columns:
             found.add(column, np.ascontiguousarray(table[column].to_numpy()).data)
     return found.digits
@@ -311,7 +312,7 @@ def _same_or_refused(target: Picker, output: Path, made_with: str, *, overwrite:
                 f"holds this very export, but damaged: {said(found)}.",
                 "Add --overwrite to write it anew; that removes trained models in it, too.",
             )
-        return None if found else _read_chosen(output)
+        return None if found else _read_settings(output)
     if not overwrite:
         raise BadInput(
             output,
@@ -321,5 +322,5 @@ def _same_or_refused(target: Picker, output: Path, made_with: str, *, overwrite:
     return None
 
 
-def _read_chosen(folder: Path) -> tuple[Setting, ...]:
+def _read_settings(folder: Path) -> tuple[Setting, ...]:
     return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in manifest.settings_table(folder).to_numpy())

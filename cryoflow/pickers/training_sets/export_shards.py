@@ -23,9 +23,10 @@ import pandas as pd
 
 import cryoflow
 from cryoflow.errors import BadInput, NotWritten
-from cryoflow.pickers.base import Picker, picker
+from cryoflow.pickers.base import Picker
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets.side_by_side import several
-from cryoflow.pickers.training_sets.training_set import OF_PARTS, TrainingSet
+from cryoflow.pickers.training_sets.training_set import OF_SHARDS, TrainingSet
 from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file, remove, remove_folder, replacing_folder, take_over, write_atomically
 from cryoflow.storage.fingerprints import Fingerprint, state_of
@@ -90,7 +91,7 @@ def cut(target: Picker, training: TrainingSet, output: Path, settings: Mapping[s
     folder = folder_of_parts(output)
     if target.writes_micrographs and total > n:
         for first in range(0, total, n):
-            content = _content(target, training.part(first, first + n), settings)
+            content = _content(target, training.shard(first, first + n), settings)
             part = Part(first, min(first + n, total), folder / f"{_name(first, min(first + n, total), content)}.npz")
             if not is_file(part.file):
                 archive = io.BytesIO()
@@ -137,7 +138,7 @@ def write_all(target: Picker, training: TrainingSet, output: Path, folder: Path,
         rest += [(covered, part.first)] if part.first > covered else []
         covered = part.last
         try:
-            _complete(part, target, training.part(part.first, part.last), settings)
+            _complete(part, target, training.shard(part.first, part.last), settings)
         except NotWritten:
             raise
         except BadInput as error:
@@ -168,7 +169,7 @@ def _write_rows(
     failed: list[BadInput] = []
     for start in range(first, last, 1000):
         try:
-            target.write_micrographs(training.part(start, min(start + 1000, last)), folder, settings)
+            target.write_micrographs(training.shard(start, min(start + 1000, last)), folder, settings)
         except NotWritten:
             raise
         except BadInput as error:
@@ -182,7 +183,7 @@ def _that_hold(target: Picker, training: TrainingSet, output: Path, settings: Ma
     covered = 0
     for part in parts_in(output):
         if part.first >= covered and part.last <= len(training.micrographs):
-            content = _content(target, training.part(part.first, part.last), settings)
+            content = _content(target, training.shard(part.first, part.last), settings)
             if part.file.stem == _name(part.first, part.last, content):
                 covered = part.last
                 yield part
@@ -191,14 +192,14 @@ def _that_hold(target: Picker, training: TrainingSet, output: Path, settings: Ma
 def _content(target: Picker, some: TrainingSet, settings: Mapping[str, str]) -> Content:
     """All that the files of some micrographs follow from, but for the micrographs themselves."""
     content: Content = {"made": np.array([json.dumps([cryoflow.__version__, target.name, dict(settings)])])}
-    for column, dtype in OF_PARTS.items():
+    for column, dtype in OF_SHARDS.items():
         values = some.micrographs[column]
         content[f"micrographs {column}"] = (
             np.array(values.tolist(), str)
             if dtype == "object"
             else np.asarray(values.to_numpy(np.float64, na_value=np.nan))
         )
-    for name, table in (("picks", some.picks), ("wrong", some.wrong)):
+    for name, table in (("picks", some.picks), ("not_positive", some.not_positive)):
         content |= {f"{name} {column}": table[column].to_numpy() for column in table.columns}
     return content
 
@@ -222,9 +223,13 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
             which: pd.DataFrame(
                 {key.partition(" ")[2]: values for key, values in content.items() if key.startswith(f"{which} ")}
             )
-            for which in ("micrographs", "picks", "wrong")
+            for which in ("micrographs", "picks", "not_positive")
         }
-        micrographs = tables["micrographs"].astype(OF_PARTS)
+        micrographs = tables["micrographs"].astype(OF_SHARDS)
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise BadInput(file, f"is no part of an export ({error}).", "Run the same again.") from error
-    return picker(name), TrainingSet(micrographs, tables["picks"], (), (), wrong=tables["wrong"]), settings
+    return (
+        picker(name),
+        TrainingSet(micrographs, tables["picks"], (), (), not_positive=tables["not_positive"]),
+        settings,
+    )

@@ -6,12 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import canonical_name, clean_name
+
+if TYPE_CHECKING:
+    from cryoflow.pickers.training_sets.derived_settings import Settings
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,32 @@ def match_names(ours: Sequence[str], theirs: Sequence[str]) -> NameMatch:
                 free.discard(places[wanted])
                 how[way] = how.get(way, 0) + 1
     return NameMatch(index, how)
+
+
+def match_and_note(ours: Sequence[str], theirs: Sequence[str], file: str | Path, settings: Settings) -> NameMatch:
+    """Match an entry's micrographs with those of a project's file, and note among the settings how it went.
+
+    Raises
+    ------
+    BadInput
+        If none matches.
+    """
+    match = match_names(ours, theirs)
+    if not match.matched.any():
+        first = theirs[0] if len(theirs) else "none"
+        raise BadInput(
+            file,
+            f"names no micrograph of the entry. It has {first}; the entry has {ours[0]}.",
+            "Are they of the same session?",
+        )
+    for how, count in match.how.items():
+        settings.note(f"matched by {how}", count, "micrographs")
+    if missing := int((~match.matched).sum()):
+        first = ours[int(np.argmin(match.matched))]
+        settings.note("not in the project", missing, f"of the entry's micrographs, the first {first}")
+    if rest := len(theirs) - int(match.matched.sum()):
+        settings.note("not in the entry", rest, "of the project's micrographs")
+    return match
 
 
 def plain_stem(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Picks that somebody called wrong, or that nobody could judge: never examples of particles, but worth keeping.
+"""Picks labeled negative or unlabeled: never examples of particles, but of use to some pickers.
 
-An entry such as CryoSPARC's excluded particles of a 2D selection has wrong picks only. It names the same micrographs
-as the entry with the right ones, and its picks belong on those.
+An entry such as CryoSPARC's excluded particles of a 2D selection has negative picks only. It names the same micrographs
+as the entry with the positive ones, and its picks belong on those.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import pandas as pd
 
 from cryoflow.picks import PickSet
 
-RIGHT, UNKNOWN, WRONG = 1, 0, -1
+POSITIVE, UNLABELED, NEGATIVE = 1, 0, -1
 COLUMNS = ("micrograph", "x_px", "y_px", "label")
 
 
-def has_only_wrong_picks(pickset: PickSet) -> bool:
-    """Whether a set has no pick that is, or may be taken for, a particle."""
-    return len(pickset.picks) > 0 and not is_particle(pickset.picks).any()
+def has_no_positive(pickset: PickSet) -> bool:
+    """Return whether a set has picks, none of which may be taken for a particle."""
+    return len(pickset.picks) > 0 and not is_positive(pickset.picks).any()
 
 
-def is_particle(picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Which picks stand for particles, (n,) bool: all, but where labels say that they are wrong or not known."""
+def is_positive(picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Return which picks are particles, (n,) bool: all of them, except those labeled negative or unlabeled."""
     if "label" not in picks:
         return np.ones(len(picks), bool)
-    return np.asarray(picks["label"].to_numpy() == RIGHT)
+    return np.asarray(picks["label"].to_numpy() == POSITIVE)
 
 
-def wrong_picks(
+def not_positive_picks(
     picksets: Sequence[PickSet], keys: npt.ArrayLike, keep: npt.NDArray[np.bool_], new_row: npt.NDArray[np.intp]
 ) -> pd.DataFrame:
-    """Picks of all sets that are labelled wrong or not known, on the micrographs that are kept.
+    """Return the negative and unlabeled picks of all sets, on the micrographs that are kept.
 
     Parameters
     ----------
@@ -50,22 +50,22 @@ def wrong_picks(
     codes = pd.factorize(np.asarray(keys, object))[0]
     row_of_code = np.full(len(codes), -1, np.int64)
     row_of_code[codes[keep]] = new_row[keep]
-    parts, first = [], 0
+    tables, first = [], 0
     for pickset in picksets:
         picks = pickset.picks
-        part = picks.loc[~is_particle(picks), [c for c in COLUMNS if c in picks]]
-        row = row_of_code[codes[part["micrograph"].to_numpy() + first]]
-        parts.append(part.assign(micrograph=row.astype(np.int32))[row >= 0])
+        table = picks.loc[~is_positive(picks), [c for c in COLUMNS if c in picks]]
+        row = row_of_code[codes[table["micrograph"].to_numpy() + first]]
+        tables.append(table.assign(micrograph=row.astype(np.int32))[row >= 0])
         first += len(pickset.micrographs)
-    parts = [part for part in parts if len(part)]
-    if not parts:
+    tables = [table for table in tables if len(table)]
+    if not tables:
         return none()
-    wrong: pd.DataFrame = pd.concat(parts, ignore_index=True)
-    ordered: pd.DataFrame = wrong.iloc[np.argsort(wrong["micrograph"].to_numpy(), kind="stable")]
+    picks = pd.concat(tables, ignore_index=True)
+    ordered: pd.DataFrame = picks.iloc[np.argsort(picks["micrograph"].to_numpy(), kind="stable")]
     return ordered.reset_index(drop=True)
 
 
 def none() -> pd.DataFrame:
-    """No such picks."""
+    """Return an empty table of such picks."""
     types = {"micrograph": np.int32, "x_px": np.float64, "y_px": np.float64, "label": np.int8}
     return pd.DataFrame({name: np.zeros(0, dtype) for name, dtype in types.items()})

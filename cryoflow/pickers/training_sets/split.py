@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from cryoflow.errors import BadInput
 from cryoflow.storage.safe_names import short_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 DEFOCUS_STRATA = 4
@@ -49,6 +51,8 @@ def split_micrographs(
     (n,) text
         A project of two micrographs or more gives at least one to each split whose share is not zero, training first.
     """
+    import numpy as np
+
     project_of = np.asarray(projects, object)
     name_of = np.asarray(names, object)
     defocus = np.asarray(defocus_A, np.float64)

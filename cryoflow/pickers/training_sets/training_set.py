@@ -20,18 +20,18 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.copies import leaders
 from cryoflow.micrographs.header import MicrographHeader, read_header
 from cryoflow.pickers.training_sets.names import plain_stem
-from cryoflow.pickers.training_sets.negatives import has_only_wrong_picks, is_particle, none, wrong_picks
+from cryoflow.pickers.training_sets.negatives import has_no_positive, is_positive, none, not_positive_picks
 from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
 from cryoflow.picks import FloatArray, PickSet
 from cryoflow.storage.safe_names import short_hash
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-OF_PARTS = {
+OF_SHARDS = {
     **dict.fromkeys(("stem", "split", "path", "convert"), "object"),
     **dict.fromkeys(("ny", "nx"), "Int32"),
     **dict.fromkeys(("pixel_size_A", "scale", "box_px", "diameter_A"), "float64"),
 }
-"""Columns of micrographs, and their types, that a part of a set keeps."""
+"""Columns of micrographs, and their types, that a shard of a set keeps."""
 
 
 _ROWS_AT_ONCE = 1 << 20
@@ -64,8 +64,8 @@ class TrainingSet:
         Micrographs that were left out.
     notes
         What a user should know.
-    wrong : DataFrame
-        Picks that are labelled wrong (-1) or not known (0): see `wrong_picks`.
+    not_positive : DataFrame
+        Picks labeled negative (-1) or unlabeled (0): see `not_positive_picks`.
     """
 
     micrographs: pd.DataFrame
@@ -74,7 +74,7 @@ class TrainingSet:
     headers: tuple[MicrographHeader | None, ...]
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
-    wrong: pd.DataFrame = field(default_factory=none)
+    not_positive: pd.DataFrame = field(default_factory=none)
 
     @property
     def offsets(self) -> npt.NDArray[np.intp]:
@@ -93,22 +93,22 @@ class TrainingSet:
         per_pick: FloatArray = values[self.picks["micrograph"].to_numpy()]
         return per_pick
 
-    def part(self, first: int, last: int) -> TrainingSet:
-        """Micrographs `first` to `last` (not included) and their picks: all that files of one micrograph each need."""
+    def shard(self, first: int, last: int) -> TrainingSet:
+        """Return micrographs `first` to `last` (not included) and their picks, as `write_micrographs` needs them."""
 
         def of(picks: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
             start, stop = np.searchsorted(picks["micrograph"].to_numpy(), (first, last))
             rows = picks.iloc[start:stop][list(columns)].reset_index(drop=True)
             return rows.assign(micrograph=(rows["micrograph"] - first).astype(np.int32))
 
-        rows = self.micrographs.iloc[first:last].reindex(columns=list(OF_PARTS)).reset_index(drop=True)
-        picks, wrong = of(self.picks, ("micrograph", "x_px", "y_px")), of(self.wrong, self.wrong.columns)
-        return TrainingSet(rows, picks, (), (), wrong=wrong)
+        rows = self.micrographs.iloc[first:last].reindex(columns=list(OF_SHARDS)).reset_index(drop=True)
+        picks, others = of(self.picks, ("micrograph", "x_px", "y_px")), of(self.not_positive, self.not_positive.columns)
+        return TrainingSet(rows, picks, (), (), not_positive=others)
 
-    def in_parts(self, n_micrographs: int = 1000) -> Iterator[TrainingSet]:
-        """The whole set in parts of so many micrographs: work on one after the other needs little memory."""
+    def in_shards(self, n_micrographs: int = 1000) -> Iterator[TrainingSet]:
+        """Yield the set in shards: working on one after the other needs little memory."""
         for first in range(0, len(self.micrographs), n_micrographs):
-            yield self.part(first, first + n_micrographs)
+            yield self.shard(first, first + n_micrographs)
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
         """The same without some picks; `drop` is (n,)."""
@@ -156,7 +156,7 @@ def build_training_set(
     """
     if not picksets:
         raise BadInput("export", "has no entry to export.")
-    priority = {id(p): (has_only_wrong_picks(p), i) for i, p in enumerate(picksets)}
+    priority = {id(p): (has_no_positive(p), i) for i, p in enumerate(picksets)}
     picksets = tuple(
         sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
     )
@@ -165,7 +165,7 @@ def build_training_set(
     keys = _keys(micrographs)
     rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
     by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
-    shared, shared_notes = _shared(micrographs, keys, by_priority, [has_only_wrong_picks(p) for p in picksets])
+    shared, shared_notes = _shared(micrographs, keys, by_priority, [has_no_positive(p) for p in picksets])
     headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
     skipped = tuple(
         Skipped(str(row.entry), str(row.name), problem)
@@ -183,7 +183,7 @@ def build_training_set(
 
     new_row = np.cumsum(keep) - 1
     picks = _all_picks(picksets, keep, new_row, for_picking)
-    wrong = none() if for_picking else wrong_picks(picksets, keys, keep, new_row)
+    not_positive = none() if for_picking else not_positive_picks(picksets, keys, keep, new_row)
     kept_headers = tuple(h for h, k in zip(headers, keep, strict=True) if k)
     micrographs = _fill_from_headers(micrographs[keep].reset_index(drop=True), kept_headers)
     micrographs["n_picks"] = np.bincount(picks["micrograph"].to_numpy(), minlength=len(micrographs))
@@ -205,7 +205,7 @@ def build_training_set(
         micrographs["split"] = split if (split == TRAIN).any() else TRAIN  # all may be copies of one that validates
         if copies := int((leader != np.arange(len(leader))).sum()):
             notes.append(f"{copies} micrographs are copies of others in the set, and go to the same part of the split.")
-    training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes), wrong)
+    training = TrainingSet(micrographs, picks, picksets, kept_headers, skipped, tuple(notes + box_notes), not_positive)
     return training if inside.all() else training.without(~inside)
 
 
@@ -242,7 +242,7 @@ def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
         table.insert(1, "entry", labels[index] + (f"-{short_hash(os.fspath(source.project))}" if same else ""))
         table.insert(2, "project", source.project_name)
         table.insert(3, "project_path", os.fspath(source.project))
-        row = pickset.picks["micrograph"].to_numpy()[is_particle(pickset.picks)]
+        row = pickset.picks["micrograph"].to_numpy()[is_positive(pickset.picks)]
         table["n_picks"] = np.bincount(row, minlength=len(pickset.micrographs))
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
@@ -255,15 +255,15 @@ def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
 
 
 def _shared(
-    micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int], only_wrong: Sequence[bool]
+    micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int], no_positive: Sequence[bool]
 ) -> tuple[npt.NDArray[np.bool_], list[str]]:
     """Micrographs to leave out, as an entry that comes before has the same file, and a note for each entry."""
     shared = keys.iloc[list(by_priority)].duplicated(keep="first").sort_index().to_numpy(bool)
     notes = []
     for index, rows in micrographs[shared].groupby("entry_index", sort=False):
         entry, count = str(rows["entry"].iloc[0]), len(rows)
-        if only_wrong[int(str(index))]:
-            notes.append(f"The picks of {entry} are wrong ones: no particles, and of use to Warp's BoxNet alone.")
+        if no_positive[int(str(index))]:
+            notes.append(f"The picks of {entry} are negative or unlabeled: of use to Warp's BoxNet alone.")
         else:
             notes.append(
                 f"{count} micrographs of {entry} are also in an entry that was named before it, whose picks are taken; "
@@ -323,7 +323,7 @@ def _all_picks(
     for pickset in picksets:
         row = pickset.picks["micrograph"].to_numpy() + first
         table = pickset.picks.assign(micrograph=new_row[row].astype(np.int32))
-        wanted = keep[row] & is_particle(table)
+        wanted = keep[row] & is_positive(table)
         tables.append(table if wanted.all() else table[wanted])
         first += len(pickset.micrographs)
     return pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0].reset_index(drop=True)

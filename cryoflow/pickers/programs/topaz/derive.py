@@ -35,13 +35,13 @@ def downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.in
     pixel_A = training.micrographs["pixel_size_A"].to_numpy(np.float64)
     diameter_A = training.micrographs["diameter_A"].to_numpy(np.float64)
     why = "Topaz's default; a .sav file goes on from it"
-    model = settings.choose("model", "resnet8", why)
+    model = settings.derive("model", "resnet8", why)
     if model not in RECEPTIVE_FIELD_PX:
         if not Path(model).expanduser().is_file():
             raise BadInput("model", f"is {model}: no file, and none of {', '.join(RECEPTIVE_FIELD_PX)}.")
-        model = settings.choose_path("model", why)
+        model = settings.derive_path("model", why)
     field_px = RECEPTIVE_FIELD_PX.get(model, RECEPTIVE_FIELD_PX["resnet8"])
-    given = settings.choose("downsampling", "auto", "each entry's own whole number, to about the target_pixel_size")
+    given = settings.derive("downsampling", "auto", "each entry's own whole number, to about the target_pixel_size")
     if given != "auto" and not (given.isdecimal() and int(given) > 0):
         raise BadInput("downsampling", f"is {given}; it is a whole number, 1 or more, or auto.")
     target_A = max(SMALLEST_TARGET_A, 2 * float(np.nanmax(diameter_A, initial=0.0)) / field_px)
@@ -58,7 +58,7 @@ def downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.in
             "cannot be derived: a pixel size is not known.",
             "Give --set downsampling=4, or the pixel size on ingest.",
         )
-    wanted_A = settings.choose("target_pixel_size", target_A, why)
+    wanted_A = settings.derive("target_pixel_size", target_A, why)
     if not wanted_A > 0:
         raise BadInput("target_pixel_size", f"is {wanted_A:g}; it is a number of angstrom above 0.")
     if given == "auto" and wanted_A != target_A:
@@ -99,32 +99,32 @@ def _pixels_across(training: TrainingSet) -> float:
 def derive_training(training: TrainingSet, settings: Settings) -> None:
     """Radii, the number of particles to expect, and how it trains."""
     across_px = _pixels_across(training)
-    radius = settings.choose(
+    radius = settings.derive(
         "radius",
         max(1, round(across_px / 8)),
         f"a quarter of the particle's radius, {across_px:.3g} px across when downsampled",
     )
     derive_extract_radius(training, settings)
     train = training.micrographs["split"].to_numpy() == TRAIN
-    labelled = float(training.micrographs["n_picks"].to_numpy()[train].mean())
-    expected = settings.choose(
+    labeled = float(training.micrographs["n_picks"].to_numpy()[train].mean())
+    expected = settings.derive(
         "expected_particles",
-        float(math.ceil(1.25 * labelled)),
-        f"1.25 times the {labelled:.4g} labelled per training micrograph: some are not labelled",
+        float(math.ceil(1.25 * labeled)),
+        f"1.25 times the {labeled:.4g} labeled per training micrograph: some are not labeled",
     )
-    if expected <= labelled:
+    if expected <= labeled:
         raise BadInput(
             "expected_particles",
-            f"is {expected:g}, not more than the {labelled:.4g} labelled per training micrograph.",
-            "Topaz would silently change its method; give the true number, unlabelled ones included.",
+            f"is {expected:g}, not more than the {labeled:.4g} labeled per training micrograph.",
+            "Topaz would silently change its method; give the true number, unlabeled ones included.",
         )
-    corrects = settings.choose(
+    corrects = settings.derive(
         "correct_expected", True, "Topaz 0.3.0 and later count too many pixels a particle; set no for 0.2"
     )
-    number = corrected_expected(expected, labelled, radius) if corrects else expected
+    number = corrected_expected(expected, labeled, radius) if corrects else expected
     why = (
-        f"passed as -n: L + (N - L)/(2r + 1) with N={expected:g}, L={labelled:.4g}, r={radius}; since 0.3.0 it takes "
-        f"{2 * radius + 1} times too many pixels a particle, and would look for that many more unlabelled ones"
+        f"passed as -n: L + (N - L)/(2r + 1) with N={expected:g}, L={labeled:.4g}, r={radius}; since 0.3.0 it takes "
+        f"{2 * radius + 1} times too many pixels a particle, and would look for that many more unlabeled ones"
         if corrects
         else "passed as -n, not corrected"
     )
@@ -132,10 +132,10 @@ def derive_training(training: TrainingSet, settings: Settings) -> None:
     if corrects:
         log.info("Topaz -n %.4g: %s", number, why)
     for name, derived in (("units", 32), ("epochs", 10), ("epoch_size", 1000), ("minibatch_size", 256)):
-        settings.choose(name, derived, "Topaz's default")
-    settings.choose("learning_rate", 2e-4, "Topaz's default")
-    settings.choose("method", "GE-binomial", "Topaz's default")
-    settings.choose("pretrained", True, "start from the detector that Topaz brings for this architecture")
+        settings.derive(name, derived, "Topaz's default")
+    settings.derive("learning_rate", 2e-4, "Topaz's default")
+    settings.derive("method", "GE-binomial", "Topaz's default")
+    settings.derive("pretrained", True, "start from the detector that Topaz brings for this architecture")
 
 
 def derive_extract_radius(training: TrainingSet, settings: Settings) -> None:
@@ -148,7 +148,7 @@ def derive_extract_radius(training: TrainingSet, settings: Settings) -> None:
     """
     across_px = _pixels_across(training)
     if np.isnan(across_px):
-        radius = settings.choose("extract_radius", 0, "must be given: no diameter is known")
+        radius = settings.derive("extract_radius", 0, "must be given: no diameter is known")
         if radius < 1:
             raise MissingMetadata(
                 "extract_radius",
@@ -156,16 +156,16 @@ def derive_extract_radius(training: TrainingSet, settings: Settings) -> None:
                 "Give --diameter, or --set extract_radius=...",
             )
         return
-    settings.choose("extract_radius", max(1, round(across_px / 2)), "the particle's radius in downsampled pixels")
+    settings.derive("extract_radius", max(1, round(across_px / 2)), "the particle's radius in downsampled pixels")
 
 
-def corrected_expected(expected: float, labelled: float, radius: int) -> float:
+def corrected_expected(expected: float, labeled: float, radius: int) -> float:
     """The number to pass as `-n` to Topaz 0.3.0 and later, so that it works with the true one.
 
     Its `stats.pixels_given_radius` makes a cube of 2r+1 layers where it should make one: the share of positive pixels
-    and the share labelled come out 2r+1 times too large, and with them the unlabelled particles it looks for.
+    and the share labeled come out 2r+1 times too large, and with them the unlabeled particles it looks for.
 
     >>> corrected_expected(100, 80, 3)
     82.85714285714286
     """
-    return labelled + (expected - labelled) / (2 * radius + 1)
+    return labeled + (expected - labeled) / (2 * radius + 1)
