@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.errors import ExitCode
+from cryoflow.pickers.registry import pickers
 
 if TYPE_CHECKING:
     from cryoflow.picks import PickSet
@@ -19,18 +20,6 @@ Db = Annotated[Path, Parameter(name=["--database", "--db"])]
 app = App(
     name="export", help="Write training sets for pickers, and picks for RELION and CryoSPARC.", help_format="plaintext"
 )
-
-PICKERS = {
-    "cryolo": "crYOLO 1.7 to 1.9: pictures, boxes (.box or .cbox) and its configuration.",
-    "topaz": "Topaz: tables of particles in downsampled pixels, lists of images.",
-    "warp": "Warp's BoxNet: pictures of three slices at 8 A, for fs_boxnet_train.",
-    "epicker": "EPicker: pictures and STAR labels.",
-    "cryosegnet": "CryoSegNet and CryoPPP: CSV coordinates and masks.",
-    "eman2": "EMAN2: info/*_info.json and boxfiles/*.box.",
-    "relion": "RELION: coordinate list, coords_suffix form and a particle STAR.",
-    "cryosparc": "CryoSPARC: a STAR for Import Particles, and a .cs with uids.",
-}
-
 
 def _make(name: str, title: str) -> None:
     @app.command(name=name, help=title)
@@ -173,5 +162,5 @@ def show(result: object, *, as_json: bool) -> None:
         out.say(f"next: {command}")
 
 
-for _name, _title in PICKERS.items():
-    _make(_name, _title)
+for _name, _picker in pickers().items():
+    _make(_name, _picker.help)

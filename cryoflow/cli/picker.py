@@ -33,7 +33,7 @@ def list_pickers(*, json: out.Json = False) -> None:
     from cryoflow.pickers.registry import pickers
 
     rows = [
-        {"name": name, "title": p.title, "export": True, "train": p.trains, "pick": p.picks, "read": True}
+        {"name": name, "title": p.title, "export": True, "train": p.trains, "pick": p.picks, "read": bool(p.suffixes)}
         for name, p in pickers().items()
     ]
     out.emit_table(rows, as_json=json, title="Pickers")

@@ -58,7 +58,7 @@ DYNAMIC_IMPORTS = {
     "cryoflow/cluster/deployments.py": "the flows of its own table of stages",
     "cryoflow/cluster/probe.py": "what an image should hold, by the names of its own list",
     "cryoflow/projects/__init__.py": "the readers, by the two names of its own table",
-    "cryoflow/pickers/base.py": "modules of its own package, by the names that the package has",
+    "cryoflow/pickers/registry.py": "modules of its own package, and entry points of installed packages",
     "cryoflow/unpicker/bundle.py": "the Keras backend in use, for its version",
 }
 """Where a module is imported by a name that is made at run time, and whence that name comes: never from a file."""
