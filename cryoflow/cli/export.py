@@ -21,6 +21,7 @@ app = App(
     name="export", help="Write training sets for pickers, and picks for RELION and CryoSPARC.", help_format="plaintext"
 )
 
+
 def _make(name: str, title: str) -> None:
     @app.command(name=name, help=title)
     def command(
