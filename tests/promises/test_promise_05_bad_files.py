@@ -271,7 +271,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.running.preflight import problems_of
     from cryoflow.pickers.running.staging import RECORD
     from cryoflow.pickers.running.staging import mend as mend_links
-    from cryoflow.pickers.training_sets.export import _read_chosen
+    from cryoflow.pickers.training_sets.export import _read_settings
     from cryoflow.pickers.training_sets.export_shards import part_of, write_part
     from cryoflow.pickers.training_sets.links import read_any
     from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
@@ -329,7 +329,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     def training_set(folder: Path) -> object:
         for work in (
             lambda: read_settings(folder),
-            lambda: _read_chosen(folder),
+            lambda: _read_settings(folder),
             lambda: made_with(folder),
             lambda: mend_links(folder),
             lambda: picker("topaz").problems(folder, pd.DataFrame(columns=list(COLUMNS))),
