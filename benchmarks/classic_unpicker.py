@@ -2,7 +2,7 @@
 
 What costs it its time is kept: statistics of the whole micrograph after each step, boxes that are cut, scaled, resized
 and appended one by one, one micrograph after the other, and a new piece of graph in one TensorFlow session for each of
-them. Boxes are resized by Pillow, as `scipy.misc.imresize` did. Where the model asks for phase flipping, the whole
+them. Patches are resized by Pillow, as `scipy.misc.imresize` did. Where the model asks for phase flipping, the whole
 transform is multiplied with the CTF in double precision, as the older program's second script did.
 """
 
@@ -17,9 +17,9 @@ from PIL import Image
 
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.header import read_header
+from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.classic import ClassicPreprocessing
-from cryoflow.unpicker.labelled import PickedMicrograph
+from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 
 Float = npt.NDArray[np.float32]
 Statistics = tuple[float, float, float, float]
@@ -43,7 +43,7 @@ def judged_in_the_classic_way(
 
     tf = tensorflow.compat.v1
     preprocessing = bundle.preprocessing
-    assert isinstance(preprocessing, ClassicPreprocessing)
+    assert isinstance(preprocessing, EmUnpickerPreprocessing)
     graph = tf.Graph()
     cores = tf.ConfigProto(inter_op_parallelism_threads=num_cores, intra_op_parallelism_threads=num_cores)
     with graph.as_default(), tf.Session(graph=graph, config=cores) as session:
@@ -64,7 +64,7 @@ def _network(tf, x, weights):
     return tf.matmul(x, weights["logit/kernel"]) + weights["logit/bias"]
 
 
-def _boxes(preprocessing: ClassicPreprocessing, micrograph: PickedMicrograph) -> Float:
+def _boxes(preprocessing: EmUnpickerPreprocessing, micrograph: PickedMicrograph) -> Float:
     header = read_header(micrograph.path)
     raw = np.fromfile(micrograph.path, header.dtype, offset=header.data_offset).reshape(header.shape_yx)
     image = raw.astype(np.float32)

@@ -27,19 +27,20 @@ from classic_unpicker import classic_way
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.image import MicrographFile, write_mrc
+from cryoflow.preparation.patches import load_patches
+from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.simulate.make import simulate_dataset
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.classic import ClassicPreprocessing
-from cryoflow.unpicker.decision import with_decision
 from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.evaluate import evaluate
-from cryoflow.unpicker.labelled import PickedMicrograph, Split, TrainingSet
-from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.patches import Preprocessing
-from cryoflow.unpicker.preprocessing import load_boxes
+from cryoflow.unpicker.labeled import LabeledSet, Split
+from cryoflow.unpicker.operating_point import with_decision
 from cryoflow.unpicker.train import train
-from cryoflow.unpicker.unpick import Judged, judge
+from cryoflow.unpicker.train_options import TrainOptions
+from cryoflow.unpicker.unpick import ScoredMicrograph, score
 
 SETS = ("barrel", "large", "small")
 TRAIN, VALIDATION, TEST = 20, 7, 17
@@ -117,7 +118,7 @@ def data(folder: Path, name: str, *, quick: bool) -> Split:
 
 
 def hide(split: Split, share: float, seed: int, *, as_label: int) -> Split:
-    """As labels from a refinement are: a share of the right picks and all wrong ones become unlabelled, or wrong."""
+    """As labels from a refinement are: a share of the right picks and all wrong ones become unlabeled, or wrong."""
     rng = np.random.default_rng(seed)
 
     def hidden(m: PickedMicrograph) -> PickedMicrograph:
@@ -131,7 +132,7 @@ RECIPES = {
     "ours": "ours, all labels",
     "classic": "classic, all labels, 25 epochs",
     "few": "ours, 200 right picks",
-    "unlabelled": "ours, wrong picks and a fifth of the right unlabelled",
+    "unlabeled": "ours, wrong picks and a fifth of the right unlabeled",
     "dropped": "ours, wrong picks and a fifth of the right called wrong",
 }
 
@@ -146,13 +147,13 @@ def accuracy(
     options = TrainOptions(cache_dir=folder / "cache", seed=seed, **few)
     used = split
     if part == "classic":
-        preprocessing = ClassicPreprocessing(1.5 * split.train[0].diameter_A)
-        options = TrainOptions.classic(preprocessing=preprocessing, cache_dir=folder / "cache", seed=seed, **few)
+        preprocessing = EmUnpickerPreprocessing(1.5 * split.train[0].diameter_A)
+        options = TrainOptions.emunpicker(preprocessing=preprocessing, cache_dir=folder / "cache", seed=seed, **few)
     elif part == "few":
-        options = replace(options, max_right=200)
-    elif part in ("unlabelled", "dropped"):
-        used = hide(split, 0.2, SEED, as_label=0 if part == "unlabelled" else -1)
-    everything = TrainingSet(used.train + used.validation + used.test)
+        options = replace(options, max_positives=200)
+    elif part in ("unlabeled", "dropped"):
+        used = hide(split, 0.2, SEED, as_label=0 if part == "unlabeled" else -1)
+    everything = LabeledSet(used.train + used.validation + used.test)
     file = folder / "results.json"
     before = json.loads(file.read_text()).get(key, {}) if file.is_file() else {}
     if again:
@@ -162,7 +163,7 @@ def accuracy(
         started, cpu_started = time.monotonic(), time.process_time()
         bundle = train(everything, output, options, split=used, overwrite=True)
         seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
-    test = TrainingSet(split.test)
+    test = LabeledSet(split.test)
     result = evaluate(bundle, test, orientations=1 if part == "classic" else orientations)
     row = {
         "test_error": result.error.value,
@@ -185,10 +186,10 @@ def accuracy(
 
 def decided_again(bundle: ModelBundle, split: Split, options: TrainOptions) -> ModelBundle:
     """A model with temperature and threshold chosen anew, on the validation micrographs as in training."""
-    judged = [r for r in judge(bundle, split.validation) if isinstance(r, Judged)]
-    p = np.clip(np.concatenate([j.probabilities for j in judged]), 1e-12, 1 - 1e-12)
-    labels = np.concatenate([j.micrograph.labels for j in judged])
-    micrograph = np.repeat(np.arange(len(judged)), [len(j.kept) for j in judged])
+    scored = [r for r in score(bundle, split.validation) if isinstance(r, ScoredMicrograph)]
+    p = np.clip(np.concatenate([j.probabilities for j in scored]), 1e-12, 1 - 1e-12)
+    labels = np.concatenate([j.micrograph.labels for j in scored])
+    micrograph = np.repeat(np.arange(len(scored)), [len(j.kept) for j in scored])
     logits = np.log(p / (1 - p)) * bundle.temperature
     decided = with_decision(bundle, logits, labels, options, micrograph=micrograph)
     return replace(decided, metrics={**bundle.metrics, **decided.metrics})
@@ -226,14 +227,14 @@ def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
 def taken_apart(bundle: ModelBundle, micrograph: PickedMicrograph, *, repeats: int = 20) -> dict[str, float]:
     """CPU seconds of the steps of one micrograph, of all threads: the least of some repeats."""
     preprocessing = bundle.preprocessing
-    assert isinstance(preprocessing, Preprocessing)
+    assert isinstance(preprocessing, TwoChannelPreprocessing)
     target = preprocessing.target_pixel_size_A(micrograph.diameter_A)
-    boxes = load_boxes(preprocessing, micrograph)
+    boxes = load_patches(preprocessing, micrograph)
     steps = {
         "read_and_crop": lambda: fourier_resample(
             MicrographFile.open(micrograph.path), micrograph.pixel_size_A, target, workers=1
         ),
-        "read_crop_and_boxes": lambda: load_boxes(preprocessing, micrograph),
+        "read_crop_and_boxes": lambda: load_patches(preprocessing, micrograph),
         "network": lambda: bundle.logits(boxes),
     }
     seconds = {}
@@ -266,8 +267,8 @@ def our_way(bundle: ModelBundle, micrographs: list[PickedMicrograph]) -> list[fl
     """As `cryoflow unpicker unpick` does it. The start of TensorFlow is not counted, building the network is."""
     seconds = []
     last = time.monotonic()
-    for result in judge(bundle, micrographs):
-        assert isinstance(result, Judged)
+    for result in score(bundle, micrographs):
+        assert isinstance(result, ScoredMicrograph)
         seconds.append(time.monotonic() - last)
         last = time.monotonic()
     return seconds

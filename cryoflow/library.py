@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cryoflow.picks import PickSet
     from cryoflow.projects.found import Job, Project
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.unpick import Unpicked
+    from cryoflow.unpicker.unpick import UnpickReport
 
 
 def read(path: str | Path, micrographs: str | Path | None = None) -> PickSet:
@@ -119,7 +119,7 @@ class Unpicker:
         _, report = self._run(picks, 0.0)
         from cryoflow.unpicker.unpick import scores_of
 
-        return scores_of(picks, report.judged)
+        return scores_of(picks, report.scored)
 
     def clean(self, picks: PickSet, threshold: float | None = None) -> PickSet:
         """Return the picks whose probability is at least the threshold, with the probability as `score`.
@@ -132,7 +132,7 @@ class Unpicker:
         kept, _ = self._run(picks, threshold)
         return kept
 
-    def _run(self, picks: PickSet, threshold: float | None) -> tuple[PickSet, Unpicked]:
+    def _run(self, picks: PickSet, threshold: float | None) -> tuple[PickSet, UnpickReport]:
         from cryoflow.system.tensorflow_import import load_tensorflow
 
         load_tensorflow()

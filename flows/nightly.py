@@ -13,8 +13,8 @@ from pydantic import Field
 
 from cryoflow.database import Database
 from cryoflow.storage.files import write_atomically
-from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.sources import label_sources
+from cryoflow.unpicker.label_sources import label_sources
+from cryoflow.unpicker.train_options import TrainOptions
 from flows.parameters import Database as DatabaseFolder
 from flows.parameters import Epochs, Form, TrainingParameters
 from flows.unpicker import train_unpicker
@@ -74,7 +74,7 @@ def picks_seen(model: Path) -> int:
     try:
         return int(json.loads((model / RECORD).read_text())["picks_in_database"])
     except (OSError, ValueError, KeyError, TypeError):  # trained by hand
-        return sum(row.n_right + row.n_wrong + row.n_not_known for row in ModelBundle.load(model).manifest)
+        return sum(row.n_positive + row.n_negative + row.n_unlabeled for row in ModelBundle.load(model).manifest)
 
 
 @task(task_run_name="count picks")

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import parse_remaps
-from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.train_options import TrainOptions
 
 
 def _checked_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:

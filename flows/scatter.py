@@ -52,7 +52,7 @@ def judge_part(parameters: JudgingParameters) -> None:
 
     load_tensorflow()
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.shards import judge_shard, shards_of
+    from cryoflow.unpicker.unpick_shards import score_shard, shards_of
 
     p = parameters
     bundle = ModelBundle.load(p.model)
@@ -60,7 +60,7 @@ def judge_part(parameters: JudgingParameters) -> None:
     shards = [s for s in shards_of(bundle, picks, p.chunk_micrographs, p.work) if p.first <= s.first < p.last]
     with shown_progress(f"judge {p.entry} {p.first}", f"micrographs of {p.entry}") as report:
         for shard in shards:
-            judge_shard(bundle, picks, shard)
+            score_shard(bundle, picks, shard)
             report(shard.last - p.first, p.last - p.first)
 
 
@@ -101,7 +101,7 @@ def ranges_to_judge(
     Without a model nothing was judged, and no pick is read.
     """
     from cryoflow.database.diameter import load_with_diameter
-    from cryoflow.unpicker.shards import shards_of
+    from cryoflow.unpicker.unpick_shards import shards_of
 
     p = parameters
     database = Database(p.database_folder)

@@ -12,10 +12,10 @@ from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput
 from cryoflow.unpicker.label import label_from_database
-from cryoflow.unpicker.labelled import TrainingSet
-from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.label_sources import label_sources
+from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.unpicker.parameters import UnpickParameters
-from cryoflow.unpicker.sources import label_sources
+from cryoflow.unpicker.train_options import TrainOptions
 from flows.parameters import TrainingParameters
 from flows.watching import run_name, show_table, shown_progress
 
@@ -26,8 +26,8 @@ def train_unpicker(parameters: TrainingParameters) -> Path:
 
     A finished training of the same picks and options is taken as it is; a stopped one goes on.
     """
-    labelled = label_projects(parameters)
-    train_model.with_options(task_run_name=f"train {parameters.model.name}")(parameters, labelled)
+    labeled = label_projects(parameters)
+    train_model.with_options(task_run_name=f"train {parameters.model.name}")(parameters, labeled)
     return parameters.model
 
 
@@ -37,7 +37,7 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
     database = Database(parameters.database)
     sources, without = label_sources(database.entries(), parameters.projects)
     if not sources:
-        raise BadInput(parameters.database, "no project can be labelled.", " ".join(without))
+        raise BadInput(parameters.database, "no project can be labeled.", " ".join(without))
     rows, names = [], []
     total = {"right": 0, "wrong": 0, "not known": 0}
     for source in sources:
@@ -51,17 +51,17 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
         total = {word: total[word] + numbers[word] for word in total}
         rows.append({"entry": entry.name, "survived in": source.positives.name, **numbers})
     numbers_text = ", ".join(f"{n} {word}" for word, n in total.items())
-    show_table("labels", rows, f"labelled picks: {numbers_text}. " + " ".join(without))
+    show_table("labels", rows, f"labeled picks: {numbers_text}. " + " ".join(without))
     return tuple(names)
 
 
 @task
-def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> None:
+def train_model(parameters: TrainingParameters, labeled: tuple[str, ...]) -> None:
     """One training."""
     from cryoflow.unpicker.train import train
 
     database = Database(parameters.database)
-    training_set = TrainingSet.from_picks(map(database.load, labelled), diameter_A=parameters.diameter_A)
+    training_set = LabeledSet.from_picks(map(database.load, labeled), diameter_A=parameters.diameter_A)
     options = TrainOptions(
         epochs=parameters.epochs,
         patience=parameters.patience,
@@ -85,7 +85,7 @@ def train_model(parameters: TrainingParameters, labelled: tuple[str, ...]) -> No
 def unpick(parameters: UnpickParameters) -> tuple[str, ...]:
     """Remove the wrong picks of entries; what is left becomes an entry of its own.
 
-    Micrographs are judged in shards. A shard that is done is not done again, and one that fails stops no other.
+    Micrographs are scored in shards. A shard that is done is not done again, and one that fails stops no other.
     """
     entries = parameters.entries or entries_to_clean(parameters.database_folder)
     done = [clean_entry.with_options(task_run_name=f"clean {entry}")(parameters, entry) for entry in entries]
@@ -118,7 +118,7 @@ def entries_to_clean(database: Path) -> tuple[str, ...]:
 def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
     """One entry, shard by shard."""
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.shards import gather, judge_shard, shards_of
+    from cryoflow.unpicker.unpick_shards import gather, score_shard, shards_of
 
     bundle = ModelBundle.load(parameters.model)
     database = Database(parameters.database_folder)
@@ -126,7 +126,7 @@ def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
     shards = shards_of(bundle, picks, parameters.chunk_micrographs, parameters.work_folder)
     with shown_progress(f"unpick {name}", f"micrographs of {name}") as report:
         for shard in shards:
-            judge_shard(bundle, picks, shard)
+            score_shard(bundle, picks, shard)
             report(shard.last, len(picks.micrographs))
     kept, failed = gather(bundle, picks, shards, threshold=parameters.threshold)
     entry = add_if_changed(database, kept)

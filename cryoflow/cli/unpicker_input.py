@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cryoflow.picks import PickSet
-    from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet
-    from cryoflow.unpicker.unpick import OnJudged
+    from cryoflow.preparation.picked import PickedMicrograph
+    from cryoflow.unpicker.labeled import LabeledSet
+    from cryoflow.unpicker.unpick import OnScored
 
 STAR = Group("STAR files of a folder", sort_key=1)
 DB = Group("Entries of a database", sort_key=2)
@@ -38,7 +39,7 @@ BOX_DIAMETERS = 1.5
 NumCores = Annotated[int | None, Parameter(name=["--num-cores", "--workers"]), COUNT]
 
 
-def labelled(
+def labeled(
     entries: Sequence[str],
     database: Path | None,
     root: Path | None,
@@ -49,8 +50,8 @@ def labelled(
     diameter: float | None,
     *,
     boxsize_px: float | None = None,
-) -> tuple[TrainingSet, list[BadInput]]:
-    """The labelled micrographs of a folder or of entries, and the files that could not be read.
+) -> tuple[LabeledSet, list[BadInput]]:
+    """The labeled micrographs of a folder or of entries, and the files that could not be read.
 
     Parameters
     ----------
@@ -59,13 +60,13 @@ def labelled(
     boxsize_px
         The diameter is 2/3 of it where it was not given.
     """
-    from cryoflow.unpicker.labelled import TrainingSet
+    from cryoflow.unpicker.labeled import LabeledSet
     from cryoflow.unpicker.star_folder import read_star_folder
 
     if (root is None) == (not entries):
-        raise out.UsageError("give --train-root, or labelled entries and their --database.")
+        raise out.UsageError("give --train-root, or labeled entries and their --database.")
     if root is None:
-        known = TrainingSet.from_picks(load_entries(entries, database), diameter_A=diameter)
+        known = LabeledSet.from_picks(load_entries(entries, database), diameter_A=diameter)
         for note in known.notes:
             out.say(f"note: {note}")
         return known, []
@@ -82,7 +83,7 @@ def labelled(
     if diameter is None and boxsize_px is not None:
         picked = [replace(m, diameter_A=boxsize_px * m.pixel_size_A / BOX_DIAMETERS) for m in picked]
         out.say(f"note: the diameter was taken as {picked[0].diameter_A:.0f} A, 2/3 of the box; --diameter tells it")
-    return TrainingSet(tuple(picked)), bad
+    return LabeledSet(tuple(picked)), bad
 
 
 def any_picks(
@@ -95,8 +96,8 @@ def any_picks(
     ctf: Path | None,
     diameter: float,
 ) -> tuple[list[PickedMicrograph], list[BadInput]]:
-    """The micrographs of a folder or of entries, labelled or not, and the files that could not be read."""
-    from cryoflow.unpicker.labelled import picked_micrographs
+    """The micrographs of a folder or of entries, labeled or not, and the files that could not be read."""
+    from cryoflow.preparation.picked import picked_micrographs
     from cryoflow.unpicker.star_folder import read_star_folder
 
     if (folder is None) == (not entries):
@@ -137,14 +138,14 @@ def ending(failed: Sequence[BadInput], n_good: int) -> int:
 
 
 @contextmanager
-def judging(what: str, total: int | None, *, json: bool = True) -> Iterator[OnJudged]:
+def scoring(what: str, total: int | None, *, json: bool = True) -> Iterator[OnScored]:
     """A bar on a terminal; with `json` false, one line a micrograph on stdout as well."""
-    from cryoflow.unpicker.unpick import Judged
+    from cryoflow.unpicker.unpick import ScoredMicrograph
 
     if not json:
 
         def line(result: object) -> None:
-            if isinstance(result, Judged):
+            if isinstance(result, ScoredMicrograph):
                 print(result, flush=True)
 
         yield line

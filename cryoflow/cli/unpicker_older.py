@@ -35,13 +35,13 @@ def check_as_trained(bundle: ModelBundle, given: Mapping[str, float | None]) -> 
     """
     import numpy as np
 
-    from cryoflow.unpicker.classic import ClassicPreprocessing
+    from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 
     asked = {name: value for name, value in given.items() if value is not None}
     if not asked:
         return
     kept = bundle.preprocessing
-    if not isinstance(kept, ClassicPreprocessing):
+    if not isinstance(kept, EmUnpickerPreprocessing):
         names = ", ".join(f"--{name}" for name in asked)
         out.say(f"note: {names}: not used, for this model has a preprocessing of its own")
         return

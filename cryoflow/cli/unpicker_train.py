@@ -26,18 +26,18 @@ from cryoflow.cli.unpicker_input import (
     Micrographs,
     NumCores,
     ending,
-    labelled,
+    labeled,
 )
 from cryoflow.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cryoflow.unpicker.labelled import TrainingSet
-    from cryoflow.unpicker.options import TrainOptions
-    from cryoflow.unpicker.training_parts import OnProgress, Progress
+    from cryoflow.unpicker.labeled import LabeledSet
+    from cryoflow.unpicker.prepared_split import OnProgress, Progress
+    from cryoflow.unpicker.train_options import TrainOptions
 
-CLASSIC = Group("Preprocessing of --architecture classic", sort_key=3)
+CLASSIC = Group("Preprocessing of --architecture emunpicker", sort_key=3)
 
 
 def label(
@@ -52,7 +52,7 @@ def label(
     positives: Annotated[str | None, Parameter(group=DB)] = None,
     candidates: Annotated[str | None, Parameter(group=DB)] = None,
     excluded: Annotated[str | None, Parameter(group=DB)] = None,
-    dropped: Annotated[Literal["unlabelled", "wrong"], Parameter(group=DB)] = "unlabelled",
+    dropped: Annotated[Literal["unlabeled", "negative", "unlabelled", "wrong"], Parameter(group=DB)] = "unlabeled",
     radius: Annotated[float, Parameter(group=DB), POSITIVE] = 0.25,
     diameter: Annotated[Diameter, Parameter(group=DB)] = None,
     seed: int = 0,
@@ -63,7 +63,7 @@ def label(
     With FOLDER: for each X_autopick_correct.star there, X_autopick_train.star is written to --output, with the columns
     of X_autopick.star and one more: P for each pick that was kept, N for as many of those that were not.
 
-    With --database: the picks of --candidates are labelled by whether --positives has them, and the entry
+    With --database: the picks of --candidates are labeled by whether --positives has them, and the entry
     <candidates>_labelled is added.
 
     Parameters
@@ -71,7 +71,7 @@ def label(
     folder
         Folder of STAR files.
     output
-        Folder for the labelled STAR files; may be FOLDER itself.
+        Folder for the labeled STAR files; may be FOLDER itself.
     all_suffix
         What the files of all picks end in.
     kept_suffix
@@ -89,7 +89,7 @@ def label(
     excluded
         Entry of particles that a selection put aside: wrong.
     dropped
-        What candidates are that are in neither: not known, or wrong.
+        Label of candidates that are in neither entry: unlabeled, or negative.
     radius
         A candidate matches within this share of the diameter.
     diameter
@@ -103,7 +103,7 @@ def label(
         from cryoflow.unpicker.label import label_star_folder
 
         if output is None:
-            raise out.UsageError("say where to write the labelled files (--output); it may be the same folder.")
+            raise out.UsageError("say where to write the labeled files (--output); it may be the same folder.")
         done, bad = label_star_folder(
             folder,
             output,
@@ -113,7 +113,7 @@ def label(
             negatives=negatives,
             seed=seed,
         )
-        out.emit_table(done, columns=("name", "n_right", "n_wrong", "n_all", "n_added", "output"), as_json=json)
+        out.emit_table(done, columns=("name", "n_positive", "n_negative", "n_all", "n_added", "output"), as_json=json)
         return ending(bad, len(done))
     from cryoflow.database import Database
     from cryoflow.unpicker.label import label_from_database
@@ -156,12 +156,12 @@ def train(
     ctf: CtfStar = None,
     database: DatabaseOption = None,
     diameter: Diameter = None,
-    architecture: Literal["residual", "classic"] = "residual",
+    architecture: Literal["residual", "emunpicker", "classic"] = "residual",
     epochs: Annotated[int | None, Parameter(name=["--epochs", "--num-epochs"]), COUNT] = None,
     patience: Annotated[int | None, COUNT] = None,
     batch: Annotated[int | None, COUNT] = None,
     learning_rate: Annotated[float | None, POSITIVE] = None,
-    unlabelled_right: Annotated[float, SHARE] = 0.2,
+    class_prior: Annotated[float, Parameter(name=["--class-prior", "--unlabelled-right"]), SHARE] = 0.2,
     max_positives: Annotated[int | None, Parameter(name=["--max-positives", "--max-particles"]), COUNT] = None,
     validation: Annotated[float, SHARE] = 0.2,
     test: Annotated[float, SHARE] = 0.2,
@@ -190,9 +190,9 @@ def train(
     output
         Folder of the model; checkpoints/ in it holds the model after each epoch.
     train_root
-        Folder of labelled STAR files and their micrographs; or, as of old, their suffix.
+        Folder of labeled STAR files and their micrographs; or, as of old, their suffix.
     suffix
-        What the labelled files end in.
+        What the labeled files end in.
     micrographs
         Folder of the images, where it is another.
     apix
@@ -204,17 +204,17 @@ def train(
     diameter
         Particle diameter in angstrom; entries may know it, and --boxsize tells it roughly.
     architecture
-        residual, or classic: the older emUnpicker's network and preprocessing.
+        residual, or emunpicker (also: classic): the older program's network and preprocessing.
     epochs
-        30 by default, 25 for classic.
+        30 by default, 25 for emunpicker.
     patience
-        End when validation has not become better for so many epochs; 8 by default, 25 for classic.
+        End when validation has not become better for so many epochs; 8 by default, 25 for emunpicker.
     batch
-        Boxes a step; 64 by default, 16 for classic.
+        Boxes a step; 64 by default, 16 for emunpicker.
     learning_rate
-        0.002 by default, 0.01 for classic.
-    unlabelled_right
-        Share of right picks among those not known, where there are such, at most; what it is, is measured.
+        0.002 by default, 0.01 for emunpicker.
+    class_prior
+        Upper limit of the share of positives among unlabeled picks; the share itself is estimated.
     max_positives
         Learn from at most so many right picks, drawn evenly over the defocus.
     validation
@@ -250,20 +250,20 @@ def train(
     overwrite
         Replace another training in that folder.
     """
-    from cryoflow.unpicker.classic import ClassicPreprocessing
-    from cryoflow.unpicker.patches import Preprocessing
-    from cryoflow.unpicker.preprocessing import BoxMaker
+    from cryoflow.preparation.patches import PatchExtractor
+    from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+    from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
     from cryoflow.unpicker.train import train as run
 
     if precision is not None and recall is not None:
         raise out.UsageError("give --precision or --recall, not both.")
-    training_set, bad = labelled(
+    training_set, bad = labeled(
         entries, database, train_root, suffix, micrographs, apix, ctf, diameter, boxsize_px=boxsize
     )
-    preprocessing: BoxMaker = Preprocessing(phase_flip=phase_flip)
-    if architecture == "classic":
+    preprocessing: PatchExtractor = TwoChannelPreprocessing(phase_flip=phase_flip)
+    if architecture != "residual":
         edge_A = _box_edge_A(training_set, boxsize)
-        preprocessing = ClassicPreprocessing(
+        preprocessing = EmUnpickerPreprocessing(
             edge_A, resized_box, sigma_contrast, lowpass, highpass, gaussian_sigma, phase_flip
         )
     options = _options(
@@ -273,11 +273,11 @@ def train(
         patience=patience,
         learning_rate=learning_rate,
         batch=batch,
-        unlabelled_right=unlabelled_right,
-        max_right=max_positives,
+        class_prior=class_prior,
+        max_positives=max_positives,
         validation=validation,
         test=test,
-        wanted=(precision, recall),
+        goal=(precision, recall),
         seed=seed,
         start_from=start_from,
         cache_dir=cache,
@@ -292,16 +292,16 @@ def train(
         **{k: v for k, v in sorted(bundle.metrics.items())},
     }
     out.emit_record(record, as_json=json)
-    if not bundle.metrics["threshold_reached_what_was_wanted"]:
+    if not bundle.metrics["goal_reached"]:
         nearest = {n: bundle.metrics[f"validation_{n}_estimated"] for n in ("precision", "recall")}
         had = f"precision {nearest['precision']:.3f} and recall {nearest['recall']:.3f}"
-        out.say(f"warning: on the validation micrographs no threshold gives a {options.wanted}; this one gives {had}")
+        out.say(f"warning: on the validation micrographs no threshold gives a {options.goal}; this one gives {had}")
     model = shlex.quote(str(output))
     out.say(f"next: cryoflow unpicker evaluate {model}, then cryoflow unpicker unpick {model}")
     return ending(bad, 1)
 
 
-def _box_edge_A(training_set: TrainingSet, boxsize_px: float | None) -> float:
+def _box_edge_A(training_set: LabeledSet, boxsize_px: float | None) -> float:
     """The model keeps angstrom, for it may be used on another sampling."""
     pixel_sizes_A = {m.pixel_size_A for m in training_set.micrographs}
     if boxsize_px is None:
@@ -311,13 +311,13 @@ def _box_edge_A(training_set: TrainingSet, boxsize_px: float | None) -> float:
     return boxsize_px * training_set.micrographs[0].pixel_size_A
 
 
-def _options(architecture: str, *, wanted: tuple[float | None, float | None], **given: object) -> TrainOptions:
+def _options(architecture: str, *, goal: tuple[float | None, float | None], **given: object) -> TrainOptions:
     """Options with the architecture's own values where none was given."""
-    from cryoflow.unpicker.calibrate import Wanted
-    from cryoflow.unpicker.options import TrainOptions
+    from cryoflow.preparation.calibration import Goal
+    from cryoflow.unpicker.train_options import TrainOptions
 
-    values = {k: v for k, v in given.items() if v is not None} | {"wanted": Wanted(*wanted)}
-    return TrainOptions.classic(**values) if architecture == "classic" else TrainOptions(**values)  # type: ignore[arg-type]
+    values = {k: v for k, v in given.items() if v is not None} | {"goal": Goal(*goal)}
+    return TrainOptions.emunpicker(**values) if architecture != "residual" else TrainOptions(**values)  # type: ignore[arg-type]
 
 
 @contextmanager

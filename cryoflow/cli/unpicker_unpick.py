@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.unpicker_input import ending, judging, load_entries, warn_coverage
+from cryoflow.cli.unpicker_input import ending, load_entries, scoring, warn_coverage
 from cryoflow.cli.unpicker_older import check_as_trained
 from cryoflow.errors import BadInput
 from cryoflow.storage.safe_names import safe_name
@@ -33,7 +33,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
         return _unpick_entries(bundle, p, json=json)
     from cryoflow.unpicker.unpick import unpick_star_folder
 
-    with judging("unpick", None, json=json) as on_judged:
+    with scoring("unpick", None, json=json) as on_scored:
         report = unpick_star_folder(
             bundle,
             p.folder,
@@ -48,15 +48,15 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
             threshold=p.threshold,
             orientations=p.orientations,
             workers=p.workers,
-            on_judged=on_judged,
+            on_scored=on_scored,
         )
-    warn_coverage(bundle, [j.micrograph for j in report.judged])
+    warn_coverage(bundle, [j.micrograph for j in report.scored])
     if json:
         out.emit_json(
-            [{"name": j.micrograph.name, "n": len(j.kept), "n_kept": int(j.kept.sum())} for j in report.judged]
+            [{"name": j.micrograph.name, "n": len(j.kept), "n_kept": int(j.kept.sum())} for j in report.scored]
         )
-    out.say(f"kept {report.n_kept} of {report.n_picks} picks on {len(report.judged)} micrographs")
-    return ending(report.failed, len(report.judged))
+    out.say(f"kept {report.n_kept} of {report.n_picks} picks on {len(report.scored)} micrographs")
+    return ending(report.failed, len(report.scored))
 
 
 def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: bool) -> int:
@@ -68,16 +68,16 @@ def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: 
     rows = []
     failed: list[BadInput] = []
     for name, picks in zip(p.entries, load_entries(p.entries, p.database), strict=True):
-        with judging(name, None, json=json) as on_judged:
+        with scoring(name, None, json=json) as on_scored:
             kept, report = run(
                 bundle,
                 picks,
                 threshold=p.threshold,
                 orientations=p.orientations,
                 workers=p.workers,
-                on_judged=on_judged,
+                on_scored=on_scored,
             )
-        warn_coverage(bundle, [j.micrograph for j in report.judged])
+        warn_coverage(bundle, [j.micrograph for j in report.scored])
         for note in report.notes:
             out.say(f"note: {note}")
         failed += report.failed
@@ -94,7 +94,7 @@ def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: 
                 "from": name,
                 "picks": len(picks),
                 "kept": len(kept),
-                "micrographs": len(report.judged),
+                "micrographs": len(report.scored),
             }
         )
     out.emit_table(rows, as_json=json)

@@ -19,8 +19,8 @@ from cryoflow.cli.unpicker_input import (
     NumCores,
     any_picks,
     ending,
-    judging,
-    labelled,
+    labeled,
+    scoring,
     warn_coverage,
 )
 from cryoflow.errors import BadInput, ExitCode
@@ -42,7 +42,7 @@ def evaluate(
     report: Path | None = None,
     json: out.Json = False,
 ) -> int:
-    """Measure a model on labelled micrographs that were used for nothing else.
+    """Measure a model on labeled micrographs that were used for nothing else.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def evaluate(
     entries
         Labelled entries of a database; those it was trained from will do: their test micrographs are taken.
     train_root
-        Folder of labelled STAR files and their micrographs.
+        Folder of labeled STAR files and their micrographs.
     suffix
-        What the labelled files end in.
+        What the labeled files end in.
     micrographs
         Folder of the images, where it is another.
     apix
@@ -77,9 +77,9 @@ def evaluate(
     from cryoflow.unpicker.evaluate import evaluate as run
 
     bundle = ModelBundle.load(model)
-    known, bad = labelled(entries, database, train_root, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
-    with judging("evaluate", len(known.micrographs)) as on_judged:
-        result = run(bundle, known, orientations=orientations, workers=num_cores, on_judged=on_judged)
+    known, bad = labeled(entries, database, train_root, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
+    with scoring("evaluate", len(known.micrographs)) as on_scored:
+        result = run(bundle, known, orientations=orientations, workers=num_cores, on_scored=on_scored)
     numbers = result.numbers()
     rows = [{"measure": k, "value": v.value, "low": v.low, "high": v.high} for k, v in numbers.items()]
     if json:
@@ -88,7 +88,7 @@ def evaluate(
                 "model": model,
                 "threshold": result.threshold,
                 "n_picks": result.n_picks,
-                "n_right": result.n_right,
+                "n_positive": result.n_positive,
                 "measures": {k: {"value": v.value, "low": v.low, "high": v.high} for k, v in numbers.items()},
                 "micrographs": result.micrographs,
                 "defocus": result.defocus,
@@ -153,11 +153,11 @@ def suggest(
     num_cores
         Micrographs prepared at a time.
     """
+    from cryoflow.preparation.patches import require_ctf
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.preprocessing import require_ctf
     from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
-    from cryoflow.unpicker.unpick import Judged, judge
+    from cryoflow.unpicker.unpick import ScoredMicrograph, score
 
     bundle = ModelBundle.load(model)
     found, bad = any_picks(entries, database, folder, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
@@ -165,18 +165,18 @@ def suggest(
     free = not_cleaned(bundle, found)
     if len(free) < len(found):
         out.say(f"note: {len(found) - len(free)} of {len(found)} micrographs have labels already")
-    judged: list[Judged] = []
-    with judging("suggest", len(free)) as on_judged:
-        for result in judge(bundle, free, workers=num_cores):
-            (bad if isinstance(result, BadInput) else judged).append(result)  # type: ignore[arg-type]
-            on_judged(result)
+    scored: list[ScoredMicrograph] = []
+    with scoring("suggest", len(free)) as on_scored:
+        for result in score(bundle, free, workers=num_cores):
+            (bad if isinstance(result, BadInput) else scored).append(result)  # type: ignore[arg-type]
+            on_scored(result)
     warn_coverage(bundle, free)
     out.emit_table(
-        run(bundle, judged, number=number),
+        run(bundle, scored, number=number),
         columns=("name", "data_set", "n_picks", "n_kept", "n_doubtful", "defocus_A", "why"),
         as_json=json,
     )
-    return ending(bad, len(found) - len(free) + len(judged))
+    return ending(bad, len(found) - len(free) + len(scored))
 
 
 def info(model: Path, *, json: out.Json = False) -> int:
@@ -202,9 +202,9 @@ def info(model: Path, *, json: out.Json = False) -> int:
         "threshold": b.threshold,
         "data_sets": sorted({r.data_set for r in b.manifest}),
         **{f"{p}_micrographs": len(rows) for p, rows in parts.items()},
-        "train_right": sum(r.n_right for r in parts["train"]),
-        "train_wrong": sum(r.n_wrong for r in parts["train"]),
-        "train_not_known": sum(r.n_not_known for r in parts["train"]),
+        "train_positive": sum(r.n_positive for r in parts["train"]),
+        "train_negative": sum(r.n_negative for r in parts["train"]),
+        "train_unlabeled": sum(r.n_unlabeled for r in parts["train"]),
         "defocus_um": [low / 1e4, high / 1e4],
         "metrics": dict(b.metrics),
         "options": dict(b.options),

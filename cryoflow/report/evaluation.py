@@ -12,6 +12,7 @@ from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.image import read_micrograph
+from cryoflow.preparation.picked import POSITIVE, UNLABELED
 from cryoflow.report.figures import (
     KEPT,
     MISSED,
@@ -28,15 +29,14 @@ from cryoflow.report.figures import (
 from cryoflow.report.page import Block, Figures, Gallery, Picture, Section, Table, Text
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.evaluate import Evaluation, Row
-from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT
-from cryoflow.unpicker.unpick import Judged
+from cryoflow.unpicker.unpick import ScoredMicrograph
 
 BOXES = 20
-"""Boxes in a montage."""
+"""Patches in a montage."""
 COLUMNS = 5
 """Of a montage: two montages lie side by side on the page, and a probability below a box can be read."""
 SHOWN_PIXELS_PER_DIAMETER = 28
-"""Boxes are shown at this sampling, where particles stand out of the noise."""
+"""Patches are shown at this sampling, where particles stand out of the noise."""
 
 
 def evaluation_sections(evaluation: Evaluation, bundle: ModelBundle, *, micrographs: int = 4) -> list[Section]:
@@ -50,7 +50,7 @@ def evaluation_sections(evaluation: Evaluation, bundle: ModelBundle, *, microgra
     return [
         _numbers(evaluation, bundle),
         _curves(evaluation),
-        Section("Boxes", _montages(evaluation, bundle.diameter_A)),
+        Section("Patches", _montages(evaluation, bundle.diameter_A)),
         Section("Micrographs", _overlays(evaluation, micrographs)),
         _tables(evaluation),
     ]
@@ -73,15 +73,15 @@ def _numbers(e: Evaluation, bundle: ModelBundle) -> Section:
             )
         ),
         Text(
-            f"{e.n_picks:,} labelled picks, {e.n_right:,} of them right, on {len(e.micrographs)} micrographs that were "
-            f"used for nothing else. Picks of a probability of at least {e.threshold:.3f} are kept. Intervals are from "
-            "a bootstrap over micrographs, for the picks of one micrograph are not independent."
+            f"{e.n_picks:,} labeled picks, {e.n_positive:,} of them positive, on {len(e.micrographs)} micrographs "
+            f"that were used for nothing else. Picks of a probability of at least {e.threshold:.3f} are kept. "
+            "Intervals are from a bootstrap over micrographs, for the picks of one micrograph are not independent."
         ),
     ]
     blocks += [Text(f"Take note: {warning}.") for warning in e.warnings]
     if e.failed:
         rows = [[str(error.path), error.reason] for error in e.failed]
-        blocks.append(Table(("micrograph", "why it could not be judged"), rows, caption="Left out"))
+        blocks.append(Table(("micrograph", "why it could not be scored"), rows, caption="Left out"))
     return Section(f"How good is {bundle.folder.name if bundle.folder else 'the model'}?", blocks)
 
 
@@ -108,23 +108,23 @@ def _curves(e: Evaluation) -> Section:
 
 
 def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
-    """The most certain, the most doubtful, and the most wrongly judged picks."""
-    place = [(i, k) for i, j in enumerate(e.judged) for k in range(len(j.kept))]
-    p = np.concatenate([j.probabilities for j in e.judged]) if e.judged else np.zeros(0)
-    label = np.concatenate([j.micrograph.labels for j in e.judged]) if e.judged else np.zeros(0, np.int8)
-    right = label == RIGHT
-    wrong = ~right & (label != NOT_KNOWN)
+    """The most certain, the most doubtful, and the most wrongly scored picks."""
+    place = [(i, k) for i, j in enumerate(e.scored) for k in range(len(j.kept))]
+    p = np.concatenate([j.probabilities for j in e.scored]) if e.scored else np.zeros(0)
+    label = np.concatenate([j.micrograph.labels for j in e.scored]) if e.scored else np.zeros(0, np.int8)
+    right = label == POSITIVE
+    wrong = ~right & (label != UNLABELED)
     groups = (
         ("Most certainly right", KEPT, np.argsort(-p, kind="stable")),
         ("Most certainly wrong", REMOVED, np.argsort(p, kind="stable")),
         ("Most doubtful", MISSED, np.argsort(np.abs(p - e.threshold), kind="stable")),
-        ("Kept, but labelled wrong", REMOVED, _worst(wrong & (p >= e.threshold), -p)),
-        ("Removed, but labelled right", KEPT, _worst(right & (p < e.threshold), p)),
+        ("Kept, but labeled wrong", REMOVED, _worst(wrong & (p >= e.threshold), -p)),
+        ("Removed, but labeled right", KEPT, _worst(right & (p < e.threshold), p)),
     )
     pictures = []
     for title, color, order in groups:
         rows = [place[n] for n in order[:BOXES]]
-        boxes, captions = _boxes(e.judged, rows, diameter_A)
+        boxes, captions = _boxes(e.scored, rows, diameter_A)
         if len(boxes):
             n = f"; {len(order)} in all" if len(order) < len(p) else ""
             pictures.append(
@@ -144,13 +144,13 @@ def _worst(which: npt.NDArray[np.bool_], key: npt.NDArray[np.float64]) -> npt.ND
 
 
 def _boxes(
-    judged: Sequence[Judged], rows: Sequence[tuple[int, int]], diameter_A: float
+    scored: Sequence[ScoredMicrograph], rows: Sequence[tuple[int, int]], diameter_A: float
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Boxes of picks, in their order, each micrograph read once; those of unreadable micrographs are left out."""
+    """Patches of picks, in their order, each micrograph read once; those of unreadable micrographs are left out."""
     cut: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
     side = 2 * round(0.9 * SHOWN_PIXELS_PER_DIAMETER)
     for i in sorted({i for i, _ in rows}):
-        m = judged[i].micrograph
+        m = scored[i].micrograph
         try:
             image = read_micrograph(m.path)
         except (CryoflowError, OSError):
@@ -161,14 +161,14 @@ def _boxes(
         centers = rescale_xy(m.centers_xy_px[picks], image.shape, small.shape)
         cut.update({(i, k): box for k, box in zip(picks, cut_boxes(small, centers, side), strict=True)})
     there = [row for row in rows if row in cut]
-    captions = [f"{judged[i].probabilities[k]:.2f}" for i, k in there]
+    captions = [f"{scored[i].probabilities[k]:.2f}" for i, k in there]
     return np.stack([cut[row] for row in there]) if there else np.zeros((0, side, side), np.float32), captions
 
 
 def _overlays(e: Evaluation, number: int) -> list[Block]:
     """Micrographs from the worst to the best, with what was kept and removed, rightly and wrongly."""
     errors = {row.name: row.error for row in e.micrographs}
-    known = [j for j in e.judged if j.micrograph.name in errors]
+    known = [j for j in e.scored if j.micrograph.name in errors]
     by_error = sorted(known, key=lambda j: (-errors[j.micrograph.name], j.micrograph.name))
     chosen = [by_error[i] for i in np.unique(np.linspace(0, len(by_error) - 1, number).round().astype(int))]
     pictures = []
@@ -178,7 +178,7 @@ def _overlays(e: Evaluation, number: int) -> list[Block]:
             image = read_micrograph(m.path)
         except (CryoflowError, OSError):
             continue
-        right, wrong = m.labels == RIGHT, (m.labels != RIGHT) & (m.labels != NOT_KNOWN)
+        right, wrong = m.labels == POSITIVE, (m.labels != POSITIVE) & (m.labels != UNLABELED)
         marks = [
             Marks(m.centers_xy_px[j.kept & ~wrong], "kept", KEPT),
             Marks(m.centers_xy_px[~j.kept & ~right], "removed", REMOVED),
@@ -195,7 +195,7 @@ def _overlays(e: Evaluation, number: int) -> list[Block]:
 
 def _tables(e: Evaluation) -> Section:
     def rows(of: Sequence[Row]) -> list[list[object]]:
-        return [[r.name, r.n, r.n_right, r.n_kept, r.error, r.precision, r.recall, r.roc_auc] for r in of]
+        return [[r.name, r.n, r.n_positive, r.n_kept, r.error, r.precision, r.recall, r.roc_auc] for r in of]
 
     head = ("picks", "right", "kept", "error", "precision", "recall", "ROC AUC")
     blocks: list[Block] = []

@@ -153,7 +153,7 @@ def training_section(model: ModelBundle) -> Section:
     for data_set in sorted({r.data_set for r in model.manifest}):
         for part in parts:
             members = [r for r in model.manifest if (r.data_set, r.part) == (data_set, part)]
-            counts = [sum(getattr(r, f) for r in members) for f in ("n_right", "n_wrong", "n_not_known")]
+            counts = [sum(getattr(r, f) for r in members) for f in ("n_positive", "n_negative", "n_unlabeled")]
             rows.append([data_set, part, len(members), *counts])
     head = ("data set", "part", "micrographs", "right", "wrong", "not known")
     blocks.append(Table(head, rows, caption="Labelled picks, split by micrograph"))

@@ -1,6 +1,6 @@
 """Batches of random views for training, in an order that depends on seed and epoch alone.
 
-Boxes stay on disk. Each epoch the micrographs are shuffled and read in groups that fit the memory given; picks are
+Patches stay on disk. Each epoch the micrographs are shuffled and read in groups that fit the memory given; picks are
 shuffled within their group. A small training set is one group, which stays in memory.
 """
 
@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.unpicker.cache import CachedMicrograph
-from cryoflow.unpicker.network import random_views
-from cryoflow.unpicker.preprocessing import BoxMaker
+from cryoflow.preparation.augment import augment
+from cryoflow.preparation.patches import PatchExtractor
+from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     def __init__(
         self,
         micrographs: Sequence[CachedMicrograph],
-        preprocessing: BoxMaker,
+        preprocessing: PatchExtractor,
         *,
         batch: int,
         seed: int,
@@ -64,7 +64,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         boxes = self._boxes(group)
         rng = np.random.default_rng([self.seed, 2, self.epoch, index])
         labels = np.concatenate([self.micrographs[i].labels for i in group])
-        views = random_views(boxes[rows], self.preprocessing.input_px, rng, contrast=self.contrast)
+        views = augment(boxes[rows], self.preprocessing.input_px, rng, contrast=self.contrast)
         return views, labels[rows].astype(np.float32)[:, None]
 
     def start_at(self, epoch: int) -> None:

@@ -16,26 +16,28 @@ import dataclasses
 import io
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 import cryoflow
 from cryoflow.errors import BadInput
+from cryoflow.preparation.augment import center_crop, oriented
+from cryoflow.preparation.patches import Patches, PatchExtractor
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, remove, write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.safe_names import inside
-from cryoflow.unpicker.cache import CachedMicrograph
 from cryoflow.unpicker.devices import find_devices, load_keras
-from cryoflow.unpicker.network import Architecture, build, centre_view, turned
-from cryoflow.unpicker.patches import preprocessing_from_json
-from cryoflow.unpicker.preprocessing import Boxes, BoxMaker
+from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
+from cryoflow.unpicker.network import Architecture, build
+from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 if TYPE_CHECKING:
     import keras
@@ -52,9 +54,9 @@ class ManifestRow:
     part: str
     data_set: str
     name: str
-    n_right: int
-    n_wrong: int
-    n_not_known: int
+    n_positive: int
+    n_negative: int
+    n_unlabeled: int
     defocus_A: float
     pixel_size_A: float
     diameter_A: float
@@ -85,7 +87,7 @@ class ModelBundle:
     """
 
     architecture: Architecture
-    preprocessing: BoxMaker
+    preprocessing: PatchExtractor
     weights: Weights = field(repr=False, compare=False)
     diameter_A: float
     temperature: float = 1.0
@@ -118,12 +120,12 @@ class ModelBundle:
         known = [r.defocus_A for r in self.manifest if r.part == "train" and np.isfinite(r.defocus_A)]
         return (min(known), max(known)) if known else (float("nan"), float("nan"))
 
-    def logits(self, boxes: Boxes, *, orientations: int = 1, batch: int | None = None) -> npt.NDArray[np.float64]:
+    def logits(self, boxes: Patches, *, orientations: int = 1, batch: int | None = None) -> npt.NDArray[np.float64]:
         """The network's opinion of boxes, (n,); above 0 is right. The mean over so many orientations of each box."""
         return logits_of(self.network, boxes, self.architecture.input_px, orientations=orientations, batch=batch)
 
     def probabilities(
-        self, boxes: Boxes, *, orientations: int = 1, batch: int | None = None
+        self, boxes: Patches, *, orientations: int = 1, batch: int | None = None
     ) -> npt.NDArray[np.float64]:
         """Calibrated probability that each box holds a whole particle, (n,)."""
         return sigmoid(self.logits(boxes, orientations=orientations, batch=batch) / self.temperature)
@@ -211,6 +213,30 @@ class ModelBundle:
             raise BadInput(file, f"cannot be read as a model: {error!r}.", "Was it made by another version?") from error
 
 
+def preprocessing_from_json(text_or_values: str | dict[str, object]) -> PatchExtractor:
+    """Build the preprocessing that `to_json` described; `classic` is the older name of `emunpicker`.
+
+    Raises
+    ------
+    ValueError
+        For a kind or a field that this version does not know.
+    """
+    values = json.loads(text_or_values) if isinstance(text_or_values, str) else dict(text_or_values)
+    kind = values.pop("kind", None)
+    if kind == TwoChannelPreprocessing.kind:
+        return _from_fields(TwoChannelPreprocessing, values)
+    if kind in (EmUnpickerPreprocessing.kind, "classic"):
+        return _from_fields(EmUnpickerPreprocessing, values)
+    raise ValueError(f"preprocessing of unknown kind {kind!r}")
+
+
+def _from_fields(kind: Callable[..., PatchExtractor], values: dict[str, Any]) -> PatchExtractor:
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if set(values) != fields:
+        raise ValueError(f"preprocessing with fields {sorted(values)}; expected {sorted(fields)}")
+    return kind(**values)
+
+
 def get_weights(model: keras.Model) -> dict[str, npt.NDArray[np.generic]]:
     """All weights of a network by name, moving averages included."""
     from keras import ops
@@ -236,14 +262,14 @@ def set_weights(model: keras.Model, weights: Weights, source: Path) -> None:
 
 
 def logits_of(
-    model: keras.Model, boxes: Boxes, input_px: int, *, orientations: int = 1, batch: int | None = None
+    model: keras.Model, boxes: Patches, input_px: int, *, orientations: int = 1, batch: int | None = None
 ) -> npt.NDArray[np.float64]:
     """Mean logit over `orientations` (1, 2, 4 or 8) of each box."""
-    views = centre_view(boxes, input_px)
+    views = center_crop(boxes, input_px)
     size = batch or (512 if model.jit_compile else 160)  # of a GPU; of a CPU's cache
     total = np.zeros(len(views))
     for orientation in (0, 3, 5, 6, 1, 2, 4, 7)[:orientations]:
-        total += _predict(model, np.ascontiguousarray(turned(views, orientation)), size)
+        total += _predict(model, np.ascontiguousarray(oriented(views, orientation)), size)
     return total / orientations
 
 
@@ -314,6 +340,8 @@ def _finite(value: object) -> object:
 
 
 _COLUMNS: Sequence[str] = tuple(f.name for f in dataclasses.fields(ManifestRow))
+_OLD_COLUMNS = {"n_right": "n_positive", "n_wrong": "n_negative", "n_not_known": "n_unlabeled"}
+"""Columns of version 0.1, still read."""
 
 
 def _manifest_text(rows: Sequence[ManifestRow]) -> str:
@@ -331,12 +359,13 @@ def _manifest_text(rows: Sequence[ManifestRow]) -> str:
 
 def _read_manifest(path: Path) -> tuple[ManifestRow, ...]:
     lines = inputs.read_text(path).splitlines()
-    if not lines or tuple(lines[0].split("\t")) != tuple(_COLUMNS):
+    columns = [_OLD_COLUMNS.get(c, c) for c in lines[0].split("\t")] if lines else []
+    if tuple(columns) != tuple(_COLUMNS):
         raise ValueError(f"unexpected head line of {path.name}")
     kinds = {
-        "n_right": int,
-        "n_wrong": int,
-        "n_not_known": int,
+        "n_positive": int,
+        "n_negative": int,
+        "n_unlabeled": int,
         "defocus_A": float,
         "pixel_size_A": float,
         "diameter_A": float,

@@ -9,10 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.storage.fingerprints import checksum
-from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG, PickedMicrograph, TrainingSet
-from cryoflow.unpicker.metrics import (
+from cryoflow.preparation.metrics import (
     Counts,
     Interval,
     average_precision,
@@ -22,8 +19,12 @@ from cryoflow.unpicker.metrics import (
     precision_recall,
     roc_auc,
 )
-from cryoflow.unpicker.preprocessing import require_ctf
-from cryoflow.unpicker.unpick import Judged, OnJudged, judge
+from cryoflow.preparation.patches import require_ctf
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
+from cryoflow.storage.fingerprints import checksum
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.labeled import LabeledSet
+from cryoflow.unpicker.unpick import OnScored, ScoredMicrograph, score
 
 Float = npt.NDArray[np.float64]
 
@@ -34,7 +35,7 @@ class Row:
 
     name: str
     n: int
-    n_right: int
+    n_positive: int
     n_kept: int
     error: float
     precision: float
@@ -74,14 +75,14 @@ class Evaluation:
     calibration_error: Interval
     threshold: float
     n_picks: int
-    n_right: int
+    n_positive: int
     micrographs: tuple[Row, ...]
     defocus: tuple[Row, ...]
     precision_recall: Float = field(repr=False)
     calibration: Float = field(repr=False)
     probabilities: Float = field(repr=False)
     right: npt.NDArray[np.bool_] = field(repr=False)
-    judged: tuple[Judged, ...] = field(default=(), repr=False)
+    scored: tuple[ScoredMicrograph, ...] = field(default=(), repr=False)
     failed: tuple[BadInput, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -93,15 +94,15 @@ class Evaluation:
 
 def evaluate(
     bundle: ModelBundle,
-    training_set: TrainingSet,
+    training_set: LabeledSet,
     *,
     orientations: int = 1,
     workers: int | None = None,
     rounds: int = 500,
     seed: int = 0,
-    on_judged: OnJudged | None = None,
+    on_scored: OnScored | None = None,
 ) -> Evaluation:
-    """Measure a model on labelled micrographs that it has not seen.
+    """Measure a model on labeled micrographs that it has not seen.
 
     Micrographs that the model was trained or validated on are left out: those that its manifest names as test are
     taken, and those that it does not name.
@@ -120,18 +121,18 @@ def evaluate(
             "Label others, or train with a share for the test (--test).",
         )
     require_ctf(bundle.preprocessing, unseen)
-    judged: list[Judged] = []
+    scored: list[ScoredMicrograph] = []
     failed: list[BadInput] = []
-    for result in judge(bundle, unseen, orientations=orientations, workers=workers):
+    for result in score(bundle, unseen, orientations=orientations, workers=workers):
         if isinstance(result, BadInput):
             failed.append(result)
         else:
-            judged.append(result)
-        if on_judged:
-            on_judged(result)
-    if not judged:
+            scored.append(result)
+        if on_scored:
+            on_scored(result)
+    if not scored:
         raise failed[0]
-    return measure(judged, bundle, rounds=rounds, seed=seed, failed=tuple(failed))
+    return measure(scored, bundle, rounds=rounds, seed=seed, failed=tuple(failed))
 
 
 def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
@@ -143,24 +144,24 @@ def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]
 
 
 def measure(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredMicrograph],
     bundle: ModelBundle,
     *,
     rounds: int = 500,
     seed: int = 0,
     failed: tuple[BadInput, ...] = (),
 ) -> Evaluation:
-    """All numbers about picks that were judged."""
-    labels = np.concatenate([j.micrograph.labels for j in judged])
-    probabilities = np.concatenate([j.probabilities for j in judged])
-    micrograph = np.repeat(np.arange(len(judged)), [len(j.kept) for j in judged])
+    """All numbers about picks that were scored."""
+    labels = np.concatenate([j.micrograph.labels for j in scored])
+    probabilities = np.concatenate([j.probabilities for j in scored])
+    micrograph = np.repeat(np.arange(len(scored)), [len(j.kept) for j in scored])
     warnings = []
-    if (labels == WRONG).any():
-        known = labels != NOT_KNOWN
+    if (labels == NEGATIVE).any():
+        known = labels != UNLABELED
     else:
         known = np.ones(len(labels), bool)
-        warnings.append("no pick is labelled wrong: those not known are counted as wrong, so true precision is higher")
-    right, p, m = labels[known] == RIGHT, probabilities[known], micrograph[known]
+        warnings.append("no pick is labeled wrong: those not known are counted as wrong, so true precision is higher")
+    right, p, m = labels[known] == POSITIVE, probabilities[known], micrograph[known]
     if right.all() or not right.any():
         raise BadInput(
             bundle.folder or "model", f"the {len(right)} test picks are all of one kind: nothing to measure."
@@ -170,7 +171,7 @@ def measure(
     def interval(measure_one: Callable[[Float], float]) -> Interval:
         return bootstrap(measure_one, m, rounds=rounds, seed=seed)
 
-    warnings += _coverage(bundle, [j.micrograph for j in judged])
+    warnings += _coverage(bundle, [j.micrograph for j in scored])
     precision, recall, _ = precision_recall(right, p)
     return Evaluation(
         error=interval(lambda w: Counts.of(right, kept, w).error),
@@ -182,18 +183,18 @@ def measure(
         calibration_error=interval(lambda w: calibration_error(right, p, w)),
         threshold=bundle.threshold,
         n_picks=len(p),
-        n_right=int(right.sum()),
+        n_positive=int(right.sum()),
         micrographs=tuple(
-            _row(judged[i].micrograph.name, right[m == i], p[m == i], bundle.threshold, judged[i].micrograph.defocus_A)
-            for i in range(len(judged))
+            _row(scored[i].micrograph.name, right[m == i], p[m == i], bundle.threshold, scored[i].micrograph.defocus_A)
+            for i in range(len(scored))
             if (m == i).any()
         ),
-        defocus=_by_defocus(judged, right, p, m, bundle.threshold),
+        defocus=_by_defocus(scored, right, p, m, bundle.threshold),
         precision_recall=np.stack((recall, precision)),
         calibration=np.stack(calibration_curve(right, p)),
         probabilities=p,
         right=right,
-        judged=tuple(judged),
+        scored=tuple(scored),
         failed=failed,
         warnings=tuple(warnings),
     )
@@ -204,7 +205,7 @@ def _row(name: str, right: npt.NDArray[np.bool_], p: Float, threshold: float, de
     return Row(
         name=name,
         n=len(p),
-        n_right=int(right.sum()),
+        n_positive=int(right.sum()),
         n_kept=int((p >= threshold).sum()),
         error=counts.error,
         precision=counts.precision,
@@ -215,7 +216,7 @@ def _row(name: str, right: npt.NDArray[np.bool_], p: Float, threshold: float, de
 
 
 def _by_defocus(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredMicrograph],
     right: npt.NDArray[np.bool_],
     p: Float,
     micrograph: npt.NDArray[np.intp],
@@ -223,7 +224,7 @@ def _by_defocus(
     step_A: float = 5000.0,
 ) -> tuple[Row, ...]:
     """One row each half micrometre; micrographs of unknown defocus are left out."""
-    defocus = np.array([j.micrograph.defocus_A for j in judged])
+    defocus = np.array([j.micrograph.defocus_A for j in scored])
     with np.errstate(invalid="ignore"):
         bins = np.floor(defocus / step_A)
     rows = []

@@ -15,13 +15,14 @@ from scipy.spatial import cKDTree
 
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.picks import PickSet
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.storage.files import write_atomically
-from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
 from cryoflow.unpicker.star_folder import files_by_stem, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import LABEL_COLUMN, StarRows
 
 Negatives = Literal["balanced", "all"]
-Dropped = Literal["unlabelled", "wrong"]
+Dropped = Literal["unlabeled", "negative", "unlabelled", "wrong"]
+"""The last two are older words for the first two."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class StarLabels:
 
     name: str
     output: Path
-    n_right: int
-    n_wrong: int
+    n_positive: int
+    n_negative: int
     n_all: int
     n_added: int
     """Kept picks that are not among all picks: added by hand."""
@@ -63,7 +64,7 @@ def label_star_folder(
 
     Returns
     -------
-    One entry a micrograph, and what was wrong with those that could not be labelled.
+    One entry a micrograph, and what was wrong with those that could not be labeled.
 
     Raises
     ------
@@ -98,9 +99,9 @@ def _label_pair(
     right = np.zeros(len(everything), bool)
     right[nearest[matched]] = True
     removed = np.flatnonzero(~right)
-    n_right = int(right.sum()) + int((~matched).sum())
+    n_positive = int(right.sum()) + int((~matched).sum())
     if negatives == "balanced":
-        removed = np.sort(rng.permutation(removed)[:n_right])
+        removed = np.sort(rng.permutation(removed)[:n_positive])
     rows = [*np.flatnonzero(right), *removed]
     values = ["P"] * int(right.sum()) + ["N"] * len(removed)
     by_hand = np.flatnonzero(~matched)
@@ -130,7 +131,7 @@ def label_from_database(
     *,
     radius: float = 0.25,
     diameter_A: float | None = None,
-    dropped: Dropped = "unlabelled",
+    dropped: Dropped = "unlabeled",
 ) -> PickSet:
     """Label the picks of one job by what became of them in others.
 
@@ -151,7 +152,7 @@ def label_from_database(
     diameter_A
         Used where neither pick set knows it.
     dropped
-        `unlabelled`, or `wrong` where what is dropped is known to be wrong (cleaned by hand).
+        `unlabeled`, or `negative` where what is dropped is known to be wrong (cleaned by hand).
 
     Returns
     -------
@@ -169,7 +170,7 @@ def label_from_database(
         raise BadInput(where, "the particle diameter is unknown.", "Give --diameter.")
     homes = _same_micrographs(candidates, positives)
     wrong_homes = _same_micrographs(candidates, excluded) if excluded is not None else {}
-    labels = np.full(len(candidates), NOT_KNOWN if dropped == "unlabelled" else WRONG, np.int8)
+    labels = np.full(len(candidates), UNLABELED if dropped in ("unlabeled", "unlabelled") else NEGATIVE, np.int8)
     keep = np.zeros(len(candidates), bool)
     offsets = candidates.offsets
     centers = candidates.centers_xy_px
@@ -180,12 +181,12 @@ def label_from_database(
         reach = radius * diameter / size
         if excluded is not None and i in wrong_homes:
             near = _within(centers[these], _picks_of(excluded, wrong_homes[i]), reach)
-            labels[these][near] = WRONG
+            labels[these][near] = NEGATIVE
         survivors = _picks_of(positives, j)
-        labels[these][_within(centers[these], survivors, reach)] = RIGHT
+        labels[these][_within(centers[these], survivors, reach)] = POSITIVE
         unmatched += int((~_within(survivors, centers[these], reach)).sum())
         keep[these] = True
-    if not homes or not (labels[keep] == RIGHT).any():
+    if not homes or not (labels[keep] == POSITIVE).any():
         what = "no micrograph in common" if not homes else "no pick in common"
         raise BadInput(
             where,

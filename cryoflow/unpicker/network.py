@@ -6,13 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
     import keras
 
-ArchitectureName = Literal["residual", "classic"]
+ArchitectureName = Literal["residual", "emunpicker"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Architecture:
     Attributes
     ----------
     name
-        `residual`, or `classic` for the older emUnpicker's.
+        `residual`, or `emunpicker` for the older emUnpicker's.
     input_px, n_channels
         Of a box.
     widths
@@ -46,7 +43,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, values: dict[str, object]) -> Architecture:
-        """What `to_json` described.
+        """Build the architecture that `to_json` described; `classic` is the older name of `emunpicker`.
 
         Raises
         ------
@@ -54,6 +51,8 @@ class Architecture:
             For a name or a field that this version does not know.
         """
         fields = {f.name for f in dataclasses.fields(cls)}
+        if values.get("name") == "classic":
+            values = {**values, "name": "emunpicker"}
         if set(values) != fields or values["name"] not in BUILDERS:
             raise ValueError(f"a network {values.get('name')!r} with fields {sorted(values)}")
         tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
@@ -127,26 +126,26 @@ def _residual(architecture: Architecture, dtype: object) -> keras.Model:
     return keras.Model(inputs, logit, name="residual")
 
 
-def _classic(architecture: Architecture, dtype: object) -> keras.Model:
-    from cryoflow.unpicker.classic import build_classic
+def _emunpicker(architecture: Architecture, dtype: object) -> keras.Model:
+    from cryoflow.unpicker.emunpicker import build_emunpicker
 
-    return build_classic(architecture.input_px, architecture.n_channels, dropout=architecture.dropout, dtype=dtype)
-
-
-BUILDERS = {"residual": _residual, "classic": _classic}
+    return build_emunpicker(architecture.input_px, architecture.n_channels, dropout=architecture.dropout, dtype=dtype)
 
 
-def pick_loss(unlabelled_right: float, label_smoothing: float) -> keras.losses.Loss:
+BUILDERS = {"residual": _residual, "emunpicker": _emunpicker}
+
+
+def pick_loss(class_prior: float, label_smoothing: float) -> keras.losses.Loss:
     """The loss for labels 1 (right), -1 (wrong) and 0 (not known).
 
-    With no unlabelled picks it is the cross-entropy. Unlabelled picks enter by the non-negative positive-unlabelled
+    With no unlabeled picks it is the cross-entropy. Unlabelled picks enter by the non-negative positive-unlabeled
     risk (Kiryo et al. 2017): they are taken as wrong, and what the right ones among them add to that, estimated from
-    the labelled right ones, is taken off again, but not below zero.
+    the labeled right ones, is taken off again, but not below zero.
 
     Parameters
     ----------
-    unlabelled_right
-        Share of the unlabelled picks that is right.
+    class_prior
+        Share of the unlabeled picks that is right.
     label_smoothing
         Targets are drawn towards a half by half of this.
     """
@@ -157,65 +156,24 @@ def pick_loss(unlabelled_right: float, label_smoothing: float) -> keras.losses.L
         def call(self, y_true: object, y_pred: object) -> object:
             labels = ops.reshape(ops.cast(y_true, "float32"), (-1,))
             logits = ops.reshape(ops.cast(y_pred, "float32"), (-1,))
-            if_right = ops.softplus(-logits)
-            if_wrong = ops.softplus(logits)
+            as_positive = ops.softplus(-logits)
+            as_negative = ops.softplus(logits)
             s = label_smoothing / 2
-            if_right, if_wrong = (1 - s) * if_right + s * if_wrong, (1 - s) * if_wrong + s * if_right
+            as_positive, as_negative = (
+                (1 - s) * as_positive + s * as_negative,
+                (1 - s) * as_negative + s * as_positive,
+            )
             right = ops.cast(labels > 0.5, "float32")
             wrong = ops.cast(labels < -0.5, "float32")
             unknown = 1 - right - wrong
-            n_right, n_unknown = ops.sum(right), ops.sum(unknown)
-            of_wrong = ops.sum(wrong * if_wrong)
-            of_right = ops.sum(right * if_right)
-            some_right = ops.maximum(n_right, 1.0)
-            hidden = unlabelled_right * n_unknown * ops.cast(n_right > 0, "float32")
-            unknown_wrong = ops.sum(unknown * if_wrong) - hidden * ops.sum(right * if_wrong) / some_right
-            of_right = of_right + hidden * of_right / some_right
-            total = of_right + of_wrong + ops.maximum(unknown_wrong, 0.0)
+            n_positive, n_unknown = ops.sum(right), ops.sum(unknown)
+            of_negative = ops.sum(wrong * as_negative)
+            of_positive = ops.sum(right * as_positive)
+            some_right = ops.maximum(n_positive, 1.0)
+            hidden = class_prior * n_unknown * ops.cast(n_positive > 0, "float32")
+            unknown_wrong = ops.sum(unknown * as_negative) - hidden * ops.sum(right * as_negative) / some_right
+            of_positive = of_positive + hidden * of_positive / some_right
+            total = of_positive + of_negative + ops.maximum(unknown_wrong, 0.0)
             return total / ops.cast(ops.shape(labels)[0], "float32")
 
     return PickLoss(name="pick_loss", reduction=None)
-
-
-def random_views(
-    boxes: npt.NDArray[np.float16], input_px: int, rng: np.random.Generator, *, contrast: float = 0.15
-) -> npt.NDArray[np.float32]:
-    """Each box turned, mirrored, shifted within its margin, its contrast and level changed a little.
-
-    Parameters
-    ----------
-    boxes : (n, edge, edge, channels)
-        `edge` may exceed `input_px`: shifts are drawn from the margin.
-
-    Returns
-    -------
-    (n, input_px, input_px, channels) float32
-    """
-    n, edge, _, channels = boxes.shape
-    room = edge - input_px
-    draws = np.column_stack([rng.integers(0, high, n) for high in (room + 1, room + 1, 8)])
-    views = np.empty((n, input_px, input_px, channels), np.float32)
-    for i, (row, column, turn) in enumerate(draws.tolist()):
-        views[i] = turned(boxes[i, row : row + input_px, column : column + input_px], turn)
-    if contrast:
-        views *= rng.normal(1, contrast, (n, 1, 1, channels)).astype(np.float32)
-        views += rng.normal(0, contrast, (n, 1, 1, channels)).astype(np.float32)
-    return views
-
-
-def turned(box: npt.NDArray[np.generic], orientation: int) -> npt.NDArray[np.generic]:
-    """One of the eight orientations of a box, (y, x, channels) or (n, y, x, channels)."""
-    y_axis = box.ndim - 3
-    if orientation & 4:
-        box = np.swapaxes(box, y_axis, y_axis + 1)
-    if orientation & 2:
-        box = np.flip(box, y_axis)
-    if orientation & 1:
-        box = np.flip(box, y_axis + 1)
-    return box
-
-
-def centre_view(boxes: npt.NDArray[np.float16], input_px: int) -> npt.NDArray[np.float32]:
-    """Boxes without their margin, as the network takes them."""
-    margin = (boxes.shape[1] - input_px) // 2
-    return boxes[:, margin : margin + input_px, margin : margin + input_px].astype(np.float32)

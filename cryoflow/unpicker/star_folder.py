@@ -14,7 +14,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.header import read_header
-from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG, PickedMicrograph
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
 from cryoflow.unpicker.star_rows import StarRows
 
 log = logging.getLogger(__name__)
@@ -180,5 +180,5 @@ def _image(folder: Path, stem: str, file: Path) -> Path:
 def _labels(rows: StarRows) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
     column = rows.label_column()
     if column is None:
-        return np.full(len(rows), NOT_KNOWN, np.int8)
-    return np.array([RIGHT if word == "P" else WRONG for word in rows.words(column)], np.int8)
+        return np.full(len(rows), UNLABELED, np.int8)
+    return np.array([POSITIVE if word == "P" else NEGATIVE for word in rows.words(column)], np.int8)

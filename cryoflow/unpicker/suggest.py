@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
-from cryoflow.unpicker.labelled import PickedMicrograph
-from cryoflow.unpicker.unpick import Judged
+from cryoflow.unpicker.unpick import ScoredMicrograph
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ class Suggestion:
     why: str
 
 
-def suggest(bundle: ModelBundle, judged: Sequence[Judged], *, number: int = 5) -> tuple[Suggestion, ...]:
+def suggest(bundle: ModelBundle, scored: Sequence[ScoredMicrograph], *, number: int = 5) -> tuple[Suggestion, ...]:
     """The micrographs whose hand-cleaning would teach most, best first.
 
-    A pick of probability p will be judged wrongly with min(p, 1 - p); the sum over a micrograph tells how many mistakes
+    A pick of probability p will be scored wrongly with min(p, 1 - p); the sum over a micrograph tells how many mistakes
     wait there to be corrected. Micrographs whose defocus the training did not cover count up to twice as much. Those
     that have labels already (`not_cleaned`) are left out, and each one chosen makes its neighbours in defocus count
     less.
     """
-    free = {id(m) for m in not_cleaned(bundle, [j.micrograph for j in judged])}
-    open_ = [j for j in judged if id(j.micrograph) in free and len(j.kept)]
+    free = {id(m) for m in not_cleaned(bundle, [j.micrograph for j in scored])}
+    open_ = [j for j in scored if id(j.micrograph) in free and len(j.kept)]
     trained = np.array([r.defocus_A for r in bundle.manifest if r.part == "train" and np.isfinite(r.defocus_A)])
     doubt = np.array([float(np.minimum(j.probabilities, 1 - j.probabilities).sum()) for j in open_])
     defocus = np.array([j.micrograph.defocus_A for j in open_])
@@ -67,7 +67,7 @@ def suggest(bundle: ModelBundle, judged: Sequence[Judged], *, number: int = 5) -
             n_doubtful=round(float(doubt[i]), 2),
             defocus_A=float(defocus[i]),
             defocus_gap_A=float(gaps[i]),
-            why=f"about {doubt[i]:.0f} of {len(open_[i].kept)} picks would be judged wrongly"
+            why=f"about {doubt[i]:.0f} of {len(open_[i].kept)} picks would be scored wrongly"
             + (f", {gaps[i] / 1e4:.1f} um of defocus from any learnt from" if gaps[i] > 1000 else ""),
         )
         for i in chosen
@@ -93,4 +93,4 @@ def not_cleaned(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) ->
 
 def _is_open(row: ManifestRow) -> bool:
     """Whether cleaning would tell something: labels that a refinement left say nothing of the picks it dropped."""
-    return row.part == "test" and row.n_not_known > 0
+    return row.part == "test" and row.n_unlabeled > 0

@@ -1,4 +1,4 @@
-"""Training: from labelled micrographs to a model.
+"""Training: from labeled micrographs to a model.
 
 The output folder holds the model and, in `checkpoints/`, the model after each epoch, any of which can be used. A killed
 training goes on where it stopped when the same command is given again, and comes to the same result: order, views and
@@ -16,23 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.patches import PatchExtractor, require_ctf
+from cryoflow.preparation.picked import POSITIVE
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, versions
-from cryoflow.unpicker.cache import CachedMicrograph, prepare
 from cryoflow.unpicker.devices import load_keras
-from cryoflow.unpicker.labelled import (
-    RIGHT,
-    Split,
-    TrainingSet,
-    balanced_draw,
-    fingerprint,
-    split_by_micrograph,
-)
+from cryoflow.unpicker.labeled import LabeledSet, Split, balanced_draw, fingerprint, split_by_micrograph
 from cryoflow.unpicker.network import Architecture
-from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.preprocessing import BoxMaker, require_ctf
-from cryoflow.unpicker.training_parts import OnProgress, Parts, Progress
+from cryoflow.unpicker.patch_cache import CachedMicrograph, prepare
+from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
+from cryoflow.unpicker.train_options import TrainOptions
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +35,7 @@ BEFORE = "before"
 
 
 def train(
-    training_set: TrainingSet,
+    training_set: LabeledSet,
     output: Path,
     options: TrainOptions | None = None,
     *,
@@ -77,8 +71,8 @@ def train(
     split = split or split_by_micrograph(
         training_set, validation=options.validation, test=options.test, seed=options.seed
     )
-    if options.max_right is not None:
-        split = replace(split, train=balanced_draw(split.train, options.max_right, seed=options.seed))
+    if options.max_positives is not None:
+        split = replace(split, train=balanced_draw(split.train, options.max_positives, seed=options.seed))
     parts = _prepare_parts(preprocessing, split, output, options, on_progress)
     if start is not None:
         parts = parts.without_leaks(start)
@@ -86,14 +80,14 @@ def train(
     if finished := _finished(output, mark, overwrite=overwrite):
         return finished
     load_keras()  # takes seconds, which a finished training need not wait for
-    from cryoflow.unpicker.fit import fit
+    from cryoflow.unpicker.training_loop import fit
 
     bundle = ModelBundle(
         architecture=architecture,
         preprocessing=preprocessing,
         weights={},
         diameter_A=diameter,
-        options=options.that_matter(),
+        options=options.deciding(),
         manifest=(*parts.manifest(), *_learnt_before(parts, start)),
         fingerprint=mark,
         versions=versions(),
@@ -104,8 +98,8 @@ def train(
 
 
 def _prepare_parts(
-    preprocessing: BoxMaker, split: Split, output: Path, options: TrainOptions, on_progress: OnProgress | None
-) -> Parts:
+    preprocessing: PatchExtractor, split: Split, output: Path, options: TrainOptions, on_progress: OnProgress | None
+) -> PreparedSplit:
     cache_dir = options.cache_dir or output.parent / "unpicker_cache"
     total = sum(len(members) for _, members in split.parts())
     before = 0
@@ -129,14 +123,14 @@ def _prepare_parts(
                 failed[0] if failed else BadInput(output, f"there is no micrograph for {part}.", "Label more of them.")
             )
     labels = np.concatenate([m.labels for m in prepared["train"]])
-    if not (labels == RIGHT).any() or not (labels != RIGHT).any():
+    if not (labels == POSITIVE).any() or not (labels != POSITIVE).any():
         raise BadInput(
             output, "the micrographs that could be read and are to be learnt from have labels of one kind only."
         )
-    return Parts(prepared["train"], prepared["validation"], prepared["test"], tuple(failed))
+    return PreparedSplit(prepared["train"], prepared["validation"], prepared["test"], tuple(failed))
 
 
-def _learnt_before(parts: Parts, start: ModelBundle | None) -> list[ManifestRow]:
+def _learnt_before(parts: PreparedSplit, start: ModelBundle | None) -> list[ManifestRow]:
     """Rows of an earlier model's micrographs, so that no evaluation takes them for unseen ones."""
     here = {m.content for m in (*parts.train, *parts.validation, *parts.test)}
     rows = [r for r in (start.manifest if start else ()) if r.part != "test" and r.content not in here]
@@ -144,9 +138,9 @@ def _learnt_before(parts: Parts, start: ModelBundle | None) -> list[ManifestRow]
 
 
 def _fingerprint(
-    preprocessing: BoxMaker,
+    preprocessing: PatchExtractor,
     architecture: Architecture,
-    parts: Parts,
+    parts: PreparedSplit,
     options: TrainOptions,
     start: ModelBundle | None,
 ) -> str:
@@ -156,7 +150,7 @@ def _fingerprint(
     values = {
         "preprocessing": preprocessing.to_json(),
         "architecture": architecture.to_json(),
-        "options": options.that_matter(),
+        "options": options.deciding(),
         "parts": [members(part) for part in (parts.train, parts.validation, parts.test)],
         "start": start.fingerprint if start else "",
     }

@@ -19,10 +19,10 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
+from cryoflow.preparation.patches import Patches, load_patches, require_ctf
+from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
-from cryoflow.unpicker.preprocessing import Boxes, load_boxes, require_ctf
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import FOM
 
@@ -32,8 +32,8 @@ SCORE_KIND = "cryoflow/probability"
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A micrograph whose picks were judged.
+class ScoredMicrograph:
+    """A micrograph whose picks were scored.
 
     Attributes
     ----------
@@ -53,35 +53,35 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Unpicked:
-    """What came of un-picking: one entry a micrograph, and what could not be judged."""
+class UnpickReport:
+    """What came of un-picking: one entry a micrograph, and what could not be scored."""
 
-    judged: tuple[Judged, ...]
+    scored: tuple[ScoredMicrograph, ...]
     failed: tuple[BadInput, ...]
     notes: tuple[str, ...] = ()
 
     @property
     def n_picks(self) -> int:
-        """Judged."""
-        return sum(len(j.kept) for j in self.judged)
+        """ScoredMicrograph."""
+        return sum(len(j.kept) for j in self.scored)
 
     @property
     def n_kept(self) -> int:
         """Of them."""
-        return sum(int(j.kept.sum()) for j in self.judged)
+        return sum(int(j.kept.sum()) for j in self.scored)
 
 
-OnJudged = Callable[[Judged | BadInput], None]
+OnScored = Callable[[ScoredMicrograph | BadInput], None]
 
 
-def judge(
+def score(
     bundle: ModelBundle,
     micrographs: Iterable[PickedMicrograph],
     *,
     threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
-) -> Iterator[Judged | BadInput]:
+) -> Iterator[ScoredMicrograph | BadInput]:
     """Score the picks of micrographs one by one, in their order.
 
     Parameters
@@ -95,7 +95,7 @@ def judge(
 
     Yields
     ------
-    What was judged, or the error that tells why a micrograph could not be.
+    What was scored, or the error that tells why a micrograph could not be.
     """
     from cryoflow.micrographs.fourier import fft_workers
 
@@ -104,25 +104,25 @@ def judge(
     assert network is not None
     n_workers = workers or min(8, fft_workers())
 
-    def boxes_of(micrograph: PickedMicrograph) -> Boxes | BadInput:
+    def patches_of(micrograph: PickedMicrograph) -> Patches | BadInput:
         try:
             with local_copy(micrograph.path) as path:
-                return load_boxes(bundle.preprocessing, replace(micrograph, path=path))
+                return load_patches(bundle.preprocessing, replace(micrograph, path=path))
         except BadInput as error:
             return error
         except OSError as error:
             return BadInput(micrograph.path, f"cannot be read: {error.strerror or error}.")
 
-    def finished(micrograph: PickedMicrograph, boxes: Boxes | BadInput) -> Judged | BadInput:
+    def finished(micrograph: PickedMicrograph, boxes: Patches | BadInput) -> ScoredMicrograph | BadInput:
         if isinstance(boxes, BadInput):
             return boxes
         probabilities = bundle.probabilities(boxes, orientations=orientations)
-        return Judged(micrograph, probabilities, probabilities >= limit)
+        return ScoredMicrograph(micrograph, probabilities, probabilities >= limit)
 
     with ThreadPoolExecutor(n_workers) as pool:
-        waiting: deque[tuple[PickedMicrograph, Future[Boxes | BadInput]]] = deque()
+        waiting: deque[tuple[PickedMicrograph, Future[Patches | BadInput]]] = deque()
         for micrograph in micrographs:
-            waiting.append((micrograph, pool.submit(boxes_of, micrograph)))
+            waiting.append((micrograph, pool.submit(patches_of, micrograph)))
             if len(waiting) > n_workers:
                 ready, future = waiting.popleft()
                 yield finished(ready, future.result())
@@ -138,32 +138,32 @@ def unpick(
     threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
-    on_judged: OnJudged | None = None,
-) -> tuple[PickSet, Unpicked]:
+    on_scored: OnScored | None = None,
+) -> tuple[PickSet, UnpickReport]:
     """Judge the picks of a pick set and keep the right ones.
 
     Returns
     -------
     kept : PickSet
-        Of kind Unpicked, with the probability as `score`. Picks on micrographs that could not be judged are not in it;
-        `counts["not_judged"]` tells how many.
-    report : Unpicked
+        Of kind Unpicked, with the probability as `score`. Picks on micrographs that could not be scored are left out;
+        `counts["not_scored"]` is their number.
+    report : UnpickReport
     """
     micrographs, notes = picked_micrographs(picks, diameter_A=bundle.diameter_A)
     require_ctf(bundle.preprocessing, micrographs)
     report = _collect(
-        judge(bundle, micrographs, threshold=threshold, orientations=orientations, workers=workers), on_judged, notes
+        score(bundle, micrographs, threshold=threshold, orientations=orientations, workers=workers), on_scored, notes
     )
-    scores = scores_of(picks, report.judged)
+    scores = scores_of(picks, report.scored)
     return keep_above(bundle, picks, scores, threshold=threshold, notes=report.notes, failed=report.failed), report
 
 
-def scores_of(picks: PickSet, judged: Sequence[Judged]) -> npt.NDArray[np.float64]:
-    """The probability of each pick of a set, (n,); NaN on micrographs that were not judged."""
+def scores_of(picks: PickSet, scored: Sequence[ScoredMicrograph]) -> npt.NDArray[np.float64]:
+    """The probability of each pick of a set, (n,); NaN on micrographs that were not scored."""
     row_of = {name: i for i, name in enumerate(picks.micrographs["name"])}
     offsets = picks.offsets
     scores = np.full(len(picks), np.nan)
-    for one in judged:
+    for one in scored:
         i = row_of[one.micrograph.name]
         scores[offsets[i] : offsets[i + 1]] = one.probabilities
     return scores
@@ -178,13 +178,13 @@ def keep_above(
     notes: Sequence[str] = (),
     failed: Sequence[BadInput] = (),
 ) -> PickSet:
-    """The picks of at least the threshold (None takes the model's), as a set of kind Unpicked."""
+    """The picks of at least the threshold (None takes the model's), as a set of kind UnpickReport."""
     limit = bundle.threshold if threshold is None else threshold
     with np.errstate(invalid="ignore"):
         keep = scores >= limit
     counts = {**picks.counts, "removed": int((np.isfinite(scores) & ~keep).sum())}
     if lost := int(np.isnan(scores).sum()):
-        counts["not_judged"] = lost
+        counts["not_scored"] = lost
     source = picks.provenance
     return replace(
         picks,
@@ -201,7 +201,7 @@ def keep_above(
         diameter_A=picks.diameter_A or bundle.diameter_A,
         score_kind=SCORE_KIND,
         counts=counts,
-        notes=(*picks.notes, *notes, *(f"not judged: {e}" for e in failed)),
+        notes=(*picks.notes, *notes, *(f"not scored: {e}" for e in failed)),
     )
 
 
@@ -220,8 +220,8 @@ def unpick_star_folder(
     threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
-    on_judged: OnJudged | None = None,
-) -> Unpicked:
+    on_scored: OnScored | None = None,
+) -> UnpickReport:
     """Judge all STAR files of a folder, and write beside each other the rows that are kept, as they were.
 
     Parameters
@@ -250,39 +250,43 @@ def unpick_star_folder(
     require_ctf(bundle.preprocessing, [p.micrograph for p in found])
     sources = {id(p.micrograph): p for p in found}
 
-    def write(judged: Judged | BadInput) -> None:
-        if isinstance(judged, Judged):
-            _write_star(sources[id(judged.micrograph)], judged, output, unpick_suffix, scored_suffix)
-        if on_judged:
-            on_judged(judged)
+    def write(scored: ScoredMicrograph | BadInput) -> None:
+        if isinstance(scored, ScoredMicrograph):
+            _write_star(sources[id(scored.micrograph)], scored, output, unpick_suffix, scored_suffix)
+        if on_scored:
+            on_scored(scored)
 
     for error in bad:
         write(error)
-    results = judge(
+    results = score(
         bundle, [p.micrograph for p in found], threshold=threshold, orientations=orientations, workers=workers
     )
     report = _collect(results, write, ())
     return replace(report, failed=(*bad, *report.failed))
 
 
-def _collect(results: Iterable[Judged | BadInput], on_judged: OnJudged | None, notes: Sequence[str]) -> Unpicked:
-    judged: list[Judged] = []
+def _collect(
+    results: Iterable[ScoredMicrograph | BadInput], on_scored: OnScored | None, notes: Sequence[str]
+) -> UnpickReport:
+    scored: list[ScoredMicrograph] = []
     failed: list[BadInput] = []
     for result in results:
         if isinstance(result, BadInput):
             failed.append(result)
         else:
-            judged.append(result)
-        if on_judged:
-            on_judged(result)
-    return Unpicked(tuple(judged), tuple(failed), tuple(notes))
+            scored.append(result)
+        if on_scored:
+            on_scored(result)
+    return UnpickReport(tuple(scored), tuple(failed), tuple(notes))
 
 
-def _write_star(picks: StarPicks, judged: Judged, output: Path, unpick_suffix: str, scored_suffix: str | None) -> None:
-    name = judged.micrograph.name
-    write_atomically(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(judged.kept)))
+def _write_star(
+    picks: StarPicks, scored: ScoredMicrograph, output: Path, unpick_suffix: str, scored_suffix: str | None
+) -> None:
+    name = scored.micrograph.name
+    write_atomically(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(scored.kept)))
     if scored_suffix is not None:
-        values = [f"{p:.6f}" for p in judged.probabilities]
+        values = [f"{p:.6f}" for p in scored.probabilities]
         write_atomically(output / f"{name}{suffix_of(scored_suffix)}", _encoded(picks.rows.with_column(FOM, values)))
 
 

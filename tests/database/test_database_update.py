@@ -12,7 +12,7 @@ from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.update import add_if_changed
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.unpicker.sources import label_sources
+from cryoflow.unpicker.label_sources import label_sources
 
 
 def _picks(
@@ -95,8 +95,8 @@ def test_a_project_that_cannot_be_labelled_says_what_it_lacks(tmp_path: Path) ->
     database.add(_picks(tmp_path, Kind.REFINE_3D, "job011"))
     assert label_sources(database.entries()) == (
         [],
-        ["P1: there is no entry of an autopick job, so that its picks cannot be labelled"],
+        ["P1: there is no entry of an autopick job, so that its picks cannot be labeled"],
     )
     assert label_sources(database.entries(), ["P2"])[1] == [
-        "P2: there is no entry of a refinement, a selection or manual picks, so that its picks cannot be labelled"
+        "P2: there is no entry of a refinement, a selection or manual picks, so that its picks cannot be labeled"
     ]

@@ -112,7 +112,7 @@ def test_a_job_that_cannot_be_read_is_one_line_and_the_rest_is_read(project: Pat
 def test_a_shard_that_is_done_is_not_judged_again(
     whole: PipelineParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import cryoflow.unpicker.shards as shards
+    import cryoflow.unpicker.unpick_shards as shards
 
     parameters = UnpickParameters(
         database=whole.output / "database",
@@ -127,14 +127,14 @@ def test_a_shard_that_is_done_is_not_judged_again(
     assert len(records) == 3
     records[1].unlink()
     seen: list[int] = []
-    real = shards.judge
+    real = shards.score
 
-    def judge(bundle: object, micrographs: object, **options: object) -> object:
+    def score(bundle: object, micrographs: object, **options: object) -> object:
         members = list(micrographs)  # type: ignore[call-overload]
         seen.append(len(members))
         return real(bundle, members, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(shards, "judge", judge)
+    monkeypatch.setattr(shards, "score", score)
     unpick(parameters)
     assert len(seen) == 1
     assert Database(parameters.database).load("CS-barrel/Unpicked_J4").picks.equals(before)

@@ -15,12 +15,12 @@ from prefect import flow
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.parameters import UnpickParameters
-from cryoflow.unpicker.patches import Preprocessing
-from cryoflow.unpicker.shards import shards_of
+from cryoflow.unpicker.unpick_shards import shards_of
 from flows.ingest import ingest
 from flows.parameters import IngestParameters
 from flows.scatter import cut, group_projects, plan_scatter, scatter_ingest, scatter_unpicking
@@ -76,7 +76,7 @@ def test_what_is_judged_already_makes_no_job(
     database, work = tmp_path / "DB", tmp_path / "work"
     ingest(IngestParameters(roots=(project.parent,), database=database))
     weights = {"kernel": np.zeros(3, np.float32)}
-    bundle = ModelBundle(Architecture("residual", 48, 2), Preprocessing(), weights, diameter_A=160.0)
+    bundle = ModelBundle(Architecture("residual", 48, 2), TwoChannelPreprocessing(), weights, diameter_A=160.0)
     bundle.save(tmp_path / "model")
     for shard in shards_of(bundle, load_with_diameter(Database(database), ENTRY), 2, work)[:1]:
         write_atomically(shard.record, "{}")

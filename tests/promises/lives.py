@@ -58,17 +58,17 @@ def training(folder: Path) -> None:
     """An uninterrupted training, and one that is killed again and again."""
     from promise_tools import make_entry
 
-    import cryoflow.unpicker.fit  # noqa: F401  # imports Keras, before the forks
+    import cryoflow.unpicker.training_loop  # noqa: F401  # imports Keras, before the forks
+    from cryoflow.preparation.two_channel import TwoChannelPreprocessing
     from cryoflow.storage import files
-    from cryoflow.unpicker.labelled import TrainingSet
-    from cryoflow.unpicker.options import TrainOptions
-    from cryoflow.unpicker.patches import Preprocessing
+    from cryoflow.unpicker.labeled import LabeledSet
+    from cryoflow.unpicker.prepared_split import Progress
     from cryoflow.unpicker.train import train
-    from cryoflow.unpicker.training_parts import Progress
+    from cryoflow.unpicker.train_options import TrainOptions
 
     entry = make_entry(folder, n=6, labels=True)
     options = TrainOptions(
-        preprocessing=Preprocessing(pixels_per_diameter=12, margin_px=1),
+        preprocessing=TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1),
         widths=(8,),
         blocks=(1,),
         epochs=3,
@@ -94,7 +94,7 @@ def training(folder: Path) -> None:
                 files._on_fault_point = lambda name: die() if name == point else None
 
         try:
-            train(TrainingSet.from_picks([entry]), folder / model, options, on_progress=on_progress)
+            train(LabeledSet.from_picks([entry]), folder / model, options, on_progress=on_progress)
         finally:
             print("STEPS", model, *done, flush=True)
 

@@ -41,17 +41,17 @@ def run_all(root: Path, out: Path, lines: list[list[str]] | None = None) -> None
 def train_and_unpick(root: Path, out: Path) -> None:
     """The long way: label the picks of a job, train on them, un-pick; all through the database's links."""
     from cryoflow.database import Database
-    from cryoflow.unpicker.labelled import TrainingSet
-    from cryoflow.unpicker.options import TrainOptions
-    from cryoflow.unpicker.patches import Preprocessing
+    from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+    from cryoflow.unpicker.labeled import LabeledSet
     from cryoflow.unpicker.train import train
+    from cryoflow.unpicker.train_options import TrainOptions
     from cryoflow.unpicker.unpick import unpick
 
     picks = Database(out / "DB").load("CS-demo/NonUniform_J11")
     table = picks.picks.assign(label=[1 if i % 2 else -1 for i in range(len(picks))])
-    labelled = type(picks).build(picks.provenance, picks.micrographs, table, diameter_A=150.0)
+    labeled = type(picks).build(picks.provenance, picks.micrographs, table, diameter_A=150.0)
     small = TrainOptions(
-        preprocessing=Preprocessing(pixels_per_diameter=12, margin_px=1),
+        preprocessing=TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1),
         widths=(8,),
         blocks=(1,),
         epochs=1,
@@ -60,7 +60,7 @@ def train_and_unpick(root: Path, out: Path) -> None:
         test=0.0,
         workers=2,
     )
-    unpick(train(TrainingSet.from_picks(labelled), out / "model", small), picks)
+    unpick(train(LabeledSet.from_picks(labeled), out / "model", small), picks)
 
 
 def test_no_command_changes_or_tries_to_change_anything_below_the_root(finished_projects: Path, tmp_path: Path) -> None:

@@ -42,18 +42,18 @@ from cryoflow.pickers.training_sets.export_shards import write_part
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import PickSet
+from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.report.page import write_report
 from cryoflow.storage import files
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.label import label_star_folder
-from cryoflow.unpicker.labelled import picked_micrographs
 from cryoflow.unpicker.network import Architecture
-from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.unpicker.patch_cache import prepare
 
 PACKAGE = Path(files.__file__).parent
 PICKERS = ("cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2", "relion", "cryosparc")
-SMALL = Preprocessing(pixels_per_diameter=12, margin_px=1)
+SMALL = TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1)
 
 
 def small_bundle(scale: float = 1.0) -> ModelBundle:

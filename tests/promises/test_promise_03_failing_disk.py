@@ -22,10 +22,10 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.ingest import IngestOptions, ingest_job, plan_jobs
+from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.label import label_star_folder
-from cryoflow.unpicker.labelled import picked_micrographs
+from cryoflow.unpicker.patch_cache import prepare
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO)
 

@@ -17,13 +17,14 @@ from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
+from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum, fingerprint
 from cryoflow.unpicker.batches import TrainingBatches
-from cryoflow.unpicker.cache import CachedMicrograph, prepare
-from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet, picked_micrographs, split_by_micrograph
-from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.unpicker.labeled import LabeledSet, split_by_micrograph
+from cryoflow.unpicker.patch_cache import CachedMicrograph, prepare
 
-SMALL = Preprocessing(pixels_per_diameter=12, margin_px=1)
+SMALL = TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1)
 
 
 def copied(entry: PickSet, folder: Path, project: str, rows: list[int], *, shift: int = 0) -> PickSet:
@@ -75,7 +76,7 @@ def test_a_training_set_for_pickers_has_no_micrograph_on_two_sides(tmp_path: Pat
 def test_the_unpickers_training_has_no_micrograph_on_two_sides(tmp_path: Path, seed: int) -> None:
     one = make_entry(tmp_path, n=9, seed=1, labels=True)
     two = copied(one, tmp_path, "Q7", list(range(8, 2, -1)))
-    training = TrainingSet.from_picks([one, two])
+    training = LabeledSet.from_picks([one, two])
     split = split_by_micrograph(training, validation=0.3, test=0.3, seed=seed)
     found = sides([(part, m.path) for part, members in split.parts() for m in members])
     assert sum(len(members) for _, members in split.parts()) == 15
@@ -139,7 +140,7 @@ def test_a_box_is_normalised_by_its_own_micrograph_alone(tmp_path: Path) -> None
 def test_rotations_of_a_pick_stay_with_its_micrograph(tmp_path: Path) -> None:
     """Views are made while training, from boxes of the training part; none is stored, and none can be split off."""
     entry = make_entry(tmp_path, n=6, labels=True)
-    split = split_by_micrograph(TrainingSet.from_picks(entry), validation=0.3, test=0.2)
+    split = split_by_micrograph(LabeledSet.from_picks(entry), validation=0.3, test=0.2)
     assert [sum(len(m.labels) for m in members) for _, members in split.parts()] == [
         sum((entry.picks["micrograph"] == i).sum() for i in rows)
         for rows in (
@@ -159,15 +160,15 @@ def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(
     from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
     from cryoflow.unpicker.evaluate import not_learnt_from
     from cryoflow.unpicker.network import Architecture
+    from cryoflow.unpicker.prepared_split import PreparedSplit
     from cryoflow.unpicker.train import _learnt_before
-    from cryoflow.unpicker.training_parts import Parts
 
     cached = prepared(make_entry(tmp_path, n=4, labels=True), tmp_path / "cache")
     rows = tuple(
         ManifestRow.of(part, m) for part, m in zip(("train", "validation", "test", "train"), cached, strict=True)
     )
     start = ModelBundle(Architecture("residual", 12, 2), SMALL, {}, DIAMETER_A, manifest=rows)
-    parts = Parts(cached[2:3], cached[1:2], (cached[0],), ()).without_leaks(start)
+    parts = PreparedSplit(cached[2:3], cached[1:2], (cached[0],), ()).without_leaks(start)
     assert (len(parts.train), len(parts.test)) == (2, 0)
     manifest = (*parts.manifest(), *_learnt_before(parts, start))
     new = replace(start, manifest=manifest)

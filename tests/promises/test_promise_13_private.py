@@ -15,10 +15,10 @@ from test_promise_02_kill_anywhere import SMALL, small_bundle
 from cryoflow.database import Database
 from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.pickers.training_sets.export import export
+from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.report.page import write_report
-from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.event_log import EventLog
-from cryoflow.unpicker.labelled import picked_micrographs
+from cryoflow.unpicker.patch_cache import prepare
 
 TOKEN = "tok-5ebd97c1f0"
 

@@ -1,16 +1,16 @@
-"""A labelled data set and a model of it, made once."""
+"""A labeled data set and a model of it, made once."""
 
 from __future__ import annotations
 
 import pytest
 from unpicker_rings import make_set, small_options
 
-from cryoflow.unpicker.labelled import TrainingSet
+from cryoflow.unpicker.labeled import LabeledSet
 
 
 @pytest.fixture(scope="session")
-def rings(tmp_path_factory) -> TrainingSet:
-    """Eight labelled micrographs."""
+def rings(tmp_path_factory) -> LabeledSet:
+    """Eight labeled micrographs."""
     return make_set(tmp_path_factory.mktemp("rings"))
 
 

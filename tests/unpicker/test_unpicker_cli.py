@@ -12,7 +12,7 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.formats.cs import read_cs
 from cryoflow.picks import Kind
-from cryoflow.unpicker.calibrate import Threshold
+from cryoflow.preparation.calibration import Threshold
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, 
     model = tmp_path / "model"
     assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder), "--json"]) == 0
     labels = said(capsys)
-    assert sum(row["n_right"] for row in labels) == rings.count(1)
+    assert sum(row["n_positive"] for row in labels) == rings.count(1)
     arguments = ["--train-root", str(labelled_folder), "--train-output", str(model), "--diameter", "160"]
     arguments += ["--num-epochs", "2", "--num-cores", "2", "--json"]
     classic = ["--architecture", "classic", "--boxsize", "30", "--sigma-contrast", "4", "--lowpass", "20"]
@@ -42,7 +42,7 @@ def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, 
     assert launch(["unpicker", "info", str(model), "--json"]) == 0
     info = said(capsys)
     assert info["preprocessing"] == {
-        "kind": "classic",
+        "kind": "emunpicker",
         "boxsize_A": 240.0,
         "resized_box_px": 24,
         "sigma_contrast": 4.0,
@@ -108,10 +108,10 @@ def test_from_a_database_to_an_unpicked_entry_relion_and_cryosparc_read(rings, t
     where = ["--database", str(tmp_path / "db")]
     command = ["unpicker", "label", *where, "--positives", "P1/Refine3D_job030", "--candidates", "P1/AutoPick_job012"]
     assert launch([*command, "--json"]) == 0
-    labelled = said(capsys)
-    assert labelled["entry"] == "P1/AutoPick_job012_labelled"
-    assert labelled["right"] == rings.count(1)
-    assert labelled["not_known"] == rings.count(-1)
+    labeled = said(capsys)
+    assert labeled["entry"] == "P1/AutoPick_job012_labelled"
+    assert labeled["right"] == rings.count(1)
+    assert labeled["not_known"] == rings.count(-1)
     output = tmp_path / "out"
     assert (
         launch(["unpicker", "unpick", str(trained.folder), "P1/AutoPick_job012", *where, "-o", str(output), "--json"])
@@ -183,9 +183,9 @@ def test_numbers_out_of_their_range_are_wrong_use(arguments, labelled_folder, tr
 
 
 def test_a_precision_that_was_not_reached_is_told(labelled_folder, tmp_path, capsys, monkeypatch):
-    from cryoflow.unpicker import decision
+    from cryoflow.unpicker import operating_point
 
-    monkeypatch.setattr(decision, "choose_threshold", lambda *_, **__: Threshold(0.9, 0.8, 0.7, reached=False))
+    monkeypatch.setattr(operating_point, "choose_threshold", lambda *_, **__: Threshold(0.9, 0.8, 0.7, reached=False))
     assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder)]) == 0
     command = ["unpicker", "train", "--train-root", str(labelled_folder), "--diameter", "160", "--epochs", "1"]
     assert launch([*command, "-o", str(tmp_path / "my model"), "--precision", "0.999"]) == 0

@@ -40,7 +40,7 @@ def test_kept_picks_become_P_and_as_many_of_the_removed_N(tmp_path):
     star(tmp_path / "a_autopick_correct.star", [rows[i] for i in (1, 5, 7)])
     done, bad = label_star_folder(tmp_path, tmp_path / "out")
     assert not bad
-    assert [(d.n_right, d.n_wrong, d.n_all, d.n_added) for d in done] == [(3, 3, 20, 0)]
+    assert [(d.n_positive, d.n_negative, d.n_all, d.n_added) for d in done] == [(3, 3, 20, 0)]
     read = StarRows.read(tmp_path / "out" / "a_autopick_train.star")
     column = read.label_column()
     assert column == 3
@@ -70,7 +70,7 @@ def test_all_removed_picks_can_be_N(tmp_path):
     star(tmp_path / "a_autopick.star", rows)
     star(tmp_path / "a_autopick_correct.star", rows[:1])
     done, _ = label_star_folder(tmp_path, tmp_path, negatives="all")
-    assert (done[0].n_right, done[0].n_wrong) == (1, 5)
+    assert (done[0].n_positive, done[0].n_negative) == (1, 5)
 
 
 def test_a_pick_added_by_hand_is_right(tmp_path):
@@ -78,7 +78,7 @@ def test_a_pick_added_by_hand_is_right(tmp_path):
     star(tmp_path / "a_autopick.star", rows)
     star(tmp_path / "a_autopick_correct.star", [rows[0], row(500, 400)])
     done, _ = label_star_folder(tmp_path, tmp_path)
-    assert (done[0].n_right, done[0].n_wrong, done[0].n_added) == (2, 2, 1)
+    assert (done[0].n_positive, done[0].n_negative, done[0].n_added) == (2, 2, 1)
     assert [500.0, 400.0] in StarRows.read(done[0].output).centers_xy_px.tolist()
 
 
@@ -88,7 +88,7 @@ def test_a_pick_added_by_hand_in_other_columns_is_not_lost(tmp_path):
     head = "\ndata_\n\nloop_ \n_rlnClassNumber #1 \n_rlnCoordinateY #2 \n_rlnCoordinateX #3 \n"
     star(tmp_path / "a_autopick_correct.star", ["1 5.0 0.0", "2 400.0 500.0"], head=head)
     done, _ = label_star_folder(tmp_path, tmp_path)
-    assert (done[0].n_right, done[0].n_wrong, done[0].n_added) == (2, 2, 1)
+    assert (done[0].n_positive, done[0].n_negative, done[0].n_added) == (2, 2, 1)
     written = StarRows.read(done[0].output)
     at = written.centers_xy_px.tolist().index([500.0, 400.0])
     assert written.words(2)[at] == "-999"
@@ -105,7 +105,7 @@ def test_labels_are_never_written_over_the_files_they_come_from(tmp_path, suffix
         label_star_folder(tmp_path, tmp_path / ".." / tmp_path.name, train_suffix=suffix)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     done, _ = label_star_folder(tmp_path, tmp_path / "elsewhere", train_suffix=suffix)
-    assert done[0].n_right == 2
+    assert done[0].n_positive == 2
 
 
 def test_one_bad_file_does_not_stop_the_others(tmp_path):
@@ -183,10 +183,10 @@ def test_survivors_are_right_excluded_wrong_and_the_dropped_unknown():
     candidates = pickset("P", {"a": [(100, 100), (300, 100), (500, 100)], "b": [(50, 60)]})
     positives = pickset("P", {"a": [(105, 100)]}, kind=Kind.REFINE_3D, job="job030")
     excluded = pickset("P", {"a": [(300, 104)]}, kind=Kind.SELECT_2D, job="job020")
-    labelled = label_from_database(positives, candidates, excluded)
-    assert labelled.picks["label"].tolist() == [1, -1, 0]
-    assert labelled.counts["micrographs_without_positives"] == 1
-    assert labelled.provenance.entry_name == "AutoPick_job010_labelled"
+    labeled = label_from_database(positives, candidates, excluded)
+    assert labeled.picks["label"].tolist() == [1, -1, 0]
+    assert labeled.counts["micrographs_without_positives"] == 1
+    assert labeled.provenance.entry_name == "AutoPick_job010_labelled"
     as_wrong = label_from_database(positives, candidates, excluded, dropped="wrong")
     assert as_wrong.picks["label"].tolist() == [1, -1, -1]
 
@@ -195,9 +195,9 @@ def test_the_radius_is_in_diameters_and_pixels_come_from_the_pixel_size():
     # 100 A, 2 A a pixel: a quarter of the diameter is 12.5 pixels.
     candidates = pickset("P", {"a": [(100, 100), (200, 100)]})
     positives = pickset("P", {"a": [(112, 100), (213, 100)]}, kind=Kind.REFINE_3D)
-    labelled = label_from_database(positives, candidates)
-    assert labelled.picks["label"].tolist() == [1, 0]
-    assert any("1 of 2 positives have no candidate" in note for note in labelled.notes)
+    labeled = label_from_database(positives, candidates)
+    assert labeled.picks["label"].tolist() == [1, 0]
+    assert any("1 of 2 positives have no candidate" in note for note in labeled.notes)
 
 
 def test_excluded_particles_that_survived_elsewhere_are_right():

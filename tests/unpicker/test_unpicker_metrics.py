@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cryoflow.unpicker.calibrate import Wanted, choose_threshold, class_weights, share_of_right, temperature
-from cryoflow.unpicker.metrics import (
+from cryoflow.preparation.calibration import Goal, choose_threshold, class_weights, estimate_class_prior, temperature
+from cryoflow.preparation.metrics import (
     Counts,
     average_precision,
     bootstrap,
@@ -47,7 +47,12 @@ def test_counts_of_a_known_decision():
     right = np.array([True, True, True, False, False])
     kept = np.array([True, True, False, True, False])
     counts = Counts.of(right, kept)
-    assert (counts.kept_right, counts.kept_wrong, counts.removed_right, counts.removed_wrong) == (2, 1, 1, 1)
+    assert (counts.true_positives, counts.false_positives, counts.false_negatives, counts.true_negatives) == (
+        2,
+        1,
+        1,
+        1,
+    )
     assert counts.error == pytest.approx(0.4)
     assert counts.precision == counts.recall == counts.f1 == pytest.approx(2 / 3)
 
@@ -108,7 +113,7 @@ def test_temperature_heeds_the_right_picks_that_hide_among_the_unlabelled():
     hidden = right & (rng.random(len(logits)) < 0.3)
     labels = np.where(right & ~hidden, 1, 0).astype(np.int8)
     share = hidden.sum() / (labels == 0).sum()
-    assert temperature(2 * logits, labels, unlabelled_right=share) == pytest.approx(2, rel=0.1)
+    assert temperature(2 * logits, labels, class_prior=share) == pytest.approx(2, rel=0.1)
     assert temperature(2 * logits, labels) > 2.4
 
 
@@ -122,11 +127,11 @@ def test_class_weights_keep_the_number_of_picks():
     assert plain[1].tolist() == [0, 0, 0, 1]
 
 
-@pytest.mark.parametrize(("wanted", "kept"), [(Wanted(), 3), (Wanted(precision=1.0), 2), (Wanted(recall=1.0), 5)])
+@pytest.mark.parametrize(("wanted", "kept"), [(Goal(), 3), (Goal(precision=1.0), 2), (Goal(recall=1.0), 5)])
 def test_threshold_gives_what_is_wanted(wanted, kept):
     p = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     labels = np.array([1, 1, -1, -1, 1, -1], np.int8)
-    if wanted == Wanted():
+    if wanted == Goal():
         labels = np.array([1, -1, 1, -1, -1, -1], np.int8)
     chosen = choose_threshold(p, labels, wanted)
     assert (p >= chosen.probability).sum() == kept
@@ -134,7 +139,7 @@ def test_threshold_gives_what_is_wanted(wanted, kept):
 
 
 def test_a_precision_that_cannot_be_had_is_said():
-    chosen = choose_threshold(np.array([0.9, 0.8]), np.array([-1, 1], np.int8), Wanted(precision=0.9))
+    chosen = choose_threshold(np.array([0.9, 0.8]), np.array([-1, 1], np.int8), Goal(precision=0.9))
     assert not chosen.reached
     assert chosen.precision == pytest.approx(0.5)
 
@@ -151,8 +156,8 @@ def test_the_threshold_of_few_micrographs_scatters_less_than_the_best_one_of_the
     best, middle = [], []
     for seed in range(60):
         p, labels, micrograph = few_micrographs(np.random.default_rng(seed))
-        best.append(choose_threshold(p, labels, Wanted()).probability)
-        middle.append(choose_threshold(p, labels, Wanted(), micrograph=micrograph).probability)
+        best.append(choose_threshold(p, labels, Goal()).probability)
+        middle.append(choose_threshold(p, labels, Goal(), micrograph=micrograph).probability)
     assert np.std(middle) < 0.85 * np.std(best)
     assert 0.3 < np.mean(middle) < 0.7
 
@@ -160,8 +165,8 @@ def test_the_threshold_of_few_micrographs_scatters_less_than_the_best_one_of_the
 def test_a_threshold_from_the_plateau_loses_no_more_than_chance_allows():
     for seed in range(20):
         p, labels, micrograph = few_micrographs(np.random.default_rng(seed))
-        best = choose_threshold(p, labels, Wanted())
-        middle = choose_threshold(p, labels, Wanted(), micrograph=micrograph)
+        best = choose_threshold(p, labels, Goal())
+        middle = choose_threshold(p, labels, Goal(), micrograph=micrograph)
         f1 = [2 * c.precision * c.recall / (c.precision + c.recall) for c in (best, middle)]
         assert f1[0] - 0.03 - 1e-9 <= f1[1] <= f1[0] + 1e-9
         kept = p >= middle.probability
@@ -171,7 +176,7 @@ def test_a_threshold_from_the_plateau_loses_no_more_than_chance_allows():
 
 def test_a_wanted_precision_is_not_softened():
     p, labels, micrograph = few_micrographs(np.random.default_rng(0))
-    wanted = Wanted(precision=0.95)
+    wanted = Goal(precision=0.95)
     assert choose_threshold(p, labels, wanted, micrograph=micrograph) == choose_threshold(p, labels, wanted)
 
 
@@ -183,8 +188,8 @@ def test_scores_bound_the_share_of_right_picks_among_those_not_known(hidden):
         right = rng.random(300) < hidden
         scores = np.concatenate([rng.normal(3, 1, 200), rng.normal(np.where(right, 3, -1), 1)])
         labels = np.repeat(np.array([1, 0], np.int8), [200, 300])
-        found.append(share_of_right(scores, labels, at_most=1.0))
-        assert share_of_right(scores, labels, at_most=0.05) <= 0.05
+        found.append(estimate_class_prior(scores, labels, at_most=1.0))
+        assert estimate_class_prior(scores, labels, at_most=0.05) <= 0.05
     assert hidden - 0.05 <= np.mean(found) <= hidden + 0.03
-    assert share_of_right(scores[:200], labels[:200], at_most=0.2) == 0  # none is unknown
-    assert share_of_right(scores[200:], labels[200:], at_most=0.2) == 0.2  # nothing to tell it from
+    assert estimate_class_prior(scores[:200], labels[:200], at_most=0.2) == 0  # none is unknown
+    assert estimate_class_prior(scores[200:], labels[200:], at_most=0.2) == 0.2  # nothing to tell it from

@@ -15,22 +15,22 @@ from cryoflow.errors import BadInput
 def test_shards_read_through_scratch_give_the_same_scores_and_leave_nothing(
     rings, trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = list(unpicking.judge(trained, rings.micrographs))
+    plain = list(unpicking.score(trained, rings.micrographs))
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("CRYOFLOW_SCRATCH", str(scratch))
     read_from: set[Path] = set()
 
-    def load_boxes(preprocessing, micrograph):
+    def load_patches(preprocessing, micrograph):
         read_from.add(micrograph.path.parent)
         return real(preprocessing, micrograph)
 
-    real = unpicking.load_boxes
-    monkeypatch.setattr(unpicking, "load_boxes", load_boxes)
-    judged = list(unpicking.judge(trained, rings.micrographs, workers=3))
+    real = unpicking.load_patches
+    monkeypatch.setattr(unpicking, "load_patches", load_patches)
+    scored = list(unpicking.score(trained, rings.micrographs, workers=3))
     assert read_from == {scratch}
-    assert [j.micrograph for j in judged] == list(rings.micrographs)
-    for here, there in zip(judged, plain, strict=True):
+    assert [j.micrograph for j in scored] == list(rings.micrographs)
+    for here, there in zip(scored, plain, strict=True):
         np.testing.assert_array_equal(here.probabilities, there.probabilities)
     assert list(scratch.iterdir()) == []
 
@@ -45,7 +45,7 @@ def test_a_micrograph_that_cannot_be_read_through_scratch_is_named_by_its_own_pa
     cut.write_bytes(rings.micrographs[0].path.read_bytes()[:5000])
     gone = tmp_path / "gone.mrc"
     damaged = [replace(rings.micrographs[0], path=cut), replace(rings.micrographs[1], path=gone)]
-    errors = list(unpicking.judge(trained, damaged))
+    errors = list(unpicking.score(trained, damaged))
     assert [type(e) for e in errors] == [BadInput, BadInput]
     assert [e.path for e in errors] == [cut, gone]
     assert list(scratch.iterdir()) == []

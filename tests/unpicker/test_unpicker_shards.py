@@ -10,8 +10,8 @@ import pytest
 from unpicker_rings import as_pickset
 
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.shards import gather, judge_shard, shards_of
 from cryoflow.unpicker.unpick import unpick
+from cryoflow.unpicker.unpick_shards import gather, score_shard, shards_of
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_shards_gather_to_what_one_run_keeps(ring_picks, trained, tmp_path: Path
     shards = shards_of(trained, ring_picks, 3, tmp_path)
     assert [(s.first, s.last) for s in shards] == [(0, 3), (3, 6), (6, 8)]
     for shard in shards:
-        judge_shard(trained, ring_picks, shard)
+        score_shard(trained, ring_picks, shard)
     kept, failed = gather(trained, ring_picks, shards)
     whole, _ = unpick(trained, ring_picks)
     assert not failed

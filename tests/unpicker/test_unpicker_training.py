@@ -7,18 +7,19 @@ import pytest
 from unpicker_rings import make_set, small_options
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.unpicker import fit as fit_module
+from cryoflow.preparation.augment import augment, oriented
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+from cryoflow.unpicker import training_loop as fit_module
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.cache import prepare
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.event_log import EventLog
-from cryoflow.unpicker.fit import checkpoint_folder
-from cryoflow.unpicker.labelled import TrainingSet, balanced_draw, split_by_micrograph
-from cryoflow.unpicker.network import Architecture, build, pick_loss, random_views, turned
-from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.unpicker.labeled import LabeledSet, balanced_draw, split_by_micrograph
+from cryoflow.unpicker.network import Architecture, build, pick_loss
+from cryoflow.unpicker.patch_cache import prepare
 from cryoflow.unpicker.train import train
+from cryoflow.unpicker.train_options import TrainOptions
+from cryoflow.unpicker.training_loop import checkpoint_folder
 
 
 def test_a_model_learns_to_tell_rings_from_discs_on_micrographs_it_has_not_seen(rings, trained):
@@ -90,7 +91,7 @@ def test_one_model_from_two_projects_of_different_pixel_size(rings, tmp_path):
     assert parts == {(d, p) for d in ("rings", "fine") for p in ("train", "validation", "test")}
     assert {r.pixel_size_A for r in bundle.manifest} == {4.0, 8.0}
     for data_set in ("rings", "fine"):
-        mine = TrainingSet(tuple(m for m in both.micrographs if m.data_set == data_set))
+        mine = LabeledSet(tuple(m for m in both.micrographs if m.data_set == data_set))
         assert evaluate(bundle, mine).roc_auc.value > 0.85
 
 
@@ -110,11 +111,11 @@ def test_unlabelled_picks_are_learnt_from_without_being_called_wrong(rings, tmp_
         seen = (m.labels == 1) & (rng.random(len(m.labels)) < 0.6)
         return replace(m, labels=np.where(seen, 1, 0).astype(np.int8))
 
-    hidden = TrainingSet(tuple(map(hide, rings.micrographs)))
+    hidden = LabeledSet(tuple(map(hide, rings.micrographs)))
     share = 0.4 * rings.count(1) / (0.4 * rings.count(1) + rings.count(-1))
-    bundle = train(hidden, tmp_path / "model", small_options(tmp_path, unlabelled_right=share, epochs=4))
+    bundle = train(hidden, tmp_path / "model", small_options(tmp_path, class_prior=share, epochs=4))
     test = {r.name for r in bundle.manifest if r.part == "test"}
-    result = evaluate(bundle, TrainingSet(tuple(m for m in rings.micrographs if m.name in test)))
+    result = evaluate(bundle, LabeledSet(tuple(m for m in rings.micrographs if m.name in test)))
     assert result.roc_auc.value > 0.9
     assert result.recall.value > 0.75  # 0.6 of them were shown; calling the others wrong would lose them
 
@@ -123,8 +124,8 @@ def test_unlabelled_picks_are_learnt_from_without_being_called_wrong(rings, tmp_
 def unknown(rings, trained, tmp_path_factory):
     """No pick is called wrong, though all that are not known are; the options say that most of those are right."""
     hidden = [replace(m, labels=np.where(m.labels == 1, 1, 0).astype(np.int8)) for m in rings.micrographs]
-    options = small_options(trained.folder.parent, unlabelled_right=0.6, epochs=4)
-    return TrainingSet(tuple(hidden)), options, tmp_path_factory.mktemp("unknown") / "model"
+    options = small_options(trained.folder.parent, class_prior=0.6, epochs=4)
+    return LabeledSet(tuple(hidden)), options, tmp_path_factory.mktemp("unknown") / "model"
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def trained_on_unknown(unknown):
 
 def shares_of(folder):
     """The share of right picks among those not known, by epoch."""
-    return [e["unlabelled_right"] for e in json.loads((folder / "history.json").read_text())]
+    return [e["class_prior"] for e in json.loads((folder / "history.json").read_text())]
 
 
 def test_a_share_that_was_said_too_high_is_corrected_by_what_the_scores_show(trained_on_unknown):
@@ -145,7 +146,7 @@ def test_a_share_that_was_said_too_high_is_corrected_by_what_the_scores_show(tra
     assert shares[0] == 0
     assert len(set(shares[1:])) == 1
     assert 0 < shares[-1] < 0.4
-    assert trained_on_unknown.metrics["unlabelled_right_estimated"] <= shares[-1]
+    assert trained_on_unknown.metrics["class_prior_estimated"] <= shares[-1]
     assert trained_on_unknown.metrics["best_epoch"] > 1  # losses that count other things are not compared
 
 
@@ -170,12 +171,12 @@ def test_a_training_killed_after_the_share_was_measured_goes_on_with_it(
 
 
 def test_the_classic_network_trains_on_classic_boxes(rings, tmp_path):
-    options = TrainOptions.classic(
+    options = TrainOptions.emunpicker(
         epochs=1, cache_dir=tmp_path / "cache", validation=0.25, test=0.25, batch=32, least_steps=4
     )
     bundle = train(rings, tmp_path / "model", options)
-    assert bundle.preprocessing.kind == "classic"
-    assert bundle.architecture.name == "classic"
+    assert bundle.preprocessing.kind == "emunpicker"
+    assert bundle.architecture.name == "emunpicker"
     assert bundle.architecture.input_px == 32
     assert ModelBundle.load(tmp_path / "model").architecture == bundle.architecture
     assert evaluate(bundle, rings).n_picks > 0
@@ -183,19 +184,19 @@ def test_the_classic_network_trains_on_classic_boxes(rings, tmp_path):
 
 def test_missing_micrographs_are_left_out_of_a_training(rings, tmp_path, caplog):
     gone = replace(rings.micrographs[0], path=tmp_path / "gone.mrc")
-    some = TrainingSet((gone, *rings.micrographs[1:]))
+    some = LabeledSet((gone, *rings.micrographs[1:]))
     bundle = train(some, tmp_path / "model", small_options(tmp_path, epochs=1, least_steps=2))
     assert len(bundle.manifest) == len(rings.micrographs) - 1
     assert "gone.mrc" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("label", "says"), [(1, "one class only"), (-1, "no pick is labelled right"), (0, "no pick is labelled right")]
+    ("label", "says"), [(1, "one class only"), (-1, "no pick is labeled right"), (0, "no pick is labeled right")]
 )
 def test_labels_of_one_kind_are_refused(rings, tmp_path, label, says):
     same = tuple(replace(m, labels=np.full(len(m.labels), label, np.int8)) for m in rings.micrographs)
     with pytest.raises(BadInput, match=says):
-        train(TrainingSet(same), tmp_path / "model", small_options(tmp_path))
+        train(LabeledSet(same), tmp_path / "model", small_options(tmp_path))
 
 
 def test_shares_that_leave_nothing_to_learn_from_are_refused(rings, tmp_path):
@@ -204,15 +205,17 @@ def test_shares_that_leave_nothing_to_learn_from_are_refused(rings, tmp_path):
 
 
 def test_phase_flipping_without_any_ctf_is_refused_before_anything_is_read(rings, tmp_path):
-    unknown = TrainingSet(tuple(replace(m, ctf=None) for m in rings.micrographs))
+    unknown = LabeledSet(tuple(replace(m, ctf=None) for m in rings.micrographs))
     with pytest.raises(MissingMetadata, match="none of 8 micrographs has CTF values"):
-        train(unknown, tmp_path / "model", small_options(tmp_path, preprocessing=Preprocessing(phase_flip=True)))
+        train(
+            unknown, tmp_path / "model", small_options(tmp_path, preprocessing=TwoChannelPreprocessing(phase_flip=True))
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_one_micrograph_is_too_few(rings, tmp_path):
     with pytest.raises(BadInput, match="needs two"):
-        train(TrainingSet(rings.micrographs[:1]), tmp_path / "model", small_options(tmp_path))
+        train(LabeledSet(rings.micrographs[:1]), tmp_path / "model", small_options(tmp_path))
 
 
 def test_a_folder_of_other_things_is_not_written_to(rings, tmp_path):
@@ -303,25 +306,25 @@ def test_views_keep_the_box_and_change_its_place_orientation_and_contrast():
     rng = np.random.default_rng(0)
     boxes = np.zeros((200, 12, 12, 2), np.float16)
     boxes[:, 5, 7] = 1
-    views = random_views(boxes, 10, rng, contrast=0)
+    views = augment(boxes, 10, rng, contrast=0)
     assert views.shape == (200, 10, 10, 2)
     assert (views.sum(axis=(1, 2)) == 1).all()
     places = {tuple(np.argwhere(v[:, :, 0])[0]) for v in views}
     assert len(places) > 20  # 8 orientations of 9 places, some of which coincide
-    noisy = random_views(boxes, 10, rng, contrast=0.15)
+    noisy = augment(boxes, 10, rng, contrast=0.15)
     assert 0.1 < noisy.reshape(200, -1).max(axis=1).std() < 0.4
 
 
 def test_the_eight_orientations_differ():
     box = np.arange(18.0).reshape(3, 3, 2)
-    assert len({turned(box, i).tobytes() for i in range(8)}) == 8
+    assert len({oriented(box, i).tobytes() for i in range(8)}) == 8
     stack = np.stack([box, box + 1])
     for i in range(8):
-        np.testing.assert_array_equal(turned(stack, i)[0], turned(box, i))
+        np.testing.assert_array_equal(oriented(stack, i)[0], oriented(box, i))
 
 
 def reference_risk(labels, logits, prior):
-    """Non-negative positive-unlabelled risk as in its paper, and cross-entropy of labelled negatives."""
+    """Non-negative positive-unlabeled risk as in its paper, and cross-entropy of labeled negatives."""
     right, wrong, unknown = (logits[labels == k] for k in (1, -1, 0))
     soft = lambda z: np.logaddexp(0, z)  # noqa: E731
     risk = len(right) * soft(-right).mean() + soft(wrong).sum()
@@ -353,7 +356,7 @@ def test_without_unlabelled_picks_the_loss_is_the_cross_entropy_with_smoothing()
     )
 
 
-@pytest.mark.parametrize("name", ["residual", "classic"])
+@pytest.mark.parametrize("name", ["residual", "emunpicker"])
 def test_a_network_is_built_again_from_its_description(name):
     architecture = Architecture(name, 24, 2, widths=(8, 16), blocks=(1, 2))
     again = Architecture.from_json(json.loads(json.dumps(architecture.to_json())))

@@ -8,11 +8,11 @@ from unpicker_rings import DIAMETER_A, as_pickset
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
-from cryoflow.unpicker.labelled import TrainingSet
+from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
 from cryoflow.unpicker.star_rows import StarRows
 from cryoflow.unpicker.suggest import not_cleaned, suggest
-from cryoflow.unpicker.unpick import Judged, judge, unpick, unpick_star_folder
+from cryoflow.unpicker.unpick import ScoredMicrograph, score, unpick, unpick_star_folder
 
 HEAD = "\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n"
 
@@ -31,28 +31,28 @@ def test_kept_rows_are_written_as_they_were_and_one_line_a_micrograph_is_said(ri
     folder = star_folder(rings, tmp_path / "in")
     lines = []
     report = unpick_star_folder(
-        trained, folder, tmp_path / "out", scored_suffix="_autopick_scored", on_judged=lambda j: lines.append(str(j))
+        trained, folder, tmp_path / "out", scored_suffix="_autopick_scored", on_scored=lambda j: lines.append(str(j))
     )
     assert not report.failed
     assert len(lines) == len(rings.micrographs)
-    for judged, line in zip(report.judged, lines, strict=True):
-        name = judged.micrograph.name
+    for scored, line in zip(report.scored, lines, strict=True):
+        name = scored.micrograph.name
         before = (folder / f"{name}_autopick.star").read_text()
         after = (tmp_path / "out" / f"{name}_autopick_unpick.star").read_text()
         kept = [
-            row for row, k in zip(StarRows.read(folder / f"{name}_autopick.star").rows, judged.kept, strict=True) if k
+            row for row, k in zip(StarRows.read(folder / f"{name}_autopick.star").rows, scored.kept, strict=True) if k
         ]
         assert after == HEAD + "\n".join(kept) + "\n \n"
         assert set(after.splitlines()) <= set(before.splitlines())
-        n, total = int(judged.kept.sum()), len(judged.kept)
+        n, total = int(scored.kept.sum()), len(scored.kept)
         assert line == f"{name}: kept {n}/{total} ({100 * n / total:.1f} %)"
-        scored = StarRows.read(tmp_path / "out" / f"{name}_autopick_scored.star")
-        assert len(scored) == total
-        fom = [float(w) for w in scored.words(scored.columns.index("rlnAutopickFigureOfMerit"))]
-        np.testing.assert_allclose(fom, judged.probabilities, atol=1e-6)
-        assert np.array_equal(np.array(fom) >= trained.threshold, judged.kept)
+        table = StarRows.read(tmp_path / "out" / f"{name}_autopick_scored.star")
+        assert len(table) == total
+        fom = [float(w) for w in table.words(table.columns.index("rlnAutopickFigureOfMerit"))]
+        np.testing.assert_allclose(fom, scored.probabilities, atol=1e-6)
+        assert np.array_equal(np.array(fom) >= trained.threshold, scored.kept)
     right = np.concatenate([m.labels for m in rings.micrographs]) == 1
-    kept = np.concatenate([j.kept for j in report.judged])
+    kept = np.concatenate([j.kept for j in report.scored])
     assert (kept == right).mean() > 0.85
 
 
@@ -68,7 +68,7 @@ def test_what_cannot_be_judged_is_told_and_the_rest_goes_on(rings, trained, tmp_
     assert len(report.failed) == 4
     for word in ("mic_0.mrc", "mic_1.mrc", "mic_2_autopick.star", "outside"):
         assert word in told
-    assert len(report.judged) == len(rings.micrographs) - 4
+    assert len(report.scored) == len(rings.micrographs) - 4
     assert len(list((tmp_path / "out").iterdir())) == len(rings.micrographs) - 4
 
 
@@ -87,7 +87,7 @@ def test_picks_are_never_written_over_those_they_come_from(rings, trained, tmp_p
 def test_the_pixel_size_may_be_given_and_must_fit(rings, trained, tmp_path):
     folder = star_folder(rings, tmp_path / "in")
     report = unpick_star_folder(trained, folder, tmp_path / "out", pixel_size_A=4.0)
-    assert not report.judged
+    assert not report.scored
     assert "8 A a pixel, but 4 was given" in str(report.failed[0])
 
 
@@ -99,7 +99,7 @@ def test_an_entry_keeps_its_right_picks_with_score_and_uid(rings, trained):
     assert kept.counts["removed"] == len(picks) - len(kept) > 0
     assert "label" not in kept.picks
     assert (kept.picks["score"] >= trained.threshold).all()
-    expected = np.concatenate([j.kept for j in report.judged])
+    expected = np.concatenate([j.kept for j in report.scored])
     np.testing.assert_array_equal(kept.picks["uid"], picks.picks["uid"][expected])
     assert len(kept.micrographs) == len(picks.micrographs)
     everything, _ = unpick(trained, picks, threshold=0.0)
@@ -113,7 +113,7 @@ def test_picks_of_a_missing_micrograph_are_counted_as_not_judged(rings, trained)
     table.loc[1, "path"] = "/nowhere/mic_1.mrc"
     kept, report = unpick(trained, replace(picks, micrographs=table))
     lost = len(rings.micrographs[0].labels) + len(rings.micrographs[1].labels)
-    assert kept.counts["not_judged"] == lost
+    assert kept.counts["not_scored"] == lost
     assert len(report.failed) == 1
     assert any("mic_0" in note for note in kept.notes)
     assert any("mic_1" in note for note in kept.notes)
@@ -121,22 +121,22 @@ def test_picks_of_a_missing_micrograph_are_counted_as_not_judged(rings, trained)
 
 
 def test_training_sets_come_from_labelled_entries(rings):
-    labelled = TrainingSet.from_picks(as_pickset(rings))
-    assert [m.name for m in labelled.micrographs] == [m.name for m in rings.micrographs]
-    for ours, theirs in zip(labelled.micrographs, rings.micrographs, strict=True):
+    labeled = LabeledSet.from_picks(as_pickset(rings))
+    assert [m.name for m in labeled.micrographs] == [m.name for m in rings.micrographs]
+    for ours, theirs in zip(labeled.micrographs, rings.micrographs, strict=True):
         np.testing.assert_array_equal(ours.labels, theirs.labels)
         np.testing.assert_array_equal(ours.centers_xy_px, theirs.centers_xy_px)
         assert ours.defocus_A == theirs.defocus_A
     without = as_pickset(rings)
     with pytest.raises(BadInput, match="have no labels"):
-        TrainingSet.from_picks(replace(without, picks=without.picks.drop(columns="label")))
+        LabeledSet.from_picks(replace(without, picks=without.picks.drop(columns="label")))
     with pytest.raises(BadInput, match="diameter"):
-        TrainingSet.from_picks(as_pickset(rings, diameter_A=None))
+        LabeledSet.from_picks(as_pickset(rings, diameter_A=None))
 
 
 def test_results_come_in_order_whatever_the_number_of_threads(rings, trained):
-    one = [j.micrograph.name for j in judge(trained, rings.micrographs, workers=1)]
-    many = [j.micrograph.name for j in judge(trained, rings.micrographs, workers=4)]
+    one = [j.micrograph.name for j in score(trained, rings.micrographs, workers=1)]
+    many = [j.micrograph.name for j in score(trained, rings.micrographs, workers=4)]
     assert one == many == [m.name for m in rings.micrographs]
 
 
@@ -144,21 +144,21 @@ def test_evaluation_refuses_micrographs_that_were_learnt_from_even_under_another
     learnt = {r.name for r in trained.manifest if r.part == "train"}
     mine = [m for m in rings.micrographs if m.name in learnt]
     with pytest.raises(BadInput, match="were used in its training"):
-        evaluate(trained, TrainingSet(tuple(mine)))
+        evaluate(trained, LabeledSet(tuple(mine)))
     copies = []
     for m in mine:
         path = tmp_path / f"renamed_{m.path.name}"
         path.write_bytes(m.path.read_bytes())
         copies.append(replace(m, name=path.stem, path=path, data_set="copy"))
     with pytest.raises(BadInput, match="were used in its training"):
-        evaluate(trained, TrainingSet(tuple(copies)))
+        evaluate(trained, LabeledSet(tuple(copies)))
 
 
-def judged_with(rings, probabilities_of) -> list[Judged]:
+def judged_with(rings, probabilities_of) -> list[ScoredMicrograph]:
     found = []
     for m in rings.micrographs:
         p = probabilities_of(m)
-        found.append(Judged(m, p, p >= 0.5))
+        found.append(ScoredMicrograph(m, p, p >= 0.5))
     return found
 
 
@@ -179,10 +179,10 @@ def test_measures_and_tables_of_known_scores(rings, trained):
 
     bad = measure(judged_with(rings, half_wrong), at_half, rounds=50)
     assert bad.error.value == pytest.approx(0.5, abs=0.02)
-    only_right = TrainingSet(tuple(replace(m, labels=np.ones_like(m.labels)) for m in rings.micrographs))
-    judged = judged_with(only_right, lambda m: np.full(len(m.labels), 0.9))
+    only_right = LabeledSet(tuple(replace(m, labels=np.ones_like(m.labels)) for m in rings.micrographs))
+    scored = judged_with(only_right, lambda m: np.full(len(m.labels), 0.9))
     with pytest.raises(BadInput, match="all of one kind"):
-        measure(judged, at_half)
+        measure(scored, at_half)
 
 
 def test_a_defocus_that_the_labels_do_not_cover_is_warned_about(rings, trained):
@@ -196,7 +196,7 @@ def test_a_defocus_that_the_labels_do_not_cover_is_warned_about(rings, trained):
 
 def test_suggestions_are_doubtful_micrographs_that_nobody_has_cleaned(rings, trained):
     new = tuple(replace(m, name=f"new_{m.name}") for m in rings.micrographs[:3])
-    everything = TrainingSet(rings.micrographs + new)
+    everything = LabeledSet(rings.micrographs + new)
 
     def scores(m):
         return np.full(len(m.labels), 0.5 if m in (new[1], *rings.micrographs) else 0.99)
@@ -209,7 +209,7 @@ def test_suggestions_are_doubtful_micrographs_that_nobody_has_cleaned(rings, tra
 
 def test_what_a_refinement_dropped_may_still_be_suggested_but_not_what_was_cleaned_under_another_name(rings, trained):
     test = next(r for r in trained.manifest if r.part == "test")
-    dropped = replace(test, n_wrong=0, n_not_known=test.n_wrong)
+    dropped = replace(test, n_negative=0, n_unlabeled=test.n_negative)
     of_a_refinement = replace(trained, manifest=tuple(dropped if r is test else r for r in trained.manifest))
     assert not_cleaned(trained, rings.micrographs) == []
     assert [m.name for m in not_cleaned(of_a_refinement, rings.micrographs)] == [test.name]
@@ -269,7 +269,7 @@ def test_what_a_folder_does_not_agree_on_is_counted_and_told(rings, tmp_path, ca
 def test_a_real_relion_3_micrograph_is_unpicked_with_its_rows_as_they_were(realdata, trained, tmp_path, caplog):
     folder = realdata / "relion3_micrograph"
     lines = []
-    report = unpick_star_folder(trained, folder, tmp_path, threshold=0.5, on_judged=lambda j: lines.append(str(j)))
+    report = unpick_star_folder(trained, folder, tmp_path, threshold=0.5, on_scored=lambda j: lines.append(str(j)))
     assert not report.failed
     assert lines[0].startswith("Ucsf_stack_1142_DW: kept ")
     assert lines[0].split("/")[1].startswith("45 (")

@@ -11,9 +11,10 @@ import pandas as pd
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.unpicker.labelled import PickedMicrograph, TrainingSet
-from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.patches import Preprocessing
+from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+from cryoflow.unpicker.labeled import LabeledSet
+from cryoflow.unpicker.train_options import TrainOptions
 
 DIAMETER_A, PIXEL_SIZE_A, SHAPE_YX = 160.0, 8.0, (240, 320)
 
@@ -37,7 +38,7 @@ def places(shape_yx, rng, *, step=30):
 
 
 def make_set(folder: Path, *, n_micrographs=8, seed=0, pixel_size_A=PIXEL_SIZE_A, data_set="rings", shape_yx=SHAPE_YX):
-    """A labelled data set on disk."""
+    """A labeled data set on disk."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     scale = PIXEL_SIZE_A / pixel_size_A
@@ -53,13 +54,13 @@ def make_set(folder: Path, *, n_micrographs=8, seed=0, pixel_size_A=PIXEL_SIZE_A
                 path.stem, path, pixel_size_A, DIAMETER_A, centers, labels, data_set, Ctf(defocus, defocus)
             )
         )
-    return TrainingSet(tuple(micrographs))
+    return LabeledSet(tuple(micrographs))
 
 
 def small_options(tmp: Path, **changes) -> TrainOptions:
     """A small network on small boxes: seconds on two cores."""
     values = {
-        "preprocessing": Preprocessing(pixels_per_diameter=12, margin_px=1),
+        "preprocessing": TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1),
         "widths": (12,),
         "blocks": (1,),
         "epochs": 3,

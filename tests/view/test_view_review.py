@@ -14,8 +14,8 @@ from view_fixtures import OTHER, SCORED, UNPICKED, contents, make_database
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
 from cryoflow.pickers.training_sets.export import export
+from cryoflow.preparation.picked import TrainingSet
 from cryoflow.unpicker.label import label_star_folder
-from cryoflow.unpicker.labelled import TrainingSet
 from cryoflow.view.candidates import open_candidates
 from cryoflow.view.journal import journal_of
 from cryoflow.view.review import BadAction, Review, tally

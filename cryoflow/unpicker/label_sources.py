@@ -42,7 +42,7 @@ def label_sources(entries: Sequence[Entry], projects: Sequence[str] = ()) -> tup
         candidates = next((e for kind in CANDIDATE_KINDS if (e := _newest(mine, kind)) is not None), None)
         if positives is None or candidates is None:
             lack = "a refinement, a selection or manual picks" if positives is None else "an autopick job"
-            without.append(f"{project}: there is no entry of {lack}, so that its picks cannot be labelled")
+            without.append(f"{project}: there is no entry of {lack}, so that its picks cannot be labeled")
             continue
         put_aside = [e for e in mine if e.kind == Kind.SELECT_2D and is_junk(e.suffix)]
         excluded = max(put_aside, key=lambda e: job_number(e.job), default=None)

@@ -1,6 +1,6 @@
 """Un-picking in shards: some micrographs at a time, each shard's record complete or absent on disk.
 
-So a second run goes on where the first was stopped, and shards can be judged at the same time, on other machines too.
+So a second run goes on where the first was stopped, and shards can be scored at the same time, on other machines too.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
+from cryoflow.preparation.picked import ctf_of, picked_micrographs
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.labelled import ctf_of, picked_micrographs
-from cryoflow.unpicker.unpick import Judged, OnJudged, judge, keep_above, scores_of
+from cryoflow.unpicker.unpick import OnScored, ScoredMicrograph, keep_above, score, scores_of
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ def part_of(picks: PickSet, first: int, last: int) -> PickSet:
     return replace(picks, micrographs=picks.micrographs.iloc[first:last].reset_index(drop=True), picks=rows)
 
 
-def judge_shard(
-    bundle: ModelBundle, picks: PickSet, shard: Shard, *, workers: int | None = None, on_judged: OnJudged | None = None
+def score_shard(
+    bundle: ModelBundle, picks: PickSet, shard: Shard, *, workers: int | None = None, on_scored: OnScored | None = None
 ) -> None:
     """Score the picks of one shard of `picks` and write its record, unless it is there already."""
     if shard.is_done:
         return
     part = part_of(picks, shard.first, shard.last)
     micrographs, notes = picked_micrographs(part, diameter_A=bundle.diameter_A)
-    judged: list[Judged] = []
+    scored: list[ScoredMicrograph] = []
     failed: list[BadInput] = []
-    for result in judge(bundle, micrographs, workers=workers):
-        (judged if isinstance(result, Judged) else failed).append(result)  # type: ignore[arg-type]
-        if on_judged:
-            on_judged(result)
-    scores = scores_of(part, judged)
+    for result in score(bundle, micrographs, workers=workers):
+        (scored if isinstance(result, ScoredMicrograph) else failed).append(result)  # type: ignore[arg-type]
+        if on_scored:
+            on_scored(result)
+    scores = scores_of(part, scored)
     record = {
         "entry": part.provenance.entry_name,
         "micrographs": [shard.first, shard.last],
@@ -83,7 +83,7 @@ def judge_shard(
 def gather(
     bundle: ModelBundle, picks: PickSet, shards: Sequence[Shard], *, threshold: float | None = None
 ) -> tuple[PickSet, tuple[BadInput, ...]]:
-    """The picks that are kept, from the records of all shards, and what could not be judged.
+    """The picks that are kept, from the records of all shards, and what could not be scored.
 
     Raises
     ------

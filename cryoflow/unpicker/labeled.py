@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,70 +13,23 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.copies import leaders
-from cryoflow.micrographs.ctf import Ctf
 from cryoflow.picks import PickSet
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
 from cryoflow.storage.fingerprints import Fingerprint
 
-RIGHT, WRONG, NOT_KNOWN = 1, -1, 0
 PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class PickedMicrograph:
-    """A micrograph and its picks.
-
-    Attributes
-    ----------
-    name
-        Tells it from all others of its data set.
-    path
-        The image, which may turn out to be missing or unreadable when its turn comes.
-    pixel_size_A, diameter_A
-        Of the micrograph, and of the particle.
-    centers_xy_px : (n, 2) float
-        In the frame of `cryoflow.picks`.
-    labels : (n,) int8
-        1 right, -1 wrong, 0 not known.
-    data_set
-        The project (or folder) that it belongs to.
-    ctf
-        None where unknown.
-    """
-
-    name: str
-    path: Path
-    pixel_size_A: float
-    diameter_A: float
-    centers_xy_px: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int8]
-    data_set: str = ""
-    ctf: Ctf | None = None
-
-    @property
-    def key(self) -> str:
-        """Data set and name."""
-        return f"{self.data_set}/{self.name}" if self.data_set else self.name
-
-    @property
-    def defocus_A(self) -> float:
-        """Mean of the two defocus values, NaN where unknown."""
-        return float("nan") if self.ctf is None else (self.ctf.defocus_u_A + self.ctf.defocus_v_A) / 2
-
-    def count(self, label: int) -> int:
-        """Number of picks with a label."""
-        return int((self.labels == label).sum())
-
-
-@dataclass(frozen=True)
-class TrainingSet:
+class LabeledSet:
     """Labelled micrographs of one or more data sets, each with its own pixel size and particle diameter."""
 
     micrographs: tuple[PickedMicrograph, ...]
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_picks(cls, picksets: PickSet | Iterable[PickSet], *, diameter_A: float | None = None) -> TrainingSet:
-        """The labelled micrographs of pick sets that have a `label` column.
+    def from_picks(cls, picksets: PickSet | Iterable[PickSet], *, diameter_A: float | None = None) -> LabeledSet:
+        """The labeled micrographs of pick sets that have a `label` column.
 
         Parameters
         ----------
@@ -99,8 +51,8 @@ class TrainingSet:
             notes += more
         return cls(tuple(micrographs), tuple(notes))
 
-    def __add__(self, other: TrainingSet) -> TrainingSet:
-        return TrainingSet(self.micrographs + other.micrographs, self.notes + other.notes)
+    def __add__(self, other: LabeledSet) -> LabeledSet:
+        return LabeledSet(self.micrographs + other.micrographs, self.notes + other.notes)
 
     def count(self, label: int) -> int:
         """Number of picks with a label."""
@@ -112,21 +64,21 @@ class TrainingSet:
         Raises
         ------
         BadInput
-            Where there are no positives, neither negatives nor unlabelled picks, or two micrographs of one name.
+            Where there are no positives, neither negatives nor unlabeled picks, or two micrographs of one name.
         """
         where = self.micrographs[0].path.parent if self.micrographs else Path()
-        positives, negatives, unknown = (self.count(label) for label in (RIGHT, WRONG, NOT_KNOWN))
+        positives, negatives, unknown = (self.count(label) for label in (POSITIVE, NEGATIVE, UNLABELED))
         if not positives:
             raise BadInput(
                 where,
-                f"no pick is labelled right ({negatives} wrong, {unknown} not known).",
+                f"no pick is labeled right ({negatives} wrong, {unknown} not known).",
                 "Training needs examples of both kinds.",
             )
         if not negatives and not unknown:
             raise BadInput(
                 where,
-                f"all {positives} picks are labelled right: one class only.",
-                "Add the picks that were removed, or the unlabelled picks of the autopick job.",
+                f"all {positives} picks are labeled right: one class only.",
+                "Add the picks that were removed, or the unlabeled picks of the autopick job.",
             )
         twice = [name for name, n in Counter(m.key for m in self.micrographs).items() if n > 1]
         if twice:
@@ -147,7 +99,7 @@ class Split:
 
 
 def split_by_micrograph(
-    training_set: TrainingSet, *, validation: float = 0.2, test: float = 0.2, seed: int = 0
+    training_set: LabeledSet, *, validation: float = 0.2, test: float = 0.2, seed: int = 0
 ) -> Split:
     """Divide the micrographs of each data set, evenly over the defocus.
 
@@ -194,103 +146,39 @@ def split_by_micrograph(
 
 
 def balanced_draw(
-    micrographs: Sequence[PickedMicrograph], n_right: int, *, seed: int = 0, bins: int = 8
+    micrographs: Sequence[PickedMicrograph], n_positive: int, *, seed: int = 0, bins: int = 8
 ) -> tuple[PickedMicrograph, ...]:
-    """At most `n_right` right picks, drawn evenly over the defocus, and as large a share of the others.
+    """At most `n_positive` right picks, drawn evenly over the defocus, and as large a share of the others.
 
     Micrographs of unknown defocus make one bin of their own. Other picks are thinned by the same share, so that the
     balance of right and wrong stays as it was.
     """
     rng = np.random.default_rng(seed)
-    total = sum(m.count(RIGHT) for m in micrographs)
-    if total <= n_right:
+    total = sum(m.count(POSITIVE) for m in micrographs)
+    if total <= n_positive:
         return tuple(micrographs)
     defocus = np.array([m.defocus_A for m in micrographs])
     groups = _defocus_bins(defocus, bins)
-    owners = [(i, j) for i, m in enumerate(micrographs) for j in np.flatnonzero(m.labels == RIGHT)]
+    owners = [(i, j) for i, m in enumerate(micrographs) for j in np.flatnonzero(m.labels == POSITIVE)]
     pools = [rng.permutation([k for k, (i, _) in enumerate(owners) if groups[i] == g]) for g in np.unique(groups)]
     chosen: list[int] = []
     for depth in range(max(map(len, pools))):
         chosen += [int(pool[depth]) for pool in pools if depth < len(pool)]
-        if len(chosen) >= n_right:
+        if len(chosen) >= n_positive:
             break
-    keep = [m.labels != RIGHT for m in micrographs]
-    for k in chosen[:n_right]:
+    keep = [m.labels != POSITIVE for m in micrographs]
+    for k in chosen[:n_positive]:
         i, j = owners[k]
         keep[i][j] = True
-    share = n_right / total
+    share = n_positive / total
     for i, m in enumerate(micrographs):
-        others = np.flatnonzero(m.labels != RIGHT)
+        others = np.flatnonzero(m.labels != POSITIVE)
         keep[i][others] = False
         keep[i][rng.permutation(others)[: round(share * len(others))]] = True
     thinned = (
         replace(m, centers_xy_px=m.centers_xy_px[k], labels=m.labels[k]) for m, k in zip(micrographs, keep, strict=True)
     )
     return tuple(m for m in thinned if len(m.labels))
-
-
-def picked_micrographs(
-    picks: PickSet, *, diameter_A: float | None = None, pixel_size_A: float | None = None
-) -> tuple[list[PickedMicrograph], list[str]]:
-    """The micrographs of a pick set that have picks and an image, and notes on those left out.
-
-    Parameters
-    ----------
-    diameter_A, pixel_size_A
-        Used where the pick set does not know its own.
-    """
-    diameter = picks.diameter_A or diameter_A
-    where = picks.provenance.project
-    if diameter is None:
-        raise BadInput(where, f"the particle diameter of {picks.provenance.entry_name} is unknown.", "Give --diameter.")
-    data_set = picks.provenance.project_name
-    found: list[PickedMicrograph] = []
-    missing: list[str] = []
-    no_pixel_size: list[str] = []
-    centers = picks.centers_xy_px
-    labels = picks.picks["label"].to_numpy(np.int8) if "label" in picks.picks else np.zeros(len(picks), np.int8)
-    offsets = picks.offsets
-    names = [str(name) for name in picks.micrographs["name"]]
-    paths = [None if path is None else Path(str(path)) for path in picks.micrographs["path"]]
-    sizes_A = picks.micrographs["pixel_size_A"].to_numpy(np.float64)
-    for i, row in enumerate(picks.micrographs.itertuples(index=False)):
-        these = slice(offsets[i], offsets[i + 1])
-        if offsets[i] == offsets[i + 1]:
-            continue
-        size = float(sizes_A[i]) if np.isfinite(sizes_A[i]) else pixel_size_A
-        path = paths[i]
-        if path is None:
-            missing.append(names[i])
-        elif size is None:
-            no_pixel_size.append(names[i])
-        else:
-            found.append(
-                PickedMicrograph(
-                    name=names[i],
-                    path=path,
-                    pixel_size_A=size,
-                    diameter_A=float(diameter),
-                    centers_xy_px=centers[these],
-                    labels=labels[these],
-                    data_set=data_set,
-                    ctf=ctf_of(row),
-                )
-            )
-    entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
-    notes = [
-        f"{entry}: {len(lost)} micrographs {why} ({lost[0]}, ...)"
-        for lost, why in ((missing, "are missing"), (no_pixel_size, "have no pixel size"))
-        if lost
-    ]
-    return found, notes
-
-
-def ctf_of(row: object) -> Ctf | None:
-    """The CTF of one row of a micrograph table, None where its defocus is unknown; other values have usual defaults."""
-    names = [f.name for f in dataclasses.fields(Ctf)]
-    values = {name: float(getattr(row, name)) for name in names}
-    known = {name: value for name, value in values.items() if np.isfinite(value)}
-    return Ctf(**known) if {"defocus_u_A", "defocus_v_A"} <= set(known) else None
 
 
 def fingerprint(micrographs: Iterable[PickedMicrograph]) -> str:

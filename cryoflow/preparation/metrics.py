@@ -1,7 +1,7 @@
 """Numbers about scores: ranking, precision and recall, calibration, and intervals from a bootstrap over micrographs.
 
-`right` is (n,) bool, `scores` (n,) float, higher meaning more likely right. Every function takes optional `weights`
-(n,): whole numbers in a bootstrap, where a micrograph is drawn several times or not at all.
+`positive` is (n,) bool, `scores` (n,) float, higher meaning more likely positive. Every function takes optional
+`weights`, (n,): whole numbers in a bootstrap, where a micrograph is drawn several times or not at all.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class Interval:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def roc_auc(right: Bool, scores: Float, weights: Float | None = None) -> float:
-    """Probability that a right pick scores above a wrong one, ties counting half; NaN with one class only."""
+def roc_auc(positive: Bool, scores: Float, weights: Float | None = None) -> float:
+    """Return the probability that a positive scores above a negative, ties counting half; NaN with one class only."""
     w = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
     _, level = np.unique(scores, return_inverse=True)
-    positive = np.bincount(level, w * right)
-    negative = np.bincount(level, w * ~right)
-    total = positive.sum() * negative.sum()
-    below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / total) if total else float("nan")
+    positives = np.bincount(level, w * positive)
+    negatives = np.bincount(level, w * ~positive)
+    total = positives.sum() * negatives.sum()
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (below + negatives / 2)).sum() / total) if total else float("nan")
 
 
-def precision_recall(right: Bool, scores: Float, weights: Float | None = None) -> tuple[Float, Float, Float]:
-    """Precision and recall where everything of at least a threshold is kept, for each threshold, highest first.
+def precision_recall(positive: Bool, scores: Float, weights: Float | None = None) -> tuple[Float, Float, Float]:
+    """Return precision and recall of keeping all scores of at least a threshold, for each threshold, highest first.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def precision_recall(right: Bool, scores: Float, weights: Float | None = None) -
         return np.zeros(0), np.zeros(0), np.zeros(0)
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     kept = np.cumsum(w[order])[last]
-    hits = np.cumsum(w[order] * right[order])[last]
+    hits = np.cumsum(w[order] * positive[order])[last]
     with np.errstate(invalid="ignore", divide="ignore"):
         precision = np.where(kept > 0, hits / kept, 1.0)
         recall = hits / hits[-1]
@@ -61,66 +61,66 @@ def precision_recall(right: Bool, scores: Float, weights: Float | None = None) -
     return precision, recall, thresholds
 
 
-def average_precision(right: Bool, scores: Float, weights: Float | None = None) -> float:
-    """Area below the precision-recall curve as a sum of steps; NaN without right picks."""
-    precision, recall, _ = precision_recall(right, scores, weights)
+def average_precision(positive: Bool, scores: Float, weights: Float | None = None) -> float:
+    """Return the area below the precision-recall curve as a sum of steps; NaN without positive picks."""
+    precision, recall, _ = precision_recall(positive, scores, weights)
     return float((precision * np.diff(recall, prepend=0.0)).sum()) if len(recall) else float("nan")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of a decision: what was kept and what removed."""
+    """The four outcomes of a decision, as numbers of picks."""
 
-    kept_right: float
-    kept_wrong: float
-    removed_right: float
-    removed_wrong: float
+    true_positives: float
+    false_positives: float
+    false_negatives: float
+    true_negatives: float
 
     @classmethod
-    def of(cls, right: Bool, kept: Bool, weights: Float | None = None) -> Counts:
+    def of(cls, positive: Bool, kept: Bool, weights: Float | None = None) -> Counts:
         """Count (or sum weights)."""
-        w = np.ones(len(right)) if weights is None else weights
-        return cls(*(float((w * a * b).sum()) for b in (kept, ~kept) for a in (right, ~right)))
+        w = np.ones(len(positive)) if weights is None else weights
+        return cls(*(float((w * a * b).sum()) for b in (kept, ~kept) for a in (positive, ~positive)))
 
     @property
     def error(self) -> float:
-        """Share judged wrongly."""
-        return _ratio(self.kept_wrong + self.removed_right, sum(vars(self).values()))
+        """Share of wrong decisions."""
+        return _ratio(self.false_positives + self.false_negatives, sum(vars(self).values()))
 
     @property
     def precision(self) -> float:
-        """Share of the kept that is right."""
-        return _ratio(self.kept_right, self.kept_right + self.kept_wrong)
+        """Share of the kept that is positive."""
+        return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float:
-        """Share of the right that is kept."""
-        return _ratio(self.kept_right, self.kept_right + self.removed_right)
+        """Share of the positive that is kept."""
+        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        return _ratio(2 * self.kept_right, 2 * self.kept_right + self.kept_wrong + self.removed_right)
+        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
 
 
 def calibration_curve(
-    right: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10
+    positive: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10
 ) -> tuple[Float, Float, Float]:
-    """Mean probability, share of right picks and number of picks in bins of equal width; NaN in empty bins."""
+    """Return confidence (mean probability), accuracy (share of positives) and number of picks in equal bins."""
     w = np.ones(len(probabilities)) if weights is None else np.asarray(weights, np.float64)
     index = np.clip((probabilities * bins).astype(int), 0, bins - 1)
     number: Float = np.bincount(index, w, bins).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
-        said = np.bincount(index, w * probabilities, bins) / number
-        true = np.bincount(index, w * right, bins) / number
-    return said, true, number
+        confidence = np.bincount(index, w * probabilities, bins) / number
+        accuracy = np.bincount(index, w * positive, bins) / number
+    return confidence, accuracy, number
 
 
-def calibration_error(right: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10) -> float:
-    """Expected calibration error: the mean distance of what is said from what is true, over bins of equal width."""
-    said, true, number = calibration_curve(right, probabilities, weights, bins=bins)
+def calibration_error(positive: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10) -> float:
+    """Expected calibration error: the mean distance of confidence from accuracy, over bins of equal width."""
+    confidence, accuracy, number = calibration_curve(positive, probabilities, weights, bins=bins)
     filled = number > 0
-    return _ratio(float((np.abs(said - true)[filled] * number[filled]).sum()), float(number.sum()))
+    return _ratio(float((np.abs(confidence - accuracy)[filled] * number[filled]).sum()), float(number.sum()))
 
 
 def bootstrap(

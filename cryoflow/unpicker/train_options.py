@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryoflow.unpicker.calibrate import Wanted
+from cryoflow.preparation.calibration import Goal
+from cryoflow.preparation.patches import PatchExtractor
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker.network import Architecture, ArchitectureName
-from cryoflow.unpicker.patches import Preprocessing
-from cryoflow.unpicker.preprocessing import BoxMaker
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class TrainOptions:
     Attributes
     ----------
     architecture
-        `residual`, or `classic` for the older emUnpicker's network.
+        `residual`, or `emunpicker` for the older emUnpicker's network.
     preprocessing
         None takes the one that belongs to the architecture.
     epochs, patience
@@ -28,13 +28,13 @@ class TrainOptions:
         As everywhere.
     least_steps
         Batches of an epoch at least, where the training set is small.
-    unlabelled_right
-        Share of right picks among those that are not labelled, at most: it is measured on validation micrographs.
-    max_right
+    class_prior
+        Share of right picks among those that are not labeled, at most: it is measured on validation micrographs.
+    max_positives
         Learn from at most so many right picks, drawn evenly over the defocus.
     validation, test
         Shares of the micrographs.
-    wanted
+    goal
         What the threshold is chosen for.
     seed
         Of the split, the weights, the order and the random views.
@@ -53,7 +53,7 @@ class TrainOptions:
     """
 
     architecture: ArchitectureName = "residual"
-    preprocessing: BoxMaker | None = None
+    preprocessing: PatchExtractor | None = None
     epochs: int = 30
     patience: int = 8
     batch: int = 64
@@ -64,11 +64,11 @@ class TrainOptions:
     dropout: float = 0.3
     widths: tuple[int, ...] = (24, 48, 96)
     blocks: tuple[int, ...] = (1, 1, 1)
-    unlabelled_right: float = 0.2
-    max_right: int | None = None
+    class_prior: float = 0.2
+    max_positives: int | None = None
     validation: float = 0.2
     test: float = 0.2
-    wanted: Wanted = field(default_factory=Wanted)
+    goal: Goal = field(default_factory=Goal)
     seed: int = 0
     start_from: Path | None = None
     cache_dir: Path | None = None
@@ -78,10 +78,10 @@ class TrainOptions:
     tensorboard: bool = True
 
     @classmethod
-    def classic(cls, **changes: object) -> TrainOptions:
+    def emunpicker(cls, **changes: object) -> TrainOptions:
         """What the older program did: its network, momentum, L2, quarter turns, no smoothing."""
         values: dict[str, object] = {
-            "architecture": "classic",
+            "architecture": "emunpicker",
             "epochs": 25,
             "batch": 16,
             "patience": 25,
@@ -93,7 +93,7 @@ class TrainOptions:
         }
         return cls(**{**values, **changes})  # type: ignore[arg-type]
 
-    def network(self, preprocessing: BoxMaker) -> Architecture:
+    def network(self, preprocessing: PatchExtractor) -> Architecture:
         """The network for these boxes."""
         return Architecture(
             self.architecture,
@@ -104,15 +104,19 @@ class TrainOptions:
             dropout=self.dropout,
         )
 
-    def preprocessing_for(self, diameter_A: float) -> BoxMaker:
+    def preprocessing_for(self, diameter_A: float) -> PatchExtractor:
         """The one given, or the one that belongs to the architecture."""
-        from cryoflow.unpicker.classic import ClassicPreprocessing
+        from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 
         if self.preprocessing is not None:
             return self.preprocessing
-        return ClassicPreprocessing(1.5 * diameter_A) if self.architecture == "classic" else Preprocessing()
+        return (
+            EmUnpickerPreprocessing(1.5 * diameter_A)
+            if self.architecture == "emunpicker"
+            else TwoChannelPreprocessing()
+        )
 
-    def that_matter(self) -> dict[str, object]:
+    def deciding(self) -> dict[str, object]:
         """The options that change the result, as plain values."""
         left_out = ("preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}

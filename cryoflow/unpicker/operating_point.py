@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.preparation.calibration import choose_threshold, estimate_class_prior, temperature
+from cryoflow.preparation.metrics import Counts, average_precision, calibration_error, roc_auc
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.unpicker.bundle import ModelBundle, sigmoid
-from cryoflow.unpicker.calibrate import choose_threshold, share_of_right, temperature
-from cryoflow.unpicker.labelled import NOT_KNOWN, RIGHT, WRONG
-from cryoflow.unpicker.metrics import Counts, average_precision, calibration_error, roc_auc
-from cryoflow.unpicker.options import TrainOptions
+from cryoflow.unpicker.train_options import TrainOptions
 
 
 def with_decision(
@@ -29,10 +29,10 @@ def with_decision(
     micrograph : (n,) int, optional
         Which micrograph each pick is from, so that the threshold does not hang on one of them.
     """
-    share = share_of_right(logits, labels, at_most=options.unlabelled_right)
-    heat = temperature(logits, labels, unlabelled_right=share)
+    share = estimate_class_prior(logits, labels, at_most=options.class_prior)
+    heat = temperature(logits, labels, class_prior=share)
     probabilities = sigmoid(logits / heat)
-    chosen = choose_threshold(probabilities, labels, options.wanted, unlabelled_right=share, micrograph=micrograph)
+    chosen = choose_threshold(probabilities, labels, options.goal, class_prior=share, micrograph=micrograph)
     return replace(
         bundle,
         temperature=heat,
@@ -41,8 +41,8 @@ def with_decision(
             **{f"validation_{k}": v for k, v in measured(probabilities, labels, chosen.probability).items()},
             "validation_precision_estimated": chosen.precision,
             "validation_recall_estimated": chosen.recall,
-            "threshold_reached_what_was_wanted": float(chosen.reached),
-            "unlabelled_right_estimated": share,
+            "goal_reached": float(chosen.reached),
+            "class_prior_estimated": share,
         },
     )
 
@@ -50,9 +50,9 @@ def with_decision(
 def measured(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int8], threshold: float
 ) -> dict[str, float]:
-    """Numbers about labelled picks; where none is labelled wrong, those not known stand in for them."""
-    judged = labels != NOT_KNOWN if (labels == WRONG).any() else np.ones(len(labels), bool)
-    right, p = labels[judged] == RIGHT, probabilities[judged]
+    """Numbers about labeled picks; where none is labeled wrong, those not known stand in for them."""
+    scored = labels != UNLABELED if (labels == NEGATIVE).any() else np.ones(len(labels), bool)
+    right, p = labels[scored] == POSITIVE, probabilities[scored]
     counts = Counts.of(right, p >= threshold)
     return {
         "n": float(len(p)),

@@ -1,7 +1,4 @@
-"""What every preprocessing offers, and what comes before any: the checks of a micrograph and of its picks.
-
-`patches.py` is ours, `classic.py` the older emUnpicker's. Neither is asked for boxes but through `load_boxes`.
-"""
+"""The interface of all preprocessings, and the checks of a micrograph and its picks that precede any of them."""
 
 from __future__ import annotations
 
@@ -14,15 +11,15 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.ctf import phase_flip
 from cryoflow.micrographs.image import MicrographFile
-from cryoflow.unpicker.labelled import PickedMicrograph
+from cryoflow.preparation.picked import PickedMicrograph
 
-Boxes = npt.NDArray[np.float16]
+Patches = npt.NDArray[np.float16]
 Image = npt.NDArray[np.float32] | MicrographFile
 CTF_HINT = "Give the STAR file with the CTF of all micrographs (--ctf)."
 
 
-class BoxMaker(Protocol):
-    """What every preprocessing offers; see `Preprocessing` for the meaning."""
+class PatchExtractor(Protocol):
+    """Interface of a preprocessing: cut patches around picks. See `TwoChannelPreprocessing` for an implementation."""
 
     kind: ClassVar[str]
 
@@ -32,25 +29,25 @@ class BoxMaker(Protocol):
 
     @property
     def margin_px(self) -> int:
-        """What boxes have more on each side, for shifts while training."""
+        """Extra pixels of a patch on each side, for shifts while training."""
 
     @property
     def n_channels(self) -> int:
-        """Channels of a box."""
+        """Channels of a patch."""
 
     @property
     def phase_flip(self) -> bool:
-        """Whether boxes depend on the CTF."""
+        """Whether patches depend on the CTF."""
 
-    def boxes(self, image: Image, micrograph: PickedMicrograph) -> Boxes:
-        """(n, input_px + 2 margin_px, same, n_channels)."""
+    def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
+        """Return patches, (n, input_px + 2 margin_px, same, n_channels)."""
 
     def to_json(self) -> dict[str, object]:
-        """Plain values that say all of it."""
+        """Return plain values from which the preprocessing can be built again."""
 
 
-def load_boxes(preprocessing: BoxMaker, micrograph: PickedMicrograph) -> Boxes:
-    """Read a micrograph and cut its boxes.
+def load_patches(preprocessing: PatchExtractor, micrograph: PickedMicrograph) -> Patches:
+    """Read a micrograph and cut its patches.
 
     Raises
     ------
@@ -69,11 +66,11 @@ def load_boxes(preprocessing: BoxMaker, micrograph: PickedMicrograph) -> Boxes:
             f"{outside} of {len(x)} picks lie outside its {nx} x {ny} pixels.",
             "Do the picks belong to this micrograph, at this binning?",
         )
-    return preprocessing.boxes(file, micrograph)
+    return preprocessing.patches(file, micrograph)
 
 
-def require_ctf(preprocessing: BoxMaker, micrographs: Sequence[PickedMicrograph]) -> None:
-    """Refuse at once, and once, what could not be prepared for any of many micrographs.
+def require_ctf(preprocessing: PatchExtractor, micrographs: Sequence[PickedMicrograph]) -> None:
+    """Raise one error where phases are to be flipped and no micrograph has a CTF.
 
     Raises
     ------
@@ -88,10 +85,10 @@ def require_ctf(preprocessing: BoxMaker, micrographs: Sequence[PickedMicrograph]
         )
 
 
-def flipped(
+def flip_phases(
     image: npt.NDArray[np.float32], pixel_size_yx_A: tuple[float, float], micrograph: PickedMicrograph
 ) -> npt.NDArray[np.float32]:
-    """The image with its phases flipped.
+    """Return the image with its phases flipped.
 
     Raises
     ------
@@ -108,7 +105,7 @@ def flipped(
 
 
 def check_pixel_size(micrograph: PickedMicrograph, header_pixel_size_A: float | None) -> None:
-    """Refuse a micrograph whose header tells another pixel size by more than 10 %; 0, 1 and nothing mean unknown."""
+    """Raise BadInput where the header has another pixel size by more than 10 %; 0, 1 and none mean unknown."""
     stated = micrograph.pixel_size_A
     if header_pixel_size_A is None or not header_pixel_size_A > 0 or abs(header_pixel_size_A - 1) < 1e-3:
         return

@@ -1,4 +1,4 @@
-"""Boxes on disk: one compact file a micrograph, named by a hash of everything that decides its content.
+"""Patches on disk: one compact file a micrograph, named by a hash of everything that decides its content.
 
 A file is never changed; another preprocessing, another pixel or another pick gives another name. So later epochs and
 later runs read 12 kB a pick in place of whole micrographs, and memory does not grow with the number of micrographs.
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput, NotWritten
+from cryoflow.preparation.patches import Patches, PatchExtractor, load_patches
+from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.storage.files import clear_errors, write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
-from cryoflow.unpicker.labelled import PickedMicrograph
-from cryoflow.unpicker.preprocessing import Boxes, BoxMaker, load_boxes
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CachedMicrograph:
     """A micrograph whose boxes lie in a file, in the order of its picks."""
 
     micrograph: PickedMicrograph
-    boxes_file: Path
+    patches_file: Path
     content: str
     """Hash of the image file."""
 
@@ -37,9 +37,9 @@ class CachedMicrograph:
         """Of the boxes."""
         return self.micrograph.labels
 
-    def load(self) -> Boxes:
+    def load(self) -> Patches:
         """All boxes, (n, edge, edge, channels) float16."""
-        return np.asarray(np.load(self.boxes_file, allow_pickle=False))
+        return np.asarray(np.load(self.patches_file, allow_pickle=False))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Prepared:
 
 
 def prepare(
-    preprocessing: BoxMaker,
+    preprocessing: PatchExtractor,
     micrographs: Sequence[PickedMicrograph],
     cache_dir: Path,
     *,
@@ -100,19 +100,19 @@ def prepare(
     return Prepared(tuple(good), tuple(bad))
 
 
-def _prepare_one(preprocessing: BoxMaker, micrograph: PickedMicrograph, cache_dir: Path) -> CachedMicrograph:
+def _prepare_one(preprocessing: PatchExtractor, micrograph: PickedMicrograph, cache_dir: Path) -> CachedMicrograph:
     content = checksum(micrograph.path)
     key = _key(preprocessing, micrograph, content)
     file = cache_dir / key[:2] / f"{key}.npy"
     if not file.exists():
-        boxes = load_boxes(preprocessing, micrograph)
+        boxes = load_patches(preprocessing, micrograph)
         raw = io.BytesIO()
         np.save(raw, boxes, allow_pickle=False)
         write_atomically(file, raw.getvalue())
     return CachedMicrograph(micrograph, file, content)
 
 
-def _key(preprocessing: BoxMaker, micrograph: PickedMicrograph, content: str) -> str:
+def _key(preprocessing: PatchExtractor, micrograph: PickedMicrograph, content: str) -> str:
     ctf = repr(micrograph.ctf) if preprocessing.phase_flip else ""
     scale = f"{micrograph.pixel_size_A:.9g} {micrograph.diameter_A:.9g} {ctf}"
     what = "\0".join(("1", json.dumps(preprocessing.to_json(), sort_keys=True), content, scale))

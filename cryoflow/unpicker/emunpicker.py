@@ -16,15 +16,15 @@ import numpy.typing as npt
 
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import MicrographFile, check_pixels
-from cryoflow.unpicker.labelled import PickedMicrograph
-from cryoflow.unpicker.preprocessing import Boxes, Image, flipped
+from cryoflow.preparation.patches import Image, Patches, flip_phases
+from cryoflow.preparation.picked import PickedMicrograph
 
 if TYPE_CHECKING:
     import keras
 
 
 @dataclass(frozen=True)
-class ClassicPreprocessing:
+class EmUnpickerPreprocessing:
     """The older preprocessing; a value of 0 leaves a step out.
 
     Attributes
@@ -51,7 +51,7 @@ class ClassicPreprocessing:
     gaussian_sigma_px: float = 0.0
     phase_flip: bool = False
 
-    kind: ClassVar[str] = "classic"
+    kind: ClassVar[str] = "emunpicker"
     n_channels: ClassVar[int] = 1
     margin_px: ClassVar[int] = 0
 
@@ -65,7 +65,7 @@ class ClassicPreprocessing:
         from scipy.ndimage import gaussian_filter
 
         if self.phase_flip:
-            image = flipped(image, (micrograph.pixel_size_A,) * 2, micrograph)
+            image = flip_phases(image, (micrograph.pixel_size_A,) * 2, micrograph)
         if self.lowpass_A or self.highpass_A:
             image = _band_pass(image, micrograph.pixel_size_A, self.lowpass_A, self.highpass_A)
         if self.gaussian_sigma_px:
@@ -77,7 +77,7 @@ class ClassicPreprocessing:
         scaled: npt.NDArray[np.float32] = (image - low) / np.float32((high - low) or 1.0) - np.float32(0.5)
         return scaled
 
-    def boxes(self, image: Image, micrograph: PickedMicrograph) -> Boxes:
+    def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
         """All boxes of a micrograph, (n, resized_box_px, resized_box_px, 1) float16."""
         from skimage.transform import resize
 
@@ -99,7 +99,7 @@ class ClassicPreprocessing:
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
-def build_classic(input_px: int, n_channels: int, *, dropout: float, dtype: object) -> keras.Model:
+def build_emunpicker(input_px: int, n_channels: int, *, dropout: float, dtype: object) -> keras.Model:
     """Two 5 x 5 convolutions of 32 and 64, each with pooling, a dense layer of 512 with L2, one output (a logit)."""
     import keras
     from keras import layers
@@ -114,7 +114,7 @@ def build_classic(input_px: int, n_channels: int, *, dropout: float, dtype: obje
     x = layers.Dense(512, activation="relu", kernel_regularizer=l2, dtype=dtype, name="dense")(x)
     x = layers.Dropout(dropout, dtype=dtype, name="dropout")(x)
     logit = layers.Dense(1, kernel_regularizer=l2, dtype="float32", name="logit")(x)
-    return keras.Model(inputs, logit, name="classic")
+    return keras.Model(inputs, logit, name="emunpicker")
 
 
 def _band_pass(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from cryoflow.errors import BadInput
 from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
-from cryoflow.unpicker.cache import CachedMicrograph
+from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Parts:
+class PreparedSplit:
     """The prepared micrographs of each part."""
 
     train: tuple[CachedMicrograph, ...]
@@ -41,7 +41,7 @@ class Parts:
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
         return tuple(ManifestRow.of(part, m) for part, members in parts for m in members)
 
-    def without_leaks(self, start: ModelBundle) -> Parts:
+    def without_leaks(self, start: ModelBundle) -> PreparedSplit:
         """The same without test micrographs that an earlier model learnt from: they are learnt from here, too."""
         known = {r.content for r in start.manifest if r.part != "test"}
         leaks = tuple(m for m in self.test if m.content in known)

@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.picked import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle, get_weights, logits_of, npz_bytes, set_weights
-from cryoflow.unpicker.cache import CachedMicrograph
-from cryoflow.unpicker.decision import with_decision
 from cryoflow.unpicker.devices import Devices, find_devices
 from cryoflow.unpicker.event_log import EventLog
-from cryoflow.unpicker.labelled import NOT_KNOWN
 from cryoflow.unpicker.network import build, pick_loss
-from cryoflow.unpicker.options import TrainOptions
-from cryoflow.unpicker.training_parts import OnProgress, Parts, Progress
+from cryoflow.unpicker.operating_point import with_decision
+from cryoflow.unpicker.patch_cache import CachedMicrograph
+from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
+from cryoflow.unpicker.train_options import TrainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,8 @@ class History:
     @property
     def best(self) -> int:
         """Number of the epoch (from 1) with the least validation loss, of those with the same loss as the last."""
-        share = self.epochs[-1].get("unlabelled_right")
-        comparable = [e.get("unlabelled_right") == share for e in self.epochs]
+        share = self.epochs[-1].get("class_prior")
+        comparable = [e.get("class_prior") == share for e in self.epochs]
         return 1 + int(np.argmin(np.where(comparable, [e["val_loss"] for e in self.epochs], np.inf)))
 
     def ended(self, patience: int) -> bool:
@@ -54,7 +54,7 @@ class History:
 
 def fit(
     bundle: ModelBundle,
-    parts: Parts,
+    parts: PreparedSplit,
     output: Path,
     options: TrainOptions,
     *,
@@ -73,7 +73,7 @@ def fit(
         bundle.preprocessing,
         batch=options.batch,
         seed=options.seed,
-        contrast=0.0 if options.architecture == "classic" else 0.15,
+        contrast=0.0 if options.architecture == "emunpicker" else 0.15,
         memory_bytes=options.memory_MB << 20,
         least_steps=options.least_steps,
         workers=4 if devices.gpus else 1,
@@ -91,7 +91,7 @@ def fit(
             began = until
             continue
         if share is None:
-            share = history.epochs[began - 1]["unlabelled_right_estimated"]
+            share = history.epochs[began - 1]["class_prior_estimated"]
             _compile(model, model.optimizer, share, options, devices)
         batches.start_at(done)
         after_epoch = _AfterEpoch(
@@ -114,18 +114,18 @@ def fit(
     return replace(best, metrics={**best.metrics, **numbers}, folder=None)
 
 
-def _stages(parts: Parts, options: TrainOptions) -> list[tuple[int, float | None]]:
+def _stages(parts: PreparedSplit, options: TrainOptions) -> list[tuple[int, float | None]]:
     """Up to which epoch to train with which share of right picks among those not known.
 
     The share is known as an upper limit only, and a network that is told a share finds it: so those picks count as
     wrong for a third of the epochs, and the scores of validation micrographs then tell (None) how many of them look
     right all the same.
     """
-    unknown = [any(m.micrograph.count(NOT_KNOWN) for m in part) for part in (parts.train, parts.validation)]
+    unknown = [any(m.micrograph.count(UNLABELED) for m in part) for part in (parts.train, parts.validation)]
     first = options.epochs // 3
-    if all(unknown) and options.unlabelled_right > 0 and first:
+    if all(unknown) and options.class_prior > 0 and first:
         return [(first, 0.0), (options.epochs, None)]
-    return [(options.epochs, options.unlabelled_right)]
+    return [(options.epochs, options.class_prior)]
 
 
 def _draw(history: History, path: Path) -> None:
@@ -194,19 +194,19 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         logits = logits_of_all(self.model, self.validation, self.bundle.architecture.input_px)
         loss = float(self.loss(self.labels.astype(np.float32)[:, None], logits.astype(np.float32)[:, None]))
         bundle = replace(self.bundle, weights=get_weights(self.model))
-        at_most = self.share if self.may_end else self.options.unlabelled_right
-        options = replace(self.options, unlabelled_right=at_most)
-        judged = with_decision(bundle, logits, self.labels, options, micrograph=self.micrograph)
+        at_most = self.share if self.may_end else self.options.class_prior
+        options = replace(self.options, class_prior=at_most)
+        scored = with_decision(bundle, logits, self.labels, options, micrograph=self.micrograph)
         logs["val_loss"] = loss
         for name in ("error", "roc_auc", "average_precision", "calibration_error"):
-            logs[f"val_{name}"] = judged.metrics[f"validation_{name}"]
-        logs["unlabelled_right"] = self.share
-        logs["unlabelled_right_estimated"] = judged.metrics["unlabelled_right_estimated"]
+            logs[f"val_{name}"] = scored.metrics[f"validation_{name}"]
+        logs["class_prior"] = self.share
+        logs["class_prior_estimated"] = scored.metrics["class_prior_estimated"]
         logs["seconds"] = time.monotonic() - self.began
         self.history.epochs.append({k: float(v) for k, v in logs.items()})
         if self.log:
             self.log.add(epoch + 1, self.history.epochs[-1])
-        judged.save(checkpoint_folder(self.output, epoch + 1))
+        scored.save(checkpoint_folder(self.output, epoch + 1))
         _save_state(self.model, self.history, self.output / "checkpoints" / STATE)
         if self.may_end and self.history.ended(self.options.patience):
             self.model.stop_training = True
@@ -228,7 +228,7 @@ def logits_of_all(
 
 def _optimizer(options: TrainOptions, steps: int) -> keras.Optimizer:
     total = max(steps * options.epochs, 1)
-    if options.architecture == "classic":
+    if options.architecture == "emunpicker":
         decay = keras.optimizers.schedules.ExponentialDecay(options.learning_rate, steps, 0.95, staircase=True)
         return keras.optimizers.SGD(decay, momentum=0.9)
     warm = min(steps, total // 10)
@@ -249,7 +249,7 @@ def _compile(
 ) -> None:
     model.compile(
         optimizer=optimizer,
-        loss=pick_loss(options.unlabelled_right if share is None else share, options.label_smoothing),
+        loss=pick_loss(options.class_prior if share is None else share, options.label_smoothing),
         jit_compile=devices.compiled,
     )
     if not optimizer.built:  # variables that come while a step is traced have it traced twice

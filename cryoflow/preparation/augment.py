@@ -1,0 +1,50 @@
+"""Random variants of patches for training, their eight orientations, and the crop that the network takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def augment(
+    patches: npt.NDArray[np.float16], input_px: int, rng: np.random.Generator, *, contrast: float = 0.15
+) -> npt.NDArray[np.float32]:
+    """Return each patch in a random orientation, shifted within its margin, with random contrast and level.
+
+    Parameters
+    ----------
+    patches : (n, edge, edge, channels)
+        `edge` may exceed `input_px`: shifts are drawn from the margin.
+
+    Returns
+    -------
+    (n, input_px, input_px, channels) float32
+    """
+    n, edge, _, channels = patches.shape
+    spare = edge - input_px
+    draws = np.column_stack([rng.integers(0, high, n) for high in (spare + 1, spare + 1, 8)])
+    augmented = np.empty((n, input_px, input_px, channels), np.float32)
+    for i, (row, column, orientation) in enumerate(draws.tolist()):
+        augmented[i] = oriented(patches[i, row : row + input_px, column : column + input_px], orientation)
+    if contrast:
+        augmented *= rng.normal(1, contrast, (n, 1, 1, channels)).astype(np.float32)
+        augmented += rng.normal(0, contrast, (n, 1, 1, channels)).astype(np.float32)
+    return augmented
+
+
+def oriented(patch: npt.NDArray[np.generic], orientation: int) -> npt.NDArray[np.generic]:
+    """Return one of the eight orientations of a patch, (y, x, channels) or (n, y, x, channels)."""
+    y_axis = patch.ndim - 3
+    if orientation & 4:
+        patch = np.swapaxes(patch, y_axis, y_axis + 1)
+    if orientation & 2:
+        patch = np.flip(patch, y_axis)
+    if orientation & 1:
+        patch = np.flip(patch, y_axis + 1)
+    return patch
+
+
+def center_crop(patches: npt.NDArray[np.float16], input_px: int) -> npt.NDArray[np.float32]:
+    """Return patches without their margin."""
+    margin = (patches.shape[1] - input_px) // 2
+    return patches[:, margin : margin + input_px, margin : margin + input_px].astype(np.float32)
