@@ -14,8 +14,8 @@ from view_fixtures import OTHER, SCORED, UNPICKED, contents, make_database
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
 from cryoflow.pickers.training_sets.export import export
-from cryoflow.preparation.picked import TrainingSet
 from cryoflow.unpicker.label import label_star_folder
+from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.view.candidates import open_candidates
 from cryoflow.view.journal import journal_of
 from cryoflow.view.review import BadAction, Review, tally
@@ -227,7 +227,7 @@ def test_a_reviewed_entry_exports_and_trains_like_any_other(database: Database, 
     right = int((saved.picks["label"] > 0).sum())
     result = export("cryosparc", [saved], tmp_path / "out")
     assert result.n_picks == right
-    assert TrainingSet.from_picks(saved).count(1) == right
+    assert LabeledSet.from_picks(saved).count(1) == right
     last = saved.picks[saved.picks["micrograph"] == 2].iloc[-1]
     assert (last["x_px"], last["y_px"], last["label"]) == (111.25, 222.5, 1)
 
