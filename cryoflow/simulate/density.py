@@ -40,6 +40,8 @@ class Specimen:
         Whole, isolated particles that the grid tries to hold, per square micrometre.
     picker_sigma
         Where the permissive picker draws its line.
+    weights : (n,) float32 or None
+        Residues that each point stands for; None where it is one. Negative where a part is lighter than ice.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Specimen:
     contrast: float
     whole_per_um2: float
     picker_sigma: float
+    weights: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,20 @@ def random_coil(n_residues: int, radius_of_gyration_A: float, rng: np.random.Gen
     walk -= walk.mean(axis=0)
     walk *= radius_of_gyration_A / np.sqrt((walk**2).sum(axis=1).mean())
     return (walk + rng.normal(0, 0.35 * radius_of_gyration_A, walk.shape)).astype(np.float32)
+
+
+def thinned(
+    points: Points,
+    weights: npt.NDArray[np.float32] | None,
+    at_most: int | None,
+    rng: np.random.Generator,
+) -> tuple[Points, npt.NDArray[np.float32] | None]:
+    """Return a random part of an object's points that weighs as much as all of them."""
+    if at_most is None or len(points) <= at_most:
+        return points, weights
+    kept = rng.integers(0, len(points), at_most)
+    each = np.ones(at_most, np.float32) if weights is None else weights[kept]
+    return points[kept], each * np.float32(len(points) / at_most)
 
 
 def _bundle(radius_A: float, rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import fft, ndimage
 
 from cryoflow.micrographs.ctf import Ctf
+from cryoflow.simulate.conditions import STANDARD, Conditions
 from cryoflow.simulate.density import Specimen
 from cryoflow.simulate.scene import Scene, Thing, build_scene
 from cryoflow.simulate.surroundings import Surroundings, build_surroundings
@@ -24,11 +25,7 @@ from cryoflow.simulate.surroundings import Surroundings, build_surroundings
 RADIANS_PER_RESIDUE_A2 = 130 * 2.6 * 6.5e-4
 """Phase of one residue, spread over one square angstrom."""
 
-DOSE_PER_A2 = 40.0
 ICE_MEAN_FREE_PATH_A = 3500.0
-B_FACTOR_A2 = 150.0  # damage, drift and coherence together
-DETECTIVE_EFFICIENCY = 0.8
-ICE_GRAIN_RAD = 0.016  # of ice 300 A thick in a pixel of 1.5 A; most of it is blurred by the movement of the water
 _MARGIN_A = 240.0  # of the canvas about the micrograph: transforms are periodic, and fringes spread
 
 
@@ -44,6 +41,10 @@ class Exposure:
         Of the microscope when it was taken.
     true_xy_px, true_psi_deg, true_tilt_deg : (n, 2), (n,), (n,) float
         Centres of the whole, isolated particles off contamination, and how each lies.
+    scene
+        All objects, usable or not.
+    dirty : (ny, nx) bool
+        Carbon, ice crystals, gold and crystalline patches.
     """
 
     image: npt.NDArray[np.float32]
@@ -51,34 +52,47 @@ class Exposure:
     true_xy_px: npt.NDArray[np.float64]
     true_psi_deg: npt.NDArray[np.float64]
     true_tilt_deg: npt.NDArray[np.float64]
+    scene: Scene
+    dirty: npt.NDArray[np.bool_]
 
 
 def simulate_exposure(
-    specimen: Specimen, shape_yx: tuple[int, int], pixel_size_A: float, rng: np.random.Generator
+    specimen: Specimen,
+    shape_yx: tuple[int, int],
+    pixel_size_A: float,
+    rng: np.random.Generator,
+    conditions: Conditions = STANDARD,
 ) -> Exposure:
     """Take one micrograph; the same generator gives the same image."""
     ny, nx = shape_yx
     margin = round(_MARGIN_A / pixel_size_A)
     canvas = tuple(fft.next_fast_len(n + 2 * margin, real=True) for n in shape_yx)
     canvas_yx = (canvas[0], canvas[1])
-    around = build_surroundings(canvas_yx, pixel_size_A, rng)
-    scene = build_scene(specimen, (nx * pixel_size_A, ny * pixel_size_A), rng)
-    defocus_A, astigmatism_A = rng.uniform(10_000, 30_000), rng.uniform(0, 400)
-    ctf = Ctf(defocus_A + astigmatism_A / 2, defocus_A - astigmatism_A / 2, rng.uniform(-90, 90))
+    around = build_surroundings(canvas_yx, pixel_size_A, rng, conditions)
+    scene = build_scene(specimen, (nx * pixel_size_A, ny * pixel_size_A), rng, conditions)
+    defocus_A, astigmatism_A = rng.uniform(*conditions.defocus_A), rng.uniform(*conditions.astigmatism_A)
+    ctf = Ctf(
+        defocus_A + astigmatism_A / 2,
+        defocus_A - astigmatism_A / 2,
+        rng.uniform(-90, 90),
+        conditions.voltage_kV,
+        conditions.cs_mm,
+        conditions.amplitude_contrast,
+    )
 
     phase = _splat(scene, canvas_yx, pixel_size_A, margin)
     phase *= specimen.contrast * RADIANS_PER_RESIDUE_A2 / pixel_size_A**2
     phase += around.phase_rad
     grain = np.sqrt(around.ice_A)
-    grain *= ICE_GRAIN_RAD / math.sqrt(300) * 1.5 / pixel_size_A
+    grain *= conditions.ice_grain_rad / math.sqrt(300) * 1.5 / pixel_size_A
     grain *= rng.standard_normal(canvas_yx, np.float32)
     phase += grain
-    contrast = _transfer(phase, ctf, pixel_size_A)
+    contrast = _transfer(phase, ctf, pixel_size_A, conditions)
 
     inner = (slice(margin, margin + ny), slice(margin, margin + nx))
     passed = np.exp(around.ice_A[inner] / -ICE_MEAN_FREE_PATH_A - around.opacity[inner])
     image = passed * np.maximum(1 + contrast[inner], 0.05)
-    image *= DOSE_PER_A2 * pixel_size_A**2
+    image *= conditions.dose_per_A2 * pixel_size_A**2
     image += np.sqrt(image) * rng.standard_normal(shape_yx, np.float32)
 
     usable = _usable(scene, around, specimen, shape_yx, pixel_size_A, margin)
@@ -88,6 +102,8 @@ def simulate_exposure(
         scene.xy_A[usable] / pixel_size_A,
         scene.psi_deg[usable],
         scene.tilt_deg[usable],
+        scene,
+        around.dirty[inner],
     )
 
 
@@ -105,19 +121,24 @@ def _splat(scene: Scene, canvas_yx: tuple[int, int], pixel_size_A: float, margin
     (fx, fy), index = (places - corner).T, corner[:, 1] * nx + corner[:, 0]
     indices = np.concatenate([index, index + 1, index + nx, index + nx + 1])
     shares = np.concatenate([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy])
+    if any(w is not None for w in scene.weights):
+        each = [np.ones(n, np.float32) if w is None else w for n, w in zip(lengths, scene.weights, strict=True)]
+        shares *= np.tile(np.concatenate(each)[inside], 4)
     return np.bincount(indices, shares, ny * nx).astype(np.float32).reshape(canvas_yx)
 
 
-def _transfer(phase: npt.NDArray[np.float32], ctf: Ctf, pixel_size_A: float) -> npt.NDArray[np.float32]:
+def _transfer(
+    phase: npt.NDArray[np.float32], ctf: Ctf, pixel_size_A: float, conditions: Conditions
+) -> npt.NDArray[np.float32]:
     """Contrast that a phase makes: twice minus the CTF, damped, and weakened as by the camera's lost electrons."""
     ny, nx = phase.shape
     spectrum = fft.rfft2(phase, workers=1)
     k2 = (np.fft.fftfreq(ny, pixel_size_A)[:, None] ** 2).astype(np.float32)
     k2 = k2 + (np.fft.rfftfreq(nx, pixel_size_A)[None, :] ** 2).astype(np.float32)
-    k2 *= np.float32(-B_FACTOR_A2 / 4)
+    k2 *= np.float32(-conditions.b_factor_A2 / 4)
     transfer = ctf.on_grid((ny, nx), (pixel_size_A, pixel_size_A))
     transfer *= np.exp(k2, out=k2)
-    transfer *= np.float32(-2 * np.sqrt(DETECTIVE_EFFICIENCY))
+    transfer *= np.float32(-2 * np.sqrt(conditions.detective_efficiency))
     transfer[0, 0] = 0
     spectrum *= transfer
     contrast: npt.NDArray[np.float32] = fft.irfft2(spectrum, s=phase.shape, workers=1, overwrite_x=True)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from cryoflow.simulate.density import Domain, Points, Specimen, fill_domains, random_coil, random_rotation
+from cryoflow.simulate.conditions import STANDARD, Conditions
+from cryoflow.simulate.density import Domain, Points, Specimen, fill_domains, random_coil, random_rotation, thinned
 
 _BEYOND = 0.6  # objects may lie this many diameters beyond the edge: they are cut by it
 
@@ -44,6 +45,8 @@ class Scene:
         Angle between the particle's z axis and the beam, and in-plane angle as RELION's `rlnAnglePsi` has it.
     points : list of n (m, 2) float32
         Residues, projected, relative to the centre.
+    weights : list of n (m,) float32 or None
+        Residues that each point stands for; None where it is one.
     """
 
     thing: npt.NDArray[np.int8]
@@ -52,6 +55,7 @@ class Scene:
     tilt_deg: npt.NDArray[np.float64]
     psi_deg: npt.NDArray[np.float64]
     points: list[npt.NDArray[np.float32]]
+    weights: list[npt.NDArray[np.float32] | None]
 
     def isolated(self) -> npt.NDArray[np.bool_]:
         """Which objects no other one comes close to: centres further apart than the two radii."""
@@ -64,7 +68,12 @@ class Scene:
         return alone
 
 
-def build_scene(specimen: Specimen, extent_xy_A: tuple[float, float], rng: np.random.Generator) -> Scene:
+def build_scene(
+    specimen: Specimen,
+    extent_xy_A: tuple[float, float],
+    rng: np.random.Generator,
+    conditions: Conditions = STANDARD,
+) -> Scene:
     """Strew objects over a field of `extent_xy_A`, and a little beyond its edges.
 
     Particles that are to be whole keep their distance where there is room; a part is set on top of others, some clump
@@ -72,36 +81,38 @@ def build_scene(specimen: Specimen, extent_xy_A: tuple[float, float], rng: np.ra
     """
     diameter = specimen.diameter_A
     area_um2 = (extent_xy_A[0] + _BEYOND * diameter) * (extent_xy_A[1] + _BEYOND * diameter) * 1e-8
-    crowding = rng.uniform(0.65, 1.25)  # some areas of a grid hold more than others
+    crowding = rng.uniform(*conditions.crowding)  # some areas of a grid hold more than others
     whole = specimen.whole_per_um2 * crowding * area_um2
     plans: list[tuple[Thing, float]] = [
         (Thing.WHOLE, whole),
-        (Thing.BROKEN, 0.38 * whole),
-        (Thing.DENATURED, 0.35 * whole),
-        (Thing.COPURIFIED, 0.25 * whole),
+        (Thing.BROKEN, conditions.broken * whole),
+        (Thing.DENATURED, conditions.denatured * whole),
+        (Thing.COPURIFIED, conditions.copurified * whole),
     ]
     things: list[Thing] = []
     centers: list[npt.NDArray[np.float64]] = []
     low, high = -_BEYOND * diameter * np.ones(2), np.array(extent_xy_A) + _BEYOND * diameter
     for thing, expected in plans:
         for _ in range(rng.poisson(expected)):
-            place = _free_place(centers, low, high, 1.12 * diameter, rng)
+            place = _free_place(centers, low, high, conditions.spacing * diameter, rng)
             if place is not None:
                 things.append(thing)
                 centers.append(place)
-    for place in _pairs(rng.poisson(0.12 * whole), diameter, low, high, rng):
+    for place in _pairs(rng.poisson(conditions.pairs * whole), diameter, low, high, rng):
         things.append(Thing.CROWDED)
         centers.append(place)
-    for _ in range(rng.poisson(12 * area_um2 * (160 / diameter) ** 1.5)):
+    for _ in range(rng.poisson(conditions.clumps_per_um2 * area_um2 * (160 / diameter) ** 1.5)):
         for place in _clump(int(rng.integers(4, 13)), diameter, low, high, rng):
             things.append(rng.choice(np.array([Thing.CROWDED, Thing.BROKEN, Thing.DENATURED]), p=[0.5, 0.3, 0.2]))
             centers.append(place)
 
     made = [_MAKERS[Thing(thing)](specimen, rng) for thing in things]
-    tilts, psis, points = [], [], []
-    for model in made:
+    tilts, psis, points, weights = [], [], [], []
+    for model, weight in made:
+        model, weight = thinned(model, weight, conditions.points_per_object, rng)
         rotation = random_rotation(rng)
         points.append((model @ rotation[:2].T).astype(np.float32))
+        weights.append(weight)
         tilts.append(np.degrees(np.arccos(np.clip(abs(rotation[2, 2]), 0, 1))))
         psis.append(np.degrees(np.arctan2(rotation[1, 2], -rotation[0, 2])))
     return Scene(
@@ -111,6 +122,7 @@ def build_scene(specimen: Specimen, extent_xy_A: tuple[float, float], rng: np.ra
         np.array(tilts, np.float64),
         np.array(psis, np.float64),
         points,
+        weights,
     )
 
 
@@ -151,31 +163,39 @@ def _clump(
         places.append(places[int(rng.integers(len(places)))] + step)
 
 
-def _whole(specimen: Specimen, rng: np.random.Generator) -> Points:  # noqa: ARG001  # one signature for all makers
-    return specimen.points
+Object = tuple[Points, npt.NDArray[np.float32] | None]
+"""Points of an object, and the residues that each stands for."""
 
 
-def _broken(specimen: Specimen, rng: np.random.Generator) -> Points:
+def _whole(specimen: Specimen, rng: np.random.Generator) -> Object:  # noqa: ARG001  # one signature for all makers
+    return specimen.points, specimen.weights
+
+
+def _broken(specimen: Specimen, rng: np.random.Generator) -> Object:
     """What is left on one side of a random plane, 30 to 65 % of it, about its own centre."""
     normal = random_rotation(rng)[2]
     height = specimen.points @ normal
-    left = specimen.points[height < np.quantile(height, rng.uniform(0.30, 0.65))]
+    kept = height < np.quantile(height, rng.uniform(0.30, 0.65))
+    left = specimen.points[kept]
     centred: Points = (left - left.mean(axis=0)).astype(np.float32)
-    return centred
+    return centred, None if specimen.weights is None else specimen.weights[kept]
 
 
-def _denatured(specimen: Specimen, rng: np.random.Generator) -> Points:
+def _denatured(specimen: Specimen, rng: np.random.Generator) -> Object:
     """A coil of a part of the chain, swollen or collapsed."""
     number = max(200, int(len(specimen.points) * rng.uniform(0.2, 0.9)))
-    return random_coil(number, specimen.diameter_A * rng.uniform(0.25, 0.45), rng)
+    coil = random_coil(number, specimen.diameter_A * rng.uniform(0.25, 0.45), rng)
+    if specimen.weights is None:
+        return coil, None
+    return coil, np.full(number, np.abs(specimen.weights).mean(), np.float32)
 
 
-def _copurified(specimen: Specimen, rng: np.random.Generator) -> Points:
+def _copurified(specimen: Specimen, rng: np.random.Generator) -> Object:
     """One of three foreign complexes."""
-    return _foreign(specimen.diameter_A)[int(rng.integers(3))]
+    return _foreign(specimen.diameter_A)[int(rng.integers(3))], None
 
 
-_MAKERS: dict[Thing, Callable[[Specimen, np.random.Generator], Points]] = {
+_MAKERS: dict[Thing, Callable[[Specimen, np.random.Generator], Object]] = {
     Thing.WHOLE: _whole,
     Thing.CROWDED: _whole,
     Thing.BROKEN: _broken,

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
+from cryoflow.simulate.conditions import STANDARD, Conditions
+
 Field = npt.NDArray[np.float32]
 
 
@@ -34,7 +36,9 @@ class Surroundings:
     dirty: npt.NDArray[np.bool_]
 
 
-def build_surroundings(shape_yx: tuple[int, int], pixel_size_A: float, rng: np.random.Generator) -> Surroundings:
+def build_surroundings(
+    shape_yx: tuple[int, int], pixel_size_A: float, rng: np.random.Generator, conditions: Conditions = STANDARD
+) -> Surroundings:
     """Draw the surroundings of one micrograph."""
     ny, nx = shape_yx
     y_A, x_A = (np.arange(n, dtype=np.float32) * np.float32(pixel_size_A) for n in shape_yx)
@@ -42,17 +46,21 @@ def build_surroundings(shape_yx: tuple[int, int], pixel_size_A: float, rng: np.r
     phase, opacity = np.zeros(shape_yx, np.float32), np.zeros(shape_yx, np.float32)
     dirty = np.zeros(shape_yx, bool)
 
-    ice = rng.uniform(250, 500) * _gradient(shape_yx, rng)
+    ice = rng.uniform(*conditions.ice_A) * _gradient(shape_yx, rng)
     area_um2 = ny * nx * pixel_size_A**2 * 1e-8
-    if rng.random() < 0.3:
+    if rng.random() < conditions.carbon:
         _add_carbon(phase, opacity, dirty, x_A, y_A, pixel_size_A, rng)
-    for _ in range(rng.poisson(18 * area_um2)):
+    for _ in range(rng.poisson(conditions.ice_crystals_per_um2 * area_um2)):
         _add_ice_crystal(phase, opacity, dirty, x_A, y_A, rng)
-    if rng.random() < 0.2:
+    if rng.random() < conditions.gold:
         for _ in range(int(rng.integers(1, 5))):
             _add_gold(phase, opacity, dirty, x_A, y_A, rng)
-    if rng.random() < 0.25:
+    if rng.random() < conditions.lattice:
         _add_lattice(phase, dirty, x_A, y_A, rng)
+    if conditions.support_rad:
+        grain = rng.standard_normal(shape_yx, np.float32) * np.float32(0.055 * 1.5 / pixel_size_A)
+        phase += np.float32(conditions.support_rad) * grain
+        opacity += np.float32(0.10 * conditions.support_rad)
     return Surroundings(ice, phase, opacity, dirty)
 
 

@@ -1,0 +1,261 @@
+"""The training loop: batches by number, a checkpoint after each round, from which a killed training goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.detector.loss import detector_loss
+from cryoflow.detector.network import DetectorArchitecture, build
+from cryoflow.detector.stream import CropStream
+from cryoflow.errors import BadInput
+from cryoflow.storage.files import write_atomically
+from cryoflow.unpicker.bundle import npz_bytes
+from cryoflow.unpicker.event_log import EventLog
+
+STATE = "state.npz"
+Weights = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How long and how fast to learn.
+
+    Attributes
+    ----------
+    rounds, steps
+        Rounds of so many batches; a checkpoint and a validation after each.
+    learning_rate, least_learning_rate, weight_decay
+        AdamW's; the rate rises over the first 2 % of the steps and falls as a cosine.
+    clip
+        Most norm of the gradient of all weights.
+    average
+        Momentum of the moving average of the weights, which is what the model keeps.
+    unlabeled_from
+        Share of the rounds after which candidates of unknown fate enter the loss.
+    seed
+        Of weights and batches.
+    mixed_precision
+        Type to compute in; None is float32.
+    tensorboard
+        Whether to write a log that TensorBoard reads.
+    """
+
+    rounds: int = 30
+    steps: int = 200
+    learning_rate: float = 2e-3
+    least_learning_rate: float = 2e-5
+    weight_decay: float = 1e-4
+    clip: float = 5.0
+    average: float = 0.998
+    unlabeled_from: float = 1 / 3
+    seed: int = 1
+    mixed_precision: str | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is reported after some steps: done of all, mean loss so far, seconds that are left."""
+
+    step: int
+    n_steps: int
+    loss: float
+    validation_loss: float
+    seconds_left: float
+
+
+def fit(
+    architecture: DetectorArchitecture,
+    training: CropStream,
+    validation: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+    output: Path,
+    options: FitOptions,
+    *,
+    fingerprint: str,
+    start: Weights | None = None,
+    on_round: Callable[[Round], None] | None = None,
+) -> tuple[Weights, list[dict[str, float]]]:
+    """Train to the end, or go on where a training of the same fingerprint was stopped.
+
+    Parameters
+    ----------
+    validation
+        Batches that are not learned from.
+    output
+        Folder of the checkpoint.
+    start
+        Weights to begin with; None draws them at random.
+
+    Returns
+    -------
+    weights
+        Moving average over the last steps.
+    history
+        One record a round.
+
+    Raises
+    ------
+    BadInput
+        Where the checkpoint is of another training, or the loss is not finite.
+    """
+    keras.utils.set_random_seed(options.seed)
+    model = build(architecture, mixed_precision=options.mixed_precision)
+    if start is not None:
+        put_weights(model, start)
+    total = options.rounds * options.steps
+    optimizer = keras.optimizers.AdamW(
+        _schedule(options, total), weight_decay=options.weight_decay, global_clipnorm=options.clip
+    )
+    optimizer.exclude_from_weight_decay(var_names=["norm", "bias", "gamma", "beta"])
+    optimizer.build(model.trainable_variables)
+    average: Weights = take_weights(model)
+    history: list[dict[str, float]] = []
+    state = output / STATE
+    if state.is_file():
+        average, history = _restore(model, optimizer, state, fingerprint)
+    log = EventLog(output / "logs") if options.tensorboard else None
+    change = max(1, round(options.unlabeled_from * options.rounds))
+    compiled: bool | None = None
+    seconds: list[float] = []
+    for done in range(len(history), options.rounds):
+        unlabeled = done >= change
+        if compiled != unlabeled:
+            model.compile(optimizer=optimizer, loss=detector_loss(unlabeled=unlabeled))
+            compiled = unlabeled
+        began = time.monotonic()
+        loss = _one_round(model, training, done, options, average)
+        if not math.isfinite(loss):
+            raise BadInput(output, f"the loss became {loss} in round {done + 1}.", "Use a lower learning rate.")
+        record = {"round": done + 1.0, "loss": loss, "validation_loss": _validate(model, average, validation)}
+        seconds.append(time.monotonic() - began)
+        history.append({**record, "seconds": seconds[-1]})
+        write_atomically(state, _state_bytes(model, optimizer, average, history, fingerprint))
+        if log:
+            log.add(done + 1, record)
+        if on_round:
+            left = float(np.mean(seconds[-5:])) * (options.rounds - done - 1)
+            on_round(Round((done + 1) * options.steps, total, loss, record["validation_loss"], left))
+    return average, history
+
+
+def _one_round(
+    model: keras.Model, stream: CropStream, done: int, options: FitOptions, average: Weights
+) -> float:
+    """Train on the batches of a round; the next batch is made while the network learns from this one."""
+    every = 10
+    momentum = options.average**every
+    losses = []
+    first = done * options.steps
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(stream.batch, first)
+        for step in range(first, first + options.steps):
+            x, y = coming.result()
+            if step + 1 < first + options.steps:
+                coming = pool.submit(stream.batch, step + 1)
+            losses.append(float(model.train_on_batch(x, y)))
+            if (step + 1) % every == 0:
+                for variable in model.weights:
+                    kept, new = average[variable.path], np.asarray(keras.ops.convert_to_numpy(variable.value))
+                    m = min(momentum, step / (step + 10 * every))
+                    average[variable.path] = (m * kept + (1 - m) * new).astype(np.float32)
+    return float(np.mean(losses))
+
+
+def _validate(
+    model: keras.Model,
+    average: Weights,
+    batches: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+) -> float:
+    """Mean loss of the averaged weights over fixed batches; the weights in training are put back."""
+    if not batches:
+        return float("nan")
+    learning = take_weights(model)
+    put_weights(model, average)
+    loss = detector_loss()
+    values = [float(loss(y, model.predict_on_batch(x))) for x, y in batches]
+    put_weights(model, learning)
+    return float(np.mean(values))
+
+
+def take_weights(model: keras.Model) -> Weights:
+    """All weights by name, moving averages of the normalization included."""
+    return {w.path: np.array(keras.ops.convert_to_numpy(w.value)) for w in model.weights}
+
+
+def put_weights(model: keras.Model, weights: Weights) -> None:
+    """Put weights into a network of the same description.
+
+    Raises
+    ------
+    ValueError
+        Where a name or a shape differs.
+    """
+    wanted = {w.path: tuple(w.shape) for w in model.weights}
+    given = {name: array.shape for name, array in weights.items()}
+    if wanted != given:
+        odd = sorted(set(wanted.items()) ^ set(given.items()))[:3]
+        raise ValueError(f"the weights do not fit the network: {odd}")
+    for w in model.weights:
+        w.assign(weights[w.path].astype(np.float32))
+
+
+def _schedule(options: FitOptions, total: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    warm = max(1, total // 50)
+    return keras.optimizers.schedules.CosineDecay(
+        options.learning_rate / 20,
+        max(total - warm, 1),
+        alpha=options.least_learning_rate / options.learning_rate,
+        warmup_target=options.learning_rate,
+        warmup_steps=warm,
+    )
+
+
+def _state_bytes(
+    model: keras.Model,
+    optimizer: keras.Optimizer,
+    average: Weights,
+    history: list[dict[str, float]],
+    fingerprint: str,
+) -> bytes:
+    arrays: Weights = {f"average/{k}": v for k, v in average.items()}
+    for i, v in enumerate([*model.variables, *optimizer.variables]):
+        arrays[f"variable/{i:04d}"] = np.array(keras.ops.convert_to_numpy(v.value))
+    described = json.dumps({"history": history, "fingerprint": fingerprint})
+    arrays["described"] = np.frombuffer(described.encode(), np.uint8)
+    return npz_bytes(arrays)
+
+
+def _restore(
+    model: keras.Model, optimizer: keras.Optimizer, path: Path, fingerprint: str
+) -> tuple[Weights, list[dict[str, float]]]:
+    variables = [*model.variables, *optimizer.variables]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        described = json.loads(arrays["described"].tobytes())
+        if described["fingerprint"] != fingerprint:
+            raise ValueError("made with other labels, micrographs or options")
+        for i, v in enumerate(variables):
+            v.assign(arrays[f"variable/{i:04d}"])
+        average = {k.removeprefix("average/"): v for k, v in arrays.items() if k.startswith("average/")}
+        return average, list(described["history"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(path, f"is no state of this training ({error}).", "Name another folder, or remove it.") from error
+
+
+def options_that_matter(options: FitOptions) -> dict[str, object]:
+    """Options that change the result, for the fingerprint of a training."""
+    values = asdict(options)
+    del values["tensorboard"]
+    return values

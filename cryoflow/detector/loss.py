@@ -1,0 +1,68 @@
+"""The loss of a detector: focal for centers, with rules for missing labels; distance for offset and size; junk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cryoflow.detector import network as net
+from cryoflow.detector import targets as t
+
+if TYPE_CHECKING:
+    import keras
+
+OFFSET_WEIGHT, SIZE_WEIGHT, JUNK_WEIGHT = 0.5, 0.5, 2.0
+
+
+def detector_loss(*, unlabeled: bool = False) -> keras.losses.Loss:
+    """Return the loss that compares answers with target maps.
+
+    Centers: the penalty-reduced focal loss (Law & Deng 2018, CornerNet; powers 2 and 4), over the number of particles.
+    Places of unknown fate have no part in it unless `unlabeled`; then they enter by the non-negative
+    positive-unlabeled risk (Kiryo et al. 2017): as negatives, less what the particles among them add to that, estimated
+    from the labeled particles and the class prior, but never below zero.
+    """
+    import keras
+    from keras import ops
+
+    class DetectorLoss(keras.losses.Loss):  # type: ignore[misc]
+        def call(self, y_true: object, y_pred: object) -> object:
+            true = ops.cast(y_true, "float32")
+            answers = ops.cast(y_pred, "float32")
+
+            def channel(i: int) -> object:
+                return true[..., i]
+
+            logit = answers[..., net.PARTICLE]
+            p = ops.clip(ops.sigmoid(logit), 1e-5, 1 - 1e-5)
+            center = channel(t.CENTER)
+            is_center = ops.cast(channel(t.HEAT) > 0.9999, "float32") * ops.cast(center > 0, "float32")
+            as_negative = ops.square(p) * ops.softplus(logit)
+            if_particle = is_center * center * ops.square(1 - p) * ops.softplus(-logit)
+            if_none = (1 - is_center) * channel(t.WEIGHT) * ops.power(1 - channel(t.HEAT), 4.0) * as_negative
+            number = ops.maximum(ops.sum(is_center * center), 1.0)
+            total = ops.sum(if_particle) + ops.sum(if_none)
+            if unlabeled:
+                near = ops.cast(channel(t.HEAT) > 0.01, "float32") * ops.cast(channel(t.UNLABELED) < 0.5, "float32")
+                unknown = channel(t.UNLABELED)
+                of_unknown = ops.sum(unknown * as_negative)
+                # What a mean particle's disc adds when it is taken for background, for each particle that hides.
+                each = ops.sum(near * as_negative) / ops.maximum(ops.sum(near), 1.0)
+                hidden = ops.sum(unknown * channel(t.PRIOR)) * each
+                total = total + ops.maximum(of_unknown - hidden, 0.0)
+            centers = total / number
+
+            disc = ops.cast(channel(t.HEAT) > 0.3, "float32") * channel(t.WEIGHT)
+            some = ops.maximum(ops.sum(disc), 1.0)
+            off = ops.abs(answers[..., net.OFFSET_X] - channel(t.OFF_X))
+            off = off + ops.abs(answers[..., net.OFFSET_Y] - channel(t.OFF_Y))
+            offset = ops.sum(disc * off) / some
+            known = disc * channel(t.SIZE_KNOWN)
+            size = ops.sum(known * ops.abs(answers[..., net.LOG_SIZE] - channel(t.SIZE)))
+            size = size / ops.maximum(ops.sum(known), 1.0)
+            junk_logit = answers[..., net.JUNK]
+            junk_loss = ops.softplus(junk_logit) - channel(t.JUNK_TRUE) * junk_logit
+            looked = channel(t.JUNK_KNOWN)
+            junk = ops.sum(looked * junk_loss) / ops.maximum(ops.sum(looked), 1.0)
+            return centers + OFFSET_WEIGHT * offset + SIZE_WEIGHT * size + JUNK_WEIGHT * junk
+
+    return DetectorLoss(name="detector_loss", reduction=None)
