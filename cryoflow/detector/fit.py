@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,7 +25,7 @@ from cryoflow.unpicker.bundle import npz_bytes
 from cryoflow.unpicker.event_log import EventLog
 
 STATE = "state.npz"
-Weights = dict[str, npt.NDArray[np.generic]]
+Weights = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,7 @@ def fit(
     return average, history
 
 
-def _one_round(
-    model: keras.Model, stream: CropStream, done: int, options: FitOptions, average: Weights
-) -> float:
+def _one_round(model: keras.Model, stream: CropStream, done: int, options: FitOptions, average: Weights) -> float:
     """Train on the batches of a round; the next batch is made while the network learns from this one."""
     every = 10
     momentum = options.average**every
@@ -251,7 +250,9 @@ def _restore(
         average = {k.removeprefix("average/"): v for k, v in arrays.items() if k.startswith("average/")}
         return average, list(described["history"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(path, f"is no state of this training ({error}).", "Name another folder, or remove it.") from error
+        raise BadInput(
+            path, f"is no state of this training ({error}).", "Name another folder, or remove it."
+        ) from error
 
 
 def options_that_matter(options: FitOptions) -> dict[str, object]:

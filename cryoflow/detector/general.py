@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -61,7 +60,7 @@ def train_weights(
     """Simulate and train; go on where an earlier call was stopped. Returns weights and the history."""
     from cryoflow.detector.fit import FitOptions, fit
 
-    os.makedirs(folder, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     validation = simulate_examples(
         list(plans(recipe.validation_specimens, 1, seed=recipe.seed + 1)), folder / "validation", workers=workers
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryoflow.detector import network as net
 from cryoflow.detector import targets as t
@@ -25,11 +25,11 @@ def detector_loss(*, unlabeled: bool = False) -> keras.losses.Loss:
     from keras import ops
 
     class DetectorLoss(keras.losses.Loss):  # type: ignore[misc]
-        def call(self, y_true: object, y_pred: object) -> object:
-            true = ops.cast(y_true, "float32")
-            answers = ops.cast(y_pred, "float32")
+        def call(self, y_true: Any, y_pred: Any) -> Any:
+            true: Any = ops.cast(y_true, "float32")
+            answers: Any = ops.cast(y_pred, "float32")
 
-            def channel(i: int) -> object:
+            def channel(i: int) -> Any:
                 return true[..., i]
 
             logit = answers[..., net.PARTICLE]

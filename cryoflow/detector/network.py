@@ -64,9 +64,14 @@ class DetectorArchitecture:
         if set(values) != fields:
             raise ValueError(f"a detector with fields {sorted(values)}; expected {sorted(fields)}")
         widths, blocks = (tuple(int(v) for v in values[k]) for k in ("widths", "blocks"))  # type: ignore[attr-defined]
-        if len(widths) != 4 or len(blocks) != 4 or not all(0 < v <= 1024 for v in widths) or not all(0 <= v <= 16 for v in blocks):
+        if (
+            len(widths) != 4
+            or len(blocks) != 4
+            or not all(0 < v <= 1024 for v in widths)
+            or not all(0 <= v <= 16 for v in blocks)
+        ):
             raise ValueError(f"a detector of widths {widths} and blocks {blocks}")
-        return cls(int(values["n_channels"]), widths, blocks)  # type: ignore[call-overload, arg-type]
+        return cls(int(values["n_channels"]), widths, blocks)  # type: ignore[call-overload]
 
 
 def build(architecture: DetectorArchitecture, *, mixed_precision: str | None = None) -> keras.Model:
@@ -130,9 +135,9 @@ def build(architecture: DetectorArchitecture, *, mixed_precision: str | None = N
         x = relu(conv(x, widths[level - 1], 3, 1, f"up{level}_mix"), f"up{level}_relu2")
 
     def head(width: int, name: str, start: float = 0.0) -> object:
-        return layers.Conv2D(
-            width, 1, bias_initializer=keras.initializers.Constant(start), dtype="float32", name=name
-        )(x)
+        return layers.Conv2D(width, 1, bias_initializer=keras.initializers.Constant(start), dtype="float32", name=name)(
+            x
+        )
 
     answers = [
         head(1, "particle", math.log(PRIOR / (1 - PRIOR))),

@@ -1,4 +1,4 @@
-"""From the network's answers to picks: peaks of the heat map, moved by their offsets, none closer than half a diameter."""
+"""From the network's answers to picks: peaks of the heat map, moved by their offsets, and not too close together."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def find_peaks(
     peaks = Peaks(xy, at[:, net.PARTICLE], at[:, net.LOG_SIZE], at[:, net.JUNK])
     if shape_yx is not None:
         ny, nx = shape_yx
-        peaks = peaks.where(((xy >= -0.5) & (xy < (nx - 0.5, ny - 0.5))).all(axis=1))
+        inside = (xy >= -0.5) & (xy < np.array((nx, ny)) - 0.5)
+        peaks = peaks.where(np.asarray(inside.all(axis=1), bool))
     return peaks.where(apart(peaks.xy_px, LEAST_DISTANCE_DIAMETERS * pixels_per_diameter))
 
 

@@ -1,4 +1,4 @@
-"""Preparation of micrographs for a detector: the unpicker's two channels, whole, at a fixed number of pixels a diameter."""
+"""Preparation of whole micrographs for a detector: the unpicker's two channels, at fixed pixels per diameter."""
 
 from __future__ import annotations
 

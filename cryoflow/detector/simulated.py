@@ -29,7 +29,7 @@ from cryoflow.simulate.scene import Scene, Thing
 from cryoflow.storage.files import replacing
 
 HELD_OUT = ("ring", "two-domain", "y-shaped")
-"""Families that no model learns from; with the densities of real complexes they are what the general model is judged on."""
+"""Families that no model learns from. With the densities of real complexes they judge the general model."""
 
 TRAINED = tuple(f for f in FAMILIES if f not in HELD_OUT)
 OVERSAMPLING = 1.5
@@ -79,7 +79,9 @@ def truth_of(exposure: Exposure, specimen: Specimen, pixel_size_A: float) -> Tru
     chosen = np.flatnonzero(whole & inside)
     edge = np.minimum(xy[chosen], (nx - 1, ny - 1) - xy[chosen]).min(axis=1, initial=np.inf) < 0.8 * radius_px
     clear = ndimage.distance_transform_edt(~exposure.dirty[::4, ::4]) * 4
-    row, column = (np.minimum(np.rint(v / 4).astype(int), n - 1) for v, n in zip(xy[chosen].T[::-1], clear.shape))
+    row, column = (
+        np.minimum(np.rint(v / 4).astype(int), n - 1) for v, n in zip(xy[chosen].T[::-1], clear.shape, strict=True)
+    )
     dirty = clear[row, column] < 0.8 * radius_px
     on_dirt = exposure.dirty[np.rint(xy[chosen, 1]).astype(int), np.rint(xy[chosen, 0]).astype(int)]
     kind = np.full(len(chosen), POSITIVE, np.int8)
@@ -180,7 +182,7 @@ def make_example(plan: Plan, folder: Path) -> Example:
 
 
 def assumed_ratio(rng: np.random.Generator) -> float:
-    """Draw true over assumed diameter: mostly near 1, a third up to 1.4 off, a tenth so far that nothing is looked for."""
+    """Draw true over assumed diameter: mostly near 1, a third up to 1.4 off, a tenth so far off that none counts."""
     draw = rng.random()
     if draw < 0.10:
         return math.exp(rng.choice([-1, 1]) * rng.uniform(math.log(1.7), math.log(2.8)))

@@ -85,7 +85,7 @@ class CropStream:
         junk = None
         if example.junk is not None:
             mask = np.load(example.junk, mmap_mode="r", allow_pickle=False)
-            junk = _padded(mask, row // STRIDE, column // STRIDE, edge // STRIDE, fill=255)
+            junk = _padded(mask, row // STRIDE, column // STRIDE, edge // STRIDE, fill=255).astype(np.uint8)
         xy = example.xy_px - (column, row)
         orientation = rng.integers(8)
         crop, xy, junk = _turned(crop, xy, junk, int(orientation))
@@ -96,9 +96,7 @@ class CropStream:
         _ignore_beyond(maps, (pixels.shape[0] - row, pixels.shape[1] - column), int(orientation))
         return augmented(crop.astype(np.float32), rng), maps
 
-    def _corner(
-        self, example: Example, shape_yx: tuple[int, int], rng: np.random.Generator
-    ) -> tuple[int, int]:
+    def _corner(self, example: Example, shape_yx: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """First row and column of a crop, multiples of the stride."""
         edge = self.options.crop_px
         room = [max(0, n - edge) for n in shape_yx]
@@ -124,9 +122,7 @@ def augmented(crop: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.ND
     return crop
 
 
-def _padded(
-    image: npt.NDArray[np.generic], row: int, column: int, edge: int, fill: int = 0
-) -> npt.NDArray[np.generic]:
+def _padded(image: npt.NDArray[np.generic], row: int, column: int, edge: int, fill: int = 0) -> npt.NDArray[np.generic]:
     """A square part of an image; beyond its edge, a constant."""
     part = np.asarray(image[row : row + edge, column : column + edge])
     short = [(0, edge - n) for n in part.shape[:2]]
@@ -156,9 +152,9 @@ def _ignore_beyond(maps: npt.NDArray[np.float32], size_yx: tuple[int, int], orie
 def _turned(
     crop: npt.NDArray[np.generic],
     xy: npt.NDArray[np.float64],
-    junk: npt.NDArray[np.generic] | None,
+    junk: npt.NDArray[np.uint8] | None,
     orientation: int,
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float64], npt.NDArray[np.generic] | None]:
+) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float64], npt.NDArray[np.uint8] | None]:
     """One of the eight orientations of a crop, its points and its mask."""
     last = crop.shape[0] - 1
     if orientation & 4:

@@ -56,7 +56,7 @@ def target_maps(labels: Labels, shape_yx: tuple[int, int], pixels_per_diameter: 
     diameter = pixels_per_diameter / STRIDE
     at = to_output(labels.xy_px)
     reach = int(np.ceil(diameter))
-    near = ((at > -reach) & (at < np.array((nx, ny)) + reach)).all(axis=1)
+    near = np.asarray(((at > -reach) & (at < np.array((nx, ny)) + reach)).all(axis=1), bool)
     order = np.argsort(np.select([labels.kind == NEGATIVE, labels.kind == UNKNOWN], [0, 1], 2), kind="stable")
     for i in order[near[order]]:
         _add(maps, at[i], int(labels.kind[i]), float(labels.weight[i]), labels.log_size, diameter)
@@ -116,4 +116,4 @@ def _add(
         maps[row, column, HEAT] = 1
 
 
-__all__ = ["Labels", "from_output", "target_maps", "to_output", "POSITIVE"]
+__all__ = ["POSITIVE", "Labels", "from_output", "target_maps", "to_output"]

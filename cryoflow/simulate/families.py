@@ -103,7 +103,7 @@ def _blob(
     center: npt.ArrayLike, half_axes: npt.ArrayLike, number: int, grain: tuple[float, float], rng: np.random.Generator
 ) -> list[Domain]:
     """Domains that fill an ellipsoid loosely."""
-    domains = []
+    domains: list[Domain] = []
     while len(domains) < number:
         place = rng.uniform(-1, 1, 3)
         if (place**2).sum() <= 1:
@@ -277,5 +277,3 @@ _FAMILIES: dict[str, Callable[[float, np.random.Generator], Shape]] = {
 
 FAMILIES = tuple(_FAMILIES)
 """Names of the families."""
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import fft_workers
 from cryoflow.micrographs.image import write_mrc
+from cryoflow.simulate.conditions import STANDARD, Conditions
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
-from cryoflow.simulate.density import SPECIMENS, Specimen, find_specimen
+from cryoflow.simulate.density import SPECIMENS, Specimen
 from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.simulate.picker import RIGHT_WITHIN, match_to_truth, pick_blobs
+from cryoflow.simulate.specimens import specimen_named
 from cryoflow.simulate.truth import load_dataset, read_recipe, write_truth
+from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.safe_names import inside, safe_name
 
 MICROGRAPHS_FOLDER = "Micrographs"
@@ -25,13 +29,14 @@ _VERSION = 2  # raise it where the same arguments give other micrographs
 def simulate_dataset(
     folder: str | Path,
     *,
-    specimen: str = "barrel",
+    specimen: str | Specimen = "barrel",
     n_micrographs: int = 24,
     shape_yx: tuple[int, int] = (1536, 2048),
     pixel_size_A: float = 1.5,
     seed: int = 1,
     name: str | None = None,
     picker_sigma: float | None = None,
+    conditions: Conditions = STANDARD,
     workers: int | None = None,
     on_micrograph: Callable[[SimulatedMicrograph], None] | None = None,
 ) -> SimulatedDataset:
@@ -45,11 +50,14 @@ def simulate_dataset(
     Parameters
     ----------
     specimen
-        `barrel` (D7, 160 A), `large` (no symmetry, 250 A) or `small` (no symmetry, 110 A, low contrast).
+        `barrel` (D7, 160 A), `large` (no symmetry, 250 A), `small` (no symmetry, 110 A, low contrast), a family with a
+        number such as `shell:7`, or a specimen made from a density or a structure (`cryoflow.simulate.specimens`).
     name
         Stem of the micrographs; the specimen's by default.
     picker_sigma
         Threshold of the picker, see `pick_blobs`; by default one at which about half of the picks are right.
+    conditions
+        Microscope, dose, ice and contamination.
     workers
         Threads; by default one for each core. Threads serve as well as processes here: nearly all the time is spent in
         NumPy and SciPy, which let others run.
@@ -69,17 +77,17 @@ def simulate_dataset(
     ValueError
         Where there is no such specimen, or no room for a particle.
     """
-    subject = find_specimen(specimen)
+    subject = specimen_named(specimen) if isinstance(specimen, str) else specimen
     if n_micrographs < 1 or min(shape_yx) * pixel_size_A < 3 * subject.diameter_A:
         raise ValueError(
             f"{n_micrographs} micrographs of {shape_yx} pixels hold no particle of {subject.diameter_A:g} A"
         )
     threshold = subject.picker_sigma if picker_sigma is None else picker_sigma
-    stem = safe_name(name or specimen)
+    stem = safe_name(name or subject.name)
     folder = Path(folder).absolute()
-    recipe = {
+    recipe: dict[str, object] = {
         "simulator": _VERSION,
-        "specimen": specimen,
+        "specimen": specimen if isinstance(specimen, str) else _described(specimen),
         "n_micrographs": n_micrographs,
         "shape_yx": list(shape_yx),
         "pixel_size_A": pixel_size_A,
@@ -87,6 +95,8 @@ def simulate_dataset(
         "name": stem,
         "picker_sigma": threshold,
     }
+    if conditions != STANDARD:
+        recipe["conditions"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(conditions).items()}
     if there_already := read_recipe(folder):
         if there_already != recipe:
             other = ", ".join(f"{k} {v}" for k, v in there_already.items() if recipe.get(k) != v)
@@ -102,8 +112,8 @@ def simulate_dataset(
 
     def make(number: int) -> SimulatedMicrograph:
         path = inside(folder, f"{MICROGRAPHS_FOLDER}/{stem}_{number + 1:04d}.mrc")
-        rng = np.random.default_rng([seed, SPECIMENS.index(specimen), number])
-        return _simulate_micrograph(path, subject, shape_yx, pixel_size_A, threshold, rng)
+        rng = np.random.default_rng([seed, *_stream_of(subject), number])
+        return _simulate_micrograph(path, subject, shape_yx, pixel_size_A, threshold, rng, conditions)
 
     made: list[SimulatedMicrograph] = []
     with ThreadPoolExecutor(workers or fft_workers()) as pool:
@@ -115,9 +125,30 @@ def simulate_dataset(
         except BaseException:
             pool.shutdown(cancel_futures=True)  # or an interrupt would wait for all the rest
             raise
-    dataset = SimulatedDataset(stem, tuple(made), subject.diameter_A, seed=seed)
+    dataset = SimulatedDataset(
+        stem,
+        tuple(made),
+        subject.diameter_A,
+        conditions.voltage_kV,
+        conditions.cs_mm,
+        conditions.amplitude_contrast,
+        seed=seed,
+    )
     write_truth(folder, dataset, recipe)
     return load_dataset(folder)  # rounded as the file has it: made and loaded data sets are the same
+
+
+def _stream_of(subject: Specimen) -> tuple[int, ...]:
+    """What tells the random numbers of one specimen's micrographs from another's."""
+    if subject.name in SPECIMENS:
+        return (SPECIMENS.index(subject.name),)
+    return (len(SPECIMENS), *subject.name.encode()[:64])
+
+
+def _described(subject: Specimen) -> dict[str, object]:
+    """What tells a specimen that has no name of ours from others."""
+    points = fingerprint_of(np.ascontiguousarray(subject.points).tobytes(), digits=16)
+    return {"name": subject.name, "points": points, "diameter_A": subject.diameter_A, "contrast": subject.contrast}
 
 
 def _simulate_micrograph(
@@ -127,8 +158,9 @@ def _simulate_micrograph(
     pixel_size_A: float,
     threshold: float,
     rng: np.random.Generator,
+    conditions: Conditions,
 ) -> SimulatedMicrograph:
-    exposure = simulate_exposure(subject, shape_yx, pixel_size_A, rng)
+    exposure = simulate_exposure(subject, shape_yx, pixel_size_A, rng, conditions)
     write_mrc(path, exposure.image, pixel_size_A)
     picks, scores = pick_blobs(exposure.image, pixel_size_A, subject.diameter_A, threshold=threshold)
     particle = match_to_truth(picks, exposure.true_xy_px, RIGHT_WITHIN * subject.diameter_A / pixel_size_A)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache
 
@@ -46,7 +46,7 @@ class Scene:
     points : list of n (m, 2) float32
         Residues, projected, relative to the centre.
     weights : list of n (m,) float32 or None
-        Residues that each point stands for; None where it is one.
+        Residues that each point stands for; None, or an empty list, where it is one.
     """
 
     thing: npt.NDArray[np.int8]
@@ -55,7 +55,7 @@ class Scene:
     tilt_deg: npt.NDArray[np.float64]
     psi_deg: npt.NDArray[np.float64]
     points: list[npt.NDArray[np.float32]]
-    weights: list[npt.NDArray[np.float32] | None]
+    weights: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
 
     def isolated(self) -> npt.NDArray[np.bool_]:
         """Which objects no other one comes close to: centres further apart than the two radii."""

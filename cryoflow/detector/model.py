@@ -1,0 +1,266 @@
+"""A trained detector as a folder that is read and checked, and from which nothing is run.
+
+    bundle.json     architecture, preparation, calibration, recipe, versions, checksums; sealed, written last
+    weights.npz     arrays by name in half precision, never pickled
+    metrics.json    what was measured
+    card.md         what it was trained on and how, what it can do and what not
+
+The name `general` stands for the model that comes with cryoflow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+import cryoflow
+from cryoflow.detector.calibrate import Calibration
+from cryoflow.detector.network import MULTIPLE, N_OUTPUTS, STRIDE, DetectorArchitecture, build
+from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
+from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
+from cryoflow.storage.files import clear_errors, remove, write_atomically
+from cryoflow.storage.fingerprints import checksum, fingerprint_of
+from cryoflow.storage.safe_names import inside
+from cryoflow.storage.sealing import sealed, unsealed
+from cryoflow.unpicker.bundle import npz_bytes
+from cryoflow.unpicker.devices import load_keras
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS, METRICS, CARD = "bundle.json", "weights.npz", "metrics.json", "card.md"
+GENERAL = "general"
+"""Name of the model that comes with cryoflow."""
+
+GENERAL_FOLDER = Path(__file__).parent / "general_model"
+PROGRAM = "cryoflow detector"
+TILE_PX, OVERLAP_PX = 1536, 192
+"""Larger images are looked at in tiles of this edge, which share so many pixels: more than the network sees around."""
+
+Answers = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A trained detector.
+
+    Attributes
+    ----------
+    architecture, weights
+        The network.
+    pixels_per_diameter
+        Sampling of the micrographs that it looks at.
+    calibration
+        From logits of peaks to probabilities.
+    threshold
+        Probability of the best F1 on the micrographs that calibrated it; used where no other can be derived.
+    diameter_A
+        Of the particles it learned from, None for a general model.
+    recipe, metrics, card
+        How it was made, what was measured, and both in words.
+    """
+
+    architecture: DetectorArchitecture
+    weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False, compare=False)
+    pixels_per_diameter: float = PIXELS_PER_DIAMETER
+    calibration: Calibration = field(default_factory=Calibration)
+    threshold: float = 0.5
+    diameter_A: float | None = None
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    card: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+    @classmethod
+    def general(cls) -> Detector:
+        """Return the model that comes with cryoflow."""
+        return cls.load(GENERAL)
+
+    @classmethod
+    def load(cls, name_or_folder: str | Path) -> Detector:
+        """Read and check a model: a folder, or `general`.
+
+        Raises
+        ------
+        BadInput
+            Where the folder holds no detector, one of another version, or a file is missing or was changed.
+        """
+        folder = folder_of(name_or_folder)
+        file = folder / DESCRIPTION
+        if not file.is_file():
+            reason = "there is no such model." if not folder.exists() else f"is no detector: it has no {DESCRIPTION}."
+            raise BadInput(folder, reason, "Name the folder of a detector, or `general` for the one that ships.")
+        hint = "Copy the model again."
+        try:
+            values = unsealed(file, inputs.read_bytes(file), FORMAT, hint)
+            if values.get("program") != PROGRAM:
+                raise BadInput(folder, f"is a model of {values.get('program')}, not a detector.")
+            sums = values["checksums"]
+            assert isinstance(sums, dict)
+            for name in (WEIGHTS, METRICS, CARD):
+                part = inside(folder, name)
+                if not part.is_file() or checksum(part) != sums.get(name):
+                    raise BadInput(part, "is missing or was changed since the model was written.", hint)
+            calibration = values["calibration"]
+            return cls(
+                architecture=DetectorArchitecture.from_json(values["architecture"]),  # type: ignore[arg-type]
+                weights=inputs.read_npz(folder / WEIGHTS),
+                pixels_per_diameter=float(values["pixels_per_diameter"]),  # type: ignore[arg-type]
+                calibration=Calibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
+                threshold=float(values["threshold"]),  # type: ignore[arg-type]
+                diameter_A=None if values["diameter_A"] is None else float(values["diameter_A"]),  # type: ignore[arg-type]
+                recipe=values["recipe"],  # type: ignore[arg-type]
+                metrics=json.loads(inputs.read_text(folder / METRICS)),
+                card=inputs.read_text(folder / CARD),
+                versions=values["versions"],  # type: ignore[arg-type]
+                folder=folder.resolve(),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            raise BadInput(
+                file, f"cannot be read as a detector: {error!r}.", "Was it made by another version?"
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write the model into a folder; `bundle.json` comes last and makes it one. Weights are rounded to float16.
+
+        Raises
+        ------
+        NotWritten
+            Where the disk is full, read-only or failing; the folder then holds no model.
+        """
+        with clear_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        remove(folder / DESCRIPTION)
+        write_atomically(folder / WEIGHTS, npz_bytes(half(self.weights)))
+        write_atomically(folder / METRICS, json.dumps(_plain(self.metrics), indent=1, sort_keys=True) + "\n")
+        write_atomically(folder / CARD, self.card)
+        description = {
+            "format": FORMAT,
+            "program": PROGRAM,
+            "architecture": self.architecture.to_json(),
+            "pixels_per_diameter": self.pixels_per_diameter,
+            "calibration": asdict(self.calibration),
+            "threshold": self.threshold,
+            "diameter_A": self.diameter_A,
+            "recipe": dict(self.recipe),
+            "versions": dict(self.versions) or versions(),
+            "checksums": {name: checksum(folder / name) for name in (WEIGHTS, METRICS, CARD)},
+        }
+        write_atomically(folder / DESCRIPTION, sealed(json.loads(json.dumps(description))))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of what decides its answers."""
+        described = (self.architecture.to_json(), self.pixels_per_diameter, asdict(self.calibration))
+        return fingerprint_of(npz_bytes(half(self.weights)), json.dumps(described, sort_keys=True), digits=16)
+
+    @cached_property
+    def network(self) -> keras.Model:
+        """The network with its weights, built once.
+
+        Raises
+        ------
+        BadInput
+            Where the weights do not fit the architecture.
+        """
+        load_keras()
+        from cryoflow.detector.fit import put_weights
+
+        model = build(self.architecture)
+        try:
+            put_weights(model, dict(self.weights))
+        except ValueError as error:
+            raise BadInput(self.folder or Path(WEIGHTS), f"{error}.", "Was it made by another version?") from error
+        return model
+
+    def answers(self, prepared: npt.NDArray[np.float16]) -> Answers:
+        """Return the network's answers for a prepared micrograph, (ny / 4, nx / 4, 5) float32, rounded up.
+
+        Large ones are looked at in tiles; where these meet, each gives its inner half of what they share.
+        """
+        ny, nx = prepared.shape[:2]
+        full = np.empty((-(-ny // STRIDE), -(-nx // STRIDE), N_OUTPUTS), np.float32)
+        for rows, inner_rows in _tiles(ny):
+            for columns, inner_columns in _tiles(nx):
+                part = _look(self.network, prepared[rows, columns])
+                out_rows, out_columns = (
+                    slice(i.start // STRIDE, -(-i.stop // STRIDE)) for i in (inner_rows, inner_columns)
+                )
+                first_row, first_column = (s.start // STRIDE for s in (rows, columns))
+                full[out_rows, out_columns] = part[
+                    out_rows.start - first_row : out_rows.stop - first_row,
+                    out_columns.start - first_column : out_columns.stop - first_column,
+                ]
+        return full
+
+
+def folder_of(name_or_folder: str | Path) -> Path:
+    """Return the folder of a model named on the command line."""
+    if str(name_or_folder) == GENERAL and not Path(GENERAL).is_dir():
+        return GENERAL_FOLDER
+    return Path(name_or_folder)
+
+
+def is_detector(name_or_folder: str | Path) -> bool:
+    """Return whether a model is a detector; the unpicker's commands take either."""
+    file = folder_of(name_or_folder) / DESCRIPTION
+    try:
+        return bool(json.loads(inputs.read_text(file)).get("program") == PROGRAM)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+def half(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    """Return weights in half precision; variances of the normalization are kept within its range."""
+    limit = np.finfo(np.float16)
+    return {
+        name: np.clip(w.astype(np.float32), float(limit.min), float(limit.max)).astype(np.float16)
+        for name, w in weights.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that make a model."""
+    import keras
+
+    return {"cryoflow": cryoflow.__version__, "keras": keras.__version__, "numpy": np.__version__}
+
+
+def _look(network: keras.Model, part: npt.NDArray[np.float16]) -> Answers:
+    """Answers for an image that is padded to what the network takes."""
+    ny, nx = part.shape[:2]
+    padded = [(0, -n % MULTIPLE) for n in (ny, nx)]
+    x = np.pad(part, [*padded, (0, 0)], mode="edge").astype(np.float32)[None]
+    answers = np.asarray(network.predict_on_batch(x))[0]
+    inside: Answers = answers[: -(-ny // STRIDE), : -(-nx // STRIDE)]
+    return inside
+
+
+def _tiles(length: int) -> list[tuple[slice, slice]]:
+    """Tiles of an axis: what each looks at, and the part of it that is kept. Both begin at multiples of 16."""
+    if length <= TILE_PX:
+        return [(slice(0, length), slice(0, length))]
+    number = math.ceil((length - OVERLAP_PX) / (TILE_PX - OVERLAP_PX))
+    step = math.ceil((length - OVERLAP_PX) / number / MULTIPLE) * MULTIPLE
+    tiles = []
+    for i in range(number):
+        start, stop = i * step, min(length, i * step + step + OVERLAP_PX)
+        inner_start = 0 if i == 0 else start + OVERLAP_PX // 2
+        inner_stop = length if i == number - 1 else start + step + OVERLAP_PX // 2
+        tiles.append((slice(start, stop), slice(inner_start, inner_stop)))
+    return tiles
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {k: float(v) if math.isfinite(v) else None for k, v in values.items()}
