@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.image import MicrographFile
-from cryoflow.micrographs.normalise import normalise, normalise_locally
+from cryoflow.preparation.two_channel import two_channels
 
 PIXELS_PER_DIAMETER = 24.0
-CLIP_GLOBAL, CLIP_LOCAL = 8.0, 6.0
+"""Sampling of micrographs: enough to center a particle, and few enough to see many."""
 
 
 def prepare(
@@ -22,8 +22,4 @@ def prepare(
 ) -> npt.NDArray[np.float16]:
     """Return the two channels of a whole micrograph, (ny, nx, 2) float16."""
     small, _ = fourier_resample(image, pixel_size_A, diameter_A / pixels_per_diameter, workers=1)
-    small -= np.float32(small.mean())
-    pair = np.empty((*small.shape, 2), np.float16)
-    pair[..., 0] = normalise(small, clip=CLIP_GLOBAL)
-    pair[..., 1] = normalise_locally(small, pixels_per_diameter, clip=CLIP_LOCAL)
-    return pair
+    return two_channels(small, pixels_per_diameter)

@@ -67,11 +67,7 @@ class TwoChannelPreprocessing:
         small, pixel_size_yx_A = fourier_resample(image, micrograph.pixel_size_A, target, workers=1)
         if self.phase_flip:
             small = flip_phases(small, pixel_size_yx_A, micrograph)
-        small -= np.float32(small.mean())
-        pair = np.empty((*small.shape, self.n_channels), np.float16)
-        pair[..., 0] = normalise(small, clip=self.clip_global)
-        pair[..., 1] = normalise_locally(small, self.pixels_per_diameter, clip=self.clip_local)
-        return pair
+        return two_channels(small, self.pixels_per_diameter, self.clip_global, self.clip_local)
 
     def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
         """Return the patches around all picks of a micrograph.
@@ -96,3 +92,17 @@ class TwoChannelPreprocessing:
     def to_json(self) -> dict[str, object]:
         """Return kind and fields."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def two_channels(
+    small: npt.NDArray[np.float32],
+    pixels_per_diameter: float,
+    clip_global: float = TwoChannelPreprocessing.clip_global,
+    clip_local: float = TwoChannelPreprocessing.clip_local,
+) -> npt.NDArray[np.float16]:
+    """Return the two channels of a micrograph that is cropped already, (ny, nx, 2). The image given is changed."""
+    small -= np.float32(small.mean())
+    pair = np.empty((*small.shape, TwoChannelPreprocessing.n_channels), np.float16)
+    pair[..., 0] = normalise(small, clip=clip_global)
+    pair[..., 1] = normalise_locally(small, pixels_per_diameter, clip=clip_local)
+    return pair
