@@ -33,6 +33,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("export", "cryoflow.cli.export:app", DATA, "Write training sets for pickers: crYOLO, Topaz and others."),
     ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and read their picks."),
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
+    ("model", "cryoflow.cli.model:app", PICKING, "List, compare and switch versions of trained models."),
     ("evaluate", "cryoflow.cli.evaluate:evaluate", PICKING, "Compare picks with reference picks."),
     ("run", "cryoflow.cli.run:run", RUNNING, "Run the whole pipeline on your own projects."),
     ("up", "cryoflow.cli.cluster:up", RUNNING, "Start all that is needed to use cryoflow from a browser."),

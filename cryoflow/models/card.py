@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
+from cryoflow.storage.sealing import sealed, unsealed
 
 NAME = "card.json"
 FORMAT = 1
+HINT = "Restore it from a copy, or remove it: other versions do not need it."
 _LARGEST_BYTES = 16 << 20
 
 ModelKind = Literal["detector", "unpicker", "cryolo", "topaz"]
@@ -89,7 +90,7 @@ def read_card(path: Path) -> ModelCard:
         raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from None
-    record = unsealed(path, raw, FORMAT)
+    record = unsealed(path, raw, FORMAT, HINT)
     record.pop("format")
     metrics = record.get("metrics")
     if isinstance(metrics, dict):

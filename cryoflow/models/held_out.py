@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from cryoflow.database.lock import locked
-from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.storage import files, inputs
+from cryoflow.storage.sealing import sealed, unsealed
 
 NAME = "held_out.json"
 SHARE = 0.15
@@ -21,6 +21,7 @@ SHARE = 0.15
 LEAST = 2
 """Held-out micrographs of a project at least, as far as half of its micrographs allow."""
 _FORMAT = 1
+HINT = "Restore it from a copy: without it, training would learn from held-out micrographs."
 _LARGEST_BYTES = 256 << 20
 
 

@@ -20,17 +20,18 @@ from pathlib import Path
 
 import cryoflow
 from cryoflow.database.lock import locked
-from cryoflow.database.manifest import sealed, unsealed
 from cryoflow.errors import BadInput
 from cryoflow.models.card import NAME as CARD
 from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
 from cryoflow.storage import files, inputs, stale_files
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.safe_names import safe_name
+from cryoflow.storage.sealing import sealed, unsealed
 
 CURRENT = "current.json"
 MODEL = "model"
 _FORMAT = 1
+HINT = "Restore it from a copy, or remove it and promote a version: `cryoflow model promote`."
 _LARGEST_BYTES = 4 << 20
 _VERSION = re.compile(r"v(\d{4,})")
 _REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?(\d+))?")
@@ -150,7 +151,7 @@ class ModelRegistry:
             raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
         except FileNotFoundError:
             return ()
-        record = unsealed(path, raw, _FORMAT)
+        record = unsealed(path, raw, _FORMAT, HINT)
         try:
             switches = record["history"]
             assert isinstance(switches, list)
@@ -284,22 +285,26 @@ class ModelRegistry:
             Where it is none of these; the message lists what there is.
         """
         place = Path(reference)
-        match = _REFERENCE.fullmatch(str(reference))
-        if match is None or (match[2] is None and place.is_dir()):
-            if place.is_dir():
-                return place
-            raise BadInput(place, "is neither a folder nor a model's name.", f"Known models: {self._known()}.")
-        if match[1] not in self.names():
-            raise BadInput(place, f"is neither a folder nor a model of {self.root}.", f"Known models: {self._known()}.")
+        return place if place.is_dir() else self.find(str(reference)).model
+
+    def find(self, reference: str) -> ModelVersion:
+        """Return the version that a text names: `NAME` (the one in use) or `NAME@v0007`.
+
+        Raises
+        ------
+        BadInput
+            Where there is no such version; the message lists what there is.
+        """
+        match = _REFERENCE.fullmatch(reference)
+        if match is None or match[1] not in self.names():
+            hint = f"Models of {self.root}: {', '.join(self.names()) or 'none'}."
+            raise BadInput(reference, "is neither a folder nor a model.", hint)
         if match[2]:
-            return self.version(match[1], int(match[2])).model
+            return self.version(match[1], int(match[2]))
         if (current := self.current(match[1])) is None:
             hint = f"Put a version into use: cryoflow model promote {match[1]}@VERSION."
             raise BadInput(self._folder(match[1]), "has no version in use.", hint)
-        return current.model
-
-    def _known(self) -> str:
-        return ", ".join(self.names()) or "none"
+        return current
 
     def _folder(self, name: str) -> Path:
         if safe_name(name) != name or "@" in name:

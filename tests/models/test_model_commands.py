@@ -1,0 +1,82 @@
+"""`cryoflow model`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cryoflow.cli.main import launch
+from cryoflow.models.registry import ModelRegistry
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    (trained / "weights").write_text("1")
+    registry = ModelRegistry(tmp_path / "models")
+    for f1 in (0.8, 0.9):
+        registry.add("unpicker", "unpicker", trained, metrics={"P1": {"f1": f1}, "P2": {"f1": f1 - 0.1}})
+    registry.promote("unpicker", 1, "first")
+    return tmp_path / "models"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *command: str) -> object:
+    assert launch([*command, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_list_names_the_version_in_use(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = printed(capsys, "model", "list", "--models", str(models))
+    assert [(r["version"], r["in_use"], r["f1"]) for r in rows] == [  # type: ignore[attr-defined]
+        ("unpicker@v0001", True, pytest.approx(0.75)),
+        ("unpicker@v0002", False, pytest.approx(0.85)),
+    ]
+
+
+def test_models_lie_beside_the_database(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "model", "list", "--database", str(models.parent / "picks"))
+
+
+def test_a_version_is_promoted_and_rolled_back(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--models", str(models))
+    done = printed(capsys, "model", "promote", "unpicker@v0002", "--reason", "better", *where)
+    assert done["in_use"] == "unpicker@v0002"  # type: ignore[index]
+    assert printed(capsys, "model", "rollback", "unpicker", *where)["in_use"] == "unpicker@v0001"  # type: ignore[index]
+    assert [s.reason for s in ModelRegistry(models).history("unpicker")] == ["first", "better", "rolled back"]
+
+
+def test_two_versions_are_compared_project_by_project(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = printed(capsys, "model", "compare", "unpicker@1", "unpicker@2", "--models", str(models))
+    assert [(r["project"], round(r["change"], 6)) for r in rows] == [("P1", 0.1), ("P2", 0.1)]  # type: ignore[attr-defined]
+
+
+def test_a_damaged_version_is_shown_as_such_and_fails(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (models / "unpicker" / "v0002" / "model" / "weights").write_text("2")
+    assert launch(["model", "show", "unpicker@2", "--models", str(models), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["files"] == ["weights was changed"]
+
+
+def test_a_model_is_added_and_put_into_use(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--models", str(models))
+    added = printed(capsys, "model", "add", "topaz", str(tmp_path / "trained"), "--kind", "topaz", "--promote", *where)
+    assert added["version"] == "topaz@v0001"  # type: ignore[index]
+    assert ModelRegistry(models).current("topaz") is not None
+
+
+def test_pruning_says_what_it_removed(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = printed(capsys, "model", "prune", "unpicker", "--keep", "1", "--models", str(models))
+    assert rows == []
+    ModelRegistry(models).promote("unpicker", 2, "better")
+    ModelRegistry(models).add("unpicker", "unpicker", models / "unpicker" / "v0001" / "model")
+    assert printed(capsys, "model", "prune", "unpicker", "--keep", "1", "--models", str(models)) == []
+
+
+def test_without_a_place_the_command_asks_for_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert launch(["model", "list"]) == 2
+    assert "--models" in capsys.readouterr().err
