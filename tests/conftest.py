@@ -100,6 +100,27 @@ PARTS: dict[str, Callable[[], bool]] = {
 """Marker -> whether this machine has what tests with that marker need."""
 
 
+SLOW = (
+    "promises/",
+    "flows/",
+    "cluster/test_slurm_worker.py",
+    "cluster/test_dispatch_shards.py",
+    "database/test_database_faults.py",
+    "pickers/test_preflight.py",
+    "pickers/test_export_parts.py",
+    "unpicker/test_unpicker_cli.py",
+    "unpicker/test_unpicker_training.py",
+    "unpicker/test_unpicker_unpick.py",
+)
+"""Folders and files, below this one, whose tests are all in the slow lane; single tests carry the marker themselves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for part, is_there in PARTS.items():
         if item.get_closest_marker(part) and not is_there():
