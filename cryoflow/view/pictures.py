@@ -173,6 +173,14 @@ def read_pyramid(path: Path) -> Pyramid:
     return pyramid
 
 
+def n_levels(shape_yx: tuple[int, int]) -> int:
+    """Return how many levels `read_pyramid` makes of a shape."""
+    longest, levels = -(-max(shape_yx) // 2), 2
+    while longest > TILE_PX // 2:
+        longest, levels = -(-longest // 2), levels + 1
+    return levels
+
+
 def tile(pyramid: Pyramid, level: int, row: int, column: int, lowpass_A: float, pixel_size_A: float | None) -> bytes:
     """Return one tile as a grey JPEG.
 

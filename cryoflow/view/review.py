@@ -135,6 +135,18 @@ class Review:
         """Return the actions after a revision."""
         return list(self.journal.lines[max(0, revision) :])
 
+    def micrographs_of(self, line: Line) -> set[int]:
+        """Return the micrographs that an action changed; an undo changed those of the action that it undid."""
+        if _is_undo(line):
+            of = line.action.get("of")
+            if not isinstance(of, int) or not 0 < of < line.number or _is_undo(self.journal.lines[of - 1]):
+                return set()
+            line = self.journal.lines[of - 1]
+        action = line.action
+        if action.get("do") == "label":
+            return {int(m) for m in cast(Mapping[str, object], action["picks"])}
+        return {cast(int, action["micrograph"])}
+
     def n_picks(self, micrograph: int) -> int:
         """Return the number of candidates and added picks of a micrograph."""
         rows = self.candidates.rows(micrograph)

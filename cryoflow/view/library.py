@@ -1,0 +1,208 @@
+"""What the viewer holds in memory: entries that were opened, their reviews, and pictures, each within a bound."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from cryoflow.database import Database
+from cryoflow.errors import BadInput
+from cryoflow.pickers.comparing.compare import same_micrographs
+from cryoflow.view import pictures
+from cryoflow.view.candidates import Candidates, Float, open_candidates
+from cryoflow.view.journal import journal_of
+from cryoflow.view.review import Review
+
+ENTRIES_BYTES, PYRAMIDS_BYTES, TILES_BYTES = 600 << 20, 400 << 20, 64 << 20
+"""Bounds of the caches."""
+_BYTES_PER_PICK = 160
+SAME_PICK_DIAMETERS = 0.25
+"""Two entries agree on a pick where theirs lie within this share of the diameter: the radius of `cryoflow evaluate`."""
+UNKNOWN_DIAMETER_A = 150.0
+"""Diameter of circles and patches where no job of the project says one."""
+
+
+@dataclass
+class Opened:
+    """An entry that somebody looks at, and its review."""
+
+    name: str
+    review: Review
+    partners: dict[str, Mapping[int, int]] = field(default_factory=dict)
+    """Micrograph of another entry that is the same, by the other entry's name and fingerprint."""
+
+    @property
+    def candidates(self) -> Candidates:
+        """The entry's picks."""
+        return self.review.candidates
+
+    def path(self, micrograph: int) -> Path:
+        """Return the file of a micrograph.
+
+        Raises
+        ------
+        BadInput
+            Where it is missing.
+        """
+        row = self.candidates.picks.micrographs.iloc[micrograph]
+        if row["path"] is None:
+            raise BadInput(str(row["name"]), "the image of this micrograph is missing.", "Was it moved or archived?")
+        return Path(row["path"])
+
+    def pixel_size_A(self, micrograph: int) -> float | None:
+        """Return the pixel size of a micrograph, None where unknown."""
+        size = float(self.candidates.picks.micrographs["pixel_size_A"].iloc[micrograph])
+        return size if math.isfinite(size) and size > 0 else None
+
+    @property
+    def diameter_A(self) -> float:
+        """Diameter of the circles."""
+        return self.candidates.picks.diameter_A or UNKNOWN_DIAMETER_A
+
+    def diameter_px(self, micrograph: int) -> float:
+        """Return the diameter of the circles in pixels; where no pixel size is known, 40."""
+        size = self.pixel_size_A(micrograph)
+        return self.diameter_A / size if size else 40.0
+
+
+class Library:
+    """Entries and pictures of one database.
+
+    Parameters
+    ----------
+    database
+        The database.
+    state_folder
+        Where journals lie if the database cannot be written; see `journal_of`.
+    """
+
+    def __init__(self, database: Database, *, state_folder: Path | None = None) -> None:
+        self.database, self.state_folder = database, state_folder
+        self._entries: pictures.BoundedCache[Opened] = pictures.BoundedCache(
+            ENTRIES_BYTES, lambda o: _BYTES_PER_PICK * len(o.candidates) + (1 << 16)
+        )
+        self._pyramids: pictures.BoundedCache[pictures.Pyramid] = pictures.BoundedCache(
+            PYRAMIDS_BYTES, lambda p: p.n_bytes
+        )
+        self._tiles: pictures.BoundedCache[bytes] = pictures.BoundedCache(TILES_BYTES, len)
+        self._reviews: dict[tuple[str, str], Review] = {}
+        self._lock = threading.Lock()
+
+    def opened(self, name: str) -> Opened:
+        """Return an entry, loaded again where its files have changed.
+
+        Raises
+        ------
+        BadInput
+            Where there is no such entry, or it is damaged.
+        """
+        entry = self.database.entry(name)
+        return self._entries.get((entry.name, _version(entry.folder / "data.txt")), lambda: self._open(entry.name))
+
+    def _open(self, name: str) -> Opened:
+        candidates = open_candidates(self.database, name)
+        with self._lock:  # one review for one journal, or the locks of its file would not exclude each other
+            key = (name, candidates.fingerprint)
+            if key not in self._reviews:
+                journal = journal_of(self.database.root, name, candidates.fingerprint, state_folder=self.state_folder)
+                self._reviews[key] = Review(candidates, journal)
+            return Opened(name, self._reviews[key])
+
+    def partner(self, opened: Opened, other: Opened, micrograph: int) -> int | None:
+        """Return the micrograph of another entry that is the same, None where it has none."""
+        key = f"{other.name} {other.candidates.fingerprint}"
+        if key not in opened.partners:
+            opened.partners[key] = dict(same_micrographs(opened.candidates.picks, other.candidates.picks))
+        return opened.partners[key].get(micrograph)
+
+    def picks_of_partner(self, opened: Opened, other: Opened, micrograph: int) -> Float:
+        """Return the kept picks of another entry in pixels of this entry's micrograph, (n, 2), x first."""
+        partner = self.partner(opened, other, micrograph)
+        if partner is None:
+            return np.zeros((0, 2))
+        rows = other.candidates.rows(partner)
+        kept = other.review.kept(other.candidates.threshold)[rows]
+        return _in_pixels_of(opened, micrograph, other, partner, other.candidates.centers_xy_px[rows][kept])
+
+    def disagreement(self, opened: Opened, other: Opened, threshold: float) -> npt.NDArray[np.int64]:
+        """Return how many picks only one of two entries has, for each micrograph; -1 where only one has the micrograph.
+
+        Parameters
+        ----------
+        threshold
+            Of this entry.
+        """
+        kept, theirs = opened.review.kept(threshold), other.review.kept(other.candidates.threshold)
+        c = opened.candidates
+        found = np.full(len(c.picks.micrographs), -1, np.int64)
+        for i in range(len(found)):
+            partner = self.partner(opened, other, i)
+            if partner is None:
+                continue
+            rows, their_rows = c.rows(i), other.candidates.rows(partner)
+            mine = c.centers_xy_px[rows][kept[rows]]
+            them = other.candidates.centers_xy_px[their_rows][theirs[their_rows]]
+            them = _in_pixels_of(opened, i, other, partner, them)
+            reach = SAME_PICK_DIAMETERS * opened.diameter_px(i)
+            found[i] = _lonely(mine, them, reach) + _lonely(them, mine, reach)
+        return found
+
+    def pyramid(self, path: Path) -> pictures.Pyramid:
+        """Return a micrograph at all levels.
+
+        Raises
+        ------
+        BadInput
+            Where it cannot be read.
+        """
+        return self._pyramids.get((str(path), _version(path)), lambda: pictures.read_pyramid(path))
+
+    def tile(self, opened: Opened, micrograph: int, level: int, row: int, column: int, lowpass_A: float) -> bytes:
+        """Return a tile of a micrograph as JPEG.
+
+        Raises
+        ------
+        BadInput
+            Where the micrograph cannot be read.
+        IndexError
+            Where there is no such tile.
+        """
+        path, size = opened.path(micrograph), opened.pixel_size_A(micrograph)
+
+        def make() -> bytes:
+            return pictures.tile(self.pyramid(path), level, row, column, lowpass_A, size)
+
+        return self._tiles.get((str(path), _version(path), size, level, row, column, lowpass_A), make)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    """Return what changes where a file does; zeros where it is not there: whoever reads it says so."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _in_pixels_of(opened: Opened, micrograph: int, other: Opened, partner: int, xy_px: Float) -> Float:
+    """Return positions of another entry in pixels of this one's micrograph, where the two differ in pixel size."""
+    mine, theirs = opened.pixel_size_A(micrograph), other.pixel_size_A(partner)
+    if mine is None or theirs is None or abs(mine / theirs - 1) < 0.01:
+        return xy_px
+    return np.asarray((xy_px + 0.5) * (theirs / mine) - 0.5, np.float64)  # edges coincide, as after binning
+
+
+def _lonely(xy_px: Float, others_xy_px: Float, reach_px: float) -> int:
+    """Return how many positions have none of the others within reach."""
+    if not len(xy_px) or not len(others_xy_px):
+        return len(xy_px)
+    distance, _ = cKDTree(others_xy_px).query(xy_px, distance_upper_bound=reach_px)
+    return int(np.isinf(distance).sum())

@@ -1,0 +1,380 @@
+"""The viewer's pages: the database, an entry, models, comparisons and reports. All text of others is escaped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import HTTPException
+from fastapi.responses import HTMLResponse, Response
+
+from cryoflow.database import Database, Entry, layout
+from cryoflow.database.manifest import NAME as MANIFEST
+from cryoflow.database.manifest import read_manifest
+from cryoflow.database.select import best_of
+from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.pickers.comparing.compare import compare
+from cryoflow.storage import inputs
+from cryoflow.storage.safe_names import inside, safe_name
+from cryoflow.view.addresses import is_served
+from cryoflow.view.api import Api, visitor_of
+
+if TYPE_CHECKING:
+    import jinja2
+
+STATIC = Path(__file__).parent / "static"
+KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+MOST_REPORTS = 500
+MOST_FOLDERS = 5000
+MOST_COMPARED = 8
+LARGEST_REPORT_BYTES = 200 << 20
+SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""Policy of served reports: whatever a page holds, it runs nothing, fetches nothing, and is nobody of this site."""
+
+
+def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIRouter:
+    """Return the addresses of the pages."""
+    router = APIRouter(default_response_class=HTMLResponse)
+    database = api.library.database
+
+    @router.get("/")
+    def overview(request: Request) -> HTMLResponse:
+        projects, n = _projects(database)
+        return page(request, "overview.html", here="Database", database=database.root, projects=projects, n_entries=n)
+
+    @router.get("/look")
+    def look(
+        request: Request,
+        entry: Annotated[str, Query(max_length=600)],
+        with_: Annotated[list[str], Query(alias="with", max_length=4)] = [],  # noqa: B006
+        micrograph: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    ) -> HTMLResponse:
+        name = database.entry(entry).name
+        names = [e.name for e in database.entries()]
+        visitor = visitor_of(request)
+        config = {
+            "entry": name,
+            "with": [w for w in with_ if w in names and w != name][:3],
+            "may_write": visitor.may_write,
+            "name": visitor.name or api.default_name,
+            "micrograph": micrograph,
+        }
+        return page(request, "look.html", entry=name, entries=names, config=config, named=bool(visitor.name))
+
+    @router.get("/picture")
+    def picture(entry: Annotated[str, Query(max_length=600)], name: Annotated[str, Query(max_length=200)]) -> Response:
+        folder = database.entry(entry).folder
+        if name not in _pictures(folder):
+            raise HTTPException(404, "there is no such picture")
+        kind = "image/png" if name.endswith(".png") else "image/jpeg"
+        return Response(inputs.read_bytes(inside(folder, name)), media_type=kind)
+
+    @router.get("/models")
+    def models_(request: Request) -> HTMLResponse:
+        shown = [_model(folder) for folder in _model_folders(models)]
+        running = any(m["state"] == "training" for m in shown)
+        return page(request, "models.html", here="Models", folders=models, models=shown, running=running)
+
+    @router.get("/compare")
+    def compare_(
+        request: Request,
+        reference: Annotated[str, Query(max_length=600)] = "",
+        entry: Annotated[list[str], Query(max_length=MOST_COMPARED)] = [],  # noqa: B006
+        radius: Annotated[float, Query(gt=0, le=2)] = 0.25,
+    ) -> HTMLResponse:
+        names = [e.name for e in database.entries()]
+        with api.slot():
+            rows = [_compared(api, name, reference, radius) for name in entry] if reference else []
+        curves = [{**r["curve"], "number": i} for i, r in enumerate(rows) if r.get("curve")]
+        return page(
+            request,
+            "compare.html",
+            here="Comparison",
+            entries=names,
+            reference=reference,
+            chosen=entry,
+            radius=f"{radius:g}",
+            rows=rows,
+            curves=curves,
+        )
+
+    @router.get("/reports")
+    def reports_(request: Request) -> HTMLResponse:
+        found, cut = _reports(reports)
+        return page(request, "reports.html", here="Reports", folders=reports, reports=found, cut=cut)
+
+    @router.get("/reports/{path:path}")
+    def report(path: str) -> Response:
+        content = _report(Path("/", path), reports)
+        return HTMLResponse(content, headers={"content-security-policy": SANDBOX})
+
+    @router.get("/static/{name}")
+    def static(name: str) -> Response:
+        file = STATIC / safe_name(name)
+        if file.suffix not in KINDS or not file.is_file():
+            raise HTTPException(404, "there is no such file")
+        return Response(file.read_bytes(), media_type=KINDS[file.suffix], headers={"cache-control": "no-cache"})
+
+    return router
+
+
+def page(request: Request, template: str, *, status: int = 200, **values: object) -> HTMLResponse:
+    """Return a page; addresses in it are relative, so that a proxy may serve the viewer below any path."""
+    depth = request.scope["path"].count("/") - 1
+    root = "../" * depth or "./"
+    may_write = visitor_of(request).may_write
+    text = _templates().get_template(template).render(root=root, may_write=may_write, **values)
+    return HTMLResponse(text, status)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("cryoflow.view"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["here"] = ""
+    return environment
+
+
+def _projects(database: Database) -> tuple[list[dict[str, object]], int]:
+    by_project: dict[str, list[Entry]] = {}
+    entries = database.entries()
+    for entry in entries:
+        by_project.setdefault(entry.project, []).append(entry)
+    reviewed = _open_reviews(database)
+    rows: list[dict[str, object]] = []
+    for project, members in sorted(by_project.items()):
+        best = best_of(project, members)
+        rows.append(
+            {
+                "name": project,
+                "best": best.entry.name if best.entry else "",
+                "reason": best.reason,
+                "passed_over": best.passed_over,
+                "entries": [_entry_row(e, reviewed) for e in members],
+            }
+        )
+    return rows, len(entries)
+
+
+def _entry_row(entry: Entry, reviewed: Sequence[str]) -> dict[str, object]:
+    notes = [entry.reason] if entry.status != "current" and entry.reason else []
+    notes += [entry.orientation.detail] if entry.orientation.detail else []
+    start = safe_name(entry.name.replace("/", "_")) + "-"
+    return {
+        "name": entry.name,
+        "short": entry.name.partition("/")[2],
+        "n_picks": entry.n_picks,
+        "n_micrographs": entry.n_micrographs,
+        "n_missing": entry.n_missing_micrographs,
+        "diameter_A": entry.diameter_A,
+        "verdict": entry.orientation.verdict,
+        "pictures": _pictures(entry.folder),
+        "status": entry.status,
+        "notes": [*notes, *entry.notes],
+        "open_review": any(name.startswith(start) and len(name) == len(start) + 6 + 1 + 16 + 6 for name in reviewed),
+    }
+
+
+def _open_reviews(database: Database) -> list[str]:
+    try:
+        return sorted(os.listdir(database.root / layout.REVIEWS))
+    except OSError:
+        return []
+
+
+def _pictures(folder: Path) -> list[str]:
+    """Return the pictures of an entry that its manifest names."""
+    try:
+        return sorted(n for n in read_manifest(folder / MANIFEST).sums if n.endswith((".jpg", ".jpeg", ".png")))
+    except (BadInput, OSError):
+        return []
+
+
+def _model_folders(roots: Sequence[Path]) -> list[Path]:
+    """Return the folders of models: the roots themselves, and folders in them."""
+    found: list[Path] = []
+    for root in roots:
+        try:
+            inner = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:200]
+        except OSError:
+            continue
+        found += [p for p in (root, *inner) if (p / "bundle.json").is_file() or (p / "checkpoints").is_dir()]
+    return found
+
+
+def _model(folder: Path) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "name": folder.name,
+        "state": "done",
+        "epochs": 0,
+        "curves": [],
+        "measures": [],
+        "problem": "",
+    }
+    try:
+        epochs = _history(folder)
+        shown |= {"epochs": len(epochs), "curves": _curves(epochs)}
+        if (folder / "bundle.json").is_file():
+            measures = json.loads(inputs.read_text(folder / "metrics.json"))
+            shown["measures"] = [
+                (str(name).replace("_", " "), f"{value:.4g}")
+                for name, value in measures.items()
+                if isinstance(value, int | float)
+            ]
+        else:
+            shown["state"] = "training"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UnicodeDecodeError) as error:
+        shown["problem"] = f"cannot be read: {error}"
+    return shown
+
+
+def _history(folder: Path) -> list[Mapping[str, float]]:
+    """Return the numbers of each epoch, of a finished training or of one that runs."""
+    if (folder / "history.json").is_file():
+        epochs = json.loads(inputs.read_text(folder / "history.json"))
+    else:
+        states = sorted((folder / "checkpoints").glob("*.npz"))
+        if not states:
+            return []
+        epochs = json.loads(inputs.read_npz(states[-1])["history"].tobytes())
+    if not isinstance(epochs, list) or not all(isinstance(e, dict) for e in epochs):
+        raise ValueError("its history is no list of epochs")
+    return epochs
+
+
+def _curves(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
+    """Return a plot for each number that is known of validation, in coordinates of its drawing."""
+    curves: list[dict[str, object]] = []
+    names = sorted({n.removeprefix("val_") for e in epochs for n in e if n.startswith("val_")})
+    for name in names:
+        values = {kind: [e.get(key) for e in epochs] for kind, key in (("train", name), ("validation", f"val_{name}"))}
+        known = [float(v) for of in values.values() for v in of if isinstance(v, int | float) and math.isfinite(v)]
+        if not known:
+            continue
+        low, high = min(known), max(known)
+        lines = []
+        for kind, of in values.items():
+            points = [
+                f"{40 + 210 * i / max(1, len(epochs) - 1):.1f},{130 - 116 * (float(v) - low) / ((high - low) or 1):.1f}"
+                for i, v in enumerate(of)
+                if isinstance(v, int | float) and math.isfinite(v)
+            ]
+            lines.append({"kind": kind, "points": " ".join(points)})
+        title = name.replace("_", " ")
+        curves.append({"title": title, "low": f"{low:.3g}", "high": f"{high:.3g}", "n": len(epochs), "lines": lines})
+    return curves
+
+
+def _compared(api: Api, name: str, reference: str, radius: float) -> dict[str, Any]:
+    """Return one row of the comparison; an entry that cannot be compared says why."""
+    try:
+        found = compare(api.opened(name).candidates.picks, api.opened(reference).candidates.picks, radius=radius)
+    except CryoflowError as error:
+        return {"entry": name, "problem": str(error)}
+    points = [(40 + 290 * float(x), 230 - 220 * float(y)) for x, y in found.curve.T]
+    step = max(1, len(points) // 300)
+    here = found.recall, found.precision
+    drawn = all(map(math.isfinite, here))
+    return {
+        "entry": name,
+        "problem": "",
+        "n_picks": found.n_picks,
+        "n_reference": found.n_reference,
+        "n_matched": found.n_matched,
+        "precision": _share(found.precision),
+        "recall": _share(found.recall),
+        "f1": _share(found.f1),
+        "average_precision": _share(found.average_precision),
+        "error_A": f"{found.localisation_error_A:.1f}" if math.isfinite(found.localisation_error_A) else "–",
+        "n_micrographs": len(found.micrographs),
+        "curve": {
+            "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points[::step]),
+            "x": f"{40 + 290 * here[0]:.1f}",
+            "y": f"{230 - 220 * here[1]:.1f}",
+        }
+        if drawn
+        else None,
+    }
+
+
+def _share(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that is served."""
+
+    path: str
+    address: str
+    written: str
+
+
+def _reports(folders: Sequence[Path]) -> tuple[list[Report], bool]:
+    """Return the HTML pages in some folders, the newest first, and whether there are more."""
+    found: list[tuple[float, Path]] = []
+    seen = 0
+    cut = False
+    for folder in folders:
+        for where, inner, names in os.walk(folder):
+            seen += 1
+            inner[:] = sorted(n for n in inner if not n.startswith("."))
+            if seen > MOST_FOLDERS or Path(where).relative_to(folder).parts[4:]:
+                inner.clear()
+            for name in names:
+                if name.endswith(".html"):
+                    path = Path(where, name)
+                    found.append((_mtime(path), path))
+            if len(found) > MOST_REPORTS:
+                cut = True
+                break
+    found.sort(key=lambda pair: (-pair[0], str(pair[1])))
+    rows = [
+        Report(
+            str(path).encode(errors="replace").decode(),
+            quote(os.fsencode(path)),
+            datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M") if time else "",
+        )
+        for time, path in found[:MOST_REPORTS]
+    ]
+    return rows, cut
+
+
+def _report(path: Path, folders: Sequence[Path]) -> bytes:
+    """Return a report's content; a file that is not in one of the folders, by its name and its real path, is not there."""
+    real = Path(os.path.realpath(path))
+    roots = [Path(os.path.realpath(folder)) for folder in folders]
+    if ".." in path.parts or not is_served(path, folders) or not is_served(real, roots):
+        raise HTTPException(404, "there is no such report")
+    try:
+        return inputs.read_bytes(real, at_most=LARGEST_REPORT_BYTES)
+    except OSError as error:
+        raise HTTPException(404, f"this report cannot be read: {error.strerror or error}") from None
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
+def static_names() -> Iterator[str]:
+    """Yield the names of the static files."""
+    yield from sorted(p.name for p in STATIC.iterdir() if p.suffix in KINDS)
