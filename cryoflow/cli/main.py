@@ -30,6 +30,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("crawl", "cryoflow.cli.ingest:crawl", DATA, "List the RELION and CryoSPARC projects and jobs below folders."),
     ("ingest", "cryoflow.cli.ingest:ingest", DATA, "Read the picks of finished projects into a database."),
     ("database", "cryoflow.cli.database:app", DATA, "List, show, select and verify what a database holds."),
+    ("view", "cryoflow.cli.view:view", DATA, "See picks on micrographs in a browser, and clean them."),
     ("export", "cryoflow.cli.export:app", DATA, "Write training sets for pickers: crYOLO, Topaz and others."),
     ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and read their picks."),
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),

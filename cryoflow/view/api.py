@@ -254,6 +254,8 @@ def _about(opened: Opened) -> dict[str, object]:
     table = c.picks.micrographs
     defocus = (table["defocus_u_A"].to_numpy(np.float64) + table["defocus_v_A"].to_numpy(np.float64)) / 2
     low, high = c.score_range
+    scoring = opened.scoring
+    problem = (scoring.problem,) if scoring and scoring.problem else ()
     return {
         "name": opened.name,
         "n": len(c),
@@ -268,15 +270,15 @@ def _about(opened: Opened) -> dict[str, object]:
         "has_scores": c.has_scores,
         "histogram": _histogram(c.scores, low, high),
         "doubtful": list(DOUBTFUL),
-        "suggested": [None] * len(table),
-        "scoring": None,
+        "suggested": scoring.suggested if scoring else [None] * len(table),
+        "scoring": {"done": scoring.done, "of": scoring.of} if scoring and not scoring.finished else None,
         "calibrated": c.calibrated,
         "score_kind": c.picks.score_kind,
         "threshold": c.threshold,
         "score_low": low,
         "score_high": high,
         "has_labels": bool(c.labels.any()),
-        "notes": [_shown(note) for note in (*c.notes, *c.picks.notes)],
+        "notes": [_shown(note) for note in (*problem, *c.notes, *c.picks.notes)],
         "lowpass_A": list(pictures.LOWPASS_A),
         "tile_px": pictures.TILE_PX,
         "patch_px": pictures.PATCH_PX,

@@ -6,8 +6,10 @@ import math
 import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,9 @@ from cryoflow.view import pictures
 from cryoflow.view.candidates import Candidates, Float, open_candidates
 from cryoflow.view.journal import journal_of
 from cryoflow.view.review import Review
+
+if TYPE_CHECKING:
+    from cryoflow.view.scoring import Scoring
 
 ENTRIES_BYTES, PYRAMIDS_BYTES, TILES_BYTES = 600 << 20, 400 << 20, 64 << 20
 """Bounds of the caches."""
@@ -36,6 +41,7 @@ class Opened:
 
     name: str
     review: Review
+    scoring: Scoring | None = None
     partners: dict[str, Mapping[int, int]] = field(default_factory=dict)
     """Micrograph of another entry that is the same, by the other entry's name and fingerprint."""
 
@@ -82,10 +88,13 @@ class Library:
         The database.
     state_folder
         Where journals lie if the database cannot be written; see `journal_of`.
+    model
+        Unpicker that scores the picks of entries that have no probabilities.
     """
 
-    def __init__(self, database: Database, *, state_folder: Path | None = None) -> None:
-        self.database, self.state_folder = database, state_folder
+    def __init__(self, database: Database, *, state_folder: Path | None = None, model: Path | None = None) -> None:
+        self.database, self.state_folder, self.model = database, state_folder, model
+        self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._entries: pictures.BoundedCache[Opened] = pictures.BoundedCache(
             ENTRIES_BYTES, lambda o: _BYTES_PER_PICK * len(o.candidates) + (1 << 16)
         )
@@ -105,7 +114,11 @@ class Library:
             Where there is no such entry, or it is damaged.
         """
         entry = self.database.entry(name)
-        return self._entries.get((entry.name, _version(entry.folder / "data.txt")), lambda: self._open(entry.name))
+        key = (entry.name, _version(entry.folder / "data.txt"))
+        opened = self._entries.get(key, lambda: self._open(entry.name))
+        if opened.scoring is not None:
+            opened.review.candidates = opened.scoring.candidates
+        return opened
 
     def _open(self, name: str) -> Opened:
         candidates = open_candidates(self.database, name)
@@ -114,7 +127,12 @@ class Library:
             if key not in self._reviews:
                 journal = journal_of(self.database.root, name, candidates.fingerprint, state_folder=self.state_folder)
                 self._reviews[key] = Review(candidates, journal)
-            return Opened(name, self._reviews[key])
+            opened = Opened(name, self._reviews[key])
+        if self.model is not None and not candidates.calibrated and len(candidates):
+            from cryoflow.view.scoring import Scoring  # brings the unpicker along
+
+            opened.scoring = Scoring(candidates, self.model, self._scorer)
+        return opened
 
     def partner(self, opened: Opened, other: Opened, micrograph: int) -> int | None:
         """Return the micrograph of another entry that is the same, None where it has none."""

@@ -357,7 +357,7 @@ def _reports(folders: Sequence[Path]) -> tuple[list[Report], bool]:
 
 
 def _report(path: Path, folders: Sequence[Path]) -> bytes:
-    """Return a report's content; a file that is not in one of the folders, by its name and its real path, is not there."""
+    """Return a report's content; what does not lie in the folders, by its name and its real path, is not there."""
     real = Path(os.path.realpath(path))
     roots = [Path(os.path.realpath(folder)) for folder in folders]
     if ".." in path.parts or not is_served(path, folders) or not is_served(real, roots):

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile
+from cryoflow.micrographs.normalise import median_and_deviation
 from cryoflow.pickers.training_sets.links import read_any
 from cryoflow.storage import inputs
 
@@ -36,6 +37,8 @@ PATCH_DIAMETERS = 1.6
 """Edge of a patch in particle diameters: the particle and what surrounds it."""
 STRETCH = (0.5, 99.5)
 """Percentiles of the low-passed image that become black and white."""
+MOST_DEVIATIONS = 4.5
+"""Black and white lie within so many deviations of the median: ice and gold must not take the contrast of particles."""
 LARGEST_PX = 1 << 29
 """Most pixels of a micrograph that is shown: 23,000 x 23,000."""
 _GAUSSIAN_PER_A = float(np.sqrt(np.log(2) / 2) / np.pi)
@@ -315,8 +318,11 @@ def _stretch(pyramid: Pyramid, level: int, lowpass_A: float, sigma_px: float) ->
                 y, x = round(fy * max(0, ny - _SAMPLE_PX)), round(fx * max(0, nx - _SAMPLE_PX))
                 rows, columns = (y, min(y + _SAMPLE_PX, ny)), (x, min(x + _SAMPLE_PX, nx))
                 samples.append(_filtered(pyramid, level, rows, columns, sigma_px).ravel())
-        low, high = np.percentile(np.concatenate(samples), STRETCH)
-        pyramid.stretches[key] = (float(low), float(high))
+        together = np.concatenate(samples)
+        low, high = np.percentile(together, STRETCH)
+        median, deviation = median_and_deviation(together)
+        reach = MOST_DEVIATIONS * deviation or np.inf
+        pyramid.stretches[key] = (max(float(low), median - reach), min(float(high), median + reach))
     return pyramid.stretches[key]
 
 

@@ -69,7 +69,7 @@ def make_database(
     database.add(everything.where(keep, provenance=cleaned, score_kind="cryoflow/probability"))
     moved = everything.picks.drop(columns="score").assign(x_px=everything.picks["x_px"] + 3)
     other = replace(who, program="picker", kind=Kind.EXTERNAL, job="topaz")
-    database.add(PickSet.build(other, table, moved.iloc[::2], diameter_A=DIAMETER_A))
+    database.add(PickSet.build(other, everything.micrographs, moved.iloc[::2], diameter_A=DIAMETER_A))
     return database
 
 

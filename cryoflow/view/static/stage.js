@@ -196,10 +196,17 @@ export class Stage {
     for (const [row, column] of this.visible(m, level)) {
       const image = this.tiles.get(this.key(m.micrograph, level, row, column));
       if (!image?.complete || !image.naturalWidth) continue;
-      const [x, y] = this.toScreen(column * this.tilePx * block - 0.5, row * this.tilePx * block - 0.5);
-      const [w, h] = [image.naturalWidth * block * this.scale, image.naturalHeight * block * this.scale];
-      context.drawImage(image, x, y, w + 0.3, h + 0.3);
+      const [left, top] = [column * this.tilePx * block - 0.5, row * this.tilePx * block - 0.5];
+      const [x0, y0] = this.onDevice(...this.toScreen(left, top));
+      const [x1, y1] = this.onDevice(...this.toScreen(left + image.naturalWidth * block, top + image.naturalHeight * block));
+      context.drawImage(image, x0, y0, x1 - x0, y1 - y0);
     }
+  }
+
+  /** The nearest position between two of the screen's pixels: tiles meet there without a seam. @param {number} sx @param {number} sy @returns {[number, number]} */
+  onDevice(sx, sy) {
+    const ratio = window.devicePixelRatio || 1;
+    return [Math.round(sx * ratio) / ratio, Math.round(sy * ratio) / ratio];
   }
 
   /** Tiles of a level that are in sight. @param {Micrograph} m @param {number} level @returns {[number, number][]} */
@@ -232,7 +239,11 @@ export class Stage {
     }
     const image = new Image();
     image.onload = () => this.draw();
-    image.onerror = () => setTimeout(() => this.tiles.delete(key), 3000);
+    image.onerror = () =>
+      setTimeout(() => {
+        this.tiles.delete(key);
+        this.draw();
+      }, 2000);
     image.src = address("tile", { entry: this.entry, micrograph: m.micrograph, level, row, column, lowpass: this.lowpass });
     this.tiles.set(key, image);
     for (const old of this.tiles.keys()) {

@@ -1,0 +1,141 @@
+"""Start the viewer: its tokens, its socket, and the links that are printed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+from cryoflow.database import Database
+from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.settings.site import Site
+from cryoflow.storage import files, inputs
+from cryoflow.view.access import LOOPBACK, Access, new_token
+from cryoflow.view.addresses import report_folders
+from cryoflow.view.parameters import ViewParameters
+
+MOST_CONNECTIONS = 200
+"""Requests at the same time; more are refused with status 503."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses to open; each lets in whoever has it."""
+
+    read: str
+    write: str | None
+
+
+def serve(parameters: ViewParameters, site: Site, on_started: Callable[[Links], None]) -> None:
+    """Serve the viewer until SIGINT or SIGTERM.
+
+    Parameters
+    ----------
+    on_started
+        Called with the links once the port is open.
+
+    Raises
+    ------
+    BadInput
+        Where there is no such database, entry or model.
+    CryoflowError
+        Where the port is taken.
+    """
+    import uvicorn
+
+    from cryoflow.view.app import make_app
+    from cryoflow.view.library import Library
+
+    p = parameters
+    database = Database(p.database)
+    if not database.exists:
+        raise BadInput(p.database, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'.")
+    names = [database.entry(name).name for name in p.entries]
+    library = Library(database, state_folder=p.state, model=p.model)
+    listening = _listening(p.port)
+    port = int(listening.getsockname()[1])
+    read, write = tokens(p.token_file)
+    access = Access(
+        read_token=read,
+        write_token=write if p.write else None,
+        user_header=p.user_header,
+        hosts=LOOPBACK | {name.lower() for name in p.host_name},
+        cookie=f"cryoflow_view_{port}",
+    )
+    app = make_app(library, access, reports=p.reports or report_folders(site), models=p.models)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=3,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+    )
+    base = f"http://127.0.0.1:{port}/"
+    if names:
+        base += "look"
+    query = {"entry": names[0], **({"with": names[1:4]} if names[1:] else {})} if names else {}
+    links = [base + "?" + urlencode({"token": t, **query}, doseq=True) for t in (read, write)]
+    try:
+        on_started(Links(links[0], links[1] if p.write else None))
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        listening.close()
+
+
+def tokens(file: Path | None) -> tuple[str, str]:
+    """Return the tokens for reading and for writing: new ones, or those of a file.
+
+    Raises
+    ------
+    BadInput
+        Where others may read the file, or it does not hold two tokens.
+    NotWritten
+        Where it cannot be made.
+    """
+    if file is None:
+        return new_token(), new_token()
+    if not file.exists():
+        with files.clear_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            hidden = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
+            descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as opened:
+                opened.write(f"{new_token()}\n{new_token()}\n")
+            try:
+                os.link(hidden, file)  # whoever was quicker wins
+            except FileExistsError:
+                pass
+            finally:
+                hidden.unlink()
+    try:
+        lines = inputs.read_text(file, at_most=1 << 12).split()
+        mode = stat.S_IMODE(os.stat(file).st_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(file, f"cannot be read: {error}.") from error
+    if mode & 0o077:
+        raise BadInput(file, f"others may read it (permissions {mode:o}).", "Run 'chmod 600' on it.")
+    if len(lines) != 2 or len(set(lines)) != 2 or any(len(t) < 20 or not t.isascii() for t in lines):
+        raise BadInput(file, "holds no two tokens of 20 characters or more, one a line.", "Remove it to get new ones.")
+    return lines[0], lines[1]
+
+
+def _listening(port: int) -> socket.socket:
+    """Return a socket that listens on loopback. The viewer is reached from elsewhere by ssh -L or a proxy only."""
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise CryoflowError(f"port {port} of 127.0.0.1: {error.strerror}. Choose another with --port.") from None
+    return listening

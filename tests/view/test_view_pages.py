@@ -1,0 +1,249 @@
+"""What the addresses answer: entries, pictures, counts, changes, pages, reports."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from view_client import TestClient
+from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents
+
+from cryoflow.database import Database
+from cryoflow.report.page import Section, write_report
+from cryoflow.view.pages import static_names
+
+ASK = {"entry": SCORED, "window": "w", "revision": 0, "by": "ada", "threshold": 0.5}
+
+
+def act(client: TestClient, **action: object) -> dict[str, object]:
+    answer = client.post("/api/act", json={**ASK, "action": action})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_an_entry_and_its_micrographs_are_told(reader: TestClient, database: Database) -> None:
+    entry = reader.get("/api/entry", params={"entry": SCORED}).json()
+    assert (entry["n"], len(entry["names"]), entry["calibrated"]) == (48, 4, True)
+    assert sum(entry["histogram"]) == 48
+    m = reader.get("/api/micrograph", params={"entry": SCORED, "micrograph": 1, "other": [OTHER]}).json()
+    picks = database.load(SCORED)
+    assert (m["ny"], m["nx"]) == SHAPE_YX
+    assert np.allclose(np.stack([m["x"], m["y"]], axis=1), picks.centers_xy_px[12:24], atol=0.01)
+    assert m["score"] == picks.picks["score"].tolist()[12:24]
+    assert np.allclose(m["others"][0]["xy"], database.load(OTHER).centers_xy_px[6:12], atol=0.01)
+
+
+def test_counts_are_those_of_unpicking_at_every_threshold(reader: TestClient, database: Database) -> None:
+    scores = database.load(SCORED).picks["score"].to_numpy()
+    for threshold in (0, 0.3, 0.5, float(scores[5]), 1):
+        listed = reader.get("/api/list", params={"entry": SCORED, "threshold": threshold}).json()
+        assert listed["tally"]["n_kept"] == sum(listed["n_kept"]) == int((scores >= threshold).sum())
+    assert reader.get("/api/tally", params={"entry": SCORED, "threshold": 0.5}).json()["n_kept"] == len(
+        database.load(UNPICKED)
+    )
+
+
+def test_tiles_show_the_micrograph_and_nothing_beyond_it(reader: TestClient) -> None:
+    tile = {"entry": SCORED, "micrograph": 0, "level": 0, "row": 0, "column": 0, "lowpass": 10}
+    answer = reader.get("/api/tile", params=tile)
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(answer.content)).size == SHAPE_YX[::-1]
+    for change in ({"row": 1}, {"level": 9}, {"micrograph": 4}):
+        assert reader.get("/api/tile", params={**tile, **change}).status_code == 404
+    for change in ({"lowpass": 7}, {"level": -1}, {"micrograph": -1}, {"lowpass": "nan"}, {"row": 10**9}):
+        assert reader.get("/api/tile", params={**tile, **change}).status_code == 422
+
+
+def test_a_missing_image_is_told_and_its_picks_are_shown(reader: TestClient, database: Database) -> None:
+    path = Path(str(database.load(SCORED).micrographs["path"].iloc[2]))
+    path.unlink()
+    m = reader.get("/api/micrograph", params={"entry": SCORED, "micrograph": 2}).json()
+    assert m["problem"]
+    assert len(m["x"]) == 12
+    tile = {"entry": SCORED, "micrograph": 2, "level": 0, "row": 0, "column": 0}
+    assert reader.get("/api/tile", params=tile).status_code == 404
+    assert reader.get("/api/patches", params={"entry": SCORED, "picks": "2.0,1.0"}).status_code == 200
+
+
+def test_a_montage_is_ordered_by_distance_from_the_threshold(reader: TestClient, database: Database) -> None:
+    scores = database.load(SCORED).picks["score"].to_numpy()
+    found = reader.get("/api/montage", params={"entry": SCORED, "threshold": 0.4, "size": 10}).json()
+    assert found["n"] == 48
+    shown = [p["score"] for p in found["picks"]]
+    assert shown == sorted(scores, key=lambda s: abs(s - 0.4))[:10]
+    assert [p["kept"] for p in found["picks"]] == [s >= 0.4 for s in shown]
+    one = reader.get("/api/montage", params={"entry": SCORED, "threshold": 0.4, "micrograph": 2, "order": "low"}).json()
+    assert [p["score"] for p in one["picks"]] == sorted(scores[24:36])
+    picks = ",".join(f"{p['micrograph']}.{p['pick']}" for p in found["picks"])
+    answer = reader.get("/api/patches", params={"entry": SCORED, "picks": picks})
+    assert Image.open(io.BytesIO(answer.content)).size == (960, 96)
+    assert reader.get("/api/patches", params={"entry": SCORED, "picks": "0.99"}).status_code == 404
+
+
+def test_disagreement_counts_picks_that_only_one_of_two_entries_has(reader: TestClient) -> None:
+    params = {"entry": SCORED, "other": OTHER, "threshold": 0.0}
+    found = reader.get("/api/disagreement", params=params).json()
+    assert len(found) == 4
+    assert all(0 < n <= 7 for n in found)  # of twelve picks, six lie 3 px from the other picker's
+
+
+def test_actions_are_kept_and_told_to_other_windows(writer: TestClient) -> None:
+    changed = act(writer, do="label", label=-1, picks={"1": [3]})
+    assert changed["revision"] == 1
+    assert changed["micrographs"]["1"]["decided"] == [[3, -1]]
+    assert changed["by_others"] == []
+    params = {"entry": SCORED, "since": 0, "window": "another", "micrograph": 1, "by": "bo"}
+    told = writer.get("/api/changes", params=params).json()
+    assert told["by_others"] == ["ada"]
+    assert told["micrographs"]["1"]["decided"] == [[3, -1]]
+    mine = writer.get("/api/changes", params={**params, "window": "w"}).json()
+    assert mine["others"] == [{"name": "bo", "micrograph": 1}]
+    undone = act(writer, do="undo")
+    assert undone["micrographs"]["1"]["decided"] == []
+    assert act(writer, do="undo")["done"] is False
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{", b'{"entry":1}', b"[" * 100_000, b'{"entry":"P1/AutoPick_job005","window":"w","revision":-1}'],
+)
+def test_a_change_that_makes_no_sense_is_refused(writer: TestClient, body: bytes) -> None:
+    answer = writer.post("/api/act", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (404, 422)
+
+
+def test_saving_with_changes_of_others_unseen_is_refused_and_shows_them(writer: TestClient, database: Database) -> None:
+    act(writer, do="mark", micrograph=0, mark="finished", threshold=0.5)
+    record = {**ASK, "window": "late", "others": "leave out"}
+    refused = writer.post("/api/save", json=record)
+    assert refused.status_code == 409
+    assert refused.json()["conflict"]["by_others"] == ["ada"]
+    before = contents(database.root)
+    saved = writer.post("/api/save", json={**record, "revision": 1}).json()
+    assert saved["entry"] == "P1/AutoPick_job005_reviewed"
+    assert (saved["n_picks"], saved["undecided"]) == (12, 0)
+    assert "unpicker train P1/AutoPick_job005_reviewed" in saved["next"]["train"]
+    after = contents(database.root)
+    assert {name: after[name] for name in before} == before
+    stars = writer.get("/api/stars", params={"entry": saved["entry"]})
+    assert stars.headers["content-type"] == "application/zip"
+    assert writer.get("/api/stars", params={"entry": SCORED}).status_code == 404
+
+
+def test_looking_and_cleaning_never_touch_the_project(writer: TestClient, database: Database, tmp_path: Path) -> None:
+    project = tmp_path / "projects"
+    before = {name: (content, (project / name).stat().st_mtime_ns) for name, content in contents(project).items()}
+    for folder, _, _ in os.walk(project):
+        Path(folder).chmod(0o555)
+    try:
+        writer.get("/api/tile", params={"entry": SCORED, "micrograph": 0, "level": 0, "row": 0, "column": 0})
+        act(writer, do="mark", micrograph=0, mark="finished", threshold=0.5)
+        assert writer.post("/api/save", json={**ASK, "revision": 1, "others": "threshold"}).status_code == 200
+    finally:
+        for folder, _, _ in os.walk(project):
+            Path(folder).chmod(0o755)
+    assert before == {
+        name: (content, (project / name).stat().st_mtime_ns) for name, content in contents(project).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["P1/nothing", "../P1", "P1/../../etc", "P1/.quarantine", "/etc/passwd", "P1", "", "P1/AutoPick_job005/../x", "\0"],
+)
+def test_only_entries_of_the_database_can_be_named(reader: TestClient, entry: str) -> None:
+    for place in ("/api/entry", "/look", "/api/stars"):
+        assert reader.get(place, params={"entry": entry}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "name", ["../../DB/cryoflow-database.json", "info.txt", "manifest.json", "%2e%2e/info.txt", "data.txt", ""]
+)
+def test_pictures_are_those_that_an_entry_names(reader: TestClient, name: str) -> None:
+    assert reader.get("/picture", params={"entry": SCORED, "name": name}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "name", ["../app.py", "..%2fapp.py", "%2e%2e%2fapp.py", "tsconfig.json", "__init__.py", "%00", "look.js%00"]
+)
+def test_static_files_are_those_of_the_package(reader: TestClient, name: str) -> None:
+    assert reader.get(f"/static/{name}").status_code == 404
+
+
+def test_every_static_file_is_served_with_its_type(reader: TestClient) -> None:
+    kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+    names = list(static_names())
+    assert "look.js" in names
+    for name in names:
+        answer = reader.get(f"/static/{name}")
+        assert answer.headers["content-type"].startswith(kinds[name.rpartition(".")[2]])
+
+
+def test_pages_escape_names_and_hold_no_code(reader: TestClient, database: Database) -> None:
+    database.mark(OTHER, "stale", "<img src=x onerror=alert(1)>")
+    for place in ("/", f"/look?entry={SCORED}&with={OTHER}", "/models", "/compare", "/reports", "/nowhere"):
+        text = reader.get(place, headers={"accept": "text/html"}).text
+        assert "<script>" not in text
+        assert "onerror=alert" not in text or "&lt;img" in text
+        assert "style=" not in text
+        assert " onclick" not in text
+    assert HOSTILE in reader.get("/api/entry", params={"entry": SCORED}).json()["names"]
+
+
+def test_a_page_of_an_entry_that_is_not_there_says_so(reader: TestClient) -> None:
+    answer = reader.get("/look?entry=P1/nothing", headers={"accept": "text/html"})
+    assert answer.status_code == 404
+    assert "there is no entry" in answer.text
+    assert 'href="./"' in answer.text
+
+
+def test_reports_are_served_from_their_folders_alone(reader: TestClient, tmp_path: Path) -> None:
+    page = write_report(tmp_path / "runs" / "a b" / "report.html", "A run", [Section("One")])
+    secret = write_report(tmp_path / "secret.html", "secret", [])
+    (tmp_path / "runs" / "link.html").symlink_to(secret)
+    (tmp_path / "runs" / "notes.txt").write_text("secret")
+    (tmp_path / "runs" / "folder.html").mkdir()
+    os.mkfifo(tmp_path / "runs" / "pipe.html")
+    listed = reader.get("/reports").text
+    assert "a b/report.html" in listed
+    answer = reader.get(f"/reports{page}")
+    assert answer.status_code == 200
+    assert "A run" in answer.text
+    assert answer.headers["content-security-policy"].startswith("sandbox;")
+    bad = (
+        secret,
+        "/etc/passwd",
+        *(tmp_path / "runs" / n for n in ("link.html", "notes.txt", "pipe.html", "folder.html", "x.html")),
+    )
+    for path in (*bad, f"{tmp_path}/runs/%2e%2e/secret.html", f"{tmp_path}/runs/../secret.html"):
+        assert reader.get(f"/reports{path}").status_code == 404, path
+
+
+def test_a_comparison_shows_precision_and_recall(reader: TestClient) -> None:
+    text = reader.get("/compare", params={"reference": SCORED, "entry": [OTHER, UNPICKED]}).text
+    assert text.count('<td class="number">1.000</td>') >= 2  # all of both are picks of the reference
+    assert reader.get("/compare", params={"reference": "P1/none", "entry": [OTHER]}).status_code == 200
+
+
+def test_models_show_their_curves_also_while_they_train(reader: TestClient, tmp_path: Path) -> None:
+    epochs = [{"loss": 1.0 / (i + 1), "val_loss": 1.2 / (i + 1)} for i in range(3)]
+    done, training, broken = (tmp_path / "models" / n for n in ("done", "training", "broken"))
+    for folder in (done, training / "checkpoints", broken):
+        folder.mkdir(parents=True)
+    (done / "bundle.json").write_text("{}")
+    (done / "metrics.json").write_text(json.dumps({"validation_f1": 0.9, "odd": "<script>"}))
+    (done / "history.json").write_text(json.dumps(epochs))
+    np.savez(training / "checkpoints" / "state.npz", history=np.frombuffer(json.dumps(epochs).encode(), np.uint8))
+    (broken / "bundle.json").write_text("{}")
+    (broken / "history.json").write_text('"' + "x" * 100)
+    text = reader.get("/models").text
+    assert text.count("<polyline") == 4
+    assert "training, epoch 3" in text
+    assert 'http-equiv="refresh"' in text
+    assert "validation f1" in text
+    assert "cannot be read" in text
