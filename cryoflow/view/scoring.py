@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import short_hash
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.labelled import PickedMicrograph, picked_micrographs
 from cryoflow.unpicker.suggest import suggest
-from cryoflow.unpicker.unpick import Judged, judge
+from cryoflow.unpicker.unpick import ScoredMicrograph, score
 from cryoflow.view.candidates import Candidates, Float
 from cryoflow.view.journal import user_state_folder
 
@@ -67,11 +67,11 @@ class Scoring:
             picks, _ = picked_micrographs(self.first.picks, diameter_A=bundle.diameter_A)
             scores = self._read(kept)
             if scores is None:
-                scores, judged = self._score(bundle, picks)
+                scores, scored = self._score(bundle, picks)
                 self._keep(kept, scores)
             else:
-                judged = [Judged(m, p := self._of(scores, m.name), p >= bundle.threshold) for m in picks]
-            self._suggest(bundle, judged)
+                scored = [ScoredMicrograph(m, p := self._of(scores, m.name), p >= bundle.threshold) for m in picks]
+            self._suggest(bundle, scored)
             self._show(scores, bundle.threshold)
         except CryoflowError as error:
             self.problem = str(error)
@@ -81,31 +81,31 @@ class Scoring:
         finally:
             self.finished = True
 
-    def _score(self, bundle: ModelBundle, picks: Sequence[PickedMicrograph]) -> tuple[Float, list[Judged]]:
+    def _score(self, bundle: ModelBundle, picks: Sequence[PickedMicrograph]) -> tuple[Float, list[ScoredMicrograph]]:
         c = self.first
         row_of = {str(name): i for i, name in enumerate(c.picks.micrographs["name"])}
         scores = np.full(len(c), np.nan)
-        judged: list[Judged] = []
+        scored: list[ScoredMicrograph] = []
         shown = time.monotonic()
-        for result in judge(bundle, picks):
+        for result in score(bundle, picks):
             self.done += 1
             if isinstance(result, BadInput):
                 continue
-            judged.append(result)
+            scored.append(result)
             scores[c.rows(row_of[result.micrograph.name])] = result.probabilities
             if time.monotonic() - shown > _TAKE_OVER_S:
                 self._show(scores, bundle.threshold)
                 shown = time.monotonic()
-        return scores, judged
+        return scores, scored
 
     def _show(self, scores: Float, threshold: float) -> None:
         scored = self.first.with_scores(scores.copy(), threshold)
         with self._lock:
             self._candidates = replace(scored, notes=(*scored.notes, f"Scored by {self.model}."))
 
-    def _suggest(self, bundle: ModelBundle, judged: list[Judged]) -> None:
+    def _suggest(self, bundle: ModelBundle, scored: list[ScoredMicrograph]) -> None:
         row_of = {str(name): i for i, name in enumerate(self.first.picks.micrographs["name"])}
-        for rank, found in enumerate(suggest(bundle, judged, number=SUGGESTED), 1):
+        for rank, found in enumerate(suggest(bundle, scored, number=SUGGESTED), 1):
             self.suggested[row_of[found.name]] = rank
 
     def _of(self, scores: Float, name: str) -> Float:

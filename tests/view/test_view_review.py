@@ -239,9 +239,9 @@ def test_labels_as_star_files_are_read_as_hand_cleaned_micrographs(database: Dat
     with zipfile.ZipFile(io.BytesIO(star_archive(saved))) as archive:
         assert all(".." not in n and "/" not in n for n in archive.namelist())
         archive.extractall(tmp_path / "stars")
-    (labelled,), bad = label_star_folder(tmp_path / "stars", tmp_path / "labelled", negatives="all")
+    (labeled,), bad = label_star_folder(tmp_path / "stars", tmp_path / "labeled", negatives="all")
     assert not bad
-    assert (labelled.n_right, labelled.n_wrong) == tuple((saved.picks["label"] == v).sum() for v in (1, -1))
+    assert (labeled.n_positive, labeled.n_negative) == tuple((saved.picks["label"] == v).sum() for v in (1, -1))
 
 
 def test_an_entry_that_changed_gets_a_journal_of_its_own(database: Database) -> None:
