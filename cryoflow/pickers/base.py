@@ -76,6 +76,8 @@ class Picker:
         Allowed values of settings that have a fixed list of them.
     links_micrographs
         False for programs whose own project contains the micrographs already.
+    makes_links
+        False for programs that get pictures made from the micrographs only.
     model_settings
         Settings that picking must share with the training of its model.
     model_names
@@ -92,6 +94,7 @@ class Picker:
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     needs: ClassVar[Needs] = Needs()
     links_micrographs: ClassVar[bool] = True
+    makes_links: ClassVar[bool] = True
     model_settings: ClassVar[tuple[str, ...]] = ()
     model_names: ClassVar[tuple[str, ...]] = ()
 

@@ -187,6 +187,21 @@ def link(path: Path, target: str | Path) -> None:
                 raise
 
 
+def replace_file(path: Path, new: Path) -> None:
+    """Rename a complete file to `path`, replacing the file there in one step, and sync.
+
+    Raises
+    ------
+    NotWritten
+        If it cannot be renamed; `path` is then what it was.
+    """
+    with clear_errors(path):
+        sync_file(new)
+        os.replace(new, path)
+        fault_point("file.renamed")
+        sync_folder(path.parent)
+
+
 def move(path: Path, to: Path) -> None:
     """Rename a file or folder to a name that is free, and sync.
 

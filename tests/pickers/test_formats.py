@@ -303,5 +303,6 @@ def test_every_picker_says_what_comes_next_and_writes_the_same_bytes_again(make_
         assert result.next_commands
         root = result.folder
         files = {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+        files.pop("contents.json")  # its fingerprints are of files with the folder's own path in them
         trees.append({k: v.replace(str(root).encode(), b"") for k, v in files.items()})
     assert trees[0] == trees[1]

@@ -13,7 +13,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.preflight import preflight, problems_of
-from cryoflow.pickers.training_sets.export import export
+from cryoflow.pickers.training_sets.export import ExportResult, export
 from cryoflow.pickers.training_sets.split import Fractions
 
 SPLIT = Fractions(0.2, 0.2)
@@ -98,22 +98,23 @@ def test_damage_is_found_told_and_mended_by_writing_anew(make_entry, tmp_path, w
     entry, out = make_entry(n=7, n_empty=1), tmp_path / "a set"
     target = picker(name)
 
-    def write(**options: bool) -> bool:
+    def write(**options: bool) -> ExportResult:
         return export(
             name, [entry], out, split=SPLIT, settings={"pixel_size": 4.0} if name == "warp" else {}, **options
-        ).reused
+        )
 
-    assert not write()
+    assert not write().reused
     assert problems_of(target, out) == []
     damage(out)
     assert [p for p in problems_of(target, out) if said in p]
-    with pytest.raises(BadInput, match=r"cannot be used as it is: .*--overwrite"):
+    with pytest.raises(BadInput, match=r"cannot be used as it is: .*Export it again"):
         preflight(target, out)
-    with pytest.raises(BadInput, match=r"damaged: .*--overwrite"):
-        write()
-    assert not write(overwrite=True)
+    restored = write()
+    assert restored.reused
+    assert len(restored.restored) == 1
+    assert "deleted or changed and are written again" in restored.notes[-1]
     assert problems_of(target, out) == []
-    assert write(overwrite=True)  # sound and the same: left as it is
+    assert write(overwrite=True).restored == ()  # sound and the same: left as it is
 
 
 def test_all_annotations_of_cryolo_are_checked_in_cbox_too(make_entry, tmp_path):

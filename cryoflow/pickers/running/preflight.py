@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,23 +15,33 @@ from cryoflow.micrographs.header import read_header
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.importing.coordinates import read_coordinates
 from cryoflow.pickers.training_sets import manifest as manifests
+from cryoflow.pickers.training_sets.contents import REPLACED, read_contents
 from cryoflow.storage import inputs
 
+log = logging.getLogger(__name__)
+_NAMED = 5
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
-_OF_THE_PICKER = {"proc", "picks", "filtered"}
+_OF_THE_PICKER = {"proc", "picks", "filtered", REPLACED}
 """Folders of a picker's own results, which are not looked into."""
 
 
 def preflight(target: Picker, folder: Path) -> None:
-    """Check a picker's folder: links open, shapes are right, names match, boxes are inside.
+    """Check a picker's folder before its program runs: links open, shapes fit, names match, boxes are inside.
+
+    Files that were edited since the export are no error, as a user may change a configuration; a warning names them.
 
     Raises
     ------
     BadInput
-        With the first of what is wrong, and how many there are.
+        With the first problem, and their number.
     """
+    if contents := read_contents(folder):
+        for change in contents.changes(folder)[:_NAMED]:
+            log.warning("%s: %s", folder, change)
     if found := problems_of(target, folder):
-        raise BadInput(folder, f"cannot be used as it is: {said(found)}.", "Export it again, with --overwrite.")
+        raise BadInput(
+            folder, f"cannot be used as it is: {said(found)}.", "Export it again: what is damaged is written anew."
+        )
 
 
 def said(problems: list[str]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +16,25 @@ import numpy as np
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.preflight import problems_of, said
-from cryoflow.pickers.training_sets import export_shards, manifest
+from cryoflow.pickers.training_sets import contents, export_shards, manifest
+from cryoflow.pickers.training_sets.contents import Change
 from cryoflow.pickers.training_sets.derived_settings import Setting, Settings
 from cryoflow.pickers.training_sets.export_shards import Part
-from cryoflow.pickers.training_sets.links import read_any, why_convert
+from cryoflow.pickers.training_sets.links import LINK_AS, read_any, why_convert
+from cryoflow.pickers.training_sets.readme import write_readme
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, build_training_set, splits_of
 from cryoflow.picks import PickSet
 from cryoflow.storage.files import clear_errors, mend, replacing_folder
 from cryoflow.storage.fingerprints import Fingerprint
+from cryoflow.storage.stale_files import hidden_sibling
+from cryoflow.storage.tables import table_text
 
 log = logging.getLogger(__name__)
 
 MICROGRAPHS_CHECKED = 4
+MICROGRAPHS = "micrographs"
+"""Setting of all pickers that get the micrographs: how they get them, one of `LINK_AS`."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,9 @@ class ExportResult:
     notes
         What a user should know.
     reused
-        The folder was there already with the same content, and was left as it is.
+        The folder contained this export already; trained models in it are kept.
+    restored
+        Files of a reused export that had been deleted or changed, and were written again.
     """
 
     folder: Path
@@ -64,6 +73,7 @@ class ExportResult:
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
     reused: bool = False
+    restored: tuple[Change, ...] = ()
 
 
 def export(
@@ -89,8 +99,8 @@ def export(
     picksets
         The entries, whose micrographs' `path` is where their files are.
     output
-        Folder to write. One that is there already is replaced only with `overwrite`, and only if cryoflow wrote it;
-        one with the same content is left as it is, trained models and all.
+        Folder to write. One that exists is replaced only with `overwrite`, and only if cryoflow wrote it. One with this
+        very export is checked: files that were deleted or changed are written again, all others stay.
     diameter_A, box_px
         See `build_training_set`.
     split, seed
@@ -154,9 +164,9 @@ def cut_export(
     )
     if target.links_micrographs:
         check_orientations(training, force=False)
-    derived = Settings(settings)
+    derived = _settings(target, settings or {})
     made_with = _prepare(target, training, settings or {}, _what(split, seed))
-    if _same_that_is_there(target, output, made_with, overwrite=False) is not None:
+    if (there := _existing(output, made_with, overwrite=False)) is not None and not there.damaged:
         return ()
     _derive(target, training, derived)
     return export_shards.cut(target, training, output, derived.values, n_micrographs)
@@ -175,40 +185,75 @@ def write_set(
     overwrite: bool = False,
 ) -> ExportResult:
     """Write a set into a folder of its own, with manifest and settings; the shared end of exporting and of picking."""
-    derived = Settings(by_hand, as_trained)
+    derived = _settings(target, by_hand, as_trained)
     made_with = _prepare(target, training, {**(as_trained or {}), **by_hand}, what)
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
-    there = _same_that_is_there(target, output, made_with, overwrite=overwrite)
-    if there is None:
+    there = _existing(output, made_with, overwrite=overwrite)
+    restored: tuple[Change, ...] = ()
+    if there is None or there.damaged:
         if not for_picking:
             _derive(target, training, derived)
-        with replacing_folder(output) as folder:
-            if for_picking:
-                target.prepare_picking(training, folder, output, derived)
-                derived.refuse_unknown(target.name)
-            else:
-                export_shards.write_all(target, training, output, folder, derived.values)
-                target.write_tables(training, folder, output, derived.values)
-            (folder / manifest.SETTINGS).write_text(
-                derived.table().to_csv(sep="\t", index=False, lineterminator="\n", quoting=3, escapechar="\\")
-            )
-            (folder / manifest.NAME).write_text(manifest.manifest_text(training.micrographs, made_with))
+        with replacing_folder(output) if there is None else _beside(output) as folder:
+            _write(target, training, output, folder, derived, made_with, for_picking=for_picking)
+            if there is not None:
+                restored = tuple(contents.restore(folder, output))
     export_shards.remove_parts(output)
     for skipped in training.skipped:
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
+    if restored:
+        named = ", ".join(map(str, restored[:3])) + (", ..." if len(restored) > 3 else "")
+        notes = [*notes, f"{len(restored)} files of the export were deleted or changed and are written again: {named}."]
     return ExportResult(
         folder=output,
         manifest=output / manifest.NAME,
         n_micrographs=len(training.micrographs),
         n_picks=len(training.picks),
         splits=splits_of(training) if target.links_micrographs else {},  # what goes to RELION is no training set
-        settings=derived.derived if there is None else there,
+        settings=derived.derived if there is None or there.damaged else there.settings,
         next_commands=() if for_picking else target.next_commands(output),
         skipped=training.skipped,
         notes=tuple(notes),
         reused=there is not None,
+        restored=restored,
     )
+
+
+def _write(
+    target: Picker,
+    training: TrainingSet,
+    output: Path,
+    folder: Path,
+    derived: Settings,
+    made_with: str,
+    *,
+    for_picking: bool,
+) -> None:
+    """Write all files of a set into a folder that is not yet `output`."""
+    if for_picking:
+        _derive_links(target, training, derived)
+        target.prepare_picking(training, folder, output, derived)
+        derived.refuse_unknown(target.name)
+    else:
+        export_shards.write_all(target, training, output, folder, derived.values)
+        target.write_tables(training, folder, output, derived.values)
+    write_readme(target, folder, derived.values, for_picking=for_picking)
+    (folder / manifest.SETTINGS).write_text(table_text(derived.table()))
+    (folder / manifest.NAME).write_text(manifest.manifest_text(training.micrographs, made_with))
+    used = training.micrographs["path"].dropna().tolist() if target.links_micrographs else []
+    contents.write_contents(folder, made_with, used)
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `output`, which is removed at the end."""
+    hidden = hidden_sibling(output)
+    with clear_errors(output):
+        hidden.mkdir()
+    try:
+        yield hidden
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _what(split: Fractions, seed: int) -> str:
@@ -223,9 +268,21 @@ def _prepare(target: Picker, training: TrainingSet, by_hand: Mapping[str, object
     return f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
 
 
+def _settings(target: Picker, by_hand: Mapping[str, object], as_trained: Mapping[str, str] | None = None) -> Settings:
+    return Settings(by_hand, as_trained, {**target.choices, MICROGRAPHS: LINK_AS})
+
+
 def _derive(target: Picker, training: TrainingSet, derived: Settings) -> None:
+    _derive_links(target, training, derived)
     target.derive(training, derived)
     derived.refuse_unknown(target.name)
+
+
+def _derive_links(target: Picker, training: TrainingSet, derived: Settings) -> None:
+    """Derive whether the picker gets links to the micrographs or files of its own."""
+    if target.links_micrographs and target.makes_links:
+        why = "links to your files; copy or reflink give a program that edits pictures its own"
+        training.micrographs["link_as"] = derived.derive(MICROGRAPHS, "link", why)
 
 
 def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
@@ -274,15 +331,23 @@ def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, ob
     return found.digits
 
 
-def _same_that_is_there(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> tuple[Setting, ...] | None:
-    """The settings of this very export where the folder holds it, sound, so that it is left as it is; else None.
+@dataclass(frozen=True)
+class _Existing:
+    """This very export, in the folder to write to."""
 
-    Where another run puts its set in the folder's place meanwhile, what was seen is of neither: it is looked at again.
+    settings: tuple[Setting, ...]
+    damaged: bool
+
+
+def _existing(output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
+    """Return this very export if the folder contains it; None if the folder is to be written whole.
+
+    If another run replaces the folder meanwhile, the check has seen files of two exports: it is repeated.
     """
     for _ in range(9):
         before = _which(output)
         try:
-            return _same_or_refused(target, output, made_with, overwrite=overwrite)
+            return _existing_or_refused(output, made_with, overwrite=overwrite)
         except (BadInput, OSError):
             if _which(output) == before:
                 raise
@@ -291,7 +356,7 @@ def _same_that_is_there(target: Picker, output: Path, made_with: str, *, overwri
 
 
 def _which(folder: Path) -> tuple[int, int] | None:
-    """Tells a folder from one that took its place, and from itself before it was moved."""
+    """Return what tells a folder from one that took its place, and from itself before it was moved."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -299,20 +364,17 @@ def _which(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def _same_or_refused(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> tuple[Setting, ...] | None:
+def _existing_or_refused(output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
-    if not manifest.is_manifest(output / manifest.NAME):
+    record = contents.read_contents(output)
+    if record is None and not manifest.is_manifest(output / manifest.NAME):
         raise BadInput(output, "is there already, and cryoflow did not write it.", "Choose another --output.")
-    if manifest.made_with(output) == made_with:
-        found = problems_of(target, output)
-        if found and not overwrite:
-            raise BadInput(
-                output,
-                f"holds this very export, but damaged: {said(found)}.",
-                "Add --overwrite to write it anew; that removes trained models in it, too.",
-            )
-        return None if found else _read_settings(output)
+    if (record.made_with if record else manifest.made_with(output)) == made_with:
+        # Without a record, of an older export or a deleted one, every file is compared with a fresh copy.
+        if record is None or record.changes(output):
+            return _Existing((), damaged=True)
+        return _Existing(_read_settings(output), damaged=False)
     if not overwrite:
         raise BadInput(
             output,

@@ -1,8 +1,11 @@
-"""Micrographs for a picker: a symbolic link where it reads the file rightly, a converted copy where it would not."""
+"""Micrographs for a picker: a link or a copy if it reads the file rightly, a converted copy if it would not."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +16,16 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import MicrographHeader
 from cryoflow.pickers.base import Needs
+from cryoflow.pickers.training_sets.contents import REPLACED
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.side_by_side import each_micrograph
 from cryoflow.pickers.training_sets.training_set import TIFF_SUFFIXES, TrainingSet
 from cryoflow.storage import inputs
+
+LINK_AS = ("link", "copy", "reflink")
+"""How a picker gets a micrograph that is not converted. A reflink shares its blocks until one of both is edited."""
+_FICLONE = 0x40049409
+_NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
 
 
 def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
@@ -42,25 +51,26 @@ def note_conversions(training: TrainingSet, settings: Settings) -> None:
 
 
 def link_micrographs(some: TrainingSet, targets: Sequence[Path]) -> None:
-    """Link each micrograph to its target, or convert it, where its column `convert` says why.
+    """Link, copy or convert each micrograph to its target.
 
-    Links point to the real file, so that the database they came through may move.
+    A micrograph is converted if its column `convert` has a reason, else linked or copied by its column `link_as`. Links
+    point to the real file, so that the database they came through may move.
 
     Raises
     ------
     BadInput
-        Where micrographs cannot be converted; the others are there then.
+        If micrographs cannot be converted or copied; the others exist then.
     """
     for folder in sorted({t.parent for t in targets}):
         folder.mkdir(parents=True, exist_ok=True)
-    to_convert: list[tuple[str, Path, float]] = []
-    columns = (some.micrographs[name] for name in ("path", "pixel_size_A", "convert"))
-    for path, pixel_A, reason, target in zip(*columns, targets, strict=True):
-        if reason:
-            to_convert.append((path, target, pixel_A))
+    to_write: list[tuple[str, Path, float, str]] = []
+    columns = (some.micrographs[name] for name in ("path", "pixel_size_A", "convert", "link_as"))
+    for path, pixel_A, reason, link_as, target in zip(*columns, targets, strict=True):
+        if reason or link_as != "link":
+            to_write.append((path, target, pixel_A, "convert" if reason else link_as))
         else:
             target.symlink_to(os.path.realpath(path))
-    each_micrograph(lambda job: _convert(*job), to_convert)
+    each_micrograph(lambda job: _write(*job), to_write)
 
 
 def read_any(path: str) -> npt.NDArray[np.float32]:
@@ -81,10 +91,28 @@ def read_any(path: str) -> npt.NDArray[np.float32]:
     return np.asarray(image, np.float32)
 
 
-def _convert(source: str, target: Path, pixel_size_A: float) -> None:
+def _write(source: str, target: Path, pixel_size_A: float, how: str) -> None:
     from cryoflow.micrographs.image import write_mrc
 
-    write_mrc(target, read_any(source), 0.0 if np.isnan(pixel_size_A) else pixel_size_A)
+    if how == "convert":
+        write_mrc(target, read_any(source), 0.0 if np.isnan(pixel_size_A) else pixel_size_A)
+        return
+    try:
+        with inputs.unbuffered(source) as old, target.open("xb") as new:
+            if how == "reflink":
+                fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            else:
+                shutil.copyfileobj(old, new, 1 << 23)
+    except OSError as error:
+        if how == "reflink" and error.errno in _NO_REFLINK:
+            raise BadInput(
+                source,
+                f"cannot be reflinked into {target.parent}: the file system does not do that, or they are on two.",
+                "Use --set micrographs=copy.",
+            ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # no fault of this micrograph: the export stops
+        raise BadInput(source, f"cannot be copied: {error.strerror or error}.") from error
 
 
 def folders_to_bind(training_folder: Path) -> list[Path]:
@@ -105,5 +133,5 @@ def links(folder: Path) -> Iterator[str]:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.is_symlink():
                 yield entry.path
-            elif entry.is_dir():
+            elif entry.is_dir() and entry.name != REPLACED:
                 yield from links(Path(entry.path))

@@ -13,6 +13,7 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.picks import MICROGRAPH_COLUMNS
 from cryoflow.storage import inputs
+from cryoflow.storage.tables import read_table_text, table_text
 
 NAME, SETTINGS = "manifest.tsv", "settings.tsv"
 COLUMNS = {
@@ -49,14 +50,7 @@ _HEAD = "# cryoflow manifest 1"
 def manifest_text(micrographs: pd.DataFrame, made_with: str) -> str:
     """The manifest of some micrographs, with one line about how it was made."""
     table = micrographs.reindex(columns=list(COLUMNS))
-    for name in ("stem", "name", "path", "project_path"):
-        bad = table[name].astype(str).str.contains(r"[\t\r\n]")
-        if bad.any():
-            raise BadInput(str(table[name][bad].iloc[0]), "has a tab or a line break in its name.", "Rename it.")
-    body = table.to_csv(
-        sep="\t", index=False, na_rep="", float_format="%.9g", lineterminator="\n", quoting=3, escapechar="\\"
-    )
-    return f"{_HEAD}\t{made_with}\n{body}"
+    return f"{_HEAD}\t{made_with}\n{table_text(table, '%.9g')}"
 
 
 def is_manifest(path: Path) -> bool:
@@ -83,9 +77,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         )
     try:
         with inputs.opened_table(path) as file:
-            table = pd.read_csv(
-                file, sep="\t", skiprows=1, dtype=str, keep_default_na=False, quoting=3, escapechar="\\"
-            )
+            table = read_table_text(file, skip_lines=1)
     except (OSError, ValueError) as error:  # pandas' own errors are among them
         raise BadInput(path, f"is damaged: {error}.", "Export it again.") from error
     if missing := [c for c in COLUMNS if c not in table.columns]:
@@ -132,7 +124,7 @@ def settings_table(folder: Path) -> pd.DataFrame:
     """
     try:
         with inputs.opened_table(folder / SETTINGS) as file:
-            table = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=3, escapechar="\\")
+            table = read_table_text(file)
         return table[["setting", "value", "why"]]
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(folder, f"has no readable {SETTINGS} ({error}).", "Export it again.") from error

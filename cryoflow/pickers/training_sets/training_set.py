@@ -7,6 +7,7 @@ only once, so no stem is a part of another: crYOLO pairs pictures and labels by 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -27,14 +28,14 @@ from cryoflow.storage.safe_names import short_hash
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 OF_SHARDS = {
-    **dict.fromkeys(("stem", "split", "path", "convert"), "object"),
+    **dict.fromkeys(("stem", "split", "path", "convert", "link_as"), "object"),
     **dict.fromkeys(("ny", "nx"), "Int32"),
     **dict.fromkeys(("pixel_size_A", "scale", "box_px", "diameter_A"), "float64"),
 }
 """Columns of micrographs, and their types, that a shard of a set keeps."""
 
-
 _ROWS_AT_ONCE = 1 << 20
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -161,14 +162,14 @@ def build_training_set(
         sorted(picksets, key=lambda p: (p.provenance.project_name, str(p.provenance.project), p.provenance.entry_name))
     )
     micrographs = _all_micrographs(picksets)
-    _refuse_names_that_are_no_text(micrographs)
     keys = _keys(micrographs)
     rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
     by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
     shared, shared_notes = _shared(micrographs, keys, by_priority, [has_no_positive(p) for p in picksets])
     headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
+    problems = [name or problem for name, problem in zip(_name_problems(micrographs), problems, strict=True)]
     skipped = tuple(
-        Skipped(str(row.entry), str(row.name), problem)
+        Skipped(_shown(row.entry), _shown(row.name), problem)
         for row, problem in zip(micrographs[["entry", "name"]].itertuples(index=False), problems, strict=True)
         if problem
     )
@@ -177,7 +178,8 @@ def build_training_set(
         keep &= micrographs["n_picks"].to_numpy() > 0
     if not keep.any():
         why = f"The first of {len(skipped)}: {skipped[0].micrograph} {skipped[0].reason}" if skipped else ""
-        raise BadInput(", ".join(sorted(set(micrographs["entry"]))), "no micrograph of it can be used.", why)
+        entries = ", ".join(_shown(entry) for entry in sorted(set(micrographs["entry"])))
+        raise BadInput(entries, "no micrograph of it can be used.", why)
     if not for_picking and not micrographs["n_picks"].to_numpy()[keep].any():
         raise BadInput(", ".join(sorted(set(micrographs["entry"]))), "has no picks on any micrograph that can be used.")
 
@@ -215,13 +217,26 @@ def splits_of(training: TrainingSet) -> dict[str, int]:
     return {split: int(counts.get(split, 0)) for split in (TRAIN, VALIDATION, TEST)}
 
 
-def _refuse_names_that_are_no_text(micrographs: pd.DataFrame) -> None:
-    """Pickers' files are UTF-8, which cannot say the bytes of such a name."""
-    for name in (*micrographs["name"], *micrographs["path"].dropna(), *micrographs["project_path"].unique()):
+def _name_problems(micrographs: pd.DataFrame) -> list[str]:
+    """Return why the names of each micrograph cannot stand in a picker's text files; empty if they can."""
+
+    def problem(names: Sequence[str | None]) -> str:
+        text = "".join(str(name) for name in names)
+        if _CONTROL.search(text):
+            return "has a control character (a tab, line break or escape) in its name, path or project."
         try:
-            str(name).encode()
+            text.encode()
         except UnicodeEncodeError:
-            raise BadInput(ascii(name), "is not UTF-8: no picker could be told of it.", "Rename it.") from None
+            return "has a name, path or project that is not UTF-8."
+        return ""
+
+    columns = micrographs[["name", "path", "entry", "project", "project_path"]]
+    return [problem(row) for row in columns.itertuples(index=False, name=None)]
+
+
+def _shown(name: object) -> str:
+    """Return a name as printable text."""
+    return str(name) if str(name).isprintable() else ascii(name)[1:-1]
 
 
 def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:

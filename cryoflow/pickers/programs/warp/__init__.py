@@ -37,6 +37,7 @@ class Warp(Picker):
     help = "Warp's BoxNet: pictures of three slices at 8 A, for fs_boxnet_train."
     formats = ("RELION STAR",)
     suffixes = (".star",)
+    makes_links: ClassVar[bool] = False
     score_kind = "BoxNet probability"
     default_threshold: ClassVar[float | None] = 0.5
 
