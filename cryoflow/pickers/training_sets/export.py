@@ -16,6 +16,7 @@ import numpy as np
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
+from cryoflow.pickers.running.preflight import problems_of, said
 from cryoflow.pickers.training_sets import contents, export_shards, manifest
 from cryoflow.pickers.training_sets.contents import Change
 from cryoflow.pickers.training_sets.derived_settings import Setting, Settings
@@ -166,7 +167,7 @@ def cut_export(
         check_orientations(training, force=False)
     derived = _settings(target, settings or {})
     made_with = _prepare(target, training, settings or {}, _what(split, seed))
-    if (there := _existing(output, made_with, overwrite=False)) is not None and not there.damaged:
+    if (there := _existing(target, output, made_with, overwrite=False)) is not None and not there.damaged:
         return ()
     _derive(target, training, derived)
     return export_shards.cut(target, training, output, derived.values, n_micrographs)
@@ -189,7 +190,7 @@ def write_set(
     made_with = _prepare(target, training, {**(as_trained or {}), **by_hand}, what)
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
-    there = _existing(output, made_with, overwrite=overwrite)
+    there = _existing(target, output, made_with, overwrite=overwrite)
     restored: tuple[Change, ...] = ()
     if there is None or there.damaged:
         if not for_picking:
@@ -339,7 +340,7 @@ class _Existing:
     damaged: bool
 
 
-def _existing(output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
+def _existing(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
     """Return this very export if the folder contains it; None if the folder is to be written whole.
 
     If another run replaces the folder meanwhile, the check has seen files of two exports: it is repeated.
@@ -347,7 +348,7 @@ def _existing(output: Path, made_with: str, *, overwrite: bool) -> _Existing | N
     for _ in range(9):
         before = _which(output)
         try:
-            return _existing_or_refused(output, made_with, overwrite=overwrite)
+            return _existing_or_refused(target, output, made_with, overwrite=overwrite)
         except (BadInput, OSError):
             if _which(output) == before:
                 raise
@@ -364,7 +365,7 @@ def _which(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
-def _existing_or_refused(output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
+def _existing_or_refused(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     record = contents.read_contents(output)
@@ -374,7 +375,15 @@ def _existing_or_refused(output: Path, made_with: str, *, overwrite: bool) -> _E
         # Without a record, of an older export or a deleted one, every file is compared with a fresh copy.
         if record is None or record.changes(output):
             return _Existing((), damaged=True)
-        return _Existing(_read_settings(output), damaged=False)
+        if not (found := problems_of(target, output)):
+            return _Existing(_read_settings(output), damaged=False)
+        if not overwrite:
+            raise BadInput(
+                output,
+                f"holds this very export, and other files that spoil it: {said(found)}.",
+                "Remove them, or add --overwrite to write it anew; that removes trained models in it, too.",
+            )
+        return None
     if not overwrite:
         raise BadInput(
             output,

@@ -264,9 +264,13 @@ def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
 
 
 def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
-    """What tells micrographs apart: the real file, else the name in the project."""
-    key = micrographs["path"].map(os.path.realpath, na_action="ignore")
-    return key.fillna(micrographs["project_path"] + "\0" + micrographs["name"])
+    """Return what tells micrographs apart: the real file, else the name in the project."""
+    columns = (micrographs[name] for name in ("path", "project_path", "name"))
+    keys = [
+        f"{project}\0{name}" if path is None or pd.isna(path) else os.path.realpath(path)
+        for path, project, name in zip(*columns, strict=True)
+    ]
+    return pd.Series(keys, index=micrographs.index, dtype=object)  # object: names need not be UTF-8
 
 
 def _shared(
