@@ -17,6 +17,8 @@ from cryoflow.database.data_text import ATTRIBUTES, MAGIC, VERSION, Array, DataT
 from cryoflow.database.values import parse_number, parse_pairs, parse_word
 from cryoflow.errors import BadInput
 from cryoflow.picks import MICROGRAPH_COLUMNS, PICK_COLUMNS, micrograph_table
+from cryoflow.storage import budgets
+from cryoflow.storage.sealing import refuse_newer
 
 
 def is_data_text(path: Path) -> bool:
@@ -54,8 +56,7 @@ def _read_head(path: Path, file: BinaryIO) -> _Head:
     version = first.removeprefix(MAGIC).strip()
     if not first.startswith(MAGIC) or not version.isdigit():
         raise BadInput(path, "the first line should be 'cryoflow picks 1'.", "Is it a data.txt of cryoflow?")
-    if int(version) > VERSION:
-        raise BadInput(path, f"a newer cryoflow wrote it (format {int(version)}, not {VERSION}).", "Update cryoflow.")
+    refuse_newer(path, version.decode(), VERSION)
     said: dict[str, str] = {}
     lines = 1
     while True:
@@ -157,7 +158,7 @@ def _read_aligned(path: Path, file: BinaryIO) -> DataText:
     parts: list[bytes] = []
     waiting, done, taken = 0, 0, 0
     for i in range(head.n_micrographs):
-        raw = file.readline()
+        raw = file.readline(budgets.LONGEST_LINE_BYTES)
         n = (
             micrographs.add(_decoded(path, raw, head.lines + 1), head.lines + 1 + taken + 2 * i)
             if raw.startswith(b"Micrograph ")
@@ -166,7 +167,7 @@ def _read_aligned(path: Path, file: BinaryIO) -> DataText:
         if n is None or n < 0 or taken + n > n_picks:
             raise NotAligned("counts")
         rows = file.read(n * row_bytes)
-        if len(rows) != n * row_bytes or file.readline() != b"$\n":
+        if len(rows) != n * row_bytes or file.readline(2) != b"$\n":
             raise NotAligned("rows")
         columns["micrograph"][taken : taken + n] = i
         parts.append(rows)
@@ -213,7 +214,7 @@ def _read_any(path: Path, file: BinaryIO) -> DataText:
                 )
             blocks.append(_parse_rows(path, rows, head.formats, first_row))
 
-    for at, raw in enumerate(file, head.lines + 1):
+    for at, raw in enumerate(budgets.lines(path, file), head.lines + 1):
         stripped = raw.strip()
         if stripped.startswith(b"Micrograph"):
             close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,19 +12,23 @@ import pandas as pd
 
 from cryoflow.database import layout
 from cryoflow.database.data_reader import is_data_text, read_data_text
-from cryoflow.database.data_text import DataText
+from cryoflow.database.data_text import MAGIC, DataText
+from cryoflow.database.data_text import VERSION as DATA_VERSION
 from cryoflow.database.info import Info, Orientation, parse_info, provenance
 from cryoflow.database.links import read_link
 from cryoflow.database.manifest import NAME as MANIFEST
+from cryoflow.database.manifest import VERSION as MANIFEST_VERSION
 from cryoflow.database.manifest import read_manifest
 from cryoflow.database.older import read_older_data
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import Kind, PickSet, Program, Provenance
-from cryoflow.storage.sealing import unsealed
+from cryoflow.storage.sealing import refuse_newer, unsealed
 
 CURRENT = "current"
 """Status of an entry that is what its job holds; every other word is a mark, such as `deleted` or `stale`."""
 DAMAGED = "damaged"
+NEWER = "newer"
+"""Status of an entry that a newer cryoflow wrote: it is listed, and neither read nor replaced."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,52 @@ def read_entry(folder: Path) -> Entry:
             notes=info.texts("Note"),
             orientation=info.orientation,
         )
+        _check_manifest(folder)
         mark = folder / layout.MARK
-        if mark.exists():
-            said = unsealed(mark, layout.content(mark), layout.VERSION)
+        if os.path.lexists(mark):
+            said = unsealed(mark, layout.content(mark), layout.MARK_VERSION)
             entry = replace(entry, status=str(said.get("status")), reason=str(said.get("reason")))
+    except NewerFormat as error:
+        entry = replace(entry, status=NEWER, reason=str(error))
     except BadInput as error:
         entry = replace(entry, status=DAMAGED, reason=str(error))
     return entry
+
+
+def check_formats(folder: Path) -> None:
+    """Raise `NewerFormat` if a newer cryoflow wrote any file of an entry; damage is passed over."""
+    for check in (_read_info, _check_data, _check_manifest, _check_mark):
+        try:
+            check(folder)
+        except NewerFormat:
+            raise
+        except (BadInput, FileNotFoundError):
+            continue
+
+
+def _check_data(folder: Path) -> None:
+    path = folder / layout.DATA
+    with layout.opened(path) as file:
+        first = file.readline(100)
+    if first.startswith(MAGIC):
+        refuse_newer(path, first.removeprefix(MAGIC).decode(errors="replace").strip(), DATA_VERSION)
+
+
+def _check_manifest(folder: Path) -> None:
+    """Look at the first field of the manifest; its checksum is compared where it is used."""
+    path = folder / MANIFEST
+    try:
+        with layout.opened(path) as file:
+            found = re.match(rb'\{\s*"format": (\d+)', file.read(100))
+    except FileNotFoundError:
+        return
+    if found:
+        refuse_newer(path, found[1].decode(), MANIFEST_VERSION)
+
+
+def _check_mark(folder: Path) -> None:
+    path = folder / layout.MARK
+    unsealed(path, layout.content(path), layout.MARK_VERSION)
 
 
 def load_entry(folder: Path) -> PickSet:
@@ -101,6 +145,7 @@ def load_entry(folder: Path) -> PickSet:
     BadInput
         Where its files are damaged.
     """
+    check_formats(folder)
     text = _read_picks(folder / layout.DATA)
     info = _read_info(folder)
     micrographs = text.micrographs
@@ -173,7 +218,7 @@ def _read_picks(path: Path) -> DataText:
 
 
 def _set_paths(micrographs: pd.DataFrame, links: Sequence[str], folder: Path) -> None:
-    targets = [read_link(folder / link) for link in links]
+    targets = [read_link(folder / link) if "/" not in link else None for link in links]
     paths = [None if t is None else os.path.join(folder, t) for t in targets]  # a relative link starts at its folder
     statuses = list(micrographs["status"])
     for i, (status, path) in enumerate(zip(statuses, paths, strict=True)):

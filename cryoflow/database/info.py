@@ -16,6 +16,7 @@ from cryoflow.database.values import UNKNOWN, line, number, parse_number, parse_
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Program, Provenance
 from cryoflow.storage.fingerprints import fingerprint
+from cryoflow.storage.sealing import refuse_newer
 
 VERSION = 1
 _MAGIC = "cryoflow entry "
@@ -127,18 +128,17 @@ def parse_info(path: Path, text: str) -> Info:
 
     Raises
     ------
+    NewerFormat
+        If a newer cryoflow wrote it.
     BadInput
-        Where a newer cryoflow wrote it.
+        If its first line is damaged.
     """
     rows = text.removeprefix("\ufeff").split("\n")
     if rows[0].startswith(_MAGIC):
         version = rows[0].removeprefix(_MAGIC).strip()
         if not version.isdigit():
-            raise BadInput(path, f"the first line is {rows[0]!r}, expected '{_MAGIC}{VERSION}'.")
-        if int(version) > VERSION:
-            raise BadInput(
-                path, f"it was written by a newer cryoflow (version {version} of the format).", "Update cryoflow."
-            )
+            raise BadInput(path, f"the first line is {rows[0][:60]!r}, expected '{_MAGIC}{VERSION}'.")
+        refuse_newer(path, version, VERSION)
         rows = rows[1:]
     found: dict[str, list[str]] = {}
     in_missing = False

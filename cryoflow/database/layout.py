@@ -1,7 +1,8 @@
 """Where things lie in a database, and what they are called.
 
-DB/cryoflow-database.json          which version of the layout this is
+DB/cryoflow-database.json          which version of the layout this is, and the projects
 DB/<project>/micrographs.txt       whose project it is, and which link stands for which micrograph
+DB/<project>/entries.json          the entries, with fingerprints of their manifests
 DB/<project>/Micrographs/<link>    symbolic links to the micrographs
 DB/<project>/Particles/<Kind>_<job>[_suffix]/{info.txt,data.txt,manifest.json}
 DB/.jobs/                          what ingest read when; may be removed, then all jobs are read again
@@ -25,8 +26,11 @@ from cryoflow.picks import Kind
 from cryoflow.storage import files, inputs
 from cryoflow.storage.safe_names import safe_name, short_hash
 
-VERSION = 1
+VERSION = 2
+"""Version of the layout, in the marker. Version 1 has no entries.json and no list of projects; a write adds them."""
+MARK_VERSION = 1
 MARKER = "cryoflow-database.json"
+RECORD = "entries.json"
 MICROGRAPHS_TEXT = "micrographs.txt"
 LINKS = "Micrographs"
 ENTRIES = "Particles"
@@ -105,17 +109,33 @@ def link_names(name: str) -> list[str]:
     return [f"{stem}{extension}", *with_folder, f"{stem}-{short_hash(name)}{extension}"]
 
 
+def project_folders(root: Path) -> list[Path]:
+    """Return the folders of a database that may be those of projects, sorted."""
+    return sorted(_folders(root))
+
+
+def is_project(folder: Path) -> bool:
+    """Return whether a folder holds a project: a record of any kind, or an entry."""
+    records = (folder / RECORD, folder / MICROGRAPHS_TEXT)
+    return any(map(os.path.lexists, records)) or next(entry_folders_of(folder), None) is not None
+
+
 def entry_folders(root: Path) -> Iterator[Path]:
-    """Every entry's folder, in order of project, then kind, then number of the job.
+    """Iterate over every entry's folder, in order of project, then kind, then number of the job.
 
     A folder that a killed writer moved aside stands for the entry until the next writer moves it back.
     """
-    for project in sorted(_folders(root)):
-        found = {p.name for p in _folders(project / ENTRIES)}
-        found |= {entry_name(hidden) for hidden in (project / ENTRIES).glob(f".*{files.ASIDE}")}
-        for name in sorted(found, key=natural):
-            if place := place_of(project / ENTRIES / name):
-                yield place
+    for project in project_folders(root):
+        yield from entry_folders_of(project)
+
+
+def entry_folders_of(project: Path) -> Iterator[Path]:
+    """Iterate over the folders of one project's entries, in order of kind and number of the job."""
+    found = {p.name for p in _folders(project / ENTRIES)}
+    found |= {entry_name(hidden) for hidden in (project / ENTRIES).glob(f".*{files.ASIDE}")}
+    for name in sorted(found, key=natural):
+        if place := place_of(project / ENTRIES / name):
+            yield place
 
 
 def place_of(folder: Path) -> Path | None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryoflow.database import layout
 from cryoflow.database.values import line, parse_pairs, parse_word, word
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.storage import files
 from cryoflow.storage.safe_names import short_hash
+from cryoflow.storage.sealing import refuse_newer
 
 VERSION = 1
 _MAGIC = "cryoflow micrographs "
@@ -72,29 +74,59 @@ def with_micrographs(
     return ProjectLinks(record.project, record.title, links), chosen
 
 
-def write_links(folder: Path, record: ProjectLinks) -> None:
-    """Make the links of a project folder, then commit the record of them; what stands already is left alone."""
+def write_links(folder: Path, record: ProjectLinks, *, root: Path) -> None:
+    """Make the links of a project folder, then commit the record of them; what exists already is left alone.
+
+    Parameters
+    ----------
+    root
+        The database's folder; nothing is written outside it (`cryoflow.storage.files.held`).
+
+    Raises
+    ------
+    UnsafePath
+        If a name would lead out of `Micrographs/`, or a link stands in the place of a folder.
+    """
     record_path = folder / layout.MICROGRAPHS_TEXT
-    if not record_path.exists():
-        files.write_atomically(record_path, links_text(ProjectLinks(record.project, record.title)))
+    if not os.path.lexists(record_path):
+        files.write_atomically(record_path, links_text(ProjectLinks(record.project, record.title)), root=root)
     links_folder = folder / layout.LINKS
-    with files.clear_errors(links_folder):
-        links_folder.mkdir(parents=True, exist_ok=True)
-    there = {entry.name for entry in os.scandir(links_folder)}
+    there = {entry.name for entry in os.scandir(links_folder)} if links_folder.is_dir() else set()
     for name, link in sorted(record.links.items()):
-        path = links_folder / name
+        path = link_path(folder, name)
         if link.target is not None and (name not in there or read_link(path) != link.target):
-            files.link(path, link.target)
+            files.link(path, link.target, root=root)
     text = links_text(record).encode()
     if layout.content(record_path) != text:
-        files.write_atomically(record_path, text)
+        files.write_atomically(record_path, text, root=root)
+
+
+def is_link_name(name: str) -> bool:
+    """Return whether a name may be that of a link in `Micrographs/`.
+
+    `layout.link_names` makes no others. A record that somebody sends may hold any text: an absolute path, `..`, NUL.
+    """
+    return re.fullmatch(r"[A-Za-z0-9_+=@][A-Za-z0-9._+=@-]{0,250}", name) is not None
+
+
+def link_path(folder: Path, name: str) -> Path:
+    """Return the path of a link in the `Micrographs/` of a project folder.
+
+    Raises
+    ------
+    UnsafePath
+        If the name would lead out of it.
+    """
+    if not is_link_name(name):
+        raise UnsafePath(folder / layout.MICROGRAPHS_TEXT, f"{name!r} cannot be the name of a link.", _HINT)
+    return folder / layout.LINKS / name
 
 
 def read_link(path: Path) -> str | None:
     """What a link points to, None where there is none."""
     try:
         return str(path.readlink())
-    except OSError:
+    except (OSError, ValueError):  # ValueError: NUL in the name
         return None
 
 
@@ -131,15 +163,16 @@ def read_links(folder: Path) -> ProjectLinks | None:
     if mark != f"{short_hash(body, 32)}\n":
         raise BadInput(path, "damaged: its checksum does not fit its content.", _HINT)
     rows = body.split("\n")
-    version = rows[0].removeprefix(_MAGIC)
-    if not version.isdigit() or int(version) > VERSION:
-        raise BadInput(path, f"it was written by a newer cryoflow ({rows[0]!r}).", "Update cryoflow.")
+    refuse_newer(path, rows[0].removeprefix(_MAGIC), VERSION)
     try:
         said = dict(row.split(": ", 1) for row in rows[1:4])
         links: dict[str, Link] = {}
         for row in rows[4:-1]:
             token, pairs = parse_pairs(row.removeprefix("Micrograph "))
-            links[parse_word(token) or ""] = Link(parse_word(pairs["name"]) or "", parse_word(pairs["target"]))
+            name, target = parse_word(token) or "", parse_word(pairs["target"])
+            if not is_link_name(name) or (target is not None and (not target or "\0" in target)):
+                raise UnsafePath(path, f"{name!r} -> {target!r} cannot be a link of a database.", _HINT)
+            links[name] = Link(parse_word(pairs["name"]) or "", target)
         title, project = (_unquoted(said[key]) for key in ("Project", "Project Path"))
     except (ValueError, KeyError) as error:
         raise BadInput(path, f"damaged: {error}.", _HINT) from None

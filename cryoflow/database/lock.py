@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import random
-import secrets
+import re
 import shlex
 import socket
 import time
@@ -22,9 +22,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryoflow.errors import DatabaseBusy
+from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.storage import files, inputs
-from cryoflow.system.processes import pid_space, runs, started, text_of
+from cryoflow.storage.parsing import parse_record
+from cryoflow.storage.stale_files import hidden_name
+from cryoflow.system.processes import pid_space, runs, some_runs, started, text_of
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +69,12 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
         Where the folder cannot be written.
     """
     path = folder / NAME
-    mine = folder / f"{NAME}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    mine = folder / hidden_name(NAME)
     me = _me()
     taken = False
     try:
         with files.clear_errors(path):
-            mine.write_text(json.dumps(asdict(me)))
+            files.write_new(mine, json.dumps(asdict(me)).encode())
             files.fault_point("lock.written")
             taken_over = _take(mine, path, timeout_s)
             taken = True
@@ -132,8 +134,8 @@ def _me() -> Owner:
 def _owner(path: Path) -> Owner | None:
     """Who holds the lock; None where it was just released or cannot be read."""
     try:
-        return Owner(**json.loads(inputs.read_text(path, at_most=1 << 16)))
-    except (OSError, ValueError, TypeError):
+        return parse_record(path, inputs.read_bytes(path, at_most=1 << 16), Owner)
+    except (OSError, BadInput):
         return None
 
 
@@ -156,7 +158,8 @@ def _clear(path: Path, dead: Owner) -> bool:
     """
     guard = path.with_name(f"{NAME}-recovery-{socket.gethostname()}")
     try:
-        with guard.open("w") as file:
+        # Not followed: a database that somebody sent may hold a link of this name.
+        with open(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _owner(path) == dead:
                 path.unlink(missing_ok=True)
@@ -166,11 +169,23 @@ def _clear(path: Path, dead: Owner) -> bool:
         return False  # a file system without locks: DatabaseBusy then says which file to remove by hand
 
 
+def is_abandoned(path: Path) -> bool:
+    """Return whether a file is the owner's file of a killed process of this host, empty if it was killed at once.
+
+    Today's owner files have names of unfinished writes (`stale_files.hidden_name`); earlier ones are known here.
+    """
+    match = re.fullmatch(rf"{re.escape(f'{NAME}-{socket.gethostname()}-')}(\d+)-[0-9a-f]{{8}}", path.name)
+    if match is None:
+        return False
+    owner = _owner(path)
+    return _lives(owner) is False if owner is not None else not some_runs(int(match[1]))
+
+
 def _remove_abandoned(folder: Path) -> None:
-    """Remove the owner files that killed processes of this host left behind."""
-    prefix = f"{NAME}-{socket.gethostname()}-"
+    """Remove the owners' files of killed processes."""
+    files.clean(folder, root=folder)
     for old in folder.glob(f"{NAME}-*"):
-        if old.name.startswith(prefix) and (owner := _owner(old)) is not None and _lives(owner) is False:
+        if is_abandoned(old):
             old.unlink(missing_ok=True)
 
 

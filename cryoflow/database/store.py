@@ -3,7 +3,13 @@
 Order of a write, under the database's lock: a new project's record (`micrographs.txt`, which claims the folder), links
 of micrographs, the record of them, then the entry's folder, filled beside its place and renamed into it. That rename is
 the commit. A crash before it leaves links that nothing refers to yet, and a hidden folder that the next writer removes;
-the old entry stays whole. Nothing else has to be kept in step: the folders are the index.
+the old entry stays whole.
+
+Each change of an entry is announced in the project's `entries.json` first, and confirmed there when the writer's turn
+ends (`record.py`). The folders are the index: readers list them, and only `verify` compares them with the record.
+
+Every write goes through `cryoflow.storage.files` with the database's folder as `root`, since names in a database that
+somebody sent may try to lead out of it.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -21,17 +28,20 @@ from typing import TypeVar
 import cryoflow
 from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
-from cryoflow.database.entry import DAMAGED, Entry, load_entry, read_entry
+from cryoflow.database.entry import DAMAGED, Entry, check_formats, load_entry, read_entry
 from cryoflow.database.info import Orientation, info_text
 from cryoflow.database.links import ProjectLinks, project_of, read_links, with_micrographs, write_links
 from cryoflow.database.lock import Owner, locked, unlock
 from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import Manifest, manifest_text
-from cryoflow.errors import BadInput, UnsafePath
+from cryoflow.database.record import ProjectRecord, State, files_of, read_record, record_text, state_of
+from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import PickSet, Provenance
-from cryoflow.storage import files, inputs, stale_files
+from cryoflow.storage import files, inputs
+from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
-from cryoflow.storage.sealing import sealed, unsealed
+from cryoflow.storage.sealing import REPAIR_HINT, sealed, unsealed
 
 T = TypeVar("T")
 
@@ -59,13 +69,13 @@ class Database:
         self.lock_timeout_s = lock_timeout_s
         self._threads = threading.RLock()
         self._depth = 0
+        self._changed: dict[Path, ProjectRecord] = {}
+        self._is_settled = False
         if not check:
             return
         if self.root.exists() and not self.root.is_dir():
             raise BadInput(self.root, "a database is a folder, and this is none.")
-        marker = self.root / layout.MARKER
-        if marker.exists():
-            unsealed(marker, layout.content(marker), layout.VERSION)
+        self._read_marker()
 
     def __reduce__(self) -> tuple[Callable[[Path], Database], tuple[Path]]:  # crosses process pools without its lock
         return Database, (self.root,)
@@ -111,7 +121,10 @@ class Database:
                 self._depth = 1
                 try:
                     self._prepare(taken_over)
-                    yield
+                    try:
+                        yield
+                    finally:
+                        self._confirm()
                 finally:
                     self._depth = 0
 
@@ -124,15 +137,116 @@ class Database:
         return owner
 
     def _prepare(self, taken_over: bool) -> None:
-        for name in (layout.JOBS, layout.QUARANTINE):
-            _not_a_link(self.root / name)
-        if not (self.root / layout.MARKER).exists():
+        """Make the marker where there is none, and finish what a killed writer left."""
+        marker = self.root / layout.MARKER
+        is_new = not os.path.lexists(marker)
+        if is_new:
             others = [n for n in os.listdir(self.root) if not n.startswith(".")]
             if others and not self.exists:
                 raise BadInput(self.root, f"not a database, and not empty: {others[0]!r}.", "Name a new folder.")
-            files.write_atomically(self.root / layout.MARKER, sealed({"format": layout.VERSION}))
         if taken_over:
             self._mend()
+        if taken_over or is_new or not self._is_settled:
+            self._settle_records(is_new)
+            self._is_settled = True
+
+    def projects(self) -> dict[str, str] | None:
+        """Return the path of each project folder's project as the marker lists it; None in a database of format 1."""
+        return self._read_marker()
+
+    def _read_marker(self) -> dict[str, str] | None:
+        marker = self.root / layout.MARKER
+        try:
+            raw = layout.content(marker)
+        except FileNotFoundError:
+            return None
+        fields = unsealed(marker, raw, layout.VERSION)
+        return None if fields["format"] == 1 else validated(marker, fields.get("projects"), dict[str, str], REPAIR_HINT)
+
+    def _write_marker(self, projects: Mapping[str, str]) -> None:
+        fields = {"format": layout.VERSION, "projects": dict(sorted(projects.items()))}
+        files.write_atomically(self.root / layout.MARKER, sealed(fields), root=self.root)
+
+    def _settle_records(self, is_new: bool) -> None:
+        """Confirm what killed writers announced, and bring a database of format 1 to the current one.
+
+        Records that are damaged or missing are left to `verify`, except in a database that never had any.
+        """
+        listed = None if is_new else self._read_marker()
+        projects = dict(listed or {})
+        for folder in layout.project_folders(self.root):
+            try:
+                record = read_record(folder)
+            except NewerFormat:
+                raise
+            except BadInput:
+                continue
+            if record is None and listed is None and next(layout.entry_folders_of(folder), None) is not None:
+                self.write_record(folder, self._record_of_what_is_there(folder))
+                projects[folder.name] = str(project_of(folder) or "")
+            elif record is not None and record.folder == folder.name and (record.pending or listed is None):
+                projects[folder.name] = record.project
+                self._changed[folder] = record
+        if projects != listed:
+            self._write_marker(projects)
+        self._confirm()
+
+    def _record_of_what_is_there(self, folder: Path) -> ProjectRecord:
+        states = {layout.entry_name(f): _state(f) for f in layout.entry_folders_of(folder)}
+        entries = {name: state for name, state in states.items() if state is not None}
+        return ProjectRecord(folder.name, str(project_of(folder) or ""), entries)
+
+    def write_record(self, folder: Path, record: ProjectRecord) -> None:
+        """Write the list of a project's entries; the caller holds the lock."""
+        files.write_atomically(folder / layout.RECORD, record_text(record), root=self.root)
+
+    def reseal(self, folder: Path) -> None:
+        """Take the entries of a project folder for what they should be, after `verify` put aside all others."""
+        with self.writing():
+            if layout.is_project(folder):
+                self.write_record(folder, self._record_of_what_is_there(folder))
+                projects = dict(self._read_marker() or {})
+                self._write_marker(projects | {folder.name: str(project_of(folder) or "")})
+            else:
+                self.forget_project(folder)
+
+    def forget_project(self, folder: Path) -> None:
+        """Take a project folder that is gone off the marker's list."""
+        with self.writing():
+            projects = dict(self._read_marker() or {})
+            if projects.pop(folder.name, None) is not None:
+                self._write_marker(projects)
+
+    def _announce(self, entry: Path, state: State | None) -> None:
+        """Record the state that an entry is about to get."""
+        folder = entry.parent.parent
+        name = layout.entry_name(entry)
+        record = self._changed.get(folder) or read_record(folder)
+        if record is None or record.folder != folder.name:
+            record = self._record_of_what_is_there(folder)
+        self._changed[folder] = replace(record, pending={**record.pending, name: state})
+        self.write_record(folder, self._changed[folder])
+
+    def _confirm(self) -> None:
+        """Record the announced changes as made, as far as they were; a writer's turn ends with it."""
+        while self._changed:
+            folder, record = next(iter(self._changed.items()))
+            self._is_settled = False  # until all of this is written
+            projects = self._read_marker() or {}
+            if projects.get(folder.name) != record.project:
+                self._write_marker({**projects, folder.name: record.project})
+            entries = dict(record.entries)
+            for name in record.pending:
+                found = _state(folder / layout.ENTRIES / name)
+                if not record.allows(name, found):
+                    continue  # damage: verify finds it
+                entries.pop(name, None)
+                if found is not None:
+                    entries[name] = found
+            if record.pending:
+                self.write_record(folder, replace(record, entries=entries, pending={}))
+            del self._changed[folder]
+            self._is_settled = True
 
     def add(
         self,
@@ -163,21 +277,20 @@ class Database:
             record = read_links(project) or ProjectLinks(pickset.provenance.project, pickset.provenance.project_name)
             paths = [None if p is None else str(p) for p in pickset.micrographs["path"]]
             record, links = with_micrographs(record, list(pickset.micrographs["name"]), paths)
-            _not_a_link(project / layout.LINKS)
-            write_links(project, record)
             folder = self._entry_folder(project, pickset.provenance)
-            with files.replacing_folder(folder) as hidden:
+            _refuse_newer(folder)
+            write_links(project, record, root=self.root)
+            with files.replacing_folder(folder, root=self.root) as hidden:
                 info = info_text(pickset, job_status=job_status, orientation=orientation).encode()
-                sums = {}
                 contents: dict[str, Iterable[bytes]] = {layout.DATA: data_text(pickset, links), layout.INFO: [info]}
                 contents |= {safe_name(name): [picture] for name, picture in (pictures or {}).items()}
-                for name, content in contents.items():
-                    with (hidden / name).open("wb") as file:
-                        sums[name] = files.write_pieces(file, content)
+                sums = {
+                    name: files.write_new(hidden / name, content, root=self.root) for name, content in contents.items()
+                }
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 manifest = Manifest(folder.name, now, cryoflow.__version__, sums, pickset.provenance.sources)
-                with (hidden / MANIFEST).open("wb") as file:
-                    files.write_pieces(file, manifest_text(manifest).encode())
+                files.write_new(hidden / MANIFEST, manifest_text(manifest).encode(), root=self.root)
+                self._announce(folder, State(files_of(manifest)))
             return read_entry(folder)
 
     def entries(self) -> list[Entry]:
@@ -206,31 +319,80 @@ class Database:
         return self._settled(load_entry, folder)
 
     def mark(self, name: str, status: str, reason: str) -> None:
-        """Say of an entry that it is no longer what its job holds; a mark is taken off by `add` and `unmark`."""
+        """Record that an entry is no longer what its job holds; `add` and `unmark` take the mark off.
+
+        Raises
+        ------
+        BadInput
+            If there is no such entry.
+        NewerFormat
+            If a newer cryoflow wrote it.
+        """
         with self.writing():
-            text = sealed({"format": layout.VERSION, "status": status, "reason": reason})
-            path = self._folder_of(name) / layout.MARK
-            if not path.exists() or layout.content(path) != text.encode():
-                files.write_atomically(path, text)
+            text = sealed({"format": layout.MARK_VERSION, "status": status, "reason": reason}).encode()
+            folder = self._folder_of(name)
+            _refuse_newer(folder)
+            path = folder / layout.MARK
+            if not os.path.lexists(path) or layout.content(path) != text:
+                self.write_mark(folder, text)
+
+    def write_mark(self, folder: Path, text: bytes) -> None:
+        """Write the mark of an entry's folder; the caller holds the lock."""
+        before = _state(folder)
+        self._announce(folder, State(before.files if before else "", fingerprint_of(text)))
+        files.write_atomically(folder / layout.MARK, text, root=self.root)
 
     def unmark(self, name: str) -> None:
-        """Take the mark off an entry."""
+        """Take the mark off an entry; raises as `mark`."""
         with self.writing():
-            files.remove(self._folder_of(name) / layout.MARK)
+            folder = self._folder_of(name)
+            _refuse_newer(folder)
+            if os.path.lexists(folder / layout.MARK) and (before := _state(folder)) is not None:
+                self._announce(folder, State(before.files))
+                files.remove(folder / layout.MARK, root=self.root)
 
-    def remove(self, name: str) -> Path:
-        """Take an entry out of the database; where it was moved to (nothing is deleted)."""
+    def remove(self, name: str) -> Path | None:
+        """Move an entry out of the database; nothing is deleted.
+
+        Returns
+        -------
+        Path or None
+            Where it is now; None if it was removed before and is in the quarantine.
+
+        Raises
+        ------
+        BadInput
+            If there is no such entry.
+        NewerFormat
+            If a newer cryoflow wrote it.
+        """
         with self.writing():
-            return self.quarantine(self._folder_of(name))
+            try:
+                folder = self._folder_of(name)
+            except BadInput:
+                if self.was_removed(name):
+                    return None
+                raise
+            _refuse_newer(folder)
+            self._announce(folder, None)
+            return self.quarantine(folder)
+
+    def was_removed(self, name: str) -> bool:
+        """Return whether an entry of this name is in the quarantine."""
+        project, _, entry = name.strip("/").partition("/")
+        if not project or not entry or {safe_name(project), safe_name(entry)} != {project, entry}:
+            return False
+        place = self.root / layout.QUARANTINE / project / layout.ENTRIES
+        return any(path.name.rpartition(".")[0] == entry for path in place.glob(f"{entry}.*"))
 
     def quarantine(self, path: Path) -> Path:
-        """Move something of the database out of sight, to a place of its own; the caller holds the lock."""
+        """Move something of the database to a place of its own in the quarantine; the caller holds the lock."""
         to = self.quarantine_place(path)
-        files.move(path, to)
+        files.move(path, to, root=self.root)
         return to
 
     def quarantine_place(self, path: Path) -> Path:
-        """A free place in the quarantine for something of the database."""
+        """Return a free place in the quarantine for something of the database."""
         place = self.root / layout.QUARANTINE / path.relative_to(self.root)
         number = 1
         while os.path.lexists(to := place.with_name(f"{place.name}.{number}")):
@@ -247,12 +409,11 @@ class Database:
 
     def _mend(self) -> None:
         """Finish what a killed writer left between two renames, and remove what it had not finished."""
-        projects = [folder for folder in self.root.glob("*/") if not folder.is_symlink()]
+        projects = layout.project_folders(self.root)
         for folder in (self.root, *projects, *(folder / layout.ENTRIES for folder in projects)):
-            if not folder.is_symlink():
-                stale_files.sweep(folder)
+            files.clean(folder, root=self.root)
         for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{files.ASIDE}"):
-            files.mend(hidden.with_name(layout.entry_name(hidden)))
+            files.mend(hidden.with_name(layout.entry_name(hidden)), root=self.root)
 
     def _project_folder(self, who: Provenance) -> Path:
         """The project's folder: its own if it has one, else one of a name that is free."""
@@ -264,7 +425,7 @@ class Database:
                 if project_of(folder) == who.project and (
                     who.program != "file" or _is_called(folder, who.project_name)
                 ):
-                    return _not_a_link(folder)
+                    return folder
                 if name in names and project_of(folder) is None:
                     read_links(folder)  # a damaged record may be this project's: say so
                     if all(n.startswith(".") for n in os.listdir(folder)):
@@ -277,14 +438,14 @@ class Database:
 
         Of two tables that differ by their extension alone, the second gets it into its name.
         """
-        parent = _not_a_link(project / layout.ENTRIES)
+        parent = project / layout.ENTRIES
         name = safe_name(who.entry_name)
         if who.program == "file" and layout.is_entry(parent / name):
             other = read_entry(parent / name)
             if other.status != DAMAGED and other.output_group != who.output_group:
                 name = safe_name(f"{who.entry_name}-{Path(who.output_group).suffix.removeprefix('.')}")
         others = {layout.folded(n) for n in (os.listdir(parent) if parent.exists() else []) if n != name}
-        return _not_a_link(parent / layout.free_name([name, f"{name}-{short_hash(name, 4)}"], others))
+        return parent / layout.free_name([name, f"{name}-{short_hash(name, 4)}"], others)
 
     def _folder_of(self, name: str) -> Path:
         project, _, entry = name.strip("/").partition("/")
@@ -322,7 +483,17 @@ def _is_called(project: Path, name: str) -> bool:
     return record is None or record.title == name
 
 
-def _not_a_link(folder: Path) -> Path:
-    if folder.is_symlink():
-        raise UnsafePath(folder, "a link stands where a folder of the database should be.", "Remove it.")
-    return folder
+def _state(folder: Path) -> State | None:
+    """The state of an entry; one whose manifest is damaged has no fingerprint of its files."""
+    try:
+        return state_of(folder)
+    except NewerFormat:
+        raise
+    except BadInput:
+        return State("")
+
+
+def _refuse_newer(folder: Path) -> None:
+    """Raise `NewerFormat` if a newer cryoflow wrote an entry: it must not be replaced or marked by this one."""
+    if (place := layout.place_of(folder)) is not None:
+        check_formats(place)

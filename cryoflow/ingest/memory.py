@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryoflow.database import Database, layout
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
 from cryoflow.storage import files
 from cryoflow.storage.safe_names import safe_name, short_hash
 from cryoflow.storage.sealing import sealed, unsealed
 
+VERSION = 1
 READERS_VERSION = 4
 """Raised when a reader reads something differently: then all jobs are read again."""
 
@@ -58,9 +59,10 @@ def recall(database: Database, project: Path) -> dict[str, Remembered]:
     """What is remembered of a project's jobs; nothing where the file is absent or damaged."""
     path = _path(database, project)
     try:
-        record = unsealed(path, layout.content(path), layout.VERSION)
+        record = unsealed(path, layout.content(path), VERSION)
         jobs = record["jobs"]
-        assert isinstance(jobs, dict)
+        if not isinstance(jobs, dict) or record["project"] != str(project):
+            return {}  # damaged, or copied here from another project
         return {
             str(name): Remembered(
                 str(j["key"]),
@@ -73,7 +75,9 @@ def recall(database: Database, project: Path) -> dict[str, Remembered]:
             )
             for name, j in jobs.items()
         }
-    except (OSError, BadInput, KeyError, TypeError, ValueError, AssertionError):
+    except NewerFormat:
+        raise
+    except (OSError, BadInput, KeyError, TypeError, ValueError):
         return {}
 
 
@@ -87,7 +91,7 @@ def remember(database: Database, project: Path, changes: Mapping[str, Remembered
             else:
                 jobs[name] = what
         record: dict[str, object] = {
-            "format": layout.VERSION,
+            "format": VERSION,
             "project": str(project),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "jobs": {
@@ -103,7 +107,7 @@ def remember(database: Database, project: Path, changes: Mapping[str, Remembered
                 for name, j in sorted(jobs.items(), key=lambda item: layout.natural(item[0]))
             },
         }
-        files.write_atomically(_path(database, project), sealed(record))
+        files.write_atomically(_path(database, project), sealed(record), root=database.root)
 
 
 def _path(database: Database, project: Path) -> Path:

@@ -1,6 +1,6 @@
-"""What is being written, under hidden names that say by whom (`.NAME.tmp-HOST-PID-...`), and what killed writers left.
+"""Hidden names of unfinished writes (`.NAME.tmp-HOST-PID-...`), and the removal of those that killed writers left.
 
-A leftover is removed by the next process that writes into its folder.
+The next process that writes into a folder removes the stale files in it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -18,49 +19,55 @@ from cryoflow.storage.safe_names import short_hash
 from cryoflow.system.processes import pid_space, some_runs
 
 
-def hidden_sibling(path: Path) -> Path:
-    """A free hidden name beside `path` that says which process writes it."""
-    name = os.fsencode(path.name)[:80].decode(errors="ignore")  # names of files have at most 255 bytes
-    return path.with_name(f".{name}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}")
+def hidden_name(name: str) -> str:
+    """Return a free hidden name for the unfinished content of `name`, which says which process writes it."""
+    start = os.fsencode(name)[:80].decode(errors="ignore")  # names of files have at most 255 bytes
+    return f".{start}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 _UNFINISHED = re.compile(r"\..+\.tmp-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}", re.ASCII | re.DOTALL)
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a name is one that `replacing` and its like give to what they write."""
+    """Return whether a name is one that `hidden_name` makes."""
     return _UNFINISHED.fullmatch(name) is not None
 
 
-_swept: set[str] = set()
+_swept: set[tuple[int, int]] = set()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in a folder, once a process; what a living process writes now is left alone."""
-    if str(folder) not in _swept:
-        _swept.add(str(folder))
+def remove_leftovers(folder: int) -> None:
+    """Remove what killed writers left in an open folder, once in a process."""
+    status = os.fstat(folder)
+    if (status.st_dev, status.st_ino) not in _swept:
+        _swept.add((status.st_dev, status.st_ino))
         sweep(folder)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder, also where this process did so before."""
+def sweep(folder: int) -> None:
+    """Remove what killed writers left in an open folder; unfinished files of living processes stay."""
     with suppress(OSError):
         for name in os.listdir(folder):
-            if is_abandoned(old := folder / name):
-                if old.is_dir() and not old.is_symlink():
-                    shutil.rmtree(old, ignore_errors=True)
+            if is_unfinished(name) and _is_abandoned(name, folder):
+                if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
                 else:
-                    old.unlink(missing_ok=True)
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=folder)
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a file is of an unfinished write whose process is gone: dead on this host, or elsewhere and a day old."""
-    if (match := _UNFINISHED.fullmatch(path.name)) is None:
-        return False
+    """Return whether the writer of an unfinished file is gone: dead on this host, or elsewhere and a day old."""
+    return is_unfinished(path.name) and _is_abandoned(str(path), None)
+
+
+def _is_abandoned(path: str, folder: int | None) -> bool:
+    match = _UNFINISHED.fullmatch(os.path.basename(path))  # noqa: PTH119
+    assert match is not None
     if match["host"] == _host():
         return not some_runs(int(match["pid"]))
     try:
-        return time.time() - path.lstat().st_mtime > 86400
+        return time.time() - os.stat(path, dir_fd=folder, follow_symlinks=False).st_mtime > 86400
     except OSError:
         return False
 

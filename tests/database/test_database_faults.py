@@ -283,9 +283,9 @@ def test_a_damaged_memory_is_forgotten(tmp_path: Path, make_pickset: Make) -> No
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     with files.replacing(tmp_path / "a.txt") as hidden:
-        stale_files.remove_leftovers(tmp_path)
-        stale_files._swept.discard(str(tmp_path))
-        stale_files.remove_leftovers(tmp_path)
+        sweep_once(tmp_path)
+        stale_files._swept.clear()
+        sweep_once(tmp_path)
         hidden.write_text("x")
     assert (tmp_path / "a.txt").read_text() == "x"
     dead = tmp_path / f".a.txt.tmp-{stale_files._host()}-{in_child_pid()}-0123abcd"
@@ -293,7 +293,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / ".notes.tmp-backup"
     mine.write_text("a user's own")
     os.utime(mine, (0, 0))
-    stale_files._swept.discard(str(tmp_path))
+    stale_files._swept.clear()
     files.write_atomically(tmp_path / "b.txt", "y")
     assert not dead.exists()
     assert mine.exists()
@@ -312,6 +312,11 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
 def test_a_name_of_the_greatest_length_can_be_written_in_any_script(tmp_path: Path) -> None:
     files.write_atomically(tmp_path / ("粒" * 85), "x")
     assert [p.read_text() for p in tmp_path.iterdir()] == ["x"]
+
+
+def sweep_once(folder: Path) -> None:
+    with files.held(folder / "any") as (descriptor, _):
+        stale_files.remove_leftovers(descriptor)
 
 
 def in_child_pid() -> int:

@@ -34,7 +34,8 @@ def test_what_a_writer_left_goes_with_its_lock_though_the_next_one_swept_there_b
     """The dead writer is a zombie here: its parent has not waited for it."""
     database = Database(tmp_path / "DB")
     entry = database.add(make_pickset("P", folder=tmp_path / "P", job="J1"))
-    stale_files.remove_leftovers(entry.folder.parent)
+    with files.held(entry.folder) as (descriptor, _):
+        stale_files.remove_leftovers(descriptor)
     told, tell = os.pipe()
     victim = os.fork()
     if victim == 0:

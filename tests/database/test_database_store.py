@@ -256,7 +256,7 @@ def test_a_newer_database_is_refused(tmp_path: Path, make_pickset: Make) -> None
 
     database = Database(tmp_path / "DB")
     database.add(make_pickset())
-    (database.root / "cryoflow-database.json").write_text(sealed({"format": 2}))
+    (database.root / "cryoflow-database.json").write_text(sealed({"format": 3}))
     with pytest.raises(BadInput, match=r"newer cryoflow.*Update"):
         Database(database.root)
 

@@ -134,7 +134,9 @@ def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
             paths = args[1:2] if event == "os.symlink" else paths  # what it points to is not changed
         else:
             return
-        folder_numbers = [a for a in args[1:] if isinstance(a, int) and a > 2] if event != "open" else []
+        # Calls relative to an open folder give its number last; `open` does not give it.
+        numbers = [a for a in args[1:] if isinstance(a, int) and a > 2][-1:]
+        folder_numbers = _last_opened_folder() if event == "open" else numbers
         for path in paths:
             if isinstance(path, bytes):
                 path = os.fsdecode(path)
@@ -151,6 +153,12 @@ def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
                 return
 
     sys.addaudithook(hook)
+
+
+def _last_opened_folder() -> list[int]:
+    """The folder that was opened last, in which `os.open(name, dir_fd=...)` most likely creates a file."""
+    numbers = sorted((int(n) for n in os.listdir("/proc/self/fd") if n.isdigit()), reverse=True)
+    return [n for n in numbers if os.path.isdir(f"/proc/self/fd/{n}") and n > 2][:1]  # noqa: PTH112
 
 
 def _name_of(number: int) -> str:

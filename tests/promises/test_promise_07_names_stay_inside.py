@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import socket
 import unicodedata
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from promise_tools import DIAMETER_A, make_entry, snapshot, tree
+from promise_tools import DIAMETER_A, fault_hook, make_entry, points_of, snapshot, tree
 
-from cryoflow.database import Database
+from cryoflow.database import Database, verify
+from cryoflow.database.links import read_links
+from cryoflow.database.values import word
 from cryoflow.errors import CryoflowError, UnsafePath
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.storage import files
-from cryoflow.storage.safe_names import inside, safe_name
+from cryoflow.storage.safe_names import inside, safe_name, short_hash
 
 NAMES = [
     "../../outside/evil.mrc",
@@ -169,6 +173,97 @@ def test_an_output_folder_that_is_the_users_own_link_is_written_through(yard: Pa
     assert (yard / "set").is_symlink()
     assert (yard / "disk" / "manifest.tsv").is_file()
     assert [n for n in tree(yard) if "/" not in n.rstrip("/") and n.startswith(".")] == []
+
+
+BAD_LINKS = ["../../../outside/mine.txt", "ABSOLUTE", "..", ".", "", "a/b.mrc", "nul\0.mrc", "\udcff.mrc", ".hidden"]
+
+
+def forged_record(yard: Path, name: str) -> str:
+    """A micrographs.txt with a fitting checksum, as somebody may send it, in which one link has another name."""
+    name = str(yard / "outside" / "mine.txt") if name == "ABSOLUTE" else name
+    body = (yard / "DB/P1/micrographs.txt").read_text().rpartition("Checksum: ")[0]
+    body += f"Micrograph {word(name)} name=evil.mrc target={word('/etc/passwd')}\n"
+    return f"{body}Checksum: {short_hash(body, 32)}\n"
+
+
+@pytest.mark.parametrize("name", BAD_LINKS)
+def test_link_names_in_a_record_that_somebody_sent_are_held_to_their_folder(name: str, yard: Path) -> None:
+    """By a write into the database, by verify, and by its repair; the rest of the database is as it was."""
+    entry = make_entry(yard / "p")
+    database = Database(yard / "DB")
+    database.add(entry)
+    before = outside(yard)
+    record = yard / "DB/P1/micrographs.txt"
+    forged = forged_record(yard, name)
+    record.write_text(forged)
+    with pytest.raises(UnsafePath, match="cannot be"):
+        database.add(entry)
+    assert [f.severity for f in verify(database) if f.path == record] == ["damage"]
+    assert outside(yard) == before
+    verify(database, repair=True)
+    assert verify(database) == []
+    assert "evil" not in record.read_text()
+    assert outside(yard) == before
+    assert len(database.load("P1/Homo_J5")) == len(entry)
+
+
+@pytest.mark.parametrize("name", ["../../../outside/mine.txt", "ABSOLUTE", "nul\0.mrc", "\udcff.mrc"])
+def test_link_names_in_a_data_txt_make_no_link_when_the_record_is_made_again(name: str, yard: Path) -> None:
+    database = Database(yard / "DB")
+    database.add(make_entry(yard / "p"))
+    database.add(make_entry(yard / "p", job="J6"))
+    before = outside(yard)
+    name = str(yard / "outside" / "mine.txt") if name == "ABSOLUTE" else name
+    data = yard / "DB/P1/Particles/Homo_J5/data.txt"
+    data.write_text(data.read_text().replace("Micrograph mic_0.mrc", f"Micrograph {word(name)}"))
+    (yard / "DB/P1/micrographs.txt").unlink()
+    for _ in range(2):
+        verify(database, repair=True)
+    assert outside(yard) == before
+    assert len(read_links(yard / "DB/P1").links) == 3
+    assert verify(database) == []
+    assert len(database.load("P1/Homo_J6"))
+
+
+@pytest.mark.parametrize("swapped", ["P1", "P1/Particles", "P1/Micrographs"])
+def test_a_folder_that_is_swapped_for_a_link_at_any_moment_leads_nothing_outside(swapped: str, yard: Path) -> None:
+    """The link is planted at each step of a write in turn, after the folder was looked at."""
+    entry, other = make_entry(yard / "p"), make_entry(yard / "p", seed=1, n=4)
+    Database(yard / "start").add(entry)
+    before = outside(yard)
+    steps = points_of(lambda: Database(yard / "start").add(other) and None, yard / "points")
+    for number in range(len(steps)):
+        root = yard / f"DB{number}"
+        Database(root).add(entry)
+        place = root / swapped
+        left = [number]
+
+        def swap(_: str, place: Path = place, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == -1:
+                place.rename(place.with_name(place.name + "-away"))
+                place.symlink_to(yard / "outside")
+
+        with fault_hook(swap), suppress(CryoflowError, FileNotFoundError):
+            Database(root).add(other)
+        assert outside(yard) == before, f"{steps[number]} ({number})"
+        assert place.is_symlink()
+
+
+def test_a_link_planted_under_a_name_of_the_lock_is_not_written_through(yard: Path) -> None:
+    entry = make_entry(yard / "p")
+    database = Database(yard / "DB")
+    database.add(entry)
+    before = outside(yard)
+    (yard / f"DB/.lock-recovery-{socket.gethostname()}").symlink_to(yard / "outside" / "made.txt")
+    dead = os.fork()
+    if dead == 0:
+        with database.writing():
+            os._exit(0)
+    os.waitpid(dead, 0)
+    with suppress(CryoflowError):
+        Database(yard / "DB", lock_timeout_s=0.5).add(entry)
+    assert outside(yard) == before
 
 
 @settings(max_examples=300, deadline=None)

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryoflow.errors import BadInput, UnsafePath
+from cryoflow.errors import BadInput
 from cryoflow.micrographs.scratch import folder as scratch_folder
 from cryoflow.micrographs.scratch import local_copies
 from cryoflow.pickers.training_sets.links import links
-from cryoflow.storage import inputs
 from cryoflow.storage.files import link, remove, write_atomically
+from cryoflow.storage.parsing import read_record
 from cryoflow.storage.safe_names import inside
 
 RECORD = "links-before-scratch.json"
@@ -35,7 +35,7 @@ def through_scratch(home: Path) -> Iterator[int]:
         with local_copies([targets[home / path] for path in led]) as copies:
             for path in led:
                 if copy := copies.get(targets[home / path]):
-                    link(home / path, copy)
+                    link(home / path, copy, root=home)
             yield len(copies)
     finally:
         mend(home)
@@ -53,10 +53,11 @@ def mend(home: Path) -> None:
     if not record.exists():
         return
     try:
-        led = {inside(home, path): str(old) for path, old in json.loads(inputs.read_text(record)).items()}
-    except (OSError, ValueError, AttributeError, RecursionError, UnsafePath) as error:
-        raise BadInput(record, f"is no record of links ({error}).", "Remove its folder, and pick again.") from error
+        led = {inside(home, path): old for path, old in read_record(record, dict[str, str]).items()}
+    except BadInput as error:
+        hint = "Remove its folder, and pick again."
+        raise BadInput(record, f"is no record of links ({error.reason})", hint) from None
     for path, old in led.items():
         if path.is_symlink() and str(path.readlink()) != old:
-            link(path, old)
+            link(path, old, root=home)
     remove(record)
