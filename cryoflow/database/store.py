@@ -75,7 +75,8 @@ class Database:
             return
         if self.root.exists() and not self.root.is_dir():
             raise BadInput(self.root, "a database is a folder, and this is none.")
-        self._read_marker()
+        if os.path.lexists(self.root / layout.MARKER):
+            self._read_marker()
 
     def __reduce__(self) -> tuple[Callable[[Path], Database], tuple[Path]]:  # crosses process pools without its lock
         return Database, (self.root,)

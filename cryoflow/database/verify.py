@@ -11,6 +11,7 @@ record from the entries. The next ingest reads the jobs of the entries that were
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from cryoflow.database import layout
 from cryoflow.database.data_reader import is_data_text, read_data_text
 from cryoflow.database.entry import check_formats
 from cryoflow.database.info import parse_info
-from cryoflow.database.links import Link, ProjectLinks, is_link_name, link_path, links_text, read_link, read_links
+from cryoflow.database.links import Link, ProjectLinks, is_link_name, link_path, links_text, project_of, read_link, read_links
 from cryoflow.database.lock import NAME as LOCK
 from cryoflow.database.lock import is_abandoned as is_abandoned_lock
 from cryoflow.database.manifest import NAME as MANIFEST
@@ -84,7 +85,7 @@ def verify(root: str | Path | Database, *, repair: bool = False) -> list[Finding
         raise BadInput(root, "there is no database here.")
     reseal: dict[Path, None] = {}
     with database.writing() if repair else nullcontext():
-        for broken in (*marker, *_everything(database)):
+        for broken in itertools.chain(marker, _everything(database)):
             done = broken.repair(database) if repair and broken.repair else ""
             found.append(Finding(broken.finding.severity, broken.finding.path, broken.finding.what, done))
             if done and broken.reseal:
@@ -204,6 +205,9 @@ def _record(database: Database, project: Path) -> Iterator[_Broken]:
         time.sleep(0.02)  # a writer may be between two steps
     if record is None:
         yield _Broken(Finding("damage", path, "the list of entries is missing"), lambda _: "made again", project)
+    elif record.folder != project.name and listed is not None and listed == str(project_of(project)):
+        what = f"the list of entries is that of {record.folder}"
+        yield _Broken(Finding("damage", path, what), _put_aside(path), project)
     elif record.folder != project.name:
         what = f"this folder was {record.folder}: it was renamed, copied or exchanged"
         yield _Broken(Finding("damage", project, what), _move_back(project, record.folder))

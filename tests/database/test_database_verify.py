@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from cryoflow.database import Database, verify
-from cryoflow.errors import BadInput
-from cryoflow.ingest.memory import Remembered, remember
+from cryoflow.errors import BadInput, NewerFormat
+from cryoflow.ingest.memory import Remembered, recall, remember
 from cryoflow.picks import PickSet
+from cryoflow.storage import files
+from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.sealing import sealed, unsealed
 
 Make = Callable[..., PickSet]
@@ -118,6 +120,172 @@ def test_a_pipe_in_the_place_of_a_file_is_found_and_costs_no_other_entry(small: 
 def test_a_renamed_entry_is_found(small: Database) -> None:
     (small.root / "P1/Particles/Homo_J51").rename(small.root / "P1/Particles/Homo_J52")
     assert any("was renamed" in what for what in serious(small.root))
+
+
+@pytest.fixture
+def two_projects(tmp_path: Path, make_pickset: Make) -> Database:
+    """Two projects with entries of the same names, one of them marked."""
+    database = Database(tmp_path / "DB")
+    for project in ("P1", "P2"):
+        database.add(make_pickset(project, seed=len(project), picks_each=2 + int(project[1])))
+        database.add(make_pickset(project, job="J60", picks_each=1 + int(project[1])))
+    database.mark("P1/Homo_J60", "deleted", "gone")
+    return database
+
+
+def exchange(a: Path, b: Path) -> None:
+    a.rename(a.with_name("x"))
+    b.rename(a)
+    a.with_name("x").rename(b)
+
+
+P1, P2 = "P1/Particles/Homo_J51", "P2/Particles/Homo_J51"
+MARK = "P1/Particles/Homo_J60/mark.json"
+REARRANGEMENTS: dict[str, Callable[[Path], object]] = {
+    "entries exchanged": lambda db: exchange(db / P1, db / P2),
+    "entry copied over another": lambda db: (shutil.rmtree(db / P1), shutil.copytree(db / P2, db / P1)),
+    "entry copied to a project without it": lambda db: shutil.copytree(db / P1, db / "P2/Particles/Homo_J52"),
+    "entry deleted": lambda db: shutil.rmtree(db / P1),
+    "project folders exchanged": lambda db: exchange(db / "P1", db / "P2"),
+    "project copied": lambda db: shutil.copytree(db / "P1", db / "P3", symlinks=True),
+    "project renamed": lambda db: (db / "P1").rename(db / "P3"),
+    "project deleted": lambda db: shutil.rmtree(db / "P2"),
+    "mark deleted": lambda db: (db / MARK).unlink(),
+    "mark copied to another entry": lambda db: shutil.copy(db / MARK, db / P1),
+    "mark of another entry": lambda db: (db / MARK).write_text(
+        sealed({"format": 1, "status": "stale", "reason": "another"})
+    ),
+    "list of entries deleted": lambda db: (db / "P1/entries.json").unlink(),
+    "list of entries copied": lambda db: shutil.copy(db / "P1/entries.json", db / "P2"),
+    "records of links exchanged": lambda db: exchange(db / "P1/micrographs.txt", db / "P2/micrographs.txt"),
+}
+
+
+@pytest.mark.parametrize("what", REARRANGEMENTS)
+def test_whole_files_that_were_moved_copied_or_deleted_are_found_and_repaired(
+    two_projects: Database, what: str, make_pickset: Make
+) -> None:
+    """Each file is as it was written, and its own checksum fits; the database as a whole does not."""
+    root = two_projects.root
+    assert verify(root) == []
+    REARRANGEMENTS[what](root)
+    found = verify(root)
+    assert [f for f in found if f.severity == "damage"], what
+    for _ in range(2):
+        verify(root, repair=True)
+    assert serious(root) == []
+    for project in ("P1", "P2"):
+        Database(root).add(make_pickset(project, seed=len(project), picks_each=2 + int(project[1])))
+    assert serious(root) == []
+    for entry in Database(root).entries():
+        assert len(Database(root).load(entry)) == entry.n_picks
+
+
+def test_a_database_of_the_first_format_is_read_and_gets_its_lists_with_the_next_write(
+    two_projects: Database, make_pickset: Make
+) -> None:
+    root = two_projects.root
+    (root / "cryoflow-database.json").write_text(sealed({"format": 1}))
+    for project in ("P1", "P2"):
+        (root / project / "entries.json").unlink()
+    before = [(e.name, e.n_picks, e.status) for e in Database(root).entries()]
+    assert len(before) == 4
+    assert [f.severity for f in verify(root)] == ["notice"]
+    Database(root).add(make_pickset("P2", job="J70", picks_each=1))
+    assert verify(root) == []
+    assert [(e.name, e.n_picks, e.status) for e in Database(root).entries()][:4] == before
+    shutil.rmtree(root / P1)
+    assert serious(root)
+
+
+@pytest.mark.parametrize("moment", ["folder.written", "folder.synced", "folder.renamed", "lock.released"])
+def test_a_verify_beside_a_writer_finds_no_damage(two_projects: Database, moment: str, make_pickset: Make) -> None:
+    """At every moment of a write the announced state and the recorded one are both sound."""
+    seen: list[str] = []
+
+    def look(name: str) -> None:
+        if name == moment:
+            seen.extend(f.what for f in verify(two_projects.root) if f.severity == "damage")
+            seen.append("looked")
+
+    files._on_fault_point = look
+    try:
+        two_projects.add(make_pickset("P1", seed=9, picks_each=6))
+        two_projects.add(make_pickset("P1", job="J90", picks_each=6))
+    finally:
+        files._on_fault_point = None
+    assert set(seen) == {"looked"}
+
+
+NEWER: dict[str, Callable[[Path], object]] = {
+    "info.txt": lambda entry: replaced(entry / "info.txt", "cryoflow entry 1", "cryoflow entry 2"),
+    "data.txt": lambda entry: replaced(entry / "data.txt", "cryoflow picks 1", "cryoflow picks 2"),
+    "manifest.json": lambda entry: resealed(entry / "manifest.json", 2),
+    "mark.json": lambda entry: resealed(entry / "mark.json", 2),
+}
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+def resealed(path: Path, version: int) -> None:
+    path.write_text(sealed(unsealed(path, path.read_bytes(), 1) | {"format": version}))
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_an_entry_of_a_newer_format_is_neither_read_nor_replaced(
+    two_projects: Database, name: str, make_pickset: Make
+) -> None:
+    database = two_projects
+    folder = database.root / "P1/Particles/Homo_J60"
+    NEWER[name](folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if name != "data.txt":  # a listing does not open it
+        assert database.entry("P1/Homo_J60").status == "newer"
+    attempts: list[Callable[[], object]] = [
+        lambda: database.load("P1/Homo_J60"),
+        lambda: database.add(make_pickset("P1", job="J60")),
+        lambda: database.mark("P1/Homo_J60", "stale", "x"),
+        lambda: database.unmark("P1/Homo_J60"),
+        lambda: database.remove("P1/Homo_J60"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(NewerFormat, match=r"newer cryoflow .*Update cryoflow"):
+            attempt()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert database.load("P1/Homo_J51") is not None
+    if name.endswith("json"):
+        with pytest.raises(NewerFormat):
+            verify(database)
+
+
+@pytest.mark.parametrize("name", ["P1/entries.json", "P1/micrographs.txt", "cryoflow-database.json"])
+def test_a_record_of_a_newer_format_is_refused(two_projects: Database, name: str, make_pickset: Make) -> None:
+    path = two_projects.root / name
+    if name.endswith("txt"):
+        body = path.read_text().rpartition("Checksum: ")[0].replace("micrographs 1", "micrographs 2")
+        path.write_text(f"{body}Checksum: {fingerprint_of(body)}\n")
+    else:
+        path.write_text(sealed(unsealed(path, path.read_bytes(), 2) | {"format": 3}))
+    before = path.read_bytes()
+    for attempt in (lambda: Database(two_projects.root).add(make_pickset("P1")), lambda: verify(two_projects.root)):
+        with pytest.raises(NewerFormat):
+            attempt()
+    assert path.read_bytes() == before
+
+
+def test_a_state_of_ingest_of_a_newer_format_is_refused(small: Database, tmp_path: Path) -> None:
+    (path,) = (small.root / ".jobs").iterdir()
+    resealed(path, 2)
+    before = path.read_bytes()
+    for attempt in (
+        lambda: recall(small, tmp_path / "P1"),
+        lambda: remember(small, tmp_path / "P1", {"J1": Remembered("k", "read", "", (), 1, 1)}),
+    ):
+        with pytest.raises(NewerFormat):
+            attempt()
+    assert path.read_bytes() == before
 
 
 def test_a_truncated_or_longer_file_is_found(small: Database) -> None:
