@@ -24,7 +24,16 @@ from cryoflow.database import layout
 from cryoflow.database.data_reader import is_data_text, read_data_text
 from cryoflow.database.entry import check_formats
 from cryoflow.database.info import parse_info
-from cryoflow.database.links import Link, ProjectLinks, is_link_name, link_path, links_text, project_of, read_link, read_links
+from cryoflow.database.links import (
+    Link,
+    ProjectLinks,
+    is_link_name,
+    link_path,
+    links_text,
+    project_of,
+    read_link,
+    read_links,
+)
 from cryoflow.database.lock import NAME as LOCK
 from cryoflow.database.lock import is_abandoned as is_abandoned_lock
 from cryoflow.database.manifest import NAME as MANIFEST

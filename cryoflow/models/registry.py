@@ -23,7 +23,7 @@ from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.models.card import NAME as CARD
 from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
-from cryoflow.storage import files, inputs, stale_files
+from cryoflow.storage import files, inputs
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import sealed, unsealed
@@ -197,7 +197,7 @@ class ModelRegistry:
         with files.clear_errors(home):
             home.mkdir(parents=True, exist_ok=True)
         with locked(home, timeout_s=self.lock_timeout_s):
-            stale_files.sweep(home)
+            files.clean(home, root=home)
             number = max(self._numbers(home), default=0) + 1
             place = home / version_name(number)
             with files.replacing_folder(place) as filling, files.clear_errors(place):

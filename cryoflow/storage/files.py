@@ -508,6 +508,18 @@ def _sync_folder(folder: int) -> None:
             raise
 
 
+def sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk.
+
+    Raises
+    ------
+    NotWritten
+        If the disk fails.
+    """
+    with clear_errors(path), held(path / "any") as (folder, _):
+        _sync_folder(folder)
+
+
 def is_file(path: str | Path) -> bool:
     """Return whether a file exists, as far as it can be seen: False if its folder is closed to us.
 

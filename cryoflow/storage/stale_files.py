@@ -25,6 +25,11 @@ def hidden_name(name: str) -> str:
     return f".{start}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def hidden_sibling(path: Path) -> Path:
+    """Return a free hidden name beside `path`, see `hidden_name`."""
+    return path.with_name(hidden_name(path.name))
+
+
 _UNFINISHED = re.compile(r"\..+\.tmp-(?P<host>\w+)-(?P<pid>\d+)-[0-9a-f]{8}", re.ASCII | re.DOTALL)
 
 
