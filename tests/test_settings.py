@@ -11,6 +11,7 @@ import cryoflow
 from cryoflow.cli.main import launch
 from cryoflow.errors import BadInput
 from cryoflow.settings.load import Settings, find_file, load_settings
+from cryoflow.settings.trust import trust
 
 FILE = """
 profile = "cluster"
@@ -29,6 +30,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no config"))
     path = tmp_path / "cryoflow.toml"
     path.write_text(FILE)
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(path))
     return path
 
 
@@ -57,16 +59,125 @@ def test_a_relative_database_in_a_file_is_relative_to_the_file(file: Path, monke
     assert load_settings().settings.database == file.parent / "DB"
 
 
-def test_the_nearest_file_wins_then_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A work folder below a project, and folders of a user and a site without settings."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("cryoflow.settings.load.FILE_NAME", "only-in-this-test.toml")
-    work = tmp_path / "work" / "below"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("cryoflow.settings.load.SITE_FOLDER", tmp_path / "etc")
+    monkeypatch.delenv("CRYOFLOW_CONFIG", raising=False)
+    work = tmp_path / "project" / "below"
     work.mkdir(parents=True)
-    assert find_file(work) is None
-    for folder in (tmp_path / "config" / "cryoflow", tmp_path / "work", work):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "only-in-this-test.toml").write_text("")
-        assert find_file(work) == folder / "only-in-this-test.toml"
+    monkeypatch.chdir(work)
+    return tmp_path
+
+
+def write(folder: Path, text: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cryoflow.toml").write_text(text)
+    return folder / "cryoflow.toml"
+
+
+def test_the_users_file_comes_before_the_sites_and_a_trusted_one_of_the_work_folder_before_both(homes: Path) -> None:
+    assert find_file() is None
+    site = write(homes / "etc")
+    assert find_file() == site
+    user = write(homes / "config" / "cryoflow")
+    assert find_file() == user
+    above = write(homes / "project")
+    trust(above, b"")
+    assert find_file() == above
+    near = write(homes / "project" / "below")
+    trust(near, b"")
+    assert find_file() == near
+
+
+EVIL = 'database = "DB"\n[site]\nserver = "http://evil.example"\nsetup = "touch PWNED"\n'
+
+
+def test_a_file_of_a_project_is_named_and_not_used(homes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its server would get the user's secret, its setup lines would run on a node."""
+    evil = write(homes / "project", EVIL)
+    assert launch(["settings", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "evil.example" not in captured.out
+    assert f"cryoflow settings trust {evil}" in captured.err
+    assert find_file() is None
+    assert load_settings().settings.site.setup == ""
+
+
+def test_a_trusted_file_is_used_until_its_content_changes(homes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(homes / "project", "workers = 3\n")
+    assert launch(["settings", "trust"]) == 0
+    assert load_settings().settings.workers == 3
+    assert launch(["settings", "trusted"]) == 0
+    assert f"{file}\ttrusted" in capsys.readouterr().out
+    file.write_text("workers = 4\n")
+    assert find_file() is None
+    assert launch(["settings", "trusted"]) == 0
+    assert f"{file}\tchanged" in capsys.readouterr().out
+    file.write_text("workers = 3\n")
+    assert find_file() == file
+    assert launch(["settings", "untrust", str(file)]) == 0
+    assert find_file() is None
+
+
+def test_a_file_with_an_error_is_not_trusted(homes: Path) -> None:
+    write(homes / "project", "wrokers = 3\n")
+    assert launch(["settings", "trust"]) == 1
+    assert not (homes / "state").exists()
+
+
+def test_a_trusted_file_in_a_folder_that_is_crawled_is_not_used(
+    homes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(homes / "project", 'database = "evil"\n')
+    assert launch(["settings", "trust", str(file)]) == 0
+    for root in (homes, homes / "project"):
+        assert launch(["crawl", str(root)]) == 0
+        assert "it lies in a folder that is being crawled" in capsys.readouterr().err
+        assert find_file(crawled=[root]) is None
+    assert find_file(crawled=[homes / "project" / "below"]) == file  # a database may lie beside the projects
+
+
+def test_the_command_line_names_a_file_and_verbose_says_which_is_used(
+    homes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_CONFIG", "")  # put back after the test
+    file = write(homes / "elsewhere", "workers = 3\n[site]\nsetup = 'module load x'\n")
+    assert launch(["settings", "--config", str(file), "-v", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert f"settings file: {file}" in captured.err
+    rows = {row["setting"]: (row["value"], row["from"]) for row in json.loads(captured.out)}
+    assert rows["workers"] == (3, str(file))
+    assert rows["site.setup"] == ("module load x", str(file))
+    assert rows["site.server"][1] == "default"
+    assert launch(["settings", f"--config={homes / 'none.toml'}"]) == 1
+    assert launch(["settings", "--config"]) == 2
+
+
+@pytest.mark.parametrize("value", ["{", "[" * 100_000, "1" * 5000, '{"server": 3}', "{}x"])
+def test_a_broken_variable_is_one_error_that_names_it(
+    homes: Path, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_SITE", value)
+    assert launch(["settings"]) == 1
+    told = capsys.readouterr().err
+    assert "defect" not in told
+    assert "site" in told.lower()
+
+
+@pytest.mark.parametrize(
+    "text", ["a=" + "[" * 100_000, "workers=" + "1" * 5000, "a." * 100_000 + "a=1", "\0"]
+)
+def test_a_file_that_is_a_bomb_is_one_error_that_names_it(
+    homes: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(homes / "config" / "cryoflow", text)
+    assert launch(["settings"]) == 1
+    told = capsys.readouterr().err
+    assert "defect" not in told
+    assert str(file) in told
 
 
 def test_a_variable_chooses_the_profile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`cryoflow doctor` and `cryoflow settings`."""
+"""`cryoflow doctor`."""
 
 from __future__ import annotations
 
@@ -37,24 +37,3 @@ def doctor(*, image: str | None = None, json: Json = False) -> ExitCode:
     if failed:
         say(f"failed: {', '.join(failed)}")
     return ExitCode.FAILED if failed else ExitCode.OK
-
-
-def settings(*, json: Json = False) -> None:
-    """Show every setting, its value and where that comes from.
-
-    The command line comes before CRYOFLOW_* variables, cryoflow.toml, the profile and the defaults.
-    """
-    from cryoflow.settings.load import Settings, load_settings
-
-    loaded = load_settings()
-    rows = [
-        {
-            "setting": name,
-            "value": getattr(loaded.settings, name),
-            "from": loaded.origins[name],
-            "variable": f"CRYOFLOW_{name.upper()}",
-            "meaning": field.description,
-        }
-        for name, field in Settings.model_fields.items()
-    ]
-    emit_table(rows, as_json=json)

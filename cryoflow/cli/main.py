@@ -7,15 +7,19 @@ that keeps every `--help` fast. `cryoflow.cli.output` prints their results.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, ArgumentCollection, Group, Token
 
 import cryoflow
 from cryoflow.errors import CryoflowError, ExitCode
+
+log = logging.getLogger(__name__)
 
 START, DATA, PICKING, RUNNING = (
     Group(title, sort_key=i)
@@ -25,7 +29,7 @@ START, DATA, PICKING, RUNNING = (
 COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("demo", "cryoflow.cli.demo:demo", START, "Run the whole path on two simulated projects, about 3 minutes."),
     ("doctor", "cryoflow.cli.doctor:doctor", START, "Check this machine and this installation."),
-    ("settings", "cryoflow.cli.doctor:settings", START, "Show every setting and where its value comes from."),
+    ("settings", "cryoflow.cli.settings:app", START, "Show every setting and where its value comes from."),
     ("simulate", "cryoflow.cli.simulate:simulate", START, "Write simulated projects whose true particles are known."),
     ("crawl", "cryoflow.cli.ingest:crawl", DATA, "List the RELION and CryoSPARC projects and jobs below folders."),
     ("ingest", "cryoflow.cli.ingest:ingest", DATA, "Read the picks of finished projects into a database."),
@@ -49,8 +53,11 @@ def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: Argumen
     """Give options that were not written their values from the settings of the same name (`cryoflow.settings.load`)."""
     from cryoflow.settings.load import load_settings
 
+    if _commands[:2] in (("settings", "trust"), ("settings", "untrust"), ("settings", "trusted")):
+        return  # a file that is not trusted must be told, or mended, without being in the way
     open_options = {str(a.name).removeprefix("--").replace("-", "_"): a for a in arguments if not a.tokens}
-    loaded = load_settings()
+    loaded = load_settings(crawled=_crawled(arguments))
+    log.info("settings file: %s", loaded.file or "none")
     for name, origin in loaded.origins.items():
         if name in open_options and origin != "default":
             value = getattr(loaded.settings, name)
@@ -58,9 +65,20 @@ def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: Argumen
                 open_options[name].append(Token(keyword=name, value=str(text), source=origin, index=i))
 
 
+def _crawled(arguments: ArgumentCollection) -> list[Path]:
+    """The folders that a command is to search for projects."""
+    return [
+        Path(token.value)
+        for argument in arguments
+        if argument.field_info.name.upper() in ("ROOT", "ROOTS")
+        for token in argument.tokens
+    ]
+
+
 EVERYWHERE = """Every command takes
   -v, --verbose  to tell on stderr what is being done
   -q, --quiet    to print results and errors only
+  --config FILE  to take the settings from this file
   --debug        to tell everything, with the traceback of an error (or CRYOFLOW_DEBUG=1)
 Exit codes: 0 done, 1 failed, 2 used wrongly, 3 partly failed."""
 
@@ -91,6 +109,11 @@ def launch(arguments: Sequence[str]) -> int:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = {FLAGS[a] for a in arguments[:end] if a in FLAGS}
     tokens = [a for a in arguments[:end] if a not in FLAGS] + list(arguments[end:])
+    try:
+        tokens = _take_config(tokens)
+    except ValueError as error:
+        print(f"cryoflow: {error}", file=sys.stderr)
+        return ExitCode.USAGE
     debug = "debug" in flags or os.environ.get("CRYOFLOW_DEBUG", "0") not in ("", "0")
     output.set_up(verbose="verbose" in flags, quiet="quiet" in flags, debug=debug)
     try:
@@ -107,6 +130,21 @@ def launch(arguments: Sequence[str]) -> int:
         code, message = _code_and_message(error)
         print(f"cryoflow: {output.visible(message)}", file=sys.stderr)
         return code
+
+
+def _take_config(tokens: list[str]) -> list[str]:
+    """Take `--config FILE` out of the arguments; processes that this command starts read the same file."""
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    for i, token in enumerate(tokens[:end]):
+        name, equals, value = token.partition("=")
+        if name == "--config":
+            rest = tokens[i + 1 :] if equals else tokens[i + 2 :]
+            file = value if equals else next(iter(tokens[i + 1 : end]), "")
+            if not file:
+                raise ValueError("--config needs the name of a settings file.")
+            os.environ["CRYOFLOW_CONFIG"] = os.path.abspath(file)  # noqa: PTH100
+            return [*tokens[:i], *rest]
+    return tokens
 
 
 def _code_and_message(error: BaseException) -> tuple[int, str]:

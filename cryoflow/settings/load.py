@@ -1,16 +1,21 @@
 """Settings, and where each value comes from.
 
 The command line comes first, then `CRYOFLOW_*` variables, then `cryoflow.toml`, then the profile, then the defaults.
-The file is the one that `CRYOFLOW_CONFIG` names, else the nearest `cryoflow.toml` in the working folder or above it,
-else the user's own in `~/.config/cryoflow/`; relative paths in it start at its folder. A profile is a named set of
-values: a table `[profiles.NAME]` in that file, chosen by `profile = "NAME"` or `CRYOFLOW_PROFILE`. A command's option
-that bears the name of a setting takes its value from here where the command line does not give it.
+The file is the first that exists of: the one that `--config` or `CRYOFLOW_CONFIG` names; the nearest `cryoflow.toml` in
+the working folder or above it, if the user trusts it (`trust.py`) and it does not lie in a folder that is being
+crawled; the user's own in `~/.config/cryoflow/`; the site's in `/etc/cryoflow/`. Relative paths in it start at its
+folder. A profile is a named set of values: a table `[profiles.NAME]` in that file, chosen by `profile = "NAME"` or
+`CRYOFLOW_PROFILE`. A command's option that bears the name of a setting takes its value from here if the command line
+does not give it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +26,10 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from cryoflow.errors import BadInput
 from cryoflow.settings.profiles import ProfileName
 from cryoflow.settings.site import Site
-from cryoflow.storage.parsing import read_toml
+from cryoflow.storage import budgets, inputs
+from cryoflow.storage.parsing import parse_toml
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "cryoflow.toml"
 
@@ -66,30 +74,87 @@ class LoadedSettings:
     file: Path | None
 
 
-def find_file(start: Path | None = None) -> Path | None:
-    """The settings file that applies in a folder, None where there is none.
+SITE_FOLDER = Path("/etc/cryoflow")
+"""Where a site keeps its settings file."""
+
+
+def user_folder() -> Path:
+    """Return the folder of the user's own settings file."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "cryoflow")
+
+
+def find_file(start: Path | None = None, crawled: Iterable[Path] = ()) -> Path | None:
+    """Return the settings file that applies in a folder, None if there is none.
+
+    Parameters
+    ----------
+    start
+        The folder; the working folder if it is not given.
+    crawled
+        Folders that the command at hand searches for projects: a settings file inside them is not used.
 
     Raises
     ------
     BadInput
-        Where `CRYOFLOW_CONFIG` names a file that is not there.
+        If `--config` or `CRYOFLOW_CONFIG` names a file that does not exist.
     """
+    return _found(start, crawled)[0]
+
+
+def _found(start: Path | None, crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
+    """The settings file that applies and its content, which is what the user trusts."""
     if named := os.environ.get("CRYOFLOW_CONFIG"):
         if not Path(named).is_file():
-            raise BadInput(named, "CRYOFLOW_CONFIG names this file, and it is not there.")
-        return Path(named)
+            raise BadInput(named, "--config or CRYOFLOW_CONFIG names this file, and it is not there.")
+        return Path(named), _content(Path(named))
     start = (start or Path.cwd()).resolve()
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "cryoflow")
-    return next((file for folder in (start, *start.parents, user) if (file := folder / FILE_NAME).is_file()), None)
+    if (near := next((f for folder in (start, *start.parents) if (f := folder / FILE_NAME).is_file()), None)) and (
+        content := _content_if_trusted(near, crawled)
+    ) is not None:
+        return near, content
+    for folder in (user_folder(), SITE_FOLDER):
+        if (file := folder / FILE_NAME).is_file():
+            return file, _content(file)
+    return None, b""
 
 
-def load_settings(file: Path | None = None, **command_line: object) -> LoadedSettings:
-    """Read all sources and say which one each value comes from.
+def _content_if_trusted(file: Path, crawled: Iterable[Path]) -> bytes | None:
+    """The content of a settings file in the working folder or above it, None if it is not to be used."""
+    from cryoflow.settings.trust import is_trusted
+
+    if file.parent == user_folder().resolve() or file.parent == SITE_FOLDER:
+        return _content(file)
+    if any(file.is_relative_to(os.path.realpath(root)) for root in crawled):
+        log.warning("%s: not used, since it lies in a folder that is being crawled.", file)
+        return None
+    content = _content(file)
+    if is_trusted(file, content):
+        return content
+    log.warning(
+        "%s: not used, since anybody may have put it there, or changed it. Read it, then run: "
+        "cryoflow settings trust %s",
+        file,
+        shlex.quote(str(file)),
+    )
+    return None
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return inputs.read_bytes(file, at_most=budgets.TOML_BYTES)
+    except OSError as error:
+        raise BadInput(file, f"cannot be read: {error.strerror or error}.") from error
+
+
+def load_settings(file: Path | None = None, *, crawled: Iterable[Path] = (), **command_line: object) -> LoadedSettings:
+    """Read all sources; the result names the source of each value.
 
     Parameters
     ----------
     file
         A settings file; None looks for one (`find_file`).
+    crawled
+        See `find_file`.
     command_line
         Values given to a command; those that are None were not given.
 
@@ -98,11 +163,11 @@ def load_settings(file: Path | None = None, **command_line: object) -> LoadedSet
     BadInput
         Where the file is not TOML, a value is not valid, or a name is not that of a setting or profile.
     """
-    file = file or find_file()
-    from_file, profiles = _read(file) if file else ({}, {})
+    file, content = (file, _content(file)) if file else _found(None, crawled)
+    from_file, profiles = _read(file, content) if file else ({}, {})
     sources: list[tuple[str, Mapping[str, object]]] = [
         ("command line", {k: v for k, v in command_line.items() if v is not None}),
-        ("environment", EnvSettingsSource(Settings)()),
+        ("environment", _from_environment()),
         (str(file), from_file),
     ]
     profile = next((str(values["profile"]) for _, values in sources if "profile" in values), "local")
@@ -116,6 +181,7 @@ def load_settings(file: Path | None = None, **command_line: object) -> LoadedSet
     for source, values in reversed(sources):
         merged = _overlaid(merged, values)
         origins |= dict.fromkeys(values, source)
+        origins |= dict.fromkeys(_names(values), source)
     try:
         return LoadedSettings(Settings.model_validate(merged), origins, file)
     except ValidationError as error:
@@ -125,6 +191,27 @@ def load_settings(file: Path | None = None, **command_line: object) -> LoadedSet
         hint = "" if name in Settings.model_fields else f"Known settings: {', '.join(Settings.model_fields)}."
         where = ".".join(map(str, first["loc"])) or name
         raise BadInput(source, f"setting {where}: {first['msg']} (it is {first.get('input')!r}).", hint) from None
+
+
+def _from_environment() -> dict[str, object]:
+    """The values of `CRYOFLOW_*` variables; those of tables are JSON."""
+    try:
+        return EnvSettingsSource(Settings)()
+    except (ValueError, RecursionError) as error:  # SettingsError is a ValueError
+        cause = error.__cause__ or error
+        given = [f"CRYOFLOW_{name.upper()}" for name in Settings.model_fields]
+        longest = max(given, key=lambda name: len(os.environ.get(name, "")))
+        named = re.findall(r'"(\w+)"', str(error))
+        variable = f"CRYOFLOW_{named[0].upper()}" if named else longest
+        raise BadInput(variable, f"this variable is not JSON: {str(cause)[:200]}.") from None
+
+
+def _names(values: Mapping[str, object], above: str = "") -> list[str]:
+    """Names of all values, those in tables with dots: `site.server`."""
+    found = []
+    for name, value in values.items():
+        found += _names(value, f"{above}{name}.") if isinstance(value, Mapping) else [f"{above}{name}"]
+    return found
 
 
 def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
@@ -137,12 +224,9 @@ def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[
     return result
 
 
-def _read(file: Path) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
+def _read(file: Path, content: bytes) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
     """The values of a settings file, and its profiles."""
-    try:
-        values = read_toml(file)
-    except OSError as error:
-        raise BadInput(file, f"cannot be read: {error.strerror or error}.") from None
+    values = parse_toml(file, content)
     profiles = values.pop("profiles", {})
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
         raise BadInput(file, "profiles is not a set of tables.", "Write [profiles.NAME] and the values below it.")

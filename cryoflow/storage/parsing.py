@@ -130,7 +130,11 @@ def read_toml(path: Path) -> dict[str, object]:
     OSError
         If it cannot be read.
     """
-    raw = inputs.read_bytes(path, at_most=budgets.TOML_BYTES)
+    return parse_toml(path, inputs.read_bytes(path, at_most=budgets.TOML_BYTES))
+
+
+def parse_toml(path: Path, raw: bytes) -> dict[str, object]:
+    """Parse the text of a TOML file; raises as `read_toml`."""
     # tomllib takes time with the square of the number of names in a dotted key.
     if max(row.count(b".") for row in raw.split(b"\n")) > budgets.MOST_DOTS:
         raise OverBudget(path, f"it has a line of more than {budgets.MOST_DOTS} dots.")

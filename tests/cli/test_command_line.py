@@ -298,6 +298,7 @@ def test_a_site_whose_server_does_not_answer_is_one_line_that_says_how_to_start_
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "cryoflow.toml").write_text('profile = "slurm"\n[site]\nserver = "http://127.0.0.1:9"\n')
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(tmp_path / "cryoflow.toml"))
     monkeypatch.chdir(tmp_path)
     for name in ("PREFECT_API_URL", "CRYOFLOW_PROFILE"):  # the command sets them: they are put back after the test
         monkeypatch.setenv(name, "")
