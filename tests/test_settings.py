@@ -167,9 +167,7 @@ def test_a_broken_variable_is_one_error_that_names_it(
     assert "site" in told.lower()
 
 
-@pytest.mark.parametrize(
-    "text", ["a=" + "[" * 100_000, "workers=" + "1" * 5000, "a." * 100_000 + "a=1", "\0"]
-)
+@pytest.mark.parametrize("text", ["a=" + "[" * 100_000, "workers=" + "1" * 5000, "a." * 100_000 + "a=1", "\0"])
 def test_a_file_that_is_a_bomb_is_one_error_that_names_it(
     homes: Path, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
