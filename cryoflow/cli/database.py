@@ -25,11 +25,17 @@ def list_(*, database: Where, project: str | None = None, json: out.Json = False
     project
         Only those of this project.
     """
+    from cryoflow.database.entry import NEWER
+    from cryoflow.errors import ExitCode
+
     entries = [e for e in _opened(database).entries() if project in (None, e.project)]
     columns = ["name", "n_picks", "n_micrographs", "pixel_size_A", "box_px", "diameter_A", "status", "orientation"]
     rows = [_row(e) for e in entries]
     out.emit_table(rows, columns=columns, title=str(database), as_json=json, empty="no entries yet")
-    return 0
+    newer = [e for e in entries if e.status == NEWER]
+    for e in newer:
+        out.fail(e.reason)
+    return ExitCode.PARTLY_FAILED if newer else ExitCode.OK
 
 
 @app.command
@@ -128,17 +134,31 @@ def verify(*, database: Where, repair: Annotated[bool, Parameter(negative="")] =
 def remove(*entries: str, database: Where) -> int:
     """Take entries out of the database; they are moved to its .quarantine, not deleted.
 
+    An entry that was removed before is passed over, so that a command that was killed can be run again. Exit code 3 if
+    some of the names are of no entry, 1 if all are.
+
     Parameters
     ----------
     entries
         <project>/<Kind>_<job> each.
     """
+    from cryoflow.errors import BadInput, ExitCode
+
     if not entries:
         raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
     store = _opened(database)
-    for name in entries:
-        out.say(f"{name} is now {store.remove(name)}")
-    return 0
+    errors = []
+    for name in dict.fromkeys(entries):
+        try:
+            place = store.remove(name)
+        except BadInput as error:
+            errors.append(error)
+            out.fail(error)
+        else:
+            out.say(f"{name} is now {place}" if place else f"{name} was removed before")
+    if not errors:
+        return ExitCode.OK
+    return ExitCode.FAILED if len(errors) == len(dict.fromkeys(entries)) else ExitCode.PARTLY_FAILED
 
 
 @app.command

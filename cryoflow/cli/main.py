@@ -7,6 +7,7 @@ that keeps every `--help` fast. `cryoflow.cli.output` prints their results.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -106,6 +107,7 @@ def launch(arguments: Sequence[str]) -> int:
     """
     from cryoflow.cli import output
 
+    _open_standard_streams()
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = {FLAGS[a] for a in arguments[:end] if a in FLAGS}
     tokens = [a for a in arguments[:end] if a not in FLAGS] + list(arguments[end:])
@@ -118,6 +120,7 @@ def launch(arguments: Sequence[str]) -> int:
     output.set_up(verbose="verbose" in flags, quiet="quiet" in flags, debug=debug)
     try:
         result = app(tokens)
+        sys.stdout.flush()  # a full disk, or a closed stdout, is an error of the command
         return result if isinstance(result, int) else ExitCode.OK
     except BrokenPipeError:  # the reader of our output, such as `head`, had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,6 +133,21 @@ def launch(arguments: Sequence[str]) -> int:
         code, message = _code_and_message(error)
         print(f"cryoflow: {output.visible(message)}", file=sys.stderr)
         return code
+
+
+def _open_standard_streams() -> None:
+    """Open standard streams that the caller closed (`>&-`), so that no other file gets their number.
+
+    What is then printed to a closed stdout is an error, as with other programs; a closed stderr loses what is told.
+    """
+    for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, flags)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            # Opened for reading: a write to it fails with "Bad file descriptor".
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _take_config(tokens: list[str]) -> list[str]:
@@ -154,6 +172,8 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted; what was written is complete, run the same command again to go on."
     if isinstance(error, CryoflowError):
         return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED, str(error)
+    if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
+        return ExitCode.FAILED, "what was printed could not be written: standard output is closed."
     if isinstance(error, OSError):
         return ExitCode.FAILED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
     what = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -163,7 +183,12 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
 def main() -> None:
     """The console script `cryoflow`."""
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(launch(sys.argv[1:]))
+    code = launch(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):  # told already; the interpreter would complain once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
 
 
 def _terminated(_number: int, _frame: object) -> None:

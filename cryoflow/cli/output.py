@@ -134,6 +134,11 @@ def say(text: str) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
 
+def fail(error: object) -> None:
+    """Print an error of one item of a batch, on stderr, also with `--quiet`."""
+    print(f"cryoflow: {visible(str(error))}", file=sys.stderr, flush=True)
+
+
 class Advance(Protocol):
     """What `progress` gives: call it as the work advances."""
 

@@ -19,7 +19,7 @@ from cryoflow.database.links import read_link
 from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import VERSION as MANIFEST_VERSION
 from cryoflow.database.manifest import read_manifest
-from cryoflow.database.older import read_older_data
+from cryoflow.database.older import count_older_data, read_older_data
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import Kind, PickSet, Program, Provenance
 from cryoflow.storage.sealing import refuse_newer, unsealed
@@ -89,6 +89,8 @@ def read_entry(folder: Path) -> Entry:
             notes=info.texts("Note"),
             orientation=info.orientation,
         )
+        if not info.lines.get("Number of Particles") and not (folder / MANIFEST).exists():
+            entry = _counted(entry)
         _check_manifest(folder)
         mark = folder / layout.MARK
         if os.path.lexists(mark):
@@ -99,6 +101,15 @@ def read_entry(folder: Path) -> Entry:
     except BadInput as error:
         entry = replace(entry, status=DAMAGED, reason=str(error))
     return entry
+
+
+def _counted(entry: Entry) -> Entry:
+    """An entry of the older scripts, whose info.txt has no numbers of picks and micrographs, with these counted."""
+    try:
+        n_micrographs, n_picks = count_older_data(entry.folder / layout.DATA)
+    except FileNotFoundError:
+        return entry
+    return replace(entry, n_micrographs=n_micrographs, n_picks=n_picks)
 
 
 def check_formats(folder: Path) -> None:

@@ -15,7 +15,7 @@ from cryoflow.database import layout
 from cryoflow.database.data_text import DataText
 from cryoflow.errors import BadInput
 from cryoflow.picks import micrograph_table
-from cryoflow.storage import inputs
+from cryoflow.storage import budgets
 
 _HEAD = {
     "Voltage": "voltage_kV",
@@ -23,6 +23,30 @@ _HEAD = {
     "AmpContrast": "amplitude_contrast",
     "PixelSize": "pixel_size_A",
 }
+
+
+def count_older_data(path: Path) -> tuple[int, int]:
+    """Return the number of micrographs and of picks in a data.txt of the older scripts, for a listing.
+
+    Raises
+    ------
+    BadInput
+        If it cannot be read.
+    """
+    names: set[bytes] = set()
+    n_picks = 0
+    inside = False
+    with layout.opened(path) as file:
+        for raw in budgets.lines(path, file):
+            row = raw.strip()
+            if row.startswith((b"Micrograph ", b"Micrograph\t")):
+                names.add(row)
+                inside = True
+            elif row == b"$":
+                inside = False
+            elif row and inside:
+                n_picks += 1
+    return len(names), n_picks
 
 
 def read_older_data(path: Path) -> DataText:
@@ -38,9 +62,7 @@ def read_older_data(path: Path) -> DataText:
     rows: dict[int, list[bytes]] = {}
     current: int | None = None
     with layout.opened(path) as file:
-        for number, raw in enumerate(iter(lambda: file.readline(inputs.LONGEST_LINE_BYTES), b""), 1):
-            if len(raw) == inputs.LONGEST_LINE_BYTES:
-                raise BadInput(path, f"line {number} is longer than any of a data.txt.", "Is it damaged?")
+        for number, raw in enumerate(budgets.lines(path, file), 1):
             row = raw.strip()
             if row == b"$" or not row:
                 current = None if row else current
