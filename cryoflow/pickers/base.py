@@ -196,10 +196,12 @@ class Picker:
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """Return the model that training left, the best one if there are several.
 
+        The caller checks that the file exists and is not empty: else the training failed, whatever its exit status.
+
         Raises
         ------
         BadInput
-            If there is none: the training failed, whatever its exit status.
+            If there is none, or the training was stopped before its end.
         """
         raise BadInput(home, f"holds no model of {self.name}.")
 

@@ -23,6 +23,9 @@ from cryoflow.pickers.base import Ability, Picker
 GROUP = "cryoflow.pickers"
 """Entry-point group of plug-ins."""
 
+RESERVED = frozenset({"verify"})
+"""Names that `cryoflow export` has for other commands."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _REQUIRED = ("name", "title", "help")
 log = logging.getLogger(__name__)
@@ -65,6 +68,8 @@ def registry() -> Registry:
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
         try:
             plugin = _picker_of(importlib.import_module(point.module), point.attr)
+            if plugin.name in RESERVED:
+                raise ValueError(f"its name {plugin.name} is taken by a command")
             if plugin.name in found:
                 raise ValueError(f"its name {plugin.name} is taken by {type(found[plugin.name]).__module__}")
             found[plugin.name] = plugin

@@ -36,7 +36,7 @@ from promise_tools import (
 
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
-from cryoflow.pickers.registry import picker
+from cryoflow.pickers.registry import names, picker
 from cryoflow.pickers.training_sets.export import cut_export, export, write_set
 from cryoflow.pickers.training_sets.export_shards import write_part
 from cryoflow.pickers.training_sets.manifest import read_manifest
@@ -52,7 +52,7 @@ from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.patch_cache import prepare
 
 PACKAGE = Path(files.__file__).parent
-PICKERS = ("cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2", "relion", "cryosparc")
+PICKERS = names()
 SMALL = TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1)
 
 

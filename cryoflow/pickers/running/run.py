@@ -102,17 +102,31 @@ def train(
     if script_only:
         return Trained(folder, None, log, script=write_script(steps, executor, work_folder(folder), "train", log.name))
     seconds = run_steps(steps, executor, work_folder(folder), log, on_line)
-    return _trained(target, folder, target.trained_model(folder, settings), log, seconds=seconds)
+    return _trained(target, folder, _model_of(target, folder), log, seconds=seconds)
 
 
 def trained_already(picker_name: str, folder: Path) -> Trained | None:
     """What an earlier training of that folder left; None where there is no model, as nobody trained it yet."""
     target, folder = picker(picker_name), Path(folder).absolute()
     try:
-        model = target.trained_model(folder, manifests.read_settings(folder))
+        model = _model_of(target, folder)
     except BadInput:
         return None
     return _trained(target, folder, model, folder / "train.log", reused=True)
+
+
+def _model_of(target: Picker, folder: Path) -> Path:
+    """Return the model that a training left.
+
+    Raises
+    ------
+    BadInput
+        If there is none.
+    """
+    model = target.trained_model(folder, manifests.read_settings(folder))
+    if not model.is_file() or not model.stat().st_size:
+        raise BadInput(model, "was not written by the training.", "See train.log.")
+    return model
 
 
 def _trained(

@@ -147,13 +147,8 @@ class Cryolo(Picker):
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
         """Return the model under its final name: while it trains, crYOLO writes to `..._tmp.h5`."""
         model = home / settings["model_name"]
-        if not model.is_file() or not model.stat().st_size:
-            unfinished = model.with_name(model.stem + "_tmp.h5").exists()
-            raise BadInput(
-                model,
-                "was not written by the training.",
-                "It stopped before its end; see the log." if unfinished else "See the log.",
-            )
+        if not model.is_file() and model.with_name(model.stem + "_tmp.h5").exists():
+            raise BadInput(model, "was not written by the training: it stopped before its end.", "See train.log.")
         return model
 
     def training_curve(self, home: Path) -> pd.DataFrame:
