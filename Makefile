@@ -5,7 +5,7 @@
 #
 # PYTHON=python3.12 chooses an interpreter (3.11 to 3.13); ARGS="..." goes to the command behind demo, test and images.
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-site test-all env lint format types docs lock images clean
+.PHONY: help demo test test-slow test-site test-all env lint format types front-end docs lock images clean
 
 BIN := .venv/bin
 MADE := $(if $(filter 1,$(GPU)),.venv/with-gpu,.venv/made-from-lock)
@@ -47,6 +47,10 @@ format: $(MADE)
 
 types: $(MADE)
 	$(BIN)/mypy
+
+# The viewer's JavaScript, checked by the types in its comments; needs Node.js.
+front-end:
+	npx --yes --package typescript@5.9 tsc -p cryoflow/view/tsconfig.json
 
 # The site in build/docs, without a network; a broken link or reference is an error.
 docs: $(MADE)

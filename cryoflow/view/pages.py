@@ -18,11 +18,13 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse, Response
 
 from cryoflow.database import Database, Entry, layout
+from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import read_manifest
 from cryoflow.database.select import best_of
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.pickers.comparing.compare import compare
+from cryoflow.picks import PickSet
 from cryoflow.storage import inputs
 from cryoflow.storage.safe_names import inside, safe_name
 from cryoflow.view.addresses import is_served
@@ -284,7 +286,10 @@ def _curves(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
 def _compared(api: Api, name: str, reference: str, radius: float) -> dict[str, Any]:
     """Return one row of the comparison; an entry that cannot be compared says why."""
     try:
-        found = compare(api.opened(name).candidates.picks, api.opened(reference).candidates.picks, radius=radius)
+        database = api.library.database
+        found = compare(
+            _particles(database.load(name)), _particles(load_with_diameter(database, reference)), radius=radius
+        )
     except CryoflowError as error:
         return {"entry": name, "problem": str(error)}
     points = [(40 + 290 * float(x), 230 - 220 * float(y)) for x, y in found.curve.T]
@@ -311,6 +316,11 @@ def _compared(api: Api, name: str, reference: str, radius: float) -> dict[str, A
         if drawn
         else None,
     }
+
+
+def _particles(picks: PickSet) -> PickSet:
+    """Return the picks of an entry that count as particles: where it has labels, those labeled as right."""
+    return picks.where(picks.picks["label"].to_numpy() > 0) if "label" in picks.picks else picks
 
 
 def _share(value: float) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from cryoflow.database import Database
@@ -18,6 +21,9 @@ from cryoflow.storage import files, inputs
 from cryoflow.view.access import LOOPBACK, Access, new_token
 from cryoflow.view.addresses import report_folders
 from cryoflow.view.parameters import ViewParameters
+
+if TYPE_CHECKING:
+    from cryoflow.view.library import Library
 
 MOST_CONNECTIONS = 200
 """Requests at the same time; more are refused with status 503."""
@@ -86,6 +92,8 @@ def serve(parameters: ViewParameters, site: Site, on_started: Callable[[Links], 
     links = [base + "?" + urlencode({"token": t, **query}, doseq=True) for t in (read, write)]
     try:
         on_started(Links(links[0], links[1] if p.write else None))
+        for name in names:  # loaded while the person still opens the link
+            threading.Thread(target=_load, args=(library, name), daemon=True).start()
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
@@ -126,6 +134,11 @@ def tokens(file: Path | None) -> tuple[str, str]:
     if len(lines) != 2 or len(set(lines)) != 2 or any(len(t) < 20 or not t.isascii() for t in lines):
         raise BadInput(file, "holds no two tokens of 20 characters or more, one a line.", "Remove it to get new ones.")
     return lines[0], lines[1]
+
+
+def _load(library: Library, name: str) -> None:
+    with contextlib.suppress(CryoflowError, OSError):  # the page will tell
+        library.opened(name)
 
 
 def _listening(port: int) -> socket.socket:

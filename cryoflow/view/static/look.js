@@ -210,16 +210,21 @@ function layer(key, name, color, n, remove) {
 // ---------------------------------------------------------------- threshold and counts
 
 function setUpSlider() {
+  rangeSlider();
+  slider.addEventListener("input", () => setThreshold(Number(slider.value)));
+  thresholdBox.addEventListener("change", () => setThreshold(Number(thresholdBox.value)));
+  element("reset", HTMLButtonElement).addEventListener("click", () => setThreshold(entry.threshold));
+  setThreshold(threshold, false);
+}
+
+/** What the slider may be set to, which changes when a model scores the picks. */
+function rangeSlider() {
   const step = (entry.score_high - entry.score_low) / 1000 || 0.001;
   Object.assign(slider, { min: String(entry.score_low), max: String(entry.score_high), step: String(step) });
   for (const box of [slider, thresholdBox, element("reset", HTMLButtonElement)]) box.disabled = !entry.has_scores;
   element("no-scores", HTMLElement).hidden = entry.has_scores;
   element("histogram", HTMLCanvasElement).hidden = !entry.has_scores;
   for (const id of ["expected-precision", "expected-recall"]) element(id, HTMLElement).hidden = !entry.calibrated || !entry.has_scores;
-  slider.addEventListener("input", () => setThreshold(Number(slider.value)));
-  thresholdBox.addEventListener("change", () => setThreshold(Number(thresholdBox.value)));
-  element("reset", HTMLButtonElement).addEventListener("click", () => setThreshold(entry.threshold));
-  setThreshold(threshold, false);
 }
 
 /** @param {number} value @param {boolean} ask */
@@ -385,13 +390,17 @@ function setUpPicture() {
 /** Show an action at once, and send it when those before it are kept. @param {Action} action */
 function act(action) {
   if (!config.may_write) return toast("This link allows to look only.", true);
+  const before = new Map([...held].map(([i, m]) => [i, structuredClone(m.state)]));
   for (const m of held.values()) foldIn(m, action);
   render();
-  send(action);
+  send(action, before);
 }
 
-/** @param {Action} action */
-function send(action) {
+/**
+ * @param {Action} action
+ * @param {Map<number, import("./types.js").State>} [before] What is shown again where the action is not kept.
+ */
+function send(action, before) {
   waiting++;
   queue = queue.then(async () => {
     try {
@@ -407,7 +416,11 @@ function send(action) {
     } catch (error) {
       waiting--;
       toast(`Not kept: ${error instanceof Error ? error.message : error}`, true);
-      await reload();
+      for (const [i, state] of before ?? []) {
+        const m = held.get(i);
+        if (m) m.state = state;
+      }
+      render();
     }
   });
 }
@@ -442,8 +455,10 @@ function takeIn(changes) {
   }
 }
 
+let polls = 0;
+
 async function poll() {
-  if (document.hidden || waiting) return;
+  if (waiting || (document.hidden && ++polls % 3)) return; // a hidden window asks less often, and is not forgotten
   try {
     const since = revision;
     const changes = /** @type {Changes} */ (
@@ -459,23 +474,28 @@ async function poll() {
     if (entry.scoring) await pollScores();
   } catch (error) {
     if (error instanceof Refused && error.status === 0) stage.host.classList.add("is-lost");
-    fail(error);
+    else fail(error);
   }
 }
+
+let scored = 0;
 
 /** A model is scoring the picks: take in what it has. */
 async function pollScores() {
   const newer = /** @type {Entry} */ (await get("entry", { entry: config.entry }));
-  const moved = threshold !== entry.threshold;
   const state = newer.scoring;
+  element("people", HTMLElement).textContent = state ? `scoring: ${count(state.done)} of ${count(state.of)} micrographs` : "";
+  if (state && state.done === scored) return;
+  scored = state?.done ?? 0;
+  const moved = threshold !== entry.threshold;
   entry = newer;
   list.entry = newer;
   held.clear();
-  if (!moved) threshold = newer.threshold;
-  setThreshold(threshold, false);
+  rangeSlider();
+  setThreshold(moved && newer.calibrated && threshold <= 1 ? threshold : newer.threshold, false);
+  setUpNotes();
   await goTo(current, false);
   await loadList();
-  element("people", HTMLElement).textContent = state ? `scoring: ${count(state.done)} of ${count(state.of)} micrographs` : "";
 }
 
 /** @param {number} pick @param {number} label */

@@ -43,7 +43,6 @@ export class Stage {
     /** @type {Map<string, HTMLImageElement>} */
     this.tiles = new Map();
     this.asked = false;
-    this.firstPicture = 0;
     new ResizeObserver(() => this.resized()).observe(host);
   }
 
@@ -187,7 +186,11 @@ export class Stage {
     // Coarser tiles that are there already stand in for those that are on their way.
     for (let l = m.levels - 1; !whole && l > level; l--) this.drawLevel(context, m, l);
     this.drawLevel(context, m, level);
-    if (whole && !this.firstPicture) this.firstPicture = performance.now();
+    const pictured = String(m.micrograph);
+    if (whole && this.host.dataset.pictured !== pictured) {
+      this.host.dataset.pictured = pictured;
+      performance.mark(`picture ${pictured}`);
+    }
   }
 
   /** @param {CanvasRenderingContext2D} context @param {Micrograph} m @param {number} level */

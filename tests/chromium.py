@@ -51,6 +51,21 @@ class Page:
             time.sleep(0.3)
         return value
 
+    def click_at(self, x: float, y: float) -> None:
+        """Click with the mouse at a position of the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str, *, code: int = 0) -> None:
+        """Press a key: a character, or the name of a key with its code."""
+        text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}
+        number = {"windowsVirtualKeyCode": code} if code else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text, **number)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **number)
+
+    def resize(self, width: int, height: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
     def text(self) -> str:
         return str(self.js("document.body.innerText"))
 
@@ -108,6 +123,19 @@ def browser(folder: Path, *, width: int = 1400, height: int = 900) -> Iterator[P
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextlib.contextmanager
+def another_tab(folder: Path) -> Iterator[Page]:
+    """Another tab of the browser whose profile is in `folder`."""
+    port = int((folder / "DevToolsActivePort").read_text().split()[0])
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        address = json.load(answer)["webSocketDebuggerUrl"]
+    with connect(address, max_size=None) as connection:
+        page = Page(connection)
+        page.call("Page.enable")
+        yield page
 
 
 def _address(folder: Path, process: subprocess.Popen[bytes]) -> str:

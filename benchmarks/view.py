@@ -1,0 +1,130 @@
+"""How long a person waits for the viewer: 1,000 micrographs with 1,000 picks each, in headless Chromium.
+
+    python benchmarks/view.py FOLDER [--micrographs 1000] [--picks 1000] [--size 4096]
+
+The micrographs' files are 16 different ones under many names, so that each next micrograph is read anew. Times are the
+page's own (`performance.now()`): the first picture from the start of the navigation, the next one and a toggle from the
+key. "shown" is when the circle has changed, "kept" when the server has confirmed that the action is on the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from chromium import Page, browser
+
+from cryoflow.database import Database
+from cryoflow.micrographs.image import write_mrc
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+
+ENTRY, FILES = "Big/AutoPick_job005", 16
+
+
+def make(folder: Path, n: int, per_micrograph: int, size: int) -> Database:
+    rng = np.random.default_rng(1)
+    (folder / "Big").mkdir(parents=True, exist_ok=True)
+    paths = [folder / "Big" / f"file_{i}.mrc" for i in range(FILES)]
+    for path in paths:
+        if not path.exists():
+            write_mrc(path, rng.normal(size=(size, size)).astype(np.float32), 1.0)
+    database = Database(folder / "DB")
+    if database.exists:
+        return database
+    names = [f"mic_{i:05d}.mrc" for i in range(n)]
+    where = [str(paths[i % FILES]) for i in range(n)]
+    columns = {"name": names, "path": where, "status": ["found"] * n, "ny": [size] * n, "nx": [size] * n}
+    table = micrograph_table({**columns, "pixel_size_A": [1.0] * n})
+    total = n * per_micrograph
+    picks = pd.DataFrame(
+        {
+            "micrograph": np.repeat(np.arange(n), per_micrograph),
+            "x_px": rng.uniform(0, size - 1, total),
+            "y_px": rng.uniform(0, size - 1, total),
+            "score": rng.random(total),
+        }
+    )
+    who = Provenance("relion", folder / "Big", "Big", "job005", Kind.AUTO_PICK)
+    database.add(PickSet.build(who, table, picks, diameter_A=120.0, score_kind="cryoflow/probability"))
+    return database
+
+
+def until(page: Page, expression: str) -> None:
+    end = time.monotonic() + 120
+    while not page.js(expression):
+        assert time.monotonic() < end, expression
+        time.sleep(0.01)
+
+
+def waited_ms(page: Page, key: str, condition: str) -> float:
+    """Press a key within the page, and wait for a condition frame by frame."""
+    return float(
+        page.js(
+            f"""new Promise(done => {{
+              const began = performance.now();
+              const look = () => {condition} ? done(performance.now() - began) : requestAnimationFrame(look);
+              document.dispatchEvent(new KeyboardEvent('keydown', {{key: {json.dumps(key)}, bubbles: true}}));
+              look();
+            }})"""
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--micrographs", type=int, default=1000)
+    parser.add_argument("--picks", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--rounds", type=int, default=12)
+    options = parser.parse_args()
+    database = make(options.folder, options.micrographs, options.picks, options.size)
+    command = [sys.executable, "-m", "cryoflow", "view", ENTRY, "--database", str(database.root), "--write", "--json"]
+    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    text = ""
+    while "}" not in text:
+        text += process.stdout.readline()
+    time.sleep(8)  # the entry is loaded meanwhile, as while a person opens the link
+    try:
+        with tempfile.TemporaryDirectory() as profile, browser(Path(profile), width=1400, height=900) as page:
+            page.call("Page.navigate", url=json.loads(text)["write"])
+            until(page, "performance.getEntriesByName('picture 0').length")
+            first = float(page.js("performance.getEntriesByName('picture 0')[0].startTime"))
+            until(page, "document.getElementById('all').textContent.includes(' of ')")
+            time.sleep(3)
+            following, shown, kept = [], [], []
+            for i in range(1, options.rounds + 1):
+                done = f"document.getElementById('stage').dataset.pictured === '{i}'"
+                following.append(waited_ms(page, "n", done))
+                time.sleep(1.5)  # a person looks; the micrograph beside it is fetched meanwhile
+            page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '.'}))")
+            for _ in range(options.rounds):
+                page.js("window.before = document.getElementById('here').textContent")
+                shown.append(waited_ms(page, " ", "document.getElementById('here').textContent !== window.before"))
+                page.js("window.all = document.getElementById('all').textContent")
+                kept.append(
+                    waited_ms(page, " ", "document.getElementById('all').textContent !== window.all")
+                )  # the count of all micrographs comes with the server's word
+                time.sleep(0.5)
+    finally:
+        process.terminate()
+        process.wait(30)
+    print(f"micrographs {options.micrographs}  picks {options.picks} each  {options.size} x {options.size} pixels")
+    print(f"first picture      {first:8.0f} ms")
+    for name, times in (("next picture", following), ("toggle, shown", shown), ("toggle, kept", kept)):
+        print(f"{name:16s}   {statistics.median(times):8.0f} ms (median of {len(times)}), {max(times):.0f} at most")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""The viewer in a real browser: what a person does with it, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chromium import Page, another_tab, browser
+from view_fixtures import DIAMETER_A, PIXEL_SIZE_A, SCORED, SHAPE_YX, UNPICKED, contents, make_database
+
+from cryoflow.database import Database
+
+pytestmark = pytest.mark.browser
+TAB = 9
+
+
+@dataclass
+class Viewer:
+    """A running `cryoflow view`."""
+
+    process: subprocess.Popen[str]
+    read: str
+    write: str
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(20)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return make_database(tmp_path)
+
+
+@pytest.fixture
+def start(database: Database, tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
+    """Start a viewer; the same tokens and the same port again after it was killed."""
+    started: list[subprocess.Popen[str]] = []
+    port = 0
+
+    def run() -> Viewer:
+        nonlocal port
+        command = [sys.executable, "-m", "cryoflow", "view", SCORED, "--database", str(database.root), "--write"]
+        command += ["--json", "--port", str(port), "--token-file", str(tmp_path / "tokens")]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        started.append(process)
+        assert process.stdout
+        text = ""
+        while "}" not in text:
+            line = process.stdout.readline()
+            assert line, "the viewer ended"
+            text += line
+        links = json.loads(text)
+        port = int(links["read"].split(":")[2].split("/")[0])
+        return Viewer(process, links["read"], links["write"])
+
+    yield run
+    for process in started:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    with browser(tmp_path / "chromium", width=1300, height=800) as page:
+        yield page
+
+
+def open_entry(page: Page, address: str) -> None:
+    page.call("Page.navigate", url=address)
+    page.wait_for("document.getElementById('all')?.textContent.includes(' of ')")
+    page.wait_for("document.querySelectorAll('#list .row').length > 0")
+
+
+def shown(page: Page, element: str) -> str:
+    return str(page.js(f"document.getElementById('{element}').textContent"))
+
+
+def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
+    """Where a position of the fitted micrograph is in the window."""
+    box = page.js("(r => [r.x, r.y, r.width, r.height])(document.getElementById('stage').getBoundingClientRect())")
+    ny, nx = SHAPE_YX
+    scale = min(box[2] / nx, box[3] / ny) * 0.985
+    return box[0] + box[2] / 2 + (x - (nx - 1) / 2) * scale, box[1] + box[3] / 2 + (y - (ny - 1) / 2) * scale
+
+
+def lonely_pick(database: Database) -> tuple[int, float, float, float]:
+    """A pick of the first micrograph that no other overlaps: number, x, y, score."""
+    picks = database.load(SCORED)
+    xy = picks.centers_xy_px[: picks.offsets[1]]
+    apart = np.array([np.delete(np.hypot(*(xy - p).T), i).min() for i, p in enumerate(xy)])
+    i = int(np.argmax(apart))
+    assert apart[i] > DIAMETER_A / PIXEL_SIZE_A / 2
+    return i, float(xy[i, 0]), float(xy[i, 1]), float(picks.picks["score"].iloc[i])
+
+
+def journal(database: Database) -> str:
+    return "".join(p.read_text() for p in (database.root / ".reviews").glob("*.jsonl"))
+
+
+def test_the_slider_counts_what_unpicking_keeps(start: Callable[..., Viewer], page: Page, database: Database) -> None:
+    open_entry(page, start().read)
+    scores = database.load(SCORED).picks["score"].to_numpy()
+    page.type_into("document.getElementById('threshold')", "")
+    page.js("document.getElementById('threshold').select()")
+    page.call("Input.insertText", text="0.5")
+    page.press("Enter", code=13)
+    page.wait_for(f"document.getElementById('all').textContent === '{len(database.load(UNPICKED))} of 48'")
+    page.js("document.getElementById('slider').focus()")
+    for _ in range(3):
+        page.press("PageUp", code=33)
+    value = float(page.wait_for("Number(document.getElementById('slider').value)"))
+    assert value > 0.55
+    kept = int((scores >= value).sum())
+    page.wait_for(f"document.getElementById('all').textContent === '{kept} of 48'")
+    precision = 100 * scores[scores >= value].mean()
+    page.wait_for(f"document.getElementById('precision').textContent === '{precision:.1f} %'")
+    first = scores[:12]
+    assert shown(page, "here") == f"{int((first >= value).sum())} of 12"
+
+
+def test_a_toggled_pick_is_saved_as_a_new_entry_that_differs_in_that_label(
+    start: Callable[..., Viewer], page: Page, database: Database
+) -> None:
+    open_entry(page, start().write)
+    before = contents(database.root)
+    i, x, y, score = lonely_pick(database)
+    page.click_at(*place_of(page, x, y))  # every pick of the entry is kept at first: a click removes this one
+    page.wait_for("document.getElementById('here').textContent === '11 of 12'")
+    page.press("f")
+    page.wait_for("document.querySelectorAll('#list .mark.finished').length === 1")
+    assert score > 0
+    page.click("document.getElementById('save')")
+    page.js("document.getElementById('name').select()")
+    page.call("Input.insertText", text="Ada")
+    page.click("document.getElementById('save-now')")
+    page.wait_for("document.getElementById('saved-entry').textContent === 'P1/AutoPick_job005_reviewed'")
+    source, saved = database.load(SCORED), database.load("P1/AutoPick_job005_reviewed")
+    labels = np.ones(12, int)
+    labels[i] = -1
+    assert saved.picks["label"].tolist() == labels.tolist()
+    assert np.array_equal(saved.centers_xy_px, source.centers_xy_px[:12])
+    assert any("saved by Ada" in note for note in saved.notes)
+    after = contents(database.root)
+    assert {name: after[name] for name in before} == before
+
+
+def test_two_tabs_tell_each_other(start: Callable[..., Viewer], page: Page, database: Database, tmp_path: Path) -> None:
+    viewer = start()
+    open_entry(page, viewer.write)
+    with another_tab(tmp_path / "chromium") as other:
+        other.resize(1300, 800)
+        open_entry(other, viewer.write)
+        other.js("sessionStorage.windowId = 'another'; localStorage.reviewer = 'Bo'")
+        open_entry(other, viewer.write)
+        other.press("d")
+        other.wait_for("document.querySelectorAll('#list .mark.bad').length === 1")
+        page.call("Page.bringToFront")
+        page.wait_for("document.getElementById('toast').textContent.includes('Bo changed 1 micrograph')")
+        page.wait_for("document.querySelectorAll('#list .mark.bad').length === 1")
+        page.wait_for("document.getElementById('people').textContent.includes('Bo')")
+    assert '"mark":"bad"' in journal(database)
+
+
+def test_what_was_decided_is_there_after_the_server_was_killed(
+    start: Callable[..., Viewer], page: Page, database: Database
+) -> None:
+    viewer = start()
+    open_entry(page, viewer.write)
+    i, x, y, _ = lonely_pick(database)
+    page.click_at(*place_of(page, x, y))
+    page.wait_for("document.getElementById('here').textContent === '11 of 12'")
+    page.wait_for("document.getElementById('all').textContent === '47 of 48'")  # the server has confirmed it
+    viewer.kill()
+    page.press("d")
+    page.wait_for("document.getElementById('toast').textContent.startsWith('Not kept')")
+    viewer = start()
+    open_entry(page, viewer.write)
+    page.wait_for("document.getElementById('here').textContent === '11 of 12'")
+    lines = [json.loads(line) for line in journal(database).splitlines()[1:]]
+    assert [line["do"] for line in lines] == [{"do": "label", "label": -1, "picks": {"0": [i]}}]
+
+
+def test_everything_can_be_done_with_keys_alone(start: Callable[..., Viewer], page: Page, database: Database) -> None:
+    open_entry(page, start().write)
+    page.press("n")
+    page.wait_for("document.getElementById('where').textContent === 'mic_0.mrc'")
+    page.press(".")
+    page.wait_for("!document.getElementById('tip').hidden")
+    page.press("r")
+    page.wait_for("document.getElementById('here').textContent === '11 of 12'")
+    page.press("x")
+    page.wait_for("document.getElementById('here').textContent === '12 of 13'")
+    page.press("u")
+    page.wait_for("document.getElementById('here').textContent === '11 of 12'")
+    page.press("U")
+    page.wait_for("document.getElementById('here').textContent === '12 of 13'")
+    page.press("f")
+    page.wait_for("document.getElementById('where').textContent === 'mic_1.mrc'")
+    page.press("m")
+    page.wait_for("document.activeElement.classList.contains('patch')")
+    page.press("ArrowRight", code=39)
+    page.wait_for("document.activeElement.dataset.index === '1'")
+    page.press("r")  # the patch before it is the pick that was removed above
+    page.wait_for("document.querySelectorAll('.patch.removed').length === 2")
+    page.press("m")
+    page.press("?")
+    page.wait_for("document.getElementById('keys').open")
+    page.press("Escape", code=27)
+    page.wait_for("!document.getElementById('keys').open")
+    page.press("s")
+    page.wait_for("document.activeElement.id === 'name'")
+    page.press("Enter", code=13)
+    page.wait_for("document.getElementById('saved-entry').textContent !== ''")
+    saved = database.load(shown(page, "saved-entry"))
+    finished = saved.picks[saved.picks["micrograph"] == list(saved.micrographs["name"]).index("mic_0.mrc")]
+    assert sorted(finished["label"].tolist()) == [-1, -1] + [1] * 11
+
+
+def test_the_focus_is_seen_wherever_it_is(start: Callable[..., Viewer], page: Page) -> None:
+    open_entry(page, start().write)
+    seen = []
+    for _ in range(12):
+        page.press("Tab", code=TAB)
+        seen.append(page.js("[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]"))
+    assert {"entry", "to-montage", "save", "help", "sort"} <= {i for i, _ in seen}
+    assert all(style != "none" for _, style in seen)
+
+
+@pytest.mark.parametrize("width", [400, 760])
+def test_a_narrow_window_shows_everything_and_nothing_overlaps(
+    start: Callable[..., Viewer], page: Page, width: int
+) -> None:
+    page.resize(width, 800)
+    open_entry(page, start().write)
+    assert page.js("document.documentElement.scrollWidth") <= width
+    overlaps = """(() => {
+      const all = [...document.querySelectorAll('button, select, input, a, h2')];
+      const boxes = all.filter(e => e.getClientRects().length && !e.closest('dialog') && !e.closest('#list'));
+      const found = [];
+      for (const a of boxes) for (const b of boxes) {
+        if (a === b || a.contains(b) || b.contains(a)) continue;
+        if (a.closest('header') !== b.closest('header')) continue;  // the header floats above what scrolls below it
+        const [p, q] = [a.getBoundingClientRect(), b.getBoundingClientRect()];
+        const w = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+        const h = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+        if (w > 1.5 && h > 1.5) found.push(a.id + '/' + b.id + ' ' + w + 'x' + h);
+      }
+      return found;
+    })()"""
+    assert page.js(overlaps) == []
+    boxes = "[...document.querySelectorAll('header *, .controls *')].map(e => e.getBoundingClientRect())"
+    clipped = f"{boxes}.filter(r => r.right > innerWidth + 1).length"
+    assert page.js(clipped) == 0
+
+
+def test_a_script_in_a_name_is_a_name(start: Callable[..., Viewer], page: Page) -> None:
+    open_entry(page, start().write)
+    assert page.js("document.title").startswith("script>.mrc")  # the base name of the first micrograph, as text
+    page.press("m")
+    page.wait_for("document.querySelectorAll('.patch').length === 48")
+    assert page.js("document.querySelectorAll('#list script, #where *').length") == 0
+    assert page.js("document.title") != "ran"
+    # the control: with the page's policy gone, such a name as markup would run
+    assert page.js("[...document.querySelectorAll('script')].every(s => s.src.endsWith('/static/look.js'))")
+
+
+def test_a_link_for_looking_offers_nothing_to_change(
+    start: Callable[..., Viewer], page: Page, database: Database
+) -> None:
+    open_entry(page, start().read)
+    assert page.js("!document.getElementById('save') && !document.querySelector('[data-tool]')")
+    _, x, y, _ = lonely_pick(database)
+    page.click_at(*place_of(page, x, y))
+    page.wait_for("!document.getElementById('tip').hidden")
+    assert "kept" in shown(page, "tip")
+    page.press("d")
+    page.press("u")
+    assert not (database.root / ".reviews").exists()
