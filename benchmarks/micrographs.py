@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.micrographs.boxes import cut_boxes
-from cryoflow.micrographs.fourier import fft_workers, fourier_resample, rescale_xy
+from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.system.cpus import available_cpus
 
 PIXEL_SIZE_A = 1.0
 DIAMETER_A = 160.0
@@ -83,7 +84,9 @@ def main() -> None:
     agreement = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for (a, _), (b, _) in zip(took, slow, strict=False)])
     median = {step: float(np.median([t[step] for _, t in took])) for step in ("read", "crop", "cut", "all")}
     slow_all = float(np.median([t["all"] for _, t in slow]))
-    print(f"{options.picks} boxes of {BOX_PX} px from {options.size} x {options.size} float32, {fft_workers()} cores")
+    print(
+        f"{options.picks} boxes of {BOX_PX} px from {options.size} x {options.size} float32, {available_cpus()} cores"
+    )
     print(f"cryoflow, seconds a micrograph (median of {len(took)}):", end=" ")
     print(", ".join(f"{step} {seconds:.3f}" for step, seconds in median.items()))
     print(

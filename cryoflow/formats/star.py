@@ -23,6 +23,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star_blocks import Block, walk
 from cryoflow.formats.star_rows import Values, Wanted, Words, is_number, parse_rows, rows_of_words, text, wrong_row
 from cryoflow.formats.star_write import write_star
+from cryoflow.system.cpus import available_cpus
 
 __all__ = ["count_rows", "list_blocks", "read_blocks", "read_table", "write_star"]
 
@@ -183,7 +184,7 @@ def _side_by_side(parse: Callable[[bytes], list[Values]], pieces: Iterator[bytes
     if len(start) < 2:
         yield from map(parse, start)
         return
-    workers = min(3, os.cpu_count() or 1)
+    workers = min(3, available_cpus())
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[list[Values]]] = deque()
         for piece in itertools.chain(start, pieces):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
-from cryoflow.micrographs.fourier import fft_workers
+from cryoflow.system.cpus import available_cpus
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def phase_flip(
     pixel_size_yx_A : (float, float)
         Of this image: after `fourier_resample`, what that returned.
     """
-    threads = workers or fft_workers()
+    threads = workers or available_cpus()
     spectrum = fft.rfft2(image.astype(np.float32, copy=False), workers=threads)
     np.negative(spectrum, out=spectrum, where=ctf.on_grid(image.shape, pixel_size_yx_A) < 0)
     flipped: npt.NDArray[np.float32] = fft.irfft2(spectrum, s=image.shape, workers=threads, overwrite_x=True)

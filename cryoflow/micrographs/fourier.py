@@ -11,13 +11,14 @@ other costs half a pixel of the small image, 4 A at 8 A per pixel.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import fft
+
+from cryoflow.system.cpus import available_cpus
 
 _BLOCK_ROWS = 128
 
@@ -93,7 +94,7 @@ def resample_to_shape(
     """
     ny, nx = image.shape
     new_ny, new_nx = shape_yx
-    threads = workers or fft_workers()
+    threads = workers or available_cpus()
     kept = min(nx, new_nx) // 2 + 1
     # Rows first, in blocks that stay in the cache; only the columns that are kept are ever transformed along y.
     spectrum = np.empty((ny, kept), np.complex64)
@@ -123,11 +124,6 @@ def rescale_xy(
     scale_xy = np.array([to_shape_yx[1] / from_shape_yx[1], to_shape_yx[0] / from_shape_yx[0]])
     scaled: npt.NDArray[np.float64] = np.asarray(xy_px, np.float64).reshape(-1, 2) * scale_xy
     return scaled
-
-
-def fft_workers() -> int:
-    """Threads for a transform: the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _row_blocks(image: npt.NDArray[np.float32] | RowSource) -> Iterator[npt.NDArray[np.float32]]:

@@ -28,15 +28,11 @@ from cryoflow.settings.profiles import ProfileName
 from cryoflow.settings.site import Site
 from cryoflow.storage import budgets, inputs
 from cryoflow.storage.parsing import parse_toml
+from cryoflow.system.cpus import available_cpus
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "cryoflow.toml"
-
-
-def available_cpus() -> int:
-    """CPUs that this process may use, which in a batch job are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Settings(BaseSettings):

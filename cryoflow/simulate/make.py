@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.fourier import fft_workers
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.simulate.conditions import STANDARD, Conditions
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
@@ -21,6 +20,7 @@ from cryoflow.simulate.specimens import specimen_named
 from cryoflow.simulate.truth import load_dataset, read_recipe, write_truth
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.safe_names import inside, safe_name
+from cryoflow.system.cpus import available_cpus
 
 MICROGRAPHS_FOLDER = "Micrographs"
 _VERSION = 2  # raise it where the same arguments give other micrographs
@@ -116,7 +116,7 @@ def simulate_dataset(
         return _simulate_micrograph(path, subject, shape_yx, pixel_size_A, threshold, rng, conditions)
 
     made: list[SimulatedMicrograph] = []
-    with ThreadPoolExecutor(workers or fft_workers()) as pool:
+    with ThreadPoolExecutor(workers or available_cpus()) as pool:
         try:
             for micrograph in pool.map(make, range(n_micrographs)):
                 made.append(micrograph)

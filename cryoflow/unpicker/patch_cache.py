@@ -72,7 +72,7 @@ def prepare(
     NotWritten
         Where the cache cannot be written.
     """
-    from cryoflow.micrographs.fourier import fft_workers
+    from cryoflow.system.cpus import available_cpus
 
     with clear_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def prepare(
 
     good: list[CachedMicrograph] = []
     bad: list[BadInput] = []
-    with ThreadPoolExecutor(workers or min(8, fft_workers())) as pool:
+    with ThreadPoolExecutor(workers or min(8, available_cpus())) as pool:
         for done, result in enumerate(pool.map(one, micrographs), start=1):
             if isinstance(result, BadInput):
                 bad.append(result)

@@ -97,12 +97,12 @@ def score(
     ------
     What was scored, or the error that tells why a micrograph could not be.
     """
-    from cryoflow.micrographs.fourier import fft_workers
+    from cryoflow.system.cpus import available_cpus
 
     limit = bundle.threshold if threshold is None else threshold
     network = bundle.network  # built before the threads start
     assert network is not None
-    n_workers = workers or min(8, fft_workers())
+    n_workers = workers or min(8, available_cpus())
 
     def patches_of(micrograph: PickedMicrograph) -> Patches | BadInput:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import Response
 
 from cryoflow.errors import BadInput
+from cryoflow.system.cpus import available_cpus
 from cryoflow.view import pictures
 from cryoflow.view.access import Visitor, clean_name
 from cryoflow.view.candidates import Float
@@ -48,7 +48,7 @@ class Api:
 
     def __init__(self, library: Library, *, default_name: str) -> None:
         self.library, self.default_name = library, default_name
-        self._slots = threading.BoundedSemaphore(max(2, os.cpu_count() or 2))
+        self._slots = threading.BoundedSemaphore(max(2, available_cpus()))
         self._windows: dict[str, tuple[float, str, str, int]] = {}
         self._windows_lock = threading.Lock()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="patches")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from cryoflow.errors import BadInput, NotWritten
-from cryoflow.settings.load import available_cpus
+from cryoflow.system.cpus import available_cpus
 
 T = TypeVar("T")
 AT_ONCE = 4
