@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
+from cryoflow.cli.export_verify import verify
 from cryoflow.errors import ExitCode
 from cryoflow.pickers.registry import pickers
 
@@ -163,5 +164,6 @@ def show(result: object, *, as_json: bool) -> None:
         out.say(f"next: {command}")
 
 
+app.command(verify)
 for _name, _picker in pickers().items():
     _make(_name, _picker.help)

@@ -90,7 +90,7 @@ def test_each_damaged_file_is_found_and_all_are_restored(
     result = write(name, entry, out)
     assert result.reused
     assert len(result.restored) == len(damaged)
-    assert f"{len(damaged)} files of the export were deleted or changed" in result.notes[-1]
+    assert f"Deleted or changed files are written again ({len(damaged)})" in result.notes[-1]
     assert (out / "model.h5").read_bytes() == b"a trained model"
     kept_files = {p for p in of_export(out) if contents.REPLACED in p.parts}
     assert {k: v for k, v in state(out).items() if out / k not in kept_files} == before | {

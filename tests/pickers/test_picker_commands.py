@@ -36,6 +36,23 @@ def test_export_prints_what_it_wrote_and_why(database, tmp_path, capsys):
     assert "no entry" in capsys.readouterr().err
 
 
+def test_export_verify_tells_what_is_missing_and_a_repeated_export_restores_it(database, tmp_path, capsys):
+    out = tmp_path / "out"
+    argv = ["export", "epicker", "P1/Homo_J51", "--database", str(database), "--output", str(out)]
+    assert launch(argv) == 0
+    assert launch(["export", "verify", str(out)]) == 0
+    assert "sound" in capsys.readouterr().err
+    label = next(out.glob("labels/*"))
+    label.unlink()
+    assert launch(["export", "verify", str(out), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == [{"path": f"labels/{label.name}", "what": "is missing"}]
+    assert launch(argv) == 0
+    assert "Deleted or changed files are written again (1)" in capsys.readouterr().err
+    assert launch(["export", "verify", str(out)]) == 0
+    assert launch(["export", "verify", str(tmp_path)]) == 1
+    assert "what the export consisted of is unknown" in capsys.readouterr().err
+
+
 def test_export_of_a_part_ends_with_three(database, make_entry, tmp_path):
     mics = tmp_path / "projects" / "P1" / "mics"
     (mics / "mic_1.mrc").write_bytes(b"broken")

@@ -121,7 +121,7 @@ def test_damage_is_found_told_and_mended_by_writing_anew(make_entry, tmp_path, w
     restored = write()
     assert restored.reused
     assert len(restored.restored) == 1
-    assert "deleted or changed and are written again" in restored.notes[-1]
+    assert "Deleted or changed files are written again (1)" in restored.notes[-1]
     assert problems_of(target, out) == []
     assert write(overwrite=True).restored == ()  # sound and the same: left as it is
 

@@ -204,7 +204,7 @@ def write_set(
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
     if restored:
         named = ", ".join(map(str, restored[:3])) + (", ..." if len(restored) > 3 else "")
-        notes = [*notes, f"{len(restored)} files of the export were deleted or changed and are written again: {named}."]
+        notes = [*notes, f"Deleted or changed files are written again ({len(restored)}): {named}."]
     return ExportResult(
         folder=output,
         manifest=output / manifest.NAME,
