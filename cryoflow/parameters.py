@@ -260,7 +260,7 @@ class Parameters:
 
 
 def fields_of(declaration: type[Parameters]) -> tuple[Field, ...]:
-    """Return the fields of a declaration in order: its own, then those of its bases; rarely needed ones last."""
+    """Return the fields in order: required, others, rarely needed; its own before those of its bases."""
     hashable: type = declaration  # mypy takes type[Parameters] for unhashable
     return _fields_of(hashable)
 
@@ -276,7 +276,7 @@ def _fields_of(declaration: type) -> tuple[Field, ...]:
             docs = _attribute_docstrings(base) | docs
     declared = {field.name: field for field in dataclasses.fields(declaration)}
     found = [_field(declared[name], hints[name], docs.get(name, "")) for name in order]
-    return tuple(sorted(found, key=lambda field: field.option.group == RARE))
+    return tuple(sorted(found, key=lambda f: (f.option.group == RARE, not (f.required or f.option.required_in_form))))
 
 
 def options_table(declaration: type[Parameters]) -> str:
@@ -420,6 +420,13 @@ def check_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+MATCH_RADIUS = 0.25
+"""Distance in particle diameters within which two picks are of the same particle."""
+VALIDATION_SHARE = 0.2
+"""Share of the micrographs that a training is validated on."""
+SHARD_MICROGRAPHS = 1000
+CHUNK_MICROGRAPHS = 100
+
 Share = Annotated[float, Ge(0), Lt(1)]
 Probability = Annotated[float, Gt(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
@@ -469,6 +476,9 @@ DiameterA = Annotated[
         help="Particle diameter in angstrom, where the jobs do not say it or another is wanted",
         examples=(160.0,),
     ),
+]
+MatchRadius = Annotated[
+    Positive, Option(names=("--radius",), help="Distance in particle diameters within which two picks match")
 ]
 Seed = Annotated[int, Ge(0), Option(help="Another number is another random split and start")]
 Epochs = Annotated[Count, Option(names=("--epochs", "--num-epochs"), help="Most epochs of a training")]

@@ -10,14 +10,14 @@ from prefect import flow, task
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.pickers.comparing.compare import Compared, Comparison, compare
+from cryoflow.pickers.parameters import EvaluateParameters
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.json_values import plain
-from flows.parameters import EvaluationParameters
 from flows.watching import run_name, show_table
 
 
 @flow(name="evaluate", flow_run_name=run_name("evaluate", lambda p: p.database.name))
-def evaluate(parameters: EvaluationParameters) -> tuple[Comparison, ...]:
+def evaluate(parameters: EvaluateParameters) -> tuple[Comparison, ...]:
     """Precision and recall of entries against the reference entry of their project."""
     results = tuple(
         compare_entry.with_options(task_run_name=f"compare {entry}")(parameters, entry) for entry in parameters.entries
@@ -49,7 +49,7 @@ def evaluate(parameters: EvaluationParameters) -> tuple[Comparison, ...]:
 
 
 @task
-def compare_entry(parameters: EvaluationParameters, name: str) -> Comparison:
+def compare_entry(parameters: EvaluateParameters, name: str) -> Comparison:
     """One entry."""
     database, references = Database(parameters.database), Database(parameters.reference_database)
     picks = database.load(name)

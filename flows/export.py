@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import flow, task
@@ -10,13 +11,10 @@ from prefect import flow, task
 from cryoflow.cluster.dispatch import dispatches, run_stages
 from cryoflow.database import Database
 from cryoflow.database.select import select_best
-from cryoflow.errors import BadInput
-from cryoflow.pickers.running.train_and_pick import load_entries
+from cryoflow.pickers.parameters import ExportParameters
+from cryoflow.pickers.stages import entries_to_train_on, write_export
 from cryoflow.pickers.training_sets.export import ExportResult
-from cryoflow.pickers.training_sets.export import export as write_export
-from cryoflow.pickers.training_sets.split import Fractions
 from flows.export_parts import scatter_exports
-from flows.parameters import ExportParameters
 from flows.watching import run_name, show_table
 
 
@@ -55,38 +53,26 @@ def export_as_jobs(exports: Sequence[ExportParameters]) -> None:
 
 def export_here(parameters: ExportParameters) -> Path:
     """One export, in this process."""
-    entries = parameters.entries or best_entries(parameters.database)
-    result = write_for_picker.with_options(task_run_name=f"write for {parameters.picker}")(parameters, entries)
+    p = parameters if parameters.entries else replace(parameters, entries=best_entries(parameters))
+    result = write_for_picker.with_options(task_run_name=f"write for {p.picker}")(p)
     what = f"{parameters.picker}: {result.n_picks} picks on {result.n_micrographs} micrographs, in {result.folder}"
     show_table(f"export {parameters.picker} settings", result.settings, f"training set for {what}")
     return result.folder
 
 
 @task(task_run_name="best entry of each project")
-def best_entries(database: Path) -> tuple[str, ...]:
-    """The entries to train from."""
-    selections = select_best(Database(database))
+def best_entries(parameters: ExportParameters) -> tuple[str, ...]:
+    """Choose the entries to train from, and show why."""
+    selections = select_best(Database(parameters.database))
     show_table(
         "best jobs",
         [{"project": s.project, "best": s.entry and s.entry.name, "why": s.reason} for s in selections],
         "Best job of each project",
     )
-    if not (names := tuple(s.entry.name for s in selections if s.entry)):
-        raise BadInput(database, "no project has an entry to train from.", "cryoflow database select tells why.")
-    return names
+    return entries_to_train_on(parameters)
 
 
 @task
-def write_for_picker(parameters: ExportParameters, entries: tuple[str, ...]) -> ExportResult:
-    """One training set."""
-    database = Database(parameters.database)
-    return write_export(
-        parameters.picker,
-        load_entries(database, entries),
-        parameters.output,
-        diameter_A=parameters.diameter_A,
-        box_px=parameters.box_px,
-        split=Fractions(parameters.validation, parameters.test),
-        seed=parameters.seed,
-        settings=parameters.settings,
-    )
+def write_for_picker(parameters: ExportParameters) -> ExportResult:
+    """Write one training set."""
+    return write_export(parameters)

@@ -7,32 +7,33 @@ what is missing. `cryoflow.pickers.training_sets.export_shards` defines a part, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow, task
-from pydantic import Field
 
 from cryoflow.cluster.dispatch import Done, Work, dispatches
 from cryoflow.database import Database
+from cryoflow.parameters import Option, Parameters
+from cryoflow.pickers.parameters import ExportParameters
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.train_and_pick import best_entries, load_entries
-from cryoflow.pickers.training_sets.export import cut_export as cut_into_parts
+from cryoflow.pickers.stages import entries_to_train_on, shards_of_export
 from cryoflow.pickers.training_sets.export_shards import part_of, parts_in
 from cryoflow.pickers.training_sets.export_shards import write_part as write_files
 from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST
-from cryoflow.pickers.training_sets.split import Fractions
-from flows.parameters import ExportParameters, Form
 from flows.scatter import scattered
 from flows.watching import log, run_name
 
 
-class ExportPart(Form):
+@dataclass(frozen=True, kw_only=True)
+class ExportPart(Parameters):
     """A part of an export."""
 
-    file: Path = Field(
-        description="file of the part, which `cut export` wrote",
-        examples=["/data/training/.warp.cryoflow-parts/0000000-0001000-0123456789abcdef.npz"],
-    )
+    file: Annotated[
+        Path, Option(examples=("/data/training/.warp.cryoflow-parts/0000000-0001000-0123456789abcdef.npz",))
+    ]
+    """File of the part, which `cut export` wrote."""
 
 
 @flow(name="cut export", flow_run_name=run_name("cut export", lambda p: p.picker))
@@ -48,18 +49,7 @@ def cut_export(parameters: ExportParameters) -> None:
 def cut_one(parameters: ExportParameters) -> None:
     """One export."""
     p = parameters
-    database = Database(p.database)
-    parts = cut_into_parts(
-        p.picker,
-        load_entries(database, p.entries or best_entries(database)),
-        p.output,
-        p.shard_micrographs,
-        diameter_A=p.diameter_A,
-        box_px=p.box_px,
-        split=Fractions(p.validation, p.test),
-        seed=p.seed,
-        settings=p.settings,
-    )
+    parts = shards_of_export(p)
     log.info("%s: %d parts, of which %d are done", p.picker, len(parts), sum(part.done.is_dir() for part in parts))
 
 
@@ -96,8 +86,9 @@ def _is_large(p: ExportParameters) -> bool:
     if not picker(p.picker).writes_micrographs:
         return False
     database = Database(p.database)
-    entries = p.entries or best_entries(database)
-    return sum(database.entry(name).n_micrographs for name in dict.fromkeys(entries)) > p.shard_micrographs
+    return (
+        sum(database.entry(name).n_micrographs for name in dict.fromkeys(entries_to_train_on(p))) > p.shard_micrographs
+    )
 
 
 def _title(file: Path) -> str:

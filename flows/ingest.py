@@ -6,9 +6,9 @@ from prefect import flow, task
 from prefect.futures import as_completed
 
 from cryoflow.database import Database
-from cryoflow.ingest import IngestLine, IngestOptions, IngestReport, Plan, PlannedJob, ingest_job, mark_gone, plan_jobs
-from cryoflow.micrographs.find import parse_remaps
-from flows.parameters import IngestParameters
+from cryoflow.ingest import IngestLine, IngestReport, Plan, PlannedJob, ingest_job, mark_gone, plan_jobs
+from cryoflow.ingest.parameters import IngestParameters
+from cryoflow.ingest.stage import options_of
 from flows.watching import run_name, show_table, shown_progress
 
 
@@ -50,7 +50,7 @@ def ingest(parameters: IngestParameters) -> IngestReport:
 @task(task_run_name="crawl and plan")
 def plan_what_to_read(parameters: IngestParameters) -> Plan:
     """Which jobs are new or changed."""
-    return plan_jobs(parameters.roots, Database(parameters.database), _options(parameters))
+    return plan_jobs(parameters.roots, Database(parameters.database), options_of(parameters))
 
 
 @task(task_run_name="unchanged and unusable jobs")
@@ -64,8 +64,4 @@ def settle_the_rest(parameters: IngestParameters, plan: Plan) -> list[IngestLine
 @task
 def read_job(parameters: IngestParameters, planned: PlannedJob) -> IngestLine:
     """One job into the database."""
-    return ingest_job(planned, parameters.database, _options(parameters))
-
-
-def _options(parameters: IngestParameters) -> IngestOptions:
-    return IngestOptions(remaps=parse_remaps(parameters.remaps))
+    return ingest_job(planned, parameters.database, options_of(parameters))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 from prefect import flow, task
-from pydantic import Field
 
 from cryoflow.database import Database
+from cryoflow.parameters import Count, DatabaseFolder, Option, Parameters
 from cryoflow.storage.files import write_atomically
+from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickerEpochs
 from cryoflow.unpicker.label_sources import label_sources
-from cryoflow.unpicker.train_options import TrainOptions
-from flows.parameters import Database as DatabaseFolder
-from flows.parameters import Epochs, Form, TrainingParameters
 from flows.unpicker import train_unpicker
 from flows.watching import run_name, show_text
 
@@ -24,19 +24,20 @@ RECORD = "retrained.json"
 _NAME = re.compile(r"unpicker-(\d{4}-\d\d-\d\d)(?:-(\d+))?")
 
 
-class RetrainingParameters(Form):
+@dataclass(frozen=True, kw_only=True)
+class RetrainParameters(Parameters):
     """When to train anew, and where models lie."""
 
     database: DatabaseFolder
-    models: Path = Field(description="folder of models; each training adds unpicker-DATE", examples=["/data/models"])
-    min_new_picks: int = Field(
-        default=20_000, ge=1, description="train when the database has so many picks more than the newest model saw"
-    )
-    epochs: Epochs = TrainOptions.epochs
+    models: Annotated[Path, Option(examples=("/data/models",))]
+    """Folder of models; each training adds unpicker-DATE."""
+    min_new_picks: Count = 20_000
+    """Train when the database has so many picks more than the newest model was trained on."""
+    epochs: UnpickerEpochs | None = None
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain", lambda p: p.models.name))
-def retrain(parameters: RetrainingParameters) -> Path | None:
+def retrain(parameters: RetrainParameters) -> Path | None:
     """Train a new unpicker if enough new picks have come since the newest one was trained, else do nothing.
 
     The older models stay: nothing that is in use changes.
@@ -49,7 +50,7 @@ def retrain(parameters: RetrainingParameters) -> Path | None:
     if new < p.min_new_picks:
         return None
     model = next_model(p.models)
-    train_unpicker(TrainingParameters(database=p.database, model=model, epochs=p.epochs))
+    train_unpicker(TrainUnpickerParameters(database=p.database, model=model, epochs=p.epochs))
     write_atomically(model / RECORD, json.dumps({"picks_in_database": here}) + "\n")
     return model
 

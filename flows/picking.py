@@ -7,17 +7,15 @@ from prefect import flow, task
 from cryoflow.cluster.dispatch import dispatches
 from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
-from cryoflow.errors import BadInput
-from cryoflow.pickers.running.run import micrographs_to_pick
-from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
-from cryoflow.pickers.training_sets.split import Fractions
-from flows.parameters import PickingParameters
-from flows.picking_parts import executor_of, train_and_pick_as_jobs
+from cryoflow.pickers import stages
+from cryoflow.pickers.parameters import TrainAndPickParameters
+from cryoflow.pickers.running.train_and_pick import TrainedAndPicked
+from flows.picking_parts import train_and_pick_as_jobs
 from flows.watching import log, run_name, show_table
 
 
 @flow(name="train and pick", flow_run_name=run_name("train and pick", lambda p: p.picker))
-def train_picker_and_pick(parameters: PickingParameters) -> tuple[str, ...]:
+def train_picker_and_pick(parameters: TrainAndPickParameters) -> tuple[str, ...]:
     """Train a picker on the best job of each project, and pick new micrographs with it; names of the new entries.
 
     A second run takes the training set and the model that are there, and picks again. Where stages are jobs, training
@@ -36,26 +34,6 @@ def train_picker_and_pick(parameters: PickingParameters) -> tuple[str, ...]:
 
 
 @task
-def train_then_pick(parameters: PickingParameters) -> TrainedAndPicked:
-    """The picker's own programs, one after the other."""
-    p = parameters
-    database = Database(p.database)
-    new = load_entries(database, p.to_pick)
-    if p.micrographs:
-        new.append(micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A))
-    if not new:
-        raise BadInput("to_pick", "is empty, and so is micrographs.", "Say what to pick.")
-    return train_and_pick(
-        p.picker,
-        load_entries(database, p.entries or best_entries(database, p.projects)),
-        new,
-        p.output,
-        executor_of(p),
-        diameter_A=p.diameter_A,
-        split=Fractions(p.validation),
-        seed=p.seed,
-        settings=p.settings,
-        threshold=p.threshold,
-        on_stage=log.info,
-        on_line=log.info,
-    )
+def train_then_pick(parameters: TrainAndPickParameters) -> TrainedAndPicked:
+    """Run the picker's own programs, one after the other."""
+    return stages.train_then_pick(parameters, on_stage=log.info, on_line=log.info)

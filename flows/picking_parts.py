@@ -7,17 +7,19 @@ second run picks what is missing only.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge
 from prefect import flow, task
-from pydantic import Field
 
 from cryoflow.cluster.dispatch import Done, Work, run_stage
 from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.execution.executor import Executor
-from cryoflow.execution.resources import Resources
+from cryoflow.parameters import Count
+from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
 from cryoflow.pickers.running.pick_shards import (
     Picking,
     diameter_of_training,
@@ -29,12 +31,12 @@ from cryoflow.pickers.running.pick_shards import (
     pick_part,
 )
 from cryoflow.pickers.running.run import trained_already
-from cryoflow.pickers.running.train_and_pick import PICKED, TRAINING, best_entries, export_and_train, load_entries
+from cryoflow.pickers.running.train_and_pick import PICKED, TRAINING, export_and_train, load_entries
+from cryoflow.pickers.stages import entries_to_train_on, executor_of, picks_to_train_on
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import Kind, PickSet
 from flows.export import write_training_set
 from flows.export_parts import scatter_exports
-from flows.parameters import ExportParameters, PickingParameters
 from flows.scatter import cut, scattered
 from flows.watching import log, run_name, show_table, shown_progress
 
@@ -42,21 +44,19 @@ FILES = ""
 """What stands for the micrographs that no entry has, where parts name their entry."""
 
 
-class PartParameters(PickingParameters):
+@dataclass(frozen=True, kw_only=True)
+class PickPartParameters(TrainAndPickParameters):
     """What to pick with the picker that was trained in the output folder: all, or some micrographs of one entry."""
 
-    entry: str | None = Field(default=None, description="only this entry; an empty name: the files of `micrographs`")
-    first: int = Field(default=0, ge=0, description="number of its first micrograph, from 0")
-    last: int | None = Field(default=None, ge=1, description="number of the micrograph after the last one")
+    entry: str | None = None
+    """Only this entry; an empty name: the files of `micrographs`."""
+    first: Annotated[int, Ge(0)] = 0
+    """Number of its first micrograph, from 0."""
+    last: Count | None = None
+    """Number of the micrograph after the last one."""
 
 
-def executor_of(p: PickingParameters) -> Executor:
-    """Where the picker's programs are, and what they may use."""
-    resources = Resources(tuple(range(p.gpus)), p.cpus)
-    return Executor(container=p.container, image=p.image, programs=p.programs, resources=resources)
-
-
-def train_and_pick_as_jobs(parameters: PickingParameters) -> tuple[str, ...]:
+def train_and_pick_as_jobs(parameters: TrainAndPickParameters) -> tuple[str, ...]:
     """The training as one job, then the picking as some at the same time, gathered by one more.
 
     A large training set is written before, in jobs of its own, none of which holds a GPU.
@@ -64,21 +64,21 @@ def train_and_pick_as_jobs(parameters: PickingParameters) -> tuple[str, ...]:
     training_set = training_set_of(parameters)
     if scatter_exports([training_set]):
         run_stage(write_training_set, training_set)
-    run_stage(train_picker, PickingParameters(**parameters.model_dump()))
-    rest = PartParameters(**parameters.model_dump())
+    run_stage(train_picker, parameters)
+    rest = PickPartParameters.from_values(parameters.to_json())
     scatter_picking(rest)
     run_stage(pick, rest)
     entries = Database(parameters.database).entries()
     return tuple(e.name for e in entries if e.kind == Kind.AUTO_PICK and e.job == parameters.picker)
 
 
-def training_set_of(p: PickingParameters) -> ExportParameters:
+def training_set_of(p: TrainAndPickParameters) -> ExportParameters:
     """The export that the training makes of its entries."""
     return ExportParameters(
         picker=p.picker,
         database=p.database,
         output=p.output.absolute() / TRAINING,
-        entries=p.entries or best_entries(Database(p.database), p.projects),
+        entries=entries_to_train_on(p),
         diameter_A=p.diameter_A,
         validation=p.validation,
         seed=p.seed,
@@ -88,19 +88,18 @@ def training_set_of(p: PickingParameters) -> ExportParameters:
 
 
 @flow(name="train picker", flow_run_name=run_name("train picker", lambda p: p.picker))
-def train_picker(parameters: PickingParameters) -> Path:
+def train_picker(parameters: TrainAndPickParameters) -> Path:
     """Write a picker's training set and train it; what is there already is taken as it is."""
     return train_one.with_options(task_run_name=f"train {parameters.picker}")(parameters)
 
 
 @task
-def train_one(parameters: PickingParameters) -> Path:
+def train_one(parameters: TrainAndPickParameters) -> Path:
     """The picker's own programs."""
     p = parameters
-    database = Database(p.database)
     exported, trained = export_and_train(
         p.picker,
-        load_entries(database, p.entries or best_entries(database, p.projects)),
+        picks_to_train_on(p),
         p.output.absolute(),
         executor_of(p),
         diameter_A=p.diameter_A,
@@ -116,7 +115,7 @@ def train_one(parameters: PickingParameters) -> Path:
 
 
 @flow(name="pick", flow_run_name=run_name("pick", lambda p: f"{p.picker} {_range(p)}".strip()))
-def pick(parameters: PartParameters) -> tuple[str, ...]:
+def pick(parameters: PickPartParameters) -> tuple[str, ...]:
     """Pick micrographs with the picker that `train picker` left in the same output folder; names of the new entries.
 
     Parts that are picked already are taken as they are. Of one part alone no entry is made: it is gathered later.
@@ -150,7 +149,7 @@ def pick(parameters: PartParameters) -> tuple[str, ...]:
 
 
 @task
-def pick_range(parameters: PartParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
+def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
     """One part; none where all its micrographs are missing."""
     p = parameters
     picking = _picking(p)
@@ -161,7 +160,7 @@ def pick_range(parameters: PartParameters, entry: str, first: int, last: int | N
     return [pick_part(picking, part(picking, some, p.output.absolute() / PICKED), executor_of(p), on_line=log.info)]
 
 
-def _picking(p: PartParameters) -> Picking:
+def _picking(p: PickPartParameters) -> Picking:
     training = p.output.absolute() / TRAINING
     trained = trained_already(p.picker, training)
     if trained is None or trained.model is None:
@@ -169,18 +168,18 @@ def _picking(p: PartParameters) -> Picking:
     return Picking(p.picker, trained.model, p.diameter_A or diameter_of_training(training), threshold=p.threshold)
 
 
-def _whole(p: PartParameters, entry: str) -> PickSet | None:
+def _whole(p: PickPartParameters, entry: str) -> PickSet | None:
     """An entry, to be cut; None for the files."""
     return None if entry == FILES else load_entries(Database(p.database), [entry])[0]
 
 
-def _some(p: PartParameters, whole: PickSet | None, first: int, last: int) -> PickSet:
+def _some(p: PickPartParameters, whole: PickSet | None, first: int, last: int) -> PickSet:
     if whole is None:
         return part_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
     return part_of_entry(whole, first, last)
 
 
-def scatter_picking(parameters: PartParameters) -> tuple[Done, ...]:
+def scatter_picking(parameters: PickPartParameters) -> tuple[Done, ...]:
     """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all that is left."""
     p = parameters
     ranges = list(ranges_left(p))
@@ -189,21 +188,21 @@ def scatter_picking(parameters: PartParameters) -> tuple[Done, ...]:
     works = [
         Work(
             f"{p.picker} {entry or 'files'} {first}-{last}",
-            p.model_copy(update={"entry": entry, "first": first, "last": last}),
+            replace(p, entry=entry, first=first, last=last),
         )
         for entry, first, last in ranges
     ]
     return scattered("pick", works)
 
 
-def ranges_to_pick(p: PartParameters) -> Iterator[tuple[str, int, int]]:
+def ranges_to_pick(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
     """Entry, first micrograph and the one after the last, of each part."""
     for entry in _entries(p):
         for first, last in cut(n_micrographs(p, entry), p.shard_micrographs, 1):
             yield entry, first, last
 
 
-def ranges_left(p: PartParameters) -> Iterator[tuple[str, int, int]]:
+def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
     """As `ranges_to_pick`, without those whose picks an earlier run left."""
     picking, folder = _picking(p), p.output.absolute() / PICKED
     wholes = {entry: _whole(p, entry) for entry in _entries(p)}
@@ -212,19 +211,19 @@ def ranges_left(p: PartParameters) -> Iterator[tuple[str, int, int]]:
             yield entry, first, last
 
 
-def n_micrographs(p: PartParameters, entry: str) -> int:
+def n_micrographs(p: PickPartParameters, entry: str) -> int:
     """How many micrographs an entry has, or how many files are named."""
     if entry == FILES:
         return len(micrograph_files(p.micrographs))
     return Database(p.database).entry(entry).n_micrographs
 
 
-def _entries(p: PartParameters) -> tuple[str, ...]:
+def _entries(p: PickPartParameters) -> tuple[str, ...]:
     entries = (*p.to_pick, *([FILES] if p.micrographs else []))
     if not entries:
         raise BadInput("to_pick", "is empty, and so is micrographs.", "Say what to pick.")
     return entries
 
 
-def _range(p: PartParameters) -> str:
+def _range(p: PickPartParameters) -> str:
     return "" if p.entry is None else f"{p.entry or 'files'} {p.first}-{p.last or 'end'}"

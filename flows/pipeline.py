@@ -12,20 +12,16 @@ from prefect.runtime import flow_run
 from cryoflow.cluster.dispatch import run_stage
 from cryoflow.database import Database
 from cryoflow.ingest import IngestReport
+from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.pickers.comparing.compare import Comparison
+from cryoflow.pickers.parameters import EvaluateParameters, ExportParameters
 from cryoflow.picks import Kind
-from cryoflow.unpicker.parameters import UnpickParameters
+from cryoflow.report.parameters import ReportParameters
+from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickParameters
 from flows.evaluation import evaluate, read_comparisons
 from flows.export import export_all
 from flows.ingest import ingest
-from flows.parameters import (
-    EvaluationParameters,
-    ExportParameters,
-    IngestParameters,
-    PipelineParameters,
-    ReportParameters,
-    TrainingParameters,
-)
+from flows.parameters import PipelineParameters
 from flows.report import report
 from flows.scatter import scatter_ingest, scatter_unpicking
 from flows.unpicker import entries_to_clean, train_unpicker, unpick
@@ -78,7 +74,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     )
     run_stage(
         train_unpicker,
-        TrainingParameters(
+        TrainUnpickerParameters(
             database=database,
             model=model,
             diameter_A=p.diameter_A,
@@ -101,7 +97,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     comparisons: tuple[Comparison, ...] = ()
     evaluation = output / "evaluation.json" if p.reference_database else None
     if p.reference_database and evaluation:
-        evaluating = EvaluationParameters(
+        evaluating = EvaluateParameters(
             database=database,
             entries=(*candidates, *unpicked),
             reference_database=p.reference_database,

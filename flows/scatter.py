@@ -7,45 +7,59 @@ a second run does what is missing only. Where stages run in this process, there 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge
 from prefect import flow, task
-from pydantic import Field
 
 from cryoflow.cluster.dispatch import Done, Work, dispatches, run_shards
 from cryoflow.database import Database
 from cryoflow.ingest import Plan, plan_jobs
-from cryoflow.micrographs.find import parse_remaps
+from cryoflow.ingest.parameters import IngestParameters
+from cryoflow.ingest.stage import options_of
+from cryoflow.parameters import (
+    CHUNK_MICROGRAPHS,
+    ChunkMicrographs,
+    Count,
+    DatabaseFolder,
+    ModelFolder,
+    Option,
+    Parameters,
+)
 from cryoflow.unpicker.parameters import UnpickParameters
-from flows.parameters import Chunk, Form, IngestParameters
-from flows.parameters import Database as DatabaseFolder
 from flows.watching import run_name, show_table, shown_progress
 
 if TYPE_CHECKING:
     from cryoflow.unpicker.bundle import ModelBundle
 
 
-class JudgingParameters(Form):
-    """Some micrographs of one entry, to be judged by a model."""
+@dataclass(frozen=True, kw_only=True)
+class JudgeParameters(Parameters):
+    """Which micrographs of one entry to score with a model."""
 
     database: DatabaseFolder
-    model: Path = Field(description="folder of a trained model", examples=["/data/models/unpicker"])
-    work: Path = Field(description="folder for what is done so far", examples=["/data/work/unpicking"])
-    entry: str = Field(description="database entry", examples=["P190/AutoPick_job005"])
-    first: int = Field(ge=0, description="number of the first micrograph, from 0")
-    last: int = Field(ge=1, description="number of the micrograph after the last one")
-    chunk_micrographs: Chunk = 100
+    model: ModelFolder
+    work: Annotated[Path, Option(examples=("/data/work/unpicking",))]
+    """Folder for the micrographs scored so far."""
+    entry: Annotated[str, Option(examples=("P190/AutoPick_job005",))]
+    """Entry of the database."""
+    first: Annotated[int, Ge(0)]
+    """Number of the first micrograph, from 0."""
+    last: Count
+    """Number of the micrograph after the last one."""
+    chunk_micrographs: ChunkMicrographs = CHUNK_MICROGRAPHS
 
 
 @flow(name="judge", flow_run_name=run_name("judge", lambda p: f"{p.entry} {p.first}-{p.last}"))
-def judge(parameters: JudgingParameters) -> None:
+def judge(parameters: JudgeParameters) -> None:
     """Judge some micrographs of an entry, so that un-picking it only has to gather."""
     judge_part(parameters)
 
 
 @task(task_run_name="judge")
-def judge_part(parameters: JudgingParameters) -> None:
+def judge_part(parameters: JudgeParameters) -> None:
     """The chunks of one part of an entry; those that are done are skipped."""
     from cryoflow.database.diameter import load_with_diameter
     from cryoflow.system.tensorflow_import import load_tensorflow
@@ -78,7 +92,7 @@ def scatter_unpicking(parameters: UnpickParameters, entries: Sequence[str], shar
     works = [
         Work(
             f"{entry} {first}-{last}",
-            JudgingParameters(
+            JudgeParameters(
                 database=p.database_folder,
                 model=p.model,
                 work=p.work_folder,
@@ -120,20 +134,14 @@ def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tupl
     groups = group_projects(plan_scatter(parameters), shard_micrographs)
     if len(groups) < 2:
         return ()
-    works = [
-        Work(", ".join(project.name for project in group), parameters.model_copy(update={"roots": group}))
-        for group in groups
-    ]
+    works = [Work(", ".join(project.name for project in group), replace(parameters, roots=group)) for group in groups]
     return scattered("ingest", works)
 
 
 @task(task_run_name="crawl and plan shards")
 def plan_scatter(parameters: IngestParameters) -> Plan:
     """Which jobs are new or changed."""
-    from cryoflow.ingest import IngestOptions
-
-    options = IngestOptions(remaps=parse_remaps(parameters.remaps))
-    return plan_jobs(parameters.roots, Database(parameters.database), options)
+    return plan_jobs(parameters.roots, Database(parameters.database), options_of(parameters))
 
 
 def cut(n_micrographs: int, a_job: int, chunk: int) -> Iterator[tuple[int, int]]:

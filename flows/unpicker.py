@@ -14,14 +14,13 @@ from cryoflow.errors import BadInput
 from cryoflow.unpicker.label import label_from_database
 from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.labeled import LabeledSet
-from cryoflow.unpicker.parameters import UnpickParameters
+from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickParameters
 from cryoflow.unpicker.train_options import TrainOptions
-from flows.parameters import TrainingParameters
 from flows.watching import run_name, show_table, shown_progress
 
 
 @flow(name="train unpicker", flow_run_name=run_name("train unpicker", lambda p: p.model.name))
-def train_unpicker(parameters: TrainingParameters) -> Path:
+def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
     """Label picks by what became of them in their projects, and train the network that tells right from wrong.
 
     A finished training of the same picks and options is taken as it is; a stopped one goes on.
@@ -32,12 +31,12 @@ def train_unpicker(parameters: TrainingParameters) -> Path:
 
 
 @task(task_run_name="label")
-def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
+def label_projects(parameters: TrainUnpickerParameters) -> tuple[str, ...]:
     """Labelled picks as entries of the database; their names."""
-    database = Database(parameters.database)
+    database = Database(parameters.database_folder)
     sources, without = label_sources(database.entries(), parameters.projects)
     if not sources:
-        raise BadInput(parameters.database, "no project can be labeled.", " ".join(without))
+        raise BadInput(parameters.database_folder, "no project can be labeled.", " ".join(without))
     rows, names = [], []
     total = {"right": 0, "wrong": 0, "not known": 0}
     for source in sources:
@@ -56,18 +55,16 @@ def label_projects(parameters: TrainingParameters) -> tuple[str, ...]:
 
 
 @task
-def train_model(parameters: TrainingParameters, labeled: tuple[str, ...]) -> None:
-    """One training."""
-    from cryoflow.unpicker.train import train
-
-    database = Database(parameters.database)
-    training_set = LabeledSet.from_picks(map(database.load, labeled), diameter_A=parameters.diameter_A)
+from cryoflow.unpicker.label_sources import label_sources
+from cryoflow.unpicker.labeled import LabeledSet
+from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickParameters
+from cryoflow.unpicker.train_options import TrainOptions
     options = TrainOptions(
-        epochs=parameters.epochs,
-        patience=parameters.patience,
-        validation=parameters.validation,
-        test=parameters.test,
-        seed=parameters.seed,
+        epochs=p.epochs or TrainOptions.epochs,
+        patience=p.patience or TrainOptions.patience,
+        validation=p.validation,
+        test=p.test,
+        seed=p.seed,
     )
     with shown_progress("training", "batches that the unpicker has learnt from") as report:
         bundle = train(

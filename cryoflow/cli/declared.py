@@ -11,6 +11,13 @@ from cyclopts import Group, Parameter
 
 from cryoflow.cli.output import UsageError
 from cryoflow.parameters import Field, ParameterError, Parameters, fields_of
+from cryoflow.settings.profiles import ProfileName
+
+Profile = Annotated[
+    ProfileName | None,
+    Parameter(help="Where stages run: local, docker, slurm or slurm-bare. By default what the settings say."),
+]
+"""The type of the parameter `profile` of commands that run stages."""
 
 
 def declared(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +80,7 @@ def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
         kind = tuple[str, ...]
     if elements:
         kind = get_args(kind)[0]
-    turns_off = field.plain_type is bool and field.default is True
+    turns_off = (field.plain_type is bool and field.default is True) or field.plain_type == (bool | None)
     options: dict[str, Any] = {
         "help": field.meaning,
         "show": not field.option.hidden,

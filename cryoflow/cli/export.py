@@ -1,143 +1,48 @@
-"""`cryoflow export NAME`: training sets for pickers, and picks for RELION and CryoSPARC."""
+"""`cryoflow export PICKER`: training sets for pickers, and picks for RELION and CryoSPARC."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from cryoflow.cli import output as out
 from cryoflow.cli.export_verify import verify
+from cryoflow.cli.declared import declared
 from cryoflow.errors import ExitCode
-from cryoflow.pickers.registry import pickers
+from cryoflow.pickers.parameters import ExportParameters, TrainingSource
 
-if TYPE_CHECKING:
-    from cryoflow.picks import PickSet
-
-Db = Annotated[Path, Parameter(name=["--database", "--db"])]
-
-app = App(
-    name="export", help="Write training sets for pickers, and picks for RELION and CryoSPARC.", help_format="plaintext"
-)
+app = App(name="export", help_format="plaintext")
 
 
-def _make(name: str, title: str) -> None:
-    @app.command(name=name, help=title)
-    def command(
-        *entries: str,
-        database: Db,
-        output: Annotated[Path, Parameter(name=["--output", "-o"])],
-        best: Annotated[bool, Parameter(negative="")] = False,
-        project: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-        diameter: float | None = None,
-        box: int | None = None,
-        validation: float = 0.2,
-        test: float = 0.0,
-        seed: int = 0,
-        set_: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
-        negatives: bool = True,
-        force: Annotated[bool, Parameter(negative="")] = False,
-        overwrite: Annotated[bool, Parameter(negative="")] = False,
-        json: out.Json = False,
-    ) -> int:
-        """Write what the picker trains from.
+@app.default
+@declared
+def export(parameters: ExportParameters, *, json: out.Json = False) -> int:
+    """Write training sets for pickers, and picks for RELION and CryoSPARC.
 
-        Parameters
-        ----------
-        entries
-            Database entries, <project>/<Kind>_<job>; several make one training set.
-        database
-            The database's folder.
-        output
-            Folder to write.
-        best
-            Take the best entry of each project instead: cryoflow database select shows which and why.
-        project
-            Of this project only, with --best; may be given several times.
-        diameter
-            Particle diameter in angstrom: each entry gets its own box from it.
-        box
-            One box for all entries instead, in pixels.
-        validation
-            Share of the micrographs that validate.
-        test
-            Share of the micrographs that the picker never sees.
-        seed
-            Another number is another split.
-        set_
-            A setting of the picker by hand, NAME=VALUE; may be given several times.
-        negatives
-            Keep micrographs without picks as examples of no particles.
-        force
-            Export even where the pixels say that the picks are flipped.
-        overwrite
-            Replace an earlier export of cryoflow in that folder, trained models included.
-        """
-        from cryoflow.pickers.training_sets.export import export
-        from cryoflow.pickers.training_sets.split import Fractions
+    `cryoflow picker list` describes the pickers.
+    """
+    from cryoflow.pickers.stages import write_export
 
-        if diameter is not None and box is not None:
-            raise out.UsageError("give --diameter or --box, not both.")
-        result = export(
-            name,
-            load(chosen(entries, database, best=best, project=project), database),
-            output,
-            diameter_A=diameter,
-            box_px=box,
-            split=Fractions(validation, test),
-            seed=seed,
-            negatives=negatives,
-            force=force,
-            overwrite=overwrite,
-            settings=settings_of(set_),
-        )
-        show(result, as_json=json)
-        return ExitCode.PARTLY_FAILED if result.skipped else ExitCode.OK
+    require_entries(parameters)
+    result = write_export(parameters)
+    show(result, as_json=json)
+    return ExitCode.PARTLY_FAILED if result.skipped else ExitCode.OK
 
 
-def chosen(entries: Sequence[str], database: Path, *, best: bool, project: Sequence[str]) -> tuple[str, ...]:
-    """The entries that were named, or the best ones of all projects or some; one of the two must be asked for."""
-    if bool(entries) == best or (project and not best):
+def require_entries(parameters: TrainingSource) -> None:
+    """Refuse a command that neither names entries nor says `--best`; list the best entries."""
+    p = parameters
+    if bool(p.entries) == p.best or (p.projects and not p.best):
         raise out.UsageError(
             "name entries, or say --best (and --project for some projects only); `cryoflow database list` shows them."
         )
-    if entries:
-        return tuple(entries)
-    from cryoflow.database import Database
-    from cryoflow.pickers.running.train_and_pick import best_entries
+    if p.best:
+        from cryoflow.pickers.stages import entries_to_train_on
 
-    names = best_entries(Database(database), project)
-    out.say(f"entries: {' '.join(names)}")
-    return names
-
-
-def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
-    """The picks of some entries; diameters that they do not know are those of their projects."""
-    from cryoflow.database import Database
-    from cryoflow.pickers.running.train_and_pick import load_entries
-
-    if database is None:
-        raise out.UsageError("say which --database the entries are of.")
-    if not entries:
-        raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
-    return load_entries(Database(database), entries)
-
-
-def settings_of(texts: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=VALUE` texts as a mapping."""
-    settings = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise out.UsageError(f"--set {text}: write NAME=VALUE.")
-        settings[name] = value
-    return settings
+        out.say(f"entries: {' '.join(entries_to_train_on(p))}")
 
 
 def show(result: object, *, as_json: bool) -> None:
-    """Print what an export wrote, its settings with their reasons, and what to do next."""
+    """Print what an export wrote, its settings with their reasons, and the next commands."""
     from cryoflow.pickers.training_sets.export import ExportResult
 
     assert isinstance(result, ExportResult)
@@ -165,5 +70,3 @@ def show(result: object, *, as_json: bool) -> None:
 
 
 app.command(verify)
-for _name, _picker in pickers().items():
-    _make(_name, _picker.help)

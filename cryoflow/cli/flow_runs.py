@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from cryoflow.cli.cluster import HOW_TO_SIGN_IN
-from cryoflow.cli.output import UsageError, emit_json, emit_record, emit_table, say
+from cryoflow.cli.output import emit_json, emit_record, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.settings.profiles import ProfileName
 
 if TYPE_CHECKING:
-    from flows.parameters import Form
     from flows.pipeline import PipelineResult
-
-    FormT = TypeVar("FormT", bound=Form)
-
-
-def filled(form: type[FormT], **values: object) -> FormT:
-    """A flow's form, filled in; what is None stays as the form has it.
-
-    Raises
-    ------
-    UsageError
-        Where the form does not take a value.
-    """
-    from pydantic import ValidationError
-
-    try:
-        return form(**{name: value for name, value in values.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(f"{first['loc'][0]}: {first['msg']} (it is {first['input']!r})") from None
 
 
 def prepare_prefect(profile: ProfileName | None = None) -> None:

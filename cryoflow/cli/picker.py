@@ -1,236 +1,208 @@
-"""`cryoflow picker`: train pickers, run them, read their picks."""
+"""`cryoflow picker`: train pickers, run them, import their picks."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from cryoflow.cli import output as out
-from cryoflow.cli.export import Db, load, settings_of
-from cryoflow.cli.picker_common import (
-    ExecutorOptions,
-    Flag,
-    Picking,
-    executor_of,
-    reading,
-    say_lines,
-    show_picks,
-    show_script,
+from cryoflow.cli.declared import declared
+from cryoflow.cli.entries import load
+from cryoflow.cli.export import require_entries
+from cryoflow.errors import ExitCode
+from cryoflow.pickers.parameters import (
+    ConsensusParameters,
+    ImportPicksParameters,
+    PickParameters,
+    TrainAndPickParameters,
+    TrainPickerParameters,
 )
-from cryoflow.cli.train_and_pick import train_and_pick
 
-app = App(name="picker", help="Train pickers, run them and read their picks.", help_format="plaintext")
+if TYPE_CHECKING:
+    from cryoflow.pickers.running.run import Picked, Trained
+    from cryoflow.picks import PickSet
 
-MaybeDb = Annotated[Path | None, Parameter(name=["--database", "--db"])]
+app = App(name="picker", help="Train pickers, run them and import their picks.", help_format="plaintext")
 
 
 @app.command(name="list")
 def list_pickers(*, json: out.Json = False) -> None:
-    """List the pickers that cryoflow knows, and what it can do with each."""
+    """List the pickers, and what cryoflow can do with each."""
     from cryoflow.pickers.registry import pickers
 
     rows = [
-        {"name": name, "title": p.title, "export": True, "train": p.trains, "pick": p.picks, "read": bool(p.suffixes)}
+        {
+            "name": name,
+            "title": p.title,
+            "export": True,
+            "train": p.trains,
+            "pick": p.picks,
+            "read": bool(p.suffixes),
+            "help": p.help,
+        }
         for name, p in pickers().items()
     ]
     out.emit_table(rows, as_json=json, title="Pickers")
 
 
 @app.command
-def train(
-    name: str,
-    folder: Path,
-    *,
-    where: ExecutorOptions | None = None,
-    again: Flag = False,
-    script_only: Flag = False,
-    json: out.Json = False,
-) -> None:
-    """Train a picker on what `cryoflow export` wrote.
-
-    Parameters
-    ----------
-    name
-        The picker.
-    folder
-        The exported folder.
-    again
-        Train anew where there is a model already.
-    script_only
-        Write a job script instead, and run nothing.
-    """
+@declared
+def train(parameters: TrainPickerParameters, *, json: out.Json = False) -> None:
+    """Train a picker on a training set that `cryoflow export` wrote."""
     from cryoflow.pickers.running.run import train as run
+    from cryoflow.pickers.stages import executor_of
 
-    result = run(
-        name,
-        folder,
-        executor_of(where, script=script_only),
-        again=again,
-        script_only=script_only,
-        on_line=say_lines(),
-    )
+    p = parameters
+    executor = executor_of(p, script=p.script_only)
+    result = run(p.picker, p.folder, executor, again=p.again, script_only=p.script_only, on_line=log_lines())
     if result.script:
-        again_ = shlex.join(["cryoflow", "picker", "train", name, str(folder)])
-        show_script(result, f"then, again: {again_}  (its model and curve)", as_json=json)
+        again = shlex.join(["cryoflow", "picker", "train", p.picker, str(p.folder)])
+        show_script(result, f"then, again: {again}  (its model and curve)", as_json=json)
     else:
-        out.emit_record(_known(result), as_json=json)
+        known = {k: v for k, v in vars(result).items() if v is not None and v is not False}
+        out.emit_record(known, as_json=json)
         model = shlex.quote(str(result.model))
-        out.say(f"next: cryoflow picker pick {name} --model {model} ENTRY... --database DB --output FOLDER")
+        out.say(f"next: cryoflow picker pick {p.picker} --model {model} ENTRY... --database DB --output FOLDER")
 
 
 @app.command
-def pick(
-    name: str,
-    *entries: str,
-    model: str,
-    output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    database: MaybeDb = None,
-    picking: Picking | None = None,
-    where: ExecutorOptions | None = None,
-    overwrite: Flag = False,
-    script_only: Flag = False,
-    json: out.Json = False,
-) -> None:
-    """Pick micrographs with a trained model, and add the picks to the database.
-
-    Parameters
-    ----------
-    name
-        The picker.
-    entries
-        Entries of the database, whose micrographs are picked (their picks are not looked at).
-    model
-        The model's file, or a name that the picker knows.
-    output
-        Folder to write.
-    database
-        Where the entries are, and where the picks are added.
-    overwrite
-        Replace an earlier run in that folder.
-    script_only
-        Write a job script instead, and run nothing.
-    """
+@declared
+def pick(parameters: PickParameters, *, json: out.Json = False) -> None:
+    """Pick micrographs with a trained model, and add the picks to the database."""
+    from cryoflow.pickers.running.run import micrographs_to_pick
     from cryoflow.pickers.running.run import pick as run
+    from cryoflow.pickers.stages import executor_of
 
-    picking = picking or Picking()
-    picksets = picking.picksets(entries, database)
-    if not picksets:
-        raise out.UsageError("name entries of a --database, or --micrographs.")
+    p = parameters
+    picksets = load(p.entries, p.database) if p.entries else []
+    if p.micrographs:
+        picksets.append(micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A))
     result = run(
-        name,
-        model,
+        p.picker,
+        p.model,
         picksets,
-        output,
-        executor_of(where, script=script_only),
-        diameter_A=picking.diameter,
-        settings=settings_of(picking.set_),
-        threshold=picking.threshold,
-        overwrite=overwrite,
-        script_only=script_only,
-        on_line=say_lines(),
+        p.output,
+        executor_of(p, script=p.script_only),
+        diameter_A=p.diameter_A,
+        settings=p.settings,
+        threshold=p.threshold,
+        overwrite=p.overwrite,
+        script_only=p.script_only,
+        on_line=log_lines(),
     )
     if result.script:
-        show_script(result, reading(name, result.folder, database, result.folder.name, picking.threshold), as_json=json)
+        then = import_command(p.picker, result.folder, p.database, result.folder.name, p.threshold)
+        show_script(result, then, as_json=json)
         return
-    show_picks(result.picksets, database, as_json=json)
+    show_picks(result.picksets, p.database, as_json=json)
 
 
-@app.command
-def read(
-    name: str,
-    folder: Path,
-    *,
-    manifest: Path | None = None,
-    database: MaybeDb = None,
-    run: str = "",
-    threshold: float | None = None,
-    all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
-    micrograph_pixels: Flag = False,
-    flip_y: bool | None = None,
-    model: str = "",
-    json: out.Json = False,
-) -> None:
-    """Read picks that a picker wrote elsewhere, and add them to the database.
-
-    Parameters
-    ----------
-    name
-        The picker.
-    folder
-        Its output: a folder, or one file.
-    manifest
-        The manifest.tsv of the set that was picked, or its folder; by default the one that the picks lie in.
-    database
-        Where to add them; without, they are only counted.
-    run
-        Name of the run, part of the entry's name; by default the folder's.
-    threshold
-        Picks of a lower score are left out; the picker's default where not given.
-    all_
-        Keep all picks, whatever their score.
-    micrograph_pixels
-        The positions are scaled back already, as by `topaz extract -x`.
-    flip_y
-        Count y from the last row; by default of CryoPPP's tables alone.
-    model
-        Kept with the picks.
-    """
+@app.command(name=["import", "read"])
+@declared
+def import_picks(parameters: ImportPicksParameters, *, json: out.Json = False) -> None:
+    """Import picks that a picker wrote elsewhere; without a database they are only counted."""
     from cryoflow.pickers.importing.import_picks import read_back
 
+    p = parameters
     found = read_back(
-        name,
-        folder,
-        manifest,
-        name=run,
-        threshold=threshold,
-        keep_all=all_,
-        scaled=False if micrograph_pixels else None,
-        flip_y=flip_y,
-        model=model,
+        p.picker,
+        p.folder,
+        p.manifest,
+        name=p.run,
+        threshold=p.threshold,
+        keep_all=p.keep_all,
+        scaled=False if p.micrograph_pixels else None,
+        flip_y=p.flip_y,
+        model=p.model,
     )
-    show_picks(found, database, as_json=json)
+    show_picks(found, p.database, as_json=json)
 
 
 @app.command
-def consensus(
-    *entries: str,
-    database: Db,
-    at_least: int = 2,
-    radius: float = 0.25,
-    diameter: float | None = None,
-    name: str = "",
-    json: out.Json = False,
-) -> None:
-    """Add an entry of the picks on which several entries agree.
-
-    Parameters
-    ----------
-    entries
-        Two entries or more of the same micrographs.
-    database
-        Where they are, and where the new one is added.
-    at_least
-        How many must agree; 1 gives all picks without their duplicates.
-    radius
-        Picks within so many diameters of each other are one.
-    diameter
-        Particle diameter in angstrom, where the entries do not know it.
-    name
-        Of the new entry, Consensus_<name>.
-    """
+@declared
+def consensus(parameters: ConsensusParameters, *, json: out.Json = False) -> None:
+    """Add an entry of the picks on which several entries agree."""
     from cryoflow.pickers.comparing.consensus import consensus as agree
 
-    picksets = load(entries, database)
-    show_picks(
-        [agree(picksets, at_least=at_least, radius=radius, diameter_A=diameter, name=name)], database, as_json=json
+    p = parameters
+    picks = agree(
+        load(p.entries, p.database), at_least=p.at_least, radius=p.radius, diameter_A=p.diameter_A, name=p.name
     )
+    show_picks([picks], p.database, as_json=json)
 
 
-def _known(result: object) -> dict[str, object]:
-    return {k: v for k, v in vars(result).items() if v is not None and v is not False}
+@app.command
+@declared
+def train_and_pick(parameters: TrainAndPickParameters, *, json: out.Json = False) -> int:
+    """Train a picker on entries, or on the best one of each project, and pick new micrographs with it.
+
+    A second call goes on from what the output folder holds. With --script-only it writes the script that trains, and,
+    once that has run, the one that picks.
+    """
+    from cryoflow.pickers.stages import train_then_pick
+
+    p = parameters
+    require_entries(p)
+    result = train_then_pick(p, on_stage=out.say, on_line=log_lines())
+    exported, trained, picked = result.exported, result.trained, result.picked
+    code = ExitCode.PARTLY_FAILED if exported.skipped else ExitCode.OK
+    if picked is None:
+        show_script(trained, "then: the same command again, for the script that picks", as_json=json)
+        return code
+    out.say(f"model: {trained.model}")
+    if trained.figure:
+        out.say(f"training curve: {trained.figure}")
+    if picked.script:
+        then = import_command(p.picker, picked.folder, p.database, p.run or p.picker, p.threshold)
+        show_script(picked, then, as_json=json)
+    else:
+        show_picks(picked.picksets, p.database, as_json=json)
+    return code
 
 
-app.command(train_and_pick)
+def show_picks(picksets: Sequence[PickSet], database: Path | None, *, as_json: bool) -> None:
+    """Add picks to the database, if one is named, and list them."""
+    rows = []
+    for picks in picksets:
+        entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
+        if database is not None:
+            from cryoflow.database import Database
+
+            entry = Database(database).add(picks).name
+        rows.append(
+            {
+                "entry": entry,
+                "picks": len(picks),
+                "micrographs": len(picks.micrographs),
+                "left_out": dict(picks.counts),
+                "in_database": database is not None,
+                "about": picks.provenance.title,
+            }
+        )
+    out.emit_table(rows, as_json=as_json, title="Picks")
+
+
+def show_script(result: Trained | Picked, then: str, *, as_json: bool) -> None:
+    """Print where a job script was written, and what to do with it."""
+    out.emit_record({"folder": result.folder, "script": result.script}, as_json=as_json)
+    out.say(f"next: {shlex.join(['sbatch', str(result.script)])}")
+    out.say(then)
+
+
+def import_command(name: str, folder: Path, database: Path | None, run: str, threshold: float | None) -> str:
+    """Return the command that imports the picks of a job."""
+    words = ["cryoflow", "picker", "import", name, f"{folder}/picks", "--database", str(database or "DB"), "--run", run]
+    words += [] if threshold is None else ["--threshold", f"{threshold:g}"]
+    return f"then: {shlex.join(words)}"
+
+
+def log_lines() -> Callable[[str], None] | None:
+    """Return what prints a program's own output, with --verbose."""
+    import logging
+
+    log = logging.getLogger("cryoflow.picker")
+    return log.info if log.isEnabledFor(logging.INFO) else None

@@ -1,11 +1,35 @@
 """The stage between projects and the database: crawl, decide what changed, read, write, tell what became of each."""
 
-from cryoflow.ingest.options import IngestOptions
-from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
-from cryoflow.ingest.report import IngestLine, IngestReport
-from cryoflow.ingest.run import ingest, ingest_job, mark_gone
-from cryoflow.ingest.tables import ingest_tables
-from cryoflow.projects.flip import Flip
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryoflow.ingest.options import IngestOptions as IngestOptions
+    from cryoflow.ingest.plan import Plan as Plan
+    from cryoflow.ingest.plan import PlannedJob as PlannedJob
+    from cryoflow.ingest.plan import plan_jobs as plan_jobs
+    from cryoflow.ingest.report import IngestLine as IngestLine
+    from cryoflow.ingest.report import IngestReport as IngestReport
+    from cryoflow.ingest.run import ingest as ingest
+    from cryoflow.ingest.run import ingest_job as ingest_job
+    from cryoflow.ingest.run import mark_gone as mark_gone
+    from cryoflow.ingest.tables import ingest_tables as ingest_tables
+    from cryoflow.projects.flip import Flip as Flip
+
+_HOMES = {
+    "Flip": "cryoflow.projects.flip",
+    "IngestLine": "cryoflow.ingest.report",
+    "IngestOptions": "cryoflow.ingest.options",
+    "IngestReport": "cryoflow.ingest.report",
+    "Plan": "cryoflow.ingest.plan",
+    "PlannedJob": "cryoflow.ingest.plan",
+    "ingest": "cryoflow.ingest.run",
+    "ingest_job": "cryoflow.ingest.run",
+    "ingest_tables": "cryoflow.ingest.tables",
+    "mark_gone": "cryoflow.ingest.run",
+    "plan_jobs": "cryoflow.ingest.plan",
+}
+"""Public name -> module that defines it. Imported at its first use: declarations of this package stay cheap."""
 
 __all__ = [
     "Flip",
@@ -20,3 +44,9 @@ __all__ = [
     "mark_gone",
     "plan_jobs",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,7 +1,26 @@
 """Simulated micrographs with known truth, and finished projects written around them."""
 
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
-from cryoflow.simulate.make import simulate_dataset
-from cryoflow.simulate.truth import load_dataset
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cryoflow.simulate.dataset import SimulatedDataset as SimulatedDataset
+    from cryoflow.simulate.dataset import SimulatedMicrograph as SimulatedMicrograph
+    from cryoflow.simulate.make import simulate_dataset as simulate_dataset
+    from cryoflow.simulate.truth import load_dataset as load_dataset
+
+_HOMES = {
+    "SimulatedDataset": "cryoflow.simulate.dataset",
+    "SimulatedMicrograph": "cryoflow.simulate.dataset",
+    "load_dataset": "cryoflow.simulate.truth",
+    "simulate_dataset": "cryoflow.simulate.make",
+}
+"""Public name -> module that defines it. Imported at its first use: declarations of this package stay cheap."""
 
 __all__ = ["SimulatedDataset", "SimulatedMicrograph", "load_dataset", "simulate_dataset"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -6,25 +6,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge
+
 from cryoflow.parameters import (
+    CHUNK_MICROGRAPHS,
+    MATCH_RADIUS,
     RARE,
+    VALIDATION_SHARE,
     ChunkMicrographs,
     Count,
     DatabaseFolder,
     DiameterA,
     Entries,
+    Epochs,
+    MatchRadius,
     ModelFolder,
+    NotNegative,
     Option,
     OutputFolder,
     ParameterError,
     Parameters,
     Positive,
     Probability,
+    Seed,
+    Share,
 )
 
 STAR = "STAR files of a folder"
 DB = "Entries of a database"
+EMUNPICKER = "Preprocessing of --architecture emunpicker"
 
+Orientations = Annotated[
+    Literal[1, 2, 4, 8],
+    Option(help="Average the probability of each pick over so many orientations of its patch", form=False),
+]
 MadeOlder = Annotated[float | None, Option(hidden=True, form=False)]
 """An option that the older program asked for at un-picking too: it must be as it was at training."""
 
@@ -53,6 +68,163 @@ class PickSource(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabeledSource(PickSource):
+    """Where labeled picks are found."""
+
+    entries: Annotated[Entries, Option(help="Labeled entries of the database", form=False)] = ()
+    train_root: Annotated[Path | None, Option(group=STAR, form=False)] = None
+    """Folder of labeled STAR files and their micrographs; or their suffix, as for the older emUnpicker."""
+    suffix: Annotated[str, Option(group=STAR, form=False)] = "_autopick_train"
+    """End of the names of the labeled STAR files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelParameters(Parameters):
+    """Which picks to label."""
+
+    folder: Annotated[Path | None, Option(positional=True, group=STAR)] = None
+    """Folder of STAR files."""
+    output: Annotated[OutputFolder | None, Option(help="Folder for the labeled files; may be FOLDER itself")] = None
+    all_suffix: Annotated[str, Option(group=STAR)] = "_autopick"
+    """End of the names of the files of all picks."""
+    kept_suffix: Annotated[str, Option(group=STAR)] = "_autopick_correct"
+    """End of the names of the files of picks that were kept."""
+    train_suffix: Annotated[str, Option(group=STAR)] = "_autopick_train"
+    """End of the names of the files to write."""
+    negatives: Annotated[Literal["balanced", "all"], Option(group=STAR)] = "balanced"
+    """balanced: one N for each P; all: every removed pick."""
+    database: Annotated[DatabaseFolder | None, Option(group=DB)] = None
+    positives: Annotated[str | None, Option(group=DB)] = None
+    """Entry whose picks are particles: a refinement, a selection."""
+    candidates: Annotated[str | None, Option(group=DB)] = None
+    """Entry of all picks: an autopick job."""
+    excluded: Annotated[str | None, Option(group=DB)] = None
+    """Entry of particles that a selection put aside: negative."""
+    dropped: Annotated[Literal["unlabeled", "negative", "unlabelled", "wrong"], Option(group=DB)] = "unlabeled"
+    """Label of candidates that are in neither entry: unlabeled, or negative."""
+    radius: Annotated[MatchRadius, Option(group=DB)] = MATCH_RADIUS
+    diameter_A: Annotated[DiameterA | None, Option(group=DB)] = None
+    seed: Seed = 0
+
+    def check(self) -> None:
+        """Refuse both sources of picks at once, and neither."""
+        if (self.folder is None) == (self.database is None):
+            raise ParameterError("Give a folder of STAR files, or {database} with {positives} and {candidates}.")
+        if self.folder is not None and self.output is None:
+            raise ParameterError("Give {output}, the folder to write to; it may be the same folder.")
+        if self.database is not None and (self.positives is None or self.candidates is None):
+            raise ParameterError("Name {positives} and {candidates}; `cryoflow database list` shows the entries.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Values of a training that belong to an architecture."""
+
+    epochs: int
+    patience: int
+    batch: int
+    learning_rate: float
+
+
+RECIPES = {"residual": Recipe(30, 8, 64, 0.002), "emunpicker": Recipe(25, 25, 16, 0.01)}
+
+
+def _defaults(name: str) -> str:
+    own, older = (getattr(RECIPES[architecture], name) for architecture in ("residual", "emunpicker"))
+    return f"by default {own}, and {older} for emunpicker"
+
+
+UnpickerEpochs = Annotated[Epochs, Option(help=f"Most epochs of the unpicker's training; {_defaults('epochs')}")]
+Patience = Annotated[Count, Option(help=f"Stop after so many epochs without gain; {_defaults('patience')}")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainUnpickerParameters(LabeledSource):
+    """What to train the unpicker on: all picks of each project's autopick job, labeled by what became of them."""
+
+    model: Annotated[Path, Option(names=("--output", "-o", "--train-output"), examples=("/data/models/unpicker",))]
+    """Folder of the model to write; checkpoints/ in it holds the model after each epoch."""
+    projects: Annotated[tuple[str, ...], Option(command_line=False)] = ()
+    """Projects of the database to learn from; by default all."""
+    architecture: Annotated[Literal["residual", "emunpicker", "classic"], Option(form=False)] = "residual"
+    """residual, or emunpicker (also: classic): the older program's network and preprocessing."""
+    epochs: UnpickerEpochs | None = None
+    patience: Patience | None = None
+    batch: Annotated[Count | None, Option(form=False, help=f"Patches of a batch; {_defaults('batch')}")] = None
+    learning_rate: Annotated[
+        Positive | None, Option(form=False, help=f"Learning rate; {_defaults('learning_rate')}")
+    ] = None
+    class_prior: Annotated[Share, Option(names=("--class-prior", "--unlabelled-right"), form=False)] = 0.2
+    """Upper limit of the share of positives among unlabeled picks; the share itself is estimated."""
+    max_positives: Annotated[Count | None, Option(names=("--max-positives", "--max-particles"), form=False)] = None
+    """Learn from at most so many positives, drawn evenly over the defocus."""
+    validation: Share = VALIDATION_SHARE
+    """Share of the micrographs that the threshold is chosen on."""
+    test: Share = 0.2
+    """Share of the micrographs that are kept for the evaluation."""
+    precision: Annotated[Probability | None, Option(form=False)] = None
+    """Choose the threshold for this precision; by default for the best F1."""
+    recall: Annotated[Probability | None, Option(form=False)] = None
+    """Choose the threshold for this recall."""
+    start_from: Annotated[Path | None, Option(form=False)] = None
+    """Folder of an earlier model to start from."""
+    phase_flip: Annotated[bool, Option(form=False)] = False
+    """Flip the phases that the CTF flipped; needs the CTF."""
+    boxsize: Annotated[Positive | None, Option(group=EMUNPICKER, form=False)] = None
+    """Edge of a patch in pixels of the micrographs; 1.5 diameters by default."""
+    sigma_contrast: Annotated[NotNegative, Option(group=EMUNPICKER, form=False)] = 5.0
+    """Clip gray values at so many standard deviations."""
+    lowpass: Annotated[NotNegative, Option(group=EMUNPICKER, form=False)] = 0.0
+    """Resolution limit in angstrom, 0 for none."""
+    highpass: Annotated[NotNegative, Option(group=EMUNPICKER, form=False)] = 0.0
+    """Resolution limit in angstrom, 0 for none."""
+    gaussian_sigma: Annotated[NotNegative, Option(group=EMUNPICKER, form=False)] = 0.0
+    """Blur in pixels, 0 for none."""
+    resized_box: Annotated[int, Ge(8), Option(group=EMUNPICKER, form=False)] = 32
+    """Edge that patches are resized to, in pixels."""
+    cache: Annotated[Path | None, Option(group=RARE, form=False)] = None
+    """Folder of prepared patches; by default unpicker_cache beside the output."""
+    seed: Seed = 0
+    overwrite: bool = False
+    """Replace another training in that folder."""
+
+    def check(self) -> None:
+        """Refuse two goals of the threshold."""
+        if self.precision is not None and self.recall is not None:
+            raise ParameterError("Give {precision} or {recall}, not both.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateUnpickerParameters(LabeledSource):
+    """Which model to measure on which labeled picks."""
+
+    model: Annotated[ModelFolder, Option(positional=True)]
+    entries: Annotated[
+        Entries,
+        Option(help="Labeled entries of the database; of those it was trained on, the test micrographs are used"),
+    ] = ()
+    orientations: Orientations = 1
+    table: Literal["summary", "micrographs", "defocus"] = "summary"
+    """Table to print; --json prints all of them."""
+    report: Path | None = None
+    """HTML page to write: numbers, curves, patches and micrographs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuggestParameters(PickSource):
+    """Which micrographs to rank by how much their labels would teach a model."""
+
+    model: Annotated[ModelFolder, Option(positional=True)]
+    entries: Entries = ()
+    number: Annotated[Count, Option(names=("--number", "-n"))] = 5
+    """Number of micrographs to suggest."""
+    folder: Annotated[Path | None, Option(group=STAR)] = None
+    """Folder of STAR files and their micrographs."""
+    suffix: Annotated[str, Option(group=STAR)] = "_autopick"
+    """End of the names of the STAR files."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnpickParameters(PickSource):
     """Which picks to clean with which model. The clean picks become an entry of the database."""
 
@@ -73,9 +245,8 @@ class UnpickParameters(PickSource):
     """Also write all picks with their probability as rlnAutopickFigureOfMerit; end of the names of these files."""
     threshold: Probability | None = None
     """Keep picks of at least this probability; by default the model's threshold."""
-    orientations: Annotated[Literal[1, 2, 4, 8], Option(form=False)] = 1
-    """Average the probability of each pick over so many orientations of its patch."""
-    chunk_micrographs: Annotated[ChunkMicrographs, Option(command_line=False)] = 100
+    orientations: Orientations = 1
+    chunk_micrographs: Annotated[ChunkMicrographs, Option(command_line=False)] = CHUNK_MICROGRAPHS
     boxsize: MadeOlder = None
     sigma_contrast: MadeOlder = None
     lowpass: MadeOlder = None

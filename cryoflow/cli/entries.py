@@ -1,0 +1,24 @@
+"""Entries that are named on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryoflow.cli.output import UsageError
+
+if TYPE_CHECKING:
+    from cryoflow.picks import PickSet
+
+
+def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
+    """Return the picks of entries; a diameter that one does not know is that of its project."""
+    from cryoflow.database import Database
+    from cryoflow.pickers.running.train_and_pick import load_entries
+
+    if database is None:
+        raise UsageError("say which --database the entries are of.")
+    if not entries:
+        raise UsageError("name one entry or more; `cryoflow database list` shows them.")
+    return load_entries(Database(database), entries)

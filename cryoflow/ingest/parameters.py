@@ -1,0 +1,77 @@
+"""Parameters of crawling and ingest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cryoflow.parameters import (
+    DatabaseFolder,
+    Option,
+    ParameterError,
+    Parameters,
+    Positive,
+    Remaps,
+    Roots,
+    Workers,
+)
+
+TABLES = "Tables of picks that belong to no project"
+AXES = "Axes that a project counts from the other side"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrawlParameters(Parameters):
+    """Which folders to search."""
+
+    roots: Roots
+    quick: bool = False
+    """Leave out numbers for which tables would have to be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestParameters(Parameters):
+    """Which projects to read, into which database."""
+
+    roots: Annotated[
+        Roots,
+        Option(
+            help="Folders above finished projects, projects, or tables of picks (STAR, .cs, .csg, .box, .cbox, Topaz "
+            "text, CSV); they are never written to"
+        ),
+    ]
+    database: DatabaseFolder
+    workers: Annotated[Workers, Option(form=False)] = 1
+    remaps: Remaps = ()
+    include_unfinished: bool = False
+    """Read jobs that run or failed, too."""
+    check_orientation: bool = True
+    """Compare the picks with the pixels of a few micrographs, and draw them."""
+    again: bool = False
+    """Read unchanged jobs again, too."""
+    flip_x: Annotated[tuple[str, ...], Option(group=AXES)] = ()
+    """Project (its name or path; any word for tables) whose x counts from the other side; may be repeated."""
+    flip_y: Annotated[tuple[str, ...], Option(group=AXES)] = ()
+    """Project whose y counts from the other side."""
+    swap_xy: Annotated[tuple[str, ...], Option(group=AXES)] = ()
+    """Project whose x and y are exchanged (before any flip)."""
+    micrographs: Annotated[Path | None, Option(group=TABLES, form=False)] = None
+    """Folder of the micrographs of the tables."""
+    name: Annotated[str | None, Option(group=TABLES, form=False)] = None
+    """Name of the tables' project; by default that of their folder."""
+    scale: Annotated[Positive, Option(group=TABLES, form=False)] = 1.0
+    """Factor of the positions: 8 for a Topaz table of micrographs downsampled 8 times."""
+
+    def tables_and_folders(self) -> tuple[list[Path], list[Path]]:
+        """Return the roots that are tables of picks, and the folders to crawl."""
+        if self.micrographs is not None:  # a folder among the roots is one of tables, one for each micrograph
+            return list(self.roots), []
+        return [r for r in self.roots if r.is_file()], [r for r in self.roots if not r.is_file()]
+
+    def check(self) -> None:
+        """Refuse options of tables where there is none."""
+        if (self.name is not None or self.scale != 1) and not self.tables_and_folders()[0]:
+            raise ParameterError(
+                "{name} and {scale} are for tables of picks: name a file, or a folder with {micrographs}."
+            )

@@ -1,0 +1,114 @@
+"""The stages around pickers as functions of their parameters: what commands and flows run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cryoflow.database import Database
+from cryoflow.execution.executor import Executor, OnLine
+from cryoflow.execution.resources import Resources
+from cryoflow.pickers.parameters import (
+    ExportParameters,
+    PickerProgram,
+    TrainAndPickParameters,
+    TrainingSource,
+)
+from cryoflow.pickers.running.run import micrographs_to_pick
+from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
+from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
+from cryoflow.pickers.training_sets.split import Fractions
+
+if TYPE_CHECKING:
+    from cryoflow.pickers.training_sets.export_shards import Part
+    from cryoflow.picks import PickSet
+
+
+def entries_to_train_on(parameters: TrainingSource) -> tuple[str, ...]:
+    """Return the names of the entries: those given, or the best one of each project."""
+    return parameters.entries or best_entries(Database(parameters.database), parameters.projects)
+
+
+def picks_to_train_on(parameters: TrainingSource) -> list[PickSet]:
+    """Return the picks of `entries_to_train_on`."""
+    return load_entries(Database(parameters.database), entries_to_train_on(parameters))
+
+
+def write_export(parameters: ExportParameters) -> ExportResult:
+    """Write a training set, or the picks for RELION or CryoSPARC."""
+    p = parameters
+    return export(
+        p.picker,
+        picks_to_train_on(p),
+        p.output,
+        diameter_A=p.diameter_A,
+        box_px=p.box_px,
+        split=Fractions(p.validation, p.test),
+        seed=p.seed,
+        negatives=p.negatives,
+        force=p.force,
+        overwrite=p.overwrite,
+        settings=p.settings,
+    )
+
+
+def shards_of_export(parameters: ExportParameters) -> tuple[Part, ...]:
+    """Cut an export into shards of `shard_micrographs` micrographs."""
+    p = parameters
+    return cut_export(
+        p.picker,
+        picks_to_train_on(p),
+        p.output,
+        p.shard_micrographs,
+        diameter_A=p.diameter_A,
+        box_px=p.box_px,
+        split=Fractions(p.validation, p.test),
+        seed=p.seed,
+        settings=p.settings,
+    )
+
+
+def executor_of(parameters: PickerProgram, *, script: bool = False) -> Executor:
+    """Return what runs a picker's program; for a script GPUs are only counted."""
+    p = parameters
+    scheduled = p.slurm or script
+    gpus = tuple(range(len(p.gpu_list()))) if scheduled else p.gpu_list()
+    return Executor(
+        container=p.container or "",
+        image=p.image,
+        slurm=p.slurm,
+        sbatch_options=p.sbatch,
+        programs=p.programs,
+        resources=Resources(gpus, p.cpus, allocated=scheduled),
+        timeout_s=p.timeout_h * 3600 if p.timeout_h else None,
+    )
+
+
+def train_then_pick(
+    parameters: TrainAndPickParameters, *, on_stage: OnLine | None = None, on_line: OnLine | None = None
+) -> TrainedAndPicked:
+    """Train a picker on entries, and pick new micrographs with it; see `train_and_pick`."""
+    p = parameters
+    return train_and_pick(
+        p.picker,
+        picks_to_train_on(p),
+        list(_new_micrographs(p)),
+        p.output,
+        executor_of(p, script=p.script_only),
+        diameter_A=p.diameter_A,
+        split=Fractions(p.validation),
+        seed=p.seed,
+        settings=p.settings,
+        threshold=p.threshold,
+        name=p.run,
+        script_only=p.script_only,
+        on_stage=on_stage,
+        on_line=on_line,
+    )
+
+
+def _new_micrographs(parameters: TrainAndPickParameters) -> Iterator[PickSet]:
+    p = parameters
+    yield from load_entries(Database(p.database), p.to_pick)
+    if p.micrographs:
+        yield micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A)

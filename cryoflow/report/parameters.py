@@ -1,0 +1,30 @@
+"""Parameters of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cryoflow.parameters import DatabaseFolder, Option, Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportParameters(Parameters):
+    """Contents of the report."""
+
+    database: DatabaseFolder
+    output: Annotated[
+        Path, Option(names=("--output", "-o"), examples=("/data/report.html",), required_in_form=True)
+    ] = Path("report.html")
+    """HTML page to write."""
+    model: Path | None = None
+    """Folder of an unpicker: its training and held-out micrographs are shown."""
+    exports: Annotated[tuple[Path, ...], Option(names=("--training-set",))] = ()
+    """Folder that `cryoflow export` wrote; may be given several times."""
+    evaluation: Path | None = None
+    """JSON file of an evaluation (evaluation.json of a pipeline's output)."""
+    trace: Path | None = None
+    """Cost of the stages of a run (trace.tsv of a pipeline's output)."""
+    title: str = "cryoflow report"
+    """Title of the page."""
