@@ -230,7 +230,7 @@ class Parameters:
                 raise ParameterError(_escaped(f"There is no parameter {name!r}; there are: {', '.join(known)}."))
         for name, field in known.items():
             if field.required and name not in values:
-                raise ParameterError(f"{{{name}}} is required.")
+                raise ParameterError(f"{{{name}}} is required. {_escaped(field.meaning)}")
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
@@ -395,7 +395,8 @@ def _validated(declaration: type[Parameters], values: Mapping[str, Any]) -> dict
         first = error.errors(include_url=False)[0]
     name, message = str(first["loc"][0]), first["msg"]
     if first["type"] == "too_short":
-        message = f"needs at least {first['ctx']['min_length']}, and has {first['ctx']['actual_length']}."
+        meaning = next(field.meaning for field in fields_of(declaration) if field.name == name)
+        message = f"needs at least {first['ctx']['min_length']}. {meaning}"
     elif first["type"] == "value_error":  # a check of ours: whole sentences
         message = message.removeprefix("Value error, ")
         raise ParameterError(f"{{{name}}}: {_escaped(message)}")

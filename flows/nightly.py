@@ -15,8 +15,8 @@ from prefect import flow, task
 from cryoflow.database import Database
 from cryoflow.parameters import Count, DatabaseFolder, Option, Parameters
 from cryoflow.storage.files import write_atomically
-from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickerEpochs
 from cryoflow.unpicker.label_sources import label_sources
+from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickerEpochs
 from flows.unpicker import train_unpicker
 from flows.watching import run_name, show_text
 

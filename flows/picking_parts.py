@@ -18,7 +18,7 @@ from cryoflow.cluster.dispatch import Done, Work, run_stage
 from cryoflow.database import Database
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.parameters import Count
+from cryoflow.parameters import Count, ParameterError
 from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
 from cryoflow.pickers.running.pick_shards import (
     Picking,
@@ -221,7 +221,7 @@ def n_micrographs(p: PickPartParameters, entry: str) -> int:
 def _entries(p: PickPartParameters) -> tuple[str, ...]:
     entries = (*p.to_pick, *([FILES] if p.micrographs else []))
     if not entries:
-        raise BadInput("to_pick", "is empty, and so is micrographs.", "Say what to pick.")
+        raise ParameterError("Say what to pick: {to_pick} or {micrographs}.")
     return entries
 
 

@@ -55,10 +55,13 @@ def label_projects(parameters: TrainUnpickerParameters) -> tuple[str, ...]:
 
 
 @task
-from cryoflow.unpicker.label_sources import label_sources
-from cryoflow.unpicker.labeled import LabeledSet
-from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickParameters
-from cryoflow.unpicker.train_options import TrainOptions
+def train_model(parameters: TrainUnpickerParameters, labeled: tuple[str, ...]) -> None:
+    """Train one model."""
+    from cryoflow.unpicker.train import train
+
+    p = parameters
+    database = Database(p.database_folder)
+    training_set = LabeledSet.from_picks(map(database.load, labeled), diameter_A=p.diameter_A)
     options = TrainOptions(
         epochs=p.epochs or TrainOptions.epochs,
         patience=p.patience or TrainOptions.patience,

@@ -221,7 +221,7 @@ def test_a_value_that_is_not_valid_is_refused_in_the_words_of_the_caller(
 def test_a_misspelt_name_and_a_missing_value_are_refused_by_name() -> None:
     with pytest.raises(ParameterError, match="There is no parameter 'databse'; there are: entries, database"):
         SmoothParameters.from_values({"databse": "x"})
-    with pytest.raises(ParameterError, match="database is required"):
+    with pytest.raises(ParameterError, match=r"database is required\. Folder of"):
         SmoothParameters.from_values({})
 
 
@@ -240,7 +240,7 @@ def test_an_empty_list_of_folders_and_a_remap_without_target_are_refused() -> No
         roots: Roots
         remaps: Remaps = ()
 
-    with pytest.raises(ParameterError, match="roots needs at least 1, and has 0"):
+    with pytest.raises(ParameterError, match=r"roots needs at least 1\. Folders below"):
         Crawl(roots=())
     with pytest.raises(ParameterError, match=r"remaps: .*OLD=NEW"):
         Crawl(roots=(Path("/data"),), remaps=("/old",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -80,6 +80,8 @@ def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
         kind = tuple[str, ...]
     if elements:
         kind = get_args(kind)[0]
+    if field.option.choices and kind is str:
+        kind = Literal[tuple(sorted(field.option.choices()))]  # shown in help, and completed by shells
     turns_off = (field.plain_type is bool and field.default is True) or field.plain_type == (bool | None)
     options: dict[str, Any] = {
         "help": field.meaning,

@@ -7,11 +7,11 @@ from pathlib import Path
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
 from cryoflow.cli.entries import load
-from cryoflow.pickers.parameters import CompareParameters
+from cryoflow.pickers.parameters import ComparePicksParameters
 
 
 @declared
-def evaluate(parameters: CompareParameters, *, json: out.Json = False) -> None:
+def evaluate(parameters: ComparePicksParameters, *, json: out.Json = False) -> None:
     """Compare picks with reference picks: precision, recall, F1, average precision and localisation error."""
     from cryoflow.pickers.comparing.compare import compare
     from cryoflow.pickers.comparing.evaluate import per_micrograph, table_of, write_evaluation

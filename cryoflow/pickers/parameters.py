@@ -206,12 +206,6 @@ class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
     script_only: ScriptOnly = False
     shard_micrographs: Annotated[ShardMicrographs, Option(command_line=False)] = SHARD_MICROGRAPHS
 
-    def check(self) -> None:
-        """Refuse nothing to pick."""
-        super().check()
-        if not self.to_pick and not self.micrographs:
-            raise ParameterError("Say what to pick: {micrographs}, or {to_pick} an entry.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPicksParameters(Parameters):
@@ -261,7 +255,7 @@ class Matching(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareParameters(Matching):
+class ComparePicksParameters(Matching):
     """Which picks to compare with one reference entry."""
 
     reference: str

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cryoflow.database import Database
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.execution.resources import Resources
+from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import (
     ExportParameters,
     PickerProgram,
@@ -109,6 +110,8 @@ def train_then_pick(
 
 def _new_micrographs(parameters: TrainAndPickParameters) -> Iterator[PickSet]:
     p = parameters
+    if not p.to_pick and not p.micrographs:
+        raise ParameterError("Say what to pick: {micrographs}, or {to_pick} an entry.")
     yield from load_entries(Database(p.database), p.to_pick)
     if p.micrographs:
         yield micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A)

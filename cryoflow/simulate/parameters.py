@@ -18,7 +18,7 @@ class SimulateParameters(Parameters):
     directory: Annotated[Path, Option(positional=True)]
     """Folder to write to."""
     specimen: str = "barrel"
-    """barrel (D7, 160 A), large (no symmetry, 250 A), small (110 A, low contrast), or a family and a number: shell:7."""
+    """barrel (D7, 160 A), large (no symmetry, 250 A), small (110 A), or a family and a number: shell:7."""
     density: Path | None = None
     """Density map (MRC) of the specimen to simulate."""
     structure: Path | None = None
@@ -27,9 +27,9 @@ class SimulateParameters(Parameters):
     """Name of the assembly; by default the first."""
     voxel_size_A: Annotated[Positive | None, Option(names=("--voxel-size",))] = None
     """Voxel size of the density map in angstrom; by default its header's."""
-    diameter_A: Annotated[DiameterA | None, Option(help="Diameter of the specimen in angstrom; by default measured")] = (
-        None
-    )
+    diameter_A: Annotated[
+        DiameterA | None, Option(help="Diameter of the specimen in angstrom; by default measured")
+    ] = None
     n_micrographs: Annotated[Count, Option(names=("--micrographs",))] = 24
     """Number of micrographs."""
     shape_yx: Annotated[tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]], Option(names=("--size",))] = (1536, 2048)

@@ -274,12 +274,12 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 
 def test_the_pipeline_refuses_what_makes_no_sense_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch(["run", "--output", "run"]) == ExitCode.USAGE
-    assert "name one folder" in capsys.readouterr().err
+    assert "ROOTS is required. Folders below which" in capsys.readouterr().err
     assert launch(["run", "/data", "--output", "run", "--picker", "gautomatch"]) == ExitCode.USAGE
     assert "gautomatch" in capsys.readouterr().err
     for command in (["run", "/data"], ["demo"]):
         assert launch([*command, "--output", "run", "--epochs", "0"]) == ExitCode.USAGE
-        assert "epochs: Input should be greater than or equal to 1 (it is 0)" in capsys.readouterr().err
+        assert "--epochs should be greater than or equal to 1; it is 0." in capsys.readouterr().err
 
 
 def test_a_prefect_server_that_does_not_answer_is_one_line(

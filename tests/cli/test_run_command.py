@@ -18,5 +18,5 @@ def test_without_resume_the_output_folder_must_be_empty(tmp_path: Path) -> None:
 
 
 def test_no_folder_of_projects_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="name one folder or more"):
+    with pytest.raises(UsageError, match=r"ROOTS is required\. Folders below which"):
         run(output=tmp_path)

@@ -9,15 +9,16 @@ import pytest
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
+from cryoflow.ingest.parameters import IngestParameters
+from cryoflow.pickers.parameters import EvaluateParameters
 from flows.evaluation import evaluate, read_comparisons
 from flows.ingest import ingest
-from flows.parameters import EvaluationParameters, IngestParameters
 
 
 def test_the_numbers_of_an_evaluation_are_read_back_as_they_were(project: Path, tmp_path: Path) -> None:
     ingest(IngestParameters(roots=(project.parent,), database=tmp_path / "picks"))
     names = sorted(e.name for e in Database(tmp_path / "picks").entries() if e.n_picks)[:2]
-    parameters = EvaluationParameters(
+    parameters = EvaluateParameters(
         database=tmp_path / "picks",
         entries=tuple(names),
         reference_database=tmp_path / "picks",

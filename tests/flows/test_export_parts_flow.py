@@ -13,12 +13,13 @@ from pydantic import BaseModel
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
+from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
 from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in
 from flows.export import export, export_all, write_training_set
 from flows.export_parts import ExportPart, cut_export, scatter_exports, write_part
 from flows.ingest import ingest
-from flows.parameters import ExportParameters, IngestParameters, PickingParameters
 from flows.picking_parts import training_set_of
 
 ENTRY = "CS-barrel/NonUniform_J11"
@@ -56,7 +57,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             seen.append(f"{stage}: {work.name}")
             state, message = "Completed", ""
             try:
-                run(form.model_validate_json(work.parameters.model_dump_json()))
+                run(form.from_values(work.values))
             except BadInput as error:
                 state, message = "Failed", str(error)
             ended.append(Done(work.name, state, message, 1, "id"))
@@ -77,7 +78,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def wanted(database: Database, output: Path, name: str = "warp", **more: object) -> ExportParameters:
     known = {"picker": name, "database": database.root, "output": output, "diameter_A": 160.0, "shard_micrographs": 2}
-    return ExportParameters.model_validate({**known, **more})
+    return ExportParameters.from_values({**known, **more})
 
 
 def as_parent(work: Callable[[], object]) -> object:
@@ -153,7 +154,7 @@ def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
     from cryoflow.pickers.running.train_and_pick import best_entries, export_and_train, load_entries
     from cryoflow.pickers.training_sets.split import Fractions
 
-    p = PickingParameters(
+    p = TrainAndPickParameters(
         picker="topaz", database=database.root, output=tmp_path / "run", seed=3, diameter_A=160.0, validation=0.3,
         settings={"epochs": "2"}, shard_micrographs=2,
     )  # fmt: skip

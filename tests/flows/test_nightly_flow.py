@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from cryoflow.database import Database
+from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.settings.load import Settings
 from cryoflow.settings.site import Site
 from cryoflow.simulate import simulate_dataset
 from cryoflow.simulate.relion_project import write_relion_project
 from flows.ingest import ingest
-from flows.nightly import RECORD, RetrainingParameters, newest_model, next_model, picks_seen, retrain
-from flows.parameters import IngestParameters
+from flows.nightly import RECORD, RetrainParameters, newest_model, next_model, picks_seen, retrain
 
 
 @pytest.fixture
-def nights(project: Path, tmp_path: Path) -> tuple[IngestParameters, RetrainingParameters]:
+def nights(project: Path, tmp_path: Path) -> tuple[IngestParameters, RetrainParameters]:
     """The parameters that the schedules start with, as the site's settings give them."""
     from cryoflow.cluster.deployments import STAGES, scheduled_parameters
 
@@ -27,12 +28,12 @@ def nights(project: Path, tmp_path: Path) -> tuple[IngestParameters, RetrainingP
     settings = Settings(database=tmp_path / "picks", site=site)
     (tmp_path / "more").mkdir()
     forms = {s.entrypoint: scheduled_parameters(s, settings) for s in STAGES if s.cron}
-    crawling = IngestParameters.model_validate(forms["flows.ingest:ingest"])
-    return crawling, RetrainingParameters.model_validate(forms["flows.nightly:retrain"])
+    crawling = IngestParameters.from_values(forms["flows.ingest:ingest"])
+    return crawling, RetrainParameters.from_values(forms["flows.nightly:retrain"])
 
 
 def test_a_model_is_trained_when_enough_picks_are_new_and_only_then(
-    nights: tuple[IngestParameters, RetrainingParameters], tmp_path: Path
+    nights: tuple[IngestParameters, RetrainParameters], tmp_path: Path
 ) -> None:
     crawling, training = nights
     today = f"unpicker-{datetime.now():%Y-%m-%d}"
@@ -40,7 +41,7 @@ def test_a_model_is_trained_when_enough_picks_are_new_and_only_then(
     assert retrain(training) is None  # 20,000 picks are not there
     assert not (tmp_path / "models").exists()
 
-    training = training.model_copy(update={"min_new_picks": 100, "epochs": 1})
+    training = replace(training, min_new_picks=100, epochs=1)
     first = retrain(training)
     assert first == tmp_path / "models" / today
     assert newest_model(tmp_path / "models") == first
@@ -61,13 +62,13 @@ def test_a_model_is_trained_when_enough_picks_are_new_and_only_then(
 
 
 def test_picks_whose_micrographs_are_gone_do_not_bring_a_training_every_night(
-    nights: tuple[IngestParameters, RetrainingParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nights: tuple[IngestParameters, RetrainParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.nightly.train_unpicker", lambda parameters: parameters.model.mkdir(parents=True))
     monkeypatch.setattr("flows.nightly._is_finished", Path.is_dir)
     crawling, training = nights
     ingest(crawling)
-    training = training.model_copy(update={"min_new_picks": 1})
+    training = replace(training, min_new_picks=1)
     model = retrain(training)
     assert model is not None
     seen = json.loads((model / RECORD).read_text())["picks_in_database"]

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from cryoflow.database import Database
 from cryoflow.ingest import ingest
-from flows.parameters import PickingParameters
+from cryoflow.parameters import ParameterError
+from cryoflow.pickers.parameters import TrainAndPickParameters
 from flows.picking import train_picker_and_pick
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pickers"))
@@ -24,7 +24,7 @@ def test_one_launch_trains_on_the_best_job_and_picks(project: Path, prefect_serv
     (tmp_path / "topaz").write_text(TOPAZ)
     (tmp_path / "topaz").chmod(stat.S_IRWXU)
     entry = next(e.name for e in database.entries() if e.kind.value == "NonUniform")
-    parameters = PickingParameters(
+    parameters = TrainAndPickParameters(
         picker="topaz",
         database=tmp_path / "database",
         output=tmp_path / "run",
@@ -40,5 +40,5 @@ def test_one_launch_trains_on_the_best_job_and_picks(project: Path, prefect_serv
 
 
 def test_pickers_that_do_not_run_from_here_are_no_choice() -> None:
-    with pytest.raises(ValidationError):
-        PickingParameters(picker="eman2", database=Path("db"), output=Path("out"))  # type: ignore[arg-type]
+    with pytest.raises(ParameterError, match="'eman2' is none of cryolo, epicker, topaz"):
+        TrainAndPickParameters(picker="eman2", database=Path("db"), output=Path("out"))

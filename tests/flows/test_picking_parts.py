@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.ingest import ingest
+from cryoflow.parameters import fields_of
+from cryoflow.pickers.parameters import TrainAndPickParameters
 from flows import picking_parts
-from flows.parameters import PickingParameters
 from flows.picking import train_picker_and_pick
-from flows.picking_parts import PartParameters, pick, ranges_to_pick, scatter_picking, train_picker
+from flows.picking_parts import PickPartParameters, pick, ranges_to_pick, scatter_picking, train_picker
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pickers"))
 from test_running import TOPAZ
@@ -49,9 +51,9 @@ class Site:
         self.entry = next(e.name for e in self.database.entries() if e.kind.value == "NonUniform")
         self.micrographs = sorted(Path(p) for p in self.database.load(self.entry).micrographs["path"])
 
-    def parameters(self, output: str = "run", **more: object) -> PartParameters:
+    def parameters(self, output: str = "run", **more: object) -> PickPartParameters:
         known = {"to_pick": (self.entry,), "diameter_A": 160.0, "gpus": 0, "shard_micrographs": 4}
-        return PartParameters.model_validate(
+        return PickPartParameters.from_values(
             {
                 "picker": "topaz", "database": self.database.root, "output": self.folder / output,
                 "programs": self.programs, **known, **more,
@@ -70,8 +72,8 @@ def site(project: Path, tmp_path: Path) -> Site:
     return Site(project, tmp_path)
 
 
-def picking_of(p: PartParameters) -> PickingParameters:
-    return PickingParameters(**{name: getattr(p, name) for name in PickingParameters.model_fields})
+def picking_of(p: PickPartParameters) -> TrainAndPickParameters:
+    return TrainAndPickParameters(**{f.name: getattr(p, f.name) for f in fields_of(TrainAndPickParameters)})
 
 
 def test_parts_are_gathered_to_what_one_go_gives_and_each_micrograph_is_picked_once(site: Site) -> None:
@@ -82,7 +84,7 @@ def test_parts_are_gathered_to_what_one_go_gives_and_each_micrograph_is_picked_o
     p = site.parameters("in parts")
     train_picker(picking_of(p))
     assert list(ranges_to_pick(p)) == [(site.entry, 0, 4), (site.entry, 4, 6)]
-    assert pick(p.model_copy(update={"entry": site.entry, "first": 0, "last": 4})) == ()
+    assert pick(replace(p, entry=site.entry, first=0, last=4)) == ()
     assert len(site.picked()) == 4
     assert pick(p) == (name,)
     assert len(site.picked()) == 2  # what no part had picked yet
@@ -92,7 +94,7 @@ def test_parts_are_gathered_to_what_one_go_gives_and_each_micrograph_is_picked_o
     assert parts.diameter_A == whole.diameter_A
     assert pick(p) == (name,)
     assert site.picked() == []
-    assert pick(p.model_copy(update={"threshold": -5.0})) == (name,)  # other settings are other picks
+    assert pick(replace(p, threshold=-5.0)) == (name,)  # other settings are other picks
     assert len(site.database.load(name)) == 2 * len(whole)
 
 
@@ -115,7 +117,7 @@ def test_a_part_that_fails_takes_no_other_along_and_alone_is_tried_again(site: S
 def test_files_that_no_entry_has_are_picked_in_parts_too(site: Site) -> None:
     p = site.parameters(to_pick=(), micrographs=(site.micrographs[0].parent,))
     train_picker(picking_of(p))
-    pick(p.model_copy(update={"entry": "", "first": 4, "last": 6}))
+    pick(replace(p, entry="", first=4, last=6))
     assert len(site.picked()) == 2
     (name,) = pick(p)
     assert len(site.picked()) == 4
@@ -133,7 +135,7 @@ def test_micrographs_of_two_entries_are_gathered_into_one_entry_without_repetiti
 
 def test_without_a_trained_picker_the_stage_says_so(site: Site) -> None:
     with pytest.raises(BadInput, match="holds no trained picker"):
-        pick(site.parameters().model_copy(update={"entry": site.entry, "last": 2}))
+        pick(replace(site.parameters(), entry=site.entry, last=2))
 
 
 def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +146,12 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
         assert stage == "pick"
         for work in works:
             jobs.append(work.name)
-            pick(PartParameters.model_validate_json(work.parameters.model_dump_json()))
+            pick(PickPartParameters.from_values(work.values))
         return tuple(Done(work.name, "Completed", "", 1, "id") for work in works)
 
-    def run_stage(stage: object, parameters: PickingParameters) -> None:
+    def run_stage(stage: object, parameters: TrainAndPickParameters) -> None:
         jobs.append(str(stage.name))  # type: ignore[attr-defined]
-        stage(type(parameters).model_validate_json(parameters.model_dump_json()))  # type: ignore[operator]
+        stage(type(parameters).from_values(parameters.to_json()))  # type: ignore[operator]
 
     monkeypatch.setattr("flows.picking.dispatches", lambda: True)
     monkeypatch.setattr("flows.scatter.run_shards", run_shards)
@@ -163,4 +165,4 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
     assert jobs == ["train picker", "pick"]  # parts that are picked make no job
     again = site.parameters(shard_micrographs=6, threshold=-5.0)
     assert flow(name="parent")(lambda: scatter_picking(again))() == ()  # one job is enough
-    assert len(flow(name="parent")(lambda: scatter_picking(again.model_copy(update={"shard_micrographs": 3})))()) == 2
+    assert len(flow(name="parent")(lambda: scatter_picking(replace(again, shard_micrographs=3)))()) == 2

@@ -15,6 +15,7 @@ from prefect import flow
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
+from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
@@ -22,7 +23,6 @@ from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.parameters import UnpickParameters
 from cryoflow.unpicker.unpick_shards import shards_of
 from flows.ingest import ingest
-from flows.parameters import IngestParameters
 from flows.scatter import cut, group_projects, plan_scatter, scatter_ingest, scatter_unpicking
 
 ENTRY = "CS-barrel/AutoPick_J4"

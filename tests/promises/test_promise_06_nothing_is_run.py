@@ -57,6 +57,8 @@ FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "mars
 DYNAMIC_IMPORTS = {
     "cryoflow/cluster/deployments.py": "the flows of its own table of stages",
     "cryoflow/cluster/probe.py": "what an image should hold, by the names of its own list",
+    "cryoflow/ingest/__init__.py": "modules of its own package, by the names of its own table",
+    "cryoflow/simulate/__init__.py": "modules of its own package, by the names of its own table",
     "cryoflow/projects/__init__.py": "the readers, by the two names of its own table",
     "cryoflow/pickers/registry.py": "modules of its own package, and entry points of installed packages",
     "cryoflow/unpicker/bundle.py": "the Keras backend in use, for its version",
