@@ -62,20 +62,13 @@ def train_model(parameters: TrainUnpickerParameters, labeled: tuple[str, ...]) -
     p = parameters
     database = Database(p.database_folder)
     training_set = LabeledSet.from_picks(map(database.load, labeled), diameter_A=p.diameter_A)
-    options = TrainOptions(
-        epochs=p.epochs or TrainOptions.epochs,
-        patience=p.patience or TrainOptions.patience,
-        validation=p.validation,
-        test=p.test,
-        seed=p.seed,
-    )
     with shown_progress("training", "batches that the unpicker has learnt from") as report:
         bundle = train(
             training_set,
-            parameters.model,
-            options,
-            overwrite=parameters.overwrite,
-            on_progress=lambda p: report(p.done, p.total) if p.stage == "training" else None,
+            p.model,
+            TrainOptions.from_parameters(p),
+            overwrite=p.overwrite,
+            on_progress=lambda done: report(done.done, done.total) if done.stage == "training" else None,
         )
     rows = [{"measure": name, "value": value} for name, value in bundle.metrics.items()]
     show_table("model", rows, f"model in {parameters.model}: threshold {bundle.threshold:.3f}")

@@ -5,9 +5,7 @@ With the older program another value at evaluation than at training spoilt the r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryoflow.unpicker.bundle import ModelBundle
-
-OlderOption = Annotated[float | None, Parameter(show=False)]
 
 
 def check_as_trained(bundle: ModelBundle, given: Mapping[str, float | None]) -> None:

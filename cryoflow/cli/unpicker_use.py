@@ -2,90 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
-
 from cryoflow.cli import output as out
-from cryoflow.cli.unpicker_input import (
-    COUNT,
-    STAR,
-    Apix,
-    CtfStar,
-    DatabaseOption,
-    Diameter,
-    Micrographs,
-    NumCores,
-    any_picks,
-    ending,
-    labeled,
-    scoring,
-    warn_coverage,
-)
+from cryoflow.cli.declared import declared
+from cryoflow.cli.unpicker_input import any_picks, ending, labeled, scoring, warn_coverage
 from cryoflow.errors import BadInput, ExitCode
+from cryoflow.unpicker.parameters import EvaluateUnpickerParameters, ModelInfoParameters, SuggestParameters
 
 
-def evaluate(
-    model: Path,
-    *entries: str,
-    train_root: Annotated[Path | None, Parameter(group=STAR)] = None,
-    suffix: Annotated[str, Parameter(group=STAR)] = "_autopick_train",
-    micrographs: Micrographs = None,
-    apix: Apix = None,
-    ctf: CtfStar = None,
-    database: DatabaseOption = None,
-    diameter: Diameter = None,
-    orientations: Literal[1, 2, 4, 8] = 1,
-    num_cores: NumCores = None,
-    table: Literal["summary", "micrographs", "defocus"] = "summary",
-    report: Path | None = None,
-    json: out.Json = False,
-) -> int:
-    """Measure a model on labeled micrographs that were used for nothing else.
-
-    Parameters
-    ----------
-    model
-        Folder of the model, or of one of its checkpoints.
-    entries
-        Labelled entries of a database; those it was trained from will do: their test micrographs are taken.
-    train_root
-        Folder of labeled STAR files and their micrographs.
-    suffix
-        What the labeled files end in.
-    micrographs
-        Folder of the images, where it is another.
-    apix
-        Pixel size in angstrom; by default from each image's header.
-    ctf
-        STAR file with the CTF of all micrographs.
-    database
-        The database's folder.
-    diameter
-        Particle diameter in angstrom; the model's by default.
-    orientations
-        Look at each box in so many orientations.
-    num_cores
-        Micrographs prepared at a time.
-    table
-        What to print; --json prints all of it.
-    report
-        HTML page to write: numbers, curves, boxes and micrographs.
-    """
+@declared
+def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) -> int:
+    """Measure a model on labeled micrographs that were used for nothing else."""
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.evaluate import evaluate as run
 
-    bundle = ModelBundle.load(model)
-    known, bad = labeled(entries, database, train_root, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
+    p = parameters
+    bundle = ModelBundle.load(p.model)
+    known, bad = labeled(p, p.diameter_A or bundle.diameter_A)
     with scoring("evaluate", len(known.micrographs)) as on_scored:
-        result = run(bundle, known, orientations=orientations, workers=num_cores, on_scored=on_scored)
+        result = run(bundle, known, orientations=p.orientations, workers=p.workers, on_scored=on_scored)
     numbers = result.numbers()
     rows = [{"measure": k, "value": v.value, "low": v.low, "high": v.high} for k, v in numbers.items()]
     if json:
         out.emit_json(
             {
-                "model": model,
+                "model": p.model,
                 "threshold": result.threshold,
                 "n_picks": result.n_picks,
                 "n_positive": result.n_positive,
@@ -97,103 +37,61 @@ def evaluate(
                 "failed": result.failed,
             }
         )
-    elif table == "summary":
+    elif p.table == "summary":
         out.emit_table(rows, title=f"{result.n_picks} picks on {len(result.micrographs)} test micrographs")
     else:
-        out.emit_table(getattr(result, table))
-    if report:
+        out.emit_table(getattr(result, p.table))
+    if p.report:
         from cryoflow.report.evaluation import evaluation_sections
         from cryoflow.report.page import write_report
 
-        write_report(report, "Unpicker evaluation", evaluation_sections(result, bundle), subtitle=str(model))
-        out.say(f"report: {report}")
+        write_report(p.report, "Unpicker evaluation", evaluation_sections(result, bundle), subtitle=str(p.model))
+        out.say(f"report: {p.report}")
     for warning in result.warnings:
         out.say(f"warning: {warning}")
     return ending([*bad, *result.failed], len(result.micrographs))
 
 
-def suggest(
-    model: Path,
-    *entries: str,
-    number: Annotated[int, Parameter(name=["--number", "-n"]), COUNT] = 5,
-    folder: Annotated[Path | None, Parameter(group=STAR)] = None,
-    suffix: Annotated[str, Parameter(group=STAR)] = "_autopick",
-    micrographs: Micrographs = None,
-    apix: Apix = None,
-    ctf: CtfStar = None,
-    database: DatabaseOption = None,
-    diameter: Diameter = None,
-    num_cores: NumCores = None,
-    json: out.Json = False,
-) -> int:
-    """Name the micrographs whose cleaning by hand would teach the model most.
-
-    Parameters
-    ----------
-    model
-        Folder of the model, or of one of its checkpoints.
-    entries
-        Entries of the database.
-    number
-        How many.
-    folder
-        Folder of STAR files and their micrographs.
-    suffix
-        What the files of picks end in.
-    micrographs
-        Folder of the images, where it is another.
-    apix
-        Pixel size in angstrom; by default from each image's header.
-    ctf
-        STAR file with the CTF of all micrographs, to spread the choice over the defocus.
-    database
-        The database's folder.
-    diameter
-        Particle diameter in angstrom; the model's by default.
-    num_cores
-        Micrographs prepared at a time.
-    """
+@declared
+def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
+    """Name the micrographs whose cleaning by hand would teach the model most."""
     from cryoflow.preparation.patches import require_ctf
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
     from cryoflow.unpicker.unpick import ScoredMicrograph, score
 
-    bundle = ModelBundle.load(model)
-    found, bad = any_picks(entries, database, folder, suffix, micrographs, apix, ctf, diameter or bundle.diameter_A)
+    p = parameters
+    bundle = ModelBundle.load(p.model)
+    found, bad = any_picks(p, p.diameter_A or bundle.diameter_A)
     require_ctf(bundle.preprocessing, found)
     free = not_cleaned(bundle, found)
     if len(free) < len(found):
         out.say(f"note: {len(found) - len(free)} of {len(found)} micrographs have labels already")
     scored: list[ScoredMicrograph] = []
     with scoring("suggest", len(free)) as on_scored:
-        for result in score(bundle, free, workers=num_cores):
+        for result in score(bundle, free, workers=p.workers):
             (bad if isinstance(result, BadInput) else scored).append(result)  # type: ignore[arg-type]
             on_scored(result)
     warn_coverage(bundle, free)
     out.emit_table(
-        run(bundle, scored, number=number),
+        run(bundle, scored, number=p.number),
         columns=("name", "data_set", "n_picks", "n_kept", "n_doubtful", "defocus_A", "why"),
         as_json=json,
     )
     return ending(bad, len(found) - len(free) + len(scored))
 
 
-def info(model: Path, *, json: out.Json = False) -> int:
-    """Describe a model: network, preprocessing, what it was trained on, how good it is.
-
-    Parameters
-    ----------
-    model
-        Folder of the model, or of one of its checkpoints.
-    """
+@declared
+def info(parameters: ModelInfoParameters, *, json: out.Json = False) -> int:
+    """Describe a model: network, preprocessing, what it was trained on, how good it is."""
     from cryoflow.unpicker.bundle import ModelBundle
 
-    b = ModelBundle.load(model)
+    b = ModelBundle.load(parameters.model)
     low, high = b.defocus_range_A
-    parts = {p: [r for r in b.manifest if r.part == p] for p in ("train", "validation", "test")}
+    parts = {part: [r for r in b.manifest if r.part == part] for part in ("train", "validation", "test")}
     record: dict[str, object] = {
-        "model": model,
+        "model": parameters.model,
         "architecture": b.architecture.to_json(),
         "n_weights": int(sum(w.size for w in b.weights.values())),
         "preprocessing": b.preprocessing.to_json(),
@@ -201,7 +99,7 @@ def info(model: Path, *, json: out.Json = False) -> int:
         "temperature": b.temperature,
         "threshold": b.threshold,
         "data_sets": sorted({r.data_set for r in b.manifest}),
-        **{f"{p}_micrographs": len(rows) for p, rows in parts.items()},
+        **{f"{part}_micrographs": len(rows) for part, rows in parts.items()},
         "train_positive": sum(r.n_positive for r in parts["train"]),
         "train_negative": sum(r.n_negative for r in parts["train"]),
         "train_unlabeled": sum(r.n_unlabeled for r in parts["train"]),

@@ -16,6 +16,7 @@ from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph
+from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.compare import Scores, centers_of, same_micrographs
 from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.pickers.training_sets import manifest
@@ -277,7 +278,7 @@ def _missed(truth: PickSet, picks: PickSet, kept: FloatArray, i: int, diameter_p
         return np.zeros((0, 2))
     true = centers_of(truth, j)
     missed = np.ones(len(true), bool)
-    missed[match_picks(true, kept, 0.25 * diameter_px).reference] = False
+    missed[match_picks(true, kept, MATCH_RADIUS * diameter_px).reference] = False
     return true[missed]
 
 

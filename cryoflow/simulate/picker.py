@@ -12,8 +12,9 @@ from scipy import fft, ndimage, spatial
 
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.normalise import median_and_deviation
+from cryoflow.parameters import MATCH_RADIUS
 
-RIGHT_WITHIN = 0.25
+RIGHT_WITHIN = MATCH_RADIUS
 """A pick is right within this many diameters of a whole, isolated particle."""
 
 

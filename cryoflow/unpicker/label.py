@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from cryoflow.errors import BadInput, NotWritten
+from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.picks import PickSet
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.storage.files import write_atomically
@@ -129,7 +130,7 @@ def label_from_database(
     candidates: PickSet,
     excluded: PickSet | None = None,
     *,
-    radius: float = 0.25,
+    radius: float = MATCH_RADIUS,
     diameter_A: float | None = None,
     dropped: Dropped = "unlabeled",
 ) -> PickSet:

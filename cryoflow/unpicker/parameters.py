@@ -265,3 +265,10 @@ class UnpickParameters(PickSource):
             raise ParameterError("Give {folder}, or {database} and its entries.")
         if self.folder is not None and self.output is None:
             raise ParameterError("Give {output}, the folder to write to; it may be the same folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfoParameters(Parameters):
+    """Which model to describe."""
+
+    model: Annotated[ModelFolder, Option(positional=True)]

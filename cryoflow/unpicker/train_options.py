@@ -10,6 +10,7 @@ from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker.network import Architecture, ArchitectureName
+from cryoflow.unpicker.parameters import RECIPES, TrainUnpickerParameters
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,20 @@ class TrainOptions:
 
     architecture: ArchitectureName = "residual"
     preprocessing: PatchExtractor | None = None
-    epochs: int = 30
-    patience: int = 8
-    batch: int = 64
+    epochs: int = RECIPES["residual"].epochs
+    patience: int = RECIPES["residual"].patience
+    batch: int = RECIPES["residual"].batch
     least_steps: int = 160
-    learning_rate: float = 2e-3
+    learning_rate: float = RECIPES["residual"].learning_rate
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     dropout: float = 0.3
     widths: tuple[int, ...] = (24, 48, 96)
     blocks: tuple[int, ...] = (1, 1, 1)
-    class_prior: float = 0.2
+    class_prior: float = TrainUnpickerParameters.class_prior
     max_positives: int | None = None
-    validation: float = 0.2
-    test: float = 0.2
+    validation: float = TrainUnpickerParameters.validation
+    test: float = TrainUnpickerParameters.test
     goal: Goal = field(default_factory=Goal)
     seed: int = 0
     start_from: Path | None = None
@@ -78,15 +79,34 @@ class TrainOptions:
     tensorboard: bool = True
 
     @classmethod
+    def from_parameters(
+        cls, parameters: TrainUnpickerParameters, preprocessing: PatchExtractor | None = None
+    ) -> TrainOptions:
+        """Return the options that a user gave, with the architecture's own values for the others."""
+        p = parameters
+        recipe = {name: getattr(p, name) for name in ("epochs", "patience", "batch", "learning_rate")}
+        make = cls.emunpicker if p.architecture != "residual" else cls
+        return make(
+            **{name: value for name, value in recipe.items() if value is not None},
+            preprocessing=preprocessing,
+            class_prior=p.class_prior,
+            max_positives=p.max_positives,
+            validation=p.validation,
+            test=p.test,
+            goal=Goal(p.precision, p.recall),
+            seed=p.seed,
+            start_from=p.start_from,
+            cache_dir=p.cache,
+            workers=p.workers,
+        )
+
+    @classmethod
     def emunpicker(cls, **changes: object) -> TrainOptions:
         """What the older program did: its network, momentum, L2, quarter turns, no smoothing."""
         values: dict[str, object] = {
+            **vars(RECIPES["emunpicker"]),
             "architecture": "emunpicker",
-            "epochs": 25,
-            "batch": 16,
-            "patience": 25,
             "least_steps": 1,
-            "learning_rate": 1e-2,
             "label_smoothing": 0.0,
             "dropout": 0.5,
             "weight_decay": 0.0,

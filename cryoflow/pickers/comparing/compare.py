@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.matching import Method, match_picks
 from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import FloatArray, PickSet
@@ -87,7 +88,7 @@ def compare(
     picks: PickSet,
     reference: PickSet,
     *,
-    radius: float = 0.25,
+    radius: float = MATCH_RADIUS,
     diameter_A: float | None = None,
     only: Collection[str] | None = None,
     method: Method = "optimal",

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.compare import positive_radius_A, same_micrographs
 from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.picks import FloatArray, Kind, PickSet, Provenance
@@ -18,7 +19,7 @@ def consensus(
     picksets: Sequence[PickSet],
     *,
     at_least: int = 2,
-    radius: float = 0.25,
+    radius: float = MATCH_RADIUS,
     diameter_A: float | None = None,
     name: str = "",
 ) -> PickSet:

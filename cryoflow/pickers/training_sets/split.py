@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryoflow.errors import BadInput
+from cryoflow.parameters import VALIDATION_SHARE
 from cryoflow.storage.safe_names import short_hash
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ DEFOCUS_STRATA = 4
 class Fractions:
     """Shares of the micrographs; what is left over trains."""
 
-    validation: float = 0.2
+    validation: float = VALIDATION_SHARE
     test: float = 0.0
 
     def __post_init__(self) -> None:
