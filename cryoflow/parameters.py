@@ -198,7 +198,7 @@ class Field:
     def description(self) -> str:
         """Help, limits and an example: all that is said of a field in a form."""
         examples = self.option.examples
-        return f"{self.meaning} Example: {_shown(examples[0])}" if examples else self.meaning
+        return f"{self.meaning} Example: {shown(examples[0])}" if examples else self.meaning
 
 
 class Parameters:
@@ -279,16 +279,31 @@ def _fields_of(declaration: type) -> tuple[Field, ...]:
     return tuple(sorted(found, key=lambda f: (f.option.group == RARE, not (f.required or f.option.required_in_form))))
 
 
+def field_rows(declaration: type[Parameters]) -> list[tuple[tuple[str, ...], str, str]]:
+    """Return names, default and meaning of each field that the command line shows."""
+    return [
+        (
+            (field.title,) if field.option.positional else field.names,
+            "required" if field.required else shown(field.default),
+            field.description,
+        )
+        for field in fields_of(declaration)
+        if field.option.command_line is not False and not field.option.hidden
+    ]
+
+
 def options_table(declaration: type[Parameters]) -> str:
-    """Return the fields that the command line offers as a Markdown table."""
+    """Return the fields that the command line shows as a Markdown table."""
     lines = ["| option | default | meaning |", "|---|---|---|"]
-    for field in fields_of(declaration):
-        if field.option.command_line is not False and not field.option.hidden:
-            default = "required" if field.required else _shown(field.default) or "-"
-            names = field.title if field.option.positional else ", ".join(field.names)
-            cells = (f"`{names}`", default, field.description)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    for names, default, meaning in field_rows(declaration):
+        cells = (f"`{', '.join(names)}`", default or "-", meaning)
+        lines.append("| " + " | ".join(map(escaped_cell, cells)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def escaped_cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) -> Field:
@@ -344,14 +359,14 @@ def _in_words(limits: Iterable[object]) -> str:
     return ", ".join(words)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return a value as one writes it."""
     if value is None or value == ():
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={_shown(item)}" for name, item in value.items())
+        return " ".join(f"{name}={shown(item)}" for name, item in value.items())
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
@@ -401,7 +416,7 @@ def _validated(declaration: type[Parameters], values: Mapping[str, Any]) -> dict
         message = message.removeprefix("Value error, ")
         raise ParameterError(f"{{{name}}}: {_escaped(message)}")
     else:
-        message = f"{message.removeprefix('Input ')}; it is {_shown(first['input']) or repr(first['input'])}."
+        message = f"{message.removeprefix('Input ')}; it is {shown(first['input']) or repr(first['input'])}."
     raise ParameterError(f"{{{name}}} {_escaped(message)}")
 
 

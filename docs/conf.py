@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cryoflow
+from cryoflow.cli.reference import write as write_reference
 
 project = "cryoflow"
 author = "the cryoflow authors"
@@ -40,7 +43,8 @@ PAGES = {"../SECURITY.md": "security.md", "../CONTRIBUTING.md": "contributing.md
 
 
 def setup(app: object) -> None:
-    """Lead links to files of the top folder to their pages."""
+    """Write the command-line reference, and lead links to files of the top folder to their pages."""
+    write_reference(Path(__file__).parent / "reference")
 
     def lead(_app: object, _name: str, source: list[str]) -> None:
         for file, page in PAGES.items():

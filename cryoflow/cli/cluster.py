@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from cryoflow.cli.declared import Profile
 from cryoflow.cli.output import Json, UsageError, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.settings.profiles import ProfileName
@@ -14,31 +15,25 @@ from cryoflow.settings.profiles import ProfileName
 if TYPE_CHECKING:
     from cryoflow.settings.load import Settings
 
+HOST = "Address that the server listens on. Whoever reaches it may run stages: see docs/cluster.md before you open it."
 HOW_TO_SIGN_IN = "Set it to NAME:PASSWORD of whoever runs the server"
 
 
 def up(
     *,
-    profile: ProfileName | None = None,
-    server: Annotated[bool, Parameter(negative="--no-server")] = True,
-    host: str = "127.0.0.1",
-    logs: Path = Path("~/cryoflow-logs/services"),
+    profile: Profile = None,
+    server: Annotated[
+        bool, Parameter(negative="--no-server", help="Use --no-server if a server runs already at the site's address.")
+    ] = True,
+    host: Annotated[str, Parameter(help=HOST)] = "127.0.0.1",
+    logs: Annotated[Path, Parameter(help="Folder for the output of server and workers.")] = Path(
+        "~/cryoflow-logs/services"
+    ),
 ) -> ExitCode:
     """Start all that is needed to use cryoflow from a browser, and print the address. Ctrl-C stops it.
 
     Starts Prefect's server, registers the deployments, and starts a worker for each pool of the profile. Jobs of a
     cluster go on when it is stopped, and are found again when it is started.
-
-    Parameters
-    ----------
-    profile
-        Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
-    server
-        Use --no-server where a server runs already at the site's address.
-    host
-        Address that the server listens on. Whoever reaches it may run stages: see docs/cluster.md before you open it.
-    logs
-        Folder for the output of server and workers.
     """
     import signal
     import time
@@ -82,16 +77,11 @@ def up(
             return ExitCode.OK
 
 
-def deploy(*, profile: ProfileName | None = None, json: Json = False) -> None:
+def deploy(*, profile: Profile = None, json: Json = False) -> None:
     """Register all flows as deployments of a profile on the site's Prefect server, and its pools.
 
     Run it again after an upgrade or a change of the settings. Schedules are registered switched off; what was done to
     them since, on their deployment's page, stays, and so do the defaults of the pools.
-
-    Parameters
-    ----------
-    profile
-        Where stages run: local, docker, slurm or slurm-bare. By default what the settings say.
     """
     settings, chosen = _settings(profile)
     _require_server(settings)
@@ -99,17 +89,14 @@ def deploy(*, profile: ProfileName | None = None, json: Json = False) -> None:
 
 
 def trace(
-    run: str, *, output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None, json: Json = False
+    run: Annotated[str, Parameter(help="Id of a run of the pipeline: the end of its page's address.")],
+    *,
+    output: Annotated[
+        Path | None, Parameter(name=["--output", "-o"], help="File to write the same to, with tabs between the values.")
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Show what each stage of a run cost: time in the queue and at work, CPU, peak memory, exit status, SLURM job.
-
-    Parameters
-    ----------
-    run
-        Id of a run of the pipeline, as its page's address ends.
-    output
-        A file to write the same to, with tabs between the values.
-    """
+    """Show what each stage of a run cost: time in the queue and at work, CPU, peak memory, exit status, SLURM job."""
     from uuid import UUID
 
     try:

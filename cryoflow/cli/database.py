@@ -13,18 +13,26 @@ if TYPE_CHECKING:
     from cryoflow.database import Database
 
 app = App(name="database", help="List, show, select and verify what a database holds.", help_format="plaintext")
-Where: TypeAlias = Annotated[Path, Parameter(name=["--database", "--db"], help="The database's folder.")]
+DatabaseOption: TypeAlias = Annotated[Path, Parameter(name=["--database", "--db"], help="Folder of the text database.")]
+ProjectOption: TypeAlias = Annotated[str | None, Parameter(help="Only the entries of this project.")]
+Repair: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        help="Move damaged files to .quarantine (nothing is deleted), and make again what can be made; then "
+        "`cryoflow ingest` reads the jobs of the entries that were moved.",
+    ),
+]
+Force: TypeAlias = Annotated[
+    bool,
+    Parameter(negative="", help="Remove the lock of a process of another machine: you have checked that it ended."),
+]
+EntryName: TypeAlias = Annotated[str, Parameter(help="PROJECT/KIND_JOB, as `cryoflow database list` shows it.")]
 
 
 @app.command(name="list")
-def list_(*, database: Where, project: str | None = None, json: out.Json = False) -> int:
-    """List the entries.
-
-    Parameters
-    ----------
-    project
-        Only those of this project.
-    """
+def list_(*, database: DatabaseOption, project: ProjectOption = None, json: out.Json = False) -> int:
+    """List the entries."""
     from cryoflow.database.entry import NEWER
     from cryoflow.errors import ExitCode
 
@@ -39,14 +47,8 @@ def list_(*, database: Where, project: str | None = None, json: out.Json = False
 
 
 @app.command
-def show(entry: str, *, database: Where, json: out.Json = False) -> int:
-    """Show all that is known of an entry.
-
-    Parameters
-    ----------
-    entry
-        <project>/<Kind>_<job>, as `cryoflow database list` shows it.
-    """
+def show(entry: EntryName, *, database: DatabaseOption, json: out.Json = False) -> int:
+    """Show all that is known of an entry."""
     import numpy as np
 
     store = _opened(database)
@@ -66,17 +68,12 @@ def show(entry: str, *, database: Where, json: out.Json = False) -> int:
 
 
 @app.command
-def select(*, database: Where, project: str | None = None, json: out.Json = False) -> int:
+def select(*, database: DatabaseOption, project: ProjectOption = None, json: out.Json = False) -> int:
     """Name, per project, the job to train from.
 
     RELION: Refine3D, then Select3D, then Select2D. CryoSPARC: Homo or NonUniform, then Hetero, then Select2D. Manual
     picks come last, the newest job is the one of the highest number, and what is marked, unfinished, excluded or
     contradicted by the pixels is passed over.
-
-    Parameters
-    ----------
-    project
-        Only this project.
     """
     from cryoflow.database import select_best
     from cryoflow.errors import ExitCode
@@ -103,16 +100,10 @@ def select(*, database: Where, project: str | None = None, json: out.Json = Fals
 
 
 @app.command
-def verify(*, database: Where, repair: Annotated[bool, Parameter(negative="")] = False, json: out.Json = False) -> int:
+def verify(*, database: DatabaseOption, repair: Repair = False, json: out.Json = False) -> int:
     """Check every file against its checksum, and every link against its record.
 
     Exit code 0 where all is as it was written, 1 where something is damaged, 3 where all damage was repaired.
-
-    Parameters
-    ----------
-    repair
-        Move what is damaged to .quarantine (nothing is deleted), and make again what can be made; `cryoflow ingest`
-        then reads the jobs of the entries that were moved.
     """
     from cryoflow.database import verify as verify_database
     from cryoflow.errors import ExitCode
@@ -131,16 +122,11 @@ def verify(*, database: Where, repair: Annotated[bool, Parameter(negative="")] =
 
 
 @app.command
-def remove(*entries: str, database: Where) -> int:
+def remove(*entries: EntryName, database: DatabaseOption) -> int:
     """Take entries out of the database; they are moved to its .quarantine, not deleted.
 
     An entry that was removed before is passed over, so that a command that was killed can be run again. Exit code 3 if
     some of the names are of no entry, 1 if all are.
-
-    Parameters
-    ----------
-    entries
-        <project>/<Kind>_<job> each.
     """
     from cryoflow.errors import BadInput, ExitCode
 
@@ -162,15 +148,10 @@ def remove(*entries: str, database: Where) -> int:
 
 
 @app.command
-def unlock(*, database: Where, force: Annotated[bool, Parameter(negative="")] = False) -> int:
+def unlock(*, database: DatabaseOption, force: Force = False) -> int:
     """Remove the lock of a process that was killed on another machine, as a job of the cluster may be.
 
     A lock of a process that died on this machine goes by itself; one that runs here keeps its lock.
-
-    Parameters
-    ----------
-    force
-        Remove the lock of another machine's process: you have looked, and it is gone.
     """
     owner = _opened(database).unlock(force=force)
     out.say(f"the lock of {owner} is removed" if owner else "the database is not locked")

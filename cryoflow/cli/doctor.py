@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from cryoflow.cli.output import Json, emit_table, progress, say
 from cryoflow.errors import ExitCode
 
+Image = Annotated[
+    str | None,
+    Parameter(
+        help="Check this image in place of the machine: a .sif file for Apptainer, or a name that Docker Engine has, "
+        "such as cryoflow:cpu. It is started as stages are: imports, versions, GPU, certificates, the site's folders."
+    ),
+]
 
-def doctor(*, image: str | None = None, json: Json = False) -> ExitCode:
+
+def doctor(*, image: Image = None, json: Json = False) -> ExitCode:
     """Check versions, TensorFlow and GPU, reading and writing, disk, Prefect, SLURM and containers; or an image.
 
     Exit code 0 where nothing failed; a missing optional part (GPU, SLURM, Apptainer, Docker) is no failure.
-
-    Parameters
-    ----------
-    image
-        Check this image instead: a .sif file for Apptainer, or a name that Docker Engine knows, such as cryoflow:cpu.
-        It is started as stages are: imports, versions against this machine's, GPU, certificates, the site's folders.
     """
     from cryoflow.settings.load import load_settings
     from cryoflow.system.doctor import examine

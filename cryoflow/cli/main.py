@@ -96,6 +96,10 @@ app = App(
 for _order, (_name, _where, _group, _help) in enumerate(COMMANDS):
     app.command(_where, name=_name, group=_group, help=_help, sort_key=_order)
 
+app.register_install_completion_command(
+    help="Install the completion of commands and options for this shell.", group="Parameters"
+)
+
 INTERRUPTED = 130  # as shells have it for a program that SIGINT ended
 FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--debug": "debug"}
 
