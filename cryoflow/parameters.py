@@ -179,6 +179,11 @@ class Field:
         return self.option.names or ("--" + self.name.rstrip("_").replace("_", "-"),)
 
     @property
+    def has_negative(self) -> bool:
+        """Whether `--no-NAME` is an option: of a switch that is on, or undecided, by default."""
+        return self.plain_type == (bool | None) or (self.plain_type is bool and self.default is True)
+
+    @property
     def title(self) -> str:
         """Name in help and messages of the command line: `--box`, or `ROOTS` for an argument."""
         return self.name.upper() if self.option.positional else self.names[0]
@@ -283,13 +288,17 @@ def field_rows(declaration: type[Parameters]) -> list[tuple[tuple[str, ...], str
     """Return names, default and meaning of each field that the command line shows."""
     return [
         (
-            (field.title,) if field.option.positional else field.names,
+            (field.title,) if field.option.positional else (*field.names, *_negative(field)),
             "required" if field.required else shown(field.default),
             field.description,
         )
         for field in fields_of(declaration)
         if field.option.command_line is not False and not field.option.hidden
     ]
+
+
+def _negative(field: Field) -> tuple[str, ...]:
+    return (f"--no-{field.names[0].removeprefix('--')}",) if field.has_negative else ()
 
 
 def options_table(declaration: type[Parameters]) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import pytest
 from annotated_types import Gt, MinLen
-from cyclopts import App
+from cyclopts import App, CycloptsError
 from pydantic import TypeAdapter, ValidationError, create_model
 
 from cryoflow.cli.declared import declared
@@ -54,6 +54,7 @@ class SmoothParameters(Shared):
     """Program whose picks are kept."""
     settings: Annotated[dict[str, str], Option(names=("--set",))] = field(default_factory=dict)
     """Settings by hand."""
+    remaps: Remaps = ()
     old: Annotated[float | None, Option(hidden=True, form=False)] = None
     keep_edges: bool = True
     """Leave the edges as they are."""
@@ -134,7 +135,7 @@ def test_a_field_that_is_declared_is_an_option_a_field_of_the_form_an_argument_a
         "type": "integer",
         "default": 2,
         "minimum": 1,
-        "position": 0,
+        "position": 1,
         "description": "How often to smooth (at least 1). Example: 3",
     }
     assert "| `--passes, -p` | 2 | How often to smooth (at least 1). Example: 3 |" in options_table(Extended)
@@ -147,9 +148,9 @@ def test_the_form_keeps_the_declared_order_where_the_server_loses_that_of_keys()
     assert shown_order(schema) == declared_order
 
 
-def test_own_fields_come_first_and_rarely_needed_ones_last() -> None:
+def test_required_fields_come_first_then_own_ones_and_rarely_needed_ones_last() -> None:
     names = [f.name for f in fields_of(SmoothParameters)]
-    assert names[0] == "entries"
+    assert names[:2] == ["database", "entries"]
     assert names[-2:] == ["seed", "threads"]
 
 
@@ -190,7 +191,7 @@ def test_the_command_line_takes_old_names_mappings_and_switches(smooth_command: 
 
 @pytest.mark.parametrize("option", ["--no-dry", "--empty-set", "--empty-entries"])
 def test_options_that_nobody_declared_are_refused(option: str, smooth_command: Callable[..., Any]) -> None:
-    with pytest.raises(Exception, match=option):
+    with pytest.raises(CycloptsError, match=option):
         smooth_command("--database", "x", option)
 
 
@@ -198,18 +199,18 @@ def test_options_that_nobody_declared_are_refused(option: str, smooth_command: C
     ("values", "option", "field"),
     [
         ({"width_A": 0.0}, "--width should be greater than 0; it is 0.0.", "width_A should be greater"),
-        ({"picker": "warp"}, "--picker: 'warp' is none of cryolo, topaz.", "picker: 'warp' is none of"),
         ({"threads": 0}, "--threads should be greater than or equal to 1; it is 0.", "threads should be greater"),
         ({"width_A": 101.0}, "--width of more than 100 A and --keep-edges do not go", "width_A of more than 100 A and"),
-        ({"picker": "{x}"}, "--picker: '{x}' is none of cryolo, topaz.", "picker: '{x}' is none of"),
+        ({"remaps": ("{x}",)}, "--remap: {x}: is not a remap.", "remaps: {x}: is not a remap."),
     ],
 )
 def test_a_value_that_is_not_valid_is_refused_in_the_words_of_the_caller(
     values: dict[str, Any], option: str, field: str, smooth_command: Callable[..., Any]
 ) -> None:
     names = {f.name: f.names[0] for f in fields_of(SmoothParameters)}
+    words = [f"{names[k]}={v[0] if isinstance(v, tuple) else v}" for k, v in values.items()]
     with pytest.raises(UsageError) as typed:
-        smooth_command("--database", "x", *(f"{names[name]}={value}" for name, value in values.items()))
+        smooth_command("--database", "x", *words)
     assert str(typed.value).startswith(option)
     with pytest.raises(ParameterError) as called:
         SmoothParameters(database=Path("x"), **values)
@@ -218,8 +219,15 @@ def test_a_value_that_is_not_valid_is_refused_in_the_words_of_the_caller(
         TypeAdapter(SmoothParameters).validate_python({"database": "x"} | values)
 
 
+def test_a_value_that_is_no_choice_is_refused_with_the_choices(smooth_command: Callable[..., Any]) -> None:
+    with pytest.raises(ParameterError, match="picker: 'warp' is none of cryolo, topaz"):
+        SmoothParameters(database=Path("x"), picker="warp")
+    with pytest.raises(CycloptsError, match='Choose from: "cryolo", "topaz"'):
+        smooth_command("--database", "x", "--picker", "warp")
+
+
 def test_a_misspelt_name_and_a_missing_value_are_refused_by_name() -> None:
-    with pytest.raises(ParameterError, match="There is no parameter 'databse'; there are: entries, database"):
+    with pytest.raises(ParameterError, match="There is no parameter 'databse'; there are: database, entries"):
         SmoothParameters.from_values({"databse": "x"})
     with pytest.raises(ParameterError, match=r"database is required\. Folder of"):
         SmoothParameters.from_values({})

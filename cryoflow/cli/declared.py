@@ -82,14 +82,13 @@ def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
         kind = get_args(kind)[0]
     if field.option.choices and kind is str:
         kind = Literal[tuple(sorted(field.option.choices()))]  # shown in help, and completed by shells
-    turns_off = (field.plain_type is bool and field.default is True) or field.plain_type == (bool | None)
     options: dict[str, Any] = {
         "help": field.meaning,
         "show": not field.option.hidden,
         "show_default": field.default not in (None, (), False, "", {}),
         "allow_leading_hyphen": bool(field.option.allow_leading_hyphen),
     }
-    if not turns_off:
+    if not field.has_negative:
         options["negative"] = ()
     if not elements:
         options["name"] = field.names

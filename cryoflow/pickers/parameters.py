@@ -51,6 +51,11 @@ def runnable() -> Iterable[str]:
     return names("pick")
 
 
+def trainable_and_runnable() -> Iterable[str]:
+    """Return the names of the pickers that can be trained and run from here."""
+    return {*trainable()} & {*runnable()}
+
+
 WHERE = "Where the picker runs"
 
 PickerName = Annotated[str, Option(positional=True, help="The picker; `cryoflow picker list` describes them")]
@@ -197,7 +202,7 @@ class PickParameters(MicrographsToPick, PickerProgram):
 class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
     """Which picker to train on which picks, and what to pick with it. The new picks become entries of the database."""
 
-    picker: TrainablePicker
+    picker: Annotated[TrainablePicker, Option(choices=trainable_and_runnable)]
     output: OutputFolder
     to_pick: tuple[str, ...] = ()
     """Entries whose micrographs are picked (their picks are not used); may be given several times."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from cyclopts import App
 
 from cryoflow.cli import main, output
 from cryoflow.cli.main import COMMANDS, launch
+from cryoflow.cli.reference import reference
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.picks import Kind
 from cryoflow.storage.json_values import plain
@@ -270,6 +272,35 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "["
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(closed: str, tmp_path: Path) -> None:
+    redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]
+    command = f"{sys.executable} -m cryoflow settings {redirection}; echo code $? > {tmp_path}/code"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (tmp_path / "code").read_text() == "code 0\n"
+    assert done.stderr == ""
+
+
+def test_the_reference_holds_every_command_and_no_option_that_nobody_declared() -> None:
+    text = reference()
+    for name, *_ in COMMANDS:
+        assert f"\n## cryoflow {name}\n" in text
+    assert "\n### cryoflow picker train-and-pick\n" in text
+    assert "| `--database, --db` | required | Folder of the text database." in text
+    assert "`--negatives, --no-negatives` | yes |" in text
+    assert "--empty-" not in text
+    meanings = [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| `")]
+    assert all(len(meaning.strip(" |.")) > 5 for meaning in meanings)
+
+
+def test_completion_is_installed_for_the_users_shell(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"}
+    command = [sys.executable, "-m", "cryoflow", "--install-completion"]
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    scripts = [f for f in tmp_path.rglob("*") if f.is_file() and "train-and-pick" in f.read_text()]
+    assert scripts
 
 
 def test_the_pipeline_refuses_what_makes_no_sense_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
