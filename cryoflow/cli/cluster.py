@@ -30,7 +30,7 @@ def up(
         "~/cryoflow-logs/services"
     ),
 ) -> ExitCode:
-    """Start all that is needed to use cryoflow from a browser, and print the address. Ctrl-C stops it.
+    """Start everything that cryoflow needs in a browser, and print the address. Ctrl-C stops it.
 
     Starts Prefect's server, registers the deployments, and starts a worker for each pool of the profile. Jobs of a
     cluster go on when it is stopped, and are found again when it is started.
@@ -65,7 +65,7 @@ def up(
                 if not running.start(worker):
                     say(f"the {worker.name} runs already: {running.log(worker)}")
             if not len(running):
-                say(f"all of it runs already; open {address} in a browser")
+                say(f"everything runs already; open {address} in a browser")
                 return ExitCode.OK
             say(f"open {address} in a browser; logs are in {running.log_folder}; Ctrl-C stops")
             while (ended := running.ended()) is None:
@@ -78,10 +78,10 @@ def up(
 
 
 def deploy(*, profile: Profile = None, json: Json = False) -> None:
-    """Register all flows as deployments of a profile on the site's Prefect server, and its pools.
+    """Register all flows as deployments of a profile on the site's Prefect server, and create its pools.
 
-    Run it again after an upgrade or a change of the settings. Schedules are registered switched off; what was done to
-    them since, on their deployment's page, stays, and so do the defaults of the pools.
+    Run it again after an upgrade or a change of the settings. Schedules are registered switched off. Changes that were
+    made to them on their deployment's page stay, and so do the defaults of the pools.
     """
     settings, chosen = _settings(profile)
     _require_server(settings)
@@ -114,11 +114,11 @@ def trace(
         "name", "status", "slurm_job", "slurm_state", "partition", "nodes", "exit", "queued_s", "elapsed_s",
         "cpu_percent", "peak_mb",
     )  # fmt: skip
-    emit_table(rows, columns=shown, as_json=json, empty="this run has started no others")
+    emit_table(rows, columns=shown, as_json=json, empty="this run has started no other runs")
 
 
 def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
-    """The settings with a profile, and Prefect's environment before it is imported."""
+    """Return the settings with a profile, and set Prefect's environment before it is imported."""
     import os
 
     from cryoflow.settings.load import load_settings

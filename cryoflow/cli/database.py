@@ -1,4 +1,4 @@
-"""`cryoflow database`: list, show, select, verify, remove what a database holds, and unlock it."""
+"""`cryoflow database`: list, show, select, verify and remove entries, and unlock the database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryoflow.cli import output as out
 if TYPE_CHECKING:
     from cryoflow.database import Database
 
-app = App(name="database", help="List, show, select and verify what a database holds.", help_format="plaintext")
+app = App(name="database", help="List, show, select and verify the entries of a database.", help_format="plaintext")
 DatabaseOption: TypeAlias = Annotated[Path, Parameter(name=["--database", "--db"], help="Folder of the text database.")]
 ProjectOption: TypeAlias = Annotated[str | None, Parameter(help="Only the entries of this project.")]
 Repair: TypeAlias = Annotated[
@@ -48,7 +48,7 @@ def list_(*, database: DatabaseOption, project: ProjectOption = None, json: out.
 
 @app.command
 def show(entry: EntryName, *, database: DatabaseOption, json: out.Json = False) -> int:
-    """Show all that is known of an entry."""
+    """Show an entry: its numbers, its columns and its sources."""
     import numpy as np
 
     store = _opened(database)
@@ -72,8 +72,8 @@ def select(*, database: DatabaseOption, project: ProjectOption = None, json: out
     """Name, per project, the job to train from.
 
     RELION: Refine3D, then Select3D, then Select2D. CryoSPARC: Homo or NonUniform, then Hetero, then Select2D. Manual
-    picks come last, the newest job is the one of the highest number, and what is marked, unfinished, excluded or
-    contradicted by the pixels is passed over.
+    picks come last, and the newest job is the one of the highest number. Jobs that are marked, unfinished, excluded or
+    contradicted by the pixels are passed over.
     """
     from cryoflow.database import select_best
     from cryoflow.errors import ExitCode
@@ -103,14 +103,14 @@ def select(*, database: DatabaseOption, project: ProjectOption = None, json: out
 def verify(*, database: DatabaseOption, repair: Repair = False, json: out.Json = False) -> int:
     """Check every file against its checksum, and every link against its record.
 
-    Exit code 0 where all is as it was written, 1 where something is damaged, 3 where all damage was repaired.
+    Exit code 0: everything is as it was written; 1: something is damaged; 3: all damage was repaired.
     """
     from cryoflow.database import verify as verify_database
     from cryoflow.errors import ExitCode
 
     findings = verify_database(database, repair=repair)
     columns = ["severity", "path", "what", "repaired"]
-    out.emit_table(findings, columns=columns, as_json=json, empty="nothing to tell")
+    out.emit_table(findings, columns=columns, as_json=json, empty="nothing found")
     damage = [f for f in findings if f.severity == "damage"]
     left = [f for f in damage if not f.repaired]
     out.say(
@@ -159,7 +159,7 @@ def unlock(*, database: DatabaseOption, force: Force = False) -> int:
 
 
 def _opened(root: Path) -> Database:
-    """The database of a folder; an error where there is none, so that a misspelt name is not an empty list."""
+    """Return the database of a folder; a folder without one is an error, not an empty list."""
     from cryoflow.database import Database
     from cryoflow.errors import BadInput
 

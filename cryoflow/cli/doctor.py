@@ -21,7 +21,7 @@ Image = Annotated[
 def doctor(*, image: Image = None, json: Json = False) -> ExitCode:
     """Check versions, TensorFlow and GPU, reading and writing, disk, Prefect, SLURM and containers; or an image.
 
-    Exit code 0 where nothing failed; a missing optional part (GPU, SLURM, Apptainer, Docker) is no failure.
+    Exit code 0 if nothing failed; a missing optional part (GPU, SLURM, Apptainer, Docker) is no failure.
     """
     from cryoflow.settings.load import load_settings
     from cryoflow.system.doctor import examine

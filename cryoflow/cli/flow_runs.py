@@ -1,4 +1,4 @@
-"""What commands that run flows share: Prefect's own chatter off the terminal, and results as records."""
+"""Set Prefect up for commands that run flows, and print their results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def prepare_prefect(profile: ProfileName | None = None) -> None:
     """Set Prefect up for a person at a terminal, before it is imported; `--verbose` and set variables win.
 
-    A profile that is given is handed on in the environment, where flows look for it.
+    The profile is passed on in the environment, where flows read it.
     """
     import logging
 
@@ -26,7 +26,7 @@ def prepare_prefect(profile: ProfileName | None = None) -> None:
 
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    _tell_stages()
+    _print_stages()
     from cryoflow.settings.load import load_settings
     from cryoflow.system.doctor import access_problem
 
@@ -43,8 +43,8 @@ def prepare_prefect(profile: ProfileName | None = None) -> None:
         say("starting Prefect's embedded server, a quarter of a minute (set PREFECT_API_URL to use one that runs)")
 
 
-def _tell_stages() -> None:
-    """What the flows tell goes to stderr, with the time since the start; nothing with `--quiet`."""
+def _print_stages() -> None:
+    """Print the log of the flows on stderr, with the time since the start; nothing with `--quiet`."""
     import logging
     import time
 
@@ -62,7 +62,7 @@ def _tell_stages() -> None:
 
 
 def show_result(result: PipelineResult, *, as_json: bool) -> ExitCode:
-    """Print where everything is and what came of it; the exit code."""
+    """Print where the results are and what they are, and return the exit code."""
     if as_json:
         scores = {
             when: [{"entry": c.entry, "precision": c.precision, "recall": c.recall} for c in comparisons]

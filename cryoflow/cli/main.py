@@ -1,4 +1,4 @@
-"""The command `cryoflow`: which commands there are, what all of them share, and how they end.
+"""The command `cryoflow`: the table of its commands, the options of all, and exit codes.
 
 Commands live beside this file, one module a group, and are named here by text, so that a module is imported only when
 its command is used. Such a module imports its heavy parts (NumPy, pandas, Prefect, TensorFlow) inside its functions:
@@ -30,14 +30,14 @@ START, DATA, PICKING, RUNNING = (
 COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("demo", "cryoflow.cli.demo:demo", START, "Run the whole path on two simulated projects, about 3 minutes."),
     ("doctor", "cryoflow.cli.doctor:doctor", START, "Check this machine and this installation."),
-    ("settings", "cryoflow.cli.settings:app", START, "Show every setting and where its value comes from."),
+    ("settings", "cryoflow.cli.settings:app", START, "Show every setting and the source of its value."),
     ("simulate", "cryoflow.cli.simulate:simulate", START, "Write simulated projects whose true particles are known."),
     ("crawl", "cryoflow.cli.ingest:crawl", DATA, "List the RELION and CryoSPARC projects and jobs below folders."),
     ("ingest", "cryoflow.cli.ingest:ingest", DATA, "Read the picks of finished projects into a database."),
-    ("database", "cryoflow.cli.database:app", DATA, "List, show, select and verify what a database holds."),
+    ("database", "cryoflow.cli.database:app", DATA, "List, show, select and verify the entries of a database."),
     ("view", "cryoflow.cli.view:view", DATA, "See picks on micrographs in a browser, and clean them."),
     ("export", "cryoflow.cli.export:app", DATA, "Write training sets for pickers: crYOLO, Topaz and others."),
-    ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and read their picks."),
+    ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and import their picks."),
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
     ("model", "cryoflow.cli.model:app", PICKING, "List, compare and switch versions of trained models."),
     ("evaluate", "cryoflow.cli.evaluate:evaluate", PICKING, "Compare picks with reference picks."),
@@ -47,7 +47,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("trace", "cryoflow.cli.cluster:trace", RUNNING, "Show what each stage of a run cost."),
     ("report", "cryoflow.cli.report:report", RUNNING, "Write the report of a database as one HTML page."),
 )
-"""Name, where it lives (a function, or an `App` of that name), group and one line of help."""
+"""Name, home (a function, or an `App` of that name), group and one line of help. A new command is one line here."""
 
 
 def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -76,11 +76,11 @@ def _crawled(arguments: ArgumentCollection) -> list[Path]:
     ]
 
 
-EVERYWHERE = """Every command takes
-  -v, --verbose  to tell on stderr what is being done
-  -q, --quiet    to print results and errors only
-  --config FILE  to take the settings from this file
-  --debug        to tell everything, with the traceback of an error (or CRYOFLOW_DEBUG=1)
+EVERYWHERE = """Every command takes:
+  -v, --verbose  print on stderr what is being done
+  -q, --quiet    print results and errors only
+  --config FILE  take the settings from this file
+  --debug        print everything, with the traceback of an error (or CRYOFLOW_DEBUG=1)
 Exit codes: 0 done, 1 failed, 2 used wrongly, 3 partly failed."""
 
 app = App(
@@ -196,6 +196,6 @@ def main() -> None:
 
 
 def _terminated(_number: int, _frame: object) -> None:
-    """End as with Ctrl-C, letting go of locks: so do `scancel`, `systemctl stop` and `timeout` end a command."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    """End as with Ctrl-C, so that locks are released: `scancel`, `systemctl stop` and `timeout` send SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second SIGTERM ends the process at once
     raise KeyboardInterrupt

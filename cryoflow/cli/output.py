@@ -1,10 +1,10 @@
-"""What a command prints: tables, records and progress, for a person on a terminal or for a script.
+"""Print tables, records and progress of commands, for a person at a terminal or for a script.
 
 Results go to stdout; progress, logging and errors go to stderr. On a terminal tables are drawn with rich; elsewhere
-they are lines with tabs between the values and one head line; with `--json` they are one JSON value. In JSON, values
-that are not known are `null`.
+they are lines with tabs between the values and one head line; with `--json` they are one JSON value. Unknown values are
+`null` in JSON.
 
-Names in projects are anybody's: what in them would steer a terminal, or is no text, is shown as an escape.
+Names in projects are untrusted: control characters and bytes that are no text are printed as escapes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _quiet = False
 
 
 class UsageError(CryoflowError):
-    """A command was given arguments that do not go together: exit code 2."""
+    """Arguments of a command that do not go together: exit code 2."""
 
 
 def set_up(*, verbose: bool = False, quiet: bool = False, debug: bool = False) -> None:
@@ -54,7 +54,7 @@ def _open_closed_streams() -> None:
 
 
 class _StderrHandler(logging.Handler):
-    """One line a record, to whatever sys.stderr is at that moment (rich moves it while a progress bar is drawn)."""
+    """Writes one line for each record to the current sys.stderr, which rich replaces while a progress bar is drawn."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{record.levelname.lower()}: {record.getMessage()}"
@@ -68,7 +68,7 @@ _STEERS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u
 
 
 def visible(text: str) -> str:
-    """A text that cannot steer a terminal, and that every terminal can show; tabs and line ends stay."""
+    """Return a text that every terminal can show and that cannot control one; tabs and line ends stay."""
     return _STEERS.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
@@ -91,7 +91,7 @@ def emit_table(
     title
         Shown on a terminal only.
     empty
-        What a terminal shows where there are no rows.
+        Text that a terminal shows if there are no rows.
     """
     table = [_as_mapping(row) for row in rows]
     if as_json:
@@ -121,7 +121,7 @@ def emit_table(
 
 
 def emit_record(record: Mapping[str, object] | object, *, as_json: bool = False) -> None:
-    """Print one thing as `name: value` lines, or as a JSON object."""
+    """Print one record as `name: value` lines, or as a JSON object."""
     values = _as_mapping(record)
     if as_json:
         emit_json(values)
@@ -132,13 +132,13 @@ def emit_record(record: Mapping[str, object] | object, *, as_json: bool = False)
 
 
 def emit_json(value: object) -> None:
-    """Print any value made of our own types as JSON."""
+    """Print a value of cryoflow's types as JSON."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False)  # escapes what steers a terminal, but for the last:
     print(re.sub("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text))
 
 
 def say(text: str) -> None:
-    """One line for the person who waits, on stderr; nothing with `--quiet`."""
+    """Print one line on stderr; nothing with `--quiet`."""
     if not _quiet:
         print(visible(text), file=sys.stderr, flush=True)
 
@@ -149,15 +149,15 @@ def fail(error: object) -> None:
 
 
 class Advance(Protocol):
-    """What `progress` gives: call it as the work advances."""
+    """Type of the function that `progress` yields."""
 
     def __call__(self, steps: int = 1, /, *, note: str = "") -> None:
-        """Say that `steps` more are done, and what is at hand."""
+        """Count `steps` more as done, and show a note on the current one."""
 
 
 @contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Advance]:
-    """A progress bar on a terminal; elsewhere nothing but a line when it is over."""
+    """Show a progress bar on a terminal; elsewhere print one line at the end."""
     done = 0
     if _quiet or not sys.stderr.isatty():
 
@@ -188,7 +188,7 @@ def _as_mapping(row: object) -> Mapping[str, object]:
 
 
 def _text(value: object) -> str:
-    """A value in a table: unknown is a dash, floats have up to six digits."""
+    """Return a value as a table shows it: unknown as a dash, floats with up to six digits."""
     value = plain(value)
     if value is None or value == "":
         return "-"

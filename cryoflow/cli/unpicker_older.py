@@ -1,6 +1,6 @@
-"""Preprocessing options of the older emUnpicker's evaluation: they are taken and compared, for the model keeps them.
+"""Check the preprocessing options that the older emUnpicker takes at evaluation against the model, which stores them.
 
-With the older program another value at evaluation than at training spoilt the result, and nothing told.
+In the older program, another value at evaluation than at training gave wrong results without a warning.
 """
 
 from __future__ import annotations
