@@ -255,11 +255,11 @@ class Parameters:
         schema = handler.resolve_ref_schema(handler(core))
         properties, required = {}, []
         for position, field in enumerate(f for f in fields_of(cls) if f.option.form is not False):
-            shown = {**schema["properties"][field.name], "position": position, "description": field.description}
+            offered = _without_null(schema["properties"][field.name])
             if field.required or field.option.required_in_form:
                 required.append(field.name)
-                shown.pop("default", None)
-            properties[field.name] = shown
+                offered.pop("default", None)
+            properties[field.name] = {**offered, "position": position, "description": field.description}
         schema |= {"properties": properties, "required": required, "description": inspect.getdoc(cls) or ""}
         return schema
 
@@ -377,6 +377,17 @@ def shown(value: object) -> str:
     if isinstance(value, Mapping):
         return " ".join(f"{name}={shown(item)}" for name, item in value.items())
     return " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a field's schema without its null: a field that is left empty is not sent.
+
+    Prefect's pages show a field that may be null as a choice of two types; its server takes null where no value is
+    required, whatever the schema says.
+    """
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
+    rest = {k: v for k, v in schema.items() if k != "anyOf" and not (k == "default" and v is None)}
+    return {**(kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}), **rest}
 
 
 @cache

@@ -174,6 +174,15 @@ def test_a_field_that_a_form_requires_may_be_left_out_on_the_command_line() -> N
     assert Two().database is None
 
 
+def test_a_form_shows_a_value_that_may_be_left_out_as_one_empty_field() -> None:
+    share = form(SmoothParameters)["properties"]["test"]
+    assert share["type"] == "number"
+    assert (share["minimum"], share["exclusiveMaximum"]) == (0, 1)
+    assert not {"anyOf", "default"} & set(share)
+    assert "test" not in form(SmoothParameters)["required"]
+    assert TypeAdapter(SmoothParameters).validate_python({"database": "x", "test": None}).test is None
+
+
 def test_the_command_line_takes_old_names_mappings_and_switches(smooth_command: Callable[..., Any]) -> None:
     found = smooth_command(
         "A", "B", "--db", "x", "--sigma", "3", "--set", "a=b", "--set=c=d=e", "--dry", "--no-keep-edges"
