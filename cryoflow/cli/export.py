@@ -5,8 +5,8 @@ from __future__ import annotations
 from cyclopts import App
 
 from cryoflow.cli import output as out
-from cryoflow.cli.export_verify import verify
 from cryoflow.cli.declared import declared
+from cryoflow.cli.export_verify import verify
 from cryoflow.errors import ExitCode
 from cryoflow.pickers.parameters import ExportParameters, TrainingSource
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,19 +37,11 @@ def set_up(*, verbose: bool = False, quiet: bool = False, debug: bool = False) -
     """Set what goes to stderr: warnings by default, more with `verbose` and `debug`, errors only with `quiet`."""
     global _quiet
     _quiet = quiet
-    _open_closed_streams()
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logger = logging.getLogger("cryoflow")
     logger.setLevel(level)
     logger.handlers[:] = [_StderrHandler()]
     logger.propagate = False
-
-
-def _open_closed_streams() -> None:
-    """Send what a stream prints to nowhere if the caller closed it, as `>&-` does: Python has None in its place."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for the process's life
 
 
 class _StderrHandler(logging.Handler):

@@ -59,6 +59,9 @@ def _table(command: App) -> str:
     function = command.default_command
     declaration = getattr(function, "declaration", None)
     rows = field_rows(declaration) if declaration else []
+    from docstring_parser import parse
+
+    documented = {p.arg_name: p.description or "" for p in parse(inspect.getdoc(function) or "").params}
     declared = {name for names, *_ in rows for name in names}
     for argument in command.assemble_argument_collection():
         if argument.show and not declared.intersection({*argument.names, argument.name.removeprefix("--").upper()}):
@@ -68,7 +71,9 @@ def _table(command: App) -> str:
                 if argument.required
                 else shown(None if default in (MISSING, inspect.Parameter.empty) else default)
             )
-            rows.append((argument.names, value, argument.parameter.help or ""))
+            rows.append(
+                (argument.names, value, argument.parameter.help or documented.get(argument.field_info.name, ""))
+            )
     lines = ["| option | default | meaning |", "|---|---|---|"]
     for names, default, meaning in rows:
         cells = (f"`{', '.join(names)}`", default or "-", _escaped(meaning))

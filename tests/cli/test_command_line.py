@@ -274,15 +274,6 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_closed_stream_is_no_error(closed: str, tmp_path: Path) -> None:
-    redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]
-    command = f"{sys.executable} -m cryoflow settings {redirection}; echo code $? > {tmp_path}/code"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert (tmp_path / "code").read_text() == "code 0\n"
-    assert done.stderr == ""
-
-
 def test_the_reference_holds_every_command_and_no_option_that_nobody_declared() -> None:
     text = reference()
     for name, *_ in COMMANDS:
