@@ -109,13 +109,15 @@ def main() -> None:
                 following.append(waited_ms(page, "n", done))
                 time.sleep(1.5)  # a person looks; the micrograph beside it is fetched meanwhile
             page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '.'}))")
+            revision = "window.revision = document.getElementById('stage').dataset.revision || '0'"
             for _ in range(options.rounds):
+                page.js(revision)
                 page.js("window.before = document.getElementById('here').textContent")
                 shown.append(waited_ms(page, " ", "document.getElementById('here').textContent !== window.before"))
-                page.js("window.all = document.getElementById('all').textContent")
-                kept.append(
-                    waited_ms(page, " ", "document.getElementById('all').textContent !== window.all")
-                )  # the count of all micrographs comes with the server's word
+                until(page, "document.getElementById('stage').dataset.revision > window.revision")
+                page.js(revision)
+                confirmed = "document.getElementById('stage').dataset.revision > window.revision"
+                kept.append(waited_ms(page, " ", confirmed))
                 time.sleep(0.5)
     finally:
         process.terminate()

@@ -131,7 +131,8 @@ def _marker(root: Path) -> Iterator[_Broken]:
 
 def _everything(database: Database) -> Iterator[_Broken]:
     root = database.root
-    yield from _strangers(root, {layout.MARKER, layout.JOBS, layout.QUARANTINE, LOCK}, folders=True)
+    expected = {layout.MARKER, layout.JOBS, layout.QUARANTINE, layout.REVIEWS, LOCK}
+    yield from _strangers(root, expected, folders=True)
     for path in sorted((root / layout.JOBS).glob("*.json")):
         yield from _sealed_file(path)
     try:

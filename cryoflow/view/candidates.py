@@ -78,6 +78,21 @@ class Candidates:
         return self.picks.picks["micrograph"].to_numpy(np.int32)
 
     @cached_property
+    def probabilities(self) -> Float:
+        """Scores with 0 where they are unknown, (n,)."""
+        return np.nan_to_num(self.scores)
+
+    @cached_property
+    def kept_without_score(self) -> npt.NDArray[np.intp]:
+        """Rows whose score is unknown, but for those that un-picking removed: nothing is known against them."""
+        return np.flatnonzero(np.isnan(self.scores) & ~self.removed_without_score)
+
+    @cached_property
+    def labeled(self) -> npt.NDArray[np.intp]:
+        """Rows that the entry labels."""
+        return np.flatnonzero(self.labels)
+
+    @cached_property
     def centers_xy_px(self) -> Float:
         """Positions, (n, 2), x first."""
         return self.picks.centers_xy_px

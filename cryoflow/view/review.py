@@ -153,13 +153,6 @@ class Review:
         n_added = len(self.decisions.added.get(micrograph, Added()).labels)
         return int(rows.stop) - int(rows.start) + n_added
 
-    def thresholds(self, threshold: float) -> Float:
-        """Return the threshold of each micrograph: the slider's, or the one at which it was finished."""
-        of_each = np.full(len(self.candidates.picks.micrographs), threshold)
-        for micrograph, at in self.decisions.finished_at.items():
-            of_each[micrograph] = at
-        return of_each
-
     @property
     def labels(self) -> Labels:
         """Label of each candidate, (n,): what people decided, else what the entry says."""
@@ -170,14 +163,23 @@ class Review:
 
         Candidates of bad micrographs are not kept. Those without a score are, unless un-picking removed them.
         """
-        c, d = self.candidates, self.decisions
+        c, d = (
+            self.candidates,
+            self.decisions,
+        )  # whole-array passes are few: a toggle among a million picks waits for this
         with np.errstate(invalid="ignore"):
-            by_score = c.scores >= self.thresholds(threshold)[c.micrograph]
-        by_score |= np.isnan(c.scores) & ~c.removed_without_score
-        labels = self.labels
-        kept = np.where(labels != 0, labels > 0, by_score)
-        bad = [m for m, mark in d.marks.items() if mark == "bad"]
-        return np.asarray(kept & ~np.isin(c.micrograph, bad) if bad else kept, np.bool_)
+            kept: npt.NDArray[np.bool_] = c.scores >= threshold
+            for micrograph, at in d.finished_at.items():
+                rows = c.rows(micrograph)
+                kept[rows] = c.scores[rows] >= at
+        kept[c.kept_without_score] = True
+        kept[c.labeled] = c.labels[c.labeled] > 0
+        decided = np.flatnonzero(d.labels)
+        kept[decided] = d.labels[decided] > 0
+        for micrograph, mark in d.marks.items():
+            if mark == "bad":
+                kept[c.rows(micrograph)] = False
+        return kept
 
     def touched(self) -> set[int]:
         """Return the micrographs on which a person decided something."""
@@ -351,8 +353,11 @@ def tally(review: Review, threshold: float) -> Tally:
     if not c.calibrated or not c.has_scores:
         return Tally(n, n_kept, math.nan, math.nan)
     labels = review.labels
-    chance = np.where(labels != 0, labels > 0, np.nan_to_num(c.scores))
-    right, all_right = float(chance[kept].sum()) + added, float(chance.sum()) + added
+    known = np.flatnonzero(labels)
+    p, is_right = c.probabilities, labels[known] > 0
+    surplus = is_right - p[known]  # what decisions change in the sums of probabilities
+    right = float(p[kept].sum()) + float(surplus[kept[known]].sum()) + added
+    all_right = float(p.sum()) + float(surplus.sum()) + added
     return Tally(n, n_kept, _ratio(right, n_kept), _ratio(right, all_right))
 
 
@@ -361,7 +366,7 @@ def doubt(candidates: Candidates) -> Float:
     n = len(candidates.picks.micrographs)
     if not candidates.calibrated or not candidates.has_scores:
         return np.full(n, np.nan)
-    p = np.nan_to_num(candidates.scores)
+    p = candidates.probabilities
     expected: Float = np.bincount(candidates.micrograph, np.minimum(p, 1 - p), minlength=n).astype(np.float64)
     return expected
 

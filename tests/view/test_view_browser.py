@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import Page, another_tab, browser
-from view_fixtures import DIAMETER_A, PIXEL_SIZE_A, SCORED, SHAPE_YX, UNPICKED, contents, make_database
+from view_fixtures import DIAMETER_A, PIXEL_SIZE_A, SCORED, SHAPE_YX, UNPICKED, entry_files, make_database
 
 from cryoflow.database import Database
 
@@ -133,7 +133,7 @@ def test_a_toggled_pick_is_saved_as_a_new_entry_that_differs_in_that_label(
     start: Callable[..., Viewer], page: Page, database: Database
 ) -> None:
     open_entry(page, start().write)
-    before = contents(database.root)
+    before = entry_files(database.root)
     i, x, y, score = lonely_pick(database)
     page.click_at(*place_of(page, x, y))  # every pick of the entry is kept at first: a click removes this one
     page.wait_for("document.getElementById('here').textContent === '11 of 12'")
@@ -151,7 +151,7 @@ def test_a_toggled_pick_is_saved_as_a_new_entry_that_differs_in_that_label(
     assert saved.picks["label"].tolist() == labels.tolist()
     assert np.array_equal(saved.centers_xy_px, source.centers_xy_px[:12])
     assert any("saved by Ada" in note for note in saved.notes)
-    after = contents(database.root)
+    after = entry_files(database.root)
     assert {name: after[name] for name in before} == before
 
 

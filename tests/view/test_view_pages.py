@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from view_client import TestClient
-from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents
+from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents, entry_files
 
 from cryoflow.database import Database
 from cryoflow.report.page import Section, write_report
@@ -123,12 +123,12 @@ def test_saving_with_changes_of_others_unseen_is_refused_and_shows_them(writer: 
     refused = writer.post("/api/save", json=record)
     assert refused.status_code == 409
     assert refused.json()["conflict"]["by_others"] == ["ada"]
-    before = contents(database.root)
+    before = entry_files(database.root)
     saved = writer.post("/api/save", json={**record, "revision": 1}).json()
     assert saved["entry"] == "P1/AutoPick_job005_reviewed"
     assert (saved["n_picks"], saved["undecided"]) == (12, 0)
     assert "unpicker train P1/AutoPick_job005_reviewed" in saved["next"]["train"]
-    after = contents(database.root)
+    after = entry_files(database.root)
     assert {name: after[name] for name in before} == before
     stars = writer.get("/api/stars", params={"entry": saved["entry"]})
     assert stars.headers["content-type"] == "application/zip"

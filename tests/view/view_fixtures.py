@@ -76,3 +76,8 @@ def make_database(
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder with their content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def entry_files(database: Path) -> dict[str, bytes]:
+    """The files of all entries of a database, and of the micrographs that its links name."""
+    return {name: content for name, content in contents(database).items() if "/Particles/" in name or "/Micro" in name}

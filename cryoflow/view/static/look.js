@@ -442,6 +442,7 @@ function loadListSoon() {
 /** Take in what the server says of decisions, unless own actions are still on their way. @param {Changes} changes */
 function takeIn(changes) {
   revision = changes.revision;
+  stage.host.dataset.revision = String(revision);
   if (!waiting) {
     for (const [i, state] of Object.entries(changes.micrographs)) {
       const m = held.get(Number(i));

@@ -1,0 +1,84 @@
+"""Scores by a model, computed behind the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from view_fixtures import SCORED, make_database
+
+from cryoflow.errors import BadInput
+from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.unpicker.unpick import ScoredMicrograph
+from cryoflow.view import scoring
+from cryoflow.view.library import Library, Opened
+
+
+class Model:
+    """Gives a pick the probability x / 420, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.bundle = SimpleNamespace(mark="m1", fingerprint="m1", diameter_A=80.0, threshold=0.4, manifest=())
+
+    def score(self, _bundle: object, micrographs: Iterable[PickedMicrograph]) -> Iterator[ScoredMicrograph | BadInput]:
+        self.asked += 1
+        for m in micrographs:
+            p = m.centers_xy_px[:, 0] / 420
+            yield BadInput(m.path, "is unreadable.") if m.name == "mic_1.mrc" else ScoredMicrograph(m, p, p >= 0.4)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
+    model = Model()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(scoring, "score", model.score)
+    monkeypatch.setattr(scoring.ModelBundle, "load", lambda _folder: model.bundle)
+    return model
+
+
+def finished(library: Library) -> Opened:
+    end = time.monotonic() + 60
+    while (opened := library.opened(SCORED)).scoring is None or not opened.scoring.finished:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return library.opened(SCORED)
+
+
+def test_picks_without_probabilities_get_those_of_the_model(tmp_path: Path, model: Model) -> None:
+    database = make_database(tmp_path, calibrated=False)
+    opened = finished(Library(database, model=tmp_path / "model"))
+    c = opened.candidates
+    expected = c.centers_xy_px[:, 0] / 420
+    unreadable = c.micrograph == list(c.picks.micrographs["name"]).index("mic_1.mrc")
+    assert np.allclose(c.scores[~unreadable], expected[~unreadable])
+    assert np.isnan(c.scores[unreadable]).all()
+    assert (c.calibrated, c.threshold) == (True, 0.4)
+    assert opened.review.kept(0.4)[unreadable].all()  # nothing is known against them
+    assert opened.scoring is not None
+    assert sorted(r for r in opened.scoring.suggested if r) == [1, 2, 3]
+
+
+def test_scores_are_computed_once_for_a_model_and_an_entry(tmp_path: Path, model: Model) -> None:
+    database = make_database(tmp_path, calibrated=False)
+    first = finished(Library(database, model=tmp_path / "model")).candidates.scores
+    again = finished(Library(database, model=tmp_path / "model")).candidates.scores
+    assert np.array_equal(first, again, equal_nan=True)
+    assert model.asked == 1
+    model.bundle.mark = model.bundle.fingerprint = "m2"
+    finished(Library(database, model=tmp_path / "model"))
+    assert model.asked == 2
+
+
+def test_a_model_that_cannot_be_read_is_told_and_the_picks_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    opened = finished(Library(make_database(tmp_path, calibrated=False), model=tmp_path / "no model"))
+    assert opened.scoring is not None
+    assert "no model" in opened.scoring.problem
+    assert len(opened.candidates) == 48
