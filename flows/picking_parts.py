@@ -35,9 +35,10 @@ from cryoflow.pickers.running.train_and_pick import PICKED, TRAINING, export_and
 from cryoflow.pickers.stages import entries_to_train_on, executor_of, picks_to_train_on
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import Kind, PickSet
+from cryoflow.shards import cut
 from flows.export import write_training_set
 from flows.export_parts import scatter_exports
-from flows.scatter import cut, scattered
+from flows.scatter import scattered
 from flows.watching import log, run_name, show_table, shown_progress
 
 FILES = ""

@@ -6,7 +6,7 @@ a second run does what is missing only. Where stages run in this process, there 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +28,7 @@ from cryoflow.parameters import (
     Option,
     Parameters,
 )
+from cryoflow.shards import cut, remaining, run
 from cryoflow.unpicker.parameters import UnpickParameters
 from flows.watching import run_name, show_table, shown_progress
 
@@ -66,16 +67,15 @@ def judge_part(parameters: JudgeParameters) -> None:
 
     load_tensorflow()
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.unpick_shards import score_shard, shards_of
+    from cryoflow.unpicker.unpick_shards import entry_shards, score_shard
 
     p = parameters
     bundle = ModelBundle.load(p.model)
     picks = load_with_diameter(Database(p.database), p.entry)
-    shards = [s for s in shards_of(bundle, picks, p.chunk_micrographs, p.work) if p.first <= s.first < p.last]
+    items, shards = entry_shards(bundle, picks, p.chunk_micrographs, p.work)
     with shown_progress(f"judge {p.entry} {p.first}", f"micrographs of {p.entry}") as report:
-        for shard in shards:
-            score_shard(bundle, picks, shard)
-            report(shard.last - p.first, p.last - p.first)
+        mine = [s for s in shards if p.first <= s.first < p.last]
+        run(mine, lambda shard: score_shard(bundle, items, shard), on_progress=report)
 
 
 def scatter_unpicking(parameters: UnpickParameters, entries: Sequence[str], shard_micrographs: int) -> tuple[Done, ...]:
@@ -115,15 +115,16 @@ def ranges_to_judge(
     Without a model nothing was judged, and no pick is read.
     """
     from cryoflow.database.diameter import load_with_diameter
-    from cryoflow.unpicker.unpick_shards import shards_of
+    from cryoflow.unpicker.unpick_shards import entry_shards
 
     p = parameters
     database = Database(p.database_folder)
     ranges = list(cut(database.entry(entry).n_micrographs, shard_micrographs, p.chunk_micrographs))
     if bundle is None:
         return ranges
-    shards = shards_of(bundle, load_with_diameter(database, entry), p.chunk_micrographs, p.work_folder)
-    left = {shard.first for shard in shards if not shard.is_done}
+    picks = load_with_diameter(database, entry)
+    _, shards = entry_shards(bundle, picks, p.chunk_micrographs, p.work_folder)
+    left = {shard.first for shard in remaining(shards)}
     return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
 
 
@@ -142,17 +143,6 @@ def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tupl
 def plan_scatter(parameters: IngestParameters) -> Plan:
     """Which jobs are new or changed."""
     return plan_jobs(parameters.roots, Database(parameters.database), options_of(parameters))
-
-
-def cut(n_micrographs: int, a_job: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Ranges of micrographs, each a whole number of chunks and about `a_job` micrographs.
-
-    >>> list(cut(250, 100, 30))
-    [(0, 90), (90, 180), (180, 250)]
-    """
-    step = max(1, a_job // chunk) * chunk
-    for first in range(0, n_micrographs, step):
-        yield first, min(first + step, n_micrographs)
 
 
 def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:

@@ -95,6 +95,7 @@ class Cleaned:
     cleaned_from: str
     n_picks: int
     n_kept: int
+    n_doubtful: int
     n_failed_micrographs: int
 
 
@@ -111,16 +112,19 @@ def entries_to_clean(database: Path) -> tuple[str, ...]:
 def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
     """One entry, shard by shard."""
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.unpick_shards import gather, score_shard, shards_of
+    from cryoflow.unpicker.unpick import unpick as clean
 
     bundle = ModelBundle.load(parameters.model)
     database = Database(parameters.database_folder)
     picks = load_with_diameter(database, name)
-    shards = shards_of(bundle, picks, parameters.chunk_micrographs, parameters.work_folder)
     with shown_progress(f"unpick {name}", f"micrographs of {name}") as report:
-        for shard in shards:
-            score_shard(bundle, picks, shard)
-            report(shard.last, len(picks.micrographs))
-    kept, failed = gather(bundle, picks, shards, threshold=parameters.threshold)
+        kept, done = clean(
+            bundle,
+            picks,
+            goal=parameters.goal,
+            work=parameters.work_folder,
+            n_a_shard=parameters.chunk_micrographs,
+            on_progress=report,
+        )
     entry = add_if_changed(database, kept)
-    return Cleaned(entry.name, name, len(picks), len(kept), len(failed))
+    return Cleaned(entry.name, name, len(picks), len(kept), done.n_doubtful, len(done.failed))

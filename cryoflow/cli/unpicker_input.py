@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from cryoflow.picks import PickSet
     from cryoflow.preparation.picked import PickedMicrograph
+    from cryoflow.shards import OnProgress
     from cryoflow.unpicker.labeled import LabeledSet
     from cryoflow.unpicker.unpick import OnScored
 
@@ -116,24 +119,37 @@ def ending(failed: Sequence[BadInput], n_good: int) -> int:
 
 
 @contextmanager
-def scoring(what: str, total: int | None, *, json: bool = True) -> Iterator[OnScored]:
-    """Show a bar on a terminal; with `json` false, print one line for each micrograph."""
+def scoring(what: str, *, json: bool = True) -> Iterator[tuple[OnProgress, OnScored]]:
+    """Show progress with rate and time left; with `json` false, also print one line a micrograph at the end.
+
+    On a terminal a bar, elsewhere a line each minute.
+    """
+    from cryoflow.shards import Rate
     from cryoflow.unpicker.unpick import ScoredMicrograph
 
-    if not json:
+    def line(result: object) -> None:
+        if isinstance(result, ScoredMicrograph) and not json:
+            print(result, flush=True)
 
-        def line(result: object) -> None:
-            if isinstance(result, ScoredMicrograph):
-                print(result, flush=True)
+    rate, told = Rate(), [time.monotonic()]
+    if sys.stderr.isatty():
+        with out.progress(what, None) as advance:
+            done_before = [0]
 
-        yield line
+            def move(done: int, total: int) -> None:
+                advance(done - done_before[0], note=rate.text(done, total))
+                done_before[0] = done
+
+            yield move, line
         return
-    with out.progress(what, total) as advance:
 
-        def step(result: object) -> None:  # noqa: ARG001
-            advance()
+    def tell(done: int, total: int) -> None:
+        text = rate.text(done, total)
+        if time.monotonic() - told[0] >= 60:
+            out.say(f"{what}: {text}")
+            told[0] = time.monotonic()
 
-        yield step
+    yield tell, line
 
 
 def warn_coverage(bundle: object, micrographs: Sequence[PickedMicrograph]) -> None:

@@ -33,7 +33,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
         return _unpick_entries(bundle, p, json=json)
     from cryoflow.unpicker.unpick import unpick_star_folder
 
-    with scoring("unpick", None, json=json) as on_scored:
+    with scoring("unpick", json=json) as (on_progress, on_scored):
         report = unpick_star_folder(
             bundle,
             p.folder,
@@ -45,9 +45,11 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
             pixel_size_A=p.pixel_size_A,
             micrographs_dir=p.micrographs,
             ctf_star=p.ctf_star,
-            threshold=p.threshold,
+            doubtful_suffix="_autopick_doubtful" if p.doubtful else None,
+            goal=p.goal,
             orientations=p.orientations,
             workers=p.workers,
+            on_progress=on_progress,
             on_scored=on_scored,
         )
     warn_coverage(bundle, [j.micrograph for j in report.scored])
@@ -55,6 +57,8 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
         out.emit_json(
             [{"name": j.micrograph.name, "n": len(j.kept), "n_kept": int(j.kept.sum())} for j in report.scored]
         )
+    for decision in report.decisions:
+        out.say(f"note: {decision.note()}")
     out.say(f"kept {report.n_kept} of {report.n_picks} picks on {len(report.scored)} micrographs")
     return ending(report.failed, len(report.scored))
 
@@ -62,26 +66,32 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
 def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: bool) -> int:
     from cryoflow.database import Database
     from cryoflow.pickers.training_sets.export import export
+    from cryoflow.unpicker.unpick import doubtful_picks
     from cryoflow.unpicker.unpick import unpick as run
 
     p = parameters
     rows = []
     failed: list[BadInput] = []
     for name, picks in zip(p.entries, load_entries(p.entries, p.database), strict=True):
-        with scoring(name, None, json=json) as on_scored:
+        with scoring(name, json=json) as (on_progress, on_scored):
             kept, report = run(
                 bundle,
                 picks,
-                threshold=p.threshold,
+                goal=p.goal,
                 orientations=p.orientations,
                 workers=p.workers,
+                work=p.work_folder,
+                n_a_shard=p.chunk_micrographs,
+                on_progress=on_progress,
                 on_scored=on_scored,
             )
         warn_coverage(bundle, [j.micrograph for j in report.scored])
-        for note in report.notes:
+        for note in (*report.notes, *(d.note() for d in report.decisions)):
             out.say(f"note: {note}")
         failed += report.failed
         entry = Database(p.database_folder).add(kept)
+        if p.doubtful:
+            Database(p.database_folder).add(doubtful_picks(bundle, picks, report))
         for program in ("relion", "cryosparc") if p.output else ():
             assert p.output is not None
             folder = p.output / safe_name(name.replace("/", "_")) / program
@@ -94,6 +104,7 @@ def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: 
                 "from": name,
                 "picks": len(picks),
                 "kept": len(kept),
+                "doubtful": report.n_doubtful,
                 "micrographs": len(report.scored),
             }
         )

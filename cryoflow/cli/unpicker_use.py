@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.unpicker_input import any_picks, ending, labeled, scoring, warn_coverage
+from cryoflow.cli.unpicker_input import any_picks, ending, labeled, warn_coverage
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.unpicker.parameters import EvaluateUnpickerParameters, ModelInfoParameters, SuggestParameters
 
@@ -18,8 +18,8 @@ def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) 
     p = parameters
     bundle = ModelBundle.load(p.model)
     known, bad = labeled(p, p.diameter_A or bundle.diameter_A)
-    with scoring("evaluate", len(known.micrographs)) as on_scored:
-        result = run(bundle, known, orientations=p.orientations, workers=p.workers, on_scored=on_scored)
+    with out.progress("evaluate", len(known.micrographs)) as advance:
+        result = run(bundle, known, orientations=p.orientations, workers=p.workers, on_scored=lambda _: advance())
     numbers = result.numbers()
     rows = [{"measure": k, "value": v.value, "low": v.low, "high": v.high} for k, v in numbers.items()]
     if json:
@@ -69,14 +69,14 @@ def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
     if len(free) < len(found):
         out.say(f"note: {len(found) - len(free)} of {len(found)} micrographs have labels already")
     scored: list[ScoredMicrograph] = []
-    with scoring("suggest", len(free)) as on_scored:
+    with out.progress("suggest", len(free)) as advance:
         for result in score(bundle, free, workers=p.workers):
             (bad if isinstance(result, BadInput) else scored).append(result)  # type: ignore[arg-type]
-            on_scored(result)
+            advance()
     warn_coverage(bundle, free)
     out.emit_table(
         run(bundle, scored, number=p.number),
-        columns=("name", "data_set", "n_picks", "n_kept", "n_doubtful", "defocus_A", "why"),
+        columns=("name", "data_set", "n_picks", "n_kept", "n_doubtful", "n_errors", "defocus_A", "why"),
         as_json=json,
     )
     return ending(bad, len(found) - len(free) + len(scored))

@@ -1,4 +1,4 @@
-"""From scores to decisions, on validation micrographs: a temperature that makes probabilities honest, a threshold."""
+"""From scores to decisions: calibration of probabilities, share of hidden positives, and thresholds."""
 
 from __future__ import annotations
 
@@ -7,57 +7,216 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.preparation.metrics import cumulative_curve
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
+Groups = npt.NDArray[np.integer]
+
+MINIMUM_KEPT = 0.90
+"""Share of the positives that a threshold keeps, where nothing else was asked for: losing particles costs more than
+keeping some negatives, which a 2D classification removes later."""
 
 SLACK = (0.005, 0.03)
-"""Least and greatest distance in F1 that is put down to chance."""
+"""Least and greatest difference in F1 that counts as chance."""
+
+LEAST_POSITIVES = 0.3
+"""Least share of the positives above a threshold that the class prior is estimated from: fewer are left to chance."""
+
+SPREAD_OF_LOG_TEMPERATURE, SPREAD_OF_BIAS = 0.25, 1.0
+"""How far projects are expected to differ from the pooled calibration (standard deviations of the Gaussian prior)."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a threshold is chosen for: the best F1, or the least loss that reaches a precision or a recall."""
+    """Aim of a threshold. With none set: the best F1 that keeps at least `MINIMUM_KEPT` of the positives."""
 
     precision: float | None = None
     recall: float | None = None
+    keep: int | None = None
+    """Number of picks."""
+    threshold: float | None = None
 
     def __str__(self) -> str:
+        if self.threshold is not None:
+            return f"threshold of {self.threshold:g}"
+        if self.keep is not None:
+            return f"best {self.keep} picks"
         if self.precision is not None:
             return f"precision of at least {self.precision:g}"
         return "best F1" if self.recall is None else f"recall of at least {self.recall:g}"
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Map from logits to probabilities: sigmoid(logit / temperature + bias)."""
+
+    temperature: float = 1.0
+    bias: float = 0.0
+
+    def probabilities(self, logits: Float) -> Float:
+        """Return calibrated probabilities."""
+        from scipy.special import expit
+
+        probabilities: Float = expit(logits / self.temperature + self.bias)
+        return probabilities
+
+
+@dataclass(frozen=True)
 class Threshold:
-    """A threshold and what it gave on the picks that it was chosen on."""
+    """A threshold, and the precision and recall that it gives on the picks that it was chosen on."""
 
     probability: float
     precision: float
     recall: float
     reached: bool = True
-    """Whether what was goal could be had; else the nearest is given."""
+    """Whether the goal can be reached; otherwise the nearest threshold is given."""
 
 
-def temperature(logits: Float, labels: Labels, *, class_prior: float = 0.0) -> float:
-    """The number that logits are divided by so that their probabilities fit the labels best.
+def fit_temperature(logits: Float, labels: Labels, *, class_prior: float | Float = 0.0) -> Calibration:
+    """Return the calibration without bias that fits the labels best.
 
-    Least negative log-likelihood over 0.1 to 20. Unlabelled picks count as right and wrong in their known proportion:
-    as wrong, less the share that right picks have in them. 1 where one class is missing.
+    Least negative log-likelihood for temperatures of 0.1 to 20; a temperature of 1 where one class is missing.
+    Unlabeled picks count as positive and negative in the proportion of the class prior.
     """
     from scipy.optimize import minimize_scalar
 
     positive_weight, negative_weight = class_weights(labels, class_prior)
     if not positive_weight.sum() > 0 or not negative_weight.sum() > 0:
-        return 1.0
+        return Calibration()
 
     def loss(log_temperature: float) -> float:
-        z = logits / np.exp(log_temperature)
-        return float((positive_weight * np.logaddexp(0, -z) + negative_weight * np.logaddexp(0, z)).sum())
+        return _log_loss(logits / np.exp(log_temperature), positive_weight, negative_weight)
 
     found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    return Calibration(float(np.exp(found.x)))
+
+
+def fit_project(logits: Float, labels: Labels, pooled: Calibration, *, class_prior: float = 0.0) -> Calibration:
+    """Return the calibration of one project, shrunk towards the pooled one: the more, the fewer labels there are.
+
+    Maximum a posteriori with a Gaussian prior around the pooled calibration, so that a project with no labels gets the
+    pooled one, and one with thousands its own.
+    """
+    from scipy.optimize import minimize
+
+    positive_weight, negative_weight = class_weights(labels, class_prior)
+
+    def loss(x: Float) -> float:
+        z = logits / (pooled.temperature * np.exp(x[0])) + pooled.bias + x[1]
+        prior = (x[0] / SPREAD_OF_LOG_TEMPERATURE) ** 2 / 2 + (x[1] / SPREAD_OF_BIAS) ** 2 / 2
+        return _log_loss(z, positive_weight, negative_weight) + float(prior)
+
+    found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(-1.5, 1.5), (-6.0, 6.0)]).x
+    return Calibration(pooled.temperature * float(np.exp(found[0])), pooled.bias + float(found[1]))
+
+
+def _log_loss(logits: Float, positive_weight: Float, negative_weight: Float) -> float:
+    return float((positive_weight * np.logaddexp(0, -logits) + negative_weight * np.logaddexp(0, logits)).sum())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall of keeping everything of at least a score, for each different score, highest first.
+
+    Attributes
+    ----------
+    kept
+        Number of picks that are kept.
+    n_positive
+        Number of positives, kept or not; estimated where labels are missing.
+    """
+
+    scores: Float
+    kept: Float
+    precision: Float
+    recall: Float
+    f1: Float
+    n_positive: float
+
+    @classmethod
+    def labeled(cls, probabilities: Float, labels: Labels, class_prior: float | Float = 0.0) -> Curve:
+        """Return the curve of picks with labels.
+
+        Where picks are unlabeled, precision is estimated: recall (known from the positives) times the number of
+        positives there must be, over the number that is kept.
+        """
+        return cls._of(probabilities, *class_weights(labels, class_prior))
+
+    @classmethod
+    def expected(cls, probabilities: Float) -> Curve:
+        """Return the curve that calibrated probabilities let expect, without any label."""
+        return cls._of(probabilities, probabilities, 1 - probabilities)
+
+    @classmethod
+    def _of(cls, scores: Float, positive_weight: Float, negative_weight: Float) -> Curve:
+        thresholds, hits, false_hits = cumulative_curve(scores, positive_weight, negative_weight)
+        kept = np.maximum(hits + false_hits, hits)  # weights of hidden positives may be negative
+        n_positive = float(positive_weight.sum())
+        some = max(n_positive, 1e-12)
+        precision = hits / np.maximum(kept, 1e-12)
+        return cls(thresholds, kept, precision, hits / some, 2 * hits / (kept + some), n_positive)
+
+    def below(self, at: int | np.integer) -> float:
+        """Return the threshold half way to the next lower score, so that rounding does not change what is kept."""
+        lower = self.scores[at + 1] if at + 1 < len(self.scores) else 0.0
+        return float((self.scores[at] + lower) / 2)
+
+    def at(self, threshold: float) -> Threshold:
+        """Return precision and recall of a given threshold."""
+        n = int((self.scores >= threshold).sum())
+        if not n:
+            return Threshold(threshold, float("nan"), 0.0)
+        return Threshold(threshold, float(self.precision[n - 1]), float(self.recall[n - 1]))
+
+    def choose(self, goal: Goal, *, slack: float | None = None, minimum_kept: float = MINIMUM_KEPT) -> Threshold:
+        """Return the threshold for a goal.
+
+        Parameters
+        ----------
+        slack
+            Difference in F1 that is chance: the threshold is then the middle of all those whose F1 is within it of the
+            maximum. The best threshold of a few micrographs alone lies at random in that range.
+        minimum_kept
+            Least share of the positives that the best F1 keeps.
+        """
+        if goal.threshold is not None:
+            return self.at(goal.threshold)
+        if not self.n_positive > 0 or not len(self.scores):
+            return Threshold(0.5, float("nan"), float("nan"), reached=False)
+        if goal.keep is not None:
+            return self._keeping(goal.keep)
+        enough = self.recall >= minimum_kept - 1e-9
+        if goal.precision is not None:
+            good, best, nearest = self.precision >= goal.precision, self.recall, self.precision
+        elif goal.recall is not None:
+            good, best, nearest = self.recall >= goal.recall - 1e-9, self.precision, self.recall
+        else:
+            good, best, nearest = enough, self.f1, self.recall
+        at = int(np.argmax(np.where(good, best, -1))) if good.any() else int(np.argmax(nearest))
+        if goal == Goal() and slack is not None:
+            as_good = np.flatnonzero(enough & (self.f1 >= self.f1[at] - slack))
+            middle = (self.below(as_good[0]) + self.below(as_good[-1])) / 2
+            # The curve is ragged: take a point of it that is as good, not whatever lies in the middle.
+            at = int(min(as_good, key=lambda i: abs(self.below(i) - middle)))
+        return Threshold(self.below(at), float(self.precision[at]), float(self.recall[at]), bool(good.any()))
+
+    def _keeping(self, number: int) -> Threshold:
+        fitting = np.flatnonzero(self.kept <= number + 1e-6)
+        if not len(fitting):
+            return Threshold(min(1.0, float(self.scores[0]) + 1e-9), float("nan"), 0.0, reached=False)
+        at = int(fitting[-1])
+        reached = bool(number <= self.kept[-1] + 1e-6)
+        return Threshold(self.below(at), float(self.precision[at]), float(self.recall[at]), reached)
+
+    def looser(self, than: Threshold) -> Threshold:
+        """Return the threshold that loses half as many positives."""
+        return self.choose(Goal(recall=(1 + than.recall) / 2))
+
+    def stricter(self, than: Threshold) -> Threshold:
+        """Return the threshold that keeps half as large a share of negatives, or the nearest to it."""
+        return self.choose(Goal(precision=(1 + than.precision) / 2))
 
 
 def choose_threshold(
@@ -65,117 +224,134 @@ def choose_threshold(
     labels: Labels,
     goal: Goal,
     *,
-    class_prior: float = 0.0,
-    micrograph: npt.NDArray[np.integer] | None = None,
+    class_prior: float | Float = 0.0,
+    micrograph: Groups | None = None,
+    minimum_kept: float = 0.0,
 ) -> Threshold:
-    """The threshold for what is goal.
-
-    Where picks are unlabeled, precision is estimated: recall (known from the right picks) times the number of right
-    picks there must be, over the number that is kept.
+    """Return the threshold for a goal from labeled picks; see `Curve`.
 
     Parameters
     ----------
     micrograph : (n,) int, optional
-        Which micrograph each pick is from. With it, the threshold for the best F1 is the middle of all those whose F1
-        is as good as the best one's but for chance: the best one of a few micrographs lies now here, now there.
+        Which micrograph each pick is from. With it, the threshold for the best F1 is the middle of all those within one
+        standard error of F1, from a bootstrap over micrographs.
     """
-    curve = _Curve.of(probabilities, labels, class_prior)
-    if not curve.all_right > 0:
-        return Threshold(0.5, float("nan"), float("nan"), reached=False)
-    precision, recall, f1 = curve.precision, curve.recall, curve.f1
-    if goal.precision is not None:
-        good, best, spare = precision >= goal.precision, recall, precision
-    elif goal.recall is not None:
-        good, best, spare = recall >= goal.recall, precision, recall
-    else:
-        good, best, spare = np.ones(len(f1), bool), f1, f1
-    at = int(np.argmax(np.where(good, best, -1))) if good.any() else int(np.argmax(spare))
-    value = curve.below(at)
-    if goal == Goal() and micrograph is not None:
-        slack = _chance(probabilities, labels, class_prior, micrograph, value)
-        as_good = np.flatnonzero(f1 >= f1[at] - slack)
-        middle = (curve.below(as_good[0]) + curve.below(as_good[-1])) / 2
-        at = int(min(as_good, key=lambda i: abs(curve.below(i) - middle)))  # the curve is ragged: not into a dip
-        value = curve.below(at)
-    return Threshold(value, float(precision[at]), float(recall[at]), bool(good.any()))
+    curve = Curve.labeled(probabilities, labels, class_prior)
+    best = curve.choose(goal, minimum_kept=minimum_kept)
+    if micrograph is None or goal != Goal() or not curve.n_positive > 0:
+        return best
+    slack = _chance(probabilities, labels, class_prior, micrograph, best.probability)
+    return curve.choose(goal, slack=slack, minimum_kept=minimum_kept)
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """Precision and recall where everything of at least a score is kept, for each different score, highest first."""
+def guarded_share(n_positive: int) -> float:
+    """Return the share of validation positives to keep so that at least `MINIMUM_KEPT` is likely kept elsewhere.
 
-    scores: Float
-    precision: Float
-    recall: Float
-    f1: Float
-    all_right: float
-
-    @classmethod
-    def of(cls, probabilities: Float, labels: Labels, class_prior: float) -> _Curve:
-        positive_weight, negative_weight = class_weights(labels, class_prior)
-        order = np.argsort(-probabilities, kind="stable")
-        ranked = probabilities[order]
-        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-        hits = np.cumsum(positive_weight[order])[last]
-        kept = np.maximum(hits + np.cumsum(negative_weight[order])[last], hits)
-        all_right = float(positive_weight.sum())
-        some = max(all_right, 1e-12)
-        return cls(ranked[last], hits / np.maximum(kept, 1e-12), hits / some, 2 * hits / (kept + some), all_right)
-
-    def below(self, at: int | np.integer) -> float:
-        """Half way to the next lower score: a score that is equal but for rounding falls on the same side."""
-        lower = self.scores[at + 1] if at + 1 < len(self.scores) else 0.0
-        return float((self.scores[at] + lower) / 2)
+    One standard error above `MINIMUM_KEPT`, for few positives say little about the others of their project.
+    """
+    margin = np.sqrt(MINIMUM_KEPT * (1 - MINIMUM_KEPT) / max(n_positive, 1))
+    return float(min(MINIMUM_KEPT + margin, 0.98))
 
 
 def _chance(
     probabilities: Float,
     labels: Labels,
-    class_prior: float,
-    micrograph: npt.NDArray[np.integer],
+    class_prior: float | Float,
+    micrograph: Groups,
     threshold: float,
     *,
     rounds: int = 200,
 ) -> float:
-    """Standard error of F1 at a threshold, from micrographs drawn with replacement; within 0.005 and 0.03."""
+    """Return the standard error of F1 at a threshold, from micrographs drawn with replacement; within `SLACK`."""
     positive_weight, negative_weight = class_weights(labels, class_prior)
     groups, member = np.unique(micrograph, return_inverse=True)
     kept = probabilities >= threshold
-    hits, false_positives, right = (
+    hits, kept_negative, positives = (
         np.bincount(member, w, len(groups)) for w in (positive_weight * kept, negative_weight * kept, positive_weight)
     )
     rng = np.random.default_rng(0)
     draws = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), rounds)
-    some_kept = np.maximum(draws @ (hits + false_positives), 0.0)
-    f1 = 2 * (draws @ hits) / np.maximum(some_kept + draws @ right, 1e-12)
+    some_kept = np.maximum(draws @ (hits + kept_negative), 0.0)
+    f1 = 2 * (draws @ hits) / np.maximum(some_kept + draws @ positives, 1e-12)
     return float(np.clip(f1.std(), *SLACK))
 
 
-def estimate_class_prior(probabilities: Float, labels: Labels, *, at_most: float) -> float:
-    """Share of right picks among those not known, as far as the scores allow; never above `at_most`.
+@dataclass(frozen=True)
+class ClassPrior:
+    """Share of positives among unlabeled picks, with its 95 % interval."""
 
-    Above any threshold there are at least the hidden right picks, of which as large a share lies there as of the
-    labeled ones. So the share of unlabeled picks above it over that of the right ones bounds what is hidden (best-bin
-    estimate, Garg et al. 2021); the least such bound is taken, of thresholds that keep half of the right ones. The
-    bound means something only for micrographs that were not learnt from.
+    value: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def estimate_class_prior(
+    scores: Float, labels: Labels, *, at_most: float, micrograph: Groups | None = None, rounds: int = 100
+) -> ClassPrior:
+    """Estimate the share of positives among unlabeled picks from scores of micrographs that were not learned from.
+
+    Above any threshold t lie at least the hidden positives, of which as large a share lies there as of the labeled
+    ones. So U(t) / P(t), the shares of unlabeled picks and of positives above t, bounds the prior from above, and
+    closely where few negatives score that high (best-bin estimate, Garg et al. 2021). The estimate is the least of
+    these ratios, each plus its standard error: the least ratio itself would be low, for it is the one that chance made
+    least.
+
+    Parameters
+    ----------
+    at_most
+        Upper limit of value and interval; also the value where no positive is labeled.
+    micrograph : (n,) int, optional
+        Which micrograph each pick is from: the interval is from micrographs drawn with replacement, else from picks.
     """
-    right, unknown = probabilities[labels == POSITIVE], probabilities[labels == UNLABELED]
-    if not len(unknown):
-        return 0.0
-    if not len(right):
-        return at_most
-    thresholds = np.sort(right)[: len(right) // 2 + 1]
-    of_positive = 1 - np.searchsorted(np.sort(right), thresholds) / len(right)
-    above = len(unknown) - np.searchsorted(np.sort(unknown), thresholds)
-    return float(min(at_most, ((above + 1) / (len(unknown) + 1) / of_positive).min()))
+    n_unlabeled, n_positive = int((labels == UNLABELED).sum()), int((labels == POSITIVE).sum())
+    if not n_unlabeled:
+        return ClassPrior()
+    if not n_positive:
+        return ClassPrior(at_most, 0.0, at_most)
+    chosen = labels != NEGATIVE
+    scores, is_unlabeled = scores[chosen], labels[chosen] == UNLABELED
+    groups = np.arange(len(scores)) if micrograph is None else np.unique(micrograph[chosen], return_inverse=True)[1]
+    order = np.argsort(-scores, kind="stable")
+    ranked, is_unlabeled, groups = scores[order], is_unlabeled[order], groups[order]
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    value = _best_bin(is_unlabeled, np.ones(len(ranked)), last)
+    rng = np.random.default_rng(0)
+    n_groups = int(groups.max()) + 1
+    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), rounds)
+    found = [_best_bin(is_unlabeled, draw[groups].astype(np.float64), last) for draw in draws]
+    known = [v for v in found if np.isfinite(v)]
+    low, high = np.quantile(known, (0.025, 0.975)) if known else (0.0, at_most)
+    limited = np.minimum([value, min(low, value), max(high, value)], at_most)
+    return ClassPrior(*(float(v) for v in limited))
 
 
-def class_weights(labels: Labels, class_prior: float) -> tuple[Float, Float]:
-    """How much each pick counts as right and as wrong, (n,) each.
+def _best_bin(is_unlabeled: npt.NDArray[np.bool_], weights: Float, last: npt.NDArray[np.intp]) -> float:
+    """Return the least U(t) / P(t) plus its standard error, of thresholds that keep enough positives."""
+    unlabeled, positive = np.cumsum(weights * is_unlabeled)[last], np.cumsum(weights * ~is_unlabeled)[last]
+    if not unlabeled[-1] or not positive[-1]:
+        return float("nan")
+    u, p = unlabeled / unlabeled[-1], positive / positive[-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = u / p
+        # The last term stands for the one pick that may lie above a threshold by chance where none does.
+        variance = u * (1 - u) / unlabeled[-1] + ratio**2 * p * (1 - p) / positive[-1] + 1 / unlabeled[-1] ** 2
+        return float(np.where(p >= LEAST_POSITIVES, ratio + np.sqrt(variance) / p, np.inf).min())
 
-    A labeled pick counts once. An unlabeled one counts as wrong; the right picks that hide among them are stood for
-    by the labeled right ones, which count more as right and, by as much, less than nothing as wrong.
+
+def class_weights(labels: Labels, class_prior: float | Float) -> tuple[Float, Float]:
+    """Return how much each pick counts as positive and as negative, (n,) each.
+
+    A labeled pick counts once. An unlabeled one counts as negative; the positives hidden among them are represented by
+    the labeled positives, which count more as positive and, by as much, less than nothing as negative.
+
+    Parameters
+    ----------
+    class_prior
+        Share of positives among unlabeled picks, one for all or one for each pick.
     """
-    right, wrong, unknown = labels == POSITIVE, labels == NEGATIVE, labels == UNLABELED
-    hidden = class_prior * unknown.sum() / max(right.sum(), 1) if right.any() else 0.0
-    return right * (1.0 + hidden), wrong + unknown - right * hidden
+    positive, negative, unlabeled = labels == POSITIVE, labels == NEGATIVE, labels == UNLABELED
+    hidden = float((class_prior * unlabeled).sum()) / max(int(positive.sum()), 1) if positive.any() else 0.0
+    return positive * (1.0 + hidden), negative + unlabeled - positive * hidden

@@ -39,6 +39,19 @@ def roc_auc(positive: Bool, scores: Float, weights: Float | None = None) -> floa
     return float((positives * (below + negatives / 2)).sum() / total) if total else float("nan")
 
 
+def cumulative_curve(scores: Float, positive_weight: Float, negative_weight: Float) -> tuple[Float, Float, Float]:
+    """Return each different score, highest first, and the weights of positives and negatives of at least that score.
+
+    Every precision-recall curve of cryoflow comes from here: of labels, of weighted labels, of expectations.
+    """
+    if not len(scores):
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    thresholds: Float = scores[order][last]
+    return thresholds, np.cumsum(positive_weight[order])[last], np.cumsum(negative_weight[order])[last]
+
+
 def precision_recall(positive: Bool, scores: Float, weights: Float | None = None) -> tuple[Float, Float, Float]:
     """Return precision and recall of keeping all scores of at least a threshold, for each threshold, highest first.
 
@@ -48,16 +61,12 @@ def precision_recall(positive: Bool, scores: Float, weights: Float | None = None
         One entry for each different score.
     """
     w = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
-    order = np.argsort(-scores, kind="stable")
-    if not len(scores):
+    thresholds, hits, false_hits = cumulative_curve(scores, w * positive, w * ~positive)
+    if not len(thresholds):
         return np.zeros(0), np.zeros(0), np.zeros(0)
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    kept = np.cumsum(w[order])[last]
-    hits = np.cumsum(w[order] * positive[order])[last]
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(kept > 0, hits / kept, 1.0)
+        precision = np.where(hits + false_hits > 0, hits / (hits + false_hits), 1.0)
         recall = hits / hits[-1]
-    thresholds: Float = scores[order][last]
     return precision, recall, thresholds
 
 

@@ -74,7 +74,7 @@ def _numbers(e: Evaluation, bundle: ModelBundle) -> Section:
         ),
         Text(
             f"{e.n_picks:,} labeled picks, {e.n_positive:,} of them positive, on {len(e.micrographs)} micrographs "
-            f"that were used for nothing else. Picks of a probability of at least {e.threshold:.3f} are kept. "
+            f"that were used for nothing else. Picks of at least {_limits(e)} are kept. "
             "Intervals are from a bootstrap over micrographs, for the picks of one micrograph are not independent."
         ),
     ]
@@ -83,6 +83,13 @@ def _numbers(e: Evaluation, bundle: ModelBundle) -> Section:
         rows = [[str(error.path), error.reason] for error in e.failed]
         blocks.append(Table(("micrograph", "why it could not be scored"), rows, caption="Left out"))
     return Section(f"How good is {bundle.folder.name if bundle.folder else 'the model'}?", blocks)
+
+
+def _limits(e: Evaluation) -> str:
+    """Return the threshold, of each project where there are several."""
+    if len(e.decisions) < 2:
+        return f"a probability of {e.decisions[0].threshold if e.decisions else e.threshold:.3f}"
+    return "these probabilities (" + ", ".join(f"{d.project} {d.threshold:.3f}" for d in e.decisions) + ")"
 
 
 def _curves(e: Evaluation) -> Section:
@@ -111,15 +118,16 @@ def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
     """The most certain, the most doubtful, and the most wrongly scored picks."""
     place = [(i, k) for i, j in enumerate(e.scored) for k in range(len(j.kept))]
     p = np.concatenate([j.probabilities for j in e.scored]) if e.scored else np.zeros(0)
+    kept = np.concatenate([j.kept for j in e.scored]) if e.scored else np.zeros(0, bool)
     label = np.concatenate([j.micrograph.labels for j in e.scored]) if e.scored else np.zeros(0, np.int8)
     right = label == POSITIVE
     wrong = ~right & (label != UNLABELED)
     groups = (
         ("Most certainly right", KEPT, np.argsort(-p, kind="stable")),
         ("Most certainly wrong", REMOVED, np.argsort(p, kind="stable")),
-        ("Most doubtful", MISSED, np.argsort(np.abs(p - e.threshold), kind="stable")),
-        ("Kept, but labeled wrong", REMOVED, _worst(wrong & (p >= e.threshold), -p)),
-        ("Removed, but labeled right", KEPT, _worst(right & (p < e.threshold), p)),
+        ("Most doubtful", MISSED, np.argsort(np.abs(p - 0.5), kind="stable")),
+        ("Kept, but labeled wrong", REMOVED, _worst(wrong & kept, -p)),
+        ("Removed, but labeled right", KEPT, _worst(right & ~kept, p)),
     )
     pictures = []
     for title, color, order in groups:

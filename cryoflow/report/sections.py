@@ -22,10 +22,11 @@ from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.picks import FloatArray, Kind, PickSet
 from cryoflow.report.execution import TraceRow, execution_section
-from cryoflow.report.figures import KEPT, MISSED, REMOVED, Marks, montage, overlay
+from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Curve, Marks, montage, overlay, precision_recall
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, Section, Table, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.operating_point import DOUBTFUL, is_doubtful
 
 EXAMPLES = 2
 """Micrographs that are shown, of each project."""
@@ -130,7 +131,10 @@ def examples_section(
 ) -> Section:
     """Micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
     blocks: list[Block] = [
-        Text("Green: kept. Red: removed." + (" Amber: true particles that no kept pick lies on." if evaluation else ""))
+        Text(
+            "Green: kept. Blue: kept, but doubtful. Red: removed."
+            + (" Amber: true particles that no kept pick lies on." if evaluation else "")
+        )
     ]
     references = Database(evaluation.reference_database) if evaluation else None
     for pair in pairs:
@@ -140,6 +144,49 @@ def examples_section(
         blocks.append(Gallery([_example(before, after, truth, i) for i in shown[:EXAMPLES] if _has_file(before, i)]))
         blocks += _montages(before, after, shown)
     return Section("Micrographs", blocks)
+
+
+def operating_points_section(database: Database, pairs: Sequence[CleanedPair], model: ModelBundle) -> Section:
+    """Return how each project's picks are decided: its curve with the chosen point, and what else to choose."""
+    pictures: list[Picture] = []
+    rows: list[list[object]] = []
+    entries = {pair.before.project: pair for pair in pairs}
+    for project, point in sorted(model.projects.items()):
+        pair = entries.get(project)
+        n_picks = pair.before.n_picks if pair else None
+        for choice, (threshold, share, precision, recall) in point.alternatives().items():
+            n_kept = pair.after.n_picks if pair and choice == "chosen" else n_picks and round(share * n_picks)
+            rows.append([project, choice, n_kept, share, precision, recall, f"--threshold {threshold:.3f}"])
+        if point.curve:
+            x, y = (np.array([row[i] for row in point.curve]) for i in (3, 2))
+            at = (point.recall, point.precision)
+            curve = Curve(x, y, f"threshold {point.threshold:.3f}", NEUTRAL, at)
+            labels = f"{point.n_positive} positive, {point.n_negative} negative, {point.n_unlabeled} unlabeled"
+            caption = f"{project}: {labels} picks on validation micrographs. The dot is the chosen threshold."
+            pictures.append(Picture(precision_recall([curve], title=project), caption))
+    priors = [
+        [name, p.class_prior, p.class_prior_low, p.class_prior_high]
+        for name, p in sorted(model.projects.items())
+        if p.n_unlabeled
+    ]
+    blocks: list[Block] = [
+        Text(
+            "Each project has its own calibration and threshold. The looser choice loses half as many particles, the "
+            "stricter one keeps half as large a share of wrong picks; the last column is the option of `cryoflow "
+            "unpicker unpick`. Kept picks are counted for the chosen threshold, and estimated for the others."
+        ),
+        Gallery(pictures),
+        Table(("project", "choice", "kept", "share", "precision", "recall", "option"), rows, caption="Thresholds"),
+    ]
+    if priors:
+        head = ("project", "share of particles", "from", "to")
+        blocks.append(Table(head, priors, caption="Particles among the unlabeled picks, with the 95 % interval"))
+    doubtful = [
+        [pair.before.project, database.load(pair.after).counts.get("doubtful"), pair.before.n_picks] for pair in pairs
+    ]
+    caption = f"Doubtful picks, of a probability of {DOUBTFUL[0]:g} to {DOUBTFUL[1]:g}, kept or not"
+    blocks.append(Table(("project", "doubtful", "picks"), doubtful, caption=caption))
+    return Section("Thresholds", blocks)
 
 
 def training_section(model: ModelBundle) -> Section:
@@ -156,7 +203,7 @@ def training_section(model: ModelBundle) -> Section:
             members = [r for r in model.manifest if (r.data_set, r.part) == (data_set, part)]
             counts = [sum(getattr(r, f) for r in members) for f in ("n_positive", "n_negative", "n_unlabeled")]
             rows.append([data_set, part, len(members), *counts])
-    head = ("data set", "part", "micrographs", "right", "wrong", "not known")
+    head = ("data set", "part", "micrographs", "positive", "negative", "unlabeled")
     blocks.append(Table(head, rows, caption="Labelled picks, split by micrograph"))
     measures = [[name.replace("_", " "), float(value)] for name, value in model.metrics.items()]
     blocks.append(Table(("measure", "value"), measures, caption=f"The model in {model.folder}", folded=True))
@@ -257,7 +304,12 @@ def _example(before: PickSet, after: PickSet, truth: PickSet | None, i: int) -> 
     size = float(row["pixel_size_A"])
     diameter_px = (before.diameter_A or after.diameter_A or 150.0) / size
     kept, removed = _kept_and_removed(before, after, i)
-    marks = [Marks(kept, "kept", KEPT), Marks(removed, "removed", REMOVED)]
+    doubtful = is_doubtful(_scores(after, i))
+    marks = [
+        Marks(kept[~doubtful], "kept", KEPT),
+        Marks(kept[doubtful], "kept, doubtful", NEUTRAL),
+        Marks(removed, "removed", REMOVED),
+    ]
     if truth is not None:
         marks.append(Marks(_missed(truth, before, kept, i, diameter_px), "missed", MISSED))
     name = Path(row["name"]).name
@@ -270,6 +322,13 @@ def _kept_and_removed(before: PickSet, after: PickSet, i: int) -> tuple[FloatArr
     gone = np.ones(len(every), bool)
     gone[match_picks(every, kept, 0.5).reference] = False
     return kept, every[gone]
+
+
+def _scores(picks: PickSet, i: int) -> FloatArray:
+    """Return the scores of the picks on one micrograph, NaN where they have none."""
+    offsets = picks.offsets
+    some = picks.picks.iloc[offsets[i] : offsets[i + 1]]
+    return some["score"].to_numpy(np.float64) if "score" in some else np.full(len(some), np.nan)
 
 
 def _missed(truth: PickSet, picks: PickSet, kept: FloatArray, i: int, diameter_px: float) -> FloatArray:
@@ -319,6 +378,8 @@ def report_sections(
     if pairs:
         sections += [result_section(pairs, evaluation), examples_section(database, pairs, model, evaluation)]
     if model:
+        if model.projects:
+            sections.append(operating_points_section(database, pairs, model))
         sections.append(training_section(model))
     sections.append(database_section(database))
     if exports:

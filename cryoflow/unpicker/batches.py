@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -20,7 +20,9 @@ from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """What `model.fit` draws from: (views, labels) of equal batches.
+    """Batches of equal size for `model.fit`: augmented patches, and their labels and class priors.
+
+    `class_priors` has the share of positives among unlabeled picks of each project; 0 for the others.
 
     Parameters
     ----------
@@ -47,6 +49,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.micrographs = tuple(m for m in micrographs if len(m.labels))
         self.preprocessing = preprocessing
         self.seed, self.contrast, self.epoch = seed, contrast, 0
+        self.class_priors: Mapping[str, float] = {}
         total = sum(len(m.labels) for m in self.micrographs)
         self.batch = min(batch, total)
         edge = preprocessing.input_px + 2 * preprocessing.margin_px
@@ -63,9 +66,11 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         group, rows = self._batches[index]
         boxes = self._boxes(group)
         rng = np.random.default_rng([self.seed, 2, self.epoch, index])
-        labels = np.concatenate([self.micrographs[i].labels for i in group])
+        members = [self.micrographs[i] for i in group]
+        labels = np.concatenate([m.labels for m in members])
+        priors = np.concatenate([np.full(len(m.labels), self.class_priors.get(m.data_set, 0.0)) for m in members])
         views = augment(boxes[rows], self.preprocessing.input_px, rng, contrast=self.contrast)
-        return views, labels[rows].astype(np.float32)[:, None]
+        return views, np.column_stack((labels, priors))[rows].astype(np.float32)
 
     def start_at(self, epoch: int) -> None:
         """Go to an epoch (from 0)."""

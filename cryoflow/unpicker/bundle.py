@@ -1,13 +1,13 @@
 """A trained model as a folder that can be read, checked and sent, and from which nothing is run.
 
-    bundle.json           architecture, preprocessing, temperature, threshold, training options, versions, checksums
+    bundle.json           architecture, preprocessing, operating points, training options, versions, checksums
     weights.npz           arrays by name, never pickled
     metrics.json          what was measured on validation and test micrographs
     training_set.tsv      every micrograph: part, data set, counts, defocus, pixel size, content hash
     learning_curves.png   of the training
 
-`bundle.json` is written last: a folder without it is no model. The network is built again by our own code from its
-description; weights are arrays and nothing else.
+`bundle.json` is written last, with a checksum of its own: a folder without it is no model. The network is built by
+cryoflow from its description; weights are arrays and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,21 +29,27 @@ import numpy.typing as npt
 import cryoflow
 from cryoflow.errors import BadInput
 from cryoflow.preparation.augment import center_crop, oriented
+from cryoflow.preparation.calibration import Calibration
 from cryoflow.preparation.patches import Patches, PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, remove, write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.safe_names import inside
+from cryoflow.storage.sealing import refuse_newer, sealed, unsealed
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.network import Architecture, build
+from cryoflow.unpicker.operating_point import OperatingPoint
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 if TYPE_CHECKING:
     import keras
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2
+"""1: version 0.1, whose bundle.json has no checksum of its own and one operating point; still read."""
 DESCRIPTION, WEIGHTS, METRICS, MANIFEST = "bundle.json", "weights.npz", "metrics.json", "training_set.tsv"
 Weights = Mapping[str, npt.NDArray[np.generic]]
 
@@ -76,10 +83,10 @@ class ModelBundle:
 
     Attributes
     ----------
-    temperature
-        Logits are divided by it, so that probabilities mean what they say.
-    threshold
-        Picks of at least this probability are kept.
+    temperature, threshold
+        Calibration and threshold pooled over all projects.
+    projects
+        Operating point of each project of the validation micrographs.
     metrics
         Numbers by name, of validation and (where it was evaluated) of test micrographs.
     folder
@@ -92,6 +99,7 @@ class ModelBundle:
     diameter_A: float
     temperature: float = 1.0
     threshold: float = 0.5
+    projects: Mapping[str, OperatingPoint] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     manifest: tuple[ManifestRow, ...] = field(default=(), repr=False)
@@ -111,7 +119,14 @@ class ModelBundle:
     @cached_property
     def mark(self) -> str:
         """Short hash of what decides its probabilities; checkpoints of a training share their fingerprint, not this."""
-        described = (self.architecture.to_json(), self.preprocessing.to_json(), self.diameter_A, self.temperature)
+        calibrations = {name: (point.temperature, point.bias) for name, point in self.projects.items()}
+        described = (
+            self.architecture.to_json(),
+            self.preprocessing.to_json(),
+            self.diameter_A,
+            self.temperature,
+            calibrations,
+        )
         return fingerprint_of(npz_bytes(self.weights), json.dumps(described, sort_keys=True), digits=16)
 
     @property
@@ -120,15 +135,23 @@ class ModelBundle:
         known = [r.defocus_A for r in self.manifest if r.part == "train" and np.isfinite(r.defocus_A)]
         return (min(known), max(known)) if known else (float("nan"), float("nan"))
 
-    def logits(self, boxes: Patches, *, orientations: int = 1, batch: int | None = None) -> npt.NDArray[np.float64]:
-        """The network's opinion of boxes, (n,); above 0 is right. The mean over so many orientations of each box."""
-        return logits_of(self.network, boxes, self.architecture.input_px, orientations=orientations, batch=batch)
+    def logits(self, patches: Patches, *, orientations: int = 1, batch: int | None = None) -> npt.NDArray[np.float64]:
+        """Return the network's logits, (n,), each the mean over so many orientations of the patch."""
+        return logits_of(self.network, patches, self.architecture.input_px, orientations=orientations, batch=batch)
 
     def probabilities(
-        self, boxes: Patches, *, orientations: int = 1, batch: int | None = None
+        self, patches: Patches, *, project: str = "", orientations: int = 1, batch: int | None = None
     ) -> npt.NDArray[np.float64]:
-        """Calibrated probability that each box holds a whole particle, (n,)."""
-        return sigmoid(self.logits(boxes, orientations=orientations, batch=batch) / self.temperature)
+        """Return the calibrated probability that each patch shows a whole particle, (n,).
+
+        Parameters
+        ----------
+        project
+            Whose calibration to use; the pooled one for projects that the model did not learn from.
+        """
+        point = self.projects.get(project)
+        calibration = point.calibration if point else Calibration(self.temperature)
+        return calibration.probabilities(self.logits(patches, orientations=orientations, batch=batch))
 
     def save(self, folder: Path) -> None:
         """Write the bundle into a folder; `bundle.json` comes last and makes it one.
@@ -152,12 +175,15 @@ class ModelBundle:
             "diameter_A": self.diameter_A,
             "temperature": self.temperature,
             "threshold": self.threshold,
+            "projects": {name: point.to_json() for name, point in sorted(self.projects.items())},
             "options": dict(self.options),
             "fingerprint": self.fingerprint,
             "versions": dict(self.versions) or versions(),
             "checksums": {name: checksum(folder / name) for name in (WEIGHTS, METRICS, MANIFEST)},
         }
-        write_atomically(folder / DESCRIPTION, _json(description))
+        finite = _finite(description)
+        assert isinstance(finite, dict)
+        write_atomically(folder / DESCRIPTION, sealed(finite))
 
     @classmethod
     def load(cls, folder: Path | str) -> ModelBundle:
@@ -179,15 +205,7 @@ class ModelBundle:
             )
             raise BadInput(folder, f"is no model: it has no {DESCRIPTION}.", hint)
         try:
-            values = json.loads(inputs.read_text(file))
-            number = values["format"]
-            if number != FORMAT:
-                newer = isinstance(number, int) and number > FORMAT
-                raise BadInput(
-                    file,
-                    f"is of format {number}; this cryoflow ({cryoflow.__version__}) reads format {FORMAT}.",
-                    "Use a newer cryoflow." if newer else "Train the model again.",
-                )
+            values = _description(file)
             sums: dict[str, str] = dict.fromkeys((WEIGHTS, METRICS, MANIFEST), "") | values["checksums"]
             for name, wanted in sums.items():
                 part = inside(folder, name)
@@ -202,6 +220,7 @@ class ModelBundle:
                 diameter_A=float(values["diameter_A"]),
                 temperature=float(values["temperature"]),
                 threshold=float(values["threshold"]),
+                projects={k: OperatingPoint.from_json(v) for k, v in values.get("projects", {}).items()},
                 options=values["options"],
                 metrics=json.loads(inputs.read_text(folder / METRICS)),
                 manifest=_read_manifest(folder / MANIFEST),
@@ -235,6 +254,18 @@ def _from_fields(kind: Callable[..., PatchExtractor], values: dict[str, Any]) ->
     if set(values) != fields:
         raise ValueError(f"preprocessing with fields {sorted(values)}; expected {sorted(fields)}")
     return kind(**values)
+
+
+def _description(file: Path) -> dict[str, Any]:
+    """Read bundle.json and check its seal and its format."""
+    raw = inputs.read_bytes(file)
+    values = json.loads(raw)
+    number = values.get("format")
+    if number == 1 and "checksum" not in values:
+        log.info("%s: written by cryoflow 0.1, without a checksum of its own; train again to have one", file)
+        return dict(values)
+    refuse_newer(file, number, FORMAT)
+    return unsealed(file, raw, FORMAT, "Copy the model again from where it was trained, or train it again.")
 
 
 def get_weights(model: keras.Model) -> dict[str, npt.NDArray[np.generic]]:
@@ -284,14 +315,6 @@ def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> 
         views = np.concatenate((views, np.zeros((filled - number, *views.shape[1:]), views.dtype)))
     out = [np.asarray(model.predict_on_batch(views[i : i + batch])) for i in range(0, filled, batch)]
     return np.concatenate(out)[:number, 0].astype(np.float64)
-
-
-def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Probability from a logit."""
-    from scipy.special import expit
-
-    probabilities: npt.NDArray[np.float64] = expit(logits)
-    return probabilities
 
 
 def versions() -> dict[str, str]:

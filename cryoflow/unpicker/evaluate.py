@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.metrics import (
     Counts,
     Interval,
@@ -24,7 +25,8 @@ from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMic
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.labeled import LabeledSet
-from cryoflow.unpicker.unpick import OnScored, ScoredMicrograph, score
+from cryoflow.unpicker.operating_point import Decision
+from cryoflow.unpicker.unpick import OnScored, ScoredMicrograph, decided, score
 
 Float = npt.NDArray[np.float64]
 
@@ -84,6 +86,7 @@ class Evaluation:
     right: npt.NDArray[np.bool_] = field(repr=False)
     scored: tuple[ScoredMicrograph, ...] = field(default=(), repr=False)
     failed: tuple[BadInput, ...] = ()
+    decisions: tuple[Decision, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def numbers(self) -> dict[str, Interval]:
@@ -132,7 +135,8 @@ def evaluate(
             on_scored(result)
     if not scored:
         raise failed[0]
-    return measure(scored, bundle, rounds=rounds, seed=seed, failed=tuple(failed))
+    final, decisions = decided(bundle, scored, Goal())
+    return measure(final, bundle, decisions=decisions, rounds=rounds, seed=seed, failed=tuple(failed))
 
 
 def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
@@ -150,6 +154,7 @@ def measure(
     rounds: int = 500,
     seed: int = 0,
     failed: tuple[BadInput, ...] = (),
+    decisions: tuple[Decision, ...] = (),
 ) -> Evaluation:
     """All numbers about picks that were scored."""
     labels = np.concatenate([j.micrograph.labels for j in scored])
@@ -166,7 +171,7 @@ def measure(
         raise BadInput(
             bundle.folder or "model", f"the {len(right)} test picks are all of one kind: nothing to measure."
         )
-    kept = p >= bundle.threshold
+    kept = np.concatenate([j.kept for j in scored])[known]
 
     def interval(measure_one: Callable[[Float], float]) -> Interval:
         return bootstrap(measure_one, m, rounds=rounds, seed=seed)
@@ -185,28 +190,29 @@ def measure(
         n_picks=len(p),
         n_positive=int(right.sum()),
         micrographs=tuple(
-            _row(scored[i].micrograph.name, right[m == i], p[m == i], bundle.threshold, scored[i].micrograph.defocus_A)
+            _row(scored[i].micrograph.name, right[m == i], p[m == i], kept[m == i], scored[i].micrograph.defocus_A)
             for i in range(len(scored))
             if (m == i).any()
         ),
-        defocus=_by_defocus(scored, right, p, m, bundle.threshold),
+        defocus=_by_defocus(scored, right, p, m, kept),
         precision_recall=np.stack((recall, precision)),
         calibration=np.stack(calibration_curve(right, p)),
         probabilities=p,
         right=right,
         scored=tuple(scored),
         failed=failed,
+        decisions=decisions,
         warnings=tuple(warnings),
     )
 
 
-def _row(name: str, right: npt.NDArray[np.bool_], p: Float, threshold: float, defocus_A: float) -> Row:
-    counts = Counts.of(right, p >= threshold)
+def _row(name: str, right: npt.NDArray[np.bool_], p: Float, kept: npt.NDArray[np.bool_], defocus_A: float) -> Row:
+    counts = Counts.of(right, kept)
     return Row(
         name=name,
         n=len(p),
         n_positive=int(right.sum()),
-        n_kept=int((p >= threshold).sum()),
+        n_kept=int(kept.sum()),
         error=counts.error,
         precision=counts.precision,
         recall=counts.recall,
@@ -220,7 +226,7 @@ def _by_defocus(
     right: npt.NDArray[np.bool_],
     p: Float,
     micrograph: npt.NDArray[np.intp],
-    threshold: float,
+    kept: npt.NDArray[np.bool_],
     step_A: float = 5000.0,
 ) -> tuple[Row, ...]:
     """One row each half micrometre; micrographs of unknown defocus are left out."""
@@ -232,7 +238,7 @@ def _by_defocus(
         these = np.isin(micrograph, np.flatnonzero(bins == b))
         if these.any():
             name = f"{b * step_A / 1e4:.1f} to {(b + 1) * step_A / 1e4:.1f} um"
-            rows.append(_row(name, right[these], p[these], threshold, (b + 0.5) * step_A))
+            rows.append(_row(name, right[these], p[these], kept[these], (b + 0.5) * step_A))
     return tuple(rows)
 
 

@@ -135,45 +135,42 @@ def _emunpicker(architecture: Architecture, dtype: object) -> keras.Model:
 BUILDERS = {"residual": _residual, "emunpicker": _emunpicker}
 
 
-def pick_loss(class_prior: float, label_smoothing: float) -> keras.losses.Loss:
-    """The loss for labels 1 (right), -1 (wrong) and 0 (not known).
+def pick_loss(label_smoothing: float) -> keras.losses.Loss:
+    """Return the loss for targets of two columns: label (1 positive, -1 negative, 0 unlabeled) and class prior.
 
-    With no unlabeled picks it is the cross-entropy. Unlabelled picks enter by the non-negative positive-unlabeled
-    risk (Kiryo et al. 2017): they are taken as wrong, and what the right ones among them add to that, estimated from
-    the labeled right ones, is taken off again, but not below zero.
+    Without unlabeled picks it is the cross-entropy. Unlabeled picks enter by the non-negative positive-unlabeled risk
+    (Kiryo et al. 2017): they count as negative, and the contribution of the positives hidden among them, estimated from
+    the labeled positives, is subtracted, but not below zero. The class prior is the share of positives among unlabeled
+    picks of the pick's project.
 
     Parameters
     ----------
-    class_prior
-        Share of the unlabeled picks that is right.
     label_smoothing
-        Targets are drawn towards a half by half of this.
+        Targets move towards a half by half of this.
     """
     import keras
     from keras import ops
 
     class PickLoss(keras.losses.Loss):  # type: ignore[misc]
         def call(self, y_true: object, y_pred: object) -> object:
-            labels = ops.reshape(ops.cast(y_true, "float32"), (-1,))
+            targets = ops.cast(y_true, "float32")
+            labels, class_prior = targets[:, 0], targets[:, 1]
             logits = ops.reshape(ops.cast(y_pred, "float32"), (-1,))
             as_positive = ops.softplus(-logits)
             as_negative = ops.softplus(logits)
             s = label_smoothing / 2
-            as_positive, as_negative = (
-                (1 - s) * as_positive + s * as_negative,
-                (1 - s) * as_negative + s * as_positive,
-            )
-            right = ops.cast(labels > 0.5, "float32")
-            wrong = ops.cast(labels < -0.5, "float32")
-            unknown = 1 - right - wrong
-            n_positive, n_unknown = ops.sum(right), ops.sum(unknown)
-            of_negative = ops.sum(wrong * as_negative)
-            of_positive = ops.sum(right * as_positive)
-            some_right = ops.maximum(n_positive, 1.0)
-            hidden = class_prior * n_unknown * ops.cast(n_positive > 0, "float32")
-            unknown_wrong = ops.sum(unknown * as_negative) - hidden * ops.sum(right * as_negative) / some_right
-            of_positive = of_positive + hidden * of_positive / some_right
-            total = of_positive + of_negative + ops.maximum(unknown_wrong, 0.0)
+            as_positive, as_negative = (1 - s) * as_positive + s * as_negative, (1 - s) * as_negative + s * as_positive
+            positive = ops.cast(labels > 0.5, "float32")
+            negative = ops.cast(labels < -0.5, "float32")
+            unlabeled = 1 - positive - negative
+            n_positive = ops.sum(positive)
+            of_negative = ops.sum(negative * as_negative)
+            of_positive = ops.sum(positive * as_positive)
+            some_positive = ops.maximum(n_positive, 1.0)
+            hidden = ops.sum(class_prior * unlabeled) * ops.cast(n_positive > 0, "float32")
+            of_unlabeled = ops.sum(unlabeled * as_negative) - hidden * ops.sum(positive * as_negative) / some_positive
+            of_positive = of_positive + hidden * of_positive / some_positive
+            total = of_positive + of_negative + ops.maximum(of_unlabeled, 0.0)
             return total / ops.cast(ops.shape(labels)[0], "float32")
 
     return PickLoss(name="pick_loss", reduction=None)

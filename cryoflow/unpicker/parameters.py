@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
@@ -31,6 +31,9 @@ from cryoflow.parameters import (
     Seed,
     Share,
 )
+
+if TYPE_CHECKING:
+    from cryoflow.preparation.calibration import Goal
 
 STAR = "STAR files of a folder"
 DB = "Entries of a database"
@@ -154,7 +157,7 @@ class TrainUnpickerParameters(LabeledSource):
     learning_rate: Annotated[
         Positive | None, Option(form=False, help=f"Learning rate; {_defaults('learning_rate')}")
     ] = None
-    class_prior: Annotated[Share, Option(names=("--class-prior", "--unlabelled-right"), form=False)] = 0.2
+    class_prior: Annotated[Share, Option(names=("--class-prior", "--unlabelled-right"), form=False)] = 0.6
     """Upper limit of the share of positives among unlabeled picks; the share itself is estimated."""
     max_positives: Annotated[Count | None, Option(names=("--max-positives", "--max-particles"), form=False)] = None
     """Learn from at most so many positives, drawn evenly over the defocus."""
@@ -244,7 +247,15 @@ class UnpickParameters(PickSource):
     scored_suffix: Annotated[str | None, Option(group=STAR, form=False)] = None
     """Also write all picks with their probability as rlnAutopickFigureOfMerit; end of the names of these files."""
     threshold: Probability | None = None
-    """Keep picks of at least this probability; by default the model's threshold."""
+    """Keep picks of at least this probability; by default the threshold of the picks' project in the model."""
+    precision: Probability | None = None
+    """Keep as many picks as this estimated precision allows."""
+    recall: Probability | None = None
+    """Keep the fewest picks that hold this estimated share of the particles."""
+    keep: Count | None = None
+    """Keep this number of picks of each project, the best ones."""
+    doubtful: Annotated[bool, Option(form=False)] = False
+    """Also write the doubtful picks: an entry or STAR files of their own, for a person to look at."""
     orientations: Orientations = 1
     chunk_micrographs: Annotated[ChunkMicrographs, Option(command_line=False)] = CHUNK_MICROGRAPHS
     boxsize: MadeOlder = None
@@ -253,6 +264,13 @@ class UnpickParameters(PickSource):
     highpass: MadeOlder = None
     gaussian_sigma: MadeOlder = None
     resized_box: MadeOlder = None
+
+    @property
+    def goal(self) -> Goal:
+        """Aim of the threshold."""
+        from cryoflow.preparation.calibration import Goal
+
+        return Goal(self.precision, self.recall, self.keep, self.threshold)
 
     @property
     def work_folder(self) -> Path:
@@ -265,6 +283,8 @@ class UnpickParameters(PickSource):
             raise ParameterError("Give {folder}, or {database} and its entries.")
         if self.folder is not None and self.output is None:
             raise ParameterError("Give {output}, the folder to write to; it may be the same folder.")
+        if sum(v is not None for v in (self.threshold, self.precision, self.recall, self.keep)) > 1:
+            raise ParameterError("Give one of {threshold}, {precision}, {recall} and {keep}.")
 
 
 @dataclass(frozen=True, kw_only=True)

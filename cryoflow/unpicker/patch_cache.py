@@ -33,6 +33,11 @@ class CachedMicrograph:
     """Hash of the image file."""
 
     @property
+    def data_set(self) -> str:
+        """Project of the micrograph."""
+        return self.micrograph.data_set
+
+    @property
     def labels(self) -> npt.NDArray[np.int8]:
         """Of the boxes."""
         return self.micrograph.labels

@@ -20,7 +20,9 @@ class Suggestion:
     Attributes
     ----------
     n_doubtful
-        Picks that the model is in doubt about: their expected number of mistakes, summed.
+        Picks whose probability lies in the doubtful band.
+    n_errors
+        Expected number of wrong decisions.
     defocus_gap_A
         How far its defocus is from any that was learnt from; 0 where unknown.
     """
@@ -29,7 +31,8 @@ class Suggestion:
     data_set: str
     n_picks: int
     n_kept: int
-    n_doubtful: float
+    n_doubtful: int
+    n_errors: float
     defocus_A: float
     defocus_gap_A: float
     why: str
@@ -64,14 +67,22 @@ def suggest(bundle: ModelBundle, scored: Sequence[ScoredMicrograph], *, number: 
             data_set=open_[i].micrograph.data_set,
             n_picks=len(open_[i].kept),
             n_kept=int(open_[i].kept.sum()),
-            n_doubtful=round(float(doubt[i]), 2),
+            n_doubtful=int(open_[i].doubtful.sum()),
+            n_errors=round(float(doubt[i]), 2),
             defocus_A=float(defocus[i]),
             defocus_gap_A=float(gaps[i]),
-            why=f"about {doubt[i]:.0f} of {len(open_[i].kept)} picks would be scored wrongly"
-            + (f", {gaps[i] / 1e4:.1f} um of defocus from any learnt from" if gaps[i] > 1000 else ""),
+            why=_sentence(open_[i], float(doubt[i]), float(gaps[i])),
         )
         for i in chosen
     )
+
+
+def _sentence(scored: ScoredMicrograph, n_errors: float, gap_A: float) -> str:
+    n, n_doubtful = len(scored.kept), int(scored.doubtful.sum())
+    text = f"{n_doubtful} of its {n} picks are doubtful, and about {n_errors:.0f} would be decided wrongly"
+    if gap_A > 1000:
+        text += f"; its defocus is {gap_A / 1e4:.1f} um from that of any micrograph the model learned from"
+    return f"{text}."
 
 
 def not_cleaned(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:

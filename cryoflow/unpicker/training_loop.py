@@ -20,17 +20,21 @@ from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle, get_weights, logits_of, npz_bytes, set_weights
 from cryoflow.unpicker.devices import Devices, find_devices
-from cryoflow.unpicker.event_log import EventLog
 from cryoflow.unpicker.network import build, pick_loss
-from cryoflow.unpicker.operating_point import with_decision
+from cryoflow.unpicker.operating_point import decide
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
+from cryoflow.unpicker.tensorboard import Scalars
 from cryoflow.unpicker.train_options import TrainOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 STATE = "state.npz"
+PRIOR_OF = "class_prior of "
+"""Start of the names of each project's estimated class prior in the history."""
+UNKNOWN_CLASS_PRIOR = 0.2
+"""Class prior where it cannot be estimated."""
 Record = dict[str, float]
 
 
@@ -80,22 +84,22 @@ def fit(
     )
     history = History([])
     stages = _stages(parts, options)
-    _compile(model, _optimizer(options, len(batches)), stages[0][1], options, devices)
+    _compile(model, _optimizer(options, len(batches)), options, devices)
     state = output / "checkpoints" / STATE
     if state.is_file():
         history = _restore(model, state)
     began = 0
-    for until, share in stages:
+    for until, priors in stages:
         last, done = until == options.epochs, len(history.epochs)
         if done >= until or (last and done > began and history.ended(options.patience)):
             began = until
             continue
-        if share is None:
-            share = history.epochs[began - 1]["class_prior_estimated"]
-            _compile(model, model.optimizer, share, options, devices)
+        if priors is None:
+            priors = _estimated_priors(history.epochs[began - 1])
+        batches.class_priors = priors
         batches.start_at(done)
         after_epoch = _AfterEpoch(
-            bundle, parts.validation, output, options, history, len(batches), on_progress, share=share, may_end=last
+            bundle, parts.validation, output, options, history, len(batches), on_progress, priors=priors, may_end=last
         )
         model.fit(batches, epochs=until, initial_epoch=done, callbacks=[after_epoch], verbose=0, shuffle=False)
         began = until
@@ -114,18 +118,24 @@ def fit(
     return replace(best, metrics={**best.metrics, **numbers}, folder=None)
 
 
-def _stages(parts: PreparedSplit, options: TrainOptions) -> list[tuple[int, float | None]]:
-    """Up to which epoch to train with which share of right picks among those not known.
+def _stages(parts: PreparedSplit, options: TrainOptions) -> list[tuple[int, Mapping[str, float] | None]]:
+    """Return the stages of a training: the last epoch of each, and the class prior of each project.
 
-    The share is known as an upper limit only, and a network that is told a share finds it: so those picks count as
-    wrong for a third of the epochs, and the scores of validation micrographs then tell (None) how many of them look
-    right all the same.
+    Only an upper limit of the class prior is known, and a network that is trained with a prior finds as many positives,
+    true or not. So unlabeled picks count as negative for a third of the epochs; the scores of validation micrographs
+    then give the prior of each project for the rest (None).
     """
-    unknown = [any(m.micrograph.count(UNLABELED) for m in part) for part in (parts.train, parts.validation)]
+    unlabeled = [any(m.micrograph.count(UNLABELED) for m in part) for part in (parts.train, parts.validation)]
     first = options.epochs // 3
-    if all(unknown) and options.class_prior > 0 and first:
-        return [(first, 0.0), (options.epochs, None)]
-    return [(options.epochs, options.class_prior)]
+    if all(unlabeled) and options.class_prior > 0 and first:
+        return [(first, {}), (options.epochs, None)]
+    # Without unlabeled validation picks nothing can be estimated: a small prior does least harm either way.
+    prior = min(options.class_prior, UNKNOWN_CLASS_PRIOR)
+    return [(options.epochs, {m.data_set: prior for m in parts.train})]
+
+
+def _estimated_priors(record: Record) -> dict[str, float]:
+    return {k.removeprefix(PRIOR_OF): v for k, v in record.items() if k.startswith(PRIOR_OF)}
 
 
 def _draw(history: History, path: Path) -> None:
@@ -158,17 +168,19 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         steps: int,
         on_progress: OnProgress | None,
         *,
-        share: float,
+        priors: Mapping[str, float],
         may_end: bool,
     ) -> None:
         super().__init__()
-        self.share, self.may_end = share, may_end
+        self.may_end = may_end
         self.bundle, self.validation, self.output, self.options = bundle, validation, output, options
         self.history, self.steps, self.on_progress = history, steps, on_progress
         self.labels = np.concatenate([m.labels for m in validation])
         self.micrograph = np.repeat(np.arange(len(validation)), [len(m.labels) for m in validation])
-        self.loss = pick_loss(share, options.label_smoothing)
-        self.log = EventLog(output / "logs") if options.tensorboard else None
+        self.project = np.array([m.data_set for m in validation], dtype=str)[self.micrograph]
+        self.prior_of_pick = np.array([priors.get(name, 0.0) for name in self.project.tolist()], np.float64)
+        self.loss = pick_loss(options.label_smoothing)
+        self.log = Scalars(output / "logs") if options.tensorboard else None
         self.began = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: object = None) -> None:  # noqa: ARG002
@@ -192,16 +204,37 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
                 "Use a lower learning rate (--learning-rate), or turn mixed precision off.",
             )
         logits = logits_of_all(self.model, self.validation, self.bundle.architecture.input_px)
-        loss = float(self.loss(self.labels.astype(np.float32)[:, None], logits.astype(np.float32)[:, None]))
-        bundle = replace(self.bundle, weights=get_weights(self.model))
-        at_most = self.share if self.may_end else self.options.class_prior
-        options = replace(self.options, class_prior=at_most)
-        scored = with_decision(bundle, logits, self.labels, options, micrograph=self.micrograph)
+        targets = np.column_stack((self.labels, self.prior_of_pick)).astype(np.float32)
+        loss = float(self.loss(targets, logits.astype(np.float32)[:, None]))
+        decided = decide(
+            logits,
+            self.labels,
+            self.project,
+            self.micrograph,
+            goal=self.options.goal,
+            at_most=self.options.class_prior,
+        )
+        scored = replace(
+            self.bundle,
+            weights=get_weights(self.model),
+            temperature=decided.pooled.temperature,
+            threshold=decided.pooled.threshold,
+            projects=decided.projects,
+            metrics={
+                **decided.metrics,
+                "validation_precision_estimated": decided.pooled.precision,
+                "validation_recall_estimated": decided.pooled.recall,
+                "goal_reached": float(all(p.goal_reached for p in decided.projects.values())),
+                "class_prior_estimated": decided.pooled.class_prior,
+            },
+        )
         logs["val_loss"] = loss
         for name in ("error", "roc_auc", "average_precision", "calibration_error"):
-            logs[f"val_{name}"] = scored.metrics[f"validation_{name}"]
-        logs["class_prior"] = self.share
-        logs["class_prior_estimated"] = scored.metrics["class_prior_estimated"]
+            logs[f"val_{name}"] = decided.metrics[f"validation_{name}"]
+        unlabeled = self.labels == UNLABELED
+        logs["class_prior"] = float(self.prior_of_pick[unlabeled].mean()) if unlabeled.any() else 0.0
+        logs["class_prior_estimated"] = decided.pooled.class_prior
+        logs |= {f"{PRIOR_OF}{name}": point.class_prior for name, point in decided.projects.items()}
         logs["seconds"] = time.monotonic() - self.began
         self.history.epochs.append({k: float(v) for k, v in logs.items()})
         if self.log:
@@ -244,14 +277,8 @@ def _optimizer(options: TrainOptions, steps: int) -> keras.Optimizer:
     return optimizer
 
 
-def _compile(
-    model: keras.Model, optimizer: keras.Optimizer, share: float | None, options: TrainOptions, devices: Devices
-) -> None:
-    model.compile(
-        optimizer=optimizer,
-        loss=pick_loss(options.class_prior if share is None else share, options.label_smoothing),
-        jit_compile=devices.compiled,
-    )
+def _compile(model: keras.Model, optimizer: keras.Optimizer, options: TrainOptions, devices: Devices) -> None:
+    model.compile(optimizer=optimizer, loss=pick_loss(options.label_smoothing), jit_compile=devices.compiled)
     if not optimizer.built:  # variables that come while a step is traced have it traced twice
         optimizer.build(model.trainable_variables)
 

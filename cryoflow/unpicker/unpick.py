@@ -1,7 +1,8 @@
-"""Un-picking: score the picks of many micrographs with a model, and keep those above its threshold.
+"""Un-picking: score the picks of many micrographs with a model, and keep those above their project's threshold.
 
-Micrographs are read and cut in threads while the network looks at the ones before; a few are in memory at a time, so
-that neither memory nor the time of one grows with their number.
+Threads read micrographs and cut patches while the network scores the ones before; a few are in memory at a time, so
+that neither memory nor the time of one grows with their number. With a work folder, micrographs are scored in shards
+(`unpick_shards`), and a second run goes on where the first was stopped.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
+from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import Patches, load_patches, require_ctf
 from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
-from cryoflow.storage.files import write_atomically
+from cryoflow.shards import OnProgress
+from cryoflow.storage.files import remove_folder, write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.operating_point import Decision, decision_for, is_doubtful
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_rows import FOM
 
@@ -33,73 +37,81 @@ SCORE_KIND = "cryoflow/probability"
 
 @dataclass(frozen=True)
 class ScoredMicrograph:
-    """A micrograph whose picks were scored.
+    """A micrograph whose picks have probabilities.
 
     Attributes
     ----------
     probabilities : (n,) float
-        That each pick is right, in their order.
+        That each pick is a particle, in the order of the picks.
     kept : (n,) bool
-        Those of at least the threshold.
+        Picks of at least the threshold.
     """
 
     micrograph: PickedMicrograph
     probabilities: npt.NDArray[np.float64]
     kept: npt.NDArray[np.bool_]
 
+    @property
+    def doubtful(self) -> npt.NDArray[np.bool_]:
+        """Picks whose probability lies in the doubtful band, kept or not."""
+        return is_doubtful(self.probabilities)
+
     def __str__(self) -> str:
         n, all_ = int(self.kept.sum()), len(self.kept)
         return f"{self.micrograph.name}: kept {n}/{all_} ({n / max(all_, 1):.1%})".replace("%)", " %)")
 
 
+Result = ScoredMicrograph | BadInput
+OnScored = Callable[[Result], None]
+
+
 @dataclass(frozen=True)
 class UnpickReport:
-    """What came of un-picking: one entry a micrograph, and what could not be scored."""
+    """Result of un-picking: one entry a micrograph, the micrographs that failed, and a decision for each project."""
 
     scored: tuple[ScoredMicrograph, ...]
     failed: tuple[BadInput, ...]
     notes: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def n_picks(self) -> int:
-        """ScoredMicrograph."""
+        """Number of scored picks."""
         return sum(len(j.kept) for j in self.scored)
 
     @property
     def n_kept(self) -> int:
-        """Of them."""
+        """Number of picks kept."""
         return sum(int(j.kept.sum()) for j in self.scored)
 
-
-OnScored = Callable[[ScoredMicrograph | BadInput], None]
+    @property
+    def n_doubtful(self) -> int:
+        """Number of doubtful picks, kept or not."""
+        return sum(int(j.doubtful.sum()) for j in self.scored)
 
 
 def score(
     bundle: ModelBundle,
     micrographs: Iterable[PickedMicrograph],
     *,
-    threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
-) -> Iterator[ScoredMicrograph | BadInput]:
+) -> Iterator[Result]:
     """Score the picks of micrographs one by one, in their order.
 
     Parameters
     ----------
-    threshold
-        None takes the model's.
     orientations
-        1, 2, 4 or 8: the mean over so many views of each box, a little better and as many times slower.
+        1, 2, 4 or 8: the mean over so many orientations of each patch, a little better and as many times slower.
     workers
         Micrographs prepared at a time; None takes as many as there are cores, at most 8.
 
     Yields
     ------
-    What was scored, or the error that tells why a micrograph could not be.
+    The scored micrograph, kept by the threshold of its project or else the pooled one; or why it could not be scored.
     """
     from cryoflow.system.cpus import available_cpus
 
-    limit = bundle.threshold if threshold is None else threshold
     network = bundle.network  # built before the threads start
     assert network is not None
     n_workers = workers or min(8, available_cpus())
@@ -113,11 +125,15 @@ def score(
         except OSError as error:
             return BadInput(micrograph.path, f"cannot be read: {error.strerror or error}.")
 
-    def finished(micrograph: PickedMicrograph, boxes: Patches | BadInput) -> ScoredMicrograph | BadInput:
-        if isinstance(boxes, BadInput):
-            return boxes
-        probabilities = bundle.probabilities(boxes, orientations=orientations)
-        return ScoredMicrograph(micrograph, probabilities, probabilities >= limit)
+    def finished(micrograph: PickedMicrograph, patches: Patches | BadInput) -> Result:
+        if isinstance(patches, BadInput):
+            return patches
+        project = micrograph.data_set
+        probabilities = bundle.probabilities(patches, project=project, orientations=orientations)
+        point = bundle.projects.get(project)
+        return ScoredMicrograph(
+            micrograph, probabilities, probabilities >= (point.threshold if point else bundle.threshold)
+        )
 
     with ThreadPoolExecutor(n_workers) as pool:
         waiting: deque[tuple[PickedMicrograph, Future[Patches | BadInput]]] = deque()
@@ -131,16 +147,44 @@ def score(
             yield finished(ready, future.result())
 
 
+def decided(
+    bundle: ModelBundle, scored: Sequence[ScoredMicrograph], goal: Goal
+) -> tuple[tuple[ScoredMicrograph, ...], tuple[Decision, ...]]:
+    """Choose the threshold of each project and apply it."""
+    decisions = {}
+    for project in dict.fromkeys(s.micrograph.data_set for s in scored):
+        p = np.concatenate([s.probabilities for s in scored if s.micrograph.data_set == project])
+        decisions[project] = decision_for(project, bundle.projects.get(project), p, goal)
+    limits = {project: decision.threshold for project, decision in decisions.items()}
+    again = (replace(s, kept=s.probabilities >= limits[s.micrograph.data_set]) for s in scored)
+    return tuple(again), tuple(decisions.values())
+
+
 def unpick(
     bundle: ModelBundle,
     picks: PickSet,
     *,
+    goal: Goal | None = None,
     threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
+    work: Path | None = None,
+    n_a_shard: int = 100,
+    on_progress: OnProgress | None = None,
     on_scored: OnScored | None = None,
 ) -> tuple[PickSet, UnpickReport]:
-    """Judge the picks of a pick set and keep the right ones.
+    """Score the picks of a pick set and keep the good ones.
+
+    Parameters
+    ----------
+    goal, threshold
+        Aim of the threshold, or the threshold; by default the operating point of the picks' project.
+    work
+        Folder for the results of shards of `n_a_shard` micrographs, from which a second run goes on.
+    on_progress
+        Called while micrographs are scored.
+    on_scored
+        Called with each micrograph after the decision.
 
     Returns
     -------
@@ -149,17 +193,48 @@ def unpick(
         `counts["not_scored"]` is their number.
     report : UnpickReport
     """
+    from cryoflow.unpicker.unpick_shards import score_all
+
     micrographs, notes = picked_micrographs(picks, diameter_A=bundle.diameter_A)
     require_ctf(bundle.preprocessing, micrographs)
-    report = _collect(
-        score(bundle, micrographs, threshold=threshold, orientations=orientations, workers=workers), on_scored, notes
+    results = score_all(
+        bundle,
+        items_of(picks, micrographs),
+        work,
+        picks.provenance.entry_name,
+        n_a_shard=n_a_shard,
+        orientations=orientations,
+        workers=workers,
+        on_progress=on_progress,
     )
-    scores = scores_of(picks, report.scored)
-    return keep_above(bundle, picks, scores, threshold=threshold, notes=report.notes, failed=report.failed), report
+    report = _report(bundle, results, _goal(goal, threshold), notes, on_scored)
+    return keep_above(bundle, picks, report), report
+
+
+def items_of(picks: PickSet, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph | None]:
+    """Return the micrographs of a pick set in the order of its table; None for those without picks or image."""
+    by_name = {m.name: m for m in micrographs}
+    return [by_name.get(str(name)) for name in picks.micrographs["name"]]
+
+
+def _goal(goal: Goal | None, threshold: float | None) -> Goal:
+    return goal or Goal(threshold=threshold)
+
+
+def _report(
+    bundle: ModelBundle, results: Sequence[Result | None], goal: Goal, notes: Sequence[str], on_scored: OnScored | None
+) -> UnpickReport:
+    scored, decisions = decided(bundle, [r for r in results if isinstance(r, ScoredMicrograph)], goal)
+    if on_scored:
+        after = iter(scored)
+        for r in results:
+            if r is not None:
+                on_scored(next(after) if isinstance(r, ScoredMicrograph) else r)
+    return UnpickReport(scored, tuple(r for r in results if isinstance(r, BadInput)), tuple(notes), decisions)
 
 
 def scores_of(picks: PickSet, scored: Sequence[ScoredMicrograph]) -> npt.NDArray[np.float64]:
-    """The probability of each pick of a set, (n,); NaN on micrographs that were not scored."""
+    """Return the probability of each pick of a set, (n,); NaN on micrographs that were not scored."""
     row_of = {name: i for i, name in enumerate(picks.micrographs["name"])}
     offsets = picks.offsets
     scores = np.full(len(picks), np.nan)
@@ -169,22 +244,40 @@ def scores_of(picks: PickSet, scored: Sequence[ScoredMicrograph]) -> npt.NDArray
     return scores
 
 
-def keep_above(
+def keep_above(bundle: ModelBundle, picks: PickSet, report: UnpickReport) -> PickSet:
+    """Return the picks that the report keeps, as a set of kind Unpicked."""
+    scores = scores_of(picks, report.scored)
+    limit = report.decisions[0].threshold if report.decisions else bundle.threshold
+    with np.errstate(invalid="ignore"):
+        keep = scores >= limit
+    counts = {
+        **picks.counts,
+        "removed": int((np.isfinite(scores) & ~keep).sum()),
+        "doubtful": int(is_doubtful(scores).sum()),
+    }
+    if lost := int(np.isnan(scores).sum()):
+        counts["not_scored"] = lost
+    notes = (*report.notes, *(d.note() for d in report.decisions), *(f"not scored: {e}" for e in report.failed))
+    return _subset(bundle, picks, scores, keep, f"un-picked at {limit:.3f}", suffix="", counts=counts, notes=notes)
+
+
+def doubtful_picks(bundle: ModelBundle, picks: PickSet, report: UnpickReport) -> PickSet:
+    """Return the doubtful picks, kept or not, as a set of its own for a person to look at."""
+    scores = scores_of(picks, report.scored)
+    return _subset(bundle, picks, scores, is_doubtful(scores), "doubtful picks", suffix="doubtful", counts={}, notes=())
+
+
+def _subset(
     bundle: ModelBundle,
     picks: PickSet,
     scores: npt.NDArray[np.float64],
+    keep: npt.NDArray[np.bool_],
+    title: str,
     *,
-    threshold: float | None = None,
-    notes: Sequence[str] = (),
-    failed: Sequence[BadInput] = (),
+    suffix: str,
+    counts: dict[str, int],
+    notes: Sequence[str],
 ) -> PickSet:
-    """The picks of at least the threshold (None takes the model's), as a set of kind UnpickReport."""
-    limit = bundle.threshold if threshold is None else threshold
-    with np.errstate(invalid="ignore"):
-        keep = scores >= limit
-    counts = {**picks.counts, "removed": int((np.isfinite(scores) & ~keep).sum())}
-    if lost := int(np.isnan(scores).sum()):
-        counts["not_scored"] = lost
     source = picks.provenance
     return replace(
         picks,
@@ -194,14 +287,14 @@ def keep_above(
             kind=Kind.UNPICKED,
             job_type="cryoflow.unpicker",
             output_group=source.entry_name,
-            suffix="",
-            title=f"{source.entry_name} un-picked at {limit:.3f}",
+            suffix=suffix,
+            title=f"{source.entry_name} {title}",
         ),
         picks=picks.picks.drop(columns="label", errors="ignore").assign(score=scores)[keep].reset_index(drop=True),
         diameter_A=picks.diameter_A or bundle.diameter_A,
         score_kind=SCORE_KIND,
         counts=counts,
-        notes=(*picks.notes, *notes, *(f"not scored: {e}" for e in failed)),
+        notes=(*picks.notes, *notes),
     )
 
 
@@ -213,16 +306,21 @@ def unpick_star_folder(
     suffix: str = "_autopick",
     unpick_suffix: str = "_autopick_unpick",
     scored_suffix: str | None = None,
+    doubtful_suffix: str | None = None,
     diameter_A: float | None = None,
     pixel_size_A: float | None = None,
     micrographs_dir: Path | None = None,
     ctf_star: Path | None = None,
+    goal: Goal | None = None,
     threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
+    work: Path | None = None,
+    n_a_shard: int = 20,
+    on_progress: OnProgress | None = None,
     on_scored: OnScored | None = None,
 ) -> UnpickReport:
-    """Judge all STAR files of a folder, and write beside each other the rows that are kept, as they were.
+    """Score the picks of all STAR files of a folder, and write a file of the rows that are kept, as they were.
 
     Parameters
     ----------
@@ -231,13 +329,21 @@ def unpick_star_folder(
     scored_suffix
         Where given, `X<scored_suffix>.star` is written too: all rows, with the probability as
         `rlnAutopickFigureOfMerit`, for RELION to display and to cut at any threshold.
+    doubtful_suffix
+        Where given, `X<doubtful_suffix>.star` is written too: the rows of doubtful picks.
+    work
+        Folder for the results of shards; None takes `.cryoflow-unpick` in `output`. It is removed at the end.
+    on_progress, on_scored
+        See `unpick`.
 
     Raises
     ------
     BadInput
         Where there is no file of picks, or it would be written over.
     """
-    written = (unpick_suffix,) if scored_suffix is None else (unpick_suffix, scored_suffix)
+    from cryoflow.unpicker.unpick_shards import score_all
+
+    written = tuple(s for s in (unpick_suffix, scored_suffix, doubtful_suffix) if s is not None)
     refuse_overwriting(folder, output, read=(suffix,), written=written)
     found, bad = read_star_folder(
         folder,
@@ -247,47 +353,53 @@ def unpick_star_folder(
         micrographs_dir=micrographs_dir,
         ctf_star=ctf_star,
     )
-    require_ctf(bundle.preprocessing, [p.micrograph for p in found])
+    micrographs = [p.micrograph for p in found]
+    require_ctf(bundle.preprocessing, micrographs)
+    work = work or output / WORK
+    results = score_all(
+        bundle,
+        micrographs,
+        work,
+        "picks",
+        n_a_shard=n_a_shard,
+        orientations=orientations,
+        workers=workers,
+        on_progress=on_progress,
+    )
     sources = {id(p.micrograph): p for p in found}
 
-    def write(scored: ScoredMicrograph | BadInput) -> None:
-        if isinstance(scored, ScoredMicrograph):
-            _write_star(sources[id(scored.micrograph)], scored, output, unpick_suffix, scored_suffix)
-        if on_scored:
-            on_scored(scored)
-
-    for error in bad:
-        write(error)
-    results = score(
-        bundle, [p.micrograph for p in found], threshold=threshold, orientations=orientations, workers=workers
-    )
-    report = _collect(results, write, ())
-    return replace(report, failed=(*bad, *report.failed))
-
-
-def _collect(
-    results: Iterable[ScoredMicrograph | BadInput], on_scored: OnScored | None, notes: Sequence[str]
-) -> UnpickReport:
-    scored: list[ScoredMicrograph] = []
-    failed: list[BadInput] = []
-    for result in results:
-        if isinstance(result, BadInput):
-            failed.append(result)
-        else:
-            scored.append(result)
+    def write(result: Result) -> None:
+        if isinstance(result, ScoredMicrograph):
+            picks = sources[id(result.micrograph)]
+            _write_star(picks, result, output, unpick_suffix, scored_suffix, doubtful_suffix)
         if on_scored:
             on_scored(result)
-    return UnpickReport(tuple(scored), tuple(failed), tuple(notes))
+
+    report = _report(bundle, [*bad, *results], _goal(goal, threshold), (), write)
+    if work == output / WORK:
+        remove_folder(work)
+    return report
+
+
+WORK = ".cryoflow-unpick"
+"""Folder of finished shards in the output of un-picking STAR files, while it is not finished."""
 
 
 def _write_star(
-    picks: StarPicks, scored: ScoredMicrograph, output: Path, unpick_suffix: str, scored_suffix: str | None
+    picks: StarPicks,
+    scored: ScoredMicrograph,
+    output: Path,
+    unpick_suffix: str,
+    scored_suffix: str | None,
+    doubtful_suffix: str | None,
 ) -> None:
     name = scored.micrograph.name
     write_atomically(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(scored.kept)))
     if scored_suffix is not None:
         values = [f"{p:.6f}" for p in scored.probabilities]
         write_atomically(output / f"{name}{suffix_of(scored_suffix)}", _encoded(picks.rows.with_column(FOM, values)))
+    if doubtful_suffix is not None:
+        write_atomically(output / f"{name}{suffix_of(doubtful_suffix)}", _encoded(picks.rows.where(scored.doubtful)))
 
 
 def _encoded(text: str) -> bytes:

@@ -1,121 +1,143 @@
-"""Un-picking in shards: some micrographs at a time, each shard's record complete or absent on disk.
+"""Un-picking in shards: the adapter of `cryoflow.shards` for scoring micrographs.
 
-So a second run goes on where the first was stopped, and shards can be scored at the same time, on other machines too.
+The result of a shard is a JSON record of the probabilities of its micrographs. Thresholds are applied when records are
+gathered, so another threshold needs no scoring.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from cryoflow import shards
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
-from cryoflow.preparation.picked import ctf_of, picked_micrographs
+from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
+from cryoflow.shards import OnProgress, Shard
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
-from cryoflow.storage.fingerprints import Fingerprint
+from cryoflow.storage.fingerprints import state_of
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.unpick import OnScored, ScoredMicrograph, keep_above, score, scores_of
+from cryoflow.unpicker.unpick import Result, ScoredMicrograph, items_of, score
+
+Items = Sequence[PickedMicrograph | None]
+"""Micrographs of an entry in the order of its table; None for those without picks or image."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Rows `first` to `last` (not included) of a pick set's micrographs, and the file that its record goes to."""
-
-    first: int
-    last: int
-    record: Path
-
-    @property
-    def is_done(self) -> bool:
-        """Whether its record is there; a record of other picks or another model has another name."""
-        return self.record.is_file()
-
-
-def shards_of(bundle: ModelBundle, picks: PickSet, n_micrographs: int, folder: Path) -> list[Shard]:
-    """Cut a pick set into shards of so many micrographs, whose records lie in `folder`."""
-    shards = []
-    for first in range(0, len(picks.micrographs), n_micrographs):
-        last = min(first + n_micrographs, len(picks.micrographs))
-        mark = _fingerprint(bundle, part_of(picks, first, last))
-        shards.append(Shard(first, last, folder / f"{picks.provenance.entry_name}-{first:06d}-{mark}.json"))
-    return shards
+def shards_of(
+    bundle: ModelBundle, items: Items, n_a_shard: int, folder: Path, stem: str, *, orientations: int = 1
+) -> list[Shard]:
+    """Cut micrographs into shards of `n_a_shard`, whose records lie in `folder`."""
+    return [
+        shards.shard(
+            first,
+            last,
+            folder,
+            stem,
+            (bundle.mark, orientations, *(c for m in items[first:last] for c in _content(bundle, m))),
+            ".json",
+        )
+        for first, last in shards.cut(len(items), n_a_shard)
+    ]
 
 
-def part_of(picks: PickSet, first: int, last: int) -> PickSet:
-    """The picks on some of the micrographs, rows `first` to `last` (not included)."""
-    offsets = picks.offsets
-    rows = picks.picks.iloc[offsets[first] : offsets[last]].reset_index(drop=True)
-    rows["micrograph"] = (rows["micrograph"] - first).astype(np.int32)
-    return replace(picks, micrographs=picks.micrographs.iloc[first:last].reset_index(drop=True), picks=rows)
+def entry_shards(
+    bundle: ModelBundle, picks: PickSet, n_a_shard: int, folder: Path
+) -> tuple[list[PickedMicrograph | None], list[Shard]]:
+    """Return the micrographs of an entry, and its shards."""
+    micrographs, _ = picked_micrographs(picks, diameter_A=bundle.diameter_A)
+    items = items_of(picks, micrographs)
+    return items, shards_of(bundle, items, n_a_shard, folder, picks.provenance.entry_name)
+
+
+def _content(bundle: ModelBundle, m: PickedMicrograph | None) -> tuple[object, ...]:
+    """Return what decides the scores of a micrograph, besides the model: picks, scale, image, and CTF if it is used."""
+    if m is None:
+        return (None,)
+    ctf = m.ctf if bundle.preprocessing.phase_flip else None
+    described = (m.name, str(m.path), m.data_set, m.pixel_size_A, m.diameter_A, state_of(m.path), ctf)
+    return described, np.ascontiguousarray(m.centers_xy_px, "<f8").tobytes()
+
+
+def score_all(
+    bundle: ModelBundle,
+    items: Items,
+    folder: Path | None,
+    stem: str,
+    *,
+    n_a_shard: int,
+    orientations: int = 1,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[Result | None]:
+    """Score micrographs, one result each. With a folder, in shards, of which those that are done are not repeated."""
+    if folder is None:
+        results: list[Result | None] = []
+        for result in _score(bundle, items, orientations, workers):
+            results.append(result)
+            if on_progress:
+                on_progress(len(results), len(items))
+        return results
+    cut = shards_of(bundle, items, n_a_shard, folder, stem, orientations=orientations)
+    shards.run(
+        cut,
+        lambda s: score_shard(bundle, items, s, orientations=orientations, workers=workers),
+        on_progress=on_progress,
+    )
+    return [result for each in cut for result in read_shard(bundle, items, each)]
+
+
+def _score(bundle: ModelBundle, items: Items, orientations: int, workers: int | None) -> list[Result | None]:
+    results = score(bundle, [m for m in items if m is not None], orientations=orientations, workers=workers)
+    return [None if m is None else next(results) for m in items]
 
 
 def score_shard(
-    bundle: ModelBundle, picks: PickSet, shard: Shard, *, workers: int | None = None, on_scored: OnScored | None = None
+    bundle: ModelBundle, items: Items, shard: Shard, *, orientations: int = 1, workers: int | None = None
 ) -> None:
-    """Score the picks of one shard of `picks` and write its record, unless it is there already."""
+    """Score the micrographs of one shard and write its record, unless it is there already."""
     if shard.is_done:
         return
-    part = part_of(picks, shard.first, shard.last)
-    micrographs, notes = picked_micrographs(part, diameter_A=bundle.diameter_A)
-    scored: list[ScoredMicrograph] = []
-    failed: list[BadInput] = []
-    for result in score(bundle, micrographs, workers=workers):
-        (scored if isinstance(result, ScoredMicrograph) else failed).append(result)  # type: ignore[arg-type]
-        if on_scored:
-            on_scored(result)
-    scores = scores_of(part, scored)
-    record = {
-        "entry": part.provenance.entry_name,
-        "micrographs": [shard.first, shard.last],
-        "model": bundle.mark,
-        "probabilities": [None if np.isnan(p) else round(p, 6) for p in scores.tolist()],
-        "failed": [[str(e.path), e.reason, e.hint] for e in failed],
-        "notes": notes,
-    }
-    write_atomically(shard.record, json.dumps(record) + "\n")
+    results = _score(bundle, items[shard.first : shard.last], orientations, workers)
+    record = {"micrographs": [shard.first, shard.last], "results": [_as_json(r) for r in results]}
+    write_atomically(shard.result, json.dumps(record) + "\n")
 
 
-def gather(
-    bundle: ModelBundle, picks: PickSet, shards: Sequence[Shard], *, threshold: float | None = None
-) -> tuple[PickSet, tuple[BadInput, ...]]:
-    """The picks that are kept, from the records of all shards, and what could not be scored.
+def _as_json(result: Result | None) -> object:
+    if isinstance(result, BadInput):
+        return {"path": str(result.path), "reason": result.reason, "hint": result.hint}
+    return None if result is None else [round(p, 6) for p in result.probabilities.tolist()]
+
+
+def read_shard(bundle: ModelBundle, items: Items, shard: Shard) -> list[Result | None]:
+    """Return the results of a shard, from its record.
 
     Raises
     ------
     BadInput
-        Where a shard's record is missing or damaged.
+        Where the record is missing or damaged.
     """
-    scores = np.full(len(picks), np.nan)
-    failed: list[BadInput] = []
-    notes: list[str] = []
-    offsets = picks.offsets
-    for shard in shards:
-        try:
-            record = json.loads(inputs.read_text(shard.record))
-            values = np.array(record["probabilities"], np.float64)
-            scores[offsets[shard.first] : offsets[shard.last]] = values
-            failed += [BadInput(*error) for error in record["failed"]]
-            notes += record["notes"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadInput(
-                shard.record, f"is no record of a shard ({error}).", "Remove it, and run the same again."
-            ) from error
-    return keep_above(bundle, picks, scores, threshold=threshold, notes=notes, failed=failed), tuple(failed)
+    some = items[shard.first : shard.last]
+    try:
+        record = json.loads(inputs.read_text(shard.result))
+        results = [_from_json(bundle, m, value) for m, value in zip(some, record["results"], strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadInput(
+            shard.result, f"is no record of a shard ({error}).", "Remove it, and run the same again."
+        ) from error
+    return results
 
 
-def _fingerprint(bundle: ModelBundle, part: PickSet) -> str:
-    """Short hash of what decides a shard's scores: the model, the picks, and the images' sizes, times and CTF."""
-    found = Fingerprint(16).add(f"{bundle.mark} {part.diameter_A}")
-    columns = (part.micrographs[name] for name in ("name", "path", "pixel_size_A"))
-    for name, path, pixel_size_A, row in zip(*columns, part.micrographs.itertuples(index=False), strict=True):
-        there = path is not None and Path(path).exists()
-        state = (Path(path).stat().st_size, Path(path).stat().st_mtime_ns) if there else ()
-        ctf = ctf_of(row) if bundle.preprocessing.phase_flip else None
-        found.add(repr((name, path, pixel_size_A, state, ctf)))
-    found.add(part.picks["micrograph"].to_numpy().tobytes(), np.ascontiguousarray(part.centers_xy_px).tobytes())
-    return found.digits
+def _from_json(bundle: ModelBundle, m: PickedMicrograph | None, value: object) -> Result | None:
+    if m is None:
+        return None
+    if isinstance(value, dict):
+        return BadInput(Path(value["path"]), str(value["reason"]), str(value["hint"]))
+    probabilities = np.array(value, np.float64)
+    if probabilities.shape != m.labels.shape or not np.isfinite(probabilities).all():
+        raise ValueError(f"{probabilities.size} probabilities of {len(m.labels)} picks")
+    point = bundle.projects.get(m.data_set)
+    return ScoredMicrograph(m, probabilities, probabilities >= (point.threshold if point else bundle.threshold))

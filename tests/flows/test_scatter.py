@@ -17,13 +17,14 @@ from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+from cryoflow.shards import cut
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.parameters import UnpickParameters
-from cryoflow.unpicker.unpick_shards import shards_of
+from cryoflow.unpicker.unpick_shards import entry_shards
 from flows.ingest import ingest
-from flows.scatter import cut, group_projects, plan_scatter, scatter_ingest, scatter_unpicking
+from flows.scatter import group_projects, plan_scatter, scatter_ingest, scatter_unpicking
 
 ENTRY = "CS-barrel/AutoPick_J4"
 
@@ -78,8 +79,8 @@ def test_what_is_judged_already_makes_no_job(
     weights = {"kernel": np.zeros(3, np.float32)}
     bundle = ModelBundle(Architecture("residual", 48, 2), TwoChannelPreprocessing(), weights, diameter_A=160.0)
     bundle.save(tmp_path / "model")
-    for shard in shards_of(bundle, load_with_diameter(Database(database), ENTRY), 2, work)[:1]:
-        write_atomically(shard.record, "{}")
+    _, shards = entry_shards(bundle, load_with_diameter(Database(database), ENTRY), 2, work)
+    write_atomically(shards[0].result, "{}")
     parameters = UnpickParameters(database=database, model=tmp_path / "model", work=work, chunk_micrographs=2)
     flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 2))()
     assert [(w.parameters.first, w.parameters.last) for w in dispatched.pop()[1]] == [(2, 4), (4, 6)]  # type: ignore[attr-defined]

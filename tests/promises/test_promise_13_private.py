@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryoflow.unpicker.event_log import EventLog
 from promise_tools import DIAMETER_A, in_child, make_entry
 from test_promise_02_kill_anywhere import SMALL, small_bundle
 
@@ -17,7 +18,6 @@ from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.report.page import write_report
-from cryoflow.unpicker.event_log import EventLog
 from cryoflow.unpicker.patch_cache import prepare
 
 TOKEN = "tok-5ebd97c1f0"

@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from cryoflow.errors import BadInput
-from cryoflow.unpicker.bundle import ModelBundle, npz_bytes
+from cryoflow.storage.fingerprints import checksum
+from cryoflow.storage.sealing import sealed
+from cryoflow.unpicker.bundle import ModelBundle, npz_bytes, preprocessing_from_json
+from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
+from cryoflow.unpicker.network import Architecture
 
 
 @pytest.fixture
@@ -44,14 +48,51 @@ def test_a_changed_or_missing_file_is_noticed(copy, name):
 
 
 def edit(copy, **changes):
+    """Change the description and seal it again, as its author would."""
     file = copy / "bundle.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    values = json.loads(file.read_text()) | changes
+    del values["checksum"]
+    file.write_text(sealed(values))
 
 
-@pytest.mark.parametrize(("number", "says"), [(2, "Use a newer cryoflow"), (0, "Train the model again")])
-def test_a_model_of_another_version_says_so(copy, number, says):
+@pytest.mark.parametrize("field", ["threshold", "temperature", "diameter_A"])
+def test_a_description_that_was_changed_by_hand_is_refused(copy, field):
+    file = copy / "bundle.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {field: values[field] * 1.5}, indent=1) + "\n")
+    with pytest.raises(BadInput, match=r"bundle\.json.*checksum does not fit.*train it again"):
+        ModelBundle.load(copy)
+
+
+def test_a_bundle_of_version_0_1_still_loads_with_a_note(copy, trained, caplog):
+    values = json.loads((copy / "bundle.json").read_text()) | {"format": 1}
+    for added in ("projects", "checksum"):
+        del values[added]
+    values["preprocessing"] = {**values["preprocessing"]}
+    table = copy / "training_set.tsv"
+    text = table.read_text()
+    for new, old in (("n_positive", "n_right"), ("n_negative", "n_wrong"), ("n_unlabeled", "n_not_known")):
+        text = text.replace(new, old)
+    table.write_text(text)
+    values["checksums"]["training_set.tsv"] = checksum(table)
+    (copy / "bundle.json").write_text(json.dumps(values))
+    with caplog.at_level("INFO"):
+        loaded = ModelBundle.load(copy)
+    assert loaded.manifest == trained.manifest
+    assert (loaded.threshold, dict(loaded.projects)) == (trained.threshold, {})
+    assert "written by cryoflow 0.1" in caplog.text
+
+
+def test_the_older_names_of_a_bundle_are_read():
+    assert preprocessing_from_json({**EmUnpickerPreprocessing(240.0).to_json(), "kind": "classic"}).kind == "emunpicker"
+    architecture = Architecture("emunpicker", 32, 1)
+    assert Architecture.from_json({**architecture.to_json(), "name": "classic"}) == architecture
+
+
+@pytest.mark.parametrize("number", [3, 0, "x"])
+def test_a_model_of_another_version_says_so(copy, number):
     edit(copy, format=number)
-    with pytest.raises(BadInput, match=says):
+    with pytest.raises(BadInput, match="Update cryoflow"):
         ModelBundle.load(copy)
 
 
@@ -78,8 +119,6 @@ def test_weights_of_another_network_are_refused(copy):
 
 
 def test_an_object_array_in_the_weights_is_not_unpickled(copy):
-    from cryoflow.storage.fingerprints import checksum
-
     np.savez(copy / "weights.npz", evil=np.array([{"a": 1}], dtype=object))
     values = json.loads((copy / "bundle.json").read_text())
     edit(copy, checksums={**values["checksums"], "weights.npz": checksum(copy / "weights.npz")})

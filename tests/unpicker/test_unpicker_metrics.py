@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cryoflow.preparation.calibration import Goal, choose_threshold, class_weights, estimate_class_prior, temperature
+from cryoflow.preparation.calibration import (
+    Goal,
+    choose_threshold,
+    class_weights,
+    estimate_class_prior,
+    fit_temperature,
+)
 from cryoflow.preparation.metrics import (
     Counts,
     average_precision,
@@ -101,9 +107,9 @@ def test_temperature_makes_boastful_logits_honest():
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 2, 50_000)
     labels = np.where(rng.random(len(logits)) < 1 / (1 + np.exp(-logits)), 1, -1).astype(np.int8)
-    assert temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
-    assert temperature(logits / 2, labels) == pytest.approx(0.5, rel=0.05)
-    assert temperature(logits[labels == 1], labels[labels == 1]) == 1.0
+    assert fit_temperature(3 * logits, labels).temperature == pytest.approx(3, rel=0.05)
+    assert fit_temperature(logits / 2, labels).temperature == pytest.approx(0.5, rel=0.05)
+    assert fit_temperature(logits[labels == 1], labels[labels == 1]).temperature == 1.0
 
 
 def test_temperature_heeds_the_right_picks_that_hide_among_the_unlabelled():
@@ -113,8 +119,8 @@ def test_temperature_heeds_the_right_picks_that_hide_among_the_unlabelled():
     hidden = right & (rng.random(len(logits)) < 0.3)
     labels = np.where(right & ~hidden, 1, 0).astype(np.int8)
     share = hidden.sum() / (labels == 0).sum()
-    assert temperature(2 * logits, labels, class_prior=share) == pytest.approx(2, rel=0.1)
-    assert temperature(2 * logits, labels) > 2.4
+    assert fit_temperature(2 * logits, labels, class_prior=share).temperature == pytest.approx(2, rel=0.1)
+    assert fit_temperature(2 * logits, labels).temperature > 2.4
 
 
 def test_class_weights_keep_the_number_of_picks():
@@ -188,8 +194,8 @@ def test_scores_bound_the_share_of_right_picks_among_those_not_known(hidden):
         right = rng.random(300) < hidden
         scores = np.concatenate([rng.normal(3, 1, 200), rng.normal(np.where(right, 3, -1), 1)])
         labels = np.repeat(np.array([1, 0], np.int8), [200, 300])
-        found.append(estimate_class_prior(scores, labels, at_most=1.0))
-        assert estimate_class_prior(scores, labels, at_most=0.05) <= 0.05
+        found.append(estimate_class_prior(scores, labels, at_most=1.0).value)
+        assert estimate_class_prior(scores, labels, at_most=0.05).value <= 0.05
     assert hidden - 0.05 <= np.mean(found) <= hidden + 0.03
-    assert estimate_class_prior(scores[:200], labels[:200], at_most=0.2) == 0  # none is unknown
-    assert estimate_class_prior(scores[200:], labels[200:], at_most=0.2) == 0.2  # nothing to tell it from
+    assert estimate_class_prior(scores[:200], labels[:200], at_most=0.2).value == 0  # none is unknown
+    assert estimate_class_prior(scores[200:], labels[200:], at_most=0.2).value == 0.2  # nothing to tell it from

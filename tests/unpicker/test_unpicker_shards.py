@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from unpicker_rings import as_pickset
 
+from cryoflow.unpicker import unpick_shards
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.unpick import unpick
-from cryoflow.unpicker.unpick_shards import gather, score_shard, shards_of
+from cryoflow.unpicker.unpick_shards import entry_shards, score_shard
 
 
 @pytest.fixture(scope="module")
@@ -21,17 +22,28 @@ def ring_picks(rings):
 
 
 def records(bundle: ModelBundle, picks, folder: Path) -> set[str]:
-    return {shard.record.name for shard in shards_of(bundle, picks, 3, folder)}
+    return {shard.result.name for shard in entry_shards(bundle, picks, 3, folder)[1]}
 
 
-def test_shards_gather_to_what_one_run_keeps(ring_picks, trained, tmp_path: Path) -> None:
-    shards = shards_of(trained, ring_picks, 3, tmp_path)
-    assert [(s.first, s.last) for s in shards] == [(0, 3), (3, 6), (6, 8)]
-    for shard in shards:
-        score_shard(trained, ring_picks, shard)
-    kept, failed = gather(trained, ring_picks, shards)
+def test_shards_gather_to_what_one_run_keeps_and_are_not_scored_twice(
+    ring_picks, trained, tmp_path: Path, monkeypatch
+) -> None:
+    items, cut = entry_shards(trained, ring_picks, 3, tmp_path)
+    assert [(s.first, s.last) for s in cut] == [(0, 3), (3, 6), (6, 8)]
+    score_shard(trained, items, cut[1])
+    scored, real = [], unpick_shards.score
+
+    def counted(bundle, micrographs, **options):
+        scored.extend(m.name for m in micrographs)
+        return real(bundle, micrographs, **options)
+
+    monkeypatch.setattr(unpick_shards, "score", counted)
+    steps = []
+    kept, report = unpick(trained, ring_picks, work=tmp_path, n_a_shard=3, on_progress=lambda *at: steps.append(at))
+    assert scored == [f"mic_{i}" for i in (0, 1, 2, 6, 7)]
+    assert steps == [(3, 8), (6, 8), (8, 8)]
     whole, _ = unpick(trained, ring_picks)
-    assert not failed
+    assert not report.failed
     np.testing.assert_array_equal(kept.picks["uid"], whole.picks["uid"])
     np.testing.assert_allclose(kept.picks["score"], whole.picks["score"], atol=1e-6)
 

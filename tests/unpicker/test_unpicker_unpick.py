@@ -7,12 +7,15 @@ from unpicker_rings import DIAMETER_A, as_pickset
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.preparation.calibration import Goal
+from cryoflow.unpicker import unpick_shards
 from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
 from cryoflow.unpicker.labeled import LabeledSet
+from cryoflow.unpicker.operating_point import DOUBTFUL
 from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
 from cryoflow.unpicker.star_rows import StarRows
 from cryoflow.unpicker.suggest import not_cleaned, suggest
-from cryoflow.unpicker.unpick import ScoredMicrograph, score, unpick, unpick_star_folder
+from cryoflow.unpicker.unpick import ScoredMicrograph, doubtful_picks, score, unpick, unpick_star_folder
 
 HEAD = "\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n"
 
@@ -50,7 +53,7 @@ def test_kept_rows_are_written_as_they_were_and_one_line_a_micrograph_is_said(ri
         assert len(table) == total
         fom = [float(w) for w in table.words(table.columns.index("rlnAutopickFigureOfMerit"))]
         np.testing.assert_allclose(fom, scored.probabilities, atol=1e-6)
-        assert np.array_equal(np.array(fom) >= trained.threshold, scored.kept)
+        assert np.array_equal(np.array(fom) >= report.decisions[0].threshold, scored.kept)
     right = np.concatenate([m.labels for m in rings.micrographs]) == 1
     kept = np.concatenate([j.kept for j in report.scored])
     assert (kept == right).mean() > 0.85
@@ -98,7 +101,7 @@ def test_an_entry_keeps_its_right_picks_with_score_and_uid(rings, trained):
     assert kept.provenance.output_group == "AutoPick_job012"
     assert kept.counts["removed"] == len(picks) - len(kept) > 0
     assert "label" not in kept.picks
-    assert (kept.picks["score"] >= trained.threshold).all()
+    assert (kept.picks["score"] >= report.decisions[0].threshold).all()
     expected = np.concatenate([j.kept for j in report.scored])
     np.testing.assert_array_equal(kept.picks["uid"], picks.picks["uid"][expected])
     assert len(kept.micrographs) == len(picks.micrographs)
@@ -132,6 +135,75 @@ def test_training_sets_come_from_labelled_entries(rings):
         LabeledSet.from_picks(replace(without, picks=without.picks.drop(columns="label")))
     with pytest.raises(BadInput, match="diameter"):
         LabeledSet.from_picks(as_pickset(rings, diameter_A=None))
+
+
+def test_unpicking_a_folder_of_star_files_goes_on_where_it_was_stopped(rings, trained, tmp_path, monkeypatch):
+    folder, output = star_folder(rings, tmp_path / "in"), tmp_path / "out"
+    scored, real = [], unpick_shards.score
+
+    def until_killed(bundle, micrographs, **options):
+        for m in micrographs:
+            if len(scored) == 5:
+                raise KeyboardInterrupt
+            scored.append(m.name)
+        return real(bundle, micrographs, **options)
+
+    monkeypatch.setattr(unpick_shards, "score", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        unpick_star_folder(trained, folder, output, n_a_shard=2)
+    assert not list(output.glob("*.star"))
+    scored.clear()
+    steps = []
+
+    def counted(bundle, micrographs, **options):
+        scored.extend(m.name for m in micrographs)
+        return real(bundle, micrographs, **options)
+
+    monkeypatch.setattr(unpick_shards, "score", counted)
+    report = unpick_star_folder(trained, folder, output, n_a_shard=2, on_progress=lambda *at: steps.append(at))
+    assert steps[0] == (4, 8)
+    assert scored == ["mic_4", "mic_5", "mic_6", "mic_7"]
+    assert len(report.scored) == len(list(output.glob("*_unpick.star"))) == 8
+    assert sorted(p.name for p in output.iterdir()) == sorted(p.name for p in output.glob("*.star"))  # work is gone
+
+
+@pytest.mark.parametrize(
+    ("goal", "kept"),
+    [(Goal(keep=10), 10), (Goal(threshold=0.0), None), (Goal(keep=10**6), None)],
+)
+def test_a_number_of_picks_or_a_threshold_is_taken_as_asked(rings, trained, goal, kept):
+    picks = as_pickset(rings)
+    clean, report = unpick(trained, picks, goal=goal)
+    assert len(clean) == report.n_kept == (kept or len(picks))
+    if goal.keep == 10**6:
+        assert not report.decisions[0].reached
+
+
+def test_a_wanted_precision_keeps_fewer_picks_than_a_wanted_recall(rings, trained):
+    picks = as_pickset(rings)
+    precise, _ = unpick(trained, picks, goal=Goal(precision=0.99))
+    complete, report = unpick(trained, picks, goal=Goal(recall=0.99))
+    assert 0 < len(precise) < len(complete)
+    assert report.decisions[0].recall >= 0.99
+
+
+def test_doubtful_picks_are_counted_and_given_on_demand(rings, trained, tmp_path):
+    picks = as_pickset(rings)
+    kept, report = unpick(trained, picks)
+    low, high = DOUBTFUL
+    expected = sum(int(((j.probabilities >= low) & (j.probabilities < high)).sum()) for j in report.scored)
+    doubtful = doubtful_picks(trained, picks, report)
+    assert kept.counts["doubtful"] == report.n_doubtful == len(doubtful) == expected
+    assert doubtful.provenance.entry_name == "Unpicked_job012_doubtful"
+    assert doubtful.picks["score"].between(low, high).all()
+    assert f"{expected} of them all doubtful" in " ".join(kept.notes)
+    folder = star_folder(rings, tmp_path / "in")
+    unpick_star_folder(trained, folder, tmp_path / "out", doubtful_suffix="_doubtful")
+    assert sum(len(StarRows.read(p)) for p in (tmp_path / "out").glob("*_doubtful.star") if has_rows(p)) == expected
+
+
+def has_rows(path):
+    return any(line.strip() and line.strip()[0].isdigit() for line in path.read_text().splitlines())
 
 
 def test_results_come_in_order_whatever_the_number_of_threads(rings, trained):
@@ -204,7 +276,9 @@ def test_suggestions_are_doubtful_micrographs_that_nobody_has_cleaned(rings, tra
     found = suggest(trained, judged_with(everything, scores), number=5)
     assert found[0].name == new[1].name
     assert {s.name for s in found} == {m.name for m in new}
-    assert found[0].n_doubtful == pytest.approx(len(new[1].labels) / 2, rel=0.01)
+    n = len(new[1].labels)
+    assert (found[0].n_doubtful, found[0].n_errors) == (n, pytest.approx(n / 2, rel=0.01))
+    assert found[0].why.startswith(f"{n} of its {n} picks are doubtful, and about {n / 2:.0f} would be decided wrongly")
 
 
 def test_what_a_refinement_dropped_may_still_be_suggested_but_not_what_was_cleaned_under_another_name(rings, trained):
