@@ -1,6 +1,6 @@
 """The unpicker against the older emUnpicker's network and preprocessing, on simulated data of known truth.
 
-    python benchmarks/unpicker.py --folder DIR                     everything, about 40 minutes on two cores
+    python benchmarks/unpicker.py --folder DIR                     everything, three seeds a set: two hours on two cores
     python benchmarks/unpicker.py --folder DIR --sets barrel       one data set
     python benchmarks/unpicker.py --folder DIR --parts speed       un-picking speed alone
     python benchmarks/unpicker.py --folder DIR --quick             few epochs: whether it runs, not how well
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,6 @@ from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labeled import LabeledSet, Split
-from cryoflow.unpicker.operating_point import with_decision
 from cryoflow.unpicker.train import train
 from cryoflow.unpicker.train_options import TrainOptions
 from cryoflow.unpicker.unpick import ScoredMicrograph, score
@@ -45,6 +45,9 @@ from cryoflow.unpicker.unpick import ScoredMicrograph, score
 SETS = ("barrel", "large", "small")
 TRAIN, VALIDATION, TEST = 20, 7, 17
 SEED = 1
+"""Of data and split."""
+SEEDS = (1, 2, 3)
+"""Of trainings."""
 
 
 def main() -> None:
@@ -60,8 +63,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="2 epochs, 6 micrographs to learn from")
     parser.add_argument("--epochs", type=int, help="of our network, where not the default")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the training; data and split stay as they are")
-    parser.add_argument("--again", action="store_true", help="models that are there: threshold and numbers anew")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, help="of the trainings; data and split stay as they are"
+    )
     parser.add_argument("--run-of", type=int, default=50, help="micrographs of the speed run")
     parser.add_argument("--orientations", type=int, default=1, choices=(1, 2, 4, 8))
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and end")
@@ -75,16 +79,16 @@ def main() -> None:
         for part in arguments.parts:
             if part in RECIPES:
                 epochs = 2 if arguments.quick else arguments.epochs if part != "classic" else None
-                accuracy(
-                    arguments.folder,
-                    name,
-                    part,
-                    split,
-                    epochs=epochs,
-                    seed=arguments.seed,
-                    orientations=arguments.orientations,
-                    again=arguments.again,
-                )
+                for seed in arguments.seeds:
+                    accuracy(
+                        arguments.folder,
+                        name,
+                        part,
+                        split,
+                        epochs=epochs,
+                        seed=seed,
+                        orientations=arguments.orientations,
+                    )
     if "speed" in arguments.parts:
         speed(arguments.folder, arguments.sets[0], n_micrographs=5 if arguments.quick else arguments.run_of)
     print_table(arguments.folder)
@@ -138,7 +142,7 @@ RECIPES = {
 
 
 def accuracy(
-    folder: Path, name: str, part: str, split: Split, *, epochs: int | None, seed: int, orientations: int, again: bool
+    folder: Path, name: str, part: str, split: Split, *, epochs: int | None, seed: int, orientations: int
 ) -> None:
     """Train one recipe on one data set and measure it on the test micrographs."""
     few = {"epochs": epochs} if epochs else {}
@@ -154,15 +158,9 @@ def accuracy(
     elif part in ("unlabeled", "dropped"):
         used = hide(split, 0.2, SEED, as_label=0 if part == "unlabeled" else -1)
     everything = LabeledSet(used.train + used.validation + used.test)
-    file = folder / "results.json"
-    before = json.loads(file.read_text()).get(key, {}) if file.is_file() else {}
-    if again:
-        bundle = decided_again(ModelBundle.load(output), used, options)
-        seconds, cpu_seconds = before.get("train_seconds", np.nan), before.get("train_cpu_seconds", np.nan)
-    else:
-        started, cpu_started = time.monotonic(), time.process_time()
-        bundle = train(everything, output, options, split=used, overwrite=True)
-        seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    started, cpu_started = time.monotonic(), time.process_time()
+    bundle = train(everything, output, options, split=used, overwrite=True)
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     test = LabeledSet(split.test)
     result = evaluate(bundle, test, orientations=1 if part == "classic" else orientations)
     row = {
@@ -180,19 +178,9 @@ def accuracy(
         "train_seconds": seconds,
         "train_cpu_seconds": cpu_seconds,
         "orientations": orientations,
+        "seed": seed,
     }
     keep(folder, key, row)
-
-
-def decided_again(bundle: ModelBundle, split: Split, options: TrainOptions) -> ModelBundle:
-    """A model with temperature and threshold chosen anew, on the validation micrographs as in training."""
-    scored = [r for r in score(bundle, split.validation) if isinstance(r, ScoredMicrograph)]
-    p = np.clip(np.concatenate([j.probabilities for j in scored]), 1e-12, 1 - 1e-12)
-    labels = np.concatenate([j.micrograph.labels for j in scored])
-    micrograph = np.repeat(np.arange(len(scored)), [len(j.kept) for j in scored])
-    logits = np.log(p / (1 - p)) * bundle.temperature
-    decided = with_decision(bundle, logits, labels, options, micrograph=micrograph)
-    return replace(decided, metrics={**bundle.metrics, **decided.metrics})
 
 
 def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
@@ -282,43 +270,58 @@ WAYS = {
 }
 
 
+def machine() -> dict[str, object]:
+    """Processor, number of cores and load, which every recorded row has."""
+    processor = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {"processor": processor, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+
+
 def keep(folder: Path, name: str, row: dict[str, float]) -> None:
     """Print a result and add it to the file of results."""
     file = folder / "results.json"
     results = json.loads(file.read_text()) if file.is_file() else {}
-    results[name] = row
+    results[name] = {**row, "machine": machine()}
     write_atomically(file, json.dumps(results, indent=1, sort_keys=True) + "\n")
     print(name, " ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
 
 
 def print_table(folder: Path) -> None:
-    """What was measured, as a table for the documentation."""
+    """Print the table of docs/performance.md from the recorded runs: mean and spread (standard deviation) over seeds."""
     results = json.loads((folder / "results.json").read_text())
-    columns = (
-        "data set | recipe | test error (95 % interval) | ROC AUC | average precision | calibration error | training"
-    )
-    print(f"\n| {columns} |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| data set | recipe | seeds | test error | ROC AUC | calibration error | training, clock / CPU | load |")
+    print("|---|---|---|---|---|---|---|---|")
+    means: dict[str, list[float]] = {}
     for name in SETS:
         for part, title in RECIPES.items():
-            for key in (k for k in sorted(results) if k.split(", seed")[0] == f"{name}/{part}"):
-                r, seed = results[key], key.removeprefix(f"{name}/{part}")
-                print(
-                    f"| {name} | {title}{seed} | {r['test_error']:.1%} ({r['error_low']:.1%} to {r['error_high']:.1%}) "
-                    f"| {r['roc_auc']:.3f} | {r['average_precision']:.3f} | {r['calibration_error']:.3f} | "
-                    f"{r['train_seconds']:.0f} s ({r['train_cpu_seconds']:.0f} s CPU), {r['epochs']:.0f} epochs |"
-                )
-    for part, title in RECIPES.items():
-        rows = [results[f"{name}/{part}"] for name in SETS if f"{name}/{part}" in results]
-        if len(rows) == len(SETS):
-            error = np.mean([r["test_error"] for r in rows])
-            calibration = np.mean([r["calibration_error"] for r in rows])
-            area = np.mean([r["roc_auc"] for r in rows])
-            print(f"| mean | {title} | {error:.1%} | {area:.3f} | | {calibration:.3f} | |")
+            rows = [r for k, r in sorted(results.items()) if k.split(", seed")[0] == f"{name}/{part}"]
+            if rows:
+                print(f"| {name} | {title} | {len(rows)} | {_row(rows)} |")
+                means.setdefault(title, []).append(float(np.mean([r["test_error"] for r in rows])))
+    for title, errors in means.items():
+        if len(errors) == len(SETS):
+            print(f"| mean | {title} | | {np.mean(errors):.1%} | | | | |")
     for part in WAYS:
         if r := results.get(f"speed/{part}"):
             clock, median, cpu = (r[k] for k in ("seconds_a_micrograph", "median_seconds", "cpu_seconds_a_micrograph"))
             print(f"un-picking, {part}: {clock:.3f} s a micrograph, median {median:.3f}, CPU {cpu:.3f}")
+    if r := results.get("speed/ours, taken apart"):
+        print("of it, CPU seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in r.items() if k != "machine"))
+    for text in sorted({f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in results.values()}):
+        print(f"measured on: {text}")
+
+
+def _row(rows: list[dict[str, float]]) -> str:
+    def over_seeds(name: str, form: str) -> str:
+        values = [r[name] for r in rows]
+        return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else "")
+
+    loads = [r["machine"]["load"] for r in rows]  # type: ignore[index]
+    clock, cpu = (np.mean([r[k] for r in rows]) for k in ("train_seconds", "train_cpu_seconds"))
+    cells = (over_seeds("test_error", ".1%"), over_seeds("roc_auc", ".3f"), over_seeds("calibration_error", ".3f"))
+    return " | ".join((*cells, f"{clock:.0f} s / {cpu:.0f} s", f"{min(loads):.0f} to {max(loads):.0f}"))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from cryoflow.detector.stream import CropStream
 from cryoflow.errors import BadInput
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import npz_bytes
-from cryoflow.unpicker.event_log import EventLog
+from cryoflow.unpicker.tensorboard import Scalars
 
 STATE = "state.npz"
 Weights = dict[str, npt.NDArray[Any]]
@@ -125,7 +125,7 @@ def fit(
     state = output / STATE
     if state.is_file():
         average, history = _restore(model, optimizer, state, fingerprint)
-    log = EventLog(output / "logs") if options.tensorboard else None
+    log = Scalars(output / "logs") if options.tensorboard else None
     change = max(1, round(options.unlabeled_from * options.rounds))
     compiled: bool | None = None
     seconds: list[float] = []

@@ -276,18 +276,19 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.training_sets.links import read_any
     from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
     from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST_NAME
-    from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+    from cryoflow.preparation.picked import PickedMicrograph
     from cryoflow.preparation.two_channel import TwoChannelPreprocessing
     from cryoflow.projects.coordinate_files import read_coordinate_file
     from cryoflow.projects.crawl import crawl, jobs_of
     from cryoflow.projects.tables import read_table_of_picks
     from cryoflow.report.execution import read_trace
     from cryoflow.report.sections import Evaluation
+    from cryoflow.shards import Shard
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.network import Architecture
     from cryoflow.unpicker.star_rows import StarRows
     from cryoflow.unpicker.train import _finished
-    from cryoflow.unpicker.unpick_shards import Shard, gather
+    from cryoflow.unpicker.unpick_shards import read_shard
 
     def as_files(names: tuple[str, ...], read: Callable[[Path], object]) -> Callable[[Path], object]:
         def reader(path: Path) -> object:
@@ -352,10 +353,9 @@ def _readers() -> dict[str, Callable[[Path], object]]:
 
     def shard(path: Path) -> object:
         model = ModelBundle(Architecture("residual", 12, 2), TwoChannelPreprocessing(pixels_per_diameter=12), {}, 120.0)
-        who = Provenance("cryosparc", path.parent, "P1", "J5", Kind.HOMO)
-        micrographs = micrograph_table({"name": ["a.mrc"], "path": [None], "status": ["missing"]})
-        picks = pd.DataFrame({"micrograph": [0, 0], "x_px": [1.0, 2.0], "y_px": [1.0, 2.0]})
-        return gather(model, PickSet.build(who, micrographs, picks), [Shard(0, 1, path)])
+        centers, labels = np.array([[1.0, 1.0], [2.0, 2.0]]), np.zeros(2, np.int8)
+        micrograph = PickedMicrograph("a.mrc", path.parent / "a.mrc", 1.0, 120.0, centers, labels)
+        return read_shard(model, [micrograph], Shard(0, 1, path))
 
     database_files = (
         "cryoflow-database.json",

@@ -19,6 +19,7 @@ from cryoflow.pickers.training_sets.export import export
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.report.page import write_report
 from cryoflow.unpicker.patch_cache import prepare
+from cryoflow.unpicker.tensorboard import Scalars
 
 TOKEN = "tok-5ebd97c1f0"
 
@@ -33,7 +34,7 @@ def write_everything(out: Path, projects: Path) -> None:
         export(name, [entry], out / name, diameter_A=DIAMETER_A, force=True)
     small_bundle().save(out / "model")
     prepare(SMALL, picked_micrographs(entry)[0], out / "cache", workers=1)
-    EventLog(out / "logs").add(1, {"loss": 1.0})
+    Scalars(out / "logs").add(1, {"loss": 1.0})
     write_report(out / "report.html", "t", [])
 
 
