@@ -289,7 +289,7 @@ def keep(folder: Path, name: str, row: dict[str, float]) -> None:
 
 
 def print_table(folder: Path) -> None:
-    """Print the table of docs/performance.md from the recorded runs: mean and spread (standard deviation) over seeds."""
+    """Print the table of docs/performance.md from the recorded runs: mean and standard deviation over seeds."""
     results = json.loads((folder / "results.json").read_text())
     print("\n| data set | recipe | seeds | test error | ROC AUC | calibration error | training, clock / CPU | load |")
     print("|---|---|---|---|---|---|---|---|")

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryoflow.unpicker.event_log import EventLog
 from promise_tools import DIAMETER_A, in_child, make_entry
 from test_promise_02_kill_anywhere import SMALL, small_bundle
 
