@@ -252,6 +252,7 @@ def test_what_others_wrote_is_opened_in_the_one_place_that_waits_for_no_pipe() -
 
 
 def _readers() -> dict[str, Callable[[Path], object]]:
+    import numpy as np
     import pandas as pd
 
     from cryoflow.database import Database, verify
