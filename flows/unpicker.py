@@ -23,9 +23,11 @@ from flows.watching import run_name, show_table, shown_progress
 def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
     """Label picks by what became of them in their projects, and train the network that tells right from wrong.
 
+    Where labeled entries are named, those are learnt from instead.
+
     A finished training of the same picks and options is taken as it is; a stopped one goes on.
     """
-    labeled = label_projects(parameters)
+    labeled = parameters.entries or label_projects(parameters)
     train_model.with_options(task_run_name=f"train {parameters.model.name}")(parameters, labeled)
     return parameters.model
 

@@ -33,5 +33,5 @@ def view(parameters: ViewParameters, *, json: Json = False) -> ExitCode:
         if links.write:
             print(f"to clean: {links.write}", flush=True)
 
-    serve(parameters, load_settings().settings.site, tell)
+    serve(parameters, load_settings().settings, tell)
     return ExitCode.OK

@@ -149,6 +149,8 @@ class TrainUnpickerParameters(LabeledSource):
     """Folder of the model to write; checkpoints/ in it holds the model after each epoch."""
     projects: Annotated[tuple[str, ...], Option(command_line=False)] = ()
     """Projects of the database to learn from; by default all."""
+    entries: Annotated[Entries, Option(form=True)] = ()
+    """Labeled entries of the database, such as reviewed ones; by default picks are labeled by what became of them."""
     architecture: Annotated[Literal["residual", "emunpicker", "classic"], Option(form=False)] = "residual"
     """residual, or emunpicker (also: classic): the older program's network and preprocessing."""
     epochs: UnpickerEpochs | None = None

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Annotated, Literal, cast
@@ -26,6 +26,7 @@ from cryoflow.view.library import SAME_PICK_DIAMETERS, Library, Opened
 from cryoflow.view.next_steps import next_steps
 from cryoflow.view.review import Added, Tally, doubt, per_micrograph, tally
 from cryoflow.view.save import save, star_archive
+from cryoflow.view.training import Started
 
 MOST_PATCHES = 60
 """Most patches of one picture."""
@@ -44,10 +45,18 @@ Order = Literal["threshold", "low", "high", "random", "doubt"]
 
 
 class Api:
-    """State behind the addresses: the library, who is looking at what, and how much is computed at a time."""
+    """State behind the addresses: the library, who is looking at what, and how much is computed at a time.
 
-    def __init__(self, library: Library, *, default_name: str) -> None:
-        self.library, self.default_name = library, default_name
+    Parameters
+    ----------
+    default_name
+        Name of who acts where neither a proxy nor the page gives one.
+    train
+        Starts a training on an entry's labels; None where the site has no folder of models.
+    """
+
+    def __init__(self, library: Library, *, default_name: str, train: Callable[[str], Started] | None = None) -> None:
+        self.library, self.default_name, self.train = library, default_name, train
         self._slots = threading.BoundedSemaphore(max(2, available_cpus()))
         self._windows: dict[str, tuple[float, str, str, int]] = {}
         self._windows_lock = threading.Lock()
@@ -207,7 +216,20 @@ def routes(api: Api) -> APIRouter:
         record = await _body(request)
         return await run_in_threadpool(_save, api, visitor_of(request), record)
 
+    @router.post("/train")
+    async def train(request: Request) -> Response:
+        record = await _body(request)
+        return await run_in_threadpool(_train, api, record)
+
     return router
+
+
+def _train(api: Api, record: Mapping[str, object]) -> Response:
+    entry = api.library.database.entry(_text(record, "entry")).name
+    if api.train is None:
+        raise HTTPException(404, "No folder of models is set: 'models' in [site] of cryoflow.toml.")
+    started = api.train(entry)
+    return _json({"page": started.page, "model": str(started.model)})
 
 
 def _act(api: Api, visitor: Visitor, record: Mapping[str, object]) -> Response:

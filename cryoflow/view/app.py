@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -15,9 +15,17 @@ from cryoflow.view import api as apis
 from cryoflow.view import pages
 from cryoflow.view.access import Access, Guard, clean_name
 from cryoflow.view.library import Library
+from cryoflow.view.training import CannotStart, Started
 
 
-def make_app(library: Library, access: Access, *, reports: Sequence[Path] = (), models: Sequence[Path] = ()) -> Guard:
+def make_app(
+    library: Library,
+    access: Access,
+    *,
+    reports: Sequence[Path] = (),
+    models: Sequence[Path] = (),
+    train: Callable[[str], Started] | None = None,
+) -> Guard:
     """Return the application.
 
     Parameters
@@ -30,15 +38,17 @@ def make_app(library: Library, access: Access, *, reports: Sequence[Path] = (), 
         Folders whose HTML reports are served.
     models
         Folders of models and trainings.
+    train
+        See `cryoflow.view.api.Api`.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    api = apis.Api(library, default_name=_own_name())
+    api = apis.Api(library, default_name=_own_name(), train=train)
     app.include_router(apis.routes(api))
     app.include_router(pages.routes(api, reports=reports, models=models))
 
     @app.exception_handler(CryoflowError)
     async def refused(request: Request, error: CryoflowError) -> Response:
-        busy = isinstance(error, DatabaseBusy)
+        busy = isinstance(error, DatabaseBusy | CannotStart)
         status = 503 if busy else 507 if isinstance(error, NotWritten) else 404 if isinstance(error, BadInput) else 422
         return _told(request, status, _shown(error))
 

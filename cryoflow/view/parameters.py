@@ -24,7 +24,7 @@ class ViewParameters(Parameters):
     model: ModelFolder | None = None
     """Score the picks of entries that have no probabilities with this unpicker, in the background."""
     models: Annotated[tuple[Path, ...], Option(examples=(("/data/models",),))] = ()
-    """Folder of models and trainings to show; may be given several times."""
+    """Folder of models and trainings to show; by default the site's; may be given several times."""
     reports: Annotated[tuple[Path, ...], Option(examples=(("/data/runs",),))] = ()
     """Folder whose HTML reports are served; by default those of the site's settings; may be given several times."""
     port: Annotated[int, Ge(0), Le(65535), Option(group=NETWORK)] = 8765

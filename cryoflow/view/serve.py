@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.settings.site import Site
+from cryoflow.settings.load import Settings
 from cryoflow.storage import files, inputs
 from cryoflow.view.access import LOOPBACK, Access, new_token
 from cryoflow.view.addresses import report_folders
@@ -37,7 +37,7 @@ class Links:
     write: str | None
 
 
-def serve(parameters: ViewParameters, site: Site, on_started: Callable[[Links], None]) -> None:
+def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[Links], None]) -> None:
     """Serve the viewer until SIGINT or SIGTERM.
 
     Parameters
@@ -56,6 +56,7 @@ def serve(parameters: ViewParameters, site: Site, on_started: Callable[[Links], 
 
     from cryoflow.view.app import make_app
     from cryoflow.view.library import Library
+    from cryoflow.view.training import Started, start_training
 
     p = parameters
     database = Database(p.database)
@@ -73,7 +74,21 @@ def serve(parameters: ViewParameters, site: Site, on_started: Callable[[Links], 
         hosts=LOOPBACK | {name.lower() for name in p.host_name},
         cookie=f"cryoflow_view_{port}",
     )
-    app = make_app(library, access, reports=p.reports or report_folders(site), models=p.models)
+    site = settings.site
+    models = p.models or ((site.models,) if site.models else ())
+
+    def train(entry: str) -> Started:
+        assert site.models
+        server, place = site.server, settings.place
+        return start_training(entry, database.root, server=server, place=place, models=site.models)
+
+    app = make_app(
+        library,
+        access,
+        reports=p.reports or report_folders(site),
+        models=models,
+        train=train if site.models else None,
+    )
     config = uvicorn.Config(
         app,
         log_config=None,

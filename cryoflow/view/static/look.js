@@ -831,6 +831,8 @@ async function saveNow(event) {
     element("saved-stars", HTMLAnchorElement).href = address("stars", { entry: saved.entry });
     element("saved-train", HTMLElement).textContent = saved.next.train;
     element("saved-export", HTMLElement).textContent = saved.next.export;
+    element("train-row", HTMLElement).hidden = !config.can_train;
+    element("train-said", HTMLElement).textContent = "";
   } catch (error) {
     let said = error instanceof Error ? error.message : String(error);
     if (error instanceof Refused && error.status === 409) {
@@ -845,6 +847,22 @@ async function saveNow(event) {
   }
 }
 
+/** Start a training on the saved entry, and link to its page, which shows the progress. */
+async function train() {
+  const said = element("train-said", HTMLElement);
+  const start = button("train");
+  if (start) start.disabled = true;
+  said.textContent = "starting…";
+  try {
+    const started = await post("train", { entry: element("saved-entry", HTMLElement).textContent });
+    said.replaceChildren(make("a", { href: started.page, target: "_blank", rel: "noreferrer" }, "its progress"), `, the model: ${started.model}`);
+  } catch (error) {
+    said.textContent = error instanceof Error ? error.message : String(error);
+  } finally {
+    if (start) start.disabled = false;
+  }
+}
+
 /** @param {unknown} error */
 function fail(error) {
   toast(error instanceof Error ? error.message : String(error), true);
@@ -856,6 +874,7 @@ function setUpButtons() {
     undo: () => send({ do: "undo" }),
     redo: () => send({ do: "redo" }),
     save: openSave,
+    train: () => void train(),
     "save-cancel": () => element("save-dialog", HTMLDialogElement).close(),
     help: () => element("keys", HTMLDialogElement).showModal(),
     previous: () => step(-1),

@@ -95,6 +95,7 @@
  * @property {boolean} may_write
  * @property {string} name  The user's name where a proxy says it, else empty.
  * @property {number} micrograph
+ * @property {boolean} can_train
  *
  * @typedef {{do: string, label?: number, picks?: Record<string, number[]>, micrograph?: number,
  *   xy_px?: [number, number][], mark?: string, threshold?: number}} Action
