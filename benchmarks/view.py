@@ -109,14 +109,14 @@ def main() -> None:
                 following.append(waited_ms(page, "n", done))
                 time.sleep(1.5)  # a person looks; the micrograph beside it is fetched meanwhile
             page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '.'}))")
-            revision = "window.revision = document.getElementById('stage').dataset.revision || '0'"
+            revision = "window.revision = Number(document.getElementById('stage').dataset.revision || 0)"
             for _ in range(options.rounds):
                 page.js(revision)
                 page.js("window.before = document.getElementById('here').textContent")
                 shown.append(waited_ms(page, " ", "document.getElementById('here').textContent !== window.before"))
-                until(page, "document.getElementById('stage').dataset.revision > window.revision")
+                until(page, "Number(document.getElementById('stage').dataset.revision) > window.revision")
                 page.js(revision)
-                confirmed = "document.getElementById('stage').dataset.revision > window.revision"
+                confirmed = "Number(document.getElementById('stage').dataset.revision) > window.revision"
                 kept.append(waited_ms(page, " ", confirmed))
                 time.sleep(0.5)
     finally:
