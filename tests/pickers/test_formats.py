@@ -16,7 +16,7 @@ from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.formats.star import list_blocks, read_blocks, read_table
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.importing.coordinates import read_coordinates
-from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
@@ -59,7 +59,7 @@ def test_picks_come_back_where_they_were(make_entry, tmp_path, name):
         xy = np.vstack([files[s][["x_px", "y_px"]] for s in table["stem"]])
         np.testing.assert_allclose(xy, np.vstack([e.centers_xy_px for e in entries]), atol=0.51)
         return
-    back = read_back(name, folder, result.manifest)
+    back = import_picks(name, folder, result.manifest)
     assert [b.provenance.project_name for b in back] == ["P1", "P2"][: len(entries)]
     for one, entry in zip(back, entries, strict=True):
         assert one.micrographs["name"].tolist() == entry.micrographs["name"].tolist()
@@ -73,7 +73,7 @@ def test_cbox_comes_back_too_with_its_confidence(make_entry, tmp_path):
     result = export("cryolo", [entry], tmp_path / "out", settings={"annotation": "cbox", "drop_partial_boxes": "no"})
     (label,) = [p for p in result.folder.glob("*_annot/000000__*")]
     assert [b[0] for b in list_blocks(label)] == ["global", "cryolo", "cryolo_include"]
-    (back,) = read_back("cryolo", result.folder, result.manifest)
+    (back,) = import_picks("cryolo", result.folder, result.manifest)
     np.testing.assert_allclose(back.centers_xy_px, entry.centers_xy_px, atol=0.0501)
     assert set(back.picks["score"]) == {1.0}
 

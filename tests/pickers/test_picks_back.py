@@ -11,7 +11,7 @@ import pytest
 from blob_micrographs import mean_under
 
 from cryoflow.database import Database
-from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import PickSet
@@ -139,7 +139,7 @@ def test_picks_of_each_program_lie_on_particles(make_entry, tmp_path, what, name
             picks = np.vstack([DECOY, picks])
         write(theirs, row.stem if named_by == "our stem" else Path(row.name).stem, picks)
     threshold = 0.5 if scored and name == "relion" else None  # RELION's own has none
-    (back,) = read_back(name, theirs, picked.folder, name="run", threshold=threshold)
+    (back,) = import_picks(name, theirs, picked.folder, name="run", threshold=threshold)
     assert back.micrographs["name"].tolist() == entry.micrographs["name"].tolist()
     assert np.diff(back.offsets).tolist() == np.diff(offsets).tolist()
     assert back.counts.get("below_threshold", 0) == (3 if scored else 0)

@@ -11,7 +11,7 @@ import pytest
 from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.compare import compare
-from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.running.run import pick, train
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
@@ -128,5 +128,5 @@ def test_cryolo_trains_an_epoch_and_predicts_on_our_folders(make_entry, tmp_path
     )
     (back,) = picked.picksets
     assert back.micrographs["name"].tolist() == entry.micrographs["name"].tolist()
-    again = read_back("cryolo", tmp_path / "picked" / "picks", tmp_path / "picked", keep_all=True)[0]
+    again = import_picks("cryolo", tmp_path / "picked" / "picks", tmp_path / "picked", keep_all=True)[0]
     assert len(again) >= len(back)

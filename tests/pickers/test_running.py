@@ -14,7 +14,7 @@ from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.executor import Executor, Step, command, write_script
 from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.curves import keras_curve, plot_curve, topaz_curve
-from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run import micrographs_to_pick, pick, train
 from cryoflow.pickers.running.work_folder import work_folder
@@ -114,6 +114,18 @@ def test_a_program_that_fails_says_why(exported, program):
         train("topaz", exported, CPU)
 
 
+def test_a_program_that_edits_a_linked_micrograph_is_told(exported, program, caplog):
+    program("topaz", '#!/bin/sh\nfor link in raw_*/*.mrc; do echo x >> "$link"; break; done\nexit 1\n')
+    with pytest.raises(ToolFailed):
+        train("topaz", exported, CPU)
+    (warning,) = [r.getMessage() for r in caplog.records if "while the program ran" in r.getMessage()]
+    assert "mic_0.mrc was changed" in warning
+    caplog.clear()
+    with pytest.raises(ToolFailed):  # what was changed before is told before the program starts
+        train("topaz", exported, CPU)
+    assert "mic_0.mrc was changed since the export" in caplog.text
+
+
 def test_a_missing_program_is_named_with_the_ways_out(exported, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadInput, match="--script-only"):
@@ -175,7 +187,7 @@ def test_picking_brings_positions_back_through_the_manifest_and_applies_the_thre
         np.testing.assert_array_equal(picks.centers_xy_px, [[10.0 * factor, 20.0 * factor]] * len(picks))
         assert picks.provenance.program == "picker"
         assert "threshold 0" in picks.provenance.title
-    everything = read_back("topaz", tmp_path / "picked" / "picks", tmp_path / "picked", threshold=-6)
+    everything = import_picks("topaz", tmp_path / "picked" / "picks", tmp_path / "picked", threshold=-6)
     assert [len(p) for p in everything] == [4, 6]
 
 
@@ -187,13 +199,13 @@ def test_another_sets_manifest_is_noticed(make_entry, program, tmp_path, caplog)
     picked = pick("topaz", model, [entry], tmp_path / "picked", CPU, diameter_A=100)
     trained_on = export("topaz", [entry], tmp_path / "set", settings={"downsampling": 1}).folder
     assert not caplog.messages
-    (own,) = read_back("topaz", tmp_path / "picked" / "picks", keep_all=True, name="picked")
+    (own,) = import_picks("topaz", tmp_path / "picked" / "picks", keep_all=True, name="picked")
     assert own.picks["x_px"].tolist() == [20.0, 60.0] * 3
     assert own.micrographs.equals(picked.picksets[0].micrographs)
-    read_back("topaz", tmp_path / "picked" / "picks", trained_on)
+    import_picks("topaz", tmp_path / "picked" / "picks", trained_on)
     assert f"lies in the set of {tmp_path / 'picked'}, but {trained_on} was named" in caplog.text
     with pytest.raises(BadInput, match="lies in no set"):
-        read_back("topaz", model)
+        import_picks("topaz", model)
 
 
 def test_picks_in_one_corner_of_all_micrographs_are_noticed(make_entry, tmp_path, caplog):
@@ -203,9 +215,9 @@ def test_picks_in_one_corner_of_all_micrographs_are_noticed(make_entry, tmp_path
     stems = manifest.read_manifest(right)["stem"]
     rows = [f"{stem}\t{x}\t{y}\t1" for stem in stems for x in range(10, 280, 50) for y in range(10, 180, 50)]
     (tmp_path / "picks.txt").write_text("image_name\tx_coord\ty_coord\tscore\n" + "\n".join(rows) + "\n")
-    read_back("topaz", tmp_path / "picks.txt", right)
+    import_picks("topaz", tmp_path / "picks.txt", right)
     assert not caplog.messages
-    read_back("topaz", tmp_path / "picks.txt", wrong)
+    import_picks("topaz", tmp_path / "picks.txt", wrong)
     assert "upper left 45% x 42% of the micrographs" in caplog.text
 
 
@@ -217,17 +229,17 @@ def test_positions_that_were_scaled_back_already_are_noticed(make_entry, tmp_pat
     rows = [f"{stem}\t{x}\t{y}\t1" for x in range(20, 570, 50) for y in range(20, 380, 50)]
     table.write_text("image_name\tx_coord\ty_coord\tscore\n" + "\n".join(rows) + "\n")
     with pytest.raises(BadInput, match="outside the micrographs"):
-        read_back("topaz", table, folder)
-    (right,) = read_back("topaz", table, folder, scaled=False)
+        import_picks("topaz", table, folder)
+    (right,) = import_picks("topaz", table, folder, scaled=False)
     assert right.picks["x_px"].max() == 520
     table.write_text(
         "image_name\tx_coord\ty_coord\tscore\n" + "\n".join(f"{stem}\t{i}\t{i}\t1" for i in range(30)) + "\n"
     )
     with pytest.raises(BadInput, match="one corner"):
-        read_back("topaz", table, folder, scaled=False)
+        import_picks("topaz", table, folder, scaled=False)
     table.write_text("image_name\tx_coord\ty_coord\nsomething_else\t1\t1\n")
     with pytest.raises(BadInput, match="names no micrograph"):
-        read_back("topaz", table, folder)
+        import_picks("topaz", table, folder)
 
 
 def test_jittered_repeats_of_cryosegnet_become_one_pick(make_entry, tmp_path):
@@ -239,7 +251,7 @@ def test_jittered_repeats_of_cryosegnet_become_one_pick(make_entry, tmp_path):
     star.write_text(
         head + "".join(f"{stem}.mrc {x} {y} 40\n" for x, y in ((100, 100), (101, 101), (98, 99), (200, 50)))
     )
-    (back,) = read_back("cryosegnet", star, folder)
+    (back,) = import_picks("cryosegnet", star, folder)
     assert back.centers_xy_px.tolist() == [[100, 100], [200, 50]]
     assert back.counts["duplicate"] == 2
 

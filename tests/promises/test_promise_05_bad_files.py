@@ -267,7 +267,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.micrographs.image import read_micrograph, read_stack
     from cryoflow.pickers.comparing.curves import keras_curve, topaz_curve
     from cryoflow.pickers.importing.coordinates import read_coordinates
-    from cryoflow.pickers.importing.import_picks import read_back
+    from cryoflow.pickers.importing.import_picks import import_picks
     from cryoflow.pickers.registry import picker
     from cryoflow.pickers.running.preflight import problems_of
     from cryoflow.pickers.running.staging import RECORD
@@ -335,7 +335,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
             lambda: made_with(folder),
             lambda: mend_links(folder),
             lambda: picker("topaz").problems(folder, pd.DataFrame(columns=list(COLUMNS))),
-            lambda: read_back("topaz", folder / "particles_train.txt", folder / "manifest.tsv"),
+            lambda: import_picks("topaz", folder / "particles_train.txt", folder / "manifest.tsv"),
         ):
             try:
                 work()

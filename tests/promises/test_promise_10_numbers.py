@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cryoflow.database import Database
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.pickers.training_sets.training_set import build_training_set
@@ -66,9 +66,9 @@ def test_positions_come_back_within_the_bound(
         else:
             training = build_training_set([entry], link=picker(name).links_micrographs)
             result = write_set(picker(name), training, folder / "set", SETTINGS.get(name, {}), "test")
-            (back,) = read_back(name, result.folder / PARTS.get(name, ""), result.manifest)
+            (back,) = import_picks(name, result.folder / PARTS.get(name, ""), result.manifest)
             if name == "relion":  # the same positions once more, for the job Extract
-                (particles,) = read_back(name, result.folder / "particles.star", result.manifest)
+                (particles,) = import_picks(name, result.folder / "particles.star", result.manifest)
                 np.testing.assert_allclose(particles.centers_xy_px, back.centers_xy_px, rtol=0, atol=BOUND_PX[name])
         assert len(back) == len(entry)
         np.testing.assert_allclose(back.centers_xy_px, entry.centers_xy_px, rtol=0, atol=BOUND_PX[name])

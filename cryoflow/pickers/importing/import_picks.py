@@ -1,4 +1,4 @@
-"""Picks that a picker made, brought back to the micrographs and pixels they stand for."""
+"""Import picks that a picker wrote: back to the micrographs of the manifest, in their pixels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -16,7 +17,7 @@ from cryoflow.errors import BadInput
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.matching import without_duplicates
 from cryoflow.pickers.importing.coordinates import Coordinates, read_coordinates
-from cryoflow.pickers.registry import picker
+from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import Kind, PickSet, Provenance
@@ -26,26 +27,13 @@ from cryoflow.storage.safe_names import safe_name
 log = logging.getLogger(__name__)
 
 _SERIAL = re.compile(r"\d{6,}__")
-_SUFFIXES = (
-    ".mrc",
-    ".mrcs",
-    ".tif",
-    ".tiff",
-    ".star",
-    ".cbox",
-    ".box",
-    ".txt",
-    ".csv",
-    ".json",
-    ".coord",
-    ".thi",
-    ".cs",
-)
+_OF_IMAGES = (".mrc", ".mrcs", ".tif", ".tiff")
+_APPENDED = re.compile(r"(_info|_autopick|_manualpick|_topaz|_BoxNet\w*)$")
 DUPLICATE_OF_RADIUS = 0.3
-"""CryoSegNet repeats sure picks with a jitter of a tenth of a radius: what is nearer than this is one pick."""
+"""CryoSegNet repeats sure picks with a jitter of a tenth of a radius: picks nearer than this are one."""
 
 
-def read_back(
+def import_picks(
     picker_name: str,
     folder: Path,
     manifest: Path | None = None,
@@ -58,38 +46,37 @@ def read_back(
     model: str = "",
     version: str = "",
 ) -> list[PickSet]:
-    """Read what a picker wrote.
+    """Import what a picker wrote.
 
     Parameters
     ----------
     folder
         Folder of its output, or one file.
     manifest
-        `manifest.tsv`, or the folder it lies in: of the set that was picked. None takes that of the set that `folder`
-        lies in.
+        `manifest.tsv` of the set that was picked, or its folder. None takes that of the set that `folder` lies in.
     name
-        Of the run, the job's part of the entry's name; by default the folder's.
+        Name of the run, the job's part of the entry's name; by default the folder's.
     threshold
-        Picks below it are left out; the picker's own default where None. Files without scores have no threshold.
+        Picks below it are left out; None takes the picker's default. Files without scores have no threshold.
     keep_all
         Apply no threshold at all.
     scaled
-        Whether positions are in the pixels that the picker saw (the manifest's `scale`), or in the micrographs' own, as
-        after `topaz extract -x`. None takes those that the manifest says, and refuses what then lies outside.
+        Whether positions are in the picker's pixels (the manifest's `scale`), or in the micrographs' own, as after
+        `topaz extract -x`. None takes the manifest's, and refuses picks that then lie outside.
     flip_y
-        Count y from the last row. None does so for CryoPPP's tables alone.
+        Count y from the last row. None does so for CryoPPP's tables only.
     model, version
-        Kept with the picks.
+        Recorded with the picks.
 
     Returns
     -------
     list of PickSet
-        One for each entry that the manifest names, micrographs without picks included.
+        One per entry of the manifest, with its micrographs without picks.
 
     Raises
     ------
     BadInput
-        Where there is no file of picks, none belongs to a micrograph of the manifest, or positions do not fit.
+        If there is no file of picks, none belongs to a micrograph of the manifest, or positions do not fit.
     """
     source = picker(picker_name)
     folder = Path(folder)
@@ -125,9 +112,15 @@ def read_back(
     return _entries(source, picks, table, name or folder.stem, used, model, version, counts, manifest)
 
 
+read_back = import_picks
+"""The function's name before version 0.2."""
+
+
 def _manifest_of(folder: Path, given: Path | None) -> Path:
-    """The manifest to read by. Another one than that of the set that the picks lie in may be right, but is noticed:
-    sets of the same micrographs have the same names, and other scales."""
+    """Return the manifest to use; warn if it is not that of the set that the picks lie in.
+
+    Sets of the same micrographs have the same names, and may differ in scale.
+    """
     nearest = manifests.nearest(folder)
     if given is None and nearest is None:
         raise BadInput(folder, "lies in no set that cryoflow wrote.", "Name the set that was picked: --manifest.")
@@ -148,7 +141,7 @@ def _some(files: Sequence[Path]) -> str:
 def _on_micrographs(
     files: Sequence[Path], found: Sequence[Coordinates], table: pd.DataFrame
 ) -> tuple[pd.DataFrame, int]:
-    """All picks in one table with their row of the manifest; how many names were not found in it."""
+    """Return all picks in one table with their row of the manifest, and the number of names that it does not have."""
     parts = []
     for path, coordinates in zip(files, found, strict=True):
         part = coordinates.table
@@ -169,7 +162,7 @@ def _on_micrographs(
 
 
 def _rows_of(names: Sequence[str], table: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Row of the manifest for each name: by our stem, else by the micrograph's own name in its project."""
+    """Return the row of the manifest for each name: by the exported stem, else by the micrograph's name."""
     by_serial = {stem.partition("__")[0]: (row, stem) for row, stem in enumerate(table["stem"])}
     rows = np.full(len(names), -1, np.int64)
     for i, name in enumerate(names):
@@ -187,10 +180,15 @@ def _rows_of(names: Sequence[str], table: pd.DataFrame) -> npt.NDArray[np.int64]
 
 
 def _without_ending(name: str) -> str:
-    """A name without extensions and without what pickers append to the micrograph's."""
-    while PurePosixPath(name).suffix.lower() in _SUFFIXES:
+    """Return a name without extensions, and without the ending that pickers append to the micrograph's name."""
+    while PurePosixPath(name).suffix.lower() in _known_suffixes():
         name = name[: -len(PurePosixPath(name).suffix)]
-    return re.sub(r"(_info|_autopick|_manualpick|_topaz|_BoxNet\w*)$", "", name)
+    return _APPENDED.sub("", name)
+
+
+@cache
+def _known_suffixes() -> frozenset[str]:
+    return frozenset(_OF_IMAGES) | {PurePosixPath(f"x{s}").suffix for p in pickers().values() for s in p.suffixes}
 
 
 def _in_micrograph_pixels(
@@ -220,7 +218,7 @@ def _in_micrograph_pixels(
 def _warn_of_a_corner(
     row: npt.NDArray[np.int64], x_of_width: npt.NDArray[np.float64], y_of_height: npt.NDArray[np.float64], folder: Path
 ) -> None:
-    """Say so where all picks of several micrographs lie in their upper left: most likely they are of another scale."""
+    """Warn if all picks of several micrographs lie in their upper left: their scale is most likely another one."""
     if len(row) < 50 or len(np.unique(row)) < 3:
         return
     right, low = float(x_of_width.max()), float(y_of_height.max())
@@ -241,7 +239,7 @@ def _flipped(picks: pd.DataFrame, table: pd.DataFrame, flip_y: bool) -> pd.DataF
 
 
 def _deduplicated(picks: pd.DataFrame, found: Sequence[Coordinates]) -> tuple[pd.DataFrame, int]:
-    """Repeats, in STAR files that have a diameter and no score: CryoSegNet's predictions."""
+    """Drop repeated picks of STAR files with a diameter and no score: CryoSegNet's predictions."""
     diameters = [f.diameter_px for f in found if f.diameter_px and f.form == "RELION STAR"]
     if "score" in picks or not diameters:
         return picks, 0
@@ -289,12 +287,12 @@ def _entries(
             title="; ".join(notes),
             sources=(source_file(path),),
         )
-        chosen = table.iloc[rows]
-        boxes, diameters = chosen["box_px"].dropna(), chosen["diameter_A"].dropna()
+        of_project = table.iloc[rows]
+        boxes, diameters = of_project["box_px"].dropna(), of_project["diameter_A"].dropna()
         entries.append(
             PickSet.build(
                 provenance,
-                manifests.micrographs_of(chosen),
+                manifests.micrographs_of(of_project),
                 part,
                 box_px=float(boxes.iloc[0]) if len(boxes) else None,
                 diameter_A=float(diameters.iloc[0]) if len(diameters) else None,

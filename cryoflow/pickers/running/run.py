@@ -1,11 +1,12 @@
-"""Train a picker, and pick with it: check first, run, and judge by what was written."""
+"""Train a picker, and pick with it: check first, run, and check the files that were written."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,32 +18,35 @@ from cryoflow.execution.executor import Executor, OnLine, run_steps, write_scrip
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.curves import plot_curve
-from cryoflow.pickers.importing.import_picks import read_back
+from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running import staging
 from cryoflow.pickers.running.preflight import preflight
 from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest as manifests
+from cryoflow.pickers.training_sets.contents import read_contents
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.files import write_atomically
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training left.
+    """Result of a training.
 
     Attributes
     ----------
     model
-        The model to pick with; None where only a script was written.
+        The model to pick with; None if only a script was written.
     script
-        The job script, where one was written.
+        The job script, if one was written.
     curve, figure
-        Training curve as table and as picture, where the picker logs one.
+        Training curve as table and as picture, if the picker logs one.
     reused
-        The model was there already.
+        The model existed already.
     """
 
     folder: Path
@@ -57,7 +61,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Picked:
-    """What picking left: one `PickSet` an entry, none where only a script was written."""
+    """Result of picking: one `PickSet` per entry, none if only a script was written."""
 
     folder: Path
     log: Path
@@ -101,12 +105,26 @@ def train(
     steps = target.train_steps(folder, settings, executor.resources)
     if script_only:
         return Trained(folder, None, log, script=write_script(steps, executor, work_folder(folder), "train", log.name))
-    seconds = run_steps(steps, executor, work_folder(folder), log, on_line)
+    with _micrographs_watched(folder):
+        seconds = run_steps(steps, executor, work_folder(folder), log, on_line)
     return _trained(target, folder, _model_of(target, folder), log, seconds=seconds)
 
 
+@contextmanager
+def _micrographs_watched(folder: Path) -> Iterator[None]:
+    """Warn if micrographs of an export change while a program runs: the links lead to the user's own files."""
+    contents = read_contents(folder)
+    before = contents.changed_micrographs() if contents else []
+    try:
+        yield
+    finally:
+        for change in contents.changed_micrographs() if contents else []:
+            if change not in before:
+                logger.warning("%s was changed while the program ran; restore it from a backup", change.path)
+
+
 def trained_already(picker_name: str, folder: Path) -> Trained | None:
-    """What an earlier training of that folder left; None where there is no model, as nobody trained it yet."""
+    """Return the result of an earlier training of that folder; None if there is no model."""
     target, folder = picker(picker_name), Path(folder).absolute()
     try:
         model = _model_of(target, folder)
@@ -132,7 +150,7 @@ def _model_of(target: Picker, folder: Path) -> Path:
 def _trained(
     target: Picker, folder: Path, model: Path, log: Path, *, seconds: float = 0.0, reused: bool = False
 ) -> Trained:
-    """What a training left, with its curve drawn: also where a job script that a person submitted has run it."""
+    """Return the result of a training with its curve drawn; the training may have been a submitted job script."""
     curve = target.training_curve(folder)
     table = figure = None
     if len(curve):
@@ -200,9 +218,10 @@ def pick(
     (output / "picks").mkdir()
     if script_only:
         return Picked(output, log, (), script=write_script(steps, executor, work_folder(output), "pick", log.name))
-    with nullcontext() if executor.slurm else staging.through_scratch(output):  # of this machine, not of the job's
+    scratch = nullcontext() if executor.slurm else staging.through_scratch(output)  # of this machine, not of the job's
+    with _micrographs_watched(output), scratch:
         seconds = run_steps(steps, executor, work_folder(output), log, on_line)
-    found = read_back(
+    found = import_picks(
         picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
     )
     return Picked(output, log, tuple(found), seconds=seconds)
