@@ -105,10 +105,10 @@ def pick(parameters: PickParameters, *, json: out.Json = False) -> None:
 @declared
 def import_picks(parameters: ImportPicksParameters, *, json: out.Json = False) -> None:
     """Import picks that a picker wrote elsewhere; without a database they are only counted."""
-    from cryoflow.pickers.importing.import_picks import read_back
+    from cryoflow.pickers.importing.import_picks import import_picks as run
 
     p = parameters
-    found = read_back(
+    found = run(
         p.picker,
         p.folder,
         p.manifest,

@@ -103,12 +103,24 @@ class ExportParameters(TrainingSource):
     """Export even where the pixels contradict the positions of the picks."""
     overwrite: bool = False
     """Replace an earlier export of cryoflow in that folder, trained models included."""
+    copy: bool = False
+    """Copy the micrographs in place of linking them, so that no program in the export can edit yours."""
+    reflink: bool = False
+    """Like copy, without space: the copies share their blocks with your files until one is edited (XFS, Btrfs)."""
     shard_micrographs: Annotated[ShardMicrographs, Option(command_line=False)] = SHARD_MICROGRAPHS
 
+    @property
+    def all_settings(self) -> dict[str, str]:
+        """Settings by hand, those with an option of their own included."""
+        how = "copy" if self.copy else "reflink" if self.reflink else ""
+        return self.settings | ({"micrographs": how} if how else {})
+
     def check(self) -> None:
-        """Refuse two sizes."""
+        """Refuse two sizes, and two kinds of copies."""
         if self.diameter_A is not None and self.box_px is not None:
             raise ParameterError("Give {diameter_A} or {box_px}, not both.")
+        if self.copy and self.reflink:
+            raise ParameterError("Give {copy} or {reflink}, not both.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ def write_export(parameters: ExportParameters) -> ExportResult:
         negatives=p.negatives,
         force=p.force,
         overwrite=p.overwrite,
-        settings=p.settings,
+        settings=p.all_settings,
     )
 
 
@@ -65,7 +65,7 @@ def shards_of_export(parameters: ExportParameters) -> tuple[Part, ...]:
         box_px=p.box_px,
         split=Fractions(p.validation, p.test),
         seed=p.seed,
-        settings=p.settings,
+        settings=p.all_settings,
     )
 
 

@@ -51,6 +51,9 @@ def test_export_verify_tells_what_is_missing_and_a_repeated_export_restores_it(d
     assert launch(["export", "verify", str(out)]) == 0
     assert launch(["export", "verify", str(tmp_path)]) == 1
     assert "what the export consisted of is unknown" in capsys.readouterr().err
+    assert launch([*argv[:-1], str(tmp_path / "own"), "--copy"]) == 0
+    assert not [p for p in (tmp_path / "own").rglob("*") if p.is_symlink()]
+    assert launch([*argv, "--copy", "--reflink"]) == 2
 
 
 def test_export_of_a_part_ends_with_three(database, make_entry, tmp_path):
@@ -177,8 +180,9 @@ def test_one_command_says_what_it_lacks_before_it_trains(database, tmp_path, cap
     capsys.readouterr()
     assert fails("--best", "--project", "P9", "--to-pick", "P1/Homo_J51") == 1
     assert "has no project P9. It has: P1" in capsys.readouterr().err.replace("\n", " ")
-    assert fails("--best", "--to-pick", "P1/Homo_J51", name="warp") == 1
-    assert "cannot both be trained and run" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(SystemExit, match="2"):
+        fails("--best", "--to-pick", "P1/Homo_J51", name="warp")
+    assert 'Choose from: "cryolo", "epicker", "topaz"' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

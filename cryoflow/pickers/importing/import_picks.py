@@ -112,10 +112,6 @@ def import_picks(
     return _entries(source, picks, table, name or folder.stem, used, model, version, counts, manifest)
 
 
-read_back = import_picks
-"""The function's name before version 0.2."""
-
-
 def _manifest_of(folder: Path, given: Path | None) -> Path:
     """Return the manifest to use; warn if it is not that of the set that the picks lie in.
 

@@ -108,7 +108,7 @@ def _write(source: str, target: Path, pixel_size_A: float, how: str) -> None:
             raise BadInput(
                 source,
                 f"cannot be reflinked into {target.parent}: the file system does not do that, or they are on two.",
-                "Use --set micrographs=copy.",
+                "Use --copy.",
             ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # no fault of this micrograph: the export stops

@@ -14,8 +14,8 @@ NAME = "README.txt"
 _LINKS = """
 WARNING: the micrographs in this folder are links to your own files. A program that edits a picture in place edits your
 data. Pickers only read them, and containers started by cryoflow mount them read-only. Before you run anything else
-here, export with `--set micrographs=copy`, or `--set micrographs=reflink` on a file system that shares blocks between
-files (XFS, Btrfs): both give this folder files of its own.
+here, export with `--copy`, or with `--reflink` on a file system that shares blocks between files (XFS, Btrfs): the
+folder then has files of its own.
 """
 
 
