@@ -39,7 +39,7 @@ from cryoflow.storage.safe_names import inside
 from cryoflow.storage.sealing import refuse_newer, sealed, unsealed
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
-from cryoflow.unpicker.network import Architecture, build
+from cryoflow.unpicker.network import Architecture, build, fold
 from cryoflow.unpicker.operating_point import OperatingPoint
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 
@@ -109,10 +109,15 @@ class ModelBundle:
 
     @cached_property
     def network(self) -> keras.Model:
-        """The network with its weights, built once."""
+        """The network with its weights, built once, batch normalization folded."""
         load_keras()
-        model = build(self.architecture)
-        set_weights(model, self.weights, self.folder or Path(WEIGHTS))
+        source = self.folder or Path(WEIGHTS)
+        model = build(self.architecture, folded=True)
+        try:
+            weights = fold(self.weights)
+        except (KeyError, ValueError) as error:
+            raise BadInput(source, f"the weights do not fit the network: {error}.") from error
+        set_weights(model, weights, source)
         model.jit_compile = find_devices(mixed_precision=False).compiled  # compiling costs a CPU more than it brings
         return model
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
     import keras
+
+NORM_EPSILON = 1e-3
+"""Added to the variance by batch normalization."""
 
 ArchitectureName = Literal["residual", "emunpicker"]
 
@@ -59,13 +66,15 @@ class Architecture:
         return cls(**tuples)  # type: ignore[arg-type]
 
 
-def build(architecture: Architecture, *, mixed_precision: bool = False) -> keras.Model:
+def build(architecture: Architecture, *, mixed_precision: bool = False, folded: bool = False) -> keras.Model:
     """Build a network with random weights.
 
     Parameters
     ----------
     mixed_precision
         Compute in float16 where that is safe; weights and the output stay float32.
+    folded
+        Without batch normalization, for weights that `fold` made: a fifth less time where nothing is learned.
 
     Returns
     -------
@@ -75,10 +84,10 @@ def build(architecture: Architecture, *, mixed_precision: bool = False) -> keras
     import keras
 
     dtype = keras.DTypePolicy("mixed_float16" if mixed_precision else "float32")
-    return BUILDERS[architecture.name](architecture, dtype)
+    return BUILDERS[architecture.name](architecture, dtype, folded)
 
 
-def _residual(architecture: Architecture, dtype: object) -> keras.Model:
+def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:
     """Stem, stages of residual blocks, average and maximum pooling side by side, one output."""
     import keras
     from keras import layers
@@ -89,14 +98,16 @@ def _residual(architecture: Architecture, dtype: object) -> keras.Model:
             edge,
             strides=stride,
             padding="same",
-            use_bias=False,
+            use_bias=folded,
             kernel_initializer="he_normal",
             dtype=dtype,
             name=name,
         )(x)
 
     def norm(x: object, name: str) -> object:
-        return layers.BatchNormalization(momentum=0.95, dtype=dtype, name=name)(x)
+        if folded:
+            return x
+        return layers.BatchNormalization(momentum=0.95, epsilon=NORM_EPSILON, dtype=dtype, name=name)(x)
 
     def relu(x: object, name: str) -> object:
         return layers.Activation("relu", dtype=dtype, name=name)(x)
@@ -126,13 +137,31 @@ def _residual(architecture: Architecture, dtype: object) -> keras.Model:
     return keras.Model(inputs, logit, name="residual")
 
 
-def _emunpicker(architecture: Architecture, dtype: object) -> keras.Model:
+def _emunpicker(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:  # noqa: ARG001
     from cryoflow.unpicker.emunpicker import build_emunpicker
 
     return build_emunpicker(architecture.input_px, architecture.n_channels, dropout=architecture.dropout, dtype=dtype)
 
 
 BUILDERS = {"residual": _residual, "emunpicker": _emunpicker}
+
+
+def fold(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
+    """Return weights with each batch normalization folded into the convolution before it, for `build(folded=True)`."""
+    folded: dict[str, npt.NDArray[np.generic]] = {}
+    norms = set()
+    for path, kernel in weights.items():
+        layer, _, kind = path.rpartition("/")
+        norm = layer.replace("_conv", "_norm") if "_conv" in layer else f"{layer}_norm"
+        if kind == "kernel" and f"{norm}/gamma" in weights:
+            gamma, beta, mean, variance = (
+                np.asarray(weights[f"{norm}/{name}"], np.float32)
+                for name in ("gamma", "beta", "moving_mean", "moving_variance")
+            )
+            scale = gamma / np.sqrt(variance + np.float32(NORM_EPSILON))
+            folded |= {path: kernel * scale, f"{layer}/bias": beta - mean * scale}
+            norms.add(norm)
+    return {p: w for p, w in weights.items() if p not in folded and p.rpartition("/")[0] not in norms} | folded
 
 
 def pick_loss(label_smoothing: float) -> keras.losses.Loss:

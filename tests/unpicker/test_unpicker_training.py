@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from cryoflow.preparation.augment import augment, oriented
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker import training_loop as fit_module
 from cryoflow.unpicker.batches import TrainingBatches
-from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.bundle import ModelBundle, get_weights, set_weights
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labeled import LabeledSet, balanced_draw, split_by_micrograph
-from cryoflow.unpicker.network import Architecture, build, pick_loss
+from cryoflow.unpicker.network import Architecture, build, fold, pick_loss
 from cryoflow.unpicker.patch_cache import prepare
 from cryoflow.unpicker.tensorboard import Scalars
 from cryoflow.unpicker.train import train
@@ -367,6 +368,22 @@ def test_a_network_is_built_again_from_its_description(name):
     assert model.output_shape == (None, 1)
     with pytest.raises(ValueError, match="no-such"):
         Architecture.from_json({**architecture.to_json(), "name": "no-such"})
+
+
+@pytest.mark.parametrize("name", ["residual", "emunpicker"])
+def test_folded_weights_give_the_same_logits(name):
+    architecture = Architecture(name, 24, 2, widths=(8, 16), blocks=(1, 2))
+    model = build(architecture)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        low = 0.5 if weight.path.endswith(("gamma", "variance")) else -0.5
+        weight.assign(rng.uniform(low, 1.0, weight.shape))
+    patches = rng.normal(0, 1, (8, 24, 24, 2)).astype(np.float32)
+    whole, few = get_weights(model), build(architecture, folded=True)
+    set_weights(few, fold(whole), Path("weights.npz"))
+    expected = model.predict_on_batch(patches)
+    np.testing.assert_allclose(few.predict_on_batch(patches), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert not any("norm" in w.path for w in few.weights)
 
 
 def test_mixed_precision_keeps_weights_and_output_in_float32():
