@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.detector.calibrate import Calibration, expected_f1_threshold, fit_calibration
+from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
+from cryoflow.detector.metrics import HIT, IGNORED, Scored, figures, outcomes
+from cryoflow.detector.model import Detector, half
 from cryoflow.detector.network import DetectorArchitecture
+from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.detector.simulated import HELD_OUT, TRAINED, plans, simulate_examples
 from cryoflow.detector.stream import CropStream, StreamOptions
@@ -94,3 +103,40 @@ def train_weights(
         ),
     )
     return dict(weights), history
+
+
+def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
+    """Return a detector with calibration, threshold and validation figures from micrographs that it did not learn from.
+
+    Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them.
+    """
+    detector = replace(detector, weights=half(detector.weights), calibration=Calibration())
+    found: list[tuple[Scored, npt.NDArray[np.int8]]] = []
+    for example in examples:
+        pixels = np.asarray(example.map_pixels())
+        peaks = find_peaks(detector.answers(pixels), detector.pixels_per_diameter, shape_yx=pixels.shape[:2])
+        peaks = peaks.where(peaks.junk <= 0)
+        diameter_px = detector.pixels_per_diameter * math.exp(example.log_size)
+        scored = Scored(
+            peaks.xy_px,
+            peaks.logit,
+            example.xy_px[example.kind == POSITIVE],
+            example.xy_px[example.kind == UNKNOWN],
+            diameter_px,
+            example.data_set,
+        )
+        found.append((scored, outcomes(scored, 0.5)))
+    logit = np.concatenate([s.score for s, _ in found])
+    outcome = np.concatenate([o for _, o in found])
+    counted = outcome != IGNORED
+    calibration = fit_calibration(logit[counted], outcome[counted] == HIT)
+    detector = replace(detector, calibration=calibration)
+    with_particles = [s for s, _ in found if len(s.true_xy_px)]
+    probabilities = [replace(s, score=calibration.probability(s.score)) for s in with_particles]
+    threshold, _ = expected_f1_threshold(np.concatenate([s.score for s in probabilities]))
+    metrics: dict[str, float] = {}
+    for within in (0.5, 0.25):
+        of_all = figures(probabilities, within, threshold)
+        metrics[f"validation_average_precision_d/{1 / within:g}"] = of_all.average_precision
+        metrics[f"validation_f1_d/{1 / within:g}"] = of_all.f1
+    return replace(detector, threshold=threshold, metrics=metrics)
