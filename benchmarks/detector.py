@@ -35,7 +35,7 @@ from scipy import ndimage
 
 from cryoflow.detector.cryoppp import evaluate_tree
 from cryoflow.detector.examples import POSITIVE, UNKNOWN
-from cryoflow.detector.metrics import HIT, IGNORED, Scored, calibration_error, figures, macro, outcomes
+from cryoflow.detector.metrics import HIT, IGNORED, Figures, Scored, figures, macro, outcomes
 from cryoflow.detector.model import GENERAL, Detector
 from cryoflow.detector.peaks import apart
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
@@ -43,6 +43,7 @@ from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import HELD_OUT, TRAINED, truth_of
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.preparation.metrics import calibration_error
 from cryoflow.simulate.conditions import random_conditions
 from cryoflow.simulate.density import SPECIMENS, Specimen
 from cryoflow.simulate.micrograph import simulate_exposure
@@ -150,7 +151,7 @@ def judge_picker(name: str, sets: Sequence[TestSet], given: argparse.Namespace) 
     else:
         run = with_blobs
     rows: dict[str, dict[str, object]] = {}
-    at: dict[float, list] = {0.5: [], 0.25: []}
+    at: dict[float, list[Figures]] = {0.5: [], 0.25: []}
     everything: dict[float, list[Scored]] = {0.5: [], 0.25: []}
     began, cpu = time.monotonic(), used()
     for test_set in sets:
@@ -258,7 +259,7 @@ def calibration(scored: Sequence[Scored]) -> float:
     result = np.concatenate([outcomes(s, 0.5) for s in scored])
     probability = np.concatenate([s.score for s in scored])
     counted = result != IGNORED
-    return calibration_error(probability[counted], result[counted] == HIT)
+    return calibration_error(result[counted] == HIT, probability[counted])
 
 
 def judge_diameters(detector: Detector, sets: Sequence[TestSet]) -> None:

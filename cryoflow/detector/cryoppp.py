@@ -9,15 +9,14 @@ Positions count y from the last row, in pixels. A micrograph without a table has
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.detector.calibrate import expected_f1_threshold
-from cryoflow.detector.metrics import Scored, figures
+from cryoflow.detector.evaluate import figures_of
+from cryoflow.detector.metrics import Scored
 from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
 from cryoflow.errors import BadInput
@@ -66,23 +65,16 @@ def _evaluate_set(detector: Detector, folder: Path, diameter_A: float | None) ->
         truth = _labels(folder / "ground_truth" / "particle_coordinates" / f"{path.stem}.csv", result.shape_yx[0])
         diameter_px = diameter_A / result.pixel_size_A
         scored.append(Scored(result.xy_px, result.probability, truth, np.zeros((0, 2)), diameter_px, folder.name))
-    every = np.concatenate([s.score for s in scored]) if scored else np.zeros(0)
-    threshold = expected_f1_threshold(every)[0]
-    row: dict[str, object] = {
+    if not scored:
+        raise BadInput(folder / "micrographs", "holds no micrograph that can be picked.")
+    return {
         "set": folder.name,
         "micrographs": len(scored),
         "not_picked": failed,
         "diameter_A": round(diameter_A, 1),
         "diameter_from": origin,
-        "threshold": round(threshold, 4),
+        **figures_of(scored),
     }
-    for within in (0.5, 0.25):
-        of_set = figures(scored, within, threshold)
-        for name in ("average_precision", "precision", "recall", "f1", "best_f1"):
-            value = getattr(of_set, name)
-            row[f"{name}_d/{1 / within:g}"] = round(value, 4) if math.isfinite(value) else None
-        row["true_particles"], row["picks"] = of_set.n_true, of_set.n_picks
-    return row
 
 
 def _labels(file: Path, n_rows: int) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cryoflow.detector.model import Answers, Detector
 from cryoflow.detector.network import JUNK, STRIDE
+from cryoflow.detector.parameters import LARGEST_DIAMETER_A, LEAST_DIAMETER_A
 from cryoflow.detector.peaks import Peaks, find_peaks, logits_at
 from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 
 Float = npt.NDArray[np.float64]
 
-LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
 PYRAMID_A = (75.0, 115.0, 175.0, 265.0, 400.0)
 """Assumed diameters that are tried where the diameter is unknown; each finds particles up to a third off."""
 

@@ -1,0 +1,180 @@
+"""`cryoflow pick`, and `cryoflow detector ...`: pick with our own network, train it, see how good it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclopts import App
+
+from cryoflow.cli import output as out
+from cryoflow.cli.declared import declared
+from cryoflow.detector.parameters import EvaluateParameters, PickParameters
+from cryoflow.errors import BadInput, ExitCode
+
+if TYPE_CHECKING:
+    from cryoflow.detector.pick import PickedResult
+    from cryoflow.picks import PickSet
+
+app = App(name="detector", help="Find particles with our own network: pick, train, evaluate.", help_format="plaintext")
+
+
+@declared
+def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
+    """Pick micrographs that nobody labeled: no training, and no label is needed.
+
+    The picks have calibrated probabilities as scores. They go into the database (--database), or into files
+    (--output): relion/ and cryosparc/ to import there, box/ with one EMAN box file a micrograph.
+    """
+    from cryoflow.detector.model import Detector
+    from cryoflow.detector.pick_set import pick_set
+
+    p = parameters
+    detector = Detector.load(p.model)
+    rows: list[dict[str, object]] = []
+    failed: list[BadInput] = []
+    for source in _sources(p):
+        with _telling(len(source.micrographs)) as on_picked:
+            picks, report = pick_set(
+                detector,
+                source,
+                diameter_A=p.diameter_A,
+                pixel_size_A=p.pixel_size_A,
+                threshold=p.threshold,
+                name=p.name,
+                masks=p.output / "masks" if p.masks and p.output else None,
+                workers=p.workers,
+                on_picked=on_picked,
+            )
+        failed += report.failed
+        if report.n_missing:
+            out.say(f"note: {report.n_missing} micrographs were not found, and are left out")
+        if report.diameter is not None:
+            out.say(
+                f"note: the particle diameter was estimated: {report.diameter.diameter_A:.0f} A (--diameter sets it)"
+            )
+        entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
+        if p.database is not None:
+            from cryoflow.database import Database
+
+            entry = Database(p.database).add(picks).name
+        if p.output is not None:
+            _write_files(picks, p.output if len(rows) == 0 else p.output / f"set{len(rows) + 1}")
+        rows.append(
+            {
+                "entry": entry,
+                "picks": len(picks),
+                "micrographs": len(picks.micrographs) - len(report.failed) - report.n_missing,
+                "diameter_A": round(picks.diameter_A or 0, 1),
+                "threshold": round(report.threshold, 4),
+                "expected_f1": round(report.expected_f1, 3),
+                "on_junk": report.n_junk,
+            }
+        )
+    out.emit_table(rows, as_json=json, title="Picks")
+    return _ending(failed)
+
+
+@app.command
+@declared
+def evaluate(parameters: EvaluateParameters, *, json: out.Json = False) -> int:
+    """Compare a detector's picks with entries that hold all particles, or with CryoPPP's expert labels."""
+    from cryoflow.detector.cryoppp import evaluate_tree
+    from cryoflow.detector.evaluate import evaluate_set
+    from cryoflow.detector.model import Detector
+
+    p = parameters
+    detector = Detector.load(p.model)
+    if p.cryoppp is not None:
+        diameters = {} if p.diameter_A is None else {f.name: p.diameter_A for f in p.cryoppp.glob("*") if f.is_dir()}
+        rows = list(evaluate_tree(detector, p.cryoppp, diameters))
+    else:
+        from cryoflow.cli.unpicker_input import load_entries
+
+        rows = [
+            evaluate_set(detector, picks, diameter_A=p.diameter_A, limit=p.limit)
+            for picks in load_entries(p.entries, p.database)
+        ]
+    out.emit_table(rows, as_json=json, title="Figures")
+    return ExitCode.PARTLY_FAILED if any(r["not_picked"] for r in rows) else ExitCode.OK
+
+
+@app.command
+def info(model: str = "general", *, json: out.Json = False) -> None:
+    """Show what a detector is: its card, and what was measured.
+
+    Parameters
+    ----------
+    model
+        Folder of a detector, or general for the one that ships.
+    """
+    from cryoflow.detector.model import Detector
+
+    detector = Detector.load(model)
+    record: dict[str, object] = {
+        "model": model,
+        "fingerprint": detector.fingerprint,
+        "folder": detector.folder,
+        "pixels_per_diameter": detector.pixels_per_diameter,
+        "diameter_A": detector.diameter_A,
+        "threshold": detector.threshold,
+        **{f"recipe.{k}": v for k, v in detector.recipe.items()},
+        **dict(detector.metrics),
+    }
+    out.emit_record(record, as_json=json)
+    if not json:
+        out.say(detector.card.rstrip())
+
+
+app.command(pick)
+
+
+def _sources(p: PickParameters) -> Iterator[PickSet]:
+    """What is to be picked: files and folders that are there, else entries of the database."""
+    from cryoflow.pickers.running.run import micrographs_to_pick
+
+    paths = [Path(s) for s in p.sources if Path(s).exists()]
+    entries = [s for s in p.sources if not Path(s).exists()]
+    if paths:
+        yield micrographs_to_pick(paths, pixel_size_A=p.pixel_size_A)
+    if entries and p.database is None:
+        raise BadInput(entries[0], "is no file or folder, and no database was named.", "Give --database for entries.")
+    if entries:
+        from cryoflow.cli.unpicker_input import load_entries
+
+        yield from load_entries(entries, p.database)
+
+
+def _write_files(picks: PickSet, output: Path) -> None:
+    from cryoflow.detector.pick_set import write_boxes
+    from cryoflow.pickers.training_sets.export import export
+
+    for program in ("relion", "cryosparc"):
+        written = export(program, [picks], output / program, diameter_A=picks.diameter_A, overwrite=True)
+        for command in written.next_commands:
+            out.say(f"next: {command}")
+    write_boxes(picks, output / "box")
+
+
+@contextlib.contextmanager
+def _telling(total: int) -> Iterator[Callable[[PickedResult | BadInput], None]]:
+    """Progress, and each micrograph that could not be picked as it comes."""
+    with out.progress("micrographs", total) as advance:
+
+        def on_picked(result: PickedResult | BadInput) -> None:
+            if isinstance(result, BadInput):
+                advance(note="")
+                out.say(f"not picked: {result}")
+            else:
+                advance(note=Path(result.name).name)
+
+        yield on_picked
+
+
+def _ending(failed: list[BadInput]) -> int:
+    if failed:
+        out.say(f"{len(failed)} micrographs could not be picked, see above")
+        return ExitCode.PARTLY_FAILED
+    return ExitCode.OK
