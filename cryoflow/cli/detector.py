@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
@@ -26,7 +26,8 @@ def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
     """Pick micrographs that nobody labeled: no training, and no label is needed.
 
     The picks have calibrated probabilities as scores. They go into the database (--database), or into files
-    (--output): relion/ and cryosparc/ to import there, box/ with one EMAN box file a micrograph.
+    (--output): relion/ and cryosparc/ to import there (a .cs where CryoSPARC's uids are known), and box/ with one
+    EMAN box file a micrograph.
     """
     from cryoflow.detector.model import Detector
     from cryoflow.detector.pick_set import pick_set
@@ -66,7 +67,7 @@ def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
             {
                 "entry": entry,
                 "picks": len(picks),
-                "micrographs": len(picks.micrographs) - len(report.failed) - report.n_missing,
+                "micrographs": len(picks.micrographs),
                 "diameter_A": round(picks.diameter_A or 0, 1),
                 "threshold": round(report.threshold, 4),
                 "expected_f1": round(report.expected_f1, 3),
@@ -126,6 +127,32 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
     out.emit_record(record, as_json=json)
     if not json:
         out.say(detector.card.rstrip())
+
+
+@app.command(name="train-general")
+def train_general(
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    work: Path,
+    workers: int = 2,
+) -> None:
+    """Train the general model anew, from nothing but simulated specimens; some hours on two cores.
+
+    Parameters
+    ----------
+    output
+        Folder of the model.
+    work
+        Folder for simulated micrographs (2 GB) and checkpoints; the same command goes on where it was stopped.
+    workers
+        Processes that simulate.
+    """
+    from cryoflow.detector.general import train_general as run
+    from cryoflow.unpicker.devices import load_keras
+
+    load_keras()
+    detector = run(output, work, workers=workers, say=out.say)
+    out.emit_record({"model": output, "fingerprint": detector.fingerprint, **dict(detector.metrics)})
 
 
 app.command(pick)

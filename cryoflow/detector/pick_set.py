@@ -184,25 +184,24 @@ def _as_picks(
     diameter_A: float,
     name: str,
 ) -> PickSet:
-    rows = {str(n): i for i, n in enumerate(source.micrographs["name"])}
+    # What could not be picked is counted and told, and is not one of the micrographs without particles.
+    micrographs = source.micrographs[source.micrographs["name"].isin(list(results))].reset_index(drop=True)
     tables = []
-    for result in results.values():
+    for i, name_of in enumerate(micrographs["name"]):
+        result = results[str(name_of)]
+        micrographs.loc[i, "ny"], micrographs.loc[i, "nx"] = result.shape_yx
+        micrographs.loc[i, "pixel_size_A"] = result.pixel_size_A
         keep = result.probability >= report.threshold
         tables.append(
             pd.DataFrame(
                 {
-                    "micrograph": np.full(int(keep.sum()), rows[result.name], np.int32),
+                    "micrograph": np.full(int(keep.sum()), i, np.int32),
                     "x_px": result.xy_px[keep, 0],
                     "y_px": result.xy_px[keep, 1],
                     "score": result.probability[keep],
                 }
             )
         )
-    micrographs = source.micrographs.copy()
-    for result in results.values():
-        i = rows[result.name]
-        micrographs.loc[i, "ny"], micrographs.loc[i, "nx"] = result.shape_yx
-        micrographs.loc[i, "pixel_size_A"] = result.pixel_size_A
     model = "general" if detector.diameter_A is None else (detector.folder.name if detector.folder else "detector")
     notes = [f"picked with the detector {model} ({detector.fingerprint}) at a diameter of {diameter_A:.0f} A"]
     if report.diameter is not None:
