@@ -25,7 +25,7 @@ from flows.parameters import PipelineParameters
 from flows.report import report
 from flows.scatter import scatter_ingest, scatter_unpicking
 from flows.unpicker import entries_to_clean, train_unpicker, unpick
-from flows.watching import run_name, show_table
+from flows.watching import log, run_name, show_table
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,8 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
         ),
     )
     what_stages_cost(costs)  # the report's own stage too
+    made = f"{len(exports)} training set(s), the model {model}, {len(unpicked)} clean entries, and the report {page}"
+    log.info("made below %s: %s", output, made)
     n = len(candidates) if comparisons else 0
     return PipelineResult(database, exports, model, unpicked, page, ingested, comparisons[:n], comparisons[n:])
 

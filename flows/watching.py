@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,21 +12,43 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import Artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.runtime import flow_run
 
+from cryoflow.cluster.dispatch import SHARD_TAG
+from cryoflow.errors import CryoflowError
+from cryoflow.settings.load import load_settings
 from cryoflow.storage.json_values import plain
 
 log = logging.getLogger("flows")
 """What goes on, in a line or two a stage: in the run's log, and on the terminal of who started it."""
 log.setLevel(logging.INFO)  # Prefect gives it its handler but no level, and the root's is WARNING
+
+
+class OnceWithoutTraceback(logging.Filter):
+    """Log an error that cryoflow raises on purpose as one line, once; `--debug` or CRYOFLOW_DEBUG=1 keep tracebacks.
+
+    Prefect logs each exception with its traceback, for the task, the flow and the flow above it.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged; shorten one of an expected error."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, CryoflowError) or os.environ.get("CRYOFLOW_DEBUG", "0") not in ("", "0"):
+            return True
+        if getattr(error, "is_logged", False):
+            return False
+        error.is_logged = True  # type: ignore[attr-defined]
+        record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
+        return True
+
+
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(OnceWithoutTraceback())
 
 
 def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
@@ -44,20 +68,37 @@ def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
 
 
 def show_table(stage: str, rows: Iterable[object], description: str) -> None:
-    """A table of dataclasses or mappings on the run's page; the key holds its history over runs."""
+    """Show a table of dataclasses or mappings on the run's page; the key holds its history over runs."""
     log.info("%s", description)
-    create_table_artifact(table=[plain(row) for row in rows], key=_key(stage), description=description)  # type: ignore[arg-type]
+    _show("table", stage, json.dumps([plain(row) for row in rows]), description)
 
 
 def show_text(stage: str, markdown: str) -> None:
-    """Text on the run's page."""
-    create_markdown_artifact(markdown, key=_key(stage))
+    """Show text on the run's page."""
+    _show("markdown", stage, markdown)
 
 
 def show_link(stage: str, path: Path, text: str) -> None:
-    """A link to a file on the machine where the run took place."""
-    log.info("%s: %s", text, path.absolute())
-    create_link_artifact(path.absolute().as_uri(), link_text=text, key=_key(stage), description=str(path.absolute()))
+    """Show a link to a page on the site's viewer; a browser opens no file of a server by its path."""
+    from cryoflow.view.addresses import report_address
+
+    address = report_address(path, load_settings().settings.site)
+    log.info("%s: %s", text, address or path.absolute())
+    if address:
+        _show("markdown", stage, f"[{text}]({address})", str(path.absolute()))
+    else:
+        why = "No viewer of this site serves it: see `viewer` in docs/cluster.md."
+        _show("markdown", stage, f"{text[:1].upper()}{text[1:]} is the file `{path.absolute()}`. {why}")
+
+
+def _show(kind: str, stage: str, data: str, description: str | None = None) -> None:
+    """Create an artifact on the run's page, and on that of the run that started all, except for shards of a stage."""
+    Artifact(type=kind, key=_key(stage), data=data, description=description).create()
+    root = flow_run.root_flow_run_id
+    if root and root != flow_run.id and SHARD_TAG not in (flow_run.tags or []):
+        copy = ArtifactCreate(type=kind, key=_key(stage), data=data, description=description, flow_run_id=UUID(root))
+        with get_client(sync_client=True) as client:
+            client.create_artifact(copy)
 
 
 @contextmanager

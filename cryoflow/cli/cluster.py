@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cryoflow.settings.load import Settings
 
 HOST = "Address that the server listens on. Whoever reaches it may run stages: see docs/cluster.md before you open it."
+CURE_OF_PAGE = "Its server must have PREFECT_UI_STATIC_DIRECTORY set to a folder that its account can write to."
+INSECURE = "Listen on another address than loopback without a secret: whoever reaches it may run stages as you."
 HOW_TO_SIGN_IN = "Set it to NAME:PASSWORD of whoever runs the server"
 
 
@@ -26,6 +28,7 @@ def up(
         bool, Parameter(negative="--no-server", help="Use --no-server if a server runs already at the site's address.")
     ] = True,
     host: Annotated[str, Parameter(help=HOST)] = "127.0.0.1",
+    insecure: Annotated[bool, Parameter(negative="", help=INSECURE)] = False,
     logs: Annotated[Path, Parameter(help="Folder for the output of server and workers.")] = Path(
         "~/cryoflow-logs/services"
     ),
@@ -39,17 +42,17 @@ def up(
     import time
 
     settings, chosen = _settings(profile)
-    from cryoflow.cluster import services
+    from cryoflow.cluster import services, supervisor
     from cryoflow.cluster.deployments import pools
-    from cryoflow.cluster.remains import end_pools
+    from cryoflow.cluster.orphaned_runs import end_pools
 
     if server:
-        services.check(settings, chosen, host=host)
+        services.check(settings, chosen, host=host, insecure=insecure)
         services.check_port(settings.site.server)
     address = settings.site.server
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, also in the background of a script; systemd, and `kill`
         signal.signal(number, signal.default_int_handler)
-    with services.Running(logs.expanduser()) as running:
+    with supervisor.Running(logs.expanduser()) as running:
         try:
             if server:
                 if services.answers(address):
@@ -64,14 +67,22 @@ def up(
             for worker in services.workers(settings, chosen):
                 if not running.start(worker):
                     say(f"the {worker.name} runs already: {running.log(worker)}")
+            if problem := services.page_problem(address):
+                raise CryoflowError(f"{address} answers, but shows no page ({problem}). {CURE_OF_PAGE}")
             if not len(running):
                 say(f"everything runs already; open {address} in a browser")
                 return ExitCode.OK
+            for line in services.other_workers(settings, chosen):
+                say(line)
             say(f"open {address} in a browser; logs are in {running.log_folder}; Ctrl-C stops")
-            while (ended := running.ended()) is None:
+            while True:
                 time.sleep(1)
-            say(f"{ended.name} has ended: see {running.log(ended)}")
-            return ExitCode.FAILED
+                if (ended := running.ended()) is None:
+                    continue
+                say(f"{ended.name} has ended: see {running.log(ended)}")
+                if not running.restart(ended):
+                    return ExitCode.FAILED
+                say(f"{ended.name} is started again")
         except KeyboardInterrupt:
             say("stopping; jobs on a cluster go on")
             return ExitCode.OK
@@ -139,7 +150,8 @@ def _require_server(settings: Settings) -> None:
 
 
 def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:
-    from cryoflow.cluster.deployments import make_pools, register
+    from cryoflow.cluster.deployments import register
+    from cryoflow.cluster.pools import make_pools
 
     say(f"registering the deployments of the profile {profile} at {settings.site.server}")
     make_pools(profile)

@@ -20,7 +20,7 @@ def demo(parameters: DemoParameters, *, profile: Profile = None, json: Json = Fa
     and writes report.html.
     """
     prepare_prefect(profile)
-    from cryoflow.cluster.remains import own_runs
+    from cryoflow.cluster.orphaned_runs import own_runs
     from flows.demo import demo as run
 
     with own_runs():

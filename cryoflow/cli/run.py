@@ -29,7 +29,7 @@ def run(
     if not resume and output.is_dir() and any(output.iterdir()):
         raise UsageError(f"--no-resume: {output} is not empty. Name a new folder, or leave --no-resume out.")
     prepare_prefect(profile)
-    from cryoflow.cluster.remains import own_runs
+    from cryoflow.cluster.orphaned_runs import own_runs
     from flows.pipeline import pipeline
 
     with own_runs():

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect.client.schemas.objects import FlowRun, StateType
 from pydantic import BaseModel
 
-from cryoflow.cluster.outcome import END_LABELS, End
+from cryoflow.cluster.exit_reason import END_LABELS, LABEL_NODE, ExitReason
 from cryoflow.parameters import Parameters
 from cryoflow.storage.fingerprints import fingerprint_of_values
 
 REASON_PATIENCE_S = 60.0
 """How long a crashed run may wait for the reason, which its worker adds."""
 
-GROWTH: dict[End, dict[str, float]] = {
-    End.MEMORY: {"memory_factor": 2.0},
-    End.TIME: {"time_factor": 2.0},
-    End.NODE: {},
+GROWTH: dict[ExitReason, dict[str, float]] = {
+    ExitReason.MEMORY: {"memory_factor": 2.0},
+    ExitReason.TIME: {"time_factor": 2.0},
+    ExitReason.NODE: {},
+    ExitReason.PREEMPTED: {},
+    ExitReason.WARNED: {},
+    ExitReason.SERVER: {},
 }
-"""What another attempt gets more of. An end that is not here is not tried again: more would not cure it."""
+"""What another attempt gets more of. A run that ended for another reason is not tried again: more would not help."""
+
+
+MOST_JOBS = 100
+"""Jobs of one run that use up no attempt, after which it is given up all the same."""
+
+
+def next_variables(reason: ExitReason, node: str, variables: Mapping[str, object]) -> dict[str, object]:
+    """Return the job variables of the attempt after a crashed run: more of what ran out, and another node."""
+    grown = dict(variables)
+    for name, factor in GROWTH.get(reason, {}).items():
+        grown[name] = float(str(grown.get(name, 1.0))) * factor
+    if reason == ExitReason.NODE and node:
+        avoided = grown.get("exclude_nodes", [])
+        grown["exclude_nodes"] = sorted({*(avoided if isinstance(avoided, list) else []), node})
+    return grown
+
+
+def uses_up_attempt(reason: ExitReason | None) -> bool:
+    """Return whether an end counts as one of the attempts.
+
+    On scavenger partitions preemption is normal, and a long training may need many jobs of a short time limit.
+    """
+    return reason not in (ExitReason.PREEMPTED, ExitReason.WARNED)
 
 
 @dataclass(frozen=True)
@@ -63,8 +90,10 @@ class Attempt:
     ----------
     generation
         How many runs of this attempt an earlier life of the parent left without success.
-    factors
-        Job variables that it gets more of.
+    variables
+        Job variables of the run.
+    preemptions
+        Earlier runs of this attempt that had to make room for other jobs.
     ended_at
         When its run was first seen to have ended, where its reason is waited for.
     """
@@ -72,7 +101,8 @@ class Attempt:
     work: Work
     number: int = 1
     generation: int = 0
-    factors: dict[str, float] = field(default_factory=dict)
+    variables: dict[str, object] = field(default_factory=dict)
+    preemptions: int = 0
     ended_at: float | None = None
 
     def waited_enough(self) -> bool:
@@ -82,12 +112,14 @@ class Attempt:
     def another(self, flow_run: FlowRun, most: int) -> Attempt | None:
         """The next attempt, with more of what ran out; None where it would not help or enough were made."""
         end = end_of(flow_run)
-        if flow_run.state_type != StateType.CRASHED or end not in GROWTH or self.number >= most:
+        is_last = (self.number >= most and uses_up_attempt(end)) or self.preemptions >= MOST_JOBS
+        if flow_run.state_type != StateType.CRASHED or end not in GROWTH or is_last:
             return None
-        factors = dict(self.factors)
-        for name, factor in GROWTH[end].items():
-            factors[name] = factors.get(name, 1.0) * factor
-        return Attempt(self.work, self.number + 1, 0, factors)
+        node = str(flow_run.labels.get(LABEL_NODE, ""))
+        variables = next_variables(end, node, self.variables)
+        if not uses_up_attempt(end):
+            return Attempt(self.work, self.number, 0, variables, self.preemptions + 1)
+        return Attempt(self.work, self.number + 1, 0, variables, self.preemptions)
 
     def done(self, flow_run: FlowRun) -> Done:
         """How it ended, to be told."""
@@ -104,10 +136,10 @@ def digest(values: object) -> str:
     return fingerprint_of_values(values, digits=16)
 
 
-def end_of(flow_run: FlowRun) -> End | None:
+def end_of(flow_run: FlowRun) -> ExitReason | None:
     """What the worker said of how its job or container ended; None where it has not."""
     label = flow_run.labels.get(END_LABELS.get(str(flow_run.labels.get("prefect.worker.type")), ""))
-    return End(label) if label in set(End) else None
+    return ExitReason(label) if label in set(ExitReason) else None
 
 
 def reason_is_missing(flow_run: FlowRun) -> bool:

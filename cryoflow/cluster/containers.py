@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from cryoflow.cluster.outcome import End
+from cryoflow.cluster.exit_reason import ExitReason
 
 LABEL_RUN, LABEL_POOL = "io.prefect.flow-run-id", "io.prefect.work-pool-name"
 """Labels of a container, as prefect-docker writes them."""
@@ -50,27 +50,29 @@ class EndedContainer:
     log: str = ""
 
     @property
-    def end(self) -> End:
+    def end(self) -> ExitReason:
         """How it ended, as far as running it again is concerned."""
         if self.memory or (self.exit_code == _KILLED and self.seen and not self.asked):
-            return End.MEMORY  # also where the first process lived on: the run's own state tells whether that mattered
+            return (
+                ExitReason.MEMORY
+            )  # also where the first process lived on: the run's own state tells whether that mattered
         if self.exit_code == 0:
-            return End.DONE
+            return ExitReason.DONE
         if self.asked:
-            return End.CANCELLED
-        return End.DONE if self.seen else End.NODE
+            return ExitReason.CANCELLED
+        return ExitReason.DONE if self.seen else ExitReason.NODE
 
     def explain(self) -> str:
         """Why its flow run crashed."""
         text = f"The container {self.name} ended with exit code {self.exit_code}"
-        if self.end == End.MEMORY:
+        if self.end == ExitReason.MEMORY:
             limit = f" of {self.memory_limit_mb} MB" if self.memory_limit_mb else ""
             return (
                 f"{text}, OUT_OF_MEMORY. It used more than its limit{limit}: give it more, or work on smaller shards."
             )
-        if self.end == End.CANCELLED:
+        if self.end == ExitReason.CANCELLED:
             return f"{text}. Somebody stopped it with Docker's own commands."
-        if self.end == End.NODE:
+        if self.end == ExitReason.NODE:
             return f"{text}. Docker Engine or its machine was down: run it again."
         if self.exit_code == 0:
             return f"{text}. It could not report its end to Prefect: was the server reachable from it?"

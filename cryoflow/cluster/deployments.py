@@ -9,9 +9,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.cluster import docker
+from cryoflow.cluster.exit_reason import SLURM_TYPE
+from cryoflow.cluster.forms import offered_values, restrict_paths
+from cryoflow.cluster.start_stage import PATIENCE
 from cryoflow.errors import BadInput
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import ProfileName, deployment_name
@@ -24,8 +28,8 @@ if TYPE_CHECKING:
 POOL_TYPES: Mapping[ProfileName, str] = {
     ProfileName.LOCAL: "process",
     ProfileName.DOCKER: "cryoflow-docker",
-    ProfileName.SLURM: "slurm",
-    ProfileName.SLURM_BARE: "slurm",
+    ProfileName.SLURM: SLURM_TYPE,
+    ProfileName.SLURM_BARE: SLURM_TYPE,
 }
 
 
@@ -55,15 +59,15 @@ STAGES: tuple[Stage, ...] = (
     Stage("flows.demo:demo", None, ("pipeline", "demo")),
     Stage("flows.ingest:ingest", "large", ("data",), cron="0 2 * * *"),
     Stage("flows.export:export", None, ("picking",)),
-    Stage("flows.export_parts:cut_export", "small", ("picking", "shard")),
-    Stage("flows.export_parts:write_part", "small", ("picking", "shard")),
-    Stage("flows.export:write_training_set", "small", ("picking",)),
+    Stage("flows.export_parts:cut_export", "small", ("picking", "internal")),
+    Stage("flows.export_parts:write_part", "small", ("picking", "shard", "internal")),
+    Stage("flows.export:write_training_set", "small", ("picking", "internal")),
     Stage("flows.picking:train_picker_and_pick", None, ("picking", "training")),
-    Stage("flows.picking_parts:train_picker", "gpu", ("picking", "training")),
-    Stage("flows.picking_parts:pick", "gpu", ("picking", "shard")),
+    Stage("flows.picking_parts:train_picker", "gpu", ("picking", "training", "internal")),
+    Stage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
     Stage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
     Stage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
-    Stage("flows.scatter:judge", "gpu", ("picking", "shard")),
+    Stage("flows.scatter:judge", "gpu", ("picking", "shard", "internal")),
     Stage("flows.unpicker:unpick", "gpu", ("picking",)),
     Stage("flows.evaluation:evaluate", "small", ("reporting",)),
     Stage("flows.report:report", "small", ("reporting",)),
@@ -95,6 +99,7 @@ def environment(site: Site) -> dict[str, str]:
     return {
         "PREFECT_API_URL": f"{site.server.rstrip('/')}/api",
         "PREFECT_LOGGING_LEVEL": "INFO",
+        PATIENCE: f"{site.server_patience_minutes:g}",
         **engine_defaults(),
     }
 
@@ -131,22 +136,48 @@ def _where_stages_run(profile: ProfileName) -> dict[str, str]:
 def resource_variables(resources: ResourceClass) -> dict[str, Any]:
     """The numbers of a class as a SLURM pool's form has them; what is not set is left to the pool."""
     values = resources.model_dump(mode="json")
-    return {key: value for key, value in values.items() if value not in (None, [])}
+    return {key: value for key, value in values.items() if value not in (None, [], 0) or key == "gpus"}
 
 
 def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[str, Any]:
     resources = site.resource_class(name)
     values: dict[str, Any] = {
-        "read_only": [str(p) for p in site.read_only],
+        "read_only": [str(p) for p in dict.fromkeys((*site.read_only, *_folders_of_pickers(site)))],
         "read_write": [str(p) for p in site.read_write],
         "log_folder": str(site.log_folder.expanduser()),
         "scratch": str(site.scratch) if site.scratch else None,
         "setup": site.setup,
         "apptainer_options": list(site.apptainer_options),
+        "memory_option": None if site.memory == "per-node" else site.memory,
+        "gpu_option": None if site.gpu_option == "gres" else site.gpu_option,
+        "leave_out": list(site.leave_out),
     }
     if profile == ProfileName.SLURM:
         values["image"] = _image(site, resources.gpus)
-    return resource_variables(resources) | {key: value for key, value in values.items() if value not in (None, "", [])}
+    values = {key: value for key, value in values.items() if value not in (None, "", [])}
+    values = resource_variables(resources) | values
+    _check_form(name, values)
+    return values
+
+
+def _folders_of_pickers(site: Site) -> list[Path]:
+    """Return the folders of pickers' programs: images must see them."""
+    return [picker.programs for picker in site.pickers.values() if picker.programs]
+
+
+def _check_form(name: ClassName, values: Mapping[str, Any]) -> None:
+    """Refuse values now that the form of a job would refuse when a stage starts."""
+    from pydantic import ValidationError
+
+    from cryoflow.cluster.job import SlurmJobConfiguration
+
+    try:
+        SlurmJobConfiguration.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        text = str(first["msg"]).removeprefix("Value error, ")
+        raise BadInput(FILE_NAME, f"resources.{name}: {field}: {text}.") from None
 
 
 def _image(site: Site, gpus: int) -> str:
@@ -222,51 +253,16 @@ def _deployment(stage: Stage, settings: Settings, profile: ProfileName, version:
         version=version,
         work_pool_name=pool_of(stage, profile),
         job_variables=job_variables(stage, settings, profile),
-        parameters={"parameters": parameters} if parameters else None,
         schedules=[Cron(stage.cron, active=False)] if parameters else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    schema = deployment._parameter_openapi_schema.model_dump(exclude_unset=True)
+    restrict_paths(schema, settings)
+    deployment._parameter_openapi_schema = type(deployment._parameter_openapi_schema).model_validate(schema)
+    deployment.parameters = {"parameters": parameters} if parameters else offered_values(schema, settings)
     return deployment
 
 
 def _description(docstring: str, stage: Stage, profile: ProfileName) -> str:
     where = "beside the server" if stage.resources is None else f"as a job of the class {stage.resources}"
     return f"{docstring.strip()}\n\nRuns {where} ({profile})."
-
-
-def make_pools(profile: ProfileName) -> None:
-    """Create the pools of a profile; the form of one that is there is brought up to date, its defaults stay.
-
-    Raises
-    ------
-    BadInput
-        For a pool of that name and another type.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-    from prefect.exceptions import ObjectNotFound
-    from prefect.workers.base import BaseWorker
-
-    with get_client(sync_client=True) as client:
-        for name, kind in pools(profile).items():
-            worker = BaseWorker.get_worker_class_from_type(kind)
-            assert worker is not None, kind
-            template = worker.get_default_base_job_template()
-            try:
-                there = client.read_work_pool(name)
-            except ObjectNotFound:
-                client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
-            else:
-                if there.type != kind:  # a pool's type cannot be changed
-                    hint = f"Its runs over, remove it (prefect work-pool delete {name}) and deploy again."
-                    raise BadInput(f"the pool {name}", f"is of the type {there.type}, and must be {kind}.", hint)
-                _keep_defaults(template, there.base_job_template)
-                client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
-
-
-def _keep_defaults(template: dict[str, Any], there: Mapping[str, Any]) -> None:
-    """Put the defaults that a site gave to its pool into the new form of the pool."""
-    fields = template["variables"]["properties"]
-    for name, field in there.get("variables", {}).get("properties", {}).items():
-        if name in fields and "default" in field:
-            fields[name]["default"] = field["default"]

@@ -38,7 +38,8 @@ from prefect.states import Cancelling
 from pydantic import BaseModel
 
 from cryoflow.cluster.attempts import Attempt, Done, Work, digest, message, reason_is_missing
-from cryoflow.cluster.outcome import TOOK_OVER
+from cryoflow.cluster.exit_reason import TOOK_OVER
+from cryoflow.cluster.variables import variables_for_stages
 from cryoflow.errors import CryoflowError
 from cryoflow.parameters import Parameters
 from cryoflow.settings.load import Settings, load_settings
@@ -53,6 +54,10 @@ R = TypeVar("R")
 POLL_S = 5.0
 SERVER_PATIENCE_S = 1800.0
 """How long the Prefect server may be away before the parent gives up."""
+
+
+SHARD_TAG = "shard"
+"""Tag of runs that do a part of a stage's work: their tables stay on their own pages."""
 
 
 class StageFailed(CryoflowError):
@@ -84,14 +89,36 @@ def run_stages(stage: Flow[[Any], R], parameters: Sequence[BaseModel | Parameter
     """
     if not dispatches():
         return [stage(each) for each in parameters]
-    done = run_shards(stage.name, [Work(stage.name, each) for each in parameters])
+    log.info("%s: begun", stage.name)
+    begun = time.monotonic()
+    done = run_shards(stage.name, [Work(stage.name, each) for each in parameters], tags=())
+    for each in done:
+        minutes, seconds = divmod(round(time.monotonic() - begun), 60)
+        figures = _figures(each.flow_run) if each.succeeded else each.message
+        took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        log.info("%s: %s after %s. %s", each.name, each.state.lower(), took, figures)
     if bad := [d for d in done if not d.succeeded]:
         raise StageFailed(" ".join(f"{d.name}: {d.state} after {d.attempts} attempt(s). {d.message}" for d in bad))
     return [None for _ in done]
 
 
+def _figures(flow_run_id: str) -> str:
+    """Return the headings of a run's tables: what it did, in figures."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    which = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(flow_run_id)]))
+    with get_client(sync_client=True) as client:
+        artifacts = _patiently(partial(client.read_artifacts, artifact_filter=which, limit=50))
+    texts = [a.description for a in artifacts if a.type == "table" and a.description]
+    return " ".join(text if text.endswith(".") else f"{text}." for text in reversed(texts))
+
+
 def run_shards(
-    flow_name: str, works: Iterable[Work], *, on_done: Callable[[Done], None] | None = None
+    flow_name: str,
+    works: Iterable[Work],
+    *,
+    on_done: Callable[[Done], None] | None = None,
+    tags: Sequence[str] = (SHARD_TAG,),
 ) -> tuple[Done, ...]:
     """Run many pieces of work as runs of one flow's deployment, so many at a time, and wait for all of them.
 
@@ -102,6 +129,8 @@ def run_shards(
     name = f"{flow_name}/{deployment_name(flow_name, settings.place)}"
     with get_client(sync_client=True) as client:
         runner = _Runner(client, name, settings.site.attempts, settings.site.shards_at_once)
+        runner.tags = list(tags)
+        runner.variables = variables_for_stages(client, name, this_run.id, this_run.root_flow_run_id)
         runner.find_unfinished()
         ended = runner.run(works, on_done)
     return tuple(ended[i] for i in range(len(works)))
@@ -112,6 +141,9 @@ class _Runner:
         self.client, self.deployment, self.attempts, self.at_once = client, deployment, attempts, at_once
         self.parent = str(this_run.id or uuid.uuid4())
         self.began = datetime.now(UTC)
+        self.tags: list[str] = []
+        self.variables: dict[str, object] = {}
+        """Job variables of the parent that its stages get too."""
         self.unfinished: dict[str, FlowRun] = {}
         """By what they work on: runs of this deployment that somebody else started."""
 
@@ -206,16 +238,18 @@ class _Runner:
         if (there := self.unfinished.pop(mark, None)) is not None:
             log.info("%s is at work already, as the run %s: it is waited for", attempt.work.name, there.name)
             self._note_taken_over(there)
-            return there, replace(attempt, factors=dict(there.job_variables or {}))
+            return there, replace(attempt, variables=dict(there.job_variables or {}))
         while True:
             key = f"{self.parent}:{self.deployment}:{mark}:{attempt.number}:{attempt.generation}"
+            key += f":{attempt.preemptions}" if attempt.preemptions else ""
             make = partial(
                 run_deployment,
                 self.deployment,
                 parameters={"parameters": values},
                 flow_run_name=attempt.work.name,
-                job_variables=attempt.factors,
+                job_variables={**self.variables, **attempt.variables},
                 idempotency_key=key,
+                tags=self.tags,
                 timeout=0,
             )
             try:

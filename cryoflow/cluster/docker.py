@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cryoflow.cluster.start_stage import START_STAGE
 from cryoflow.errors import BadInput
 from cryoflow.settings.load import FILE_NAME
 from cryoflow.settings.site import ResourceClass, Site
 
 HOME = "/tmp"  # noqa: S108  # in the container: the one folder that any user may write to
-COMMAND = "python -m prefect.engine"
+COMMAND = f"python -m {START_STAGE}"
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from prefect.states import Scheduled
 from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration, DockerWorkerResult
 from pydantic import Field
 
-from cryoflow.cluster import outcome
+from cryoflow.cluster import exit_reason
 from cryoflow.cluster.containers import Container, Engine, EngineSilent
-from cryoflow.cluster.looking import Looking
-from cryoflow.cluster.outcome import END_LABELS, Action, End
-from cryoflow.cluster.pool_runs import runs_in, say_crashed, set_labels
+from cryoflow.cluster.exit_reason import END_LABELS, Action, ExitReason
+from cryoflow.cluster.polling_worker import PollingWorker
+from cryoflow.cluster.pool_runs import report_crash, runs_in, set_labels
 from cryoflow.cluster.recovery import GRACE_S
 
 LOOK_EVERY_S = 2.0
@@ -59,7 +59,7 @@ class ContainerConfiguration(DockerWorkerJobConfiguration):  # type: ignore[misc
             self.mem_limit = f"{round(parse_bytes(limit) * self.memory_factor)}b"
 
 
-class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
+class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
     """Runs each flow run in a container of Docker Engine."""
 
     type = TYPE
@@ -134,17 +134,17 @@ class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
         flow_run = await self._read(container.flow_run)
         if flow_run is not None:
             logger = self.get_flow_run_logger(flow_run)
-            was_cancelled = flow_run.labels.get(LABEL_END) == End.CANCELLED
+            was_cancelled = flow_run.labels.get(LABEL_END) == ExitReason.CANCELLED
             end = ended.end
-            to_do = outcome.action(flow_run.state.type if flow_run.state else None, end, cancelled=was_cancelled)
+            to_do = exit_reason.action(flow_run.state.type if flow_run.state else None, end, cancelled=was_cancelled)
             if to_do == Action.CRASH:
                 await set_labels(
                     self.client, flow_run.id, {LABEL_END: end.value}
                 )  # whoever sees the state may know why
                 logger.error("%s\nThe end of its log:\n%s", ended.explain(), ended.log.strip() or "(it is empty)")
-                await say_crashed(self.client, flow_run, ended.explain())
+                await report_crash(self.client, flow_run, ended.explain())
             elif to_do == Action.CANCEL:
-                end = End.CANCELLED
+                end = ExitReason.CANCELLED
                 message = {"message": f"The container {ended.name} was stopped."}
                 await self._mark_flow_run_as_cancelled(flow_run, state_updates=message)
             await set_labels(self.client, flow_run.id, {LABEL_END: end.value})
@@ -165,7 +165,7 @@ class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
             if container is None or container.container_id in self._stopping:
                 continue
             # The engine in it will report a crash when it is stopped; the label remembers what was meant.
-            await set_labels(self.client, flow_run.id, {LABEL_END: End.CANCELLED.value})
+            await set_labels(self.client, flow_run.id, {LABEL_END: ExitReason.CANCELLED.value})
             self._stopping.add(container.container_id)
             assert self._runs_task_group is not None
             self._runs_task_group.start_soon(self._stop, container.container_id)
@@ -195,8 +195,8 @@ class ContainerWorker(Looking, DockerWorker):  # type: ignore[misc]
                 message = {"message": "It was cancelled, and has no container."}
                 await self._mark_flow_run_as_cancelled(flow_run, state_updates=message)
             elif flow_run.infrastructure_pid and flow_run.labels.get(LABEL_ENGINE) == engine and age_s > YOUNG_S:
-                await set_labels(self.client, flow_run.id, {LABEL_END: End.LOST.value})
-                await say_crashed(self.client, flow_run, "Its container is gone, and nobody saw how it ended.")
+                await set_labels(self.client, flow_run.id, {LABEL_END: ExitReason.LOST.value})
+                await report_crash(self.client, flow_run, "Its container is gone, and nobody saw how it ended.")
             elif never_had_one and is_ours and age_s > GRACE_S:
                 self.get_flow_run_logger(flow_run).warning("Its worker stopped before it had a container")
                 state: State = Scheduled(message="It had no container.")

@@ -11,16 +11,33 @@ from typing import Annotated
 from prefect.workers.base import BaseJobConfiguration
 from pydantic import AfterValidator, Field, field_validator
 
+from cryoflow.cluster.start_stage import START_STAGE
 from cryoflow.execution.containers import Mounts
 from cryoflow.execution.job_script import job_name
-from cryoflow.execution.resources import JobRequest
+from cryoflow.execution.resources import GpuOption, JobRequest, MemoryOption
 from cryoflow.execution.stage_script import TAG, StageJob
 
-OWN_DIRECTIVES = (
-    "array", "chdir", "comment", "error", "export", "export-file", "input", "job-name", "ntasks", "open-mode", "output",
-    "parsable", "requeue", "no-requeue", "test-only", "wait", "wrap",
-)  # fmt: skip
-"""Options of sbatch that the worker itself sets, or that would take the job out of its sight."""
+_BY_WORKER = "the worker sets it itself"
+_MEMORY = "memory_gb says how much memory, and `memory` of [site] which option carries it"
+REFUSED_DIRECTIVES = {
+    **dict.fromkeys(
+        ("chdir", "comment", "error", "export", "export-file", "input", "job-name", "nodes", "ntasks", "open-mode",
+         "output", "parsable", "requeue", "no-requeue", "signal"),
+        _BY_WORKER,
+    ),
+    **dict.fromkeys(("mem-per-cpu", "mem-per-gpu"), _MEMORY),
+    "array": "one run is one job",
+    "wrap": "the script is written by the worker",
+    "wait": "the worker waits itself",
+    "test-only": "no job would be made",
+    "hold": "a held job never starts, and its run would wait for ever",
+    "dependency": "stages are started in their order by the flow",
+    "clusters": "the worker reads the queue of one cluster: give each cluster its own server and worker",
+    "cluster-constraint": "the worker reads the queue of one cluster: give each cluster its own server and worker",
+    "uid": "jobs belong to the worker's account",
+    "gid": "jobs belong to the worker's account",
+}  # fmt: skip
+"""Options of sbatch that would break what the worker relies on, and why."""
 
 
 def _one_line(text: str) -> str:
@@ -73,7 +90,11 @@ class SlurmJobConfiguration(BaseJobConfiguration):
     qos: Line | None = Field(default=None, title="QOS", description="SLURM quality of service.")
     gpus: int = Field(default=0, ge=0, title="GPUs", description="Number of GPUs. With any, the image gets --nv.")
     gpu_type: Line | None = Field(
-        default=None, title="GPU type", description="Kind of GPU as the cluster names it in gres.", examples=["a100"]
+        default=None,
+        title="GPU type",
+        description="Kind of GPU as the cluster names it in gres. Several, with commas between, become a constraint: "
+        "any node whose features name one of them.",
+        examples=["a100", "h100,a100"],
     )
     cpus: int = Field(default=1, ge=1, title="CPUs", description="CPU cores.")
     memory_gb: float = Field(default=4, gt=0, title="Memory (GB)", description="Memory of the job in GB (1024 MB).")
@@ -127,6 +148,30 @@ class SlurmJobConfiguration(BaseJobConfiguration):
     apptainer_options: list[Line] = Field(
         default_factory=list, description="Further options of apptainer exec, one each.", examples=[["--userns"]]
     )
+    exclude_nodes: list[Line] = Field(
+        default_factory=list,
+        description="Nodes that the job must not run on. The node of a job that was lost is added when it is retried.",
+        examples=[["gpu7"]],
+    )
+    memory_option: MemoryOption = Field(
+        default=MemoryOption.PER_NODE,
+        description="Option of sbatch that carries the memory: per-node, per-cpu, per-gpu, or none where memory comes "
+        "with the CPUs. Rarely needed: a property of the cluster.",
+    )
+    gpu_option: GpuOption = Field(
+        default=GpuOption.GRES, description="Option that carries the GPUs. Rarely needed: a property of the cluster."
+    )
+    leave_out: list[Line] = Field(
+        default_factory=list,
+        description="Names of options that this cluster refuses. Rarely needed: a property of the cluster.",
+        examples=[["chdir", "comment"]],
+    )
+    warn_seconds: int = Field(
+        default=0,
+        ge=0,
+        description="Seconds before the time limit at which the stage is told to stop, so that it can write a "
+        "checkpoint; 0 for no warning.",
+    )
     log_folder: LogFolder = Field(
         default="~/cryoflow-logs",
         description="Folder for job scripts and logs. The login node and all nodes must see it.",
@@ -139,8 +184,8 @@ class SlurmJobConfiguration(BaseJobConfiguration):
             name = directive.removeprefix("--").partition("=")[0]
             if not directive.startswith("--") or any(c.isspace() for c in name):
                 raise ValueError(f"{directive!r}: write a long option of sbatch such as --reservation=cryoem")
-            if name in OWN_DIRECTIVES:
-                raise ValueError(f"{directive!r}: the worker sets --{name} itself")
+            if name in REFUSED_DIRECTIVES:
+                raise ValueError(f"{directive!r} cannot be used: {REFUSED_DIRECTIVES[name]}")
         return directives
 
     def request(self, *, name: str, flow_run_id: object, log: Path) -> JobRequest:
@@ -156,11 +201,16 @@ class SlurmJobConfiguration(BaseJobConfiguration):
             minutes=self.time_minutes,
             time_factor=self.time_factor,
             gpus=self.gpus,
-            gpu_types=(self.gpu_type,) if self.gpu_type else (),
+            gpu_types=tuple(filter(None, (t.strip() for t in (self.gpu_type or "").split(",")))),
             partition=self.partition,
             account=self.account,
             qos=self.qos,
             constraint=self.constraint,
+            exclude=tuple(self.exclude_nodes),
+            memory_option=self.memory_option,
+            gpu_option=self.gpu_option,
+            warn_s=self.warn_seconds,
+            leave_out=tuple(self.leave_out),
             extra=tuple(self.extra_directives),
         )
 
@@ -188,4 +238,4 @@ class SlurmJobConfiguration(BaseJobConfiguration):
         """Command of the flow run. One interpreter runs it: `prefect flow-run execute` would start a second one."""
         if self.command and self.command != self._base_flow_run_command():
             return shlex.split(self.command)
-        return ["python" if self.image else sys.executable, "-m", "prefect.engine"]
+        return ["python" if self.image else sys.executable, "-m", START_STAGE]

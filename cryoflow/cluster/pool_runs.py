@@ -44,7 +44,7 @@ async def set_labels(client: PrefectClient, flow_run_id: UUID, labels: dict[str,
         pass
 
 
-async def say_state(client: PrefectClient, flow_run_id: UUID, state: State) -> None:
+async def propose(client: PrefectClient, flow_run_id: UUID, state: State) -> None:
     """Propose a state; where the engine was quicker, or a user cancelled, theirs stays."""
     try:
         await propose_state(client, state, flow_run_id=flow_run_id)
@@ -52,7 +52,7 @@ async def say_state(client: PrefectClient, flow_run_id: UUID, state: State) -> N
         pass
 
 
-async def say_crashed(client: PrefectClient, flow_run: FlowRun, message: str) -> None:
+async def report_crash(client: PrefectClient, flow_run: FlowRun, message: str) -> None:
     """Call a run Crashed, with the reason.
 
     An engine that was asked to stop says Crashed itself, without the reason: that state is replaced.
@@ -61,7 +61,7 @@ async def say_crashed(client: PrefectClient, flow_run: FlowRun, message: str) ->
     if flow_run.state is not None and flow_run.state.type == StateType.CRASHED:
         await client.set_flow_run_state(flow_run.id, state, force=True)
     else:
-        await say_state(client, flow_run.id, state)
+        await propose(client, flow_run.id, state)
 
 
 def is_away(error: Exception) -> bool:

@@ -21,16 +21,17 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
 from prefect.workers.base import BaseWorker
 
+from cryoflow.cluster.exit_reason import LABEL_END, LABEL_LOG
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.outcome import LABEL_END, LABEL_LOG
 from cryoflow.cluster.pool_runs import runs_in
 from cryoflow.execution import stage_script
 from cryoflow.execution.slurm import QueuedJob, Scheduler, SchedulerSilent
+from cryoflow.execution.template_scheduler import TemplateScheduler
 
 GRACE_S = 120.0
 """How long a run may be Pending without a job: another worker may be submitting it."""
 
-_FIRST_LINE = re.compile(r"cryoflow: SLURM job (\d+) on ")
+_FIRST_LINE = re.compile(r"cryoflow: (?:SLURM )?job (\d+) on ")
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Recovery:
     def __init__(
         self,
         worker: BaseWorker[SlurmJobConfiguration, Any, Any],
-        scheduler: Scheduler,
+        scheduler: Scheduler | TemplateScheduler,
         attended: set[UUID],
         attend: Callable[[FlowRun, int], Coroutine[Any, Any, None]],
     ) -> None:
@@ -110,26 +111,38 @@ class Recovery:
                 if run.infrastructure_pid and not run.labels.get(LABEL_END)
                 and run.state is not None and run.state.timestamp > since
             ]  # fmt: skip
+        queue: Mapping[int, QueuedJob] | None = None
+        if any(not run.infrastructure_pid for run in lost):
+            try:
+                queue = await anyio.to_thread.run_sync(self.scheduler.queue)
+            except SchedulerSilent:
+                return  # nothing is known: the next round asks again
         for flow_run in lost:
-            await self.take_over(flow_run)
+            await self.take_over(flow_run, queue)
 
     def _is_lost(self, flow_run: FlowRun) -> bool:
         busy = self.attended | self.worker._submitting_flow_run_ids
         return flow_run.id not in busy
 
-    async def take_over(self, flow_run: FlowRun) -> None:
-        """Look after one run from here on."""
+    async def take_over(self, flow_run: FlowRun, queue: Mapping[int, QueuedJob] | None = None) -> None:
+        """Wait for the job of one run from here on.
+
+        Parameters
+        ----------
+        queue
+            All jobs of this user; None reads it.
+        """
         worker = self.worker
-        queue: Mapping[int, QueuedJob] = {}
         log_job = None
         if not flow_run.infrastructure_pid:
-            try:
-                queue = await anyio.to_thread.run_sync(self.scheduler.queue)
-            except SchedulerSilent:
-                return  # nothing is known: the next round asks again
+            if queue is None:
+                try:
+                    queue = await anyio.to_thread.run_sync(self.scheduler.queue)
+                except SchedulerSilent:
+                    return  # nothing is known: the next round asks again
             log_file = await self._expected_log(flow_run)
             log_job = job_in_log(log_file) if log_file else None
-        found = find(flow_run, queue, log_job, _now())
+        found = find(flow_run, queue or {}, log_job, _now())
         if found.job_id is not None:
             self.attended.add(flow_run.id)
             if not flow_run.infrastructure_pid:

@@ -1,48 +1,38 @@
-"""What must run for cryoflow to be used from Prefect's pages: the server and the workers, as child processes.
+"""Run what cryoflow's pages need: the Prefect server and the workers, as child processes.
 
 `cryoflow up` is for one person and for trying a site; a site that is in use starts the same commands with systemd.
 """
 
 from __future__ import annotations
 
-import fcntl
+import getpass
 import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
+import tempfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cryoflow.cluster.deployments import POOL_TYPES, pools
-from cryoflow.errors import BadInput, ToolFailed
+from cryoflow.cluster.deployments import pools
+from cryoflow.cluster.supervisor import Service
+from cryoflow.errors import BadInput
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import ProfileName
-from cryoflow.system.processes import ending_with_us
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@dataclass(frozen=True)
-class Service:
-    """A process to be started: its arguments, and what it needs in its environment."""
-
-    name: str
-    argv: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
 def server_environment(settings: Settings) -> dict[str, str]:
-    """What the server is told: its database, and the address that its pages call."""
+    """Return the server's variables: its database, the address that its pages call, and folders of this account."""
+    import prefect
+
     site = settings.site
     values = {
         "PREFECT_UI_API_URL": f"{site.server.rstrip('/')}/api",
+        # The server unpacks its pages at its start; its own package may belong to another account.
+        "PREFECT_UI_STATIC_DIRECTORY": str(state_folder() / f"pages-{prefect.__version__}"),
+        "TMPDIR": str(temporary_folder()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
@@ -59,39 +49,93 @@ def server(settings: Settings, *, host: str = "127.0.0.1") -> Service:
 
 
 def workers(settings: Settings, profile: ProfileName) -> tuple[Service, ...]:
-    """One worker for each pool of a profile."""
-    environment = {"PREFECT_API_URL": f"{settings.site.server.rstrip('/')}/api", "PREFECT_WORKER_QUERY_SECONDS": "5"}
+    """Return one worker for each pool of a profile, with a name that no other account or machine gives."""
+    environment = {
+        "PREFECT_API_URL": f"{settings.site.server.rstrip('/')}/api",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "TMPDIR": str(temporary_folder()),  # a process worker keeps its runs in a folder of one fixed name there
+    }
+    start = (sys.executable, "-m", "prefect", "worker", "start")
     return tuple(
         Service(
             f"worker {pool}",
-            (sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, "--name", pool),
+            (*start, "--pool", pool, "--type", kind, "--name", f"{pool} of {getpass.getuser()} on {_host()}"),
             environment,
         )
         for pool, kind in pools(profile).items()
     )
 
 
-def check(settings: Settings, profile: ProfileName, *, host: str = "127.0.0.1") -> None:
-    """Refuse what is known not to work.
+def other_workers(settings: Settings, profile: ProfileName) -> list[str]:
+    """Return sentences on workers of a profile's pools that are online already."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import WorkerStatus
+
+    found: list[str] = []
+    ours = {service.argv[-1] for service in workers(settings, profile)}
+    with get_client(sync_client=True) as client:
+        for pool in pools(profile):
+            online = [w for w in client.read_workers_for_work_pool(pool) if w.status == WorkerStatus.ONLINE]
+            found += [f"another worker serves the pool {pool} too: {w.name}" for w in online if w.name not in ours]
+    return found
+
+
+def state_folder() -> Path:
+    """Return the folder of this account for what services keep; make it where it is missing."""
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state", "cryoflow")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def temporary_folder() -> Path:
+    """Return a temporary folder of this account; make it where it is missing.
+
+    Raises
+    ------
+    BadInput
+        Where it belongs to somebody else.
+    """
+    folder = Path(tempfile.gettempdir(), f"cryoflow-{getpass.getuser()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise BadInput(folder, "belongs to another account.", "Set TMPDIR to a folder of this account's own.")
+    return folder
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
+
+
+def check(settings: Settings, profile: ProfileName, *, host: str = "127.0.0.1", insecure: bool = False) -> None:
+    """Refuse what is known not to work, or to be open to everybody.
 
     Parameters
     ----------
     host
         Address that the server is to listen on.
+    insecure
+        Listen on the network without a secret.
 
     Raises
     ------
     BadInput
-        For SLURM without PostgreSQL, and for a server that nobody reaches at the address of the settings.
+        For SLURM without PostgreSQL, for a server that nobody reaches at the address of the settings, and for one that
+        anybody in the network may use.
     """
     site = settings.site
+    if host not in LOOPBACK and not insecure and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        raise BadInput(
+            f"--host {host}",
+            "would let everybody in that network run stages as this account: no secret is set.",
+            "Set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to NAME:SECRET, or add --insecure.",
+        )
     if host in LOOPBACK and (name := urlsplit(site.server).hostname) not in LOOPBACK:
         raise BadInput(
             FILE_NAME,
             f"names the server {site.server}, but it would listen on {host} alone, where {name} does not lead.",
             "Add --host with the address of the network that nodes are on, and a secret: docs/cluster.md, Security.",
         )
-    if POOL_TYPES[profile] == "slurm" and not site.server_database:
+    if profile in (ProfileName.SLURM, ProfileName.SLURM_BARE) and not site.server_database:
         raise BadInput(
             FILE_NAME,
             f"the profile {profile} needs PostgreSQL: with SQLite, runs at the same time are lost to locks.",
@@ -138,89 +182,6 @@ def _listener(port: int) -> int | None:
     return None
 
 
-class Running:
-    """Started services. Use it as a context manager: at its end all are stopped, in the reverse order."""
-
-    def __init__(self, log_folder: Path) -> None:
-        self.log_folder = log_folder
-        self._processes: list[tuple[Service, subprocess.Popen[bytes]]] = []
-
-    def __enter__(self) -> Running:
-        self.log_folder.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        with _deaf():  # a second Ctrl-C would leave the rest running
-            for _, process in reversed(self._processes):
-                if process.poll() is None:
-                    process.send_signal(signal.SIGTERM)
-                    try:
-                        process.wait(20)
-                    except subprocess.TimeoutExpired:
-                        os.killpg(process.pid, signal.SIGKILL)
-
-    def start(self, service: Service) -> bool:
-        """Start a service; its output goes to a file of the log folder. False where it runs already.
-
-        It is stopped when we are killed, too. The file is locked for as long as it runs: a second worker of a pool
-        would take its jobs for lost ones.
-        """
-        with self.log(service).open("ab") as log:
-            try:
-                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            process = subprocess.Popen(
-                ending_with_us(service.argv),
-                env={**os.environ, **service.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we stop them in order
-            )
-        self._processes.append((service, process))
-        return True
-
-    def __len__(self) -> int:
-        return len(self._processes)
-
-    def log(self, service: Service) -> Path:
-        """Where a service's output goes."""
-        return self.log_folder / f"{service.name.replace(' ', '-')}.log"
-
-    def ended(self) -> Service | None:
-        """A service that has ended by itself, None where all run."""
-        return next((service for service, process in self._processes if process.poll() is not None), None)
-
-    def wait_for(self, what: str, is_ready: Callable[[], bool], *, timeout_s: float = 180) -> None:
-        """Wait until something is ready.
-
-        Raises
-        ------
-        ToolFailed
-            Where a service ended instead, or it took too long; with the end of the log.
-        """
-        end = time.monotonic() + timeout_s
-        while not is_ready():
-            if (dead := self.ended()) is not None:
-                raise ToolFailed(dead.argv, 1, _tail(self.log(dead)))
-            if time.monotonic() > end:
-                raise ToolFailed((what,), None, f"it was not ready after {timeout_s:g} s")
-            time.sleep(0.5)
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM within, where this is the thread that gets them."""
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def answers(address: str) -> bool:
     """Whether a Prefect server answers there."""
     if urlsplit(address).scheme not in ("http", "https"):
@@ -232,5 +193,11 @@ def answers(address: str) -> bool:
         return False
 
 
-def _tail(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+def page_problem(address: str) -> str:
+    """Return what is wrong with the server's page, empty where a browser would show it."""
+    try:
+        with urllib.request.urlopen(address, timeout=20) as answer:  # noqa: S310  # http or https, as `answers` checked
+            kind, text = answer.headers.get_content_type(), answer.read(4000).decode(errors="replace")
+    except (OSError, ValueError) as error:
+        return str(error)
+    return "" if kind == "text/html" and "<html" in text.lower() else f"its answer is {kind}: {text[:80]}"

@@ -1,13 +1,15 @@
-"""Prefect's worker of type `slurm`: one flow run is one SLURM job.
+"""Prefect's worker of type `cryoflow-slurm`: one flow run is one SLURM job.
 
-It leans on hooks of Prefect's base worker that carry an underscore; Prefect's minor version is pinned for that, and the
-tests cover each of them. The truth about jobs is SLURM's, the truth about runs is the server's: the worker keeps
-nothing that a new one could not find again, so it may be stopped, killed and started at any time.
+It uses hooks of Prefect's base worker that carry an underscore; Prefect's minor version is pinned for that, and the
+tests cover each of them. SLURM knows the jobs and the server the runs: the worker keeps nothing that a new one could
+not find again, so it may be stopped, killed and started at any time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,19 +25,27 @@ from prefect.exceptions import InfrastructureNotFound, ObjectNotFound
 from prefect.states import Pending
 from prefect.workers.base import BaseVariables, BaseWorker, BaseWorkerResult
 
-from cryoflow.cluster import outcome, submission, watch
+from cryoflow.cluster import exit_reason, submission
+from cryoflow.cluster.exit_reason import LABEL_END, LABEL_JOB, LABEL_LOG, LABEL_NODE, Action, ExitReason
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.looking import Looking
-from cryoflow.cluster.outcome import LABEL_END, LABEL_JOB, LABEL_LOG, Action, End
-from cryoflow.cluster.pool_runs import is_away, runs_in, say_crashed, say_state, set_labels
+from cryoflow.cluster.job_poller import JobPoller
+from cryoflow.cluster.polling_worker import PollingWorker
+from cryoflow.cluster.pool_runs import is_away, propose, report_crash, runs_in, set_labels
 from cryoflow.cluster.recovery import Recovery
-from cryoflow.cluster.submission import Submission
-from cryoflow.cluster.watch import JobWatch
+from cryoflow.cluster.retries import retry
+from cryoflow.cluster.submission import CancelledBeforeSubmission, Submission
+from cryoflow.cluster.variables import refuse_unknown_variables
 from cryoflow.execution import stage_script
 from cryoflow.execution.slurm import EndedJob, QueuedJob, Scheduler
+from cryoflow.execution.template_scheduler import SchedulerTemplates, TemplateScheduler
+from cryoflow.settings.load import load_settings
 
-QUICK_LOOK_S, QUICK_LOOKS = 1.0, 10
+CANCEL_EVERY_S = 4.0
+"""Between two requests for runs that users cancelled."""
+QUICK_POLL_S, QUICK_POLLS = 1.0, 10
 """After a cancelling: whoever pressed the button waits for the job's end."""
+QUIET_S = 10.0
+"""A site that sets a longer interval wants few calls of squeue: none comes earlier, not even after a cancelling."""
 
 RECOVER_EVERY_S = 60.0
 API_PATIENCE_S = 10.0
@@ -45,40 +55,57 @@ class SlurmWorkerResult(BaseWorkerResult):
     """The job's number, and 0: the state of the run says how it ended."""
 
 
-class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerResult]):
+class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables, SlurmWorkerResult]):
     """Runs each flow run as one SLURM job, in an Apptainer image or without."""
 
-    type = "slurm"
+    type = exit_reason.SLURM_TYPE
     job_configuration = SlurmJobConfiguration
     _description = "Run each flow run as one SLURM job, in an Apptainer image or without one."
-    _display_name = "SLURM"
+    _display_name = "SLURM (cryoflow)"
     _documentation_url = ""
     _logo_url = ""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.scheduler = Scheduler()
-        self.watch = JobWatch(self.scheduler)
+        site = load_settings().settings.site
+        self.poll_s = float(os.environ.get("CRYOFLOW_SLURM_POLL_SECONDS", site.poll_seconds))
+        self.attempts = site.attempts
+        quiet_s = self.poll_s if self.poll_s > QUIET_S else 0.0
+        self.scheduler: Scheduler | TemplateScheduler = (
+            TemplateScheduler(SchedulerTemplates.model_validate(site.scheduler))
+            if site.scheduler
+            else Scheduler(min_interval_s=quiet_s)
+        )
+        self.poller = JobPoller(self.scheduler, lost_after_s=site.lost_after_seconds)
         self.attended: set[UUID] = set()
         """Flow runs whose job this worker waits for."""
         self.recovery = Recovery(self, self.scheduler, self.attended, self.attend_again)
-        self.submission = Submission(self.scheduler)
-        self._quick_looks = 0
+        self.submission = Submission(self.scheduler, poll_s=self.poll_s)
+        self._quick_polls = 0
+        self._polled_at = float("-inf")
+        self._recovered_at = float("-inf")
 
-    # -- looking again and again -------------------------------------------------------------------------------------
+    # -- polling -----------------------------------------------------------------------------------------------------
 
     def _steps(self, turn: int) -> Sequence[Callable[[], Awaitable[None]]]:
-        steps = [self._cancel_what_users_cancelled, self.watch.look]
-        if turn % max(1, round(RECOVER_EVERY_S / watch.LOOK_EVERY_S)) == 0:
+        """Runs that users cancel are looked for each round, SLURM's queue at the site's interval."""
+        now = time.monotonic()
+        steps: list[Callable[[], Awaitable[None]]] = [self._cancel_what_users_cancelled]
+        if now - self._recovered_at >= RECOVER_EVERY_S:
+            self._recovered_at = now
             steps.insert(0, partial(self.recovery.find_lost_runs, first=turn == 0))
+        may_hurry = self._quick_polls > 0 and self.poll_s <= QUIET_S
+        if may_hurry or now - self._polled_at >= self.poll_s - self._pause_s() / 2:
+            self._polled_at = now
+            steps.append(self.poller.poll)
+        self._quick_polls = max(0, self._quick_polls - 1)
         return steps
 
     def _pause_s(self) -> float:
-        self._quick_looks = max(0, self._quick_looks - 1)
-        return min(QUICK_LOOK_S, watch.LOOK_EVERY_S) if self._quick_looks else watch.LOOK_EVERY_S
+        return min(QUICK_POLL_S if self._quick_polls else CANCEL_EVERY_S, self.poll_s)
 
     def _waits(self) -> bool:
-        return len(self.watch) > 0
+        return len(self.poller) > 0
 
     # -- one flow run ------------------------------------------------------------------------------------------------
 
@@ -90,24 +117,31 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
     ) -> SlurmWorkerResult:
         """Submit a flow run's job and wait for its end."""
         self.attended.add(flow_run.id)
+        logger = self.get_flow_run_logger(flow_run)
         try:
             log_file = submission.log_file(flow_run, configuration)
+            refuse_unknown_variables(flow_run.job_variables or {}, self._known_variables())
             if hidden := stage_script.hidden_paths(configuration.image, configuration.mounts, flow_run.parameters):
-                self.get_flow_run_logger(flow_run).warning(
+                logger.warning(
                     "The image may not see %s: it is in none of the folders to read (read_only) or to write "
                     "(read_write) of [site] in cryoflow.toml",
                     ", ".join(hidden),
                 )
-            await self._say_queued(flow_run)
-            job_id = await self.submission.submit(flow_run, configuration, log_file)
+            await self._propose_queued(flow_run)
+            is_cancelled = partial(self._is_cancelled, flow_run.id)
+            try:
+                job_id = await self.submission.submit(flow_run, configuration, log_file, is_cancelled, logger)
+            except CancelledBeforeSubmission as error:
+                await self._mark_flow_run_as_cancelled(flow_run, state_updates={"message": str(error)})
+                raise
             if task_status:
                 task_status.started(job_id)
             # The job is watched from here on, however long a busy server takes to hear of it.
-            telling = asyncio.ensure_future(self._tell_submitted(flow_run, job_id, log_file))
+            reporting = asyncio.ensure_future(self._report_submitted(flow_run, job_id, log_file))
             try:
-                await self._attend(flow_run, job_id, log_file, after=telling)
+                await self._attend(flow_run, job_id, log_file, after=reporting)
             finally:
-                telling.cancel()
+                reporting.cancel()
         finally:
             self.attended.discard(flow_run.id)
         # The run has its state, with SLURM's reason: any other status would make the base worker propose one without.
@@ -117,23 +151,27 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
         """Wait for a job that an earlier worker submitted."""
         self.attended.add(flow_run.id)
         try:
-            self.get_flow_run_logger(flow_run).info("Worker %r looks after SLURM job %s now", self.name, job_id)
+            self.get_flow_run_logger(flow_run).info("Worker %r waits for SLURM job %s now", self.name, job_id)
             log_file = flow_run.labels.get(LABEL_LOG)
             await self._attend(flow_run, job_id, Path(str(log_file)) if log_file else None)
         except Exception:
-            self._logger.exception("Looking after SLURM job %s failed; it is tried again", job_id)
+            self._logger.exception("Waiting for SLURM job %s failed; it is tried again", job_id)
         finally:
             self.attended.discard(flow_run.id)
 
-    async def _say_queued(self, flow_run: FlowRun) -> None:
+    def _known_variables(self) -> set[str]:
+        template = self._work_pool.base_job_template if self._work_pool else {}
+        return {*template.get("variables", {}).get("properties", {}), *SlurmJobConfiguration.model_fields}
+
+    async def _propose_queued(self, flow_run: FlowRun) -> None:
         """Name the state that the run waits in. Before sbatch: later it could overwrite what a quick job reported."""
         queued: State[Any] = Pending(name="Queued", message="It waits in SLURM's queue.")
         if flow_run.labels.get(LABEL_END):  # of an earlier job, where a user ran it again
             await set_labels(self.client, flow_run.id, {LABEL_END: ""})
-        await say_state(self.client, flow_run.id, queued)
+        await propose(self.client, flow_run.id, queued)
 
-    async def _tell_submitted(self, flow_run: FlowRun, job_id: int, log_file: Path) -> None:
-        """Say in the UI where the run is; end the job of a run that was cancelled while sbatch was at work."""
+    async def _report_submitted(self, flow_run: FlowRun, job_id: int, log_file: Path) -> None:
+        """Report the job on the run's page; end the job of a run that was cancelled while sbatch was at work."""
         logger = self.get_flow_run_logger(flow_run)
         logger.info("Submitted as SLURM job %s; log on the cluster: %s", job_id, log_file)
         try:
@@ -150,7 +188,7 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
     async def _attend(
         self, flow_run: FlowRun, job_id: int, log_file: Path | None, *, after: Awaitable[None] | None = None
     ) -> None:
-        job = await self.watch.wait(job_id, flow_run.id, self._teller(flow_run))
+        job = await self.poller.wait(job_id, flow_run.id, self._state_logger(flow_run))
         if after is not None:
             await after  # the server merges labels without a lock: two writers at once would lose one
         while True:  # a server that is away now must still hear of it
@@ -163,7 +201,7 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
                 self._logger.warning("Run %s: its end cannot be reported yet: %r", flow_run.name, error)
             await anyio.sleep(API_PATIENCE_S)
 
-    def _teller(self, flow_run: FlowRun) -> Callable[[QueuedJob], None]:
+    def _state_logger(self, flow_run: FlowRun) -> Callable[[QueuedJob], None]:
         logger = self.get_flow_run_logger(flow_run)
 
         def tell(job: QueuedJob) -> None:
@@ -180,21 +218,24 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
         except ObjectNotFound:
             return  # deleted meanwhile
         state_type = flow_run.state.type if flow_run.state else None
-        end = outcome.end_of(job)
-        to_do = outcome.action(state_type, end, cancelled=flow_run.labels.get(LABEL_END) == End.CANCELLED)
+        end = exit_reason.exit_reason_of(job)
+        to_do = exit_reason.action(state_type, end, cancelled=flow_run.labels.get(LABEL_END) == ExitReason.CANCELLED)
         if to_do == Action.CRASH:
-            message = outcome.explain(job)
+            message = exit_reason.explain(job)
             if log_file:
-                text = await anyio.to_thread.run_sync(outcome.tail, log_file)
+                text = await anyio.to_thread.run_sync(exit_reason.tail, log_file)
                 logger.error("%s\nThe end of its log %s:\n%s", message, log_file, text)
             else:
                 logger.error("%s", message)
-            await say_crashed(self.client, flow_run, message)
+            if await retry(self.client, flow_run, end, message, most=self.attempts, node=job.nodes):
+                return
+            await report_crash(self.client, flow_run, message)
         elif to_do == Action.CANCEL:
-            end = End.CANCELLED
+            end = ExitReason.CANCELLED
             message = f"SLURM job {job.job_id} was cancelled."
             await self._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
-        await set_labels(self.client, flow_run.id, {LABEL_END: end.value})
+        labels = {LABEL_END: end.value}
+        await set_labels(self.client, flow_run.id, labels | ({LABEL_NODE: job.nodes} if job.nodes else {}))
 
     # -- cancelling --------------------------------------------------------------------------------------------------
 
@@ -204,14 +245,23 @@ class SlurmWorker(Looking, BaseWorker[SlurmJobConfiguration, BaseVariables, Slur
         job_ids = []
         for flow_run in cancelling:
             # The engine will report a crash when SLURM stops it; the label remembers what was meant.
-            if flow_run.labels.get(LABEL_END) != End.CANCELLED:
-                await set_labels(self.client, flow_run.id, {LABEL_END: End.CANCELLED.value})
-                self._quick_looks = QUICK_LOOKS
+            if flow_run.labels.get(LABEL_END) != ExitReason.CANCELLED:
+                await set_labels(self.client, flow_run.id, {LABEL_END: ExitReason.CANCELLED.value})
+                self._quick_polls = QUICK_POLLS
             if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
                 job_ids.append(int(flow_run.infrastructure_pid))
             if flow_run.id not in self.attended and flow_run.id not in self._submitting_flow_run_ids:
                 await self.recovery.take_over(flow_run)
         await anyio.to_thread.run_sync(self.scheduler.cancel, job_ids)
+
+    async def _is_cancelled(self, flow_run_id: UUID) -> bool:
+        try:
+            state = (await self.client.read_flow_run(flow_run_id)).state
+        except ObjectNotFound:
+            return True
+        except httpx.HTTPError:
+            return False
+        return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
 
     async def _cancel_run(self, flow_run_id: UUID) -> None:
         """Not used: `_cancel_what_users_cancelled` sees every run, this hook only runs that are being submitted."""

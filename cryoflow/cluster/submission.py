@@ -1,9 +1,13 @@
-"""Submitting the SLURM job of a flow run: once and only once, also where sbatch gets no answer."""
+"""Submit the SLURM job of a flow run exactly once: also where sbatch gives no answer, and where a limit is reached."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -11,54 +15,97 @@ import anyio
 import anyio.to_thread
 from prefect.client.schemas.objects import FlowRun
 
-from cryoflow.cluster import watch
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.errors import ToolFailed
+from cryoflow.errors import CryoflowError, ToolFailed
 from cryoflow.execution import stage_script
 from cryoflow.execution.slurm import Scheduler, SchedulerSilent
+from cryoflow.execution.template_scheduler import TemplateScheduler
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import safe_name
 
 SUBMIT_AT_ONCE = 4
 SUBMIT_ATTEMPTS = 3
+LIMIT_PAUSE_S = 30.0
+"""Between two attempts while a limit of the site is reached: it passes when a job of this user ends."""
+
+_MAY_PASS = re.compile(r"socket timed out|unable to contact|connection refused|try again|ran longer", re.IGNORECASE)
+_LIMIT = re.compile(r"(Assoc|QOS)\w*Submit\w*|job submit limit|temporarily", re.IGNORECASE)
+"""Limits of submitted jobs (`AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit`, ...), and a full queue."""
+_NO_NODES = re.compile(r"node configuration is not available|node count specification invalid", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
+
+
+class CancelledBeforeSubmission(CryoflowError):
+    """The run was cancelled while it waited for a submit limit to pass: it has no job."""
 
 
 class Submission:
     """Submits jobs, some at the same time."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
+    def __init__(self, scheduler: Scheduler | TemplateScheduler, *, poll_s: float) -> None:
+        self.scheduler, self.poll_s = scheduler, poll_s
         self._at_once = asyncio.Semaphore(SUBMIT_AT_ONCE)
 
-    async def submit(self, flow_run: FlowRun, configuration: SlurmJobConfiguration, log: Path) -> int:
-        """Write the job's script and submit it; the job's number.
+    async def submit(
+        self,
+        flow_run: FlowRun,
+        configuration: SlurmJobConfiguration,
+        log_file: Path,
+        is_cancelled: Callable[[], Awaitable[bool]],
+        logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = log,
+    ) -> int:
+        """Write the job's script, submit it, and return the job's number.
 
         Raises
         ------
         ToolFailed
             Where sbatch refuses.
+        CancelledBeforeSubmission
+            Where a user cancelled the run while a submit limit was waited for.
         """
-        name = _told_apart(flow_run, configuration)
-        job = configuration.stage_job(name=name, flow_run_id=flow_run.id, log=log)
-        text = stage_script.script(job)
-        script = log.with_suffix(".sbatch")
+        name = _stage_and_name(flow_run, configuration)
+        job = configuration.stage_job(name=name, flow_run_id=flow_run.id, log=log_file)
+        is_first = True
+        while True:
+            try:
+                return await self._submit_now(flow_run.id, job, log_file)
+            except ToolFailed as error:
+                if job.request.exclude and _NO_NODES.search(error.tail):
+                    logger.warning("No other node than %s can run it: they are allowed again", job.request.exclude)
+                    job = replace(job, request=replace(job.request, exclude=()))
+                    continue
+                if not _LIMIT.search(error.tail):
+                    raise
+                if is_first:
+                    logger.warning("SLURM accepts no more jobs of this user for now, it is tried again: %s", error.tail)
+                is_first = False
+            await anyio.sleep(LIMIT_PAUSE_S)
+            if await is_cancelled():
+                raise CancelledBeforeSubmission(f"The run {flow_run.name} was cancelled before it had a SLURM job.")
+
+    async def _submit_now(self, flow_run_id: UUID, job: stage_script.StageJob, log_file: Path) -> int:
+        script = log_file.with_suffix(".sbatch")
         environment = stage_script.environment(job, os.environ)
         async with self._at_once:
-            await anyio.to_thread.run_sync(write_atomically, script, text)
+            await anyio.to_thread.run_sync(write_atomically, script, self.scheduler.script(job))
             for attempt in range(1, SUBMIT_ATTEMPTS + 1):
                 try:
-                    return await anyio.to_thread.run_sync(self.scheduler.submit, script, environment)
+                    return await self._sbatch(script, environment)
                 except ToolFailed as error:
-                    if attempt == SUBMIT_ATTEMPTS or not _may_pass(error.tail):
+                    if attempt == SUBMIT_ATTEMPTS or not _MAY_PASS.search(error.tail):
                         raise
-                if (job_id := await self._submitted_without_an_answer(flow_run.id)) is not None:
+                if (job_id := await self._submitted_without_an_answer(flow_run_id)) is not None:
                     return job_id
         raise AssertionError("the last attempt returns or raises")
 
+    async def _sbatch(self, script: Path, environment: Mapping[str, str]) -> int:
+        return await anyio.to_thread.run_sync(self.scheduler.submit, script, environment)
+
     async def _submitted_without_an_answer(self, flow_run_id: UUID) -> int | None:
-        """The job of a run after a failed sbatch. Waits until SLURM can tell: a second job must not be made."""
+        """Return the job of a run after a failed sbatch. Waits for SLURM's answer: a second job must not be made."""
         while True:
-            await anyio.sleep(watch.LOOK_EVERY_S)
+            await anyio.sleep(self.poll_s)
             try:
                 queue = await anyio.to_thread.run_sync(self.scheduler.queue)
             except SchedulerSilent:
@@ -67,18 +114,12 @@ class Submission:
 
 
 def log_file(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> Path:
-    """Where the output of a run's job goes."""
-    name = safe_name(_told_apart(flow_run, configuration).replace(" ", "_"), longest=60)
+    """Return where the output of a run's job goes."""
+    name = safe_name(_stage_and_name(flow_run, configuration).replace(" ", "_"), longest=60)
     return Path(configuration.log_folder) / f"{name}.{flow_run.id}.log"
 
 
-def _told_apart(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> str:
-    """A name for squeue and the log: what the stage is, before the words that Prefect invents for a run."""
+def _stage_and_name(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> str:
+    """Return a name for squeue and the log: the stage's, before the words that Prefect invents for a run."""
     stage = configuration.labels.get("prefect.io/flow-name") or ""
     return flow_run.name if flow_run.name.startswith(stage) else f"{stage} {flow_run.name}"
-
-
-def _may_pass(tail: str) -> bool:
-    """Whether sbatch failed for a reason that may be gone in a moment."""
-    signs = ("socket timed out", "unable to contact", "temporarily", "connection refused", "try again", "ran longer")
-    return any(sign in tail.lower() for sign in signs)

@@ -22,13 +22,17 @@ HEAD = """\
 """
 
 
+_FORMS = {"slurm": POOL_TYPES[ProfileName.SLURM], "docker": POOL_TYPES[ProfileName.DOCKER], "process": "process"}
+"""File -> type of pool."""
+
+
 def files() -> Iterator[tuple[str, str]]:
     """Name and content of each file."""
     import yaml
     from prefect.workers.base import BaseWorker
 
     yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)
-    for name, kind in (("slurm", "slurm"), ("docker", POOL_TYPES[ProfileName.DOCKER]), ("process", "process")):
+    for name, kind in _FORMS.items():
         worker = BaseWorker.get_worker_class_from_type(kind)
         assert worker is not None, kind
         yield f"{name}.json", json.dumps(worker.get_default_base_job_template(), indent=1, ensure_ascii=False) + "\n"

@@ -93,7 +93,7 @@ def _taken_over(client: SyncPrefectClient, parents: list[FlowRun]) -> list[FlowR
     """The runs that some runs found at work and waited for; those that were deleted since are left out."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    from cryoflow.cluster.outcome import TOOK_OVER
+    from cryoflow.cluster.exit_reason import TOOK_OVER
 
     ids = [
         UUID(label.removeprefix(TOOK_OVER)) for run in parents for label in run.labels if label.startswith(TOOK_OVER)

@@ -91,7 +91,7 @@ class Executor:
 
     def __post_init__(self) -> None:
         if bool(self.container) != bool(self.image):
-            raise BadInput("image", "needs --container docker or apptainer, and that needs --image.")
+            raise BadInput("image", "and `container` (docker or apptainer) need each other.")
 
 
 def run_steps(
@@ -280,7 +280,8 @@ def _program(name: str, folder: Path | None) -> str:
     raise BadInput(
         name,
         "is not installed on this machine" + (f", and not in {folder}." if folder else "."),
-        "Give --programs FOLDER, or --container and --image, or write a script for another machine: --script-only.",
+        "Name the folder of its programs (`programs`), or an image (`container` and `image`). On the command line, "
+        "--script-only writes a script for another machine.",
     )
 
 

@@ -98,7 +98,7 @@ class JobRequest:
             "constraint": self._constraint(),
             "exclude": ",".join(self.exclude),
             **dict([self._gpus()] if self.gpus else []),
-            "signal": f"TERM@{self.warn_s}" if self.warn_s else "",
+            "signal": f"B:TERM@{self.warn_s}" if self.warn_s else "",
         }
         yield from (f"--{key}={value}" for key, value in options.items() if value and key not in self.leave_out)
         yield from self.extra

@@ -1,15 +1,21 @@
-"""SLURM's own commands: sbatch, squeue, sacct or scontrol, scancel. What they print becomes small types here."""
+"""Run SLURM's own commands (sbatch, squeue, sacct or scontrol, scancel) and parse what they print."""
 
 from __future__ import annotations
 
 import os
 import re
+import threading
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryoflow.errors import CryoflowError, ToolFailed
 from cryoflow.system.programs import run
+
+if TYPE_CHECKING:
+    from cryoflow.execution.stage_script import StageJob
 
 TERMINAL = frozenset((
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
@@ -61,7 +67,25 @@ class EndedJob:
 
 
 class Scheduler:
-    """The commands of the SLURM that this machine belongs to. All methods block."""
+    """The commands of the SLURM that this machine belongs to. All methods block.
+
+    Parameters
+    ----------
+    min_interval_s
+        Seconds between two calls of squeue; some sites forbid more than one a minute.
+    """
+
+    def __init__(self, *, min_interval_s: float = 0.0) -> None:
+        self.min_interval_s = min_interval_s
+        self._squeue = threading.Lock()
+        self._asked_at = float("-inf")
+        self._queue: dict[int, QueuedJob] = {}
+
+    def script(self, job: StageJob) -> str:
+        """Return the whole job script of a stage."""
+        from cryoflow.execution.stage_script import script
+
+        return script(job)
 
     def submit(self, script: Path, environment: Mapping[str, str]) -> int:
         """Submit a job script and return the job's number.
@@ -79,13 +103,29 @@ class Scheduler:
         return int(numbers[-1])
 
     def queue(self) -> dict[int, QueuedJob]:
-        """All jobs of this user that wait or run, in one call.
+        """Return all jobs of this user that wait or run, as they are now or later, in one call.
+
+        Callers that wait for the interval to pass share one answer. None gets an answer from before its call: a job
+        that was submitted just before must be in it.
 
         Raises
         ------
         SchedulerSilent
             Where squeue fails: a job that is not listed then has not ended.
         """
+        called_at = time.monotonic()
+        with self._squeue:
+            if self._asked_at < called_at:
+                time.sleep(max(0.0, self._asked_at + self.min_interval_s - called_at))
+                self._asked_at, asked_before = time.monotonic(), self._asked_at
+                try:
+                    self._queue = self._ask()
+                except SchedulerSilent:
+                    self._asked_at = asked_before  # no answer to share
+                    raise
+            return self._queue
+
+    def _ask(self) -> dict[int, QueuedJob]:
         try:
             printed = run(
                 ["squeue", "--noheader", f"--user={os.getuid()}", "--format=%A|%T|%r|%k"], timeout_s=_TIMEOUT_S

@@ -71,11 +71,16 @@ def script(job: StageJob) -> str:
 def body(job: StageJob) -> tuple[str, ...]:
     """Return the parts of shell behind the directives, whatever the scheduler."""
     setup = f"# Setup of this site\n{job.setup.strip()}\n" if job.setup.strip() else ""
-    return _HEAD, _job_folder(job.scratch), setup, _pass_variables() if job.image else "", _command(job)
+    command = _warned(_command(job)) if job.request.warn_s else _command(job)
+    return _HEAD, _job_folder(job.scratch), setup, _pass_variables() if job.image else "", command
 
+
+WARNED = 79
+"""Exit status of a job whose stage was told to stop before the time limit."""
 
 _HEAD = """\
-echo "cryoflow: SLURM job $SLURM_JOB_ID on ${SLURMD_NODENAME:-$(hostname)}, $(date '+%F %T')"
+job=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-$JOB_ID}}} job=${job%%.*}
+echo "cryoflow: job $job on ${SLURMD_NODENAME:-$(hostname)}, $(date '+%F %T')"
 trap : TERM  # the stage gets the signal too; stay until it has cleaned up
 """
 
@@ -88,7 +93,7 @@ def _job_folder(scratch: str | None) -> str:
         'for left in "$where"/cryoflow-job-*/lock; do',
         '    [ -O "$left" ] && flock --nonblock "$left" rm -rf -- "${left%/lock}"',
         "done",
-        'folder=$(mktemp -d -p "$where" cryoflow-job-$SLURM_JOB_ID.XXXXXX) || exit',
+        'folder=$(mktemp -d -p "$where" cryoflow-job-$job.XXXXXX) || exit',
         'exec 9> "$folder/new" && flock 9 && mv "$folder/new" "$folder/lock"  # as `lock` it is locked from the start',
         "trap 'rm -rf -- \"$folder\"' EXIT",
         'mkdir "$folder/tmp" "$folder/prefect" "$folder/cache"',
@@ -119,6 +124,19 @@ def _command(job: StageJob) -> str:
     # $folder is known on the node only; like every mount it is CSV, and mktemp's names need no quoting
     lines += ['--mount "type=bind,source=$folder,destination=$folder"', shlex.quote(image), shlex.join(job.argv)]
     return " \\\n    ".join(lines) + "\n"
+
+
+def _warned(command: str) -> str:
+    """Return the command with the signal before the time limit, which only the shell gets, passed on to it."""
+    return f"""\
+trap 'warned=1; kill -TERM "$stage"' TERM
+{command.rstrip()} &
+stage=$!
+wait "$stage"; status=$?
+while kill -0 "$stage" 2> /dev/null; do wait "$stage"; status=$?; done
+[ -n "$warned" ] && [ "$status" -ne 0 ] && status={WARNED}
+exit "$status"
+"""
 
 
 def hidden_paths(image: str | None, mounts: Mounts, parameters: object) -> list[str]:

@@ -19,6 +19,7 @@ from cryoflow.pickers.running.run import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
 from cryoflow.pickers.training_sets.split import Fractions
+from cryoflow.settings.site import PickerSite
 
 if TYPE_CHECKING:
     from cryoflow.pickers.training_sets.export_shards import Part
@@ -69,17 +70,28 @@ def shards_of_export(parameters: ExportParameters) -> tuple[Part, ...]:
     )
 
 
+def _of_site(picker: str) -> PickerSite:
+    """Return where the site's settings say that a picker's programs are."""
+    from cryoflow.settings.load import load_settings
+
+    return load_settings().settings.site.pickers.get(picker, PickerSite())
+
+
 def executor_of(parameters: PickerProgram, *, script: bool = False) -> Executor:
-    """Return what runs a picker's program; for a script GPUs are only counted."""
+    """Return what runs a picker's program: where the parameters name none, the site's settings do.
+
+    For a script GPUs are only counted.
+    """
     p = parameters
     scheduled = p.slurm or script
     gpus = tuple(range(len(p.gpu_list()))) if scheduled else p.gpu_list()
+    here = p if p.programs or p.container or p.image else _of_site(getattr(p, "picker", ""))
     return Executor(
-        container=p.container or "",
-        image=p.image,
+        container=here.container or "",
+        image=here.image,
         slurm=p.slurm,
         sbatch_options=p.sbatch,
-        programs=p.programs,
+        programs=here.programs,
         resources=Resources(gpus, p.cpus, allocated=scheduled),
         timeout_s=p.timeout_h * 3600 if p.timeout_h else None,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 ClassName = Literal["small", "large", "gpu"]
 
@@ -31,12 +31,22 @@ class ResourceClass(BaseModel):
     memory_gb: float = Field(default=4, gt=0, description="memory; doubled when a job was killed for it")
     time_minutes: int = Field(default=60, ge=1, description="time limit; doubled when a job ran out of it")
     gpus: int = Field(default=0, ge=0, description="GPUs")
-    gpu_type: str | None = Field(default=None, description="kind of GPU, as the cluster names it in gres")
+    gpu_type: str | None = Field(
+        default=None, description="kind of GPU, as the cluster names it in gres; a list of kinds, any of which will do"
+    )
     partition: str | None = Field(default=None, description="SLURM partition; none takes the cluster's default")
     account: str | None = Field(default=None, description="SLURM account")
     qos: str | None = Field(default=None, description="SLURM quality of service")
     constraint: str | None = Field(default=None, description="features that the node must have")
     extra_directives: tuple[str, ...] = Field(default=(), description="further options of sbatch")
+    warn_seconds: int = Field(
+        default=0, ge=0, description="seconds before the time limit at which a stage is told to stop; 0 for no warning"
+    )
+
+    @field_validator("gpu_type", mode="before")
+    @classmethod
+    def _joined(cls, value: object) -> object:
+        return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _default_classes() -> dict[ClassName, ResourceClass]:
@@ -45,6 +55,22 @@ def _default_classes() -> dict[ClassName, ResourceClass]:
         "large": ResourceClass(cpus=8, memory_gb=32, time_minutes=480),
         "gpu": ResourceClass(cpus=4, memory_gb=32, time_minutes=720, gpus=1),
     }
+
+
+class PickerSite(BaseModel):
+    """Where the programs of one picker are at a site."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    programs: Folder | None = Field(default=None, description="folder with the picker's programs, on all nodes")
+    container: Literal["", "docker", "apptainer"] = Field(default="", description="run the picker in an image")
+    image: str = Field(default="", description="that image")
+
+    @model_validator(mode="after")
+    def _needs_both(self) -> PickerSite:
+        if bool(self.container) != bool(self.image):
+            raise ValueError("container and image need each other")
+        return self
 
 
 class Site(BaseModel):
@@ -69,6 +95,28 @@ class Site(BaseModel):
     gpu_image: str | None = Field(default=None, description="image of stages with a GPU")
     setup: str = Field(default="", description="shell lines that run on a node before a stage: module load ...")
     apptainer_options: tuple[str, ...] = Field(default=(), description="further options of apptainer exec")
+    memory: Literal["per-node", "per-cpu", "per-gpu", "none"] = Field(
+        default="per-node", description="option of sbatch that carries memory; none where it comes with the CPUs"
+    )
+    gpu_option: Literal["gres", "gpus"] = Field(default="gres", description="option of sbatch that carries GPUs")
+    leave_out: tuple[str, ...] = Field(
+        default=(), description="names of options that this cluster's sbatch refuses, such as chdir"
+    )
+    poll_seconds: float = Field(
+        default=4, gt=0, description="seconds between two calls of squeue; cancelling is noticed sooner"
+    )
+    lost_after_seconds: float = Field(
+        default=60, gt=0, description="a job that neither squeue nor sacct knows counts as lost after so long"
+    )
+    server_patience_minutes: float = Field(
+        default=30, ge=0, description="minutes that a starting job waits for a Prefect server that is away"
+    )
+    scheduler: dict[str, Any] | None = Field(
+        default=None, description="templates of a scheduler other than SLURM: see examples/sites"
+    )
+    pickers: dict[str, PickerSite] = Field(
+        default_factory=dict, description="programs and images of pickers, by the picker's name"
+    )
     server: str = Field(default="http://127.0.0.1:4200", description="address of Prefect, as nodes and users reach it")
     server_database: SecretStr | None = Field(
         default=None, description="PostgreSQL of the Prefect server: postgresql+asyncpg://..."

@@ -2,8 +2,9 @@
 """Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
 
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
-makes sacct fail, `denied` makes scancel fail, `next-sbatch` holds an error that sbatch gives once; with `lingers` a
-cancelled job stays in the queue until the test ends it. Every call is noted in `calls`.
+makes sacct fail, `denied` makes scancel fail, `limit` holds how many jobs a user may submit, `next-sbatch` holds an
+error that sbatch gives once; with `lingers` a cancelled job stays in the queue until the test ends it. Every call is
+noted in `calls`.
 """
 
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 
 folder = Path(os.environ["FAKE_SLURM"])
 name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
-ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY"}
+ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 
 
 def fail(text: str) -> None:
@@ -43,6 +44,9 @@ if name == "sbatch":
         (folder / "next-sbatch").unlink()
         if not lost_answer.startswith("submitted:"):
             fail(lost_answer)
+    waiting = [job for job in jobs().values() if job["state"] not in ENDED]
+    if (folder / "limit").exists() and len(waiting) >= int((folder / "limit").read_text()):
+        fail("AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
     text = Path(arguments[-1]).read_text()
     number = 100 + len(list(folder.glob("*.json")))
     comment = re.search(r"--comment=([^\s\"]+)", text)[1]

@@ -43,6 +43,7 @@ class RealSite:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PYTHONPATH": str(FLOWS),
+            "CRYOFLOW_SITE": '{"attempts": 1}',  # runs that tests launch by hand end at their first death
         }
         if database:
             self.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
@@ -91,7 +92,7 @@ class RealSite:
         """Make the pool as a user would, and deploy the flows of `data/stage_for_tests.py` to it."""
         values = {"log_folder": str(self.logs), "memory_gb": 0.6, "time_minutes": 10, **pool_values}
         subprocess.run(
-            [sys.executable, "-m", "prefect", "work-pool", "create", "hpc", "--type", "slurm"],
+            [sys.executable, "-m", "prefect", "work-pool", "create", "hpc", "--type", "cryoflow-slurm"],
             env=self.environment, check=True, capture_output=True,
         )  # fmt: skip
         self.deploy("hpc", values, {"stage": name, "shard": "shard (slurm)"}, of_shard={"time_minutes": 1})

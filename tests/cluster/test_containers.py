@@ -12,7 +12,7 @@ from cryoflow.cluster import docker_worker
 from cryoflow.cluster.attempts import end_of, reason_is_missing
 from cryoflow.cluster.containers import Container, EndedContainer, EngineSilent, _ended
 from cryoflow.cluster.docker_worker import ContainerConfiguration, ContainerWorker
-from cryoflow.cluster.outcome import END_LABELS, End
+from cryoflow.cluster.exit_reason import END_LABELS, ExitReason
 
 INSPECTED = {"Name": "/judge-1", "HostConfig": {"Memory": 4 * 1024**3}}
 
@@ -24,19 +24,23 @@ def ended(exit_code: int, actions: set[str], *, oom_killed: bool = False) -> End
 @pytest.mark.parametrize(
     ("container", "end", "says"),
     [
-        (ended(0, {"start", "die"}), End.DONE, "could not report its end"),
-        (ended(1, {"start", "die"}), End.DONE, "exit code 1. It ended before it could report"),
-        (ended(137, {"start", "oom", "die"}, oom_killed=True), End.MEMORY, "more than its limit of 4096 MB"),
-        (ended(137, {"start", "oom", "die"}), End.MEMORY, "OUT_OF_MEMORY"),  # the state is late, or never comes
-        (ended(137, {"start", "die"}), End.MEMORY, "OUT_OF_MEMORY"),
-        (ended(1, {"start", "oom", "die"}, oom_killed=True), End.MEMORY, "OUT_OF_MEMORY"),  # a process below the first
-        (ended(137, {"start", "kill", "die"}), End.CANCELLED, "Somebody stopped it"),
-        (ended(143, {"start", "kill", "die", "stop"}), End.CANCELLED, "Somebody stopped it"),
-        (ended(255, set()), End.NODE, "Docker Engine or its machine was down"),
-        (ended(137, set()), End.NODE, "Docker Engine or its machine was down"),
+        (ended(0, {"start", "die"}), ExitReason.DONE, "could not report its end"),
+        (ended(1, {"start", "die"}), ExitReason.DONE, "exit code 1. It ended before it could report"),
+        (ended(137, {"start", "oom", "die"}, oom_killed=True), ExitReason.MEMORY, "more than its limit of 4096 MB"),
+        (ended(137, {"start", "oom", "die"}), ExitReason.MEMORY, "OUT_OF_MEMORY"),  # the state is late, or never comes
+        (ended(137, {"start", "die"}), ExitReason.MEMORY, "OUT_OF_MEMORY"),
+        (
+            ended(1, {"start", "oom", "die"}, oom_killed=True),
+            ExitReason.MEMORY,
+            "OUT_OF_MEMORY",
+        ),  # a process below the first
+        (ended(137, {"start", "kill", "die"}), ExitReason.CANCELLED, "Somebody stopped it"),
+        (ended(143, {"start", "kill", "die", "stop"}), ExitReason.CANCELLED, "Somebody stopped it"),
+        (ended(255, set()), ExitReason.NODE, "Docker Engine or its machine was down"),
+        (ended(137, set()), ExitReason.NODE, "Docker Engine or its machine was down"),
     ],
 )
-def test_the_end_of_a_container(container: EndedContainer, end: End, says: str) -> None:
+def test_the_end_of_a_container(container: EndedContainer, end: ExitReason, says: str) -> None:
     assert container.end == end
     assert says in container.explain()
     assert container.explain().startswith(f"The container judge-1 ended with exit code {container.exit_code}")
@@ -73,7 +77,7 @@ def test_each_kind_of_worker_says_the_end_in_a_label_of_its_own(kind: str, label
     assert end_of(run()) is None
     assert reason_is_missing(run())
     told = run(**{label: "memory"})
-    assert end_of(told) == End.MEMORY
+    assert end_of(told) == ExitReason.MEMORY
     assert not reason_is_missing(told)
     other = next(name for name in END_LABELS.values() if name != label)
     assert end_of(run(**{other: "memory"})) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cryoflow.errors import BadInput
 from cryoflow.settings.load import Settings, load_settings
 from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.site import Site
 
 TOML = """
 database = "picks"
@@ -88,7 +90,7 @@ def test_the_pools_form_accepts_what_deployments_say(settings: Settings, profile
     for s in STAGES:
         if s.resources:
             job = SlurmJobConfiguration.model_validate(job_variables(s, settings, profile))
-            assert job.memory_mb > 0
+            assert job.memory_gb > 0
 
 
 def test_docker_gets_volumes_a_memory_limit_and_no_registry(settings: Settings) -> None:
@@ -121,7 +123,7 @@ def test_without_an_image_the_profile_says_what_to_do(tmp_path: Path, monkeypatc
 def test_slurm_without_postgresql_is_refused(settings: Settings) -> None:
     from cryoflow.cluster.services import check
 
-    check(settings, ProfileName.SLURM, host="10.0.0.1")
+    check(settings, ProfileName.SLURM, host="10.0.0.1", insecure=True)
     check(Settings(), ProfileName.LOCAL)
     with pytest.raises(BadInput, match="PostgreSQL"):
         check(Settings(), ProfileName.SLURM)
@@ -145,7 +147,7 @@ def test_the_server_listens_on_loopback_and_its_pages_call_the_sites_address(set
         w.argv[w.argv.index("--pool") + 1]: w.argv[w.argv.index("--type") + 1]
         for w in workers(settings, ProfileName.SLURM)
     }
-    assert kinds == {"cryoflow-service": "process", "cryoflow-slurm": "slurm"}
+    assert kinds == {"cryoflow-service": "process", "cryoflow-slurm": "cryoflow-slurm"}
 
 
 def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_are_off(
@@ -153,7 +155,8 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from cryoflow.cluster.deployments import STAGES, make_pools, register
+    from cryoflow.cluster.deployments import STAGES, register
+    from cryoflow.cluster.pools import make_pools
 
     for _ in range(2):  # a second time changes nothing
         make_pools(ProfileName.SLURM)
@@ -168,7 +171,7 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
         assert ingest.pull_steps in (None, [])
         assert ingest.entrypoint == "flows.ingest.ingest"
         assert "roots" in str(ingest.parameter_openapi_schema)
-        assert client.read_work_pool("cryoflow-slurm").type == "slurm"
+        assert client.read_work_pool("cryoflow-slurm").type == "cryoflow-slurm"
         assert client.read_deployment_by_name("pipeline/pipeline (slurm)").work_pool_name == "cryoflow-service"
 
 
@@ -178,7 +181,8 @@ def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: S
     from prefect.client.schemas.actions import WorkPoolUpdate
     from prefect.client.schemas.schedules import CronSchedule
 
-    from cryoflow.cluster.deployments import make_pools, register
+    from cryoflow.cluster.deployments import register
+    from cryoflow.cluster.pools import make_pools
 
     def deploy() -> None:
         make_pools(ProfileName.SLURM)
@@ -209,7 +213,7 @@ def test_a_pool_of_another_type_is_not_written_over(prefect_server: None) -> Non
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    from cryoflow.cluster.deployments import make_pools
+    from cryoflow.cluster.pools import make_pools
 
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="cryoflow-docker", type="docker", base_job_template={}))
@@ -218,6 +222,70 @@ def test_a_pool_of_another_type_is_not_written_over(prefect_server: None) -> Non
         assert client.read_work_pool("cryoflow-docker").type == "docker"
         client.delete_work_pool("cryoflow-docker")
     make_pools(ProfileName.DOCKER)
+
+
+def test_a_pool_of_the_old_type_is_migrated_once_none_of_its_runs_waits(prefect_server: None) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Cancelled
+
+    from cryoflow.cluster.pools import make_pools
+
+    @flow(name="of an old pool")
+    def stage() -> None: ...
+
+    name = "cryoflow-slurm-bare"
+    with get_client(sync_client=True) as client:
+        with contextlib.suppress(ObjectNotFound):
+            client.delete_work_pool(name)
+        template = {
+            "job_configuration": {"qos": "{{ qos }}"},
+            "variables": {"properties": {"qos": {"default": "night"}}},
+        }
+        client.create_work_pool(WorkPoolCreate(name=name, type="slurm", base_job_template=template))
+        deployment = client.create_deployment(client.create_flow(stage), "d", work_pool_name=name)
+        run = client.create_flow_run_from_deployment(deployment)
+        with pytest.raises(BadInput, match="1 of its runs have not ended"):
+            make_pools(ProfileName.SLURM_BARE)
+        client.set_flow_run_state(run.id, Cancelled(), force=True)
+        make_pools(ProfileName.SLURM_BARE)
+        pool = client.read_work_pool(name)
+    assert pool.type == "cryoflow-slurm"
+    fields = pool.base_job_template["variables"]["properties"]
+    assert fields["qos"]["default"] == "night"
+    assert "memory_option" in fields
+
+
+def test_the_server_refuses_a_run_with_a_path_outside_the_sites_folders_by_its_field(
+    settings: Settings, prefect_server: None
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from cryoflow.cluster.deployments import register
+    from cryoflow.cluster.pools import make_pools
+
+    make_pools(ProfileName.SLURM)
+    list(register(settings, ProfileName.SLURM))
+    with get_client(sync_client=True) as client:
+        ingest = client.read_deployment_by_name("ingest/ingest (slurm)")
+        form = {"roots": [str(settings.site.read_only[0])], "database": "picks"}
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            client.create_flow_run_from_deployment(ingest.id, parameters={"parameters": form})
+    assert "database" in refused.value.response.text
+    assert "roots" not in refused.value.response.text
+
+
+@pytest.mark.parametrize("directive", ["--clusters=b", "--hold", "--mem-per-cpu=1G", "--wrap=ls"])
+def test_a_directive_that_would_break_the_worker_is_refused_at_deploy(directive: str) -> None:
+    from cryoflow.cluster.deployments import job_variables
+
+    classes = {"small": {"extra_directives": [directive]}}
+    site = Site.model_validate({"resources": classes, "cpu_image": "/i.sif"})
+    with pytest.raises(BadInput, match=rf"resources\.small: extra_directives.*{directive}.*cannot be used: "):
+        job_variables(stage("evaluate"), Settings(site=site), ProfileName.SLURM)
 
 
 def test_no_form_has_words_that_a_page_would_take_for_tags(settings: Settings) -> None:

@@ -75,7 +75,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, docker_image: str) -> Iterato
         site.start_server()
         with pytest.MonkeyPatch.context() as patch, site.client():
             patch.setenv("CRYOFLOW_CONFIG", str(folder / "cryoflow.toml"))
-            from cryoflow.cluster.deployments import deployments, make_pools
+            from cryoflow.cluster.deployments import deployments
+            from cryoflow.cluster.pools import make_pools
 
             settings = load_settings().settings
             make_pools(ProfileName.DOCKER)

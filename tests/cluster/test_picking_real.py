@@ -60,7 +60,7 @@ class BareSite:
     def start(self) -> None:
         cryoflow = [sys.executable, "-m", "cryoflow", "deploy", "--profile", "slurm-bare"]
         subprocess.run(cryoflow, env=self.environment, check=True, capture_output=True)
-        for pool, kind in (("cryoflow-slurm-bare", "slurm"), ("cryoflow-service", "process")):
+        for pool, kind in (("cryoflow-slurm-bare", "cryoflow-slurm"), ("cryoflow-service", "process")):
             argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, "--name", pool]
             with (self.folder / f"{pool}.log").open("wb") as log:
                 self.workers.append(

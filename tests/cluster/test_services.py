@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from cryoflow.cluster import services
-from cryoflow.cluster.services import Running, Service, check_port
+from cryoflow.cluster.services import check_port
+from cryoflow.cluster.supervisor import Running, Service
 from cryoflow.errors import BadInput, ToolFailed
+from cryoflow.settings.load import Settings
+from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.site import Site
 
 SLEEPER = Service("worker a", ("sleep", "60"))
 SLOW_TO_STOP = "trap 'sleep 1; exit' TERM; echo up; while :; do sleep 0.1; done"
 UP = f"""
 import signal, sys, time
 from pathlib import Path
-from cryoflow.cluster.services import Running, Service
+from cryoflow.cluster.supervisor import Running, Service
 signal.signal(signal.SIGINT, signal.default_int_handler)  # as `up` does: in a script's background it is ignored
 with Running(Path(sys.argv[1])) as running:
     for name in ("server", "worker"):
@@ -116,3 +123,76 @@ def test_a_port_of_another_program_or_another_user_is_refused(monkeypatch: pytes
         monkeypatch.setattr(os, "getuid", lambda: 12345)
         with pytest.raises(BadInput, match="server of another user"):
             check_port(address)
+
+
+def test_a_service_that_was_killed_is_started_again_but_not_for_ever(tmp_path: Path) -> None:
+    with Running(tmp_path) as running:
+        assert running.start(SLEEPER)
+        for _ in range(5):
+            os.killpg(running._processes[-1][1].pid, signal.SIGKILL)
+            while (ended := running.ended()) is None:
+                time.sleep(0.05)
+            assert ended == SLEEPER
+            assert running.restart(ended)
+            assert len(running) == 1
+        os.killpg(running._processes[-1][1].pid, signal.SIGKILL)
+        assert not running.restart(SLEEPER)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return Settings(site=Site(server="http://10.0.0.1:4200"))
+
+
+def test_a_server_that_the_network_reaches_needs_a_secret(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    with pytest.raises(BadInput, match=r"no secret is set.*--insecure"):
+        services.check(settings, ProfileName.LOCAL, host="10.0.0.1")
+    services.check(settings, ProfileName.LOCAL, host="10.0.0.1", insecure=True)
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "a:b")
+    services.check(settings, ProfileName.LOCAL, host="10.0.0.1")
+
+
+def test_each_account_has_folders_and_worker_names_of_its_own(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> set[str]:
+        all_services = [services.server(settings), *services.workers(settings, ProfileName.SLURM)]
+        names = {s.argv[s.argv.index("--name") + 1] for s in all_services[1:]}
+        return names | {s.environment["TMPDIR"] for s in all_services}
+
+    first = seen()
+    assert len(first) == 3  # two workers, and one folder for all
+    monkeypatch.setattr("getpass.getuser", lambda: "another")
+    assert first.isdisjoint(seen())
+    (Path(tempfile.gettempdir()) / "cryoflow-third").symlink_to(tempfile.gettempdir())
+    monkeypatch.setattr("getpass.getuser", lambda: "third")
+    with pytest.raises(BadInput, match="belongs to another account"):
+        seen()
+
+
+def test_the_pages_are_unpacked_where_the_account_can_write(settings: Settings, tmp_path: Path) -> None:
+    folder = Path(services.server(settings).environment["PREFECT_UI_STATIC_DIRECTORY"])
+    assert folder.is_relative_to(tmp_path / "state")
+
+
+def test_an_address_that_shows_no_page_is_noticed(tmp_path: Path) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = self.path == "/page"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html" if page else "application/json")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><html></html>" if page else b'{"detail":"Not Found"}')
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        assert services.page_problem(f"{address}/page") == ""
+        assert "Not Found" in services.page_problem(address)
+        server.shutdown()
+    assert "refused" in services.page_problem(address)

@@ -112,7 +112,22 @@ def test_a_line_break_in_a_runs_name_does_not_reach_the_script() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--output=/elsewhere", "--requeue", "--wrap=ls", "-n 4", "exclusive", "--array=1-5"]
+    "option",
+    [
+        "--output=/elsewhere",
+        "--requeue",
+        "--wrap=ls",
+        "-n 4",
+        "exclusive",
+        "--array=1-5",
+        "--clusters=a,b",
+        "--hold",
+        "--mem-per-cpu=1G",
+        "--mem-per-gpu=1G",
+        "--dependency=singleton",
+        "--signal=B:USR1@60",
+        "--nodes=2",
+    ],
 )
 def test_directives_that_would_hide_the_job_from_the_worker_are_refused(option: str) -> None:
     with pytest.raises(ValidationError, match="extra_directives"):
@@ -150,8 +165,8 @@ def test_growth_multiplies_memory_and_time() -> None:
 
 
 def test_the_flow_runs_in_one_interpreter_unless_a_command_is_given() -> None:
-    assert full_job().argv == ["python", "-m", "prefect.engine"]
-    assert full_job(command="prefect flow-run execute").argv == ["python", "-m", "prefect.engine"]
+    assert full_job().argv == ["python", "-m", "cryoflow.cluster.start_stage"]
+    assert full_job(command="prefect flow-run execute").argv == ["python", "-m", "cryoflow.cluster.start_stage"]
     assert full_job(command="my 'own command'").argv == ["my", "own command"]
 
 
@@ -271,4 +286,4 @@ def test_shlex_reads_the_command_as_it_was_meant() -> None:
     command = text[text.index("apptainer exec") :].replace("\\\n", " ")
     words = shlex.split(command)
     assert words[:2] == ["apptainer", "exec"]
-    assert words[-4:] == ["/opt/cryo flow/gpu.sif", "python", "-m", "prefect.engine"]
+    assert words[-4:] == ["/opt/cryo flow/gpu.sif", "python", "-m", "cryoflow.cluster.start_stage"]

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 from slurm_folder import FakeSlurm
 
-from cryoflow.cluster.outcome import Action, End, action, end_of, explain, tail
+from cryoflow.cluster.exit_reason import Action, ExitReason, action, exit_reason_of, explain, tail
 from cryoflow.errors import ToolFailed
 from cryoflow.execution.slurm import (
     EndedJob,
@@ -103,45 +103,48 @@ def test_cancel_is_one_call_for_all_jobs_and_none_for_none(fake_slurm: FakeSlurm
 @pytest.mark.parametrize(
     ("job", "end"),
     [
-        (EndedJob(1, "COMPLETED", 0), End.DONE),
-        (EndedJob(1, "FAILED", 1), End.DONE),
-        (EndedJob(1, "OUT_OF_MEMORY", 0, 125), End.MEMORY),
-        (EndedJob(1, "FAILED", 0, 9), End.MEMORY),
-        (EndedJob(1, "FAILED", 137), End.MEMORY),
-        (EndedJob(1, "CANCELLED", 0, 9), End.CANCELLED),
-        (EndedJob(1, "TIMEOUT", 0, 15), End.TIME),
-        (EndedJob(1, "NODE_FAIL"), End.NODE),
-        (EndedJob(1, "PREEMPTED"), End.NODE),
-        (EndedJob(1, "UNKNOWN"), End.LOST),
+        (EndedJob(1, "COMPLETED", 0), ExitReason.DONE),
+        (EndedJob(1, "FAILED", 1), ExitReason.DONE),
+        (EndedJob(1, "OUT_OF_MEMORY", 0, 125), ExitReason.MEMORY),
+        (EndedJob(1, "FAILED", 0, 9), ExitReason.MEMORY),
+        (EndedJob(1, "FAILED", 137), ExitReason.MEMORY),
+        (EndedJob(1, "CANCELLED", 0, 9), ExitReason.CANCELLED),
+        (EndedJob(1, "TIMEOUT", 0, 15), ExitReason.TIME),
+        (EndedJob(1, "NODE_FAIL"), ExitReason.NODE),
+        (EndedJob(1, "PREEMPTED"), ExitReason.PREEMPTED),
+        (EndedJob(1, "UNKNOWN"), ExitReason.LOST),
+        (EndedJob(1, "FAILED", 143), ExitReason.NODE),
+        (EndedJob(1, "FAILED", 0, 15), ExitReason.NODE),
+        (EndedJob(1, "FAILED", 75), ExitReason.SERVER),
     ],
 )
-def test_how_a_job_ended_decides_what_a_second_attempt_could_cure(job: EndedJob, end: End) -> None:
-    assert end_of(job) == end
+def test_how_a_job_ended_decides_what_a_second_attempt_could_cure(job: EndedJob, end: ExitReason) -> None:
+    assert exit_reason_of(job) == end
 
 
 @pytest.mark.parametrize(
     ("state", "end", "cancelled", "expected"),
     [
-        (StateType.COMPLETED, End.DONE, False, Action.KEEP),
-        (StateType.COMPLETED, End.TIME, False, Action.KEEP),
-        (StateType.FAILED, End.DONE, False, Action.KEEP),
-        (StateType.SCHEDULED, End.DONE, False, Action.KEEP),
-        (StateType.PAUSED, End.DONE, False, Action.KEEP),
-        (StateType.RUNNING, End.DONE, False, Action.CRASH),
-        (StateType.RUNNING, End.MEMORY, False, Action.CRASH),
-        (StateType.PENDING, End.LOST, False, Action.CRASH),
-        (StateType.CRASHED, End.TIME, False, Action.CRASH),
-        (StateType.CRASHED, End.DONE, False, Action.KEEP),
-        (StateType.CANCELLING, End.CANCELLED, False, Action.CANCEL),
-        (StateType.CRASHED, End.CANCELLED, True, Action.CANCEL),
-        (StateType.CRASHED, End.CANCELLED, False, Action.CRASH),
-        (StateType.COMPLETED, End.CANCELLED, True, Action.KEEP),
-        (StateType.CANCELLED, End.CANCELLED, True, Action.KEEP),
-        (None, End.DONE, False, Action.KEEP),
+        (StateType.COMPLETED, ExitReason.DONE, False, Action.KEEP),
+        (StateType.COMPLETED, ExitReason.TIME, False, Action.KEEP),
+        (StateType.FAILED, ExitReason.DONE, False, Action.KEEP),
+        (StateType.SCHEDULED, ExitReason.DONE, False, Action.KEEP),
+        (StateType.PAUSED, ExitReason.DONE, False, Action.KEEP),
+        (StateType.RUNNING, ExitReason.DONE, False, Action.CRASH),
+        (StateType.RUNNING, ExitReason.MEMORY, False, Action.CRASH),
+        (StateType.PENDING, ExitReason.LOST, False, Action.CRASH),
+        (StateType.CRASHED, ExitReason.TIME, False, Action.CRASH),
+        (StateType.CRASHED, ExitReason.DONE, False, Action.KEEP),
+        (StateType.CANCELLING, ExitReason.CANCELLED, False, Action.CANCEL),
+        (StateType.CRASHED, ExitReason.CANCELLED, True, Action.CANCEL),
+        (StateType.CRASHED, ExitReason.CANCELLED, False, Action.CRASH),
+        (StateType.COMPLETED, ExitReason.CANCELLED, True, Action.KEEP),
+        (StateType.CANCELLED, ExitReason.CANCELLED, True, Action.KEEP),
+        (None, ExitReason.DONE, False, Action.KEEP),
     ],
 )
 def test_a_run_keeps_what_its_engine_reported_unless_slurm_knows_better(
-    state: StateType | None, end: End, cancelled: bool, expected: Action
+    state: StateType | None, end: ExitReason, cancelled: bool, expected: Action
 ) -> None:
     assert action(state, end, cancelled=cancelled) == expected
 

@@ -21,7 +21,9 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryoflow.cluster.watch.LOOK_EVERY_S", 0.2)
+    monkeypatch.setenv("CRYOFLOW_SLURM_POLL_SECONDS", "0.2")
+    monkeypatch.setenv("CRYOFLOW_SITE", '{"lost_after_seconds": 1.5, "attempts": 1}')
+    monkeypatch.setattr("cryoflow.cluster.submission.LIMIT_PAUSE_S", 0.2)
     monkeypatch.setattr("cryoflow.cluster.slurm_worker.RECOVER_EVERY_S", 0.4)
     monkeypatch.setattr("cryoflow.cluster.slurm_worker.API_PATIENCE_S", 0.1)
 
@@ -43,7 +45,9 @@ class Site:
 
         template = SlurmWorker.get_default_base_job_template()
         template["variables"]["properties"]["log_folder"]["default"] = str(self.folder / "lo gs")
-        await self.client.create_work_pool(WorkPoolCreate(name=self.pool, type="slurm", base_job_template=template))
+        await self.client.create_work_pool(
+            WorkPoolCreate(name=self.pool, type="cryoflow-slurm", base_job_template=template)
+        )
 
         @flow(name=f"stage-{self.pool}", validate_parameters=False)
         def stage(parameters: Any = None) -> None: ...
@@ -72,7 +76,7 @@ class Site:
         return uuid.UUID(str(run.id))
 
     async def until(self, run_id: uuid.UUID, condition: Callable[[Any], bool]) -> Any:
-        for _ in range(400):
+        for _ in range(1200):
             run = await self.client.read_flow_run(run_id)
             if condition(run):
                 return run
@@ -152,6 +156,8 @@ def test_one_run_is_one_job_whose_number_and_log_are_with_the_run(play: Callable
         ({"state": "TIMEOUT", "exit": "0:15"}, "ended TIMEOUT", "time"),
         ({"state": "NODE_FAIL"}, "ended NODE_FAIL", "node"),
         ({"state": "CANCELLED"}, "ended CANCELLED", "cancelled"),
+        ({"state": "FAILED", "exit": "143:0"}, "The node failed or was taken away", "node"),
+        ({"state": "FAILED", "exit": "75:0"}, "server did not answer the node", "server"),
         ({"state": "FAILED", "exit": "127:0"}, "exit code 127", "done"),
     ],
 )
@@ -231,8 +237,8 @@ def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene],
 def test_the_end_of_a_cancelled_job_is_looked_for_more_often(
     play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoflow.cluster.watch.LOOK_EVERY_S", 5.0)
-    monkeypatch.setattr("cryoflow.cluster.slurm_worker.QUICK_LOOK_S", 0.2)
+    monkeypatch.setenv("CRYOFLOW_SLURM_POLL_SECONDS", "5")
+    monkeypatch.setattr("cryoflow.cluster.slurm_worker.QUICK_POLL_S", 0.2)
 
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         from prefect.states import Cancelling
@@ -302,6 +308,132 @@ def test_a_lost_answer_of_sbatch_makes_neither_two_jobs_nor_none(play: Callable[
     play(scene)
 
 
+def test_a_submit_limit_is_waited_for(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        slurm.flag("limit", "2")
+        async with site.worker():
+            ids = [await site.new_run() for _ in range(3)]
+            while len(slurm.numbers()) < 2:
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            assert len(slurm.numbers()) == 2
+            states = [(await site.client.read_flow_run(i)).state.name for i in ids]
+            assert states == ["Queued"] * 3
+            slurm.set(100, state="COMPLETED")
+            for run_id in ids:
+                await site.until(run_id, lambda run: bool(run.infrastructure_pid))
+        assert len(slurm.numbers()) == 3
+
+    play(scene)
+
+
+def test_a_run_that_is_cancelled_while_it_waits_for_a_submit_limit_gets_no_job(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling
+
+        slurm.flag("limit", "0")
+        async with site.worker():
+            run_id = await site.new_run()
+            await site.log_of(run_id, "accepts no more jobs")
+            await site.client.set_flow_run_state(run_id, Cancelling())
+            run = await site.until(run_id, lambda run: run.state.is_final())
+            assert run.state.name == "Cancelled"
+        assert slurm.numbers() == []
+
+    play(scene)
+
+
+def test_a_misspelt_job_variable_is_refused_by_name(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            run = await site.until(await site.new_run(memry_gb=64), lambda run: run.state.is_final())
+        assert "'memry_gb'" in run.state.message
+        assert "memory_gb?" in run.state.message
+        assert slurm.numbers() == []
+
+    play(scene)
+
+
+def test_a_run_started_by_hand_is_retried_with_more_on_another_node_and_preemption_does_not_count(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_SITE", '{"attempts": 3}')
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Completed
+
+        deaths: list[dict[str, str]] = [
+            {"state": "PREEMPTED"}, {"state": "OUT_OF_MEMORY"}, {"state": "PREEMPTED"}, {"state": "NODE_FAIL"},
+        ]  # fmt: skip
+        async with site.worker():
+            run_id = await site.new_run()
+            for number, death in enumerate(deaths, 100):
+                run = await site.until(run_id, lambda run, n=number: run.infrastructure_pid == str(n) and queued(run))
+                await running(site, slurm, run)
+                slurm.set(number, **death)
+            run = await site.until(run_id, lambda run: run.infrastructure_pid == "104" and queued(run))
+            assert run.job_variables == {"memory_factor": 2.0, "exclude_nodes": ["node1"]}
+            text = Path(str(slurm.job(104)["output"])).with_suffix(".sbatch").read_text()
+            assert "--mem=8192M" in text
+            assert "--exclude=node1" in text
+            await running(site, slurm, run)
+            await site.client.set_flow_run_state(run.id, Completed())
+            slurm.set(104, state="COMPLETED")
+            await site.until(run_id, ended)
+
+    play(scene)
+
+
+def test_attempts_of_a_run_started_by_hand_come_to_an_end(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_SITE", '{"attempts": 2}')
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            run_id = await site.new_run()
+            for number in (100, 101):
+                run = await site.until(run_id, lambda run, n=number: run.infrastructure_pid == str(n) and queued(run))
+                await running(site, slurm, run)
+                slurm.set(number, state="TIMEOUT")
+            run = await site.until(run_id, lambda run: run.state.is_final())
+        assert "ended TIMEOUT" in run.state.message
+        assert len(slurm.numbers()) == 2
+
+    play(scene)
+
+
+def test_a_node_is_allowed_again_where_no_other_can_run_the_job(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        slurm.flag("next-sbatch", "Batch job submission failed: Requested node configuration is not available")
+        async with site.worker():
+            run = await site.until(await site.new_run(exclude_nodes=["gpu1"]), queued)
+        text = Path(str(run.labels["slurm.log"])).with_suffix(".sbatch").read_text()
+        assert "--exclude" not in text
+
+    play(scene)
+
+
+def test_a_site_that_forbids_frequent_polling_gets_no_second_squeue_within_its_interval(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_SLURM_POLL_SECONDS", "30")
+    monkeypatch.setattr("cryoflow.cluster.slurm_worker.CANCEL_EVERY_S", 0.2)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling
+
+        async with site.worker():
+            run = await site.until(await site.new_run(), queued)
+            await site.client.set_flow_run_state(run.id, Cancelling())
+            while not slurm.calls("scancel"):  # noticed at once all the same
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
+            assert len(slurm.calls("squeue")) <= 1
+
+    play(scene)
+
+
 def test_a_silent_controller_crashes_nothing(play: Callable[[Scene], None]) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         async with site.worker():
@@ -348,17 +480,17 @@ def test_many_jobs_cost_one_squeue_a_round(play: Callable[[Scene], None], monkey
         async with site.worker() as worker:
             for _ in range(4):
                 await site.new_run()
-            while len(worker.watch) < 4:
+            while len(worker.poller) < 4:
                 await asyncio.sleep(0.15)
             looks = 0
-            original = worker.watch.look
+            original = worker.poller.poll
 
             async def counted() -> None:
                 nonlocal looks
                 looks += 1
                 await original()
 
-            worker.watch.look = counted
+            worker.poller.poll = counted
             before = len(slurm.calls("squeue"))
             await asyncio.sleep(2)
             assert 0 < len(slurm.calls("squeue")) - before <= looks + 1
@@ -474,7 +606,7 @@ def test_prefect_finds_the_worker_by_its_type() -> None:
 
     from cryoflow.cluster.slurm_worker import SlurmWorker
 
-    assert BaseWorker.get_worker_class_from_type("slurm") is SlurmWorker
+    assert BaseWorker.get_worker_class_from_type("cryoflow-slurm") is SlurmWorker
 
 
 def test_a_number_in_a_log_is_that_of_the_last_job(tmp_path: Path) -> None:

@@ -365,7 +365,7 @@ def test_container_commands_mount_the_folder_and_what_its_links_point_to(make_en
     assert apptainer[1:3] == ["exec", "--nv"]
     assert apptainer[apptainer.index("cryolo.sif") + 1] == "cryolo_train.py"
     assert "--nv" not in command(step, Executor("apptainer", "c.sif", resources=Resources(())), work_folder(folder))
-    with pytest.raises(BadInput, match="needs --container"):
+    with pytest.raises(BadInput, match="need each other"):
         Executor(image="cryolo.sif")
     with pytest.raises(BadInput, match="line break"):
         write_script([step], Executor(sbatch_options=("--x\nrm",)), work_folder(folder), "train", "train.log")

@@ -103,13 +103,13 @@ def test_only_runs_of_dead_processes_of_this_machine_are_called_crashed(prefect_
     from prefect.client.orchestration import get_client
     from prefect.states import Running
 
-    from cryoflow.cluster import remains
+    from cryoflow.cluster import orphaned_runs
 
     @flow
     def nothing() -> None:
         """One that never starts."""
 
-    words = remains.tag().split(" ")
+    words = orphaned_runs.tag().split(" ")
     made: dict[str, uuid.UUID] = {}
     with get_client(sync_client=True) as client:
         gone = str(2**22 + 7)  # a number that Linux gives to no process, here and elsewhere
@@ -122,7 +122,7 @@ def test_only_runs_of_dead_processes_of_this_machine_are_called_crashed(prefect_
         ):
             tag = " ".join(changed.get(i, word) for i, word in enumerate(words))
             made[name] = client.create_flow_run(nothing, state=Running(), tags=[tag]).id
-        remains.end_tagged()
+        orphaned_runs.end_tagged()
         found = {name: client.read_flow_run(id_).state for name, id_ in made.items()}
     assert {name for name, state in found.items() if state and state.is_crashed()} == {
         "dead",
@@ -147,13 +147,13 @@ def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_ano
     from prefect.client.schemas.objects import FlowRun
     from prefect.states import Running
 
-    from cryoflow.cluster import remains
+    from cryoflow.cluster import orphaned_runs
 
     @flow
     def waits() -> None:
         """One that never starts."""
 
-    monkeypatch.setattr(remains, "SIGN_OF_LIFE_S", 3.0)
+    monkeypatch.setattr(orphaned_runs, "SIGN_OF_LIFE_S", 3.0)
     stop = threading.Event()
     living: list[subprocess.Popen[bytes]] = []
     told: list[str] = []
@@ -181,7 +181,7 @@ def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_ano
         thread = threading.Thread(target=beat)
         thread.start()
         try:
-            remains.end_pools(["lone", "served", "was served"], tell=told.append)
+            orphaned_runs.end_pools(["lone", "served", "was served"], tell=told.append)
         finally:
             stop.set()
             thread.join()
@@ -198,7 +198,7 @@ def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_ano
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc: whose a server is cannot be known")
 def test_an_embedded_server_whose_process_was_killed_is_stopped_by_the_next_run(tmp_path: Path) -> None:
     """A stand-in for the server, with what marks it in its environment; one of a living process is left alone."""
-    from cryoflow.cluster import remains
+    from cryoflow.cluster import orphaned_runs
     from cryoflow.system.processes import started
 
     gone = subprocess.Popen(["true"])
@@ -206,15 +206,16 @@ def test_an_embedded_server_whose_process_was_killed_is_stopped_by_the_next_run(
     owners = {"dead": f"{gone.pid} 1", "living": f"{os.getpid()} {started(os.getpid())}"}
     children = {
         name: subprocess.Popen(
-            ["sleep", "60"], env={"PREFECT__SERVER_EPHEMERAL": "1", remains.PARENT: owner, "PATH": os.environ["PATH"]}
+            ["sleep", "60"],
+            env={"PREFECT__SERVER_EPHEMERAL": "1", orphaned_runs.PARENT: owner, "PATH": os.environ["PATH"]},
         )
         for name, owner in owners.items()
     }
     children["not a server"] = subprocess.Popen(
-        ["sleep", "60"], env={remains.PARENT: owners["dead"], "PATH": os.environ["PATH"]}
+        ["sleep", "60"], env={orphaned_runs.PARENT: owners["dead"], "PATH": os.environ["PATH"]}
     )
     try:
-        assert remains.end_servers() == 1
+        assert orphaned_runs.end_servers() == 1
         assert children["dead"].wait(10) < 0
         assert children["living"].poll() is None
         assert children["not a server"].poll() is None

@@ -1,4 +1,4 @@
-"""What our workers share: they look after what they started again and again, and stop when they are told to."""
+"""Base class of the workers: poll what they started, and stop on SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ else:
     Base = object
 
 
-class Looking(Base):
-    """A part of a worker. Its kind says what there is to do in a round, and how long the pause after it is."""
+class PollingWorker(Base):
+    """A worker that polls. Subclasses define the steps of a round and the pause after it."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._looking = False
+        self._polling = False
         self._closing = False
 
     def _steps(self, turn: int) -> Sequence[Callable[[], Awaitable[None]]]:
-        """What to do in one round, by its number from 0."""
+        """Return the steps of a round, by its number from 0."""
         raise NotImplementedError
 
     def _pause_s(self) -> float:
         raise NotImplementedError
 
     def _waits(self) -> bool:
-        """Whether anything is still waited for."""
+        """Return whether anything is still waited for."""
         raise NotImplementedError
 
     async def start(self, *args: Any, **options: Any) -> None:
@@ -55,28 +55,26 @@ class Looking(Base):
 
     async def _initialize_after_sync(self) -> None:
         await super()._initialize_after_sync()
-        if self._work_pool is not None and not self._looking and self._runs_task_group is not None:
-            self._looking = True
-            self._runs_task_group.start_soon(self._look_again_and_again)
+        if self._work_pool is not None and not self._polling and self._runs_task_group is not None:
+            self._polling = True
+            self._runs_task_group.start_soon(self._poll_until_closed)
 
     async def teardown(self, *exc_info: Any) -> None:
-        """Stop looking once nothing is waited for (`--run-once`), or at once where the worker was told to stop."""
+        """Stop polling once nothing is waited for (`--run-once`), or at once where the worker was told to stop."""
         self._closing = True
         await super().teardown(*exc_info)
 
-    async def _look_again_and_again(self) -> None:
+    async def _poll_until_closed(self) -> None:
         turn, away = 0, False
         while not (self._closing and not self._waits()):
             error: Exception | None = None
-            for step in self._steps(
-                turn
-            ):  # one that fails, such as scancel for a job that is no more, holds up no other
+            for step in self._steps(turn):  # a step that fails, as scancel for a forgotten job, delays no other
                 try:
                     await step()
                 except Exception as problem:
                     error = problem
                     if not is_away(problem):
-                        self._logger.exception("Looking after runs failed; it is tried again")
+                        self._logger.exception("Polling failed; it is tried again")
             if error is not None and is_away(error) and not away:
                 self._logger.warning("The Prefect server does not answer, runs are left as they are: %r", error)
             away = error is not None and is_away(error)

@@ -1,25 +1,31 @@
-"""What the end of a SLURM job means for its flow run: pure decisions, and the words a user reads."""
+"""Exit reasons: what the end of a SLURM job means for its flow run, and the message that a user reads."""
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from enum import StrEnum
 from pathlib import Path
 
 from prefect.client.schemas.objects import StateType
 
+from cryoflow.cluster.start_stage import SERVER_AWAY
 from cryoflow.execution.slurm import EndedJob
+from cryoflow.execution.stage_script import WARNED
 
-LABEL_JOB, LABEL_LOG, LABEL_END = "slurm.job", "slurm.log", "slurm.end"
-"""Labels of a flow run: its job's number, its log, and (once the job has ended) an `End`."""
+LABEL_JOB, LABEL_LOG, LABEL_END, LABEL_NODE = "slurm.job", "slurm.log", "slurm.end", "slurm.node"
+"""Labels of a flow run: its job's number and log, and once the job has ended an `ExitReason` and the node."""
 
-END_LABELS = {"slurm": LABEL_END, "cryoflow-docker": "docker.end"}
+SLURM_TYPE, OLD_SLURM_TYPE = "cryoflow-slurm", "slurm"
+"""Type of our SLURM worker. Another package registers `slurm` too, and the import order decided who served a pool."""
+
+END_LABELS = {SLURM_TYPE: LABEL_END, OLD_SLURM_TYPE: LABEL_END, "cryoflow-docker": "docker.end"}
 """Type of worker -> the label of a run in which it says how the run's job or container ended."""
 TOOK_OVER = "cryoflow.took-over."
 """Start of labels of a run that waits for a run which another one started; that one's id follows."""
 
 
-class End(StrEnum):
+class ExitReason(StrEnum):
     """How a job ended, as far as running it again is concerned. Kept as a label of the flow run."""
 
     DONE = "done"
@@ -27,31 +33,40 @@ class End(StrEnum):
     MEMORY = "memory"
     TIME = "time"
     NODE = "node"
-    """The node failed, or the job had to make room for another."""
+    """The node failed, or something outside the stage ended it with SIGTERM."""
+    PREEMPTED = "preempted"
+    """The job had to make room for another."""
+    SERVER = "server"
+    """The Prefect server was away for longer than a starting job waits."""
+    WARNED = "warned"
+    """It was told to stop before its time limit, and goes on from its checkpoint in another job."""
     CANCELLED = "cancelled"
     LOST = "lost"
     """SLURM does not know the job any more."""
 
 
 _ENDS = {
-    "TIMEOUT": End.TIME,
-    "DEADLINE": End.TIME,
-    "NODE_FAIL": End.NODE,
-    "BOOT_FAIL": End.NODE,
-    "PREEMPTED": End.NODE,
-    "CANCELLED": End.CANCELLED,
-    "REVOKED": End.CANCELLED,
-    "UNKNOWN": End.LOST,
+    "TIMEOUT": ExitReason.TIME,
+    "DEADLINE": ExitReason.TIME,
+    "NODE_FAIL": ExitReason.NODE,
+    "BOOT_FAIL": ExitReason.NODE,
+    "PREEMPTED": ExitReason.PREEMPTED,
+    "CANCELLED": ExitReason.CANCELLED,
+    "REVOKED": ExitReason.CANCELLED,
+    "UNKNOWN": ExitReason.LOST,
 }
 
 _UNREPORTED = (StateType.RUNNING, StateType.PENDING)
 
 _ADVICE = {
-    End.MEMORY: "It used more memory than it asked for: give it more (memory_gb), or work on smaller shards.",
-    End.TIME: "It ran out of time: give it more (time_minutes), or work on smaller shards.",
-    End.NODE: "The node failed or was taken away: run it again.",
-    End.CANCELLED: "Somebody cancelled the job with SLURM's own commands.",
-    End.LOST: "SLURM does not know this job any more; its log may.",
+    ExitReason.MEMORY: "It used more memory than it asked for: give it more (memory_gb), or work on smaller shards.",
+    ExitReason.TIME: "It ran out of time: give it more (time_minutes), or work on smaller shards.",
+    ExitReason.NODE: "The node failed or was taken away: run it again.",
+    ExitReason.PREEMPTED: "It had to make room for another job: run it again.",
+    ExitReason.WARNED: "Its time limit was near: it goes on in another job.",
+    ExitReason.SERVER: "The Prefect server did not answer the node; it may have been restarting: run it again.",
+    ExitReason.CANCELLED: "Somebody cancelled the job with SLURM's own commands.",
+    ExitReason.LOST: "SLURM does not know this job any more; its log may.",
 }
 
 
@@ -63,16 +78,24 @@ class Action(StrEnum):
     CRASH = "crash"
 
 
-def end_of(job: EndedJob) -> End:
+def exit_reason_of(job: EndedJob) -> ExitReason:
     """How a job ended.
 
-    >>> end_of(EndedJob(7, "FAILED", exit_code=0, signal=9))
-    <End.MEMORY: 'memory'>
+    >>> exit_reason_of(EndedJob(7, "FAILED", exit_code=0, signal=9))
+    <ExitReason.MEMORY: 'memory'>
     """
-    return End.MEMORY if job.out_of_memory else _ENDS.get(job.state, End.DONE)
+    if job.out_of_memory:
+        return ExitReason.MEMORY
+    if job.state == "FAILED" and (job.signal == signal.SIGTERM or job.exit_code == 128 + signal.SIGTERM):
+        return ExitReason.NODE  # as when a node shuts down, or an administrator ends the step
+    if job.state == "FAILED" and job.exit_code == WARNED:
+        return ExitReason.WARNED
+    if job.state == "FAILED" and job.exit_code == SERVER_AWAY:
+        return ExitReason.SERVER
+    return _ENDS.get(job.state, ExitReason.DONE)
 
 
-def action(state: StateType | None, end: End, *, cancelled: bool = False) -> Action:
+def action(state: StateType | None, end: ExitReason, *, cancelled: bool = False) -> Action:
     """What to do with a flow run in `state` whose job ended so, and that a user may have `cancelled`.
 
     The engine reports the state itself wherever it can. It cannot where it was killed; and where SLURM asked it to stop
@@ -82,7 +105,7 @@ def action(state: StateType | None, end: End, *, cancelled: bool = False) -> Act
         return Action.CANCEL
     if state in _UNREPORTED:
         return Action.CRASH
-    if state == StateType.CRASHED and end not in (End.DONE, End.LOST):
+    if state == StateType.CRASHED and end not in (ExitReason.DONE, ExitReason.LOST):
         return Action.CRASH
     return Action.KEEP
 
@@ -102,8 +125,8 @@ def explain(job: EndedJob) -> str:
     if job.elapsed_s is not None:
         minutes, seconds = divmod(job.elapsed_s, 60)
         text += f" after {minutes // 60}:{minutes % 60:02}:{seconds:02}"
-    end = end_of(job)
-    if end == End.DONE:
+    end = exit_reason_of(job)
+    if end == ExitReason.DONE:
         advice = (
             "The command ended before it could report to Prefect; see the end of its log."
             if job.state != "COMPLETED"

@@ -1,0 +1,88 @@
+"""A deployment's form at one site: which paths it takes, and which values it offers.
+
+The server checks the schema of a form when a run is made, so a path that no worker could use is refused there, by its
+field. A relative path would be lost: a run's working folder is a temporary one that is deleted at its end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cryoflow.settings.load import Settings
+
+PATH_FORMATS = ("path", "file-path", "directory-path")
+
+
+def restrict_paths(schema: dict[str, Any], settings: Settings) -> None:
+    """Let a form's paths be absolute, and below the site's folders where it has any; say so in the description."""
+    site = settings.site
+    folders = [str(p) for p in dict.fromkeys((*site.read_only, *site.read_write))]
+    folders += [str(p) for p in (settings.database, site.models) if p and folders and not _is_below(str(p), folders)]
+    pattern = path_pattern(folders)
+    words = f"below {' or '.join(folders)}" if folders else "absolute"
+    for field in _fields(schema):
+        for part in _path_parts(field):
+            part["pattern"] = pattern
+            field["description"] = f"{field.get('description', '')} [path, {words}]".strip()
+
+
+def path_pattern(folders: Sequence[str]) -> str:
+    """Return the regular expression of absolute paths below some folders, or of all where none is named.
+
+    >>> bool(re.search(path_pattern(["/data"]), "/data/a")), bool(re.search(path_pattern(["/data"]), "/data/../etc"))
+    (True, False)
+    """
+    start = f"(?:{'|'.join(map(_below, folders))})" if folders else "/"
+    return rf"^(?!.*/\.\.(?:/|$)){start}"
+
+
+def offered_values(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the values that a form offers: the site's database, folders of projects and models, field by field."""
+    site = settings.site
+    known: dict[str, Any] = {
+        "database": str(settings.database) if settings.database else None,
+        "roots": [str(p) for p in site.read_only],
+        "models": str(site.models) if site.models else None,
+    }
+    known = {name: value for name, value in known.items() if value}
+    offered: dict[str, Any] = {}
+    for name, field in schema.get("properties", {}).items():
+        fields = _definition(schema, field).get("properties", {})
+        if values := {key: value for key, value in known.items() if key in fields}:
+            offered[name] = values
+        elif not fields and name in known:
+            offered[name] = known[name]
+    return offered
+
+
+def _is_below(path: str, folders: Sequence[str]) -> bool:
+    return any(re.search(path_pattern([folder]), path) for folder in folders)
+
+
+def _below(folder: str) -> str:
+    folder = folder.rstrip("/")
+    return re.escape(folder).replace(r"\-", "-").replace(r"\ ", " ") + "(?:/|$)"
+
+
+def _definition(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
+    """Return the model that a field refers to, the field itself where it refers to none."""
+    reference = field.get("$ref") or next((p["$ref"] for p in field.get("allOf", []) if "$ref" in p), "")
+    definitions: dict[str, Any] = schema.get("definitions", {})
+    found: dict[str, Any] = definitions.get(reference.rpartition("/")[2], field)
+    return found
+
+
+def _fields(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for model in (schema, *schema.get("definitions", {}).values()):
+        yield from model.get("properties", {}).values()
+
+
+def _path_parts(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the parts of a field's schema that describe a path: itself, its items, or one of several types."""
+    if field.get("format") in PATH_FORMATS:
+        yield field
+    for part in (field.get("items"), *field.get("anyOf", [])):
+        if isinstance(part, dict):
+            yield from _path_parts(part)

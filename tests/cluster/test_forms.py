@@ -1,0 +1,85 @@
+"""Forms at a site: every deployed flow refuses relative and foreign paths by field, and offers the site's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cryoflow.cluster.deployments import STAGES, Stage, deployments
+from cryoflow.settings.load import Settings
+from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.site import Site
+
+SETTINGS = Settings(
+    database=Path("/data/cryo-flow/picks"),
+    site=Site(
+        read_only=(Path("/data/pro jects.x"),), read_write=(Path("/data/cryo-flow"),), models=Path("/data/cryo-flow/m")
+    ),
+)
+INSIDE = ("/data/pro jects.x/P12", "/data/cryo-flow", "/data/cryo-flow/picks/.hidden/..x")
+OUTSIDE = ("out", "./out", "../out", "~/out", "/home/ann", "/data/cryo-flow2", "/data/pro jectsxx/a",
+           "/data/cryo-flow/../../etc", "/data/cryo-flow/..", "")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def forms() -> dict[str, Any]:
+    """Flow name -> deployment, of all flows that are deployed."""
+    return {d.flow_name: d for d in deployments(SETTINGS, ProfileName.SLURM_BARE)}
+
+
+def paths_of(schema: dict[str, Any]) -> dict[str, bool]:
+    """Fields of a form that are paths, and whether each is a list of them."""
+    (model,) = [d for n, d in schema["definitions"].items() if schema["properties"]["parameters"]["$ref"].endswith(n)]
+    found = {}
+    for name, field in model["properties"].items():
+        kinds = [field, *field.get("anyOf", [])]
+        if any(kind.get("format") == "path" for kind in kinds):
+            found[name] = False
+        elif field.get("items", {}).get("format") == "path":
+            found[name] = True
+    return found
+
+
+def problems(schema: dict[str, Any], name: str, value: object) -> list[Any]:
+    from prefect.utilities.schema_tools.validation import validate
+
+    found: list[Any] = validate({"parameters": {name: value}}, schema, ignore_required=True)
+    return [p for p in found if name in p.absolute_path]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.entrypoint)
+def test_every_deployment_refuses_relative_and_foreign_paths_by_field(stage: Stage, forms: dict[str, Any]) -> None:
+    from cryoflow.cluster.deployments import load_flow
+
+    schema = forms[load_flow(stage).name]._parameter_openapi_schema.model_dump(exclude_unset=True)
+    fields = paths_of(schema)
+    assert fields, "a flow without any path"
+    for name, is_list in fields.items():
+        for path in OUTSIDE:
+            assert problems(schema, name, [path] if is_list else path), (name, path)
+        for path in INSIDE:
+            assert not problems(schema, name, [path] if is_list else path), (name, path)
+
+
+def test_a_field_says_where_its_path_may_lie(forms: dict[str, Any]) -> None:
+    schema = forms["pipeline"]._parameter_openapi_schema.model_dump(exclude_unset=True)
+    text = str(schema)
+    assert "below /data/pro jects.x or /data/cryo-flow" in text
+
+
+def test_forms_offer_the_sites_database_projects_and_models(forms: dict[str, Any]) -> None:
+    assert forms["ingest"].parameters["parameters"] == {
+        "roots": ["/data/pro jects.x"],
+        "database": "/data/cryo-flow/picks",
+    }
+    assert forms["unpick"].parameters["parameters"]["database"] == "/data/cryo-flow/picks"
+    assert forms["retrain"].parameters["parameters"]["models"] == "/data/cryo-flow/m"
+
+
+def test_a_site_without_folders_takes_any_absolute_path_but_no_relative_one() -> None:
+    (ingest,) = [d for d in deployments(Settings(), ProfileName.LOCAL) if d.flow_name == "ingest"]
+    schema = ingest._parameter_openapi_schema.model_dump(exclude_unset=True)
+    assert problems(schema, "database", "picks")
+    assert not problems(schema, "database", "/home/ann/picks")

@@ -1,0 +1,61 @@
+"""A job that starts while the Prefect server is away waits for it, and then says so by its exit status."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cryoflow.cluster import start_stage
+from cryoflow.cluster.exit_reason import ExitReason, exit_reason_of
+from cryoflow.execution.slurm import EndedJob
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        number = listener.getsockname()[1]
+    return number
+
+
+def test_a_server_that_comes_back_is_waited_for(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_stage, "PAUSE_S", 0.1)
+    started: list[http.server.HTTPServer] = []
+
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/api/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    def start_late() -> None:
+        time.sleep(1)
+        server = http.server.HTTPServer(("127.0.0.1", port), Healthy)
+        started.append(server)
+        server.serve_forever()
+
+    thread = threading.Thread(target=start_late)
+    thread.start()
+    assert start_stage.wait_for_server(f"http://127.0.0.1:{port}/api", 60)
+    assert started
+    started[0].shutdown()
+    thread.join()
+    started[0].server_close()
+
+
+def test_a_job_whose_server_stays_away_ends_with_the_status_that_is_retried(port: int) -> None:
+    environment = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", start_stage.PATIENCE: "0"}
+    argv = [sys.executable, "-m", start_stage.START_STAGE]
+    ran = subprocess.run(argv, env=environment, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert ran.returncode == start_stage.SERVER_AWAY, ran.stderr
+    assert "did not answer" in ran.stdout
+    assert exit_reason_of(EndedJob(1, "FAILED", ran.returncode)) == ExitReason.SERVER
