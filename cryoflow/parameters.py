@@ -200,10 +200,21 @@ class Field:
         return " ".join(filter(None, (self.help.rstrip("."), limits))) + "."
 
     @property
+    def option_meaning(self) -> str:
+        """Help and limits, as the command line prints them."""
+        repeated = (self.many or get_origin(self.plain_type) is dict) and not self.option.positional
+        return f"{self.meaning} May be given several times." if repeated else self.meaning
+
+    @property
     def description(self) -> str:
         """Help, limits and an example: all that is said of a field in a form."""
+        return f"{self.meaning}{self.example}"
+
+    @property
+    def example(self) -> str:
+        """The first example as a sentence, or ""."""
         examples = self.option.examples
-        return f"{self.meaning} Example: {shown(examples[0])}" if examples else self.meaning
+        return f" Example: {shown(examples[0])}" if examples else ""
 
 
 class Parameters:
@@ -290,7 +301,7 @@ def field_rows(declaration: type[Parameters]) -> list[tuple[tuple[str, ...], str
         (
             (field.title,) if field.option.positional else (*field.names, *_negative(field)),
             "required" if field.required else shown(field.default),
-            field.description,
+            f"{field.option_meaning}{field.example}",
         )
         for field in fields_of(declaration)
         if field.option.command_line is not False and not field.option.hidden
@@ -500,7 +511,7 @@ Remaps = Annotated[
     tuple[str, ...],
     Option(
         names=("--remap",),
-        help="A folder that has moved since a project was made, OLD=NEW; may be given several times",
+        help="A folder that has moved since a project was made, OLD=NEW",
         examples=(("/old/store=/new/store",),),
         check=check_remaps,
     ),

@@ -24,13 +24,13 @@ PROJECTS: Mapping[str, tuple[str, Writer]] = {
     "relion-barrel": ("barrel", lambda folder, data: write_relion_project(folder, data, version="5.0")),
     "CS-large": ("large", lambda folder, data: write_cryosparc_project(folder, data, version="4.5")),
 }
-"""Project -> specimen, and what writes the finished project around its micrographs."""
+"""Project -> specimen, and the function that writes the finished project around its micrographs."""
 SHAPE_YX = (1440, 1792)
 
 
 @flow(name="demo", flow_run_name=run_name("demo", lambda p: p.output.name))
 def demo(parameters: DemoParameters) -> PipelineResult:
-    """Simulate a RELION 5 and a CryoSPARC 4 project, and run the pipeline on them; the truth is the reference."""
+    """Simulate a RELION 5 and a CryoSPARC 4 project, run the pipeline, and compare with the ground truth."""
     output = parameters.output.absolute()
     for name in PROJECTS:
         simulate_project.with_options(task_run_name=f"simulate {name}")(parameters, name)
@@ -49,7 +49,7 @@ def demo(parameters: DemoParameters) -> PipelineResult:
 
 @task
 def simulate_project(parameters: DemoParameters, name: str) -> Path:
-    """Micrographs, the project around them, and their truth as an entry of a database of its own."""
+    """Write micrographs and the project around them, and add the ground truth to a database of its own."""
     output = parameters.output.absolute()
     specimen, write_project = PROJECTS[name]
     micrographs, project = output / "micrographs" / name, output / "projects" / name
@@ -70,7 +70,7 @@ def simulate_project(parameters: DemoParameters, name: str) -> Path:
 
 
 def true_picks(dataset: SimulatedDataset, project: Path) -> PickSet:
-    """The true particles of simulated micrographs as picks of a project."""
+    """Return the true particles of simulated micrographs as picks of a project."""
     ms = dataset.micrographs
     table = micrograph_table(
         {

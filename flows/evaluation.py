@@ -1,4 +1,4 @@
-"""Evaluation: picks against reference picks, on micrographs that the model has not seen."""
+"""Evaluation: compare picks with reference picks, on micrographs that the model was not trained on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flows.watching import run_name, show_table
 
 @flow(name="evaluate", flow_run_name=run_name("evaluate", lambda p: p.database.name))
 def evaluate(parameters: EvaluateParameters) -> tuple[Comparison, ...]:
-    """Precision and recall of entries against the reference entry of their project."""
+    """Measure precision and recall of entries against the reference entry of their project."""
     results = tuple(
         compare_entry.with_options(task_run_name=f"compare {entry}")(parameters, entry) for entry in parameters.entries
     )
@@ -50,7 +50,7 @@ def evaluate(parameters: EvaluateParameters) -> tuple[Comparison, ...]:
 
 @task
 def compare_entry(parameters: EvaluateParameters, name: str) -> Comparison:
-    """One entry."""
+    """Compare one entry."""
     database, references = Database(parameters.database), Database(parameters.reference_database)
     picks = database.load(name)
     project = picks.provenance.project
@@ -64,12 +64,12 @@ def compare_entry(parameters: EvaluateParameters, name: str) -> Comparison:
 
 
 def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
-    """What an evaluation wrote, by another process: the numbers of each entry, without its curve.
+    """Read the record of an evaluation: the numbers of each entry, without its curve.
 
     Raises
     ------
     BadInput
-        Where the file is not one of ours.
+        If the file is not such a record.
     """
     names = ("entry", "n_reference", "n_picks", "n_matched")
     try:
@@ -87,7 +87,7 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
 
 
 def held_out(model: Path, project_name: str) -> frozenset[str]:
-    """Names of the micrographs of a project that a model kept for its test."""
+    """Return the names of the micrographs of a project that a model kept for its test."""
     from cryoflow.unpicker.bundle import ModelBundle
 
     rows = ModelBundle.load(model).manifest

@@ -20,9 +20,9 @@ from flows.watching import run_name, show_table
 
 @flow(name="export", flow_run_name=run_name("export", lambda p: p.picker))
 def export(parameters: ExportParameters) -> Path:
-    """Write the picks of some entries as a picker wants them; what is there already with the same content is left.
+    """Write the picks of entries in the files of a picker; an export with the same content is left as it is.
 
-    Where stages are jobs, a large export is cut into some that run at the same time, and one that gathers them.
+    Where stages are jobs, a large export is cut into jobs that run at the same time and one that gathers their files.
     """
     if dispatches():
         export_as_jobs([parameters])
@@ -32,12 +32,12 @@ def export(parameters: ExportParameters) -> Path:
 
 @flow(name="write training set", flow_run_name=run_name("write training set", lambda p: p.picker))
 def write_training_set(parameters: ExportParameters) -> Path:
-    """An export as one job; parts of it that others have written are gathered, and removed after."""
+    """Write an export as one job; parts of it that other jobs wrote are gathered and then removed."""
     return export_here(parameters)
 
 
 def export_all(exports: Sequence[ExportParameters]) -> None:
-    """Make some exports: at the same time, where stages are jobs."""
+    """Write several exports, at the same time where stages are jobs."""
     if dispatches():
         export_as_jobs(exports)
     else:
@@ -46,13 +46,13 @@ def export_all(exports: Sequence[ExportParameters]) -> None:
 
 
 def export_as_jobs(exports: Sequence[ExportParameters]) -> None:
-    """Parts of the large ones first, then each as one job that gathers its own."""
+    """Write the parts of large exports first, then each export as one job that gathers its parts."""
     scatter_exports(exports)
     run_stages(write_training_set, exports)
 
 
 def export_here(parameters: ExportParameters) -> Path:
-    """One export, in this process."""
+    """Write one export in this process."""
     p = parameters if parameters.entries else replace(parameters, entries=best_entries(parameters))
     result = write_for_picker.with_options(task_run_name=f"write for {p.picker}")(p)
     what = f"{parameters.picker}: {result.n_picks} picks on {result.n_micrographs} micrographs, in {result.folder}"

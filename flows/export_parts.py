@@ -1,7 +1,7 @@
-"""Exports where stages are jobs: cut into parts that are written at the same time, before the export gathers them.
+"""Exports where stages are jobs: cut them into parts, write the parts at the same time, gather them.
 
-A part's files are complete or absent, so the export writes what a failed part left undone, and a second run writes only
-what is missing. `cryoflow.pickers.training_sets.export_shards` defines a part, and refuses one of another content.
+A part's files are complete or absent, so the export writes the files of failed parts, and a second run writes only
+missing files. `cryoflow.pickers.training_sets.export_shards` defines a part, and refuses one of another content.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class ExportPart(Parameters):
 
 @flow(name="cut export", flow_run_name=run_name("cut export", lambda p: p.picker))
 def cut_export(parameters: ExportParameters) -> None:
-    """Decide what an export will be, and cut it into parts of `shard_micrographs` micrographs; nothing else is written.
+    """Fix the settings of an export, and cut it into parts of `shard_micrographs` micrographs; write nothing else.
 
-    An export that is there, or that is no larger than one part, is not cut.
+    An export that exists, or that is no larger than one part, is not cut.
     """
     cut_one.with_options(task_run_name=f"cut {parameters.picker}")(parameters)
 
 
 @task
 def cut_one(parameters: ExportParameters) -> None:
-    """One export."""
+    """Cut one export."""
     p = parameters
     parts = shards_of_export(p)
     log.info("%s: %d parts, of which %d are done", p.picker, len(parts), sum(part.done.is_dir() for part in parts))
@@ -61,12 +61,12 @@ def write_part(parameters: ExportPart) -> None:
 
 @task
 def write_one_part(parameters: ExportPart) -> None:
-    """One part, unless it is there."""
+    """Write one part, unless it exists."""
     write_files(part_of(parameters.file))
 
 
 def scatter_exports(exports: Sequence[ExportParameters]) -> tuple[Done, ...]:
-    """Write the files of exports' micrographs in jobs of their own; not of exports that are there, or small enough."""
+    """Write the files of large exports' micrographs in jobs of their own; skip exports that exist."""
     if not dispatches():
         return ()
     large = [p for p in exports if not (p.output / MANIFEST).exists() and _is_large(p)]

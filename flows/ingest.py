@@ -14,12 +14,12 @@ from flows.watching import run_name, show_table, shown_progress
 
 @flow(name="ingest", flow_run_name=run_name("ingest", lambda p: ", ".join(root.name for root in p.roots)))
 def ingest(parameters: IngestParameters) -> IngestReport:
-    """Read every finished job below some folders into the database, as far as it is new or changed.
+    """Read every new or changed finished job below some folders into the database.
 
     A job that cannot be read is one line of the table; the others are read.
     """
     plan = plan_what_to_read(parameters)
-    lines = settle_the_rest(parameters, plan)
+    lines = finalize(parameters, plan)
     to_read = [planned for planned in plan.jobs if planned.action == "read"]
     with shown_progress("ingest", "jobs read") as report:
         futures = [
@@ -30,7 +30,7 @@ def ingest(parameters: IngestParameters) -> IngestReport:
             report(done, len(futures))
     lines += [future.result() for future in futures]
     result = IngestReport(tuple(sorted(lines, key=lambda line: (line.project, line.job))), plan.unreadable)
-    rows = [  # what matters most stands first: the page shows as many columns as fit
+    rows = [  # the most important columns first: the page shows as many as fit
         {
             "project": line.project,
             "job": line.job,
@@ -49,13 +49,13 @@ def ingest(parameters: IngestParameters) -> IngestReport:
 
 @task(task_run_name="crawl and plan")
 def plan_what_to_read(parameters: IngestParameters) -> Plan:
-    """Which jobs are new or changed."""
+    """Find the jobs that are new or changed."""
     return plan_jobs(parameters.roots, Database(parameters.database), options_of(parameters))
 
 
 @task(task_run_name="unchanged and unusable jobs")
-def settle_the_rest(parameters: IngestParameters, plan: Plan) -> list[IngestLine]:
-    """Lines of the jobs that are not read; entries whose jobs are gone are marked."""
+def finalize(parameters: IngestParameters, plan: Plan) -> list[IngestLine]:
+    """Return the lines of the jobs that are not read, and mark entries whose jobs are gone."""
     database = Database(parameters.database)
     lines = [ingest_job(planned, database) for planned in plan.jobs if planned.action != "read"]
     return lines + mark_gone(plan, database)
@@ -63,5 +63,5 @@ def settle_the_rest(parameters: IngestParameters, plan: Plan) -> list[IngestLine
 
 @task
 def read_job(parameters: IngestParameters, planned: PlannedJob) -> IngestLine:
-    """One job into the database."""
+    """Read one job into the database."""
     return ingest_job(planned, parameters.database, options_of(parameters))

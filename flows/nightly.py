@@ -1,4 +1,4 @@
-"""Retraining by itself: a new unpicker when enough new picks have come into the database."""
+"""Scheduled retraining: a new unpicker once the database has enough new picks."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class RetrainParameters(Parameters):
 
 @flow(name="retrain", flow_run_name=run_name("retrain", lambda p: p.models.name))
 def retrain(parameters: RetrainParameters) -> Path | None:
-    """Train a new unpicker if enough new picks have come since the newest one was trained, else do nothing.
+    """Train a new unpicker if the database has enough new picks since the newest one was trained.
 
-    The older models stay: nothing that is in use changes.
+    Older models stay.
     """
     p = parameters
     newest = newest_model(p.models)
@@ -56,20 +56,20 @@ def retrain(parameters: RetrainParameters) -> Path | None:
 
 
 def next_model(models: Path) -> Path:
-    """Today's folder: one that is not there, or whose training was stopped and goes on."""
+    """Return today's folder: a new one, or one whose training was stopped and goes on."""
     today = f"unpicker-{datetime.now():%Y-%m-%d}"  # the reader's day
     names = (today if i == 1 else f"{today}-{i}" for i in count(1))
     return next(folder for name in names if not _is_finished(folder := models / name))
 
 
 def newest_model(models: Path) -> Path | None:
-    """The newest finished model of a folder, by the date in its name."""
+    """Return the newest finished model of a folder, by the date in its name."""
     found = [(m[1], int(m[2] or 1), f) for f in models.glob("unpicker-*") if (m := _NAME.fullmatch(f.name))]
     return next((folder for *_, folder in sorted(found, reverse=True) if _is_finished(folder)), None)
 
 
 def picks_seen(model: Path) -> int:
-    """Picks that were in the database when a model was trained: more than it could use, where micrographs are gone."""
+    """Return the number of picks in the database when a model was trained, those without micrographs included."""
     from cryoflow.unpicker.bundle import ModelBundle
 
     try:
@@ -80,7 +80,7 @@ def picks_seen(model: Path) -> int:
 
 @task(task_run_name="count picks")
 def count_picks(database: Path) -> int:
-    """Picks that can be learnt from."""
+    """Count the picks that a training could use."""
     sources, _ = label_sources(Database(database).entries())
     return sum(source.candidates.n_picks for source in sources)
 

@@ -48,7 +48,7 @@ class PipelineParameters(Parameters):
         "cryolo",
         "topaz",
     )
-    """Write a training set for this picker; may be given several times."""
+    """Write a training set for this picker."""
     diameter_A: DiameterA | None = None
     remaps: Remaps = ()
     epochs: UnpickerEpochs | None = None

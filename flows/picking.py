@@ -1,4 +1,4 @@
-"""Picking: a picker trained on the best jobs, and a new dataset picked with it."""
+"""Picking: train a picker on the best jobs, and pick a new data set with it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flows.watching import log, run_name, show_table
 
 @flow(name="train and pick", flow_run_name=run_name("train and pick", lambda p: p.picker))
 def train_picker_and_pick(parameters: TrainAndPickParameters) -> tuple[str, ...]:
-    """Train a picker on the best job of each project, and pick new micrographs with it; names of the new entries.
+    """Train a picker on the best job of each project, pick new micrographs with it, and return the new entries' names.
 
-    A second run takes the training set and the model that are there, and picks again. Where stages are jobs, training
-    is one and picking is cut into some at the same time; a second run then picks what is missing.
+    A second run uses the training set and the model of the first, and picks again. Where stages are jobs, training is
+    one job and picking is cut into jobs that run at the same time; a second run then picks only what is missing.
     """
     if dispatches():
         return train_and_pick_as_jobs(parameters)

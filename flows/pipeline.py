@@ -1,4 +1,4 @@
-"""The whole way: finished projects in; a database, training sets, a trained unpicker, clean picks and a report out."""
+"""The pipeline: from finished projects to a database, training sets, a trained unpicker, clean picks and a report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flows.watching import log, run_name, show_table
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """Where everything is, and what came of it."""
+    """Where the results are, and their numbers."""
 
     database: Path
     exports: tuple[Path, ...]
@@ -46,8 +46,8 @@ class PipelineResult:
 def pipeline(parameters: PipelineParameters) -> PipelineResult:
     """Ingest, export, train the unpicker, clean the picks, evaluate where a reference is given, and report.
 
-    Each stage asks its outputs what is done already, so that running it again goes on where it was stopped. The
-    profile says where stages run: in this process, or as deployments on their pool, heavy ones in shards.
+    Each stage skips what its outputs already contain, so that a second run goes on where the first was stopped. The
+    profile decides where stages run: in this process, or as deployments on their pool, large ones in shards.
     """
     p = parameters
     output = p.output.absolute()
@@ -123,7 +123,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
 
 @task(task_run_name="what the stages cost")
 def what_stages_cost(output: Path) -> None:
-    """Time, CPU, memory and SLURM job of each stage and shard that this run has started so far."""
+    """Write time, CPU, memory and SLURM job of each stage and shard that this run has started so far."""
     from cryoflow.cluster.trace import settled_trace
     from cryoflow.report.execution import write_trace
 
@@ -147,7 +147,7 @@ def what_stages_cost(output: Path) -> None:
 
 
 def unpicked_entries(database: Path, candidates: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the entries that un-picking made of other entries: those of the same project and job."""
+    """Return the names of the entries that un-picking made of other entries: those of the same project and job."""
     entries = Database(database).entries()
     of = {(entry.project, entry.job): entry.name for entry in entries if entry.kind == Kind.UNPICKED}
     jobs = [(entry.project, entry.job) for name in candidates for entry in entries if entry.name == name]

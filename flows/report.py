@@ -1,4 +1,4 @@
-"""Report: one HTML page on what was read, trained and cleaned."""
+"""Report: one HTML page about the entries, the training and the clean picks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.watching import run_name, show_link
 
 @flow(name="report", flow_run_name=run_name("report", lambda p: p.database.name))
 def report(parameters: ReportParameters) -> Path:
-    """Write the page; it is one file that fetches nothing."""
+    """Write the report as one HTML file that loads nothing from elsewhere."""
     page = write_page(parameters)
     show_link("report", page, "the report")
     return page

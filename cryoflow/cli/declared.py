@@ -83,7 +83,7 @@ def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
     if field.option.choices and kind is str:
         kind = Literal[tuple(sorted(field.option.choices()))]  # shown in help, and completed by shells
     options: dict[str, Any] = {
-        "help": field.meaning,
+        "help": field.option_meaning,
         "show": not field.option.hidden,
         "show_default": field.default not in (None, (), False, "", {}),
         "allow_leading_hyphen": bool(field.option.allow_leading_hyphen),

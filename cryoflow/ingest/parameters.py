@@ -51,7 +51,7 @@ class IngestParameters(Parameters):
     again: bool = False
     """Read unchanged jobs again, too."""
     flip_x: Annotated[tuple[str, ...], Option(group=AXES)] = ()
-    """Project (its name or path; any word for tables) whose x counts from the other side; may be repeated."""
+    """Project (its name or path; any word for tables) whose x counts from the other side."""
     flip_y: Annotated[tuple[str, ...], Option(group=AXES)] = ()
     """Project whose y counts from the other side."""
     swap_xy: Annotated[tuple[str, ...], Option(group=AXES)] = ()

@@ -64,7 +64,7 @@ TrainablePicker = Annotated[PickerName, Option(names=("--picker", "--name"), cho
 RunnablePicker = Annotated[PickerName, Option(names=("--picker", "--name"), choices=runnable)]
 PickerSettings = Annotated[
     dict[str, str],
-    Option(names=("--set",), help="A setting of the picker by hand, NAME=VALUE; may be given several times"),
+    Option(names=("--set",), help="A setting of the picker by hand, NAME=VALUE"),
 ]
 Threshold = Annotated[float, Option(help="Leave out picks of a lower score; by default the picker's own threshold")]
 ScriptOnly = Annotated[bool, Option(help="Run nothing: write a job script", group=WHERE, form=False)]
@@ -79,7 +79,7 @@ class TrainingSource(Parameters):
     best: Annotated[bool, Option(form=False)] = False
     """Take the best entry of each project in place of named ones; `cryoflow database select` shows which and why."""
     projects: Annotated[tuple[str, ...], Option(names=("--project",))] = ()
-    """Take the best entry of these projects only; may be given several times."""
+    """Take the best entry of these projects only."""
     diameter_A: DiameterA | None = None
     validation: Share = VALIDATION_SHARE
     """Share of the micrographs that validate."""
@@ -136,7 +136,7 @@ class PickerProgram(Parameters):
     slurm: Annotated[bool, Option(group=WHERE, form=False)] = False
     """Submit it as a job, and wait for its end."""
     sbatch: Annotated[tuple[str, ...], Option(group=WHERE, form=False, allow_leading_hyphen=True)] = ()
-    """An option for sbatch, such as --sbatch=--partition=gpu; may be given several times."""
+    """An option for sbatch, such as --sbatch=--partition=gpu."""
     gpu_numbers: Annotated[str | None, Option(names=("--gpus",), group=WHERE, form=False)] = None
     """Numbers of the GPUs, as in 0,1, or none for a CPU; of a job only their count matters. By default the first."""
     gpus: Annotated[int, Ge(0), Option(group=WHERE, command_line=False)] = 1
@@ -179,7 +179,7 @@ class MicrographsToPick(Parameters):
     """Micrographs that no entry has, and how they are picked."""
 
     micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
-    """MRC files, or folders of them, to pick; may be given several times."""
+    """MRC files, or folders of them, to pick."""
     pixel_size_A: Annotated[Positive, Option(names=("--pixel-size",))] | None = None
     """Pixel size of these micrographs in angstrom, where their headers have none."""
     threshold: Threshold | None = None
@@ -217,7 +217,7 @@ class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
     picker: Annotated[TrainablePicker, Option(choices=trainable_and_runnable)]
     output: OutputFolder
     to_pick: tuple[str, ...] = ()
-    """Entries whose micrographs are picked (their picks are not used); may be given several times."""
+    """Entries whose micrographs are picked (their picks are not used)."""
     run: Annotated[str, Option(form=False)] = ""
     """Name of the run, part of the new entry's name; by default the picker's."""
     script_only: ScriptOnly = False

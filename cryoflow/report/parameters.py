@@ -21,7 +21,7 @@ class ReportParameters(Parameters):
     model: Path | None = None
     """Folder of an unpicker: its training and held-out micrographs are shown."""
     exports: Annotated[tuple[Path, ...], Option(names=("--training-set",))] = ()
-    """Folder that `cryoflow export` wrote; may be given several times."""
+    """Folder that `cryoflow export` wrote."""
     evaluation: Path | None = None
     """JSON file of an evaluation (evaluation.json of a pipeline's output)."""
     trace: Path | None = None

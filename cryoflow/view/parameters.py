@@ -24,13 +24,13 @@ class ViewParameters(Parameters):
     model: ModelFolder | None = None
     """Score the picks of entries that have no probabilities with this unpicker, in the background."""
     models: Annotated[tuple[Path, ...], Option(examples=(("/data/models",),))] = ()
-    """Folder of models and trainings to show; by default the site's; may be given several times."""
+    """Folder of models and trainings to show; by default the site's."""
     reports: Annotated[tuple[Path, ...], Option(examples=(("/data/runs",),))] = ()
-    """Folder whose HTML reports are served; by default those of the site's settings; may be given several times."""
+    """Folder whose HTML reports are served; by default those of the site's settings."""
     port: Annotated[int, Ge(0), Le(65535), Option(group=NETWORK)] = 8765
     """Port of 127.0.0.1 to listen on; 0 takes one that is free."""
     host_name: Annotated[tuple[str, ...], Option(group=NETWORK, examples=(("picks.example.org",),))] = ()
-    """Name under which a proxy serves the viewer; others than localhost are refused; may be given several times."""
+    """Name under which a proxy serves the viewer; others than localhost are refused."""
     token_file: Annotated[Path | None, Option(group=NETWORK, examples=("/etc/cryoflow/view-tokens",))] = None
     """File that keeps the tokens from one start to the next; made with the permissions 600 where it is missing."""
     user_header: Annotated[str, Option(group=NETWORK, examples=("X-Remote-User",))] = ""
