@@ -16,7 +16,7 @@ from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 from cryoflow.simulate.relion_project import write_relion_project
 from flows.parameters import DemoParameters, PipelineParameters
 from flows.pipeline import PipelineResult, pipeline
-from flows.watching import log, run_name
+from flows.run_page import log, run_name
 
 Writer = Callable[[Path, SimulatedDataset], Path]
 

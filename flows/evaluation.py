@@ -13,7 +13,7 @@ from cryoflow.pickers.comparing.compare import Compared, Comparison, compare
 from cryoflow.pickers.parameters import EvaluateParameters
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.json_values import plain
-from flows.watching import run_name, show_table
+from flows.run_page import run_name, show_table
 
 
 @flow(name="evaluate", flow_run_name=run_name("evaluate", lambda p: p.database.name))

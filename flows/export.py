@@ -14,8 +14,8 @@ from cryoflow.database.select import select_best
 from cryoflow.pickers.parameters import ExportParameters
 from cryoflow.pickers.stages import entries_to_train_on, write_export
 from cryoflow.pickers.training_sets.export import ExportResult
-from flows.export_parts import scatter_exports
-from flows.watching import run_name, show_table
+from flows.export_parts import write_exports_in_shards
+from flows.run_page import run_name, show_table
 
 
 @flow(name="export", flow_run_name=run_name("export", lambda p: p.picker))
@@ -47,7 +47,7 @@ def export_all(exports: Sequence[ExportParameters]) -> None:
 
 def export_as_jobs(exports: Sequence[ExportParameters]) -> None:
     """Write the parts of large exports first, then each export as one job that gathers its parts."""
-    scatter_exports(exports)
+    write_exports_in_shards(exports)
     run_stages(write_training_set, exports)
 
 

@@ -22,8 +22,8 @@ from cryoflow.pickers.stages import entries_to_train_on, shards_of_export
 from cryoflow.pickers.training_sets.export_shards import part_of, parts_in
 from cryoflow.pickers.training_sets.export_shards import write_part as write_files
 from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST
-from flows.scatter import scattered
-from flows.watching import log, run_name
+from flows.run_page import log, run_name
+from flows.shards import run_jobs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +65,21 @@ def write_one_part(parameters: ExportPart) -> None:
     write_files(part_of(parameters.file))
 
 
-def scatter_exports(exports: Sequence[ExportParameters]) -> tuple[Done, ...]:
+def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, ...]:
     """Write the files of large exports' micrographs in jobs of their own; skip exports that exist."""
     if not dispatches():
         return ()
     large = [p for p in exports if not (p.output / MANIFEST).exists() and _is_large(p)]
     if not large:
         return ()
-    scattered("cut export", [Work(f"cut {p.picker}", p) for p in large])  # of one that fails the export tells why
+    run_jobs("cut export", [Work(f"cut {p.picker}", p) for p in large])  # of one that fails the export tells why
     works = [
         Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=part.file))
         for p in large
         for part in parts_in(p.output.absolute())
         if not part.done.is_dir()
     ]
-    return scattered("write part", works) if works else ()
+    return run_jobs("write part", works) if works else ()
 
 
 def _is_large(p: ExportParameters) -> bool:

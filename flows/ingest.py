@@ -9,7 +9,7 @@ from cryoflow.database import Database
 from cryoflow.ingest import IngestLine, IngestReport, Plan, PlannedJob, ingest_job, mark_gone, plan_jobs
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.ingest.stage import options_of
-from flows.watching import run_name, show_table, shown_progress
+from flows.run_page import run_name, show_table, shown_progress
 
 
 @flow(name="ingest", flow_run_name=run_name("ingest", lambda p: ", ".join(root.name for root in p.roots)))

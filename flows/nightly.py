@@ -17,8 +17,8 @@ from cryoflow.parameters import Count, DatabaseFolder, Option, Parameters
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickerEpochs
+from flows.run_page import run_name, show_text
 from flows.unpicker import train_unpicker
-from flows.watching import run_name, show_text
 
 RECORD = "retrained.json"
 _NAME = re.compile(r"unpicker-(\d{4}-\d\d-\d\d)(?:-(\d+))?")

@@ -11,7 +11,7 @@ from cryoflow.pickers import stages
 from cryoflow.pickers.parameters import TrainAndPickParameters
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked
 from flows.picking_parts import train_and_pick_as_jobs
-from flows.watching import log, run_name, show_table
+from flows.run_page import log, run_name, show_table
 
 
 @flow(name="train and pick", flow_run_name=run_name("train and pick", lambda p: p.picker))

@@ -37,9 +37,9 @@ from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import Kind, PickSet
 from cryoflow.shards import cut
 from flows.export import write_training_set
-from flows.export_parts import scatter_exports
-from flows.scatter import scattered
-from flows.watching import log, run_name, show_table, shown_progress
+from flows.export_parts import write_exports_in_shards
+from flows.run_page import log, run_name, show_table, shown_progress
+from flows.shards import run_jobs
 
 FILES = ""
 """What stands for the micrographs that no entry has, where parts name their entry."""
@@ -63,11 +63,11 @@ def train_and_pick_as_jobs(parameters: TrainAndPickParameters) -> tuple[str, ...
     A large training set is written before, in jobs of its own, none of which holds a GPU.
     """
     training_set = training_set_of(parameters)
-    if scatter_exports([training_set]):
+    if write_exports_in_shards([training_set]):
         run_stage(write_training_set, training_set)
     run_stage(train_picker, parameters)
     rest = PickPartParameters.from_values(parameters.to_json())
-    scatter_picking(rest)
+    pick_in_shards(rest)
     run_stage(pick, rest)
     entries = Database(parameters.database).entries()
     return tuple(e.name for e in entries if e.kind == Kind.AUTO_PICK and e.job == parameters.picker)
@@ -180,7 +180,7 @@ def _some(p: PickPartParameters, whole: PickSet | None, first: int, last: int) -
     return part_of_entry(whole, first, last)
 
 
-def scatter_picking(parameters: PickPartParameters) -> tuple[Done, ...]:
+def pick_in_shards(parameters: PickPartParameters) -> tuple[Done, ...]:
     """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all that is left."""
     p = parameters
     ranges = list(ranges_left(p))
@@ -193,7 +193,7 @@ def scatter_picking(parameters: PickPartParameters) -> tuple[Done, ...]:
         )
         for entry, first, last in ranges
     ]
-    return scattered("pick", works)
+    return run_jobs("pick", works)
 
 
 def ranges_to_pick(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:

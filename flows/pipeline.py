@@ -23,9 +23,9 @@ from flows.export import export_all
 from flows.ingest import ingest
 from flows.parameters import PipelineParameters
 from flows.report import report
-from flows.scatter import scatter_ingest, scatter_unpicking
+from flows.run_page import log, run_name, show_table
+from flows.shards import ingest_in_shards, score_in_shards
 from flows.unpicker import entries_to_clean, train_unpicker, unpick
-from flows.watching import log, run_name, show_table
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     model = output / "unpicker"
 
     ingesting = IngestParameters(roots=p.roots, database=database, remaps=p.remaps)
-    scatter_ingest(ingesting, p.shard_micrographs)
+    ingest_in_shards(ingesting, p.shard_micrographs)
     ingested = run_stage(ingest, ingesting) or IngestReport(())
     exports = tuple(output / "training" / name for name in p.pickers)
     export_all(
@@ -92,7 +92,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
         entries=candidates,
         chunk_micrographs=p.chunk_micrographs,
     )
-    scatter_unpicking(unpicking, candidates, p.shard_micrographs)
+    score_in_shards(unpicking, candidates, p.shard_micrographs)
     unpicked = run_stage(unpick, unpicking) or unpicked_entries(database, candidates)
     comparisons: tuple[Comparison, ...] = ()
     evaluation = output / "evaluation.json" if p.reference_database else None

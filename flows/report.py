@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from cryoflow.report.parameters import ReportParameters
-from flows.watching import run_name, show_link
+from flows.run_page import run_name, show_link
 
 
 @flow(name="report", flow_run_name=run_name("report", lambda p: p.database.name))

@@ -16,7 +16,7 @@ from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickParameters
 from cryoflow.unpicker.train_options import TrainOptions
-from flows.watching import run_name, show_table, shown_progress
+from flows.run_page import run_name, show_table, shown_progress
 
 
 @flow(name="train unpicker", flow_run_name=run_name("train unpicker", lambda p: p.model.name))

@@ -67,7 +67,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
     Stage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
     Stage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
-    Stage("flows.scatter:judge", "gpu", ("picking", "shard", "internal")),
+    Stage("flows.shards:score", "gpu", ("picking", "shard", "internal")),
     Stage("flows.unpicker:unpick", "gpu", ("picking",)),
     Stage("flows.evaluation:evaluate", "small", ("reporting",)),
     Stage("flows.report:report", "small", ("reporting",)),

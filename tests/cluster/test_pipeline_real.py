@@ -189,12 +189,12 @@ def test_the_pipeline_leaves_all_it_promises(site: LivingSite, rows: tuple[Trace
 def test_each_stage_and_shard_is_a_job_of_its_own_on_the_partition_of_its_class(rows: tuple[TraceRow, ...]) -> None:
     stages = [row.stage for row in rows]
     assert sorted(stages) == [
-        *("cut export", "cut export", "evaluate", "ingest", "ingest", "ingest", "judge", "judge", "report"),
+        *("cut export", "cut export", "evaluate", "ingest", "ingest", "ingest", "score", "score", "report"),
         *("train unpicker", "unpick", *["write part"] * 4, "write training set", "write training set"),
     ]
     assert len({row.slurm_job for row in rows}) == len(rows)
     on_gpu = {row.stage for row in rows if row.partition == "gpu"}
-    assert on_gpu == {"train unpicker", "judge", "unpick"}
+    assert on_gpu == {"train unpicker", "score", "unpick"}
     assert {row.partition for row in rows} == {"cpu", "gpu"}
 
 

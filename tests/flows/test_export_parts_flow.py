@@ -18,7 +18,7 @@ from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
 from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in
 from flows.export import export, export_all, write_training_set
-from flows.export_parts import ExportPart, cut_export, scatter_exports, write_part
+from flows.export_parts import ExportPart, cut_export, write_exports_in_shards, write_part
 from flows.ingest import ingest
 from flows.picking_parts import training_set_of
 
@@ -71,7 +71,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module in ("flows.export", "flows.export_parts"):
         monkeypatch.setattr(f"{module}.dispatches", lambda: True)
-    monkeypatch.setattr("flows.scatter.run_shards", run_shards)
+    monkeypatch.setattr("flows.shards.run_shards", run_shards)
     monkeypatch.setattr("flows.export.run_stages", run_stages)
     return seen
 
@@ -135,7 +135,7 @@ def test_small_exports_and_those_of_tables_are_not_cut(database: Database, tmp_p
     export(wanted(database, tmp_path / "a", shard_micrographs=6))
     export(wanted(database, tmp_path / "b", "cryosparc"))
     assert jobs == ["write training set"] * 2
-    assert scatter_exports([wanted(database, tmp_path / "a")]) == ()  # it is there
+    assert write_exports_in_shards([wanted(database, tmp_path / "a")]) == ()  # it is there
 
 
 def test_an_export_that_cannot_be_is_told_by_the_export_itself(
@@ -159,7 +159,7 @@ def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
         settings={"epochs": "2"}, shard_micrographs=2,
     )  # fmt: skip
     training_set = training_set_of(p)
-    assert as_parent(lambda: len(scatter_exports([training_set]))) == 3
+    assert as_parent(lambda: len(write_exports_in_shards([training_set]))) == 3
     write_training_set(training_set)
     exported, _ = export_and_train(
         "topaz", load_entries(database, best_entries(database)), tmp_path / "run", Executor(), diameter_A=160.0, seed=3,

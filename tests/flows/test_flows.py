@@ -105,7 +105,7 @@ def test_a_job_that_cannot_be_read_is_one_line_and_the_rest_is_read(project: Pat
     assert states["J11"] == "read"
 
 
-def test_a_shard_that_is_done_is_not_judged_again(
+def test_a_shard_that_is_done_is_not_scored_again(
     whole: PipelineParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import cryoflow.unpicker.unpick_shards as shards

@@ -19,7 +19,7 @@ from cryoflow.parameters import fields_of
 from cryoflow.pickers.parameters import TrainAndPickParameters
 from flows import picking_parts
 from flows.picking import train_picker_and_pick
-from flows.picking_parts import PickPartParameters, pick, ranges_to_pick, scatter_picking, train_picker
+from flows.picking_parts import PickPartParameters, pick, pick_in_shards, ranges_to_pick, train_picker
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pickers"))
 from test_running import TOPAZ
@@ -154,7 +154,7 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
         stage(type(parameters).from_values(parameters.to_json()))  # type: ignore[operator]
 
     monkeypatch.setattr("flows.picking.dispatches", lambda: True)
-    monkeypatch.setattr("flows.scatter.run_shards", run_shards)
+    monkeypatch.setattr("flows.shards.run_shards", run_shards)
     monkeypatch.setattr(picking_parts, "run_stage", run_stage)
     (name,) = train_picker_and_pick(picking_of(site.parameters()))
     assert jobs == ["train picker", f"topaz {site.entry} 0-4", f"topaz {site.entry} 4-6", "pick"]
@@ -164,5 +164,5 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
     assert train_picker_and_pick(picking_of(site.parameters())) == (name,)
     assert jobs == ["train picker", "pick"]  # parts that are picked make no job
     again = site.parameters(shard_micrographs=6, threshold=-5.0)
-    assert flow(name="parent")(lambda: scatter_picking(again))() == ()  # one job is enough
-    assert len(flow(name="parent")(lambda: scatter_picking(replace(again, shard_micrographs=3)))()) == 2
+    assert flow(name="parent")(lambda: pick_in_shards(again))() == ()  # one job is enough
+    assert len(flow(name="parent")(lambda: pick_in_shards(replace(again, shard_micrographs=3)))()) == 2

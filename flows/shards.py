@@ -1,7 +1,7 @@
-"""Heavy stages cut into shards that run as jobs of their own, before the stage itself gathers what they left.
+"""Cut large stages into shards that run as jobs of their own; the stage itself then gathers their results.
 
-A shard's result is a file that is complete or absent, so the stage behind it does what a failed shard left undone, and
-a second run does what is missing only. Where stages run in this process, there is nothing to scatter.
+A shard's result is a file that is complete or absent. So the gathering stage repeats failed shards, and a second run
+does only what is missing. Where stages run in this process, the functions of this module do nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from cryoflow.parameters import (
 )
 from cryoflow.shards import cut, remaining, run
 from cryoflow.unpicker.parameters import UnpickParameters
-from flows.watching import run_name, show_table, shown_progress
+from flows.run_page import run_name, show_table, shown_progress
 
 if TYPE_CHECKING:
     from cryoflow.unpicker.bundle import ModelBundle
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeParameters(Parameters):
+class ScoreParameters(Parameters):
     """Which micrographs of one entry to score with a model."""
 
     database: DatabaseFolder
@@ -53,14 +53,14 @@ class JudgeParameters(Parameters):
     chunk_micrographs: ChunkMicrographs = CHUNK_MICROGRAPHS
 
 
-@flow(name="judge", flow_run_name=run_name("judge", lambda p: f"{p.entry} {p.first}-{p.last}"))
-def judge(parameters: JudgeParameters) -> None:
-    """Judge some micrographs of an entry, so that un-picking it only has to gather."""
-    judge_part(parameters)
+@flow(name="score", flow_run_name=run_name("score", lambda p: f"{p.entry} {p.first}-{p.last}"))
+def score(parameters: ScoreParameters) -> None:
+    """Score micrographs of an entry, so that un-picking it only has to gather."""
+    score_part(parameters)
 
 
-@task(task_run_name="judge")
-def judge_part(parameters: JudgeParameters) -> None:
+@task(task_run_name="score")
+def score_part(parameters: ScoreParameters) -> None:
     """The chunks of one part of an entry; those that are done are skipped."""
     from cryoflow.database.diameter import load_with_diameter
     from cryoflow.system.tensorflow_import import load_tensorflow
@@ -73,26 +73,26 @@ def judge_part(parameters: JudgeParameters) -> None:
     bundle = ModelBundle.load(p.model)
     picks = load_with_diameter(Database(p.database), p.entry)
     items, shards = entry_shards(bundle, picks, p.chunk_micrographs, p.work)
-    with shown_progress(f"judge {p.entry} {p.first}", f"micrographs of {p.entry}") as report:
+    with shown_progress(f"score {p.entry} {p.first}", f"micrographs of {p.entry}") as report:
         mine = [s for s in shards if p.first <= s.first < p.last]
         run(mine, lambda shard: score_shard(bundle, items, shard), on_progress=report)
 
 
-def scatter_unpicking(parameters: UnpickParameters, entries: Sequence[str], shard_micrographs: int) -> tuple[Done, ...]:
-    """Judge the micrographs of entries in jobs of their own, so many a job; not where one is enough for the rest."""
+def score_in_shards(parameters: UnpickParameters, entries: Sequence[str], shard_micrographs: int) -> tuple[Done, ...]:
+    """Score the micrographs of entries in jobs of their own, unless one job is enough for the rest."""
     if not dispatches():
         return ()
     from cryoflow.unpicker.bundle import ModelBundle
 
     p = parameters
-    bundle = ModelBundle.load(p.model) if any(p.work_folder.glob("*.json")) else None  # nothing was judged yet
-    ranges = [(entry, *some) for entry in entries for some in ranges_to_judge(p, bundle, entry, shard_micrographs)]
+    bundle = ModelBundle.load(p.model) if any(p.work_folder.glob("*.json")) else None  # nothing was scored yet
+    ranges = [(entry, *some) for entry in entries for some in ranges_to_score(p, bundle, entry, shard_micrographs)]
     if sum(last - first for _, first, last in ranges) <= shard_micrographs:
         return ()
     works = [
         Work(
             f"{entry} {first}-{last}",
-            JudgeParameters(
+            ScoreParameters(
                 database=p.database_folder,
                 model=p.model,
                 work=p.work_folder,
@@ -104,15 +104,15 @@ def scatter_unpicking(parameters: UnpickParameters, entries: Sequence[str], shar
         )
         for entry, first, last in ranges
     ]
-    return scattered("judge", works)
+    return run_jobs("score", works)
 
 
-def ranges_to_judge(
+def ranges_to_score(
     parameters: UnpickParameters, bundle: ModelBundle | None, entry: str, shard_micrographs: int
 ) -> list[tuple[int, int]]:
-    """First micrograph and the one after the last, of each shard of an entry that is not judged already.
+    """Return the first micrograph and the one after the last, of each shard of an entry that is not scored yet.
 
-    Without a model nothing was judged, and no pick is read.
+    Without a model nothing was scored, and no pick is read.
     """
     from cryoflow.database.diameter import load_with_diameter
     from cryoflow.unpicker.unpick_shards import entry_shards
@@ -128,20 +128,20 @@ def ranges_to_judge(
     return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
 
 
-def scatter_ingest(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:
+def ingest_in_shards(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:
     """Read groups of projects in jobs of their own, of so many micrographs or more; not where there is one group."""
     if not dispatches():
         return ()
-    groups = group_projects(plan_scatter(parameters), shard_micrographs)
+    groups = group_projects(plan_ingest(parameters), shard_micrographs)
     if len(groups) < 2:
         return ()
     works = [Work(", ".join(project.name for project in group), replace(parameters, roots=group)) for group in groups]
-    return scattered("ingest", works)
+    return run_jobs("ingest", works)
 
 
 @task(task_run_name="crawl and plan shards")
-def plan_scatter(parameters: IngestParameters) -> Plan:
-    """Which jobs are new or changed."""
+def plan_ingest(parameters: IngestParameters) -> Plan:
+    """Find the jobs that are new or changed."""
     return plan_jobs(parameters.roots, Database(parameters.database), options_of(parameters))
 
 
@@ -164,8 +164,8 @@ def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:
     return [*groups, tuple(group)] if group else groups
 
 
-def scattered(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:
-    """Run shards, show how many are done, and leave a table of how each ended."""
+def run_jobs(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:
+    """Run shards as jobs, show how many are done, and show a table of how each ended."""
     count = 0
     with shown_progress(f"{stage} shards", f"shards of {stage}") as report:
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run in Prefect's pages: its name, its progress, its tables and its report."""
+"""The page of a run in Prefect: its name, its progress, its tables and its report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cryoflow.settings.load import load_settings
 from cryoflow.storage.json_values import plain
 
 log = logging.getLogger("flows")
-"""What goes on, in a line or two a stage: in the run's log, and on the terminal of who started it."""
+"""One or two lines for each stage: in the run's log, and on the terminal that started it."""
 log.setLevel(logging.INFO)  # Prefect gives it its handler but no level, and the root's is WARNING
 
 
@@ -52,12 +52,12 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 
 def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
-    """Names runs like `ingest · P190 · 2026-11-21`.
+    """Return a function that names runs, such as `ingest · P190 · 2026-11-21`.
 
     Parameters
     ----------
     subject
-        From the flow's parameters to what it works on.
+        Returns the subject of a run, from the flow's parameters.
     """
 
     def name() -> str:
@@ -103,7 +103,7 @@ def _show(kind: str, stage: str, data: str, description: str | None = None) -> N
 
 @contextmanager
 def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress on the run's page: call what it gives with how much is done and of how much; once a second is enough."""
+    """Show progress on the run's page; call the function that it yields with steps done and steps in all."""
     artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=description)
     shown = told = time.monotonic()
 
@@ -122,5 +122,5 @@ def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int]
 
 
 def _key(stage: str) -> str:
-    """Prefect's keys are small letters, digits and dashes."""
+    """Return a key as Prefect takes it: small letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")

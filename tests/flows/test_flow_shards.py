@@ -24,7 +24,7 @@ from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.parameters import UnpickParameters
 from cryoflow.unpicker.unpick_shards import entry_shards
 from flows.ingest import ingest
-from flows.scatter import group_projects, plan_scatter, scatter_ingest, scatter_unpicking
+from flows.shards import group_projects, ingest_in_shards, plan_ingest, score_in_shards
 
 ENTRY = "CS-barrel/AutoPick_J4"
 
@@ -41,8 +41,8 @@ def dispatched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[Work]]]:
             on_done(each)
         return done
 
-    monkeypatch.setattr("flows.scatter.run_shards", run_shards)
-    monkeypatch.setattr("flows.scatter.dispatches", lambda: True)
+    monkeypatch.setattr("flows.shards.run_shards", run_shards)
+    monkeypatch.setattr("flows.shards.dispatches", lambda: True)
     return seen
 
 
@@ -60,18 +60,18 @@ def test_shards_cover_an_entry_and_one_that_fails_is_told_and_stops_nothing(
     database = tmp_path / "DB"
     ingest(IngestParameters(roots=(project.parent,), database=database))
     parameters = UnpickParameters(database=database, model=tmp_path, work=tmp_path, chunk_micrographs=2)
-    assert scatter_unpicking(parameters, [ENTRY], 6) == ()  # six micrographs are one job, the stage itself
+    assert score_in_shards(parameters, [ENTRY], 6) == ()  # six micrographs are one job, the stage itself
     assert dispatched == []
-    done = flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 4))()
+    done = flow(name="parent")(lambda: score_in_shards(parameters, [ENTRY], 4))()
     assert [d.succeeded for d in done] == [True, False]
     ((stage, works),) = dispatched
-    assert stage == "judge"
+    assert stage == "score"
     assert [(w.parameters.first, w.parameters.last) for w in works] == [(0, 4), (4, 6)]  # type: ignore[attr-defined]
     assert {w.parameters.entry for w in works} == {ENTRY}  # type: ignore[attr-defined]
     assert Database(database).entries()
 
 
-def test_what_is_judged_already_makes_no_job(
+def test_shards_that_are_scored_make_no_job(
     project: Path, tmp_path: Path, dispatched: list[tuple[str, list[Work]]]
 ) -> None:
     database, work = tmp_path / "DB", tmp_path / "work"
@@ -82,10 +82,10 @@ def test_what_is_judged_already_makes_no_job(
     _, shards = entry_shards(bundle, load_with_diameter(Database(database), ENTRY), 2, work)
     write_atomically(shards[0].result, "{}")
     parameters = UnpickParameters(database=database, model=tmp_path / "model", work=work, chunk_micrographs=2)
-    flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 2))()
+    flow(name="parent")(lambda: score_in_shards(parameters, [ENTRY], 2))()
     assert [(w.parameters.first, w.parameters.last) for w in dispatched.pop()[1]] == [(2, 4), (4, 6)]  # type: ignore[attr-defined]
-    replace(bundle, temperature=2.0).save(tmp_path / "model")  # another model judges anew
-    flow(name="parent")(lambda: scatter_unpicking(parameters, [ENTRY], 2))()
+    replace(bundle, temperature=2.0).save(tmp_path / "model")  # another model scores anew
+    flow(name="parent")(lambda: score_in_shards(parameters, [ENTRY], 2))()
     assert len(dispatched.pop()[1]) == 3
 
 
@@ -97,16 +97,16 @@ def test_projects_are_grouped_until_a_job_is_large_enough(
     for name in ("CS-a", "CS-b", "CS-c"):
         (roots / name).symlink_to(project)
     parameters = IngestParameters(roots=tuple(sorted(roots.iterdir())), database=tmp_path / "DB")
-    plan = plan_scatter(parameters)
+    plan = plan_ingest(parameters)
     sizes = [len(group) for group in group_projects(plan, 12)]
     assert sum(sizes) == len({planned.job.project for planned in plan.jobs})
     assert len(group_projects(plan, 1_000)) == 1
-    assert flow(name="parent")(lambda: scatter_ingest(parameters, 1_000))() == ()
+    assert flow(name="parent")(lambda: ingest_in_shards(parameters, 1_000))() == ()
     assert dispatched == []
     ingest(parameters)
-    assert group_projects(plan_scatter(parameters), 1) == []  # nothing is new
+    assert group_projects(plan_ingest(parameters), 1) == []  # nothing is new
 
 
 def test_where_stages_run_in_this_process_nothing_is_cut(tmp_path: Path) -> None:
     parameters = IngestParameters(roots=(tmp_path,), database=tmp_path / "DB")
-    assert scatter_ingest(parameters, 1) == ()
+    assert ingest_in_shards(parameters, 1) == ()
