@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cryoflow.errors import BadInput
-from flows import watching
+from flows import run_page
 
 
 def logged(error: Exception, *names: str, caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
@@ -61,8 +61,8 @@ def test_a_report_is_linked_by_an_address_that_a_browser_opens(
 ) -> None:
     shown: list[Any] = []
     monkeypatch.setenv("CRYOFLOW_SITE", site)
-    monkeypatch.setattr(watching, "_show", lambda *values: shown.append(values))
-    watching.show_link("report", Path("/data/r.html"), "the report")
+    monkeypatch.setattr(run_page, "_show", lambda *values: shown.append(values))
+    run_page.show_link("report", Path("/data/r.html"), "the report")
     assert expected in shown[0][2]
     assert "file://" not in str(shown)
 
