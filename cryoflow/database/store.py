@@ -209,13 +209,13 @@ class Database:
                 projects = dict(self._read_marker() or {})
                 self._write_marker(projects | {folder.name: str(project_of(folder) or "")})
             else:
-                self.forget_project(folder)
+                self.forget_project(folder.name)
 
-    def forget_project(self, folder: Path) -> None:
+    def forget_project(self, name: str) -> None:
         """Take a project folder that is gone off the marker's list."""
         with self.writing():
             projects = dict(self._read_marker() or {})
-            if projects.pop(folder.name, None) is not None:
+            if projects.pop(name, None) is not None:
                 self._write_marker(projects)
 
     def _announce(self, entry: Path, state: State | None) -> None:

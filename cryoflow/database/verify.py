@@ -147,9 +147,9 @@ def _everything(database: Database) -> Iterator[_Broken]:
     for folder in layout.project_folders(root):
         yield from _project(database, folder, projects)
     for name in sorted(set(projects or {}) - {f.name for f in layout.project_folders(root)}):
-        if name in (database.projects() or {}) and not (root / name).is_dir():
-            what = f"the project {name} is in the list of projects, and its folder is gone"
-            yield _Broken(Finding("damage", root / name, what), _forget(root / name))
+        if name in (database.projects() or {}) and (safe_name(name) != name or not (root / name).is_dir()):
+            what = f"the project {name!r} is in the list of projects, and its folder is gone"
+            yield _Broken(Finding("damage", root / layout.MARKER, what), _forget(name))
 
 
 def _project(database: Database, project: Path, projects: dict[str, str] | None) -> Iterator[_Broken]:
@@ -308,7 +308,7 @@ def _entry(folder: Path, record: ProjectLinks | None) -> Iterator[_Broken]:
         yield _Broken(Finding("damage", folder, what), put_aside, project)
     sound = True
     for name, (size, mark) in sorted(manifest.sums.items()):
-        if what := _difference(folder / name, size, mark):
+        if what := _difference(folder, name, size, mark):
             sound = False
             yield _Broken(Finding("damage", folder / name, what), put_aside, project)
     if sound:
@@ -337,7 +337,11 @@ def _is_older(folder: Path) -> bool:
         return False  # what cannot be read is not said to be sound
 
 
-def _difference(path: Path, size: int, mark: str) -> str:
+def _difference(folder: Path, name: str, size: int, mark: str) -> str:
+    """How a file differs from what its manifest records, "" if it does not."""
+    if safe_name(name) != name:
+        return "the manifest names a file outside the entry, or one that no disk can hold"
+    path = folder / name
     try:
         found = path.stat().st_size
         if found != size:
@@ -394,9 +398,9 @@ def _put_aside_and_rebuild(project: Path, entries: list[Path]) -> Callable[[Data
     return put_aside_and_rebuild
 
 
-def _forget(project: Path) -> Callable[[Database], str]:
+def _forget(name: str) -> Callable[[Database], str]:
     def forget(database: Database) -> str:
-        database.forget_project(project)
+        database.forget_project(name)
         return "taken off the list"
 
     return forget

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cryoflow.database import Database, verify
+from cryoflow.database.values import line, word
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.ingest.memory import Remembered, recall, remember
 from cryoflow.picks import PickSet
@@ -286,6 +287,37 @@ def test_a_state_of_ingest_of_a_newer_format_is_refused(small: Database, tmp_pat
         with pytest.raises(NewerFormat):
             attempt()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["nul\0.txt", "\udcff.txt", "../../micrographs.txt", "/etc/passwd", "", "."])
+@pytest.mark.parametrize("where", ["manifest", "record", "marker", "data.txt", "info.txt"])
+def test_names_that_no_disk_can_hold_end_nothing_and_are_told(two_projects: Database, where: str, name: str) -> None:
+    """In a database that somebody sent, with fitting checksums: the entries of the other project are still checked."""
+    root, entry = two_projects.root, two_projects.root / P1
+    if where == "manifest":
+        fields = unsealed(entry, (entry / "manifest.json").read_bytes(), 1)
+        files_of = {name: {"bytes": 1, "blake2b": "0"}}
+        (entry / "manifest.json").write_text(sealed(fields | {"files": fields["files"] | files_of}))
+    elif where == "record":
+        fields = unsealed(entry, (root / "P1/entries.json").read_bytes(), 1)
+        entries = fields["entries"] | {name: {"files": "0", "mark": None}}
+        (root / "P1/entries.json").write_text(sealed(fields | {"entries": entries}))
+    elif where == "marker":
+        fields = unsealed(entry, (root / "cryoflow-database.json").read_bytes(), 2)
+        projects = fields["projects"] | {name: name}
+        (root / "cryoflow-database.json").write_text(sealed(fields | {"projects": projects}))
+    elif where == "data.txt":
+        replaced(entry / "data.txt", "Micrograph mic_0.mrc", f"Micrograph {word(name)}")
+    else:
+        replaced(entry / "info.txt", "Project Path: ", f"Project Path: {line(name)}\nOther: ")
+    (root / "P2/Particles/Homo_J60/info.txt").write_text("damaged")
+    found = verify(root)
+    assert any("P2/Particles/Homo_J60" in str(f.path) for f in found if f.severity == "damage")
+    assert any("P2" not in str(f.path) for f in found if f.severity == "damage"), "the forged name was not told"
+    for _ in range(2):
+        verify(root, repair=True)
+    assert serious(root) == []
+    assert Database(root).load("P2/Homo_J51") is not None
 
 
 def test_a_truncated_or_longer_file_is_found(small: Database) -> None:

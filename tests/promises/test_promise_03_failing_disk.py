@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from test_promise_02_kill_anywhere import PICKERS, SMALL, exporter, small_bundle
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.errors import BadInput, ExitCode
+from cryoflow.errors import BadInput, ExitCode, NotWritten
 from cryoflow.ingest import IngestOptions, ingest_job, plan_jobs
 from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.storage import files
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.patch_cache import prepare
@@ -212,3 +214,28 @@ def test_a_read_only_place_for_any_output_is_exit_1_and_one_line(
         assert "Traceback" not in said
     assert (tmp_path / "file").read_text() == "mine"
     assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("answer", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_a_folder_that_cannot_be_synced_is_an_error_unless_its_file_system_never_can(
+    answer: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that failed says so when it is synced. Some network file systems refuse (EINVAL), which loses nothing."""
+    sync = os.fsync
+
+    def refuse_folders(number: int) -> None:
+        if stat.S_ISDIR(os.fstat(number).st_mode):
+            raise OSError(answer, os.strerror(answer))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    if answer == errno.EINVAL:
+        files.write_atomically(tmp_path / "a.txt", "x")
+        assert (tmp_path / "a.txt").read_text() == "x"
+        return
+    for write in (
+        lambda: files.write_atomically(tmp_path / "a.txt", "x"),
+        lambda: Database(tmp_path / "DB").add(make_entry(tmp_path / "p")),
+    ):
+        with pytest.raises(NotWritten, match=os.strerror(answer)):
+            write()
