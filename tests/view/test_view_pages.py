@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+from html import escape
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -159,6 +161,15 @@ def test_looking_and_cleaning_never_touch_the_project(writer: TestClient, databa
 def test_only_entries_of_the_database_can_be_named(reader: TestClient, entry: str) -> None:
     for place in ("/api/entry", "/look", "/api/stars"):
         assert reader.get(place, params={"entry": entry}).status_code == 404
+
+
+def test_pictures_of_the_orientation_check_are_shown(reader: TestClient, database: Database) -> None:
+    picks = database.load(OTHER)
+    database.add(picks, pictures={"picks_1.jpg": b"\xff\xd8 picture"})
+    address = f"/picture?{urlencode({'entry': OTHER, 'name': 'picks_1.jpg'})}"
+    assert f".{escape(address)}" in reader.get("/").text
+    answer = reader.get(address)
+    assert (answer.content, answer.headers["content-type"]) == (b"\xff\xd8 picture", "image/jpeg")
 
 
 @pytest.mark.parametrize(

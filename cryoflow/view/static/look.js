@@ -825,7 +825,7 @@ async function saveNow(event) {
     element("saved", HTMLDivElement).hidden = false;
     element("saved-entry", HTMLElement).textContent = saved.entry;
     element("saved-what", HTMLElement).textContent =
-      `${count(saved.n_picks)} picks on ${count(saved.n_micrographs)} micrographs: ${count(saved.accepted)} accepted, ` +
+      `${count(saved.n_picks)} picks on ${count(saved.n_micrographs)} ${saved.n_micrographs === 1 ? "micrograph" : "micrographs"}: ${count(saved.accepted)} accepted, ` +
       `${count(saved.removed)} removed, ${count(saved.undecided)} not decided.`;
     element("saved-open", HTMLAnchorElement).href = `look?${new URLSearchParams({ entry: saved.entry })}`;
     element("saved-stars", HTMLAnchorElement).href = address("stars", { entry: saved.entry });
