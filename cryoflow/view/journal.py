@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cryoflow.database import layout
 from cryoflow.errors import BadInput
-from cryoflow.storage import files
+from cryoflow.storage import files, inputs
 from cryoflow.storage.safe_names import safe_name, short_hash
 
 FORMAT = 1
@@ -72,7 +72,7 @@ class Journal:
         """
         with self._lock:
             try:
-                with self.path.open("rb") as file:
+                with inputs.unbuffered(self.path) as file:
                     return self._read(file.fileno())
             except FileNotFoundError:
                 return ()

@@ -125,7 +125,7 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
         file = STATIC / safe_name(name)
         if file.suffix not in KINDS or not file.is_file():
             raise HTTPException(404, "there is no such file")
-        return Response(file.read_bytes(), media_type=KINDS[file.suffix], headers={"cache-control": "no-cache"})
+        return Response(inputs.read_bytes(file), media_type=KINDS[file.suffix], headers={"cache-control": "no-cache"})
 
     return router
 

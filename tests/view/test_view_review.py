@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from view_fixtures import OTHER, SCORED, UNPICKED, entry_files, make_database
 
 from cryoflow.database import Database, verify
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.labeled import LabeledSet
@@ -102,6 +103,23 @@ def test_a_damaged_journal_is_one_clear_error(database: Database, line: bytes) -
         file.write(line)
     with pytest.raises(BadInput, match=r"\.reviews"):
         review_of(database)
+
+
+def test_a_pipe_or_a_link_in_place_of_a_journal_is_an_error_and_nobody_waits(
+    database: Database, tmp_path: Path
+) -> None:
+    review = review_of(database)
+    path = review.journal.path
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match="named pipe"):
+        review_of(database)
+    path.unlink()
+    (tmp_path / "mine").write_text("precious")
+    path.symlink_to(tmp_path / "mine")
+    with pytest.raises(CryoflowError):
+        review.act("ada", "w", label(0, 0, to=-1))
+    assert (tmp_path / "mine").read_text() == "precious"
 
 
 def test_two_servers_of_one_database_see_each_other(database: Database) -> None:
