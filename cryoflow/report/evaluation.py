@@ -107,7 +107,7 @@ def _curves(e: Evaluation) -> Section:
             "On the diagonal, 80 of 100 picks of probability 0.8 are right.",
         ),
         Picture(
-            score_histogram(e.probabilities, e.right, threshold=e.threshold, name="probability"),
+            score_histogram(e.probabilities, e.positive, threshold=e.threshold, name="probability"),
             "The line is the threshold.",
         ),
     )

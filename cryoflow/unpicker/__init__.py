@@ -1,6 +1,6 @@
-"""The unpicker: a network that tells right picks from wrong ones, learnt from micrographs that were cleaned.
+"""The unpicker: a network that removes wrong picks, trained on cleaned micrographs or on what survived a refinement.
 
-label     which picks are right, wrong, not known      train      a model bundle from labeled micrographs
-unpick    score picks and keep the right ones          evaluate   numbers from micrographs never used else
-suggest   which micrographs to clean next
+label       label picks as positive, negative or unlabeled     train      train a model bundle on labeled micrographs
+unpick      score picks and keep the good ones                 evaluate   measure a model on unseen micrographs
+suggest     name the micrographs to clean next
 """

@@ -136,7 +136,7 @@ class ModelBundle:
 
     @property
     def defocus_range_A(self) -> tuple[float, float]:
-        """Of the micrographs that were learnt from, NaN where unknown."""
+        """Of the micrographs that were learned from, NaN where unknown."""
         known = [r.defocus_A for r in self.manifest if r.part == "train" and np.isfinite(r.defocus_A)]
         return (min(known), max(known)) if known else (float("nan"), float("nan"))
 

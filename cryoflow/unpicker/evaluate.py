@@ -61,8 +61,8 @@ class Evaluation:
     precision_recall : (2, m) float
         The curve: recall and precision.
     calibration : (3, 10) float
-        Mean probability, share of right picks and number in each bin.
-    probabilities, right : (n,)
+        Mean probability (confidence), share of positives (accuracy) and number in each bin.
+    probabilities, positive : (n,)
         Of all picks with a label.
     warnings
         What should be known before the numbers are believed.
@@ -83,7 +83,7 @@ class Evaluation:
     precision_recall: Float = field(repr=False)
     calibration: Float = field(repr=False)
     probabilities: Float = field(repr=False)
-    right: npt.NDArray[np.bool_] = field(repr=False)
+    positive: npt.NDArray[np.bool_] = field(repr=False)
     scored: tuple[ScoredMicrograph, ...] = field(default=(), repr=False)
     failed: tuple[BadInput, ...] = ()
     decisions: tuple[Decision, ...] = ()
@@ -166,10 +166,10 @@ def measure(
     else:
         known = np.ones(len(labels), bool)
         warnings.append("no pick is labeled wrong: those not known are counted as wrong, so true precision is higher")
-    right, p, m = labels[known] == POSITIVE, probabilities[known], micrograph[known]
-    if right.all() or not right.any():
+    positive, p, m = labels[known] == POSITIVE, probabilities[known], micrograph[known]
+    if positive.all() or not positive.any():
         raise BadInput(
-            bundle.folder or "model", f"the {len(right)} test picks are all of one kind: nothing to measure."
+            bundle.folder or "model", f"the {len(positive)} test picks are all of one kind: nothing to measure."
         )
     kept = np.concatenate([j.kept for j in scored])[known]
 
@@ -177,28 +177,28 @@ def measure(
         return bootstrap(measure_one, m, rounds=rounds, seed=seed)
 
     warnings += _coverage(bundle, [j.micrograph for j in scored])
-    precision, recall, _ = precision_recall(right, p)
+    precision, recall, _ = precision_recall(positive, p)
     return Evaluation(
-        error=interval(lambda w: Counts.of(right, kept, w).error),
-        roc_auc=interval(lambda w: roc_auc(right, p, w)),
-        average_precision=interval(lambda w: average_precision(right, p, w)),
-        precision=interval(lambda w: Counts.of(right, kept, w).precision),
-        recall=interval(lambda w: Counts.of(right, kept, w).recall),
-        f1=interval(lambda w: Counts.of(right, kept, w).f1),
-        calibration_error=interval(lambda w: calibration_error(right, p, w)),
+        error=interval(lambda w: Counts.of(positive, kept, w).error),
+        roc_auc=interval(lambda w: roc_auc(positive, p, w)),
+        average_precision=interval(lambda w: average_precision(positive, p, w)),
+        precision=interval(lambda w: Counts.of(positive, kept, w).precision),
+        recall=interval(lambda w: Counts.of(positive, kept, w).recall),
+        f1=interval(lambda w: Counts.of(positive, kept, w).f1),
+        calibration_error=interval(lambda w: calibration_error(positive, p, w)),
         threshold=bundle.threshold,
         n_picks=len(p),
-        n_positive=int(right.sum()),
+        n_positive=int(positive.sum()),
         micrographs=tuple(
-            _row(scored[i].micrograph.name, right[m == i], p[m == i], kept[m == i], scored[i].micrograph.defocus_A)
+            _row(scored[i].micrograph.name, positive[m == i], p[m == i], kept[m == i], scored[i].micrograph.defocus_A)
             for i in range(len(scored))
             if (m == i).any()
         ),
-        defocus=_by_defocus(scored, right, p, m, kept),
+        defocus=_by_defocus(scored, positive, p, m, kept),
         precision_recall=np.stack((recall, precision)),
-        calibration=np.stack(calibration_curve(right, p)),
+        calibration=np.stack(calibration_curve(positive, p)),
         probabilities=p,
-        right=right,
+        positive=positive,
         scored=tuple(scored),
         failed=failed,
         decisions=decisions,
@@ -206,24 +206,24 @@ def measure(
     )
 
 
-def _row(name: str, right: npt.NDArray[np.bool_], p: Float, kept: npt.NDArray[np.bool_], defocus_A: float) -> Row:
-    counts = Counts.of(right, kept)
+def _row(name: str, positive: npt.NDArray[np.bool_], p: Float, kept: npt.NDArray[np.bool_], defocus_A: float) -> Row:
+    counts = Counts.of(positive, kept)
     return Row(
         name=name,
         n=len(p),
-        n_positive=int(right.sum()),
+        n_positive=int(positive.sum()),
         n_kept=int(kept.sum()),
         error=counts.error,
         precision=counts.precision,
         recall=counts.recall,
-        roc_auc=roc_auc(right, p),
+        roc_auc=roc_auc(positive, p),
         defocus_A=float(defocus_A),
     )
 
 
 def _by_defocus(
     scored: Sequence[ScoredMicrograph],
-    right: npt.NDArray[np.bool_],
+    positive: npt.NDArray[np.bool_],
     p: Float,
     micrograph: npt.NDArray[np.intp],
     kept: npt.NDArray[np.bool_],
@@ -238,7 +238,7 @@ def _by_defocus(
         these = np.isin(micrograph, np.flatnonzero(bins == b))
         if these.any():
             name = f"{b * step_A / 1e4:.1f} to {(b + 1) * step_A / 1e4:.1f} um"
-            rows.append(_row(name, right[these], p[these], kept[these], (b + 0.5) * step_A))
+            rows.append(_row(name, positive[these], p[these], kept[these], (b + 0.5) * step_A))
     return tuple(rows)
 
 

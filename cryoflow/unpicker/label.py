@@ -1,4 +1,4 @@
-"""Labels: which picks are right, which are wrong, and of which nothing is known."""
+"""Labels of picks: positive, negative, unlabeled."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def label_star_folder(
         `balanced`: one N is drawn for each P; `all`: every removed pick is an N.
     tolerance_px
         A kept pick is the nearest of all picks that lies within this distance. One with none was added by hand and
-        counts as right.
+        counts as positive.
 
     Returns
     -------
@@ -97,14 +97,14 @@ def _label_pair(
     everything, kept = StarRows.read(all_file), StarRows.read(kept_file)
     nearest, distance = _nearest(everything.centers_xy_px, kept.centers_xy_px)
     matched = distance <= tolerance_px
-    right = np.zeros(len(everything), bool)
-    right[nearest[matched]] = True
-    removed = np.flatnonzero(~right)
-    n_positive = int(right.sum()) + int((~matched).sum())
+    positive = np.zeros(len(everything), bool)
+    positive[nearest[matched]] = True
+    removed = np.flatnonzero(~positive)
+    n_positive = int(positive.sum()) + int((~matched).sum())
     if negatives == "balanced":
         removed = np.sort(rng.permutation(removed)[:n_positive])
-    rows = [*np.flatnonzero(right), *removed]
-    values = ["P"] * int(right.sum()) + ["N"] * len(removed)
+    rows = [*np.flatnonzero(positive), *removed]
+    values = ["P"] * int(positive.sum()) + ["N"] * len(removed)
     by_hand = np.flatnonzero(~matched)
     source = everything
     if len(by_hand):
@@ -136,9 +136,9 @@ def label_from_database(
 ) -> PickSet:
     """Label the picks of one job by what became of them in others.
 
-    A candidate within the radius of a positive is right; else, within the radius of an excluded particle, wrong. Of
-    the others it is not known why they were dropped: a refinement drops many whole particles. Only micrographs that the
-    positives are on are kept, for on the others nothing says that anybody looked.
+    A candidate within the radius of a positive is positive; else, within the radius of an excluded particle, negative.
+    The others are unlabeled, for a refinement drops many whole particles. Only micrographs with positives are kept: the
+    others may never have been looked at.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def label_from_database(
     candidates
         All picks: of an autopick job.
     excluded
-        Particles that a selection put aside: wrong ones that look right, the most instructive there are.
+        Particles that a selection rejected: negatives that look like particles, which teach most.
     radius
         In particle diameters.
     diameter_A

@@ -10,7 +10,7 @@ from cryoflow.database.select import best_of, is_junk, job_number
 from cryoflow.picks import Kind
 
 CANDIDATE_KINDS = (Kind.AUTO_PICK, Kind.INSPECT, Kind.EXTRACT)
-"""Kinds that hold right and wrong picks alike, the most complete first."""
+"""Kinds that hold all picks, good and bad, the most complete first."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the unpicker learns from and works on: micrographs with picks, each pick right, wrong or not known."""
+"""Labeled micrographs of one or more projects, and their split into train, validation and test."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class LabeledSet:
         return sum(m.count(label) for m in self.micrographs)
 
     def check(self) -> None:
-        """Refuse what cannot be learnt from.
+        """Refuse what cannot be learned from.
 
         Raises
         ------
@@ -71,13 +71,13 @@ class LabeledSet:
         if not positives:
             raise BadInput(
                 where,
-                f"no pick is labeled right ({negatives} wrong, {unknown} not known).",
+                f"no pick is positive ({negatives} negative, {unknown} unlabeled).",
                 "Training needs examples of both kinds.",
             )
         if not negatives and not unknown:
             raise BadInput(
                 where,
-                f"all {positives} picks are labeled right: one class only.",
+                f"all {positives} picks are positive: one class only.",
                 "Add the picks that were removed, or the unlabeled picks of the autopick job.",
             )
         twice = [name for name, n in Counter(m.key for m in self.micrographs).items() if n > 1]
@@ -87,7 +87,7 @@ class LabeledSet:
 
 @dataclass(frozen=True)
 class Split:
-    """Which micrographs are learnt from, which are watched while learning, and which are kept for the test."""
+    """Which micrographs are learned from, which are watched while learning, and which are kept for the test."""
 
     train: tuple[PickedMicrograph, ...]
     validation: tuple[PickedMicrograph, ...]
@@ -148,10 +148,10 @@ def split_by_micrograph(
 def balanced_draw(
     micrographs: Sequence[PickedMicrograph], n_positive: int, *, seed: int = 0, bins: int = 8
 ) -> tuple[PickedMicrograph, ...]:
-    """At most `n_positive` right picks, drawn evenly over the defocus, and as large a share of the others.
+    """Return at most `n_positive` positives, drawn evenly over the defocus, and as large a share of the others.
 
     Micrographs of unknown defocus make one bin of their own. Other picks are thinned by the same share, so that the
-    balance of right and wrong stays as it was.
+    balance of positives and negatives stays as it was.
     """
     rng = np.random.default_rng(seed)
     total = sum(m.count(POSITIVE) for m in micrographs)

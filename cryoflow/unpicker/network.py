@@ -79,7 +79,7 @@ def build(architecture: Architecture, *, mixed_precision: bool = False, folded: 
     Returns
     -------
     keras.Model
-        (n, input_px, input_px, n_channels) -> (n, 1), a logit: above 0 is right.
+        (n, input_px, input_px, n_channels) -> (n, 1), a logit: above 0 is positive.
     """
     import keras
 

@@ -24,7 +24,7 @@ class Suggestion:
     n_errors
         Expected number of wrong decisions.
     defocus_gap_A
-        How far its defocus is from any that was learnt from; 0 where unknown.
+        How far its defocus is from any that was learned from; 0 where unknown.
     """
 
     name: str

@@ -30,9 +30,9 @@ class TrainOptions:
     least_steps
         Batches of an epoch at least, where the training set is small.
     class_prior
-        Share of right picks among those that are not labeled, at most: it is measured on validation micrographs.
+        Upper limit of the share of positives among unlabeled picks, which validation micrographs give.
     max_positives
-        Learn from at most so many right picks, drawn evenly over the defocus.
+        Learn from at most so many positives, drawn evenly over the defocus.
     validation, test
         Shares of the micrographs.
     goal

@@ -184,7 +184,7 @@ READ_TRUSTED = {
     "settings.py": "configuration: trusted, and checked",
     "doctor.py": "the lock file of the requirements; the server's health",
     "simulate/truth.py": "simulated data sets, made for tests and the demo",
-    "unpicker/training_loop.py": "checkpoints: attacked in tests/unpicker/test_unpicker_training.py, which has TensorFlow",
+    "unpicker/training_loop.py": "checkpoints: attacked in tests/unpicker/test_unpicker_training.py",
     "cluster/images.py": "our own probe; labels of images, which are trusted",
     "cluster/probe.py": "what asks it is cryoflow itself",
     "cluster/services.py": "logs of services that cryoflow started",

@@ -191,7 +191,7 @@ def test_missing_micrographs_are_left_out_of_a_training(rings, tmp_path, caplog)
 
 
 @pytest.mark.parametrize(
-    ("label", "says"), [(1, "one class only"), (-1, "no pick is labeled right"), (0, "no pick is labeled right")]
+    ("label", "says"), [(1, "one class only"), (-1, "no pick is positive"), (0, "no pick is positive")]
 )
 def test_labels_of_one_kind_are_refused(rings, tmp_path, label, says):
     same = tuple(replace(m, labels=np.full(len(m.labels), label, np.int8)) for m in rings.micrographs)
