@@ -235,7 +235,7 @@ class SlurmJobConfiguration(BaseJobConfiguration):
 
     @property
     def argv(self) -> list[str]:
-        """Command of the flow run. One interpreter runs it: `prefect flow-run execute` would start a second one."""
+        """Command of the flow run. `prefect flow-run execute` would import Prefect twice."""
         if self.command and self.command != self._base_flow_run_command():
             return shlex.split(self.command)
         return ["python" if self.image else sys.executable, "-m", START_STAGE]

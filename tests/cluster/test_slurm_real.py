@@ -85,7 +85,7 @@ def test_a_run_launched_by_the_api_is_a_slurm_job_and_its_log_reaches_the_ui(
     messages = site.messages(run.id, f"'SLURM_JOB_ID': '{run.infrastructure_pid}'")
     assert "'OMP_NUM_THREADS': '2'" in messages
     assert str(site.logs) in messages
-    assert f"SLURM job {run.infrastructure_pid} on " in Path(run.labels["slurm.log"]).read_text()
+    assert f"cryoflow: job {run.infrastructure_pid} on " in Path(run.labels["slurm.log"]).read_text()
 
 
 def test_a_running_run_that_is_cancelled_ends_within_10_s_and_tidies_up(site: RealSite, tmp_path: Path) -> None:

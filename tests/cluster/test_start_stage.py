@@ -59,3 +59,17 @@ def test_a_job_whose_server_stays_away_ends_with_the_status_that_is_retried(port
     assert ran.returncode == start_stage.SERVER_AWAY, ran.stderr
     assert "did not answer" in ran.stdout
     assert exit_reason_of(EndedJob(1, "FAILED", ran.returncode)) == ExitReason.SERVER
+
+
+def test_the_stage_becomes_the_engine_whose_exit_status_is_the_jobs(tmp_path: Path) -> None:
+    """A stand-in for the package prefect is found before the real one."""
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "__init__.py").touch()
+    (tmp_path / "prefect" / "engine.py").write_text("import os, sys\nprint('engine', os.getpid())\nsys.exit(7)\n")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PREFECT_API_URL": "", "PYTHONPATH": f"{tmp_path}:{root}"}
+    argv = [sys.executable, "-m", start_stage.START_STAGE]
+    stage = subprocess.Popen(argv, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    printed, _ = stage.communicate(timeout=60)
+    assert stage.returncode == 7
+    assert printed == f"engine {stage.pid}\n"

@@ -133,10 +133,10 @@ UNSEEN_WRITES = {
     "simulate/cryosparc_project.py": "simulated projects, made for tests and the demo",
     "simulate/relion_graph.py": "simulated projects, made for tests and the demo",
     "simulate/relion_project.py": "simulated projects, made for tests and the demo",
-    "cluster/services.py": "logs of the services that `cryoflow up` starts",
     "view/journal.py": "appended to and synced; a torn last line is dropped: tests/view/test_view_review.py",
     "view/scoring.py": "into memory: what it makes is written by write_atomically",
     "view/serve.py": "the file of tokens: a second name of a whole file, made once",
+    "cluster/supervisor.py": "logs of the services that `cryoflow up` starts",
 }
 """Modules that change files by other means than `cryoflow.storage.files`, and why that loses nothing."""
 

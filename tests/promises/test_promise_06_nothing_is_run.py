@@ -99,7 +99,7 @@ def problems_of(source: str, name: str) -> list[str]:
             found.append(f"{where} loads arrays without saying allow_pickle=False")
         if called.startswith("subprocess.") and name not in (
             "cryoflow/system/programs.py",
-            "cryoflow/cluster/services.py",
+            "cryoflow/cluster/supervisor.py",
         ):
             found.append(f"{where} starts a program past cryoflow.system.programs")
         if called == "json.dumps" and name.endswith(".html"):
