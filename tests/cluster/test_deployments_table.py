@@ -163,7 +163,7 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
         assert len(list(register(settings, ProfileName.SLURM))) == len(STAGES)
     with get_client(sync_client=True) as client:
         ingest = client.read_deployment_by_name("ingest/ingest (slurm)")
-        assert "Read every finished job" in ingest.description
+        assert "Read every new or changed finished job" in ingest.description
         assert "class large" in ingest.description
         assert {"cryoflow", "data", "slurm"} <= set(ingest.tags)
         assert [s.active for s in ingest.schedules] == [False]
