@@ -14,7 +14,7 @@ copyright = author
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
-exclude_patterns = ["*.py", "_build"]
+exclude_patterns = ["*.py", "_build", "examples/sites/*"]
 default_role = "code"  # single backticks in docstrings
 html_theme = "furo"
 html_title = f"cryoflow {release}"
