@@ -86,6 +86,7 @@ def train_weights(
             unlabeled_from=1.0,
             seed=recipe.seed,
             mixed_precision=recipe.mixed_precision,
+<<<<<<< HEAD
         ),
         fingerprint=recipe.fingerprint,
         on_round=lambda r: say(
@@ -94,3 +95,72 @@ def train_weights(
         ),
     )
     return dict(weights), history
+=======
+        )
+        weights, _ = fit(
+            architecture,
+            stream,
+            [fixed.batch(i) for i in range(VALIDATION_BATCHES)],
+            work / stage.name,
+            fit_options,
+            fingerprint=f"{recipe.fingerprint}/{stage.name}",
+            start=weights,
+            on_round=lambda r: say(
+                f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, validation {r.validation_loss:.4f}, "
+                f"{r.seconds_left / 60:.0f} min left"
+            ),
+        )
+    assert weights is not None
+    detector = Detector(architecture, weights, recipe={**asdict(recipe), "fingerprint": recipe.fingerprint})
+    detector = calibrated(detector, validation)
+    detector = replace(detector, card=general_card(detector, recipe))
+    detector.save(output)
+    return detector
+
+
+def _telling(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
+    def on_made(n: int) -> None:
+        if n % 100 == 0 or n == total:
+            say(f"{n} of {total} micrographs simulated")
+
+    return on_made
+
+
+def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
+    """Return a detector with calibration, threshold and validation figures from micrographs that it did not learn from.
+
+    Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them.
+    """
+    detector = replace(detector, weights=half(detector.weights), calibration=Calibration())
+    found: list[tuple[Scored, npt.NDArray[np.int8]]] = []
+    for example in examples:
+        pixels = np.asarray(example.map_pixels())
+        peaks = find_peaks(detector.answers(pixels), detector.pixels_per_diameter, shape_yx=pixels.shape[:2])
+        peaks = peaks.where(peaks.junk <= 0)
+        diameter_px = detector.pixels_per_diameter * (
+            math.exp(example.log_size) if math.isfinite(example.log_size) else 1
+        )
+        scored = Scored(
+            peaks.xy_px,
+            peaks.logit,
+            example.xy_px[example.kind == POSITIVE],
+            example.xy_px[example.kind == UNKNOWN],
+            diameter_px,
+            example.data_set,
+        )
+        found.append((scored, outcomes(scored, 0.5)))
+    logit = np.concatenate([s.score for s, _ in found])
+    outcome = np.concatenate([o for _, o in found])
+    counted = outcome != IGNORED
+    calibration = fit_calibration(logit[counted], outcome[counted] == HIT)
+    detector = replace(detector, calibration=calibration)
+    with_particles = [s for s, _ in found if len(s.true_xy_px)]
+    probabilities = [replace(s, score=calibration.probability(s.score)) for s in with_particles]
+    threshold, _ = expected_f1_threshold(np.concatenate([s.score for s in probabilities]))
+    metrics: dict[str, float] = {}
+    for within in (0.5, 0.25):
+        of_all = figures(probabilities, within, threshold)
+        metrics[f"validation_average_precision_d/{1 / within:g}"] = of_all.average_precision
+        metrics[f"validation_f1_d/{1 / within:g}"] = of_all.f1
+    return replace(detector, threshold=threshold, metrics=metrics)
+>>>>>>> a02d4ff (detector: train on the projects of a database)

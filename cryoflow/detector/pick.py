@@ -230,6 +230,7 @@ def estimate_diameter(
             f"no particle was found on {len(images)} micrographs at any diameter.",
             "Give the particle diameter (--diameter).",
         )
+<<<<<<< HEAD
     for _ in range(2):
         _, closer = look(diameter)
         if abs(math.log(closer / diameter)) < 0.04:
@@ -237,6 +238,59 @@ def estimate_diameter(
             break
         diameter = closer
     return DiameterEstimate(diameter, tuple((a, n) for a, n, _ in tried), len(images))
+=======
+    diameter = _where_size_fits(tried[max(0, best - 1) : best + 2], tried[best])
+    return DiameterEstimate(diameter, tuple((t.assumed_A, t.quality) for t in tried), len(images))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What micrographs show at an assumed diameter.
+
+    Attributes
+    ----------
+    quality
+        Expected F1 of the picks, less where they are few: highest about the true diameter, however many peaks of noise
+        there are at smaller ones.
+    number
+        Expected number of particles a micrograph.
+    log_size
+        Median log(diameter / assumed diameter) of the particles.
+    """
+
+    assumed_A: float
+    quality: float
+    number: float
+    log_size: float
+
+
+def _look(detector: Detector, images: Sequence[tuple[npt.NDArray[np.float32], float]], assumed_A: float) -> _Look:
+    probability, log_size = [np.zeros(0)], [np.zeros(0)]
+    for image, pixel_size_A in images:
+        if _problem(image.shape, pixel_size_A, assumed_A, detector.pixels_per_diameter):
+            continue
+        pixels = prepare(image, pixel_size_A, assumed_A, pixels_per_diameter=detector.pixels_per_diameter)
+        peaks = _off_junk(find_peaks(detector.answers(pixels), detector.pixels_per_diameter))[0]
+        probability.append(detector.calibration.probability(peaks.logit))
+        log_size.append(peaks.log_size)
+    p, size = np.concatenate(probability), np.concatenate(log_size)
+    number = float(p[p > 0.5].sum())
+    _, expected_f1 = expected_f1_threshold(p)
+    quality = expected_f1 * number / (number + _FEW_PARTICLES)
+    return _Look(assumed_A, quality, number / len(images), _weighted_median(size, p * (p > 0.3)))
+
+
+def _where_size_fits(looks: Sequence[_Look], best: _Look) -> float:
+    """The diameter at which particles are as large as assumed: between two looks, or by the best one alone.
+
+    The network underrates how far off an assumed diameter is, so one look's answer would lead half of the way only.
+    """
+    for one, other in itertools.pairwise(looks):
+        if one.log_size >= 0 > other.log_size:
+            part = one.log_size / (one.log_size - other.log_size)
+            return float(one.assumed_A * (other.assumed_A / one.assumed_A) ** part)
+    return float(best.assumed_A * math.exp(2 * best.log_size))
+>>>>>>> a02d4ff (detector: train on the projects of a database)
 
 
 def _weighted_median(values: Float, weights: Float) -> float:
@@ -290,9 +344,28 @@ def _open(item: MicrographToPick) -> tuple[MicrographFile, float]:
     return file, item.pixel_size_A
 
 
+def prepare_one(
+    item: MicrographToPick, diameter_A: float, pixels_per_diameter: float, *, known: Path | None = None
+) -> tuple[tuple[int, int], npt.NDArray[np.float16]]:
+    """Return a micrograph's shape, and its prepared image, from the file `known` where it was prepared before.
+
+    Raises
+    ------
+    BadInput
+        Where the micrograph cannot be used.
+    """
+    file, pixel_size_A = _open(item)
+    if problem := _problem(file.shape, pixel_size_A, diameter_A, pixels_per_diameter):
+        raise BadInput(item.path, problem, "Check the pixel size and the diameter.")
+    if known is not None:
+        mapped: npt.NDArray[np.float16] = np.load(known, mmap_mode="r", allow_pickle=False)
+        return file.shape, mapped
+    return file.shape, prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter)
+
+
 def _load(detector: Detector, item: MicrographToPick, diameter_A: float) -> Loaded:
     file, pixel_size_A = _open(item)
-    if problem := _problem(file.shape, pixel_size_A, diameter_A, detector):
+    if problem := _problem(file.shape, pixel_size_A, diameter_A, detector.pixels_per_diameter):
         raise BadInput(item.path, problem, "Check the pixel size and the diameter.")
     pixels = prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=detector.pixels_per_diameter)
     return item, file.shape, pixel_size_A, pixels
@@ -307,14 +380,14 @@ def _whole(item: MicrographToPick) -> tuple[npt.NDArray[np.float32], float]:
     return image, pixel_size_A
 
 
-def _problem(shape_yx: tuple[int, ...], pixel_size_A: float, diameter_A: float, detector: Detector) -> str:
+def _problem(shape_yx: tuple[int, ...], pixel_size_A: float, diameter_A: float, pixels_per_diameter: float) -> str:
     """Why a micrograph cannot be looked at for particles of this diameter, or nothing."""
     across = diameter_A / pixel_size_A
     if across < _LEAST_PIXELS:
         return f"a particle of {diameter_A:g} A is only {across:.1f} pixels of {pixel_size_A:.4g} A across."
     if min(shape_yx[:2]) < _LEAST_DIAMETERS * across:
         return f"its {shape_yx[1]} x {shape_yx[0]} pixels are too few for particles of {diameter_A:g} A."
-    if max(shape_yx[:2]) / across * detector.pixels_per_diameter > _MOST_PIXELS:
+    if max(shape_yx[:2]) / across * pixels_per_diameter > _MOST_PIXELS:
         return f"it is {max(shape_yx[:2]) / across:.0f} particles of {diameter_A:g} A wide, more than can be right."
     return ""
 

@@ -1,0 +1,245 @@
+"""`cryoflow pick`, and `cryoflow detector ...`: pick with our own network, train it, see how good it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from cryoflow.cli import output as out
+from cryoflow.cli.declared import declared
+from cryoflow.detector.parameters import EvaluateParameters, PickParameters, TrainParameters
+from cryoflow.errors import BadInput, ExitCode
+
+if TYPE_CHECKING:
+    from cryoflow.detector.pick import PickedResult
+    from cryoflow.picks import PickSet
+
+app = App(name="detector", help="Find particles with our own network: pick, train, evaluate.", help_format="plaintext")
+
+
+@declared
+def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
+    """Pick micrographs that nobody labeled: no training, and no label is needed.
+
+    The picks have calibrated probabilities as scores. They go into the database (--database), or into files
+    (--output): relion/ and cryosparc/ to import there (a .cs where CryoSPARC's uids are known), and box/ with one
+    EMAN box file a micrograph.
+    """
+    from cryoflow.detector.model import Detector
+    from cryoflow.detector.pick_set import pick_set
+
+    p = parameters
+    detector = Detector.load(p.model)
+    rows: list[dict[str, object]] = []
+    failed: list[BadInput] = []
+    for source in _sources(p):
+        with _telling(len(source.micrographs)) as on_picked:
+            picks, report = pick_set(
+                detector,
+                source,
+                diameter_A=p.diameter_A,
+                pixel_size_A=p.pixel_size_A,
+                threshold=p.threshold,
+                name=p.name,
+                masks=p.output / "masks" if p.masks and p.output else None,
+                workers=p.workers,
+                on_picked=on_picked,
+            )
+        failed += report.failed
+        if report.n_missing:
+            out.say(f"note: {report.n_missing} micrographs were not found, and are left out")
+        if report.diameter is not None:
+            out.say(
+                f"note: the particle diameter was estimated: {report.diameter.diameter_A:.0f} A (--diameter sets it)"
+            )
+        entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
+        if p.database is not None:
+            from cryoflow.database import Database
+
+            entry = Database(p.database).add(picks).name
+        if p.output is not None:
+            _write_files(picks, p.output if len(rows) == 0 else p.output / f"set{len(rows) + 1}")
+        rows.append(
+            {
+                "entry": entry,
+                "picks": len(picks),
+                "micrographs": len(picks.micrographs),
+                "diameter_A": round(picks.diameter_A or 0, 1),
+                "threshold": round(report.threshold, 4),
+                "expected_f1": round(report.expected_f1, 3),
+                "on_junk": report.n_junk,
+            }
+        )
+    out.emit_table(rows, as_json=json, title="Picks")
+    return _ending(failed)
+
+
+@app.command
+@declared
+def evaluate(parameters: EvaluateParameters, *, json: out.Json = False) -> int:
+    """Compare a detector's picks with entries that hold all particles, or with CryoPPP's expert labels."""
+    from cryoflow.detector.cryoppp import evaluate_tree
+    from cryoflow.detector.evaluate import evaluate_set
+    from cryoflow.detector.model import Detector
+
+    p = parameters
+    detector = Detector.load(p.model)
+    if p.cryoppp is not None:
+        diameters = {} if p.diameter_A is None else {f.name: p.diameter_A for f in p.cryoppp.glob("*") if f.is_dir()}
+        rows = list(evaluate_tree(detector, p.cryoppp, diameters))
+    else:
+        from cryoflow.cli.unpicker_input import load_entries
+
+        rows = [
+            evaluate_set(detector, picks, diameter_A=p.diameter_A, limit=p.limit)
+            for picks in load_entries(p.entries, p.database)
+        ]
+    out.emit_table(rows, as_json=json, title="Figures")
+    return ExitCode.PARTLY_FAILED if any(r["not_picked"] for r in rows) else ExitCode.OK
+
+
+@app.command
+def info(model: str = "general", *, json: out.Json = False) -> None:
+    """Show what a detector is: its card, and what was measured.
+
+    Parameters
+    ----------
+    model
+        Folder of a detector, or general for the one that ships.
+    """
+    from cryoflow.detector.model import Detector
+
+    detector = Detector.load(model)
+    record: dict[str, object] = {
+        "model": model,
+        "fingerprint": detector.fingerprint,
+        "folder": detector.folder,
+        "pixels_per_diameter": detector.pixels_per_diameter,
+        "diameter_A": detector.diameter_A,
+        "threshold": detector.threshold,
+        **{f"recipe.{k}": v for k, v in detector.recipe.items()},
+        **dict(detector.metrics),
+    }
+    out.emit_record(record, as_json=json)
+    if not json:
+        out.say(detector.card.rstrip())
+
+
+@app.command
+@declared
+def train(parameters: TrainParameters, *, json: out.Json = False) -> int:
+    """Train a detector on finished projects. The same command goes on where it was stopped."""
+    from cryoflow.database import Database
+    from cryoflow.detector.model import Detector
+    from cryoflow.detector.train import TrainingOptions
+    from cryoflow.detector.train import train as run
+    from cryoflow.unpicker.devices import find_devices, load_keras
+
+    p = parameters
+    load_keras()
+    precision = "float16" if find_devices(mixed_precision=None).mixed_precision else None
+    options = TrainingOptions(
+        rounds=p.rounds,
+        steps=p.steps,
+        at_most=p.micrographs,
+        from_scratch=p.from_scratch,
+        seed=p.seed,
+        mixed_precision=precision,
+    )
+    detector, prepared = run(
+        Database(p.database),
+        p.entries,
+        p.output,
+        options,
+        start=Detector.load(p.start),
+        diameter_A=p.diameter_A,
+        say=out.say,
+    )
+    for note in prepared.notes:
+        out.say(f"note: {note}")
+    for error in prepared.failed:
+        out.say(f"not used: {error}")
+    out.emit_record({"model": p.output, "fingerprint": detector.fingerprint, **dict(detector.metrics)}, as_json=json)
+    return ExitCode.PARTLY_FAILED if prepared.failed else ExitCode.OK
+
+
+@app.command(name="train-general")
+def train_general(
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    work: Path,
+    workers: int = 2,
+) -> None:
+    """Train the general model anew, from nothing but simulated specimens; some hours on two cores.
+
+    Parameters
+    ----------
+    output
+        Folder of the model.
+    work
+        Folder for simulated micrographs (2 GB) and checkpoints; the same command goes on where it was stopped.
+    workers
+        Processes that simulate.
+    """
+    from cryoflow.detector.general import train_general as run
+    from cryoflow.unpicker.devices import load_keras
+
+    load_keras()
+    detector = run(output, work, workers=workers, say=out.say)
+    out.emit_record({"model": output, "fingerprint": detector.fingerprint, **dict(detector.metrics)})
+
+
+app.command(pick)
+
+
+def _sources(p: PickParameters) -> Iterator[PickSet]:
+    """What is to be picked: files and folders that are there, else entries of the database."""
+    from cryoflow.pickers.running.run import micrographs_to_pick
+
+    paths = [Path(s) for s in p.sources if Path(s).exists()]
+    entries = [s for s in p.sources if not Path(s).exists()]
+    if paths:
+        yield micrographs_to_pick(paths, pixel_size_A=p.pixel_size_A)
+    if entries and p.database is None:
+        raise BadInput(entries[0], "is no file or folder, and no database was named.", "Give --database for entries.")
+    if entries:
+        from cryoflow.cli.unpicker_input import load_entries
+
+        yield from load_entries(entries, p.database)
+
+
+def _write_files(picks: PickSet, output: Path) -> None:
+    from cryoflow.detector.pick_set import write_boxes
+    from cryoflow.pickers.training_sets.export import export
+
+    for program in ("relion", "cryosparc"):
+        written = export(program, [picks], output / program, diameter_A=picks.diameter_A, overwrite=True)
+        for command in written.next_commands:
+            out.say(f"next: {command}")
+    write_boxes(picks, output / "box")
+
+
+@contextlib.contextmanager
+def _telling(total: int) -> Iterator[Callable[[PickedResult | BadInput], None]]:
+    """Progress, and each micrograph that could not be picked as it comes."""
+    with out.progress("micrographs", total) as advance:
+
+        def on_picked(result: PickedResult | BadInput) -> None:
+            if isinstance(result, BadInput):
+                advance(note="")
+                out.say(f"not picked: {result}")
+            else:
+                advance(note=Path(result.name).name)
+
+        yield on_picked
+
+
+def _ending(failed: list[BadInput]) -> int:
+    if failed:
+        out.say(f"{len(failed)} micrographs could not be picked, see above")
+        return ExitCode.PARTLY_FAILED
+    return ExitCode.OK

@@ -1,0 +1,134 @@
+"""Parameters of the detector's stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le, MinLen
+
+from cryoflow.parameters import (
+    RARE,
+    Count,
+    DatabaseFolder,
+    Option,
+    OutputFolder,
+    ParameterError,
+    Parameters,
+    Positive,
+    Probability,
+)
+
+LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
+"""Diameters that a detector looks for."""
+
+ParticleDiameterA = Annotated[
+    float,
+    Ge(LEAST_DIAMETER_A),
+    Le(LARGEST_DIAMETER_A),
+    Option(
+        names=("--diameter",),
+        help="Particle diameter in angstrom; it is estimated from the micrographs where nobody knows it",
+        examples=(160.0,),
+    ),
+]
+DetectorModel = Annotated[
+    str,
+    Option(help="Folder of a trained detector, or general for the one that ships", examples=("general",)),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PickParameters(Parameters):
+    """Pick micrographs that nobody labeled, with the detector that ships or one of your own."""
+
+    sources: Annotated[
+        tuple[str, ...],
+        MinLen(1),
+        Option(
+            positional=True,
+            help="Folders of micrographs, micrographs (MRC), or entries of the database, whose micrographs are picked",
+            examples=(("/data/session/micrographs",),),
+        ),
+    ]
+    diameter_A: ParticleDiameterA | None = None
+    output: OutputFolder | None = None
+    """Folder for the picks as files for RELION (STAR), CryoSPARC (.cs) and EMAN (.box)."""
+    database: Annotated[DatabaseFolder | None, Option(required_in_form=True)] = None
+    model: DetectorModel = "general"
+    threshold: Probability | None = None
+    """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
+    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",))] = None
+    """Pixel size in angstrom of micrographs whose headers have none."""
+    masks: bool = False
+    """Also write where carbon, ice and aggregates lie, one MRC file a micrograph, in masks/ of the output."""
+    name: str = ""
+    """Name of the run, part of the entry's name."""
+    workers: Annotated[Count, Option(group=RARE)] = 2
+    """Micrographs that are read and prepared at the same time."""
+
+    def check(self) -> None:
+        """Refuse picks that would go nowhere."""
+        if self.output is None and self.database is None:
+            raise ParameterError("Give {output}, {database}, or both: where the picks go.")
+        if self.masks and self.output is None:
+            raise ParameterError("Give {output}, the folder that masks are written to.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParameters(Parameters):
+    """Compare a detector's picks with known particles, or with CryoPPP's expert labels."""
+
+    entries: Annotated[
+        tuple[str, ...],
+        Option(positional=True, help="Entries of the database whose picks are all particles of their micrographs"),
+    ] = ()
+    database: DatabaseFolder | None = None
+    cryoppp: Annotated[Path | None, Option(examples=("/data/cryoppp",))] = None
+    """Folder of EMPIAR sets in CryoPPP's layout."""
+    model: DetectorModel = "general"
+    diameter_A: ParticleDiameterA | None = None
+    limit: Count | None = None
+    """Look at so many micrographs of each entry, evenly spread."""
+
+    def check(self) -> None:
+        """Refuse both sources at once, and neither."""
+        if bool(self.entries) == (self.cryoppp is not None):
+            raise ParameterError("Give {entries} and their {database}, or {cryoppp}.")
+        if self.entries and self.database is None:
+            raise ParameterError("Give {database}, which holds the entries.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainParameters(Parameters):
+    """Train a detector on the projects of a database, starting from the general one."""
+
+    entries: Annotated[
+        tuple[str, ...],
+        Option(
+            positional=True,
+            help="Entries whose picks survived, PROJECT/KIND_JOB; none takes the best one of each project",
+        ),
+    ] = ()
+    database: DatabaseFolder
+    output: OutputFolder
+    best: bool = False
+    """Take the best entry of each project."""
+    start: DetectorModel = "general"
+    from_scratch: bool = False
+    """Begin with random weights."""
+    diameter_A: ParticleDiameterA | None = None
+    rounds: Count = 10
+    """Rounds of training; a checkpoint is written after each."""
+    steps: Count = 100
+    """Batches of a round."""
+    micrographs: Count = 200
+    """Most micrographs of a project."""
+    seed: Annotated[int, Ge(0)] = 1
+    """Another number is another random split and start."""
+
+    def check(self) -> None:
+        """Refuse named entries together with the best ones, and neither."""
+        if self.best == bool(self.entries):
+            raise ParameterError("Give {entries}, or {best} for the best entry of each project.")

@@ -1,0 +1,266 @@
+"""Training on a database: from the labels of its projects to a detector, starting from the general one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cryoflow.database.store import Database
+from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
+from cryoflow.detector.labels import MicrographLabels, ProjectLabels, best_entries, micrograph_labels, project_labels
+from cryoflow.detector.model import DESCRIPTION, Detector
+from cryoflow.detector.network import DetectorArchitecture
+from cryoflow.detector.pick import MicrographToPick, prepare_one
+from cryoflow.detector.stream import CropStream, StreamOptions
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.fourier import rescale_xy
+from cryoflow.storage.files import replacing
+from cryoflow.storage.fingerprints import fingerprint, fingerprint_of, fingerprint_of_values
+
+VALIDATION_BATCHES = 8
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a detector is trained on a database.
+
+    Attributes
+    ----------
+    rounds, steps, batch, crop_px, learning_rate
+        Of the training loop.
+    validation
+        Share of the micrographs of each project that calibrate and are not learned from.
+    at_most
+        Most micrographs of a project; they are drawn evenly.
+    from_scratch
+        Begin with random weights in place of the general model's.
+    """
+
+    rounds: int = 10
+    steps: int = 100
+    batch: int = 8
+    crop_px: int = 256
+    learning_rate: float = 5e-4
+    validation: float = 0.2
+    at_most: int = 200
+    from_scratch: bool = False
+    seed: int = 1
+    mixed_precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Labeled, prepared micrographs of all projects, and what could not be used."""
+
+    training: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    failed: tuple[BadInput, ...]
+    notes: tuple[str, ...]
+
+
+def train(
+    database: Database,
+    entries: Sequence[str],
+    output: Path,
+    options: TrainingOptions | None = None,
+    *,
+    start: Detector | None = None,
+    diameter_A: float | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[Detector, Prepared]:
+    """Train a detector on the projects of some entries and write it to `output`; go on where a call was stopped.
+
+    Parameters
+    ----------
+    entries
+        Picks that survived; none takes the best entry of each project.
+    start
+        Model to begin with; None is the general one.
+
+    Raises
+    ------
+    BadInput
+        Where no project has labels, or the folder holds another training.
+    """
+    options = options or TrainingOptions()
+    chosen, notes = best_entries(database, entries)
+    if not chosen:
+        raise BadInput(
+            database.root, "has no entry to train from.", "Ingest a project with a refinement or a selection."
+        )
+    start = start or Detector.general()
+    projects = [project_labels(database, entry, diameter_A=diameter_A) for entry in chosen]
+    prepared = prepare_projects(projects, output / "prepared", start.pixels_per_diameter, options, start)
+    prepared = replace(prepared, notes=(*notes, *prepared.notes))
+    if not any(e.n_positive for e in prepared.training) or not prepared.validation:
+        if prepared.failed:
+            raise prepared.failed[0]
+        raise BadInput(database.root, "has too few micrographs with labels to train and to validate on.")
+    mark = _fingerprint(prepared, options, start)
+    if (output / DESCRIPTION).is_file():
+        there = Detector.load(output)
+        if there.recipe.get("fingerprint") == mark:
+            return there, prepared
+        raise BadInput(output, "holds another detector.", "Name another folder.")
+
+    from cryoflow.detector.fit import FitOptions, fit
+    from cryoflow.detector.general import calibrated
+
+    architecture = DetectorArchitecture() if options.from_scratch else start.architecture
+    stream_options = StreamOptions(crop_px=options.crop_px, batch=options.batch)
+    stream = CropStream(prepared.training, start.pixels_per_diameter, seed=options.seed, options=stream_options)
+    fixed = CropStream(prepared.validation, start.pixels_per_diameter, seed=options.seed, options=stream_options)
+    weights, history = fit(
+        architecture,
+        stream,
+        [fixed.batch(i) for i in range(VALIDATION_BATCHES)],
+        output,
+        FitOptions(
+            rounds=options.rounds,
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+            mixed_precision=options.mixed_precision,
+            tensorboard=True,
+        ),
+        fingerprint=mark,
+        start=None if options.from_scratch else dict(start.weights),
+        on_round=lambda r: say(
+            f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, validation {r.validation_loss:.4f}, "
+            f"{r.seconds_left / 60:.0f} min left"
+        ),
+    )
+    diameters = [p.diameter_A for p in projects]
+    detector = Detector(
+        architecture,
+        weights,
+        start.pixels_per_diameter,
+        diameter_A=float(np.median(diameters)) if max(diameters) < 1.3 * min(diameters) else None,
+        recipe={
+            **asdict(options),
+            "entries": [e.name for e in chosen],
+            "start": start.fingerprint,
+            "fingerprint": mark,
+            "last_loss": history[-1]["loss"],
+        },
+    )
+    detector = calibrated(detector, prepared.validation)
+    detector = replace(detector, card=_card(detector, projects, prepared))
+    _draw(history, output)
+    detector.save(output)
+    return detector, prepared
+
+
+def prepare_projects(
+    projects: Sequence[ProjectLabels],
+    folder: Path,
+    pixels_per_diameter: float,
+    options: TrainingOptions,
+    judge: Detector,
+) -> Prepared:
+    """Prepare the labeled micrographs of some projects once, and divide them into training and validation.
+
+    The class prior of a project, the share of particles among candidates of unknown fate, is the mean probability that
+    `judge` gives them on validation micrographs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    training: list[Example] = []
+    validation: list[Example] = []
+    failed: list[BadInput] = []
+    notes: list[str] = []
+    for project in projects:
+        usable = [m for m in micrograph_labels(project) if m.path is not None]
+        rng = np.random.default_rng([options.seed, *project.project.encode()[:64]])
+        order = rng.permutation(len(usable))[: options.at_most]
+        made: list[Example] = []
+        for i in sorted(order):
+            try:
+                made.append(_prepared(usable[i], project, folder, pixels_per_diameter))
+            except BadInput as error:
+                failed.append(error)
+        n_validation = max(1, round(options.validation * len(made))) if len(made) > 1 else 0
+        held = set(rng.permutation(len(made))[:n_validation].tolist())
+        mine = [e for i, e in enumerate(made) if i in held]
+        prior = _class_prior(judge, mine)
+        validation += mine
+        training += [replace(e, class_prior=prior) for i, e in enumerate(made) if i not in held]
+        notes.append(
+            f"{project.project}: {len(made)} micrographs, {sum(e.n_positive for e in made)} particles, "
+            f"{sum(int((e.kind == UNKNOWN).sum()) for e in made)} candidates of unknown fate"
+            + (f", of which {prior:.0%} may be particles" if prior else "")
+        )
+    return Prepared(tuple(training), tuple(validation), tuple(failed), tuple(notes))
+
+
+def _prepared(labels: MicrographLabels, project: ProjectLabels, folder: Path, pixels_per_diameter: float) -> Example:
+    assert labels.path is not None
+    path = Path(labels.path)
+    try:
+        content = fingerprint(path)
+    except OSError as error:
+        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
+    key = fingerprint_of(
+        content, f"{project.diameter_A:.6g}/{labels.pixel_size_A:.6g}/{pixels_per_diameter:g}", digits=24
+    )
+    file = folder / f"{key}.npy"
+    item = MicrographToPick(labels.name, path, labels.pixel_size_A)
+    shape_yx, pixels = prepare_one(
+        item, project.diameter_A, pixels_per_diameter, known=file if file.is_file() else None
+    )
+    if not file.is_file():
+        with replacing(file) as hidden, hidden.open("wb") as stream:
+            np.save(stream, pixels, allow_pickle=False)
+    return Example(
+        pixels=file,
+        data_set=project.project,
+        xy_px=rescale_xy(labels.xy_px, shape_yx, (pixels.shape[0], pixels.shape[1])),
+        kind=labels.kind,
+        weight=labels.weight,
+        log_size=math.nan,
+        background=labels.background,
+    )
+
+
+def _class_prior(judge: Detector, examples: Sequence[Example]) -> float:
+    from cryoflow.detector.peaks import logits_at
+
+    found = []
+    for example in examples[:8]:
+        unknown = example.xy_px[example.kind == UNKNOWN]
+        if len(unknown):
+            answers = judge.answers(np.asarray(example.map_pixels()))
+            found.append(judge.calibration.probability(logits_at(answers, unknown, judge.pixels_per_diameter)))
+    return float(np.concatenate(found).mean()) if found else 0.0
+
+
+def _fingerprint(prepared: Prepared, options: TrainingOptions, start: Detector) -> str:
+    members = [
+        [e.pixels.name, fingerprint_of(e.xy_px.tobytes(), e.kind.tobytes(), e.weight.tobytes()), e.background]
+        for e in (*prepared.training, *prepared.validation)
+    ]
+    return fingerprint_of_values({"options": asdict(options), "members": members, "start": start.fingerprint})
+
+
+def _draw(history: Sequence[dict[str, float]], output: Path) -> None:
+    from cryoflow.report.figures import learning_curves, png
+    from cryoflow.storage.files import write_atomically
+
+    curves = {"loss": [h["loss"] for h in history], "val_loss": [h["validation_loss"] for h in history]}
+    write_atomically(output / "learning_curves.png", png(learning_curves(curves, best_epoch=len(history))))
+
+
+def _card(detector: Detector, projects: Sequence[ProjectLabels], prepared: Prepared) -> str:
+    rows = "\n".join(
+        f"- {p.project}: {p.positives.provenance.entry_name}, particle diameter {p.diameter_A:.0f} A" for p in projects
+    )
+    figures = "\n".join(f"- {name}: {value:.3f}" for name, value in sorted(detector.metrics.items()))
+    return (
+        f"# A detector trained on {len(projects)} projects\n\n{rows}\n\n## Measured on validation micrographs\n\n"
+        f"{figures}\n\nLabels of a project are incomplete: precision is underrated there.\n\n## Limits\n\n"
+        f"Learned from {sum(int((e.kind == POSITIVE).sum()) for e in prepared.training)} particles of these projects; "
+        "other specimens may be found less well than by the general model.\n"
+    )
