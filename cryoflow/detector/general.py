@@ -6,18 +6,49 @@ families choose the calibration, and the families of `HELD_OUT` and all real den
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.detector.calibrate import Calibration, expected_f1_threshold, fit_calibration
+from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
+from cryoflow.detector.metrics import HIT, IGNORED, Scored, figures, outcomes
+from cryoflow.detector.model import Detector, half
 from cryoflow.detector.network import DetectorArchitecture
+from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.detector.simulated import HELD_OUT, TRAINED, plans, simulate_examples
 from cryoflow.detector.stream import CropStream, StreamOptions
+from cryoflow.storage.fingerprints import fingerprint_of_values
 
 VALIDATION_BATCHES = 12
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Rounds of training at one learning rate schedule.
+
+    Attributes
+    ----------
+    specimens, validation_specimens
+        Simulated specimens with one micrograph each; those of validation are of the same families, and not trained on.
+    hard
+        Whether these are the harder ones; earlier stages' specimens are trained on as well.
+    low_pass
+        Share of crops that lose their finest detail.
+    """
+
+    name: str
+    specimens: int
+    validation_specimens: int
+    rounds: int
+    learning_rate: float
+    hard: bool = False
+    low_pass: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -26,20 +57,17 @@ class GeneralRecipe:
 
     Attributes
     ----------
-    specimens, micrographs
-        Simulated specimens, and micrographs of each.
-    validation_specimens
-        Specimens of the same families, not trained on, one micrograph each.
-    rounds, steps
-        Rounds of so many batches.
+    steps
+        Batches of a round.
+    mixed_precision
+        Type to compute in while training; weights are float32, and rounded to float16 at the end.
     """
 
-    specimens: int = 1400
-    micrographs: int = 1
-    validation_specimens: int = 48
-    rounds: int = 16
+    stages: tuple[Stage, ...] = (
+        Stage("first", 1400, 48, 16, 2e-3),
+        Stage("refine", 1000, 36, 8, 1e-3, hard=True, low_pass=0.25),
+    )
     steps: int = 200
-    learning_rate: float = 2e-3
     crop_px: int = 256
     batch: int = 8
     seed: int = 1
@@ -50,52 +78,49 @@ class GeneralRecipe:
     @property
     def fingerprint(self) -> str:
         """Short hash of the recipe."""
-        text = json.dumps({**asdict(self), "families": TRAINED, "held_out": HELD_OUT}, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return fingerprint_of_values({**asdict(self), "families": TRAINED, "held_out": HELD_OUT}, digits=16)
 
 
-def train_weights(
-    folder: Path, recipe: GeneralRecipe, *, workers: int = 2, say: Callable[[str], None] = print
-) -> tuple[dict[str, object], list[dict[str, float]]]:
-    """Simulate and train; go on where an earlier call was stopped. Returns weights and the history."""
+def train_general(
+    output: Path,
+    work: Path,
+    recipe: GeneralRecipe | None = None,
+    *,
+    workers: int = 2,
+    say: Callable[[str], None] = print,
+) -> Detector:
+    """Train the general model and write it to `output`; go on where an earlier call was stopped.
+
+    Parameters
+    ----------
+    work
+        Folder for simulated micrographs (2 GB with the recipe that ships) and checkpoints.
+    """
+    from cryoflow.detector.card import general_card
     from cryoflow.detector.fit import FitOptions, fit
 
-    folder.mkdir(parents=True, exist_ok=True)
-    validation = simulate_examples(
-        list(plans(recipe.validation_specimens, 1, seed=recipe.seed + 1)), folder / "validation", workers=workers
-    )
-    train = simulate_examples(
-        list(plans(recipe.specimens, recipe.micrographs, seed=recipe.seed)),
-        folder / "train",
-        workers=workers,
-        on_made=lambda n: say(f"{n} of {recipe.specimens * recipe.micrographs} micrographs") if n % 100 == 0 else None,
-    )
-    options = StreamOptions(crop_px=recipe.crop_px, batch=recipe.batch)
-    stream = CropStream(train, PIXELS_PER_DIAMETER, seed=recipe.seed, options=options)
-    fixed = CropStream(validation, PIXELS_PER_DIAMETER, seed=recipe.seed + 1, options=replace(options, power=0.0))
-    batches = [fixed.batch(i) for i in range(VALIDATION_BATCHES)]
-    weights, history = fit(
-        DetectorArchitecture(2, recipe.widths, recipe.blocks),
-        stream,
-        batches,
-        folder,
-        FitOptions(
-            rounds=recipe.rounds,
+    recipe = recipe or GeneralRecipe()
+    architecture = DetectorArchitecture(2, recipe.widths, recipe.blocks)
+    training: list[Example] = []
+    validation: list[Example] = []
+    weights = None
+    for number, stage in enumerate(recipe.stages):
+        seed = recipe.seed + 2 * number
+        plan = list(plans(stage.specimens, 1, seed=seed, hard=stage.hard))
+        validation_plan = list(plans(stage.validation_specimens, 1, seed=seed + 1, hard=stage.hard))
+        say(f"stage {stage.name}: {stage.specimens} specimens")
+        validation += simulate_examples(validation_plan, work / "validation", workers=workers)
+        training += simulate_examples(plan, work / "train", workers=workers, on_made=_telling(len(plan), say))
+        options = StreamOptions(crop_px=recipe.crop_px, batch=recipe.batch, low_pass=stage.low_pass)
+        stream = CropStream(training, PIXELS_PER_DIAMETER, seed=seed, options=options)
+        fixed = CropStream(validation, PIXELS_PER_DIAMETER, seed=seed + 1, options=replace(options, power=0.0))
+        fit_options = FitOptions(
+            rounds=stage.rounds,
             steps=recipe.steps,
-            learning_rate=recipe.learning_rate,
+            learning_rate=stage.learning_rate,
             unlabeled_from=1.0,
-            seed=recipe.seed,
+            seed=seed,
             mixed_precision=recipe.mixed_precision,
-<<<<<<< HEAD
-        ),
-        fingerprint=recipe.fingerprint,
-        on_round=lambda r: say(
-            f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, validation {r.validation_loss:.4f}, "
-            f"{r.seconds_left / 60:.0f} min left"
-        ),
-    )
-    return dict(weights), history
-=======
         )
         weights, _ = fit(
             architecture,
@@ -163,4 +188,3 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
         metrics[f"validation_average_precision_d/{1 / within:g}"] = of_all.average_precision
         metrics[f"validation_f1_d/{1 / within:g}"] = of_all.f1
     return replace(detector, threshold=threshold, metrics=metrics)
->>>>>>> a02d4ff (detector: train on the projects of a database)

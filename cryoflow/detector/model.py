@@ -47,6 +47,8 @@ PROGRAM = "cryoflow detector"
 TILE_PX, OVERLAP_PX = 1536, 192
 """Larger images are looked at in tiles of this edge, which share so many pixels: more than the network sees around."""
 
+_PADDED = 4 * MULTIPLE  # coarser than the network needs: each new size of an image is traced anew, which takes seconds
+
 Answers = npt.NDArray[np.float32]
 
 
@@ -240,7 +242,7 @@ def versions() -> dict[str, str]:
 def _look(network: keras.Model, part: npt.NDArray[np.float16]) -> Answers:
     """Answers for an image that is padded to what the network takes."""
     ny, nx = part.shape[:2]
-    padded = [(0, -n % MULTIPLE) for n in (ny, nx)]
+    padded = [(0, -n % _PADDED) for n in (ny, nx)]
     x = np.pad(part, [*padded, (0, 0)], mode="edge").astype(np.float32)[None]
     answers = np.asarray(network.predict_on_batch(x))[0]
     inside: Answers = answers[: -(-ny // STRIDE), : -(-nx // STRIDE)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections import deque
@@ -13,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.detector.calibrate import expected_f1_threshold
 from cryoflow.detector.model import Answers, Detector
 from cryoflow.detector.network import JUNK, STRIDE
+from cryoflow.detector.parameters import LARGEST_DIAMETER_A, LEAST_DIAMETER_A
 from cryoflow.detector.peaks import Peaks, find_peaks, logits_at
 from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput
@@ -26,9 +29,11 @@ log = logging.getLogger(__name__)
 
 Float = npt.NDArray[np.float64]
 
-LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
-PYRAMID_A = (75.0, 115.0, 175.0, 265.0, 400.0)
+PYRAMID_A = (60.0, 80.0, 105.0, 140.0, 185.0, 245.0, 325.0, 430.0)
 """Assumed diameters that are tried where the diameter is unknown; each finds particles up to a third off."""
+
+_FEW_PARTICLES = 3.0  # so many, on all micrographs together, halve the weight of what they look like
+_LEAST_PARTICLES = 0.3
 
 _LEAST_PIXELS = 6.0  # a particle of fewer pixels across is a dot in any image
 _LEAST_DIAMETERS = 2.0  # a micrograph narrower than that holds no surroundings to compare with
@@ -91,7 +96,7 @@ class DiameterEstimate:
     diameter_A
         The estimate.
     tried
-        Assumed diameter -> expected number of particles of that size a micrograph, in the order they were tried.
+        Assumed diameter and the quality of what was found there: the expected F1, less where picks are few.
     n_micrographs
         That it was estimated from.
     """
@@ -180,8 +185,8 @@ def estimate_diameter(
 ) -> DiameterEstimate:
     """Estimate the particle diameter of some micrographs that hold one kind of particle.
 
-    Each of several assumed diameters is tried on the same micrographs. The one at which most particles are expected
-    that are about as large as assumed is taken, corrected by what the network says of their size, and tried again.
+    Several assumed diameters are tried on the same micrographs. About the one whose picks have the highest expected F1,
+    the diameter is taken at which particles are as large as assumed.
 
     Raises
     ------
@@ -202,43 +207,14 @@ def estimate_diameter(
         if errors:
             raise errors[0]
         raise BadInput(Path("micrographs"), "there is none to estimate the particle diameter from.")
-    tried: list[tuple[float, float, float]] = []
-
-    def look(assumed_A: float) -> tuple[float, float]:
-        """Expected number of particles of about this size, and the diameter that they have."""
-        number, ratios, weights = 0.0, [], []
-        for image, pixel_size_A in images:
-            if _problem(image.shape, pixel_size_A, assumed_A, detector):
-                continue
-            pixels = prepare(image, pixel_size_A, assumed_A, pixels_per_diameter=detector.pixels_per_diameter)
-            peaks = _off_junk(find_peaks(detector.answers(pixels), detector.pixels_per_diameter))[0]
-            p = detector.calibration.probability(peaks.logit)
-            about = p * np.exp(-0.5 * (peaks.log_size / 0.3) ** 2)
-            number += float((about**2).sum())
-            ratios.append(peaks.log_size)
-            weights.append(p**2)
-        ratio = _weighted_median(np.concatenate(ratios), np.concatenate(weights)) if ratios else 0.0
-        tried.append((assumed_A, number / len(images), assumed_A * math.exp(ratio)))
-        return number / len(images), assumed_A * math.exp(ratio)
-
-    for level in levels_A:
-        look(level)
-    _, number, diameter = max(tried, key=lambda t: t[1])
-    if number < 0.3:
+    tried = [_look(detector, images, level) for level in levels_A]
+    best = max(range(len(tried)), key=lambda i: tried[i].quality)
+    if tried[best].number < _LEAST_PARTICLES:
         raise BadInput(
             chosen[0].path.parent,
             f"no particle was found on {len(images)} micrographs at any diameter.",
             "Give the particle diameter (--diameter).",
         )
-<<<<<<< HEAD
-    for _ in range(2):
-        _, closer = look(diameter)
-        if abs(math.log(closer / diameter)) < 0.04:
-            diameter = closer
-            break
-        diameter = closer
-    return DiameterEstimate(diameter, tuple((a, n) for a, n, _ in tried), len(images))
-=======
     diameter = _where_size_fits(tried[max(0, best - 1) : best + 2], tried[best])
     return DiameterEstimate(diameter, tuple((t.assumed_A, t.quality) for t in tried), len(images))
 
@@ -290,7 +266,6 @@ def _where_size_fits(looks: Sequence[_Look], best: _Look) -> float:
             part = one.log_size / (one.log_size - other.log_size)
             return float(one.assumed_A * (other.assumed_A / one.assumed_A) ** part)
     return float(best.assumed_A * math.exp(2 * best.log_size))
->>>>>>> a02d4ff (detector: train on the projects of a database)
 
 
 def _weighted_median(values: Float, weights: Float) -> float:
