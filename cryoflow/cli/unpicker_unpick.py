@@ -13,6 +13,7 @@ from cryoflow.storage.safe_names import safe_name
 from cryoflow.unpicker.parameters import UnpickParameters
 
 if TYPE_CHECKING:
+    from cryoflow.detector.model import Detector
     from cryoflow.unpicker.bundle import ModelBundle
 
 
@@ -22,10 +23,16 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
 
     With --folder: X_autopick_unpick.star is written to --output, its rows as they were. With --database: an entry
     Unpicked_<job> is added for each entry; --output gets STAR files that RELION displays and a .cs for CryoSPARC.
+    The model `general` is the detector that ships with cryoflow: it cleans picks of any specimen without labels.
     """
+    from cryoflow.detector.model import Detector, is_detector
     from cryoflow.unpicker.bundle import ModelBundle
 
     p = parameters
+    if is_detector(p.model):
+        if p.folder is not None:
+            raise out.UsageError("a detector cleans entries of a --database; clean STAR files with an unpicker.")
+        return _unpick_entries(Detector.load(p.model), p, json=json)
     bundle = ModelBundle.load(p.model)
     older = ("boxsize", "sigma_contrast", "lowpass", "highpass", "gaussian_sigma", "resized_box")
     check_as_trained(bundle, {name.replace("_", "-"): getattr(p, name) for name in older})
@@ -63,8 +70,10 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     return ending(report.failed, len(report.scored))
 
 
-def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: bool) -> int:
+def _unpick_entries(bundle: ModelBundle | Detector, parameters: UnpickParameters, *, json: bool) -> int:
     from cryoflow.database import Database
+    from cryoflow.detector.model import Detector
+    from cryoflow.detector.unpick import unpick_with_detector
     from cryoflow.pickers.training_sets.export import export
     from cryoflow.unpicker.unpick import doubtful_picks
     from cryoflow.unpicker.unpick import unpick as run
@@ -74,18 +83,23 @@ def _unpick_entries(bundle: ModelBundle, parameters: UnpickParameters, *, json: 
     failed: list[BadInput] = []
     for name, picks in zip(p.entries, load_entries(p.entries, p.database), strict=True):
         with scoring(name, json=json) as (on_progress, on_scored):
-            kept, report = run(
-                bundle,
-                picks,
-                goal=p.goal,
-                orientations=p.orientations,
-                workers=p.workers,
-                work=p.work_folder,
-                n_a_shard=p.chunk_micrographs,
-                on_progress=on_progress,
-                on_scored=on_scored,
-            )
-        warn_coverage(bundle, [j.micrograph for j in report.scored])
+            if isinstance(bundle, Detector):
+                kept, report = unpick_with_detector(
+                    bundle, picks, diameter_A=p.diameter_A, threshold=p.threshold, on_scored=on_scored
+                )
+            else:
+                kept, report = run(
+                    bundle,
+                    picks,
+                    goal=p.goal,
+                    orientations=p.orientations,
+                    workers=p.workers,
+                    work=p.work_folder,
+                    n_a_shard=p.chunk_micrographs,
+                    on_progress=on_progress,
+                    on_scored=on_scored,
+                )
+                warn_coverage(bundle, [j.micrograph for j in report.scored])
         for note in (*report.notes, *(d.note() for d in report.decisions)):
             out.say(f"note: {note}")
         failed += report.failed

@@ -111,13 +111,3 @@ def macro(of_sets: Sequence[Figures]) -> dict[str, float]:
     """Return the means over data sets; a data set without a particle has no part in averages of recall."""
     names = ("average_precision", "best_f1", "precision", "recall", "f1")
     return {n: float(np.nanmean([getattr(f, n) for f in of_sets])) if of_sets else float("nan") for n in names}
-
-
-def calibration_error(probability: Float, hit: npt.NDArray[np.bool_], *, bins: int = 10) -> float:
-    """Mean distance of confidence and accuracy over bins of equally many picks."""
-    if not len(probability):
-        return float("nan")
-    order = np.argsort(probability)
-    parts = np.array_split(order, min(bins, len(order)))
-    gaps = [abs(float(probability[p].mean()) - float(hit[p].mean())) * len(p) for p in parts if len(p)]
-    return float(sum(gaps) / len(order))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import keras
@@ -129,7 +129,7 @@ def build(architecture: DetectorArchitecture, *, mixed_precision: str | None = N
             before = width
         levels.append(x)
     for level in (3, 2):
-        x = layers.UpSampling2D(2, interpolation="bilinear", dtype=dtype, name=f"up{level}")(x)
+        x = layers.Lambda(doubled, dtype=dtype, name=f"up{level}")(x)
         x = conv(x, widths[level - 1], 1, 1, f"up{level}_reduce")
         x = relu(layers.Add(dtype=dtype, name=f"up{level}_add")([x, levels[level - 1]]), f"up{level}_relu1")
         x = relu(conv(x, widths[level - 1], 3, 1, f"up{level}_mix"), f"up{level}_relu2")
@@ -147,3 +147,23 @@ def build(architecture: DetectorArchitecture, *, mixed_precision: str | None = N
     ]
     outputs = layers.Concatenate(dtype="float32", name="answers")(answers)
     return keras.Model(inputs, outputs, name="detector")
+
+
+def doubled(x: Any) -> Any:
+    """Return (n, height, width, channels) with height and width doubled, interpolated linearly.
+
+    Keras' own bilinear UpSampling2D fails in a traced function whose height and width are not known.
+    """
+    from keras import ops
+
+    for axis in (1, 2):
+        size = ops.shape(x)
+        first = [slice(None)] * 4
+        last, inner_before, inner_after = list(first), list(first), list(first)
+        first[axis], last[axis] = slice(0, 1), slice(-1, None)
+        inner_before[axis], inner_after[axis] = slice(0, -1), slice(1, None)
+        before = ops.concatenate([x[tuple(first)], x[tuple(inner_before)]], axis=axis)
+        after = ops.concatenate([x[tuple(inner_after)], x[tuple(last)]], axis=axis)
+        pair = ops.stack([0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after], axis=axis + 1)
+        x = ops.reshape(pair, [n * 2 if i == axis else n for i, n in enumerate(size)])
+    return x

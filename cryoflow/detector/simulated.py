@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,20 +123,22 @@ class Plan:
     specimen_seed: int
     micrograph: int
     seed: int
+    hard: bool = False
+    """Wrong diameters up to five times too small, crowded layers, and pixels as coarse as half of the network's."""
 
     @property
     def stem(self) -> str:
         """Name of its files."""
-        return f"{self.family}-{self.specimen_seed:05d}-{self.micrograph}-s{self.seed}"
+        return f"{self.family}-{self.specimen_seed:05d}-{self.micrograph}-s{self.seed}" + ("-hard" if self.hard else "")
 
 
 def plans(
-    n_specimens: int, per_specimen: int, *, seed: int, families: Sequence[str] = TRAINED, first: int = 0
+    n_specimens: int, per_specimen: int, *, seed: int, families: Sequence[str] = TRAINED, hard: bool = False
 ) -> Iterator[Plan]:
     """Yield the plans of a set: families in turn, a new specimen each time."""
     for i in range(n_specimens):
         for j in range(per_specimen):
-            yield Plan(families[i % len(families)], seed * 100_000 + first + i, j, seed)
+            yield Plan(families[i % len(families)], seed * 100_000 + i, j, seed, hard)
 
 
 def simulate_examples(
@@ -181,9 +183,11 @@ def make_example(plan: Plan, folder: Path) -> Example:
         )
 
 
-def assumed_ratio(rng: np.random.Generator) -> float:
+def assumed_ratio(rng: np.random.Generator, *, hard: bool = False) -> float:
     """Draw true over assumed diameter: mostly near 1, a third up to 1.4 off, a tenth so far off that none counts."""
     draw = rng.random()
+    if hard and draw < 0.2:
+        return math.exp(rng.uniform(math.log(1.8), math.log(5.0)))
     if draw < 0.10:
         return math.exp(rng.choice([-1, 1]) * rng.uniform(math.log(1.7), math.log(2.8)))
     if draw < 0.45:
@@ -196,11 +200,29 @@ def _make(plan: Plan, folder: Path) -> None:
     # Two generators: conditions belong to the data set, the rest to the micrograph.
     conditions = random_conditions(np.random.default_rng([plan.specimen_seed, 1]), points_per_object=3000)
     rng = np.random.default_rng([plan.specimen_seed, 2, plan.micrograph])
-    ratio = assumed_ratio(rng)
+    ratio = assumed_ratio(rng, hard=plan.hard)
     assumed_A = specimen.diameter_A / ratio
-    pixel_size_A = specimen.diameter_A / PIXELS_PER_DIAMETER / OVERSAMPLING
-    edge = 2 * round(FIELD_DIAMETERS * PIXELS_PER_DIAMETER * OVERSAMPLING / min(ratio, 1.4) / 2)
-    edge = int(np.clip(edge, 430, 900))
+    oversampling = OVERSAMPLING
+    if plan.hard:
+        if rng.random() < 0.4:
+            oversampling = rng.uniform(0.55, 1.3)
+        if rng.random() < 0.2:
+            specimen = replace(specimen, whole_per_um2=rng.uniform(0.5, 1.0) * 1e8 / specimen.diameter_A**2)
+            # In a layer as dense as that, things that lie anywhere would make aggregates of most of it.
+            conditions = replace(
+                conditions,
+                spacing=rng.uniform(0.86, 1.05),
+                pairs=0.01,
+                clumps_per_um2=1.0,
+                copurified=0.02,
+                broken=conditions.broken / 4,
+                denatured=conditions.denatured / 4,
+            )
+    pixel_size_A = specimen.diameter_A / PIXELS_PER_DIAMETER / oversampling
+    edge = 2 * round(FIELD_DIAMETERS * PIXELS_PER_DIAMETER * oversampling / min(ratio, 1.4) / 2)
+    edge = int(np.clip(edge, 430 * oversampling / OVERSAMPLING, 900))
+    if plan.hard:
+        edge = min(edge, round(760 * oversampling / ratio))  # so many pixels for the network at most
     exposure = simulate_exposure(specimen, (edge, edge), pixel_size_A, rng, conditions)
     truth = truth_of(exposure, specimen, pixel_size_A)
     pixels = prepare(exposure.image, pixel_size_A, assumed_A)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from cryoflow.detector.examples import POSITIVE, Example
 from cryoflow.detector.network import STRIDE
@@ -33,12 +33,15 @@ class StreamOptions:
         Share of crops that surely hold a particle, where the micrograph has one.
     power
         Data sets are drawn with the number of their particles to this power.
+    low_pass
+        Share of crops that lose their finest detail, as binned micrographs of small particles have none.
     """
 
     crop_px: int = 256
     batch: int = 8
     centered: float = 0.8
     power: float = 0.5
+    low_pass: float = 0.0
 
 
 class CropStream:
@@ -94,7 +97,10 @@ class CropStream:
         )
         maps = target_maps(labels, (edge, edge), self.pixels_per_diameter)
         _ignore_beyond(maps, (pixels.shape[0] - row, pixels.shape[1] - column), int(orientation))
-        return augmented(crop.astype(np.float32), rng), maps
+        changed = crop.astype(np.float32)
+        if self.options.low_pass and rng.random() < self.options.low_pass:
+            changed = band_limited(changed, rng.uniform(0.2, 0.5))
+        return augmented(changed, rng), maps
 
     def _corner(self, example: Example, shape_yx: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """First row and column of a crop, multiples of the stride."""
@@ -108,6 +114,15 @@ class CropStream:
             corner = [rng.uniform(0, r) for r in room]
         row, column = (int(np.clip(c, 0, r)) // STRIDE * STRIDE for c, r in zip(corner, room, strict=True))
         return row, column
+
+
+def band_limited(crop: npt.NDArray[np.float32], highest: float) -> npt.NDArray[np.float32]:
+    """Return a crop without frequencies above `highest` cycles a pixel; edges of the band are soft."""
+    spectrum = fft.rfft2(crop, axes=(0, 1), workers=1)
+    k = np.hypot(np.fft.fftfreq(crop.shape[0])[:, None], np.fft.rfftfreq(crop.shape[1])[None, :])
+    spectrum *= np.clip((highest + 0.02 - k) / 0.04, 0, 1).astype(np.float32)[..., None]
+    limited: npt.NDArray[np.float32] = fft.irfft2(spectrum, s=crop.shape[:2], axes=(0, 1), workers=1)
+    return limited
 
 
 def augmented(crop: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

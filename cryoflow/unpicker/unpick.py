@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -244,7 +245,19 @@ def scores_of(picks: PickSet, scored: Sequence[ScoredMicrograph]) -> npt.NDArray
     return scores
 
 
-def keep_above(bundle: ModelBundle, picks: PickSet, report: UnpickReport) -> PickSet:
+class Decides(Protocol):
+    """The part of a model that decides which scored picks are kept."""
+
+    @property
+    def threshold(self) -> float:
+        """Least probability of a pick that is kept."""
+
+    @property
+    def diameter_A(self) -> float | None:
+        """Diameter of the particles that it learned from; None for a general model."""
+
+
+def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet:
     """Return the picks that the report keeps, as a set of kind Unpicked."""
     scores = scores_of(picks, report.scored)
     limit = report.decisions[0].threshold if report.decisions else bundle.threshold
@@ -261,14 +274,14 @@ def keep_above(bundle: ModelBundle, picks: PickSet, report: UnpickReport) -> Pic
     return _subset(bundle, picks, scores, keep, f"un-picked at {limit:.3f}", suffix="", counts=counts, notes=notes)
 
 
-def doubtful_picks(bundle: ModelBundle, picks: PickSet, report: UnpickReport) -> PickSet:
+def doubtful_picks(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet:
     """Return the doubtful picks, kept or not, as a set of its own for a person to look at."""
     scores = scores_of(picks, report.scored)
     return _subset(bundle, picks, scores, is_doubtful(scores), "doubtful picks", suffix="doubtful", counts={}, notes=())
 
 
 def _subset(
-    bundle: ModelBundle,
+    bundle: Decides,
     picks: PickSet,
     scores: npt.NDArray[np.float64],
     keep: npt.NDArray[np.bool_],

@@ -1,0 +1,331 @@
+"""The general detector on specimens that no model learned from, beside Topaz's general model and a blob picker.
+
+    python benchmarks/detector.py --folder DIR --densities MAPS          simulate, pick, judge; print the table
+    python benchmarks/detector.py --folder DIR --sets validation         families that are trained on, other specimens
+    python benchmarks/detector.py --folder DIR --pickers log topaz       some pickers only
+    python benchmarks/detector.py --folder DIR --model MODEL             another model than the one that ships
+    python benchmarks/detector.py --folder DIR --parts pick diameter speed
+    python benchmarks/detector.py --cryoppp TREE --diameters 10081=250   EMPIAR sets in CryoPPP's layout
+
+Test sets: every density map of --densities, four specimens of each family of `HELD_OUT`, and the three specimens of
+`cryoflow simulate`. Each has its own microscope, dose, defocus, ice and contamination. Picks count within d/2 and d/4
+of a particle, one pick a particle, best first; picks on overlapping particles, at the edge and next to contamination
+count neither way. Macro figures are means over sets. Topaz must be on the PATH, or be named with --topaz.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from cryoflow.detector.cryoppp import evaluate_tree
+from cryoflow.detector.examples import POSITIVE, UNKNOWN
+from cryoflow.detector.metrics import HIT, IGNORED, Figures, Scored, figures, macro, outcomes
+from cryoflow.detector.model import GENERAL, Detector
+from cryoflow.detector.peaks import apart
+from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
+from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
+from cryoflow.detector.simulated import HELD_OUT, TRAINED, truth_of
+from cryoflow.micrographs.fourier import rescale_xy
+from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.preparation.metrics import calibration_error
+from cryoflow.simulate.conditions import random_conditions
+from cryoflow.simulate.density import SPECIMENS, Specimen
+from cryoflow.simulate.micrograph import simulate_exposure
+from cryoflow.simulate.specimens import specimen_from_density, specimen_named
+from cryoflow.storage.files import write_atomically
+
+PER_SET = 3
+SHAPE_YX = (1856, 2048)
+PIXEL_SIZES_A = (0.83, 1.06, 1.35, 1.72, 2.2)
+LEAST_FIELD_DIAMETERS = 11
+Picks = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Micrographs of one specimen, with their truth."""
+
+    name: str
+    diameter_A: float
+    pixel_size_A: float
+    paths: tuple[Path, ...]
+
+    def truth(self, path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Particles, and places that count neither way."""
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as table:
+            xy, kind = table["xy_px"], table["kind"]
+        return xy[kind == POSITIVE], xy[kind == UNKNOWN]
+
+
+def main() -> None:
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where micrographs and results go")
+    parser.add_argument("--densities", type=Path, help="folder of density maps that no model learned from")
+    parser.add_argument("--sets", choices=("test", "validation"), default="test")
+    parser.add_argument("--only", nargs="+", help="names of sets")
+    parser.add_argument("--pickers", nargs="+", default=["cryoflow", "log"], choices=("cryoflow", "log", "topaz"))
+    parser.add_argument("--model", default=GENERAL)
+    parser.add_argument("--topaz", default="topaz", help="the command")
+    parser.add_argument("--parts", nargs="+", default=["pick"], choices=("pick", "diameter", "speed"))
+    parser.add_argument("--cryoppp", type=Path)
+    parser.add_argument("--diameters", nargs="*", default=[])
+    given = parser.parse_args()
+    if given.cryoppp:
+        diameters = {k: float(v) for k, v in (d.split("=") for d in given.diameters)}
+        for row in evaluate_tree(Detector.load(given.model), given.cryoppp, diameters):
+            print(json.dumps(row))
+        return
+    sets = [s for s in make_sets(given.folder, given.sets, given.densities) if not given.only or s.name in given.only]
+    if "pick" in given.parts:
+        for name in given.pickers:
+            judge_picker(name, sets, given)
+    if "diameter" in given.parts:
+        judge_diameters(Detector.load(given.model), sets)
+    if "speed" in given.parts:
+        measure_speed(Detector.load(given.model), given.folder, given.topaz if "topaz" in given.pickers else None)
+
+
+def make_sets(folder: Path, which: str, densities: Path | None) -> list[TestSet]:
+    """Simulate the sets, or find them made."""
+    specimens: list[Specimen] = []
+    if which == "test":
+        if densities is not None:
+            specimens += [specimen_from_density(p) for p in sorted(densities.glob("*.mrc"))]
+        specimens += [specimen_named(f"{family}:{7000 + i}") for family in HELD_OUT for i in range(4)]
+        specimens += [specimen_named(name) for name in SPECIMENS]
+    else:
+        specimens += [specimen_named(f"{family}:{8000 + i}") for family in TRAINED for i in range(2)]
+    return [make_set(folder / which / s.name, s) for s in specimens]
+
+
+def make_set(folder: Path, specimen: Specimen) -> TestSet:
+    """Simulate the micrographs of one specimen at a microscope of its own."""
+    rng = np.random.default_rng([77, *specimen.name.encode()])
+    conditions = random_conditions(rng)
+    # Crowding as in most projects: enough particles that a set of three micrographs tells something.
+    coverage = math.exp(rng.uniform(math.log(0.08), math.log(0.45)))
+    specimen = replace(specimen, whole_per_um2=coverage * 1e8 / specimen.diameter_A**2)
+    fits = [p for p in PIXEL_SIZES_A if min(SHAPE_YX) * p >= LEAST_FIELD_DIAMETERS * specimen.diameter_A]
+    pixel_size_A = float(rng.choice(fits[:2])) if fits else PIXEL_SIZES_A[-1]
+    paths = []
+    for number in range(PER_SET):
+        path = folder / f"{specimen.name}_{number + 1}.mrc"
+        paths.append(path)
+        if path.is_file() and path.with_suffix(".npz").is_file():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        exposure = simulate_exposure(
+            specimen, SHAPE_YX, pixel_size_A, np.random.default_rng([78, number, *specimen.name.encode()]), conditions
+        )
+        truth = truth_of(exposure, specimen, pixel_size_A)
+        np.savez(path.with_suffix(".npz"), xy_px=truth.xy_px, kind=truth.kind)
+        write_mrc(path, exposure.image, pixel_size_A)
+    return TestSet(specimen.name, specimen.diameter_A, pixel_size_A, tuple(paths))
+
+
+def judge_picker(name: str, sets: Sequence[TestSet], given: argparse.Namespace) -> None:
+    """Pick all sets with one picker; print figures by set and macro."""
+    detector = Detector.load(given.model) if name == "cryoflow" else None
+    run: Callable[[TestSet], list[Picks]]
+    if detector is not None:
+        run = lambda s: with_detector(detector, s)  # noqa: E731
+    elif name == "topaz":
+        run = lambda s: with_topaz(given.topaz, s)  # noqa: E731
+    else:
+        run = with_blobs
+    rows: dict[str, dict[str, object]] = {}
+    at: dict[float, list[Figures]] = {0.5: [], 0.25: []}
+    everything: dict[float, list[Scored]] = {0.5: [], 0.25: []}
+    began, cpu = time.monotonic(), used()
+    for test_set in sets:
+        picks = run(test_set)
+        scored = []
+        for path, (xy, score) in zip(test_set.paths, picks, strict=True):
+            particles, unsure = test_set.truth(path)
+            diameter_px = test_set.diameter_A / test_set.pixel_size_A
+            scored.append(Scored(xy, score, particles, unsure, diameter_px, test_set.name))
+        threshold = threshold_of(name, picks)
+        rows[test_set.name] = {"diameter_A": round(test_set.diameter_A), "threshold": round(threshold, 3)}
+        for within in at:
+            of_set = figures(scored, within, threshold)
+            at[within].append(of_set)
+            everything[within] += scored
+            rows[test_set.name][f"d/{1 / within:g}"] = {k: round(v, 3) for k, v in asdict(of_set).items()}
+        half = at[0.5][-1]
+        print(
+            f"{name:9} {test_set.name:16} {test_set.diameter_A:4.0f} A  {half.n_true:4} true  "
+            f"AP {half.average_precision:.3f} / {at[0.25][-1].average_precision:.3f}  "
+            f"F1 {half.f1:.3f} (best {half.best_f1:.3f})  P {half.precision:.3f} R {half.recall:.3f}",
+            flush=True,
+        )
+    summary: dict[str, object] = {
+        f"macro d/{1 / w:g}": {k: round(v, 4) for k, v in macro(f).items()} for w, f in at.items()
+    }
+    for within, all_scored in everything.items():
+        summary[f"micro d/{1 / within:g}"] = round(figures(all_scored, within, 0.5).average_precision, 4)
+    if name == "cryoflow":
+        summary["calibration_error"] = round(calibration(everything[0.5]), 4)
+    n = sum(len(s.paths) for s in sets)
+    summary["seconds a micrograph"] = round((time.monotonic() - began) / n, 2)
+    summary["cpu seconds a micrograph"] = round((used() - cpu) / n, 2)
+    for key, value in summary.items():
+        print(f"{name:9} {key}: {value}", flush=True)
+    file = given.folder / f"results-{given.sets}-{name}.json"
+    write_atomically(file, json.dumps({"sets": rows, "summary": summary}, indent=1) + "\n")
+
+
+def threshold_of(name: str, picks: Sequence[Picks]) -> float:
+    """What each picker would take by default: expected F1 for ours, 0 for Topaz, the best of a grid for none."""
+    from cryoflow.detector.calibrate import expected_f1_threshold
+
+    if name == "cryoflow":
+        return expected_f1_threshold(np.concatenate([s for _, s in picks]))[0]
+    return 0.0 if name == "topaz" else 3.0
+
+
+def with_detector(detector: Detector, test_set: TestSet) -> list[Picks]:
+    """Our picks."""
+    items = [MicrographToPick(p.name, p, test_set.pixel_size_A) for p in test_set.paths]
+    found = []
+    for result in pick(detector, items, test_set.diameter_A):
+        assert isinstance(result, PickedResult), result
+        found.append((result.xy_px, result.probability))
+    return found
+
+
+def with_blobs(test_set: TestSet) -> list[Picks]:
+    """Maxima of minus the Laplacian of a Gaussian of the particle's size."""
+    found = []
+    for path in test_set.paths:
+        image = read_micrograph(path)
+        small = prepare(image, test_set.pixel_size_A, test_set.diameter_A)[..., 0].astype(np.float32)
+        response = ndimage.gaussian_laplace(small, PIXELS_PER_DIAMETER / 2 / math.sqrt(2))
+        response = (response - np.median(response)) / (1.4826 * np.median(np.abs(response - np.median(response))))
+        row, column = np.nonzero((response == ndimage.maximum_filter(response, 5)) & (response > 1))
+        order = np.argsort(-response[row, column])
+        xy = np.stack([column, row], axis=1)[order].astype(np.float64)
+        keep = apart(xy, 0.5 * PIXELS_PER_DIAMETER)
+        found.append((rescale_xy(xy[keep], small.shape, image.shape), response[row, column][order][keep].astype(float)))
+    return found
+
+
+def with_topaz(command: str, test_set: TestSet) -> list[Picks]:
+    """Topaz's general model on micrographs that its own preprocessing brought to 4 to 6 A a pixel."""
+    scale = max(1, round(5.0 / test_set.pixel_size_A))
+    folder = test_set.paths[0].parent / "topaz"
+    folder.mkdir(exist_ok=True)
+    table = folder / "picks.txt"
+    if not table.is_file():
+        names = [str(p) for p in test_set.paths]
+        subprocess.run(
+            [*shlex.split(command), "preprocess", "-s", str(scale), "-o", str(folder), *names],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        radius = max(2, round(test_set.diameter_A / 2 / test_set.pixel_size_A / scale))
+        small = [str(folder / p.name) for p in test_set.paths]
+        subprocess.run(
+            [*shlex.split(command), "extract", "-m", "resnet16_u64", "-r", str(radius), "-x", str(scale),
+             "-t", "-6", "-o", str(table), *small],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    rows = [line.split("\t") for line in table.read_text().splitlines()[1:]]
+    found = []
+    for path in test_set.paths:
+        mine = [r for r in rows if Path(r[0]).stem == path.stem]
+        xy = np.array([[float(r[1]), float(r[2])] for r in mine]).reshape(-1, 2)
+        found.append((xy, np.array([float(r[3]) for r in mine])))
+    return found
+
+
+def calibration(scored: Sequence[Scored]) -> float:
+    """Calibration error of all picks within half a diameter, those that count neither way left out."""
+    result = np.concatenate([outcomes(s, 0.5) for s in scored])
+    probability = np.concatenate([s.score for s in scored])
+    counted = result != IGNORED
+    return calibration_error(result[counted] == HIT, probability[counted])
+
+
+def judge_diameters(detector: Detector, sets: Sequence[TestSet]) -> None:
+    """Estimate the diameter of each set without being told."""
+    good = 0
+    for test_set in sets:
+        items = [MicrographToPick(p.name, p, test_set.pixel_size_A) for p in test_set.paths]
+        began = time.monotonic()
+        try:
+            estimate = estimate_diameter(detector, items).diameter_A
+        except Exception as error:  # a set without an estimate counts as wrong
+            print(f"diameter  {test_set.name:16} {test_set.diameter_A:4.0f} A  none: {error}")
+            continue
+        off = estimate / test_set.diameter_A - 1
+        good += abs(off) <= 0.15
+        print(
+            f"diameter  {test_set.name:16} {test_set.diameter_A:4.0f} A  estimated {estimate:4.0f} ({off:+.0%}), "
+            f"{time.monotonic() - began:.1f} s",
+            flush=True,
+        )
+    print(f"diameter  within 15 %: {good} of {len(sets)}")
+
+
+def measure_speed(detector: Detector, folder: Path, topaz: str | None) -> None:
+    """Time a run over 4096 x 4096 float32 micrographs: seconds by the clock, CPU seconds, memory."""
+    home = folder / "speed"
+    home.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    paths = [home / f"m{i}.mrc" for i in range(8)]
+    for path in paths:
+        if not path.is_file():
+            write_mrc(path, rng.standard_normal((4096, 4096), np.float32), 1.05)
+    assert detector.network is not None
+    for diameter_A in (80.0, 160.0):
+        items = [MicrographToPick(p.name, p, 1.05) for p in paths]
+        list(pick(detector, items[:2], diameter_A))  # tracing
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began, cpu = time.monotonic(), used()
+        n = sum(1 for _ in pick(detector, items, diameter_A))
+        print(
+            f"speed     4096 x 4096, 1.05 A, d = {diameter_A:g} A: {(time.monotonic() - began) / n:.2f} s elapsed, "
+            f"{(used() - cpu) / n:.2f} CPU s; peak memory {before / 1e6:.2f} GB, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+    if topaz:
+        began, cpu = time.monotonic(), children()
+        extract = ["extract", "-m", "resnet16_u64", "-r", "15", "-x", "5", "-o", str(home / "t.txt")]
+        for step in (
+            ["preprocess", "-s", "5", "-o", str(home / "topaz"), str(paths[0])],
+            [*extract, str(home / "topaz/m0.mrc")],
+        ):
+            subprocess.run([*shlex.split(topaz), *step], check=True, capture_output=True)
+        print(f"speed     topaz, one: {time.monotonic() - began:.1f} s by the clock, {children() - cpu:.1f} CPU s")
+
+
+def used() -> float:
+    """CPU seconds of this process and of the programs that it ran."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    return own.ru_utime + own.ru_stime + children()
+
+
+def children() -> float:
+    """CPU seconds of programs that were run."""
+    theirs = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return theirs.ru_utime + theirs.ru_stime
+
+
+if __name__ == "__main__":
+    main()

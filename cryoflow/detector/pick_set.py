@@ -1,0 +1,232 @@
+"""Picking the micrographs of a pick set: from entries of a database, or files, to picks like those of any job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoflow.detector.calibrate import expected_f1_threshold
+from cryoflow.detector.model import Detector
+from cryoflow.detector.pick import (
+    DiameterEstimate,
+    MicrographToPick,
+    PickedResult,
+    check_diameter,
+    estimate_diameter,
+    pick,
+)
+from cryoflow.errors import BadInput
+from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.storage.files import replacing
+
+SCORE_KIND = "cryoflow/probability"
+LISTED_PROBABILITY = 0.05
+"""Picks below it are not written where all are asked for: there are thousands, and none is right."""
+
+OnPicked = Callable[[PickedResult | BadInput], None]
+
+
+@dataclass(frozen=True)
+class PickReport:
+    """What came of picking some micrographs.
+
+    Attributes
+    ----------
+    threshold
+        Probability from which on picks were kept.
+    expected_f1
+        F1 that the probabilities promise at this threshold; NaN where the threshold was given.
+    diameter
+        The estimate, None where the diameter was given.
+    failed
+        Why micrographs could not be picked.
+    n_missing
+        Micrographs whose file was not found.
+    n_junk
+        Peaks that were left out because they lie on junk.
+    """
+
+    threshold: float
+    expected_f1: float
+    diameter: DiameterEstimate | None
+    failed: tuple[BadInput, ...]
+    n_missing: int
+    n_junk: int
+
+
+def pick_set(
+    detector: Detector,
+    source: PickSet,
+    *,
+    diameter_A: float | None = None,
+    pixel_size_A: float | None = None,
+    threshold: float | None = None,
+    name: str = "",
+    masks: Path | None = None,
+    workers: int = 2,
+    on_picked: OnPicked | None = None,
+) -> tuple[PickSet, PickReport]:
+    """Pick the micrographs of a set; its own picks are not looked at.
+
+    Parameters
+    ----------
+    diameter_A
+        None takes the set's; where that is unknown too, it is estimated from the micrographs.
+    pixel_size_A
+        Of micrographs whose table has none.
+    threshold
+        Least probability; None derives the one of the greatest expected F1 from the probabilities of all micrographs.
+    name
+        Of the run, part of the entry's name.
+    masks
+        Folder for one MRC file a micrograph, the probability of junk at each place.
+
+    Raises
+    ------
+    BadInput
+        Where no micrograph can be picked.
+    """
+    items, n_missing = items_of(source, pixel_size_A)
+    given = diameter_A or source.diameter_A or detector.diameter_A
+    estimate = None
+    if given is None:
+        estimate = estimate_diameter(detector, items)
+        given = estimate.diameter_A
+    check_diameter(given)
+    results: dict[str, PickedResult] = {}
+    failed: list[BadInput] = []
+    for result in pick(detector, items, given, masks=masks is not None, workers=workers):
+        if isinstance(result, BadInput):
+            failed.append(result)
+        else:
+            if masks is not None:
+                write_mask(masks, result)
+            results[result.name] = replace(result, junk=None)
+        if on_picked:
+            on_picked(result)
+    if not results:
+        raise failed[0]
+    everything = np.concatenate([r.probability for r in results.values()])
+    promised = float("nan")
+    if threshold is None:
+        threshold, promised = expected_f1_threshold(everything)
+        threshold = max(threshold, LISTED_PROBABILITY)
+    report = PickReport(
+        threshold, promised, estimate, tuple(failed), n_missing, sum(r.n_junk for r in results.values())
+    )
+    return _as_picks(detector, source, results, report, given, name), report
+
+
+def items_of(source: PickSet, pixel_size_A: float | None) -> tuple[list[MicrographToPick], int]:
+    """Return the micrographs of a set that have a file, and how many have none.
+
+    Raises
+    ------
+    BadInput
+        Where none has.
+    """
+    table = source.micrographs
+    sizes_A = table["pixel_size_A"].to_numpy(np.float64)
+    items: list[MicrographToPick] = []
+    for name, path, status, size_A in zip(table["name"], table["path"], table["status"], sizes_A, strict=True):
+        if path is not None and status != "missing":
+            size = float(size_A) if np.isfinite(size_A) else pixel_size_A
+            items.append(MicrographToPick(str(name), Path(str(path)), size))
+    if not items:
+        raise BadInput(
+            source.provenance.project,
+            f"none of its {len(source.micrographs)} micrographs was found.",
+            "Were they moved? Ingest again with --remap OLD=NEW.",
+        )
+    return items, len(source.micrographs) - len(items)
+
+
+def write_mask(folder: Path, result: PickedResult) -> Path:
+    """Write the probability of junk as an MRC file (float32) of the micrograph's name; its pixels are coarse."""
+    from cryoflow.micrographs.image import write_mrc
+
+    assert result.junk is not None
+    path = folder / f"{Path(result.name).stem}_junk.mrc"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = result.pixel_size_A * result.shape_yx[0] / result.junk.shape[0]
+    write_mrc(path, result.junk.astype(np.float32), coarse)
+    return path
+
+
+def write_boxes(picks: PickSet, folder: Path) -> int:
+    """Write one EMAN box file a micrograph: corner, width and height in pixels of the micrograph. Returns how many.
+
+    The box is the set's, else one and a half diameters.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [Path(str(n)).stem for n in picks.micrographs["name"]]
+    sizes = picks.micrographs["pixel_size_A"].to_numpy(np.float64)
+    for (row, table), stem, pixel_size_A in zip(picks.by_micrograph(), names, sizes, strict=True):
+        diameter_px = (picks.diameter_A or 0) / pixel_size_A if pixel_size_A > 0 else float("nan")
+        edge = picks.box_px or (2 * round(0.75 * diameter_px) if np.isfinite(diameter_px) and diameter_px > 0 else 0)
+        xy = table[["x_px", "y_px"]].to_numpy(np.float64) - edge / 2
+        text = "".join(f"{x:.2f}\t{y:.2f}\t{edge:.0f}\t{edge:.0f}\n" for x, y in xy)
+        same = names.index(stem) != row and names.count(stem) > 1
+        with replacing(folder / (f"{stem}_{row}.box" if same else f"{stem}.box")) as hidden:
+            hidden.write_text(text)
+    return len(names)
+
+
+def _as_picks(
+    detector: Detector,
+    source: PickSet,
+    results: dict[str, PickedResult],
+    report: PickReport,
+    diameter_A: float,
+    name: str,
+) -> PickSet:
+    # What could not be picked is counted and told, and is not one of the micrographs without particles.
+    micrographs = source.micrographs[source.micrographs["name"].isin(list(results))].reset_index(drop=True)
+    tables = []
+    for i, name_of in enumerate(micrographs["name"]):
+        result = results[str(name_of)]
+        micrographs.loc[i, "ny"], micrographs.loc[i, "nx"] = result.shape_yx
+        micrographs.loc[i, "pixel_size_A"] = result.pixel_size_A
+        keep = result.probability >= report.threshold
+        tables.append(
+            pd.DataFrame(
+                {
+                    "micrograph": np.full(int(keep.sum()), i, np.int32),
+                    "x_px": result.xy_px[keep, 0],
+                    "y_px": result.xy_px[keep, 1],
+                    "score": result.probability[keep],
+                }
+            )
+        )
+    model = "general" if detector.diameter_A is None else (detector.folder.name if detector.folder else "detector")
+    notes = [f"picked with the detector {model} ({detector.fingerprint}) at a diameter of {diameter_A:.0f} A"]
+    if report.diameter is not None:
+        notes.append(f"the diameter was estimated from {report.diameter.n_micrographs} micrographs")
+    if np.isfinite(report.expected_f1):
+        notes.append(f"threshold {report.threshold:.3f}, at which an F1 of {report.expected_f1:.2f} is expected")
+    notes += [f"not picked: {error}" for error in report.failed]
+    counts = {"on_junk": report.n_junk, "not_picked": len(report.failed), "missing": report.n_missing}
+    where = source.provenance
+    provenance = Provenance(
+        "cryoflow",
+        where.project,
+        where.project_name,
+        name or f"detector-{model}",
+        Kind.AUTO_PICK,
+        job_type="cryoflow.detector",
+        title=notes[0],
+    )
+    return PickSet.build(
+        provenance,
+        micrographs,
+        pd.concat(tables, ignore_index=True),
+        box_px=source.box_px,
+        diameter_A=diameter_A,
+        score_kind=SCORE_KIND,
+        counts={k: v for k, v in counts.items() if v},
+        notes=tuple(notes),
+    )

@@ -1,0 +1,89 @@
+"""Training: killed and continued it comes to the same weights; it learns; what is not its own is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoflow.detector.examples import POSITIVE, Example
+from cryoflow.detector.fit import STATE, FitOptions, Round, fit
+from cryoflow.detector.network import DetectorArchitecture
+from cryoflow.detector.stream import CropStream, StreamOptions
+from cryoflow.errors import BadInput
+from cryoflow.unpicker.devices import load_keras
+
+TINY = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> CropStream:
+    """Dark spots on noise."""
+    load_keras()
+    folder = tmp_path_factory.mktemp("spots")
+    rng = np.random.default_rng(0)
+    examples = []
+    for i in range(3):
+        pixels = rng.standard_normal((128, 192, 2))
+        xy = rng.uniform(16, (176, 112), (10, 2))
+        y, x = np.indices((128, 192))
+        for cx, cy in xy:
+            pixels -= 5 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 2 / 6**2)[..., None]
+        np.save(folder / f"{i}.npy", pixels.astype(np.float16))
+        examples.append(
+            Example(folder / f"{i}.npy", str(i), xy, np.full(10, POSITIVE, np.int8), np.ones(10, np.float32), 0.1)
+        )
+    return CropStream(examples, 24.0, seed=1, options=StreamOptions(crop_px=64, batch=2))
+
+
+OPTIONS = FitOptions(rounds=3, steps=4, seed=5, unlabeled_from=2 / 3)
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_comes_to_the_same_weights(stream: CropStream, tmp_path: Path) -> None:
+    whole, history = fit(TINY, stream, [], tmp_path / "whole", OPTIONS, fingerprint="a")
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: Round) -> None:
+        if done.step == 8:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(TINY, stream, [], tmp_path / "cut", OPTIONS, fingerprint="a", on_round=kill)
+    resumed, resumed_history = fit(TINY, stream, [], tmp_path / "cut", OPTIONS, fingerprint="a")
+    assert [h["loss"] for h in resumed_history] == [h["loss"] for h in history]
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+def test_it_learns_reports_and_starts_from_given_weights(stream: CropStream, tmp_path: Path) -> None:
+    rounds: list[Round] = []
+    validation = [stream.batch(1000)]
+    options = replace(OPTIONS, rounds=4, steps=15, learning_rate=1e-2, tensorboard=True)
+    weights, history = fit(TINY, stream, validation, tmp_path / "a", options, fingerprint="a", on_round=rounds.append)
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert [r.step for r in rounds] == [15, 30, 45, 60]
+    assert rounds[-1].seconds_left == 0
+    assert list((tmp_path / "a" / "logs").iterdir())
+    more, started = fit(
+        TINY, stream, validation, tmp_path / "b", replace(options, rounds=1), fingerprint="b", start=weights
+    )
+    assert started[0]["loss"] < 0.7 * history[0]["loss"]
+    assert set(more) == set(weights)
+
+
+@pytest.mark.slow
+def test_a_state_of_another_training_or_a_damaged_one_is_refused(stream: CropStream, tmp_path: Path) -> None:
+    options = replace(OPTIONS, rounds=1, steps=1)
+    fit(TINY, stream, [], tmp_path, options, fingerprint="a")
+    with pytest.raises(BadInput, match="other labels"):
+        fit(TINY, stream, [], tmp_path, options, fingerprint="b")
+    os.truncate(tmp_path / STATE, 1000)
+    with pytest.raises(BadInput, match="no state of this training"):
+        fit(TINY, stream, [], tmp_path, options, fingerprint="a")

@@ -1,0 +1,215 @@
+"""Picking with the model that ships: right at the pixel, and clear about what cannot be picked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryoflow.cli.main import launch
+from cryoflow.database import Database
+from cryoflow.detector.metrics import Scored, figures
+from cryoflow.detector.model import Detector
+from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick, score_picks
+from cryoflow.errors import BadInput, ExitCode
+from cryoflow.micrographs.boxes import cut_boxes
+from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.picks import Kind
+from cryoflow.simulate import SimulatedDataset, simulate_dataset
+from cryoflow.simulate.conditions import STANDARD
+
+PIXEL_A = 3.0
+SHAPE_YX = (480, 720)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SimulatedDataset]:
+    folder = tmp_path_factory.mktemp("to pick")
+    clean = replace(STANDARD, broken=0.1, denatured=0.1, copurified=0.0, carbon=0, gold=0, lattice=0)
+    dataset = simulate_dataset(
+        folder, n_micrographs=2, shape_yx=SHAPE_YX, pixel_size_A=PIXEL_A, seed=5, conditions=clean
+    )
+    return folder / "Micrographs", dataset
+
+
+@pytest.fixture(scope="module")
+def general() -> Detector:
+    return Detector.general()
+
+
+def found_on(detector: Detector, dataset: SimulatedDataset) -> list[PickedResult]:
+    items = [MicrographToPick(m.path.name, m.path) for m in dataset.micrographs]
+    results = list(pick(detector, items, dataset.diameter_A))
+    assert all(isinstance(r, PickedResult) for r in results)
+    return results  # type: ignore[return-value]
+
+
+def test_it_finds_the_particles_of_non_square_micrographs(
+    general: Detector, made: tuple[Path, SimulatedDataset]
+) -> None:
+    _, dataset = made
+    scored, dark = [], []
+    for result, m in zip(found_on(general, dataset), dataset.micrographs, strict=True):
+        assert result.shape_yx == SHAPE_YX
+        across = dataset.diameter_A / PIXEL_A
+        scored.append(Scored(result.xy_px, result.probability, m.true_xy_px, np.zeros((0, 2)), across))
+        sure = result.xy_px[result.probability > 0.7]
+        boxes = cut_boxes(read_micrograph(m.path), sure, 81)
+        y, x = np.indices((81, 81)) - 40
+        disc, ring = np.hypot(x, y) < 20, np.hypot(x, y) > 30
+        dark.extend(boxes[:, disc].mean(axis=1) < boxes[:, ring].mean(axis=1))
+    assert figures(scored, 0.25, 0.5).recall > 0.85
+    assert len(dark) > 20
+    assert np.mean(dark) > 0.97
+
+
+def test_probability_follows_the_particle_and_not_its_mirror_image(
+    general: Detector, made: tuple[Path, SimulatedDataset]
+) -> None:
+    _, dataset = made
+    m = dataset.micrographs[0]
+    on = score_picks(general, m.path, PIXEL_A, 160.0, m.true_xy_px)
+    mirrored = np.abs(np.array([0, SHAPE_YX[0] - 1]) - m.true_xy_px * (-1, 1))
+    off = score_picks(general, m.path, PIXEL_A, 160.0, mirrored)
+    assert np.median(on) > 0.6 > 0.3 > np.median(off)
+
+
+def test_the_diameter_is_estimated(general: Detector, made: tuple[Path, SimulatedDataset]) -> None:
+    _, dataset = made
+    items = [MicrographToPick(m.path.name, m.path) for m in dataset.micrographs]
+    assert estimate_diameter(general, items).diameter_A == pytest.approx(160, rel=0.2)
+
+
+def test_the_command_writes_picks_for_all_programs(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, dataset = made
+    out = tmp_path / "a picks folder"
+    arguments = ["pick", str(folder), "--diameter", "160", "--output", str(out), "--masks", "--json"]
+    assert launch([*arguments, "--database", str(tmp_path / "db")]) == ExitCode.OK
+    (row,) = json.loads(capsys.readouterr().out)
+    n_true = sum(len(m.true_xy_px) for m in dataset.micrographs)
+    assert 0.7 * n_true < row["picks"] < 1.7 * n_true
+    picks = Database(tmp_path / "db")[row["entry"]]
+    assert (picks.provenance.kind, picks.score_kind, picks.diameter_A) == (Kind.AUTO_PICK, "cryoflow/probability", 160)
+    score = picks.picks["score"].to_numpy()
+    assert score.min() >= row["threshold"] - 1e-4
+    assert score.max() <= 1
+    assert list((out / "relion").rglob("*.star"))
+    assert list((out / "cryosparc").rglob("import_particles.star"))
+    boxes = np.loadtxt(out / "box" / f"{dataset.micrographs[0].path.stem}.box").reshape(-1, 4)
+    mine = picks[dataset.micrographs[0].path.name][["x_px", "y_px"]].to_numpy()
+    np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:] / 2, mine, atol=0.02)
+    mask = read_micrograph(out / "masks" / f"{dataset.micrographs[0].path.stem}_junk.mrc")
+    assert mask.shape[1] / mask.shape[0] == pytest.approx(1.5, rel=0.05)
+    assert 0 <= mask.min() <= mask.max() <= 1
+
+
+def test_entries_of_a_database_are_picked_and_cleaned_without_labels(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cryoflow.pickers.running.run import micrographs_to_pick
+    from cryoflow.picks import PickSet, Provenance
+
+    folder, dataset = made
+    source = micrographs_to_pick([folder])
+    rows = {str(n): i for i, n in enumerate(source.micrographs["name"])}
+    import pandas as pd
+
+    table = pd.concat(
+        pd.DataFrame({"micrograph": rows[m.path.name], "x_px": m.picks_xy_px[:, 0], "y_px": m.picks_xy_px[:, 1]})
+        for m in dataset.micrographs
+    )
+    where = Provenance("relion", folder, "P1", "job007", Kind.AUTO_PICK)
+    entry = Database(tmp_path / "db").add(PickSet.build(where, source.micrographs, table, diameter_A=160.0))
+    db = str(tmp_path / "db")
+    assert launch(["pick", entry.name, "--database", db, "--json"]) == ExitCode.OK
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["entry"] == "P1/AutoPick_detector-general"
+    assert row["diameter_A"] == 160.0
+    assert launch(["unpicker", "unpick", "general", entry.name, "--database", db, "--json"]) == ExitCode.OK
+    capsys.readouterr()
+    kept = Database(tmp_path / "db")["P1/Unpicked_job007"]
+    right = np.concatenate([m.pick_is_right for m in dataset.micrographs])
+    near = 0
+    for m in dataset.micrographs:
+        xy = kept[m.path.name][["x_px", "y_px"]].to_numpy()
+        distance = np.linalg.norm(xy[:, None] - m.true_xy_px[None], axis=2).min(axis=1, initial=1e9)
+        near += int((distance < 0.25 * 160 / PIXEL_A).sum())
+    assert near > 0.75 * right.sum()
+    assert near / len(kept) > right.mean() + 0.1
+
+
+@pytest.mark.parametrize("diameter", ["10", "5000"])
+def test_diameters_that_no_particle_has_are_refused(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, diameter: str
+) -> None:
+    assert launch(["pick", str(made[0]), "--diameter", diameter, "--output", str(tmp_path / "o")]) == ExitCode.USAGE
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_cannot_be_picked_is_told_and_the_rest_goes_on(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = made[1].micrographs[0].path
+    (folder / "good.mrc").write_bytes(good.read_bytes())
+    image = read_micrograph(good)
+    write_mrc(folder / "constant.mrc", np.ones_like(image), PIXEL_A)
+    write_mrc(folder / "nan.mrc", np.where(image > image.mean(), np.nan, image), PIXEL_A)
+    write_mrc(folder / "movie.mrc", np.stack([image] * 3), PIXEL_A)
+    write_mrc(folder / "tiny.mrc", image[:40, :40], PIXEL_A)
+    write_mrc(folder / "coarse.mrc", image, 60.0)
+    (folder / "text.mrc").write_text("no image")
+    arguments = ["pick", str(folder), "--diameter", "160", "--output", str(tmp_path / "out"), "--json"]
+    assert launch(arguments) == ExitCode.PARTLY_FAILED
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    assert row["micrographs"] == 1
+    assert row["picks"] > 5
+    for name in ("constant.mrc", "nan.mrc", "movie.mrc", "tiny.mrc", "coarse.mrc", "text.mrc"):
+        assert name in captured.err, captured.err
+    (folder / "good.mrc").unlink()
+    assert launch([*arguments[:5], str(tmp_path / "none")]) == ExitCode.FAILED
+    assert not (tmp_path / "none").exists()
+
+
+def test_another_pixel_size_than_the_headers_is_refused(general: Detector, made: tuple[Path, SimulatedDataset]) -> None:
+    item = MicrographToPick("m", made[1].micrographs[0].path, 1.1)
+    (result,) = pick(general, [item], 160.0)
+    assert isinstance(result, BadInput)
+    assert "3 A a pixel, but 1.1" in str(result)
+
+
+def test_picks_need_somewhere_to_go_and_entries_a_database(made: tuple[Path, SimulatedDataset]) -> None:
+    assert launch(["pick", str(made[0]), "--diameter", "160"]) == ExitCode.USAGE
+    assert launch(["pick", "P1/AutoPick_job1", "--diameter", "160", "--output", "o"]) == ExitCode.FAILED
+
+
+def test_info_prints_the_card(capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(["detector", "info", "general"]) == ExitCode.OK
+    captured = capsys.readouterr()
+    assert "threshold" in captured.out
+    assert launch(["detector", "info", "/nowhere"]) == ExitCode.FAILED
+
+
+def test_cryoppp_trees_are_evaluated(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "tree" / "10081"
+    (home / "micrographs").mkdir(parents=True)
+    (home / "ground_truth" / "particle_coordinates").mkdir(parents=True)
+    for m in made[1].micrographs:
+        (home / "micrographs" / m.path.name).write_bytes(m.path.read_bytes())
+        rows = [f"{x:.0f},{SHAPE_YX[0] - 1 - y:.0f},{160 / PIXEL_A:.0f}" for x, y in m.true_xy_px]
+        table = home / "ground_truth" / "particle_coordinates" / f"{m.path.stem}.csv"
+        table.write_text("X-Coordinate,Y-Coordinate,Diameter\n" + "\n".join(rows) + "\n")
+    assert launch(["detector", "evaluate", "--cryoppp", str(tmp_path / "tree"), "--json"]) == ExitCode.OK
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["diameter_A"] == pytest.approx(160, rel=0.02)
+    assert row["recall_d/4"] > 0.8
+    assert launch(["detector", "evaluate", "--cryoppp", str(tmp_path), "--json"]) == ExitCode.FAILED
