@@ -37,6 +37,8 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("database", "cryoflow.cli.database:app", DATA, "List, show, select and verify the entries of a database."),
     ("view", "cryoflow.cli.view:view", DATA, "See picks on micrographs in a browser, and clean them."),
     ("export", "cryoflow.cli.export:app", DATA, "Write training sets for pickers: crYOLO, Topaz and others."),
+    ("pick", "cryoflow.cli.detector:pick", PICKING, "Pick micrographs without any label or training."),
+    ("detector", "cryoflow.cli.detector:app", PICKING, "Pick with our own network, train it, see how good it is."),
     ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and import their picks."),
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
     ("model", "cryoflow.cli.model:app", PICKING, "List, compare and switch versions of trained models."),

@@ -15,7 +15,7 @@ from cryoflow.database import layout
 from cryoflow.database.columns import BLOCK_ROWS, ColumnFormat, NotAligned
 from cryoflow.database.data_text import ATTRIBUTES, MAGIC, VERSION, Array, DataText
 from cryoflow.database.values import parse_number, parse_pairs, parse_word
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, OverBudget
 from cryoflow.picks import MICROGRAPH_COLUMNS, PICK_COLUMNS, micrograph_table
 from cryoflow.storage import budgets
 from cryoflow.storage.sealing import refuse_newer
@@ -43,6 +43,9 @@ def read_data_text(path: Path) -> DataText:
             return _read_any(path, file)
 
 
+_MOST_HEAD_LINES = 1000
+
+
 @dataclass
 class _Head:
     formats: list[ColumnFormat]
@@ -62,6 +65,8 @@ def _read_head(path: Path, file: BinaryIO) -> _Head:
     while True:
         raw = file.readline(100_000)
         lines += 1
+        if len(raw) == 100_000 or lines > _MOST_HEAD_LINES:  # a file with holes has as many as its size allows
+            raise OverBudget(path, f"its head is longer than any of a data.txt ({lines} lines, no '$').")
         if not raw:
             raise BadInput(path, "it ends before its first '$': truncated?", "Restore it, or ingest the job again.")
         text = raw.decode(errors="replace").strip()
@@ -152,8 +157,11 @@ def _read_aligned(path: Path, file: BinaryIO) -> DataText:
         raise NotAligned("the head does not declare all")
     if n_picks < 0 or n_picks * row_bytes > size:
         raise NotAligned("fewer bytes than declared")
-    columns: dict[str, Array] = {"micrograph": np.empty(n_picks, np.int32)}
-    columns |= {f.name: np.empty(n_picks, f.dtype) for f in head.formats}
+    try:  # memory that is not written to yet costs nothing: a head that claims too much fails in the rows
+        columns: dict[str, Array] = {"micrograph": np.empty(n_picks, np.int32)}
+        columns |= {f.name: np.empty(n_picks, f.dtype) for f in head.formats}
+    except MemoryError:
+        raise OverBudget(path, f"its head claims {n_picks} picks, more than fit into memory.") from None
     micrographs = _Micrographs(path)
     parts: list[bytes] = []
     waiting, done, taken = 0, 0, 0

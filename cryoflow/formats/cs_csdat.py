@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs_distinct import Distinct, DistinctFinder
 from cryoflow.formats.cs_header import HINT, Array, CsHeader, dtype_of, header_bytes
+from cryoflow.storage import budgets
 
 CSDAT_MAGIC = b"\x95CSDAT"
 _LZ4_MAX_RATIO = 255
@@ -86,8 +87,11 @@ class Csdat:
         if len(unique) and int(unique[-1]) >= max(len(heap), 1):
             raise BadInput(self.path, "points to text that is not there.", HINT)
         texts = np.empty(len(unique), object)
+        n_bytes = 0
         for i, place in enumerate(unique.tolist()):
             end = heap.find(b"\0", place)
+            n_bytes += (end if end >= 0 else len(heap)) - place
+            budgets.check_expansion(self.path, len(heap), n_bytes)  # texts may overlap
             texts[i] = heap[place : end if end >= 0 else len(heap)].decode(errors="surrogateescape") if heap else ""
         return texts[codes.reshape(-1)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -78,7 +78,8 @@ class Finder:
         self.project_dir = Path(project_dir).absolute()
         self._remaps = [(PurePosixPath(old).parts, Path(new)) for old, new in (remaps or {}).items()]
         self._remaps.sort(key=lambda pair: -len(pair[0]))  # the most particular first
-        self._folders: dict[Path, bool] = {}
+        self._places_of_folder: dict[str, list[Path]] = {}
+        self._names: dict[Path, Container[str]] = {}
         self._search = [Path(folder) for folder in search] if search is not None else [self.project_dir]
 
     def find(self, name: str | Path) -> Path | None:
@@ -109,29 +110,61 @@ class Finder:
         different = {os.path.realpath(path): path for path in sorted(paths, reverse=True)}
         return tuple(sorted(Path(path) for path in different.values()))
 
-    def _places(self, name: PurePosixPath) -> Iterable[Path]:
-        if name.is_absolute():
-            yield Path(name)
-            parts = name.parts[1:]
-            for folder in (self.project_dir, self.project_dir.parent):
-                for start in range(1, len(parts) - 1):
-                    yield folder.joinpath(*parts[start:])
-        else:
-            yield self.project_dir / name
-            yield self.project_dir.parent / name
+    def _places(self, name: PurePosixPath) -> Iterator[Path]:
+        """Paths that a name may mean; folders that do not exist are left out."""
+        if not name.name:
+            return
+        folder = str(name.parent)
+        if folder not in self._places_of_folder:
+            self._places_of_folder[folder] = [f for f in self._folders_for(name.parent) if self._is_folder(f)]
+        for place in self._places_of_folder[folder]:
+            yield place / name.name
         for old, new in self._remaps:
-            if name.parts[: len(old)] == old:
-                yield self.project_dir / new / Path(*name.parts[len(old) :])
+            if name.parts == old:
+                yield self.project_dir / new
+
+    def _folders_for(self, folder: PurePosixPath) -> Iterator[Path]:
+        """Folders that the folder of a name may mean, most likely first.
+
+        Micrographs of a project share their folder, so this runs once for each. Two hundred thousand names that are
+        all in folders of their own, and missing, must take seconds: a tail is tried only below a name that is there.
+        """
+        if folder.is_absolute():
+            yield Path(folder)
+            parts = folder.parts[1:]
+            for top in (self.project_dir, self.project_dir.parent):
+                names = self._names_in(top)
+                for start in range(1, len(parts)):
+                    if parts[start] in names or parts[start] == "..":
+                        yield top.joinpath(*parts[start:])
+        else:
+            for top in (self.project_dir, self.project_dir.parent):
+                if not folder.parts or folder.parts[0] in self._names_in(top) or folder.parts[0] == "..":
+                    yield top / folder
+        for old, new in self._remaps:
+            if folder.parts[: len(old)] == old:
+                yield self.project_dir / new / Path(*folder.parts[len(old) :])
+
+    def _names_in(self, folder: Path) -> Container[str]:
+        """The names in a folder; any name counts where it may be entered but not listed."""
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except PermissionError:
+                self._names[folder] = _Any()
+            except OSError:
+                self._names[folder] = frozenset()
+        return self._names[folder]
+
+    def _is_folder(self, folder: Path) -> bool:
+        try:
+            return folder.is_dir()
+        except (OSError, ValueError):
+            return False
 
     def _holds(self, place: Path) -> bool:
-        """Whether a file is there; each folder is asked for once, for the micrographs of a project share theirs."""
-        folder = place.parent
-        if folder not in self._folders:
-            try:
-                self._folders[folder] = folder.is_dir()
-            except (OSError, ValueError):
-                self._folders[folder] = False
-        return self._folders[folder] and _is_file(place)
+        """Whether a file is there."""
+        return _is_file(place)
 
     @cached_property
     def _index(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -148,6 +181,13 @@ class Finder:
                     by_base_name.setdefault(entry.name, []).append(entry.path)
                     by_canonical_name.setdefault(_key(entry.name), []).append(entry.path)
         return by_base_name, by_canonical_name
+
+
+class _Any:
+    """A collection that contains every name."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
 def _key(base_name: str) -> str:

@@ -45,6 +45,10 @@ MOST_COLUMNS = 2048
 """Most columns of a table of text; RELION's widest tables have about 60."""
 LONGEST_ROW_BYTES = 1 << 16
 """Most bytes of one row of a table of text."""
+EXPANSION_BYTES = 1 << 28
+"""Bytes that a compressed file may unpack to, however small it is: an empty micrograph of 8192 x 8192."""
+EXPANSION_PER_BYTE = 64
+"""Further bytes for each byte of it; images of noise compress to a half."""
 _JSON_VALUE_BYTES = 80
 """Bytes of memory that one JSON value takes on average: a small object, and its place in a list or dict."""
 
@@ -165,6 +169,12 @@ def check_rows(path: str | Path, file: BinaryIO) -> None:
                 raise OverBudget(path, f"it has a row of more than {MOST_COLUMNS} columns.")
         rest = block[int(starts[-1]) :]
     file.seek(0)
+
+
+def check_expansion(path: str | Path, n_bytes: int, n_unpacked: int) -> None:
+    """Raise `OverBudget` if compressed content would unpack to much more than the size of its file allows."""
+    if n_unpacked > EXPANSION_BYTES + EXPANSION_PER_BYTE * n_bytes:
+        raise OverBudget(path, f"its {n_bytes} bytes unpack to {n_unpacked}, more than a file of its size may hold.")
 
 
 def lines(path: str | Path, file: BinaryIO, longest: int = LONGEST_LINE_BYTES) -> Iterator[bytes]:

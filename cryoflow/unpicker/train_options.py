@@ -58,7 +58,7 @@ class TrainOptions:
     epochs: int = RECIPES["residual"].epochs
     patience: int = RECIPES["residual"].patience
     batch: int = RECIPES["residual"].batch
-    least_steps: int = 130
+    least_steps: int = 125
     learning_rate: float = RECIPES["residual"].learning_rate
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05

@@ -18,6 +18,7 @@ from cryoflow.database import Database, verify
 from cryoflow.database.links import read_links
 from cryoflow.database.values import word
 from cryoflow.errors import CryoflowError, UnsafePath
+from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.storage import files
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
@@ -85,7 +86,7 @@ def test_a_database_of_hostile_names_stays_inside_and_apart_where_case_does_not_
     assert database.load(first).micrographs["name"].tolist() == sorted(NAMES)
 
 
-@pytest.mark.parametrize("picker", ["cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2", "relion", "cryosparc"])
+@pytest.mark.parametrize("picker", sorted(pickers()))
 def test_an_export_of_hostile_names_stays_inside_or_is_refused_whole(picker: str, yard: Path) -> None:
     before = outside(yard)
     written = 0

@@ -14,6 +14,7 @@ from test_promise_02_kill_anywhere import SMALL, small_bundle
 
 from cryoflow.database import Database
 from cryoflow.ingest.memory import Remembered, remember
+from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.report.page import write_report
@@ -29,7 +30,7 @@ def write_everything(out: Path, projects: Path) -> None:
     database.add(entry)
     database.mark("P1/Homo_J5", "stale", "x")
     remember(database, projects / "P1", {"J5": Remembered("k", "read", "", (), 1, 1)})
-    for name in ("cryolo", "topaz", "warp", "epicker", "cryosegnet", "eman2", "relion", "cryosparc"):
+    for name in pickers():
         export(name, [entry], out / name, diameter_A=DIAMETER_A, force=True)
     small_bundle().save(out / "model")
     prepare(SMALL, picked_micrographs(entry)[0], out / "cache", workers=1)

@@ -1,4 +1,4 @@
-"""Picks against reference picks of the same micrographs: what was found, what was missed, what is wrong."""
+"""Compare picks with reference picks of the same micrographs: precision, recall, average precision, distance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.matching import Method, match_picks
 from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import FloatArray, PickSet
+from cryoflow.preparation.metrics import cumulative_curve
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts of one micrograph or of many, and what follows from them. A share of nothing is NaN.
+    """Counts of one micrograph or of many, and the scores that follow from them. A share of nothing is NaN.
 
     Attributes
     ----------
@@ -38,7 +39,7 @@ class Scores:
 
     @property
     def precision(self) -> float:
-        """Share of the picks that are right."""
+        """Share of the picks that match the reference."""
         return self.n_matched / self.n_picks if self.n_picks else float("nan")
 
     @property
@@ -69,9 +70,9 @@ class Comparison(Scores):
     entry
         The picks' entry.
     radius_A
-        Within which a pick is right.
+        Radius within which a pick matches.
     only_in_reference, only_in_picks
-        Micrographs that one of them alone has; they are not counted.
+        Micrographs that only one of them has; they are not counted.
     curve : (2, n) float
         Recall and precision at each threshold, the highest first; empty without scores.
     """
@@ -118,10 +119,10 @@ def compare(
     if diameter is None:
         raise MissingMetadata(entry, "the particle diameter is not known.", "Give it in angstrom: --diameter.")
     radius_A = positive_radius_A(radius, diameter)
-    found_A, right_A = _in_angstrom(picks, entry), _in_angstrom(reference, "the reference")
+    found_A, reference_A = _in_angstrom(picks, entry), _in_angstrom(reference, "the reference")
     score = picks.picks["score"].to_numpy(np.float64) if "score" in picks.picks else None
-    is_right = np.zeros(len(picks), bool)
-    judged = np.zeros(len(picks), bool)
+    is_positive = np.zeros(len(picks), bool)
+    scored = np.zeros(len(picks), bool)
     bounds, reference_bounds = picks.offsets.tolist(), reference.offsets.tolist()
     names, their_names = picks.micrographs["name"].tolist(), reference.micrographs["name"].tolist()
     compared, distances, in_both = [], [], 0
@@ -130,11 +131,11 @@ def compare(
         if only is not None and names[i] not in only and their_names[j] not in only:
             continue
         mine, theirs = slice(bounds[i], bounds[i + 1]), slice(reference_bounds[j], reference_bounds[j + 1])
-        pairs = match_picks(right_A[theirs], found_A[mine], radius_A, method=method)
-        is_right[bounds[i] + pairs.pick] = True
-        judged[mine] = True
+        pairs = match_picks(reference_A[theirs], found_A[mine], radius_A, method=method)
+        is_positive[bounds[i] + pairs.pick] = True
+        scored[mine] = True
         n_reference = reference_bounds[j + 1] - reference_bounds[j]
-        average = float("nan") if score is None else average_precision(is_right[mine], score[mine], n_reference)[0]
+        average = float("nan") if score is None else average_precision(is_positive[mine], score[mine], n_reference)[0]
         counts = (n_reference, bounds[i + 1] - bounds[i], len(pairs.pick))
         compared.append(Compared(*counts, average, _median(pairs.distance_px), str(names[i])))
         distances.append(pairs.distance_px)
@@ -143,7 +144,7 @@ def compare(
     n_reference = sum(m.n_reference for m in compared)
     average, curve = float("nan"), np.zeros((2, 0))
     if score is not None:
-        average, curve = average_precision(is_right[judged], score[judged], n_reference)
+        average, curve = average_precision(is_positive[scored], score[scored], n_reference)
     return Comparison(
         n_reference,
         sum(m.n_picks for m in compared),
@@ -174,8 +175,10 @@ def positive_radius_A(radius: float, diameter_A: float) -> float:
     return radius * diameter_A
 
 
-def average_precision(is_right: npt.NDArray[np.bool_], score: FloatArray, n_reference: int) -> tuple[float, FloatArray]:
-    """Area under the precision-recall curve, and the curve.
+def average_precision(
+    is_positive: npt.NDArray[np.bool_], score: FloatArray, n_reference: int
+) -> tuple[float, FloatArray]:
+    """Return the area under the precision-recall curve, and the curve.
 
     The sum over thresholds of precision times the gain in recall, without interpolation; picks of equal score come in
     together. Recall counts the whole reference, so what was never picked lowers the area.
@@ -183,7 +186,7 @@ def average_precision(is_right: npt.NDArray[np.bool_], score: FloatArray, n_refe
     Returns
     -------
     area
-        NaN where there is no reference, or a score is not known.
+        NaN without a reference, or if a score is not known.
     curve : (2, n) float
         Recall and precision.
     """
@@ -191,10 +194,8 @@ def average_precision(is_right: npt.NDArray[np.bool_], score: FloatArray, n_refe
         return float("nan"), np.zeros((2, 0))
     if len(score) == 0:
         return 0.0, np.zeros((2, 0))
-    order = np.argsort(-score, kind="stable")
-    right = np.cumsum(is_right[order])
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of each group of equals
-    precision, recall = right[last] / (last + 1), right[last] / n_reference
+    _, hits, false_hits = cumulative_curve(score, is_positive.astype(np.float64), (~is_positive).astype(np.float64))
+    precision, recall = hits / (hits + false_hits), hits / n_reference
     return float(np.sum(np.diff(recall, prepend=0) * precision)), np.stack([recall, precision])
 
 

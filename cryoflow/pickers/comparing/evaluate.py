@@ -1,4 +1,4 @@
-"""Several pickers judged against one reference: a table, a figure, and the numbers of every micrograph."""
+"""Compare several pickers with one reference: a table, a figure, and the scores of every micrograph."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import pandas as pd
 
 from cryoflow.pickers.comparing.compare import Comparison, Scores
 from cryoflow.storage.files import replacing, write_atomically
+from cryoflow.storage.tables import table_text
 
 _COLUMNS = ("precision", "recall", "f1", "average_precision", "localisation_error_A")
 
 
 def table_of(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row an entry, the best F1 first."""
+    """Return one row per entry, the best F1 first."""
     rows = [{"entry": c.entry, **_numbers(c), "micrographs": len(c.micrographs)} for c in comparisons]
     table = pd.DataFrame(rows, columns=["entry", "micrographs", "n_reference", "n_picks", "n_matched", *_COLUMNS])
     return table.sort_values("f1", ascending=False, kind="stable", ignore_index=True)
 
 
 def per_micrograph(comparisons: Sequence[Comparison]) -> pd.DataFrame:
-    """One row an entry and micrograph."""
+    """Return one row per entry and micrograph."""
     rows = [{"entry": c.entry, "micrograph": m.name, **_numbers(m)} for c in comparisons for m in c.micrographs]
     return pd.DataFrame(rows, columns=["entry", "micrograph", "n_reference", "n_picks", "n_matched", *_COLUMNS])
 
@@ -30,33 +31,33 @@ def write_evaluation(comparisons: Sequence[Comparison], reference: str, folder: 
     """Write `evaluation.tsv`, `micrographs.tsv` and `evaluation.png` into a folder."""
     written = []
     for name, table in (("evaluation.tsv", table_of(comparisons)), ("micrographs.tsv", per_micrograph(comparisons))):
-        write_atomically(folder / name, table.to_csv(sep="\t", index=False, float_format="%.6g", lineterminator="\n"))
+        write_atomically(folder / name, table_text(table, "%.6g"))
         written.append(folder / name)
     plot(comparisons, reference, folder / "evaluation.png")
     return [*written, folder / "evaluation.png"]
 
 
 def plot(comparisons: Sequence[Comparison], reference: str, path: Path) -> None:
-    """Precision against recall, a curve where picks have scores; and the three shares side by side."""
+    """Draw precision against recall, a curve if picks have scores; and precision, recall and F1 as bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    colours = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
+    colors = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
     figure = Figure(figsize=(10, 4.2 + 0.18 * len(comparisons)), layout="constrained")
     FigureCanvasAgg(figure)
     curves, bars = figure.subplots(1, 2)
     height = 0.8 / max(1, len(comparisons))
     for k, comparison in enumerate(comparisons):
-        colour = colours[k % len(colours)]
+        color = colors[k % len(colors)]
         average = f", AP {comparison.average_precision:.3f}" if comparison.curve.size else ""
         if comparison.curve.size:
-            curves.plot(*comparison.curve, color=colour, linewidth=1.5)
+            curves.plot(*comparison.curve, color=color, linewidth=1.5)
         label = f"{comparison.entry}{average}"
-        curves.plot(comparison.recall, comparison.precision, "o", color=colour, markersize=8, label=label)
+        curves.plot(comparison.recall, comparison.precision, "o", color=color, markersize=8, label=label)
         for place, name in enumerate(("precision", "recall", "f1")):
             value = getattr(comparison, name)
             y = place + (k - (len(comparisons) - 1) / 2) * height
-            bars.barh(y, value, height * 0.92, color=colour)
+            bars.barh(y, value, height * 0.92, color=color)
             bars.text(value + 0.01, y, f"{value:.3f}", va="center", fontsize=8)
     curves.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="Recall", ylabel="Precision")
     curves.grid(alpha=0.3)

@@ -29,6 +29,7 @@ from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.tables import table_text
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _trained(
     table = figure = None
     if len(curve):
         table, figure = folder / "training_curve.tsv", folder / "training_curve.png"
-        write_atomically(table, curve.to_csv(sep="\t", index=False, float_format="%.6g", lineterminator="\n"))
+        write_atomically(table, table_text(curve, "%.6g"))
         plot_curve(curve, f"{target.title}, {folder.name}", figure)
     return Trained(folder, model, log, curve=table, figure=figure, seconds=seconds, reused=reused)
 

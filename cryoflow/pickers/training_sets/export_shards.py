@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 import cryoflow
+from cryoflow import shards
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
@@ -90,9 +91,9 @@ def cut(target: Picker, training: TrainingSet, output: Path, settings: Mapping[s
     parts: list[Part] = []
     folder = folder_of_parts(output)
     if target.writes_micrographs and total > n:
-        for first in range(0, total, n):
-            content = _content(target, training.shard(first, first + n), settings)
-            part = Part(first, min(first + n, total), folder / f"{_name(first, min(first + n, total), content)}.npz")
+        for first, last in shards.cut(total, n):
+            content = _content(target, training.shard(first, last), settings)
+            part = Part(first, last, folder / f"{_name(first, last, content)}.npz")
             if not is_file(part.file):
                 archive = io.BytesIO()
                 np.savez(archive, **content)  # type: ignore[arg-type]  # of its own keyword

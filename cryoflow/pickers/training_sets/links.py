@@ -20,7 +20,7 @@ from cryoflow.pickers.training_sets.contents import REPLACED
 from cryoflow.pickers.training_sets.derived_settings import Settings
 from cryoflow.pickers.training_sets.side_by_side import each_micrograph
 from cryoflow.pickers.training_sets.training_set import TIFF_SUFFIXES, TrainingSet
-from cryoflow.storage import inputs
+from cryoflow.storage import budgets, inputs
 
 LINK_AS = ("link", "copy", "reflink")
 """How a picker gets a micrograph that is not converted. A reflink shares its blocks until one of both is edited."""
@@ -82,8 +82,10 @@ def read_any(path: str) -> npt.NDArray[np.float32]:
     import tifffile
 
     try:
-        with inputs.opened(path) as file:
-            image = tifffile.imread(file)
+        with inputs.opened(path) as file, tifffile.TiffFile(file) as tiff:
+            n_bytes = tiff.series[0].nbytes if tiff.series else 0
+            budgets.check_expansion(path, os.fstat(file.fileno()).st_size, n_bytes)
+            image = tiff.asarray()
     except (OSError, ValueError, tifffile.TiffFileError) as error:
         raise BadInput(path, f"cannot be read as TIFF: {error}") from error
     if image.ndim != 2:
