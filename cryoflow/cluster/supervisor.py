@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import subprocess
+import subprocess  # noqa: TID251 (services of our own, which are supervised)
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping

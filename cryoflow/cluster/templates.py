@@ -28,7 +28,7 @@ _FORMS = {"slurm": POOL_TYPES[ProfileName.SLURM], "docker": POOL_TYPES[ProfileNa
 
 def files() -> Iterator[tuple[str, str]]:
     """Name and content of each file."""
-    import yaml
+    import yaml  # noqa: TID251 (writes templates)
     from prefect.workers.base import BaseWorker
 
     yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)

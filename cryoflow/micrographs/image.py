@@ -131,7 +131,7 @@ def map_micrograph(path: str | Path) -> npt.NDArray[np.generic]:
     header = read_header(path)
     if header.n_sections > 1:
         raise BadInput(path, f"holds {header.n_sections} images: it is a movie or a stack, not a micrograph.")
-    return np.memmap(path, header.dtype, "r", header.data_offset, header.shape_yx)
+    return np.memmap(path, header.dtype, "r", header.data_offset, header.shape_yx)  # noqa: TID251 (its header was read)
 
 
 def check_pixels(image: npt.NDArray[np.floating], path: str | Path) -> None:
@@ -198,7 +198,7 @@ def _read_section(path: Path, header: MicrographHeader, section: int) -> FloatIm
     ny, nx = header.shape_yx
     offset = header.data_offset + section * header.section_bytes
     with inputs.unbuffered(path) as file:
-        pixels = np.fromfile(file, header.dtype, ny * nx, offset=offset)
+        pixels = np.fromfile(file, header.dtype, ny * nx, offset=offset)  # noqa: TID251
     if pixels.size != ny * nx:
         raise _became_shorter(path)
     return pixels.reshape(ny, nx).astype(np.float32, copy=False)

@@ -6,7 +6,6 @@ process also ends at every call that changes a file, named or not (`promise_tool
 
 from __future__ import annotations
 
-import ast
 import io
 import os
 import random
@@ -51,7 +50,6 @@ from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.patch_cache import prepare
 
-PACKAGE = Path(files.__file__).parent
 PICKERS = names()
 SMALL = TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1)
 
@@ -62,24 +60,6 @@ def small_bundle(scale: float = 1.0) -> ModelBundle:
 
 
 # ---- every fault point has a case ---------------------------------------------------------------------------------
-
-
-def calls_in(path: Path) -> list[ast.Call]:
-    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-
-
-def name_of(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-
-
-def test_the_list_of_fault_points_is_the_one_in_the_code() -> None:
-    found = {
-        call.args[0].value
-        for path in PACKAGE.rglob("*.py")
-        for call in calls_in(path)
-        if name_of(call) == "fault_point" and isinstance(call.args[0], ast.Constant)
-    }
-    assert found == files.FAULT_POINTS
 
 
 def test_every_fault_point_has_a_case_here_or_in_the_databases_tests(tmp_path: Path) -> None:
@@ -101,78 +81,6 @@ def test_every_fault_point_has_a_case_here_or_in_the_databases_tests(tmp_path: P
     for work in (database_work, lambda: export("topaz", [entry], tmp_path / "topaz", diameter_A=DIAMETER_A)):
         passed |= set(points_of(work, tmp_path / "points"))
     assert passed == files.FAULT_POINTS
-
-
-UNSEEN_WRITES = {
-    "files.py": "the one place that writes",
-    "leftovers.py": "removes what killed writers left, which nobody reads",
-    "programs.py": "copies what a program prints to its log, line by line",
-    "database/lock.py": "the lock: its own fault points, its own tests",
-    "database/store.py": "inside replacing_folder; makes the database's folder",
-    "database/links.py": "makes the folder of links",
-    "pickers/export.py": "inside replacing_folder",
-    "pickers/links.py": "inside replacing_folder",
-    "pickers/cryolo.py": "inside replacing_folder",
-    "pickers/cryosegnet.py": "inside replacing_folder",
-    "pickers/eman2.py": "inside replacing_folder",
-    "pickers/epicker.py": "inside replacing_folder",
-    "pickers/export_parts.py": "into memory: what it makes is written by write_atomically",
-    "pickers/relion.py": "inside replacing_folder",
-    "pickers/topaz.py": "inside replacing_folder",
-    "pickers/warp.py": "inside replacing_folder",
-    "pickers/run.py": "makes the folder that a picker writes its picks into",
-    "unpicker/bundle.py": "makes the model's folder; its description is removed before the parts change",
-    "unpicker/patch_cache.py": "makes the cache's folder",
-    "unpicker/train.py": "--overwrite removes the model that the user wants replaced",
-    "unpicker/tensorboard.py": "TensorBoard's log: appended to; a record cut short is skipped by its readers",
-    "formats/cs.py": "inside replacing",
-    "micrographs/image.py": "inside replacing; a memory map for reading",
-    "micrographs/scratch.py": "copies in a scratch folder, which nobody reads after the process",
-    "simulate/cryosparc_columns.py": "simulated projects, made for tests and the demo",
-    "simulate/cryosparc_files.py": "simulated projects, made for tests and the demo",
-    "simulate/cryosparc_project.py": "simulated projects, made for tests and the demo",
-    "simulate/relion_graph.py": "simulated projects, made for tests and the demo",
-    "simulate/relion_project.py": "simulated projects, made for tests and the demo",
-    "view/journal.py": "appended to and synced; a torn last line is dropped: tests/view/test_view_review.py",
-    "view/scoring.py": "into memory: what it makes is written by write_atomically",
-    "view/serve.py": "the file of tokens: a second name of a whole file, made once",
-    "cluster/supervisor.py": "logs of the services that `cryoflow up` starts",
-}
-"""Modules that change files by other means than `cryoflow.storage.files`, and why that loses nothing."""
-
-CHANGING = frozenset(
-    {
-        *(
-            "write_text",
-            "write_bytes",
-            "touch",
-            "mkdir",
-            "makedirs",
-            "rename",
-            "unlink",
-            "rmtree",
-            "rmdir",
-            "symlink_to",
-        ),
-        *("hardlink_to", "chmod", "copyfile", "copytree", "copy2", "tofile", "savez", "memmap"),
-    }
-)
-
-
-def test_no_other_module_changes_files_past_the_fault_points() -> None:
-    found = set()
-    for path in PACKAGE.rglob("*.py"):
-        for call in calls_in(path):
-            mode = (
-                call.args[0] if name_of(call) == "open" and isinstance(call.func, ast.Attribute) and call.args else None
-            )
-            mode = (
-                call.args[1] if name_of(call) == "open" and isinstance(call.func, ast.Name) and call.args[1:] else mode
-            )
-            writes = isinstance(mode, ast.Constant) and isinstance(mode.value, str) and set(mode.value) & set("wax+")
-            if name_of(call) in CHANGING or writes:
-                found.add(str(path.relative_to(PACKAGE)))
-    assert found == set(UNSEEN_WRITES)
 
 
 # ---- exports ------------------------------------------------------------------------------------------------------

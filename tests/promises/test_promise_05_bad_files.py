@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import io
 import json
@@ -22,7 +21,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import cryoflow
 from cryoflow.errors import CryoflowError
 
 MEMORY_MB = 700
@@ -127,135 +125,6 @@ CORPUS: dict[str, bytes] = {
     "csg": CSG,
     "csg out of its folder": CSG.replace(b">J1", b">../../../../etc"),
 }
-
-
-READ_BY = {
-    "database/data_reader.py": "data.txt",
-    "database/older.py": "data.txt",
-    "database/links.py": "database",
-    "database/layout.py": "database",
-    "database/store.py": "database",
-    "database/manifest.py": "database",
-    "database/entry.py": "database",
-    "database/verify.py": "database",
-    "database/values.py": "info.txt",
-    "ingest/memory.py": "database",
-    "projects/cryosparc/job_json.py": "cryosparc project",
-    "projects/cryosparc/without_json.py": "cryosparc project",
-    "projects/coordinate_files.py": "coordinates",
-    "projects/tables.py": "lone table",
-    "projects/relion/count.py": "relion project",
-    "projects/relion/recognise.py": "relion project",
-    "projects/relion/options.py": "relion project",
-    "projects/relion/coordinates.py": "relion project",
-    "report/sections.py": "evaluation",
-    "report/execution.py": "trace",
-    "preparation/patches.py": "mrc",
-    "unpicker/bundle.py": "model bundle",
-    "unpicker/star_rows.py": "unpicker's STAR",
-    "unpicker/unpick_shards.py": "shard",
-    "unpicker/train.py": "folder of a training",
-    "pickers/topaz.py": "labels of a training set",
-    "pickers/cryolo.py": "labels of a training set",
-    "pickers/preflight.py": "labels of a training set",
-    "pickers/staging.py": "training set",
-    "execution/executor.py": "training set",
-    "pickers/manifest.py": "manifest",
-    "pickers/links.py": "any image",
-    "pickers/curves.py": "picker's log",
-    "pickers/coordinates.py": "pickers' coordinates",
-    "pickers/export_parts.py": "part of an export",
-    "formats/cs.py": "cs",
-    "formats/cs_npy.py": "cs",
-    "formats/cs_csdat.py": "cs",
-    "formats/star_blocks.py": "star read_blocks",
-    "micrographs/image.py": "mrc",
-    "micrographs/header.py": "mrc header",
-}
-"""Modules that open what others may have written, and the case below that hands bad files to them."""
-
-READ_TRUSTED = {
-    "database/lock.py": "the lock, which whoever may write to the database writes; attacked under promise 4",
-    "files.py": "nothing of it: a file of ours is opened to be synced",
-    "fingerprints.py": "bytes for a checksum",
-    "inputs.py": "the place where all others open files",
-    "unpicker/patch_cache.py": "bytes for a checksum; boxes that this installation wrote",
-    "processes.py": "what the kernel says",
-    "settings.py": "configuration: trusted, and checked",
-    "doctor.py": "the lock file of the requirements; the server's health",
-    "simulate/truth.py": "simulated data sets, made for tests and the demo",
-    "unpicker/training_loop.py": "checkpoints: attacked in tests/unpicker/test_unpicker_training.py",
-    "cluster/images.py": "our own probe; labels of images, which are trusted",
-    "cluster/probe.py": "what asks it is cryoflow itself",
-    "cluster/services.py": "the page of our own server",
-    "cluster/supervisor.py": "logs of services that cryoflow started",
-    "cluster/start_stage.py": "the health of the site's own server",
-    "cluster/recovery.py": "a job's log, of which one number is taken",
-    "cluster/exit_reason.py": "the end of a job's log, shown as text",
-    "cluster/orphaned_runs.py": "what the kernel says",
-    "view/api.py": "nothing of it: a pyramid of pictures, opened by view/pictures.py",
-    "view/journal.py": "reviews: attacked in tests/view/test_view_review.py",
-    "view/pages.py": "reports, pictures and models: attacked in tests/view/test_view_pages.py",
-    "view/pictures.py": "pixels behind a header that was checked: attacked in tests/view/test_view_pictures.py",
-    "view/serve.py": "the file of tokens, which is refused where others may read it",
-    "view/training.py": "the site's Prefect server",
-}
-"""Modules that open what is no input, and what that is."""
-
-OPENS = {"read_text", "read_bytes", "memmap", "imread", "fromfile", "read_csv", "safe_load", "urlopen"}
-OPENS |= {"opened", "opened_table", "unbuffered", "text_lines", "content"}
-
-
-def reads(source: str) -> bool:
-    """Whether a module reads files, or decodes what was read."""
-    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
-        attribute = call.func.attr if isinstance(call.func, ast.Attribute) else ""
-        name = call.func.id if isinstance(call.func, ast.Name) else attribute
-        of = (
-            call.func.value.id if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name) else ""
-        )
-        mode = call.args[int(name == "open" and not attribute) :][:1]
-        writes = bool(mode) and isinstance(mode[0], ast.Constant) and str(mode[0].value)[:1] in "wax"
-        if name in OPENS or (name == "open" and not writes) or (of, name) in (("np", "load"), ("json", "loads")):
-            return True
-    return False
-
-
-def test_every_module_that_reads_files_has_a_case_here_or_reads_what_is_trusted() -> None:
-    """A new reader must be attacked, too: name the case that hands it the corpus."""
-    package = Path(cryoflow.__file__).parent
-    found = {str(p.relative_to(package)) for p in package.rglob("*.py") if reads(p.read_text())}
-    opened_elsewhere = {"cli/main.py"}  # /dev/null
-    assert found - opened_elsewhere == READ_BY.keys() | READ_TRUSTED.keys()
-    assert not READ_BY.keys() & READ_TRUSTED.keys()
-    assert set(READ_BY.values()) <= _readers().keys()
-
-
-def opens_by_itself(source: str) -> list[int]:
-    """Lines that open a file for reading past `cryoflow.storage.inputs`, and so would wait for a named pipe."""
-    lines = []
-    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
-        of, _, name = ast.unparse(call.func).rpartition(".")
-        given = [ast.unparse(argument) for argument in call.args]
-        writes = any(mode in given for mode in ("'a'", "'w'", "'wb'", "'ab'"))
-        opens = name in ("read_text", "read_bytes", "open") and not writes and of not in ("inputs", "MicrographFile")
-        by_name = name in ("imread", "fromfile", "read_csv", "loadtxt") and not given[0].startswith(("file", "inputs."))
-        if opens or by_name:
-            lines.append(call.lineno)
-    for block in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.With)):
-        parses = "read_csv(" in ast.unparse(block)  # pandas takes a line without an end for one huge word
-        if parses and not any("opened_table(" in ast.unparse(item) for item in block.items):
-            lines.append(block.lineno)
-    return lines
-
-
-def test_what_others_wrote_is_opened_in_the_one_place_that_waits_for_no_pipe() -> None:
-    package = Path(cryoflow.__file__).parent
-    found = {name: opens_by_itself((package / name).read_text()) for name in READ_BY}
-    assert {name: lines for name, lines in found.items() if lines} == {}
-    bad = ("path.read_text()", "open(path)", "pd.read_csv(path)", "path.open('rb')", "np.fromfile(path, '<f4')")
-    bad += ("with inputs.opened(path) as file:\n    pd.read_csv(file)",)
-    assert [opens_by_itself(line) for line in bad] == [[1]] * len(bad)
 
 
 def _readers() -> dict[str, Callable[[Path], object]]:
