@@ -75,6 +75,7 @@ let wanted = 0;
 // ---------------------------------------------------------------- what is shown
 
 async function start() {
+  fetchMicrograph(config.micrograph).catch(() => {}); // at the same time as the entry; an error is told by goTo
   entry = await get("entry", { entry: config.entry });
   revision = entry.revision;
   threshold = entry.threshold;
@@ -94,12 +95,22 @@ async function start() {
   setInterval(() => void poll(), POLL_MS);
 }
 
+/** @type {Map<string, Promise<Micrograph>>} */
+const coming = new Map();
+/** Revision at which a micrograph was last changed. @type {Map<number, number>} */
+const changedAt = new Map();
+
 /** @param {number} i @returns {Promise<Micrograph>} */
 async function fetchMicrograph(i) {
   const there = held.get(i);
   if (there) return there;
   const shown = reference && !others.includes(reference) ? [...others, reference] : others;
-  const m = /** @type {Micrograph} */ (await get("micrograph", { entry: config.entry, micrograph: i, other: shown }));
+  const key = JSON.stringify([i, shown]);
+  const asked = coming.get(key) ?? get("micrograph", { entry: config.entry, micrograph: i, other: shown });
+  coming.set(key, asked);
+  const since = revision;
+  const m = await asked.finally(() => coming.delete(key));
+  if ((changedAt.get(i) ?? 0) > since) return fetchMicrograph(i); // the answer may be older than the change
   held.set(i, m);
   for (const old of held.keys()) {
     if (held.size <= MOST_HELD) break;
@@ -442,6 +453,7 @@ function loadListSoon() {
 /** Take in what the server says of decisions, unless own actions are still on their way. @param {Changes} changes */
 function takeIn(changes) {
   revision = changes.revision;
+  for (const i of Object.keys(changes.micrographs)) changedAt.set(Number(i), revision);
   stage.host.dataset.revision = String(revision);
   if (!waiting) {
     for (const [i, state] of Object.entries(changes.micrographs)) {
