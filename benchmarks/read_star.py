@@ -70,10 +70,10 @@ def run(reader: str, path: Path) -> dict[str, float]:
 def measure(reader: str, path: Path) -> dict[str, float]:
     """Read the file in this process."""
     if reader == "cryoflow":
-        from cryoflow.projects.relion.lone import read_lone_star
+        from cryoflow.projects.relion.standalone import read_standalone
 
         started, cpu = time.perf_counter(), time.process_time()
-        picks = len(read_lone_star(path))
+        picks = len(read_standalone(path))
     else:
         import starfile
 

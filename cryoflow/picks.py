@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 Program = Literal["relion", "cryosparc", "file", "picker", "cryoflow"]
 
+NEEDS_CONFIRMATION = "not used for training until the orientation check confirms the picks"
+"""End of a note on a set of picks that may be mirrored; `database.select` passes such entries over."""
+
 
 class Kind(StrEnum):
     """What a job did, by the name that its database entries start with."""

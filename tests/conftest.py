@@ -47,6 +47,15 @@ def realdata() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Folder of inputs on which readers once failed, with `command.txt` each; tests skip where there is none."""
+    folder = Path(os.environ.get("CRYOFLOW_CASES", ROOT.parent / "shared" / "cases"))
+    if not folder.is_dir():
+        pytest.skip(f"no cases: CRYOFLOW_CASES names no folder and {folder} is none")
+    return folder
+
+
 @pytest.fixture(params=["plain", "with space", "quote'\"s", "$(touch pwned);&|", "new\nline", "ünïcode ☃", "-rf"])
 def hostile_name(request: pytest.FixtureRequest) -> str:
     """A folder name that breaks shell strings, quoting and careless parsers."""

@@ -29,7 +29,7 @@ def crawl(parameters: CrawlParameters, *, json: out.Json = False) -> int:
         found = crawl_projects(parameters.roots, on_project=lambda project: advance(1, note=project.name))
     with out.progress("jobs counted") as advance:
         listed = jobs_of(found.projects, count=not parameters.quick, on_job=lambda job: advance(1, note=job.job))
-    called = {} if json else _told_apart(sorted({project.path for project in found.projects}))
+    called = {} if json else _disambiguated(sorted({project.path for project in found.projects}))
     rows = [
         {
             "project": called.get(job.project, job.project_name),
@@ -94,7 +94,7 @@ def ingest(parameters: IngestParameters, *, json: out.Json = False) -> int:
     return report.exit_code
 
 
-def _told_apart(projects: list[Path]) -> dict[Path, str]:
+def _disambiguated(projects: list[Path]) -> dict[Path, str]:
     """What to call projects on a terminal: by name, and those of one name by as many folders above as it takes."""
     names = {}
     for project in projects:

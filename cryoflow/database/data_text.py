@@ -108,6 +108,9 @@ def _micrograph_lines(pickset: PickSet, links: Sequence[str]) -> list[bytes]:
         is_text = MICROGRAPH_COLUMNS[attribute][0] == "object"
         known = np.flatnonzero(table[attribute].notna().to_numpy()).tolist()
         values = table[attribute].tolist()
+        texts: dict[object, str] = {}  # all micrographs of a project mostly have one voltage, shape and pixel size
         for i in known:
-            lines[i].append(f"{attribute}={word(str(values[i])) if is_text else number(float(values[i]))}")
+            if (value := values[i]) not in texts:
+                texts[value] = f"{attribute}={word(str(value)) if is_text else number(float(value))}"
+            lines[i].append(texts[value])
     return [(" ".join(parts) + "\n").encode() for parts in lines]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cryoflow.database.entry import CURRENT, Entry
 from cryoflow.database.store import Database
-from cryoflow.picks import Kind
+from cryoflow.picks import NEEDS_CONFIRMATION, Kind
 
 PREFERENCE: tuple[tuple[Kind, ...], ...] = (
     (Kind.REFINE_3D, Kind.HOMO, Kind.NON_UNIFORM),
@@ -48,8 +48,11 @@ def best_of(project: str, entries: Sequence[Entry]) -> Selection:
     """The entry to train from among those of one project."""
     unfit: list[tuple[int, int, str]] = []
     sound: list[tuple[int, Entry]] = []
+    unknown: list[str] = []
     for entry in entries:
         rank = next((i for i, kinds in enumerate(PREFERENCE) if entry.kind in kinds), None)
+        if entry.kind is Kind.OTHER and not is_junk(entry.suffix):
+            unknown.append(f"{entry.name}: its job type, {entry.job_type or 'unknown'}, is not known")
         if rank is None or is_junk(entry.suffix):
             continue
         if why := _unfit(entry):
@@ -60,7 +63,7 @@ def best_of(project: str, entries: Sequence[Entry]) -> Selection:
     if not sound:
         kinds = ", ".join(sorted({e.kind.value for e in entries}))
         reason = f"no sound entry of a kind to train from; there are: {kinds}"
-        return Selection(project, None, reason, tuple(text for *_, text in unfit))
+        return Selection(project, None, reason, tuple([text for *_, text in unfit] + unknown))
     best_rank = min(rank for rank, _ in sound)
     rivals = [entry for rank, entry in sound if rank == best_rank]
     newest = max(job_number(entry.job) for entry in rivals)
@@ -72,7 +75,7 @@ def best_of(project: str, entries: Sequence[Entry]) -> Selection:
     if best.suffix and len(outputs) > 1:
         reason += f", {best.suffix} with {best.n_picks} picks: the largest of its {len(outputs)} outputs"
     better = [text for rank, minus_number, text in unfit if (rank, minus_number) <= (best_rank, -newest)]
-    return Selection(project, best, reason, tuple(better))
+    return Selection(project, best, reason, tuple(better + unknown))
 
 
 def job_number(job: str) -> int:
@@ -95,4 +98,6 @@ def _unfit(entry: Entry) -> str:
         return f"its job is {entry.job_status}"
     if entry.orientation.verdict == "contradicted":
         return f"its picks fit the pixels better after {entry.orientation.best}"
+    if entry.orientation.verdict != "confirmed" and any(NEEDS_CONFIRMATION in note for note in entry.notes):
+        return "its micrographs are another program's, and the orientation check has not confirmed its picks"
     return ""

@@ -19,7 +19,7 @@ CHUNK_BYTES = 4 << 20
 
 Array = npt.NDArray[np.generic]
 _MAX_HEADER_BYTES = 16 << 20  # a classification into 100 classes needs 0.1 MiB
-_PLAIN = re.compile(r"[<>|=]?([biufSO])\d*")
+_PLAIN = re.compile(r"[<>|=]?([biufSUO])\d*")
 
 
 class CsHeader(NamedTuple):
@@ -61,7 +61,7 @@ def dtype_of(descr: object, path: str | Path, *, text_as_objects: bool) -> np.dt
                 "holds pickled Python objects, which are never loaded from a project.",
                 "Save it again with CryoSPARC, whose datasets have none.",
             )
-        if base.kind not in "biufSO" or base.itemsize == 0 or (base.kind == "O" and dtype.itemsize == 0):
+        if base.kind not in "biufSUO" or base.itemsize == 0 or (base.kind == "O" and dtype.itemsize == 0):
             raise BadInput(path, f"has a column of the type {base}, which no dataset has.", HINT)
     if not dtype.names or any(dtype[name].itemsize == 0 for name in dtype.names):
         raise BadInput(path, "has no columns, or one without size.", HINT)

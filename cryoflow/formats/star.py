@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,21 @@ from cryoflow.formats.star_rows import Values, Wanted, Words, is_number, parse_r
 from cryoflow.formats.star_write import write_star
 from cryoflow.system.cpus import available_cpus
 
-__all__ = ["count_rows", "list_blocks", "read_blocks", "read_table", "write_star"]
+__all__ = [
+    "Unread",
+    "concatenated",
+    "count_rows",
+    "list_blocks",
+    "read_blocks",
+    "read_table",
+    "read_tables",
+    "write_star",
+]
 
 Column = npt.NDArray[Any] | pd.Categorical
 Table = dict[str, Column]
 
-_TEXT_ENDINGS = ("Name", "Label", "Coordinates", "Metadata", "File", "Process", "Node", "Alias", "Movie")
+_TEXT_ENDINGS = ("Name", "Filename", "Label", "Coordinates", "Metadata", "File", "Process", "Node", "Alias", "Movie")
 
 
 def read_table(
@@ -94,6 +104,80 @@ def read_table(
         )
     wanted = f"data_{block}" if block is not None else f"with the columns _{', _'.join(columns or ())}"
     raise BadInput(path, f"has no block {wanted} (there are: {'; '.join(seen)}).")
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A block that `read_tables` passed over: its name, its columns, its number of rows (1 for pairs)."""
+
+    name: str
+    columns: tuple[str, ...]
+    n_rows: int
+
+
+def read_tables(
+    path: str | Path,
+    columns: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    narrow: Collection[str] = (),
+    skip: Callable[[str], bool] = lambda _: False,
+) -> tuple[list[tuple[str, Table]], list[Unread]]:
+    """Read columns of every block that has all of `columns`, in one pass over the file.
+
+    Parameters
+    ----------
+    columns, optional, narrow
+        As for `read_table`.
+    skip
+        Whether a block of this name is passed over although it has the columns, where another one has them, too.
+
+    Returns
+    -------
+    tuple
+        Name and table of each block that was read; the other blocks.
+
+    Raises
+    ------
+    BadInput
+        As `read_table`; also where no block has the columns.
+    """
+    path = Path(path)
+    tables: list[tuple[str, Table]] = []
+    others: list[Unread] = []
+    for block in walk(path):
+        if set(columns) <= set(block.columns) and not skip(block.name):
+            names = dict.fromkeys([*columns, *(c for c in optional if c in block.columns)])
+            tables.append((block.name, _read_columns(path, block, list(names), frozenset(narrow), (), (), False)))
+        else:
+            others.append(Unread(block.name, block.columns, _count(block) if block.is_loop else 1))
+    if not tables and any(set(columns) <= set(other.columns) for other in others):
+        return read_tables(path, columns, optional=optional, narrow=narrow)
+    if not tables:
+        seen = "; ".join(f"data_{o.name} ({', '.join(o.columns[:40])})" for o in others)
+        raise BadInput(path, f"has no block with the columns _{', _'.join(columns)} (there are: {seen}).")
+    return tables, others
+
+
+def concatenated(tables: Sequence[Table]) -> Table:
+    """One table of the rows of several; a column that one of them lacks is NaN or an empty word there."""
+    if len(tables) == 1:
+        return tables[0]
+    lengths = [len(next(iter(table.values()))) for table in tables]
+    joined: Table = {}
+    for name in dict.fromkeys(name for table in tables for name in table):
+        of_it = [table.get(name) for table in tables]
+        if any(isinstance(column, pd.Categorical) for column in of_it):
+            words = [
+                [""] * n if column is None else np.asarray(column, object)
+                for column, n in zip(of_it, lengths, strict=True)
+            ]
+            joined[name] = pd.Categorical(np.concatenate([np.asarray(part, object) for part in words]))
+        else:
+            joined[name] = np.concatenate(
+                [np.full(n, np.nan) if c is None else np.asarray(c) for c, n in zip(of_it, lengths, strict=True)]
+            )
+    return joined
 
 
 def read_blocks(path: str | Path) -> dict[str, pd.DataFrame | dict[str, str]]:

@@ -6,6 +6,7 @@ no program of this field writes them: `;` text blocks over several lines, and ne
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,16 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_rows import text, tokens
-from cryoflow.storage import inputs
+from cryoflow.storage import budgets, inputs
 
 PIECE_BYTES = 2 << 20
-MOST_COLUMNS = 10_000
-"""RELION writes some 60. A file of more is no table of picks, and would take minutes to be refused."""
-
 _BORDER = re.compile(rb"(?:data_\S*|loop_)[ \t]*(?:#[^\n]*)?\r?(?:\n|$)")
 
 
@@ -76,7 +72,9 @@ def walk(path: Path) -> Iterator[Block]:
 def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
     name: str | None = None
     pairs: list[tuple[str, str]] = []
+    deadline = budgets.Deadline(path, os.fstat(file.fileno()).st_size)
     while line := _line(path, file):
+        deadline.check()
         stripped = line.strip()
         if not stripped or stripped.startswith(b"#"):
             continue
@@ -94,9 +92,11 @@ def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
             if pairs:
                 yield _pairs_block(name, pairs)
                 pairs = []
-            block = Block(name, tuple(islice(_labels(path, file), MOST_COLUMNS + 1)), True, _path=path, _file=file)
-            if len(block.columns) > MOST_COLUMNS:
-                raise BadInput(path, f"the loop of block data_{name} names more than {MOST_COLUMNS} columns.")
+            block = Block(
+                name, tuple(islice(_labels(path, file), budgets.MOST_COLUMNS + 1)), True, _path=path, _file=file
+            )
+            if len(block.columns) > budgets.MOST_COLUMNS:
+                raise BadInput(path, f"the loop of block data_{name} names more than {budgets.MOST_COLUMNS} columns.")
             if not block.columns:
                 raise BadInput(path, f"the loop of block data_{name} names no columns.")
             yield block
@@ -160,13 +160,14 @@ def _border(piece: bytes) -> int | None:
     """Where the next `data_` or `loop_` line begins; a row whose first word begins so is told by its further words."""
     if _BORDER.match(piece):
         return 0
-    buffer = np.frombuffer(piece, np.uint8)
-    line_starts = np.flatnonzero(buffer[:-1] == ord("\n")) + 1
-    first = buffer[line_starts]
-    for at in line_starts[(first == ord("d")) | (first == ord("l"))].tolist():
-        if _BORDER.match(piece, at):
-            return int(at)
-    return None
+    borders = []
+    for word in (b"\ndata_", b"\nloop_"):
+        at = piece.find(word)
+        while at >= 0 and not _BORDER.match(piece, at + 1):
+            at = piece.find(word, at + 1)
+        if at >= 0:
+            borders.append(at + 1)
+    return min(borders, default=None)
 
 
 def _shown(line: bytes) -> str:

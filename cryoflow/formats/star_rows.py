@@ -3,6 +3,10 @@
 A piece of text is cut into words where white space begins and ends. Since every row has the same number of words, each
 column is a stride through them, and digits are summed place by place for a whole column at once. Whatever is unusual
 (quotes, comments, exponents, `nan`) takes a slower way to the same result.
+
+pandas' C parser (`read_csv` with `usecols`) needs as many processor seconds for a million rows of 25 columns: 2.2
+against 2.4, on one thread instead of three. It does not notice a row that is too short where the columns that are read
+are among those that are there: a file that was cut off would be read as if it were whole.
 """
 
 from __future__ import annotations
@@ -102,9 +106,7 @@ def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], pie
     if len(edges) % (2 * width):
         raise wrong_row(path, block, width, piece)
     rows = edges.reshape(-1, width, 2)
-    line_ends = np.flatnonzero(buffer == 10)
-    line = np.searchsorted(line_ends, rows[:, 0, 0])
-    if not (np.array_equal(line, np.searchsorted(line_ends, rows[:, -1, 0])) and np.all(line[1:] > line[:-1])):
+    if not _is_one_line_a_row(np.flatnonzero(buffer == 10), rows[:, 0, 0], rows[:, -1, 1]):
         raise wrong_row(path, block, width, piece)
     values: list[Values] = []
     for column in wanted:
@@ -115,6 +117,19 @@ def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], pie
             numbers = _decimals(buffer, start, end)
             values.append(_numbers(path, block, column.label, buffer, start, end) if numbers is None else numbers)
     return values
+
+
+def _is_one_line_a_row(line_ends: npt.NDArray[np.intp], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]) -> bool:
+    """Whether no row goes over a line's end, and no line has two rows; `start` and `end` are those of the rows."""
+    if not len(start):
+        return True
+    behind = line_ends[np.searchsorted(line_ends, start[0]) :]
+    if len(behind) >= len(start) and bool((behind[: len(start)] >= end).all()):
+        each = behind[: len(start) - 1]
+        if bool((each < start[1:]).all()):  # the common case: no blank lines
+            return True
+    line = np.searchsorted(line_ends, start)
+    return bool(np.array_equal(line, np.searchsorted(line_ends, end)) and np.all(line[1:] > line[:-1]))
 
 
 def _needs_tokens(piece: bytes) -> bool:
@@ -232,11 +247,21 @@ def _parse_tokens(path: Path, block: str, width: int, wanted: Sequence[Wanted], 
 
 
 def wrong_row(path: Path, block: str, width: int, piece: bytes) -> BadInput:
-    """The error for the first row of a piece that has not `width` words."""
-    words = next((words for words in rows_of_words(piece) if len(words) != width), [])
+    """The error for the first row of a piece that has not `width` words, with the likely cause as its hint."""
+    rows = list(rows_of_words(piece))
+    words = next((words for words in rows if len(words) != width), [])
     row = text(b" ".join(words))
+    counts = {len(words) for words in rows}
+    if len(words) > width:
+        hint = "A name with blanks that is not in quotes makes several words of one: put it in quotes."
+    elif len(rows) > 1 and len(counts) == 1:
+        missing = width - len(words)
+        columns = "a column is" if missing == 1 else f"{missing} columns are"
+        hint = f'Every row is too short by {missing}: {columns} empty in all rows. Write "" there, or remove the label.'
+    else:
+        hint = "The file was cut short, or is being written."
     return BadInput(
         path,
         f"block data_{block} has a row of {len(words)} words where its header names {width} columns: {row[:80]!r}.",
-        "The file was cut short, or is being written.",
+        hint,
     )

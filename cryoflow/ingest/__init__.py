@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from cryoflow.ingest.run import ingest_job as ingest_job
     from cryoflow.ingest.run import mark_gone as mark_gone
     from cryoflow.ingest.tables import ingest_tables as ingest_tables
-    from cryoflow.projects.flip import Flip as Flip
+    from cryoflow.projects.axis_convention import AxisConvention as AxisConvention
 
 _HOMES = {
-    "Flip": "cryoflow.projects.flip",
+    "AxisConvention": "cryoflow.projects.axis_convention",
     "IngestLine": "cryoflow.ingest.report",
     "IngestOptions": "cryoflow.ingest.options",
     "IngestReport": "cryoflow.ingest.report",
@@ -32,7 +32,7 @@ _HOMES = {
 """Public name -> module that defines it. Imported at its first use: declarations of this package stay cheap."""
 
 __all__ = [
-    "Flip",
+    "AxisConvention",
     "IngestLine",
     "IngestOptions",
     "IngestReport",

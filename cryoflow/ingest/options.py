@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryoflow.projects.flip import NO_FLIP, Flip
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class IngestOptions:
 
     include_unfinished: bool = False
     remaps: Mapping[str, str] = field(default_factory=dict)
-    flips: Mapping[str, Flip] = field(default_factory=dict)
+    flips: Mapping[str, AxisConvention] = field(default_factory=dict)
     check_orientation: bool = True
     reread: bool = False
 
-    def flip_of(self, project_name: str, project: Path) -> Flip:
+    def flip_of(self, project_name: str, project: Path) -> AxisConvention:
         """The flip of a project, none by default."""
-        return self.flips.get(str(project)) or self.flips.get(project_name) or NO_FLIP
+        return self.flips.get(str(project)) or self.flips.get(project_name) or AS_STORED
 
     def unused_flips(self, projects: Mapping[str, Path]) -> list[str]:
         """Projects of `flips` that are not among these (name -> path): most likely misspelt."""
@@ -45,9 +45,9 @@ class IngestOptions:
 
 def flips_by_project(
     flip_x: tuple[str, ...] = (), flip_y: tuple[str, ...] = (), swap_xy: tuple[str, ...] = ()
-) -> dict[str, Flip]:
+) -> dict[str, AxisConvention]:
     """Flips a project from the options of the command line, each of which names projects."""
     return {
-        project: Flip(project in flip_x, project in flip_y, project in swap_xy)
+        project: AxisConvention(project in flip_x, project in flip_y, project in swap_xy)
         for project in dict.fromkeys((*flip_x, *flip_y, *swap_xy))
     }

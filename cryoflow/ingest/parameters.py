@@ -37,8 +37,8 @@ class IngestParameters(Parameters):
     roots: Annotated[
         Roots,
         Option(
-            help="Folders above finished projects, projects, or tables of picks (STAR, .cs, .csg, .box, .cbox, Topaz "
-            "text, CSV); they are never written to"
+            help="Folders above finished projects, projects, a job's folder, or tables of picks and folders of them "
+            "(docs/formats.md has the formats); they are never written to"
         ),
     ]
     database: DatabaseFolder
@@ -64,10 +64,10 @@ class IngestParameters(Parameters):
     """Factor of the positions: 8 for a Topaz table of micrographs downsampled 8 times."""
 
     def tables_and_folders(self) -> tuple[list[Path], list[Path]]:
-        """Return the roots that are tables of picks, and the folders to crawl."""
-        if self.micrographs is not None:  # a folder among the roots is one of tables, one for each micrograph
-            return list(self.roots), []
-        return [r for r in self.roots if r.is_file()], [r for r in self.roots if not r.is_file()]
+        """Return the roots that are tables of picks or folders of them, and the folders to crawl."""
+        from cryoflow.ingest.roots import split_roots
+
+        return split_roots(self.roots, self.micrographs)
 
     def check(self) -> None:
         """Refuse options of tables where there is none."""

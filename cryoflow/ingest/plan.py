@@ -11,8 +11,8 @@ from typing import Literal
 from cryoflow.database import Database, Entry
 from cryoflow.database.entry import CURRENT, DAMAGED
 from cryoflow.errors import BadInput
-from cryoflow.ingest.memory import Remembered, job_key, recall
 from cryoflow.ingest.options import IngestOptions
+from cryoflow.ingest.state import JobState, job_key, read_states
 from cryoflow.micrographs.find import Finder
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.projects.found import Job, JobStatus
@@ -34,7 +34,7 @@ class PlannedJob:
     key: str
     entries: tuple[Entry, ...] = ()
     mark: str = ""
-    remembered: Remembered | None = None
+    state: JobState | None = None
 
 
 @dataclass(frozen=True)
@@ -75,46 +75,69 @@ def plan_jobs(
     for entry in database.entries():
         if entry.program in ("relion", "cryosparc") and entry.project_path is not None:
             entries_of.setdefault((entry.project_path, entry.job), []).append(entry)
-    memories = {p.path: recall(database, p.path) for p in crawled.projects}
+    states = {p.path: read_states(database, p.path) for p in crawled.projects}
+    named = [Path(os.path.abspath(root)) for root in roots]  # noqa: PTH100 as the crawl names them
     planned = [
-        _planned(job, entries_of.get((job.project, job.job), []), memories[job.project].get(job.job), options)
-        for job in listed.jobs
+        _planned(job, entries_of.get((job.project, job.job), []), states[job.project].get(job.job), options)
+        for job in _of_named_jobs(listed.jobs, named)
     ]
     gone = _gone(
         entries_of,
         jobs={(job.project, job.job) for job in listed.jobs},
         projects={p.path for p in crawled.projects},
         unreadable=[error.path for error in (*crawled.unreadable, *listed.unreadable)],
-        roots=[Path(os.path.abspath(root)) for root in roots],  # noqa: PTH100 as the crawl names them
+        roots=named,
     )
     return Plan(tuple(planned), tuple(gone), (*crawled.unreadable, *listed.unreadable))
 
 
-def _planned(job: Job, entries: list[Entry], remembered: Remembered | None, options: IngestOptions) -> PlannedJob:
+def _of_named_jobs(jobs: Sequence[Job], roots: Sequence[Path]) -> list[Job]:
+    """Of a project that was only found above a root, the job whose folder the root is or lies in.
+
+    A root that lies in a project and in none of its jobs' folders means the project.
+    """
+    kept = []
+    for job in jobs:
+        inside = [root for root in roots if job.project in root.parents]
+        is_named = any(root == job.project or root in job.project.parents for root in roots)
+        if not is_named and inside and not any(_is_in_job(root, job) for root in inside):
+            of_project = [other for other in jobs if other.project == job.project]
+            if all(any(_is_in_job(root, other) for other in of_project) for root in inside):
+                continue
+        kept.append(job)
+    return kept
+
+
+def _is_in_job(root: Path, job: Job) -> bool:
+    folder = os.path.realpath(job.folder)
+    return (os.path.realpath(root) + os.sep).startswith(folder + os.sep)
+
+
+def _planned(job: Job, entries: list[Entry], state: JobState | None, options: IngestOptions) -> PlannedJob:
     has = tuple(entries)
     if not job.status.is_readable(options.include_unfinished):
         reason = f"{job.status.value}: {job.reason}" if job.reason else job.status.value
-        return PlannedJob(job, "skip", reason, "", has, _MARKS.get(job.status, "stale"), remembered)
+        return PlannedJob(job, "skip", reason, "", has, _MARKS.get(job.status, "stale"), state)
     key = job_key(job, options)
     sound = {e.name for e in entries if e.status != DAMAGED}
-    if remembered is None or remembered.status == "failed":
-        reason = "new" if not has else "not remembered: read again"
-    elif remembered.key != key:
+    if state is None or state.status == "failed":
+        reason = "new" if not has else "not state: read again"
+    elif state.key != key:
         reason = "changed"
-    elif not set(remembered.entries) <= sound:
+    elif not set(state.entries) <= sound:
         reason = "its entry is missing or damaged"
     elif options.reread:
         reason = "asked for"
-    elif remembered.missing and _turned_up(job, remembered, options):
+    elif state.missing and _turned_up(job, state, options):
         reason = "micrographs that were missing are there now"
     else:
-        return PlannedJob(job, "unchanged", "", key, has, "", remembered)
-    return PlannedJob(job, "read", reason, key, has, "", remembered)
+        return PlannedJob(job, "unchanged", "", key, has, "", state)
+    return PlannedJob(job, "read", reason, key, has, "", state)
 
 
-def _turned_up(job: Job, remembered: Remembered, options: IngestOptions) -> bool:
+def _turned_up(job: Job, state: JobState, options: IngestOptions) -> bool:
     finder = Finder(job.project, options.remaps)
-    return any(map(finder.is_where_named, remembered.missing))
+    return any(map(finder.is_where_named, state.missing))
 
 
 _MARKS = {JobStatus.CLEARED: "cleared", JobStatus.EMPTY: "superseded", JobStatus.NOT_OF_INTEREST: "superseded"}

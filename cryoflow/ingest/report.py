@@ -22,6 +22,7 @@ class IngestLine:
 
     `status` is `read`, `unchanged`, `skipped`, `failed`, or `deleted` for an entry whose job is gone. `warning` says
     what a user should look at although the job was read; `dropped` counts what was left out while it was read.
+    `is_incomplete`: a part of it could not be read, or none of its micrographs was found where the user said.
     """
 
     project: str
@@ -34,6 +35,7 @@ class IngestLine:
     entries: tuple[str, ...]
     warning: str = ""
     dropped: Mapping[str, int] = field(default_factory=dict)
+    is_incomplete: bool = False
 
     @property
     def entry(self) -> str:
@@ -72,7 +74,7 @@ class IngestReport:
     @property
     def exit_code(self) -> ExitCode:
         """0 where nothing failed, 1 where something failed and nothing was read, else 3."""
-        failed = any(line.status == "failed" for line in self.lines) or bool(self.unreadable)
+        failed = any(line.status == "failed" or line.is_incomplete for line in self.lines) or bool(self.unreadable)
         if not failed:
             return ExitCode.OK
         good = any(line.status in ("read", "unchanged") for line in self.lines)

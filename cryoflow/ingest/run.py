@@ -15,18 +15,18 @@ from pathlib import Path
 from cryoflow.database import Database, Entry, Orientation
 from cryoflow.database.entry import CURRENT
 from cryoflow.errors import DatabaseBusy, NotWritten
-from cryoflow.ingest.look import look
-from cryoflow.ingest.memory import Remembered, remember
 from cryoflow.ingest.options import IngestOptions
+from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
 from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, line_of_job, with_dropped
+from cryoflow.ingest.state import JobState, write_states
 from cryoflow.picks import PickSet
 from cryoflow.projects import read_job
-from cryoflow.projects.flip import Flip
+from cryoflow.projects.axis_convention import AxisConvention
 from cryoflow.projects.found import JobStatus
 from cryoflow.storage.safe_names import safe_name
 
-_MISSING_REMEMBERED = 12
+_MISSING_KEPT = 12
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def ingest(
     workers: int = 1,
     include_unfinished: bool = False,
     remaps: Mapping[str, str] | None = None,
-    flips: Mapping[str, Flip] | None = None,
+    flips: Mapping[str, AxisConvention] | None = None,
     check_orientation: bool = True,
     reread: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
@@ -178,15 +178,15 @@ def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
     try:
         picksets = read_job(job, remaps=options.remaps, include_unfinished=options.include_unfinished, flip=flip)
         done = []
-        for pickset in _told_apart(picksets):
-            seen = look(pickset, flip) if options.check_orientation and len(pickset) else (Orientation(), {})
+        for pickset in _disambiguated(picksets):
+            seen = check_entry(pickset, flip) if options.check_orientation and len(pickset) else (Orientation(), {})
             done.append((pickset, *seen))
         return _Reading(tuple(done))
     except Exception as error:
         return _Reading(error=explained(error, job.folder))
 
 
-def _told_apart(picksets: Sequence[PickSet]) -> list[PickSet]:
+def _disambiguated(picksets: Sequence[PickSet]) -> list[PickSet]:
     """Outputs of one job whose entries would have one name get their group as suffix."""
     names = Counter(p.provenance.entry_name for p in picksets)
     apart = []
@@ -202,7 +202,7 @@ def _told_apart(picksets: Sequence[PickSet]) -> list[PickSet]:
 def _finish(planned: PlannedJob, reading: _Reading | None, database: Database) -> IngestLine:
     """Store what was read, or settle what was not; what goes wrong with it is an error of this job alone."""
     try:
-        return _settle(planned, database) if reading is None else _store(planned, reading, database)
+        return _finalize(planned, database) if reading is None else _store(planned, reading, database)
     except (DatabaseBusy, NotWritten):
         raise  # the other jobs could not be written either
     except Exception as error:
@@ -219,7 +219,7 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
         with database.writing():
             for old in planned.entries:
                 database.mark(old.name, "stale", f"its job changed and could not be read again: {reading.error}")
-            _remember(planned, line, database)
+            _write_state(planned, line, database)
         return line
     with database.writing():
         entries: list[Entry] = []
@@ -237,13 +237,13 @@ def _store(planned: PlannedJob, reading: _Reading, database: Database) -> Ingest
         reason = planned.reason if entries else "no picks"
         line = line_of_entries(entries, "read", reason) if entries else line_of_job(job, "skipped", reason)
         line = with_dropped(replace(line, warning="; ".join(warnings)), (pickset for pickset, _, _ in reading.outputs))
-        _remember(planned, line, database, _some_missing([pickset for pickset, _, _ in reading.outputs]))
+        _write_state(planned, line, database, _some_missing([pickset for pickset, _, _ in reading.outputs]))
     return line
 
 
-def _settle(planned: PlannedJob, database: Database) -> IngestLine:
+def _finalize(planned: PlannedJob, database: Database) -> IngestLine:
     """Report a job that is not read, and put its entries' marks right."""
-    job, before = planned.job, planned.remembered
+    job, before = planned.job, planned.state
     if planned.action == "unchanged":
         assert before is not None
         for entry in planned.entries:
@@ -265,10 +265,10 @@ def _some_missing(picksets: Sequence[PickSet]) -> tuple[str, ...]:
     missing: dict[str, None] = {}
     for pickset in picksets:
         names = pickset.micrographs["name"][(pickset.micrographs["status"] == "missing").to_numpy()].tolist()
-        missing.update(dict.fromkeys(names[:: max(1, len(names) // _MISSING_REMEMBERED)][:_MISSING_REMEMBERED]))
-    return tuple(missing)[:_MISSING_REMEMBERED]
+        missing.update(dict.fromkeys(names[:: max(1, len(names) // _MISSING_KEPT)][:_MISSING_KEPT]))
+    return tuple(missing)[:_MISSING_KEPT]
 
 
-def _remember(planned: PlannedJob, line: IngestLine, database: Database, missing: tuple[str, ...] = ()) -> None:
-    what = Remembered(planned.key, line.status, line.reason, line.entries, line.n_picks, line.n_micrographs, missing)
-    remember(database, planned.job.project, {planned.job.job: what})
+def _write_state(planned: PlannedJob, line: IngestLine, database: Database, missing: tuple[str, ...] = ()) -> None:
+    what = JobState(planned.key, line.status, line.reason, line.entries, line.n_picks, line.n_micrographs, missing)
+    write_states(database, planned.job.project, {planned.job.job: what})

@@ -1,4 +1,4 @@
-"""Lone tables of picks into the database: files that no project explains, with the folder of their micrographs."""
+"""Tables of picks that no project explains, into the database: files and folders, with the folder of micrographs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from cryoflow.database import Database, Orientation
 from cryoflow.errors import DatabaseBusy, NotWritten
-from cryoflow.ingest.look import look
+from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, with_dropped
 from cryoflow.picks import PickSet
-from cryoflow.projects.flip import NO_FLIP, Flip
-from cryoflow.projects.tables import corner, read_table_of_picks
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
+from cryoflow.projects.tables import corner, read_tables
 
 
 def ingest_tables(
@@ -21,13 +21,13 @@ def ingest_tables(
     *,
     micrographs: str | Path | None = None,
     name: str | None = None,
-    flip: Flip | None = None,
+    flip: AxisConvention | None = None,
     scale: float = 1.0,
     remaps: Mapping[str, str] | None = None,
     check_orientation: bool = True,
     on_line: Callable[[IngestLine], None] | None = None,
 ) -> IngestReport:
-    """Read tables (STAR, .cs, .csg, .box, .cbox, Topaz text, CSV; a folder of one file a micrograph) into a database.
+    """Read tables of any format of `cryoflow.formats.pick_tables`, or folders of them, into a database.
 
     Parameters
     ----------
@@ -46,29 +46,40 @@ def ingest_tables(
         Where the database cannot be written. What is wrong with a table is in its line of the report.
     """
     database = database if isinstance(database, Database) else Database(database)
-    lines = []
+    flip = flip or AS_STORED
+    lines: list[IngestLine] = []
+
+    def add(line: IngestLine) -> None:
+        lines.append(line)
+        if on_line:
+            on_line(line)
+
     for table in tables:
         try:
-            pickset = read_table_of_picks(table, micrographs, remaps=remaps or {}, scale=scale, flip=flip or NO_FLIP)
-            if name:
-                pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
-            line = _stored(pickset, database, check_orientation, flip or NO_FLIP) if len(pickset) else _empty(pickset)
+            reading = read_tables(table, micrographs, remaps=remaps or {}, scale=scale, flip=flip)
+            for i, pickset in enumerate(reading.picksets):
+                if name:
+                    pickset = replace(pickset, provenance=replace(pickset.provenance, project_name=name))
+                if i == 0 and reading.failures:
+                    pickset = replace(pickset, notes=(*pickset.notes, *reading.failures))
+                line = _stored(pickset, database, check_orientation, flip) if len(pickset) else _empty(pickset)
+                if i == 0 and reading.failures:
+                    warnings = [*filter(None, [line.warning]), *reading.failures]
+                    line = replace(line, warning="; ".join(warnings), is_incomplete=True)
+                add(line)
         except (DatabaseBusy, NotWritten):
             raise
         except Exception as error:
             why = explained(error, Path(table))
-            line = IngestLine(name or Path(table).absolute().parent.name, Path(table).name, "", "failed", why, 0, 0, ())
-        lines.append(line)
-        if on_line:
-            on_line(line)
+            add(IngestLine(name or Path(table).absolute().parent.name, Path(table).name, "", "failed", why, 0, 0, ()))
     return IngestReport(tuple(lines))
 
 
-def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip: Flip) -> IngestLine:
-    """Write the entry of a table, and give its line."""
+def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip: AxisConvention) -> IngestLine:
+    """Write the entry of a table, and return its line."""
     if in_a_corner := corner(pickset):
         pickset = replace(pickset, notes=(*pickset.notes, in_a_corner))
-    verdict, pictures = look(pickset, flip) if check_orientation else (Orientation(), {})
+    verdict, pictures = check_entry(pickset, flip) if check_orientation else (Orientation(), {})
     entry = database.add(pickset, orientation=verdict, pictures=pictures)
     line = with_dropped(line_of_entries([entry], "read", ""), [pickset])
     if in_a_corner:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.picks import ExtractedSample
-from cryoflow.projects.flip import Flip, turn
+from cryoflow.projects.axis_convention import AxisConvention, apply
 from cryoflow.storage.files import is_file
 
 _MICROGRAPHS = 5
@@ -52,7 +52,7 @@ def sample(
     box_A: float | None,
     micrographs: pd.DataFrame,
     project: Path,
-    flip: Flip,
+    flip: AxisConvention,
 ) -> ExtractedSample | None:
     """The particles whose stacks are there, on a few micrographs of one pixel size; None where there is none.
 
@@ -88,7 +88,7 @@ def sample(
     names = micrographs["name"].to_numpy()
     columns: dict[str, npt.NDArray[np.generic]] = {"micrograph": rows[keep]}
     columns["x_px"], columns["y_px"] = cut_xy_px[keep, 0], cut_xy_px[keep, 1]
-    turn(columns, micrographs, flip, project)
+    apply(columns, micrographs, flip, project)
     return ExtractedSample(
         tuple(str(names[row]) for row in rows[keep]),
         np.stack([columns["x_px"], columns["y_px"]], axis=1).astype(np.float64),

@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from cryoflow.picks import Kind
+from cryoflow.errors import CryoflowError
+from cryoflow.picks import Kind, PickSet
 from cryoflow.storage.safe_names import safe_name
 
 
@@ -84,10 +85,26 @@ def damaged(job: Job, problems: Sequence[str]) -> Job:
     return replace(job, reason="; ".join(filter(None, (job.reason, f"a part of it is damaged: {problems[0]}"))))
 
 
-def lone_job(file: Path) -> str:
+def with_errors(picksets: list[PickSet], errors: Sequence[CryoflowError]) -> list[PickSet]:
+    """The outputs of a job that could be read, with notes on those that could not.
+
+    Raises
+    ------
+    CryoflowError
+        Where none could be read.
+    """
+    if not errors:
+        return picksets
+    if not picksets:
+        raise errors[0]
+    notes = tuple(f"another output of the job could not be read: {error}" for error in errors)
+    return [replace(picksets[0], notes=(*picksets[0].notes, *notes)), *picksets[1:]]
+
+
+def standalone_job(file: Path) -> str:
     """The job's name of a lone table: that of the file, without `_`, which ends the job in an entry's name.
 
-    >>> lone_job(Path("/data/mic_0001_autopick.star"))
+    >>> standalone_job(Path("/data/mic_0001_autopick.star"))
     'mic-0001-autopick'
     """
     return safe_name(file.stem).replace("_", "-")

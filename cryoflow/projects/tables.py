@@ -1,55 +1,80 @@
-"""A lone table of picks, given by hand with the folder of its micrographs: any format, told by its content.
+"""Tables of picks that no project explains, given by hand with the folder of their micrographs.
 
 | content | reader |
 |---|---|
-| CryoSPARC dataset (`.cs`) or group (`.csg`) | `cryosparc/lone.py` |
-| RELION particles, or a list of coordinate files | `relion/lone.py` |
-| anything else with positions (STAR, .box, .cbox, Topaz, CSV ...) | `coordinate_files.py` |
+| CryoSPARC datasets (`.cs`, `.csg`) | `cryosparc/standalone.py` |
+| RELION particles, or a list of coordinate files | `relion/standalone.py` |
+| any other format of `cryoflow.formats.pick_tables` | this module |
 """
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.micrographs.find import Finder
+from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
+from cryoflow.formats.pick_tables import FilePicks, format_of, read_file
+from cryoflow.formats.pick_tables.file_names import is_repeated, negative_suffix, without_appended
+from cryoflow.micrographs.find import Finder, notes_on_other_names
 from cryoflow.micrographs.header import micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
-from cryoflow.projects.flip import NO_FLIP, Flip, turn
-from cryoflow.projects.found import lone_job
-from cryoflow.storage import inputs
+from cryoflow.projects.found import standalone_job
+from cryoflow.projects.table_folders import TableFolder, TableGroup, tables_of
 from cryoflow.storage.fingerprints import source_file
 
-_TABLE_ENDINGS = (".star", ".box", ".cbox", ".txt", ".csv", ".tsv", ".coord", ".thi")
-_IMAGE_ENDINGS = (".mrc", ".map", ".tif", ".tiff", ".eer", ".mrcs")
 _ENOUGH_PICKS = 20
-_PICKER_ENDINGS = re.compile(
-    r"_(autopick\w*|manualpick|extract|reextract|picks|particles|topaz\w*|cryolo|boxnet\w*|warp)$", re.IGNORECASE
-)
+_SHOWN = 3
 
 
-def read_table_of_picks(
+@dataclass(frozen=True)
+class TableReading:
+    """What was read of a table or of a folder of tables.
+
+    Attributes
+    ----------
+    picksets
+        The main set first; then sets of picks that are labeled as no particles.
+    failures
+        What went wrong with a part of it: files that could not be read, micrographs that were not found in the folder
+        that was named.
+    """
+
+    picksets: tuple[PickSet, ...]
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Options:
+    finder: Finder
+    flip_y: bool | None
+    scale: float
+    flip: AxisConvention
+
+
+def read_tables(
     file: str | Path,
     micrographs_dir: str | Path | None = None,
     *,
     remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     flip_y: bool | None = None,
     scale: float = 1.0,
-    flip: Flip = NO_FLIP,
-) -> PickSet:
-    """The picks of one file, or of a folder of files with one file a micrograph.
+    flip: AxisConvention = AS_STORED,
+) -> TableReading:
+    """Read one file, or a folder of files with one file a micrograph.
 
     Parameters
     ----------
+    file
+        A table of any format of `cryoflow.formats.pick_tables`, or a folder of them.
     micrographs_dir
         Where the micrographs are, with their folders below it. Without it, names are looked for beside the file, and
         those that are not found are kept as missing.
@@ -65,7 +90,7 @@ def read_table_of_picks(
     Raises
     ------
     BadInput
-        Where the content is none that is known, or is damaged.
+        Where nothing can be read. Of a folder, files that cannot be read are among the failures.
     MissingMetadata
         Where a needed value is not there: a micrograph's shape for `flip_y`, positions in a dataset.
     """
@@ -73,25 +98,55 @@ def read_table_of_picks(
     places = Path(os.path.abspath(micrographs_dir)) if micrographs_dir is not None else None  # noqa: PTH100
     if places is not None and not places.is_dir():
         raise BadInput(places, "is not a folder.", "Name the folder that holds the micrographs.")
-    if not path.is_dir() and _is_cryosparc(path):
-        from cryoflow.projects.cryosparc.lone import read_lone
+    remaps = dict(remaps)
+    if path.is_dir():
+        folder = tables_of(path)
+    else:
+        suffix = negative_suffix(path)
+        notes = ("holds near repeats of picks",) if is_repeated(path) else ()
+        folder = TableFolder((TableGroup((path,), suffix, -1 if suffix else None),), notes=notes)
+    places = places or folder.micrographs
+    finder = Finder(places or (path if path.is_dir() else path.parent), remaps)
+    options = _Options(finder, flip_y, scale, flip)
+    picksets: list[PickSet] = []
+    failures: list[str] = []
+    for group in folder.groups:
+        picksets += _sets_of(path, group, places, remaps, options, failures)
+    if folder.notes:
+        picksets[0] = replace(picksets[0], notes=(*picksets[0].notes, *folder.notes))
+    if places is not None and (lost := _nothing_found(picksets, places, finder)):
+        failures.append(lost)
+    return TableReading(tuple(picksets), tuple(failures))
 
-        if flip_y is not None or scale != 1.0:
-            raise BadInput(path, "says itself where its particles are: it is neither turned nor scaled while read.")
-        return read_lone(path, Finder(places, dict(remaps)) if places else None, flip)
-    if not path.is_dir() and flip_y is None and scale == 1.0:
-        from cryoflow.projects.relion.lone import is_relion_table, read_lone_star
 
-        if is_relion_table(path):
-            return read_lone_star(path, places, dict(remaps), flip)
-    files = _files_of(path)
-    read = [(part, read_coordinate_file(part)) for part in files]
-    finder = Finder(places or (path if path.is_dir() else path.parent), dict(remaps))
-    return _pickset(path, read, finder, flip_y, scale, flip)
+def read_picks(path: str | Path, micrographs_dir: str | Path | None = None) -> list[PickSet]:
+    """Return all sets of picks of a table or of a folder of tables, the main one first: see `read_tables`."""
+    return list(read_tables(path, micrographs_dir).picksets)
+
+
+def read_table_of_picks(
+    file: str | Path,
+    micrographs_dir: str | Path | None = None,
+    *,
+    remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    flip_y: bool | None = None,
+    scale: float = 1.0,
+    flip: AxisConvention = AS_STORED,
+) -> PickSet:
+    """Return the main set of picks of a table or of a folder of tables: see `read_tables`.
+
+    Raises
+    ------
+    BadInput
+        Where it cannot be read as a whole.
+    """
+    reading = read_tables(file, micrographs_dir, remaps=remaps, flip_y=flip_y, scale=scale, flip=flip)
+    main = reading.picksets[0]
+    return replace(main, notes=(*main.notes, *reading.failures)) if reading.failures else main
 
 
 def corner(pickset: PickSet) -> str:
-    """A sentence where all picks lie in the first corner of their micrographs, as those made on smaller copies do.
+    """Return a sentence where all picks lie in the first corner of their micrographs, as on smaller copies.
 
     Chance puts so many into one quarter of their micrographs less than once in a million million times.
     """
@@ -105,80 +160,150 @@ def corner(pickset: PickSet) -> str:
     )
 
 
-def _is_cryosparc(path: Path) -> bool:
-    try:
-        with inputs.opened(path) as file:
-            head = file.read(8)
-    except OSError as error:
-        raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
-    return head.startswith((b"\x93NUMPY", b"\x95CSDAT", b"\x94CSDAT")) or path.suffix in (".cs", ".csg")
+def _nothing_found(picksets: Sequence[PickSet], places: Path, finder: Finder) -> str:
+    """A sentence where no micrograph with picks is in the folder that was named for them."""
+    names = sorted({str(name) for pickset in picksets for name in pickset.micrographs["name"]})
+    if not names or any((pickset.micrographs["path"].notna()).any() for pickset in picksets):
+        return ""
+    there = ", ".join(finder.some_names) or "no image"
+    count = "its micrograph was" if len(names) == 1 else f"none of its {len(names)} micrographs was"
+    found = "not found" if len(names) == 1 else "found"
+    return f"{count} {found} in {places}: looked for {', '.join(names[:_SHOWN])}; there is {there}"
 
 
-def _files_of(path: Path) -> list[Path]:
-    """The file, or those of a folder that can be tables of picks."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in _TABLE_ENDINGS and not p.name.startswith("."))
-    if not files:
-        raise BadInput(path, f"holds no table of picks ({', '.join(_TABLE_ENDINGS)}).")
-    return files
+def _sets_of(
+    path: Path,
+    group: TableGroup,
+    places: Path | None,
+    remaps: dict[str, str],
+    options: _Options,
+    failures: list[str],
+) -> list[PickSet]:
+    """The sets of picks of a group of files: one for all tables of the same kind, one for each dataset."""
+    read: list[tuple[Path, FilePicks]] = []
+    picksets: list[PickSet] = []
+    errors: list[CryoflowError] = []
+    strangers: list[CryoflowError] = []
+    done: set[Path] = set()
+    for part in sorted(group.files, key=lambda part: ("passthrough" in part.name, part)):
+        if part in done:
+            continue
+        try:
+            form = format_of(part)
+            if form is not None and form.project_reader == "cryosparc":
+                picksets.append(_dataset(part, places, options, remaps, done))
+                continue
+            plain = options.flip_y is None and options.scale == 1.0
+            if form is not None and form.project_reader == "relion" and plain and len(group.files) == 1:
+                from cryoflow.projects.relion.standalone import is_relion_table, read_standalone
+
+                if is_relion_table(part):
+                    picksets.append(read_standalone(part, places, remaps, options.flip))
+                    continue
+            read.append((part, read_file(part)))
+        except CryoflowError as error:
+            (strangers if isinstance(error, MissingMetadata) and len(group.files) > 1 else errors).append(error)
+    if read:
+        picksets.insert(0, _pickset(path, read, options))
+    if not picksets:
+        raise [*errors, *strangers][0]
+    failures += [f"not read: {error}" for error in errors]
+    if strangers:
+        note = f"no table of picks, and not read: {len(strangers)} files of the folder: {strangers[0]}"
+        picksets[0] = replace(picksets[0], notes=(*picksets[0].notes, note))
+    return [_marked(pickset, group) for pickset in picksets]
 
 
-def _pickset(
-    path: Path, read: list[tuple[Path, FilePicks]], finder: Finder, flip_y: bool | None, scale: float, flip: Flip
-) -> PickSet:
+def _marked(pickset: PickSet, group: TableGroup) -> PickSet:
+    """A set with the suffix and the label of its group."""
+    if not group.suffix:
+        return pickset
+    picks = pickset.picks.copy()
+    picks["label"] = np.full(len(picks), group.label, np.int8)
+    return replace(pickset, picks=picks, provenance=replace(pickset.provenance, suffix=group.suffix))
+
+
+def _dataset(path: Path, places: Path | None, options: _Options, remaps: dict[str, str], done: set[Path]) -> PickSet:
+    from cryoflow.projects.cryosparc.standalone import read_standalone
+
+    if options.flip_y is not None or options.scale != 1.0:
+        raise BadInput(path, "says itself where its particles are: it is neither turned nor scaled while read.")
+    pickset = read_standalone(path, Finder(places, remaps) if places else None, options.flip)
+    done.update(source.path for source in pickset.provenance.sources)
+    return pickset
+
+
+def _pickset(path: Path, read: list[tuple[Path, FilePicks]], options: _Options) -> PickSet:
+    finder = options.finder
     names = np.concatenate([_names(part, picks) for part, picks in read])
     distinct, index = np.unique(names, return_inverse=True) if len(names) else (np.zeros(0, object), np.zeros(0, int))
-    empty = {_stem(part) for part, picks in read if picks.micrographs is None and not len(picks.x_px)}
+    empty = {_own_name(part, picks) for part, picks in read if picks.micrographs is None and not len(picks)}
     given = [*map(str, distinct), *sorted(empty - set(map(str, distinct)))]
-    found = [_find(finder, name) for name in given]
+    found = [finder.find_named(name) for name in given]
     statuses = [micrograph_status(place) for place in found]
-    shown = [str(place.name) if place else name for name, place in zip(given, found, strict=True)]
-    if len(set(shown)) < len(shown):  # one base name in two folders
-        shown = [str(place) if place else name for name, place in zip(given, found, strict=True)]
+    plain = [without_appended(name) if name in _own_names(read) else name for name in given]
+    shown = [str(place.name) if place else name for name, place in zip(plain, found, strict=True)]
+    if len({(name, place) for name, place in zip(shown, found, strict=True)}) > len(set(shown)):
+        # one base name in two folders
+        shown = [str(place) if place else name for name, place in zip(plain, found, strict=True)]
     merged = {name: row for row, name in reversed(list(enumerate(shown)))}
     keep = sorted(merged.values())
     row_of = {row: new for new, row in enumerate(keep)}
     to_row = np.array([row_of[merged[name]] for name in shown], np.int32)
+    sizes_A = {picks.pixel_size_A for _, picks in read if picks.pixel_size_A}
+    own_size_A = sizes_A.pop() if len(sizes_A) == 1 else np.nan
     table = {
         "name": [shown[i] for i in keep],
         "path": [str(found[i]) if found[i] else None for i in keep],
         "status": [statuses[i][0] for i in keep],
         "ny": [h.shape_yx[0] if (h := statuses[i][1]) else None for i in keep],
         "nx": [h.shape_yx[1] if (h := statuses[i][1]) else None for i in keep],
-        "pixel_size_A": [h.pixel_size_A if (h := statuses[i][1]) and h.pixel_size_A else np.nan for i in keep],
+        "pixel_size_A": [(h.pixel_size_A if (h := statuses[i][1]) else None) or own_size_A for i in keep],
     }
     micrographs = micrograph_table(table)
     columns: dict[str, npt.NDArray[np.generic]] = {"micrograph": to_row[index] if len(index) else np.zeros(0, np.int32)}
-    columns["x_px"] = _joined(read, "x_px") * scale
-    columns["y_px"] = _joined(read, "y_px") * scale
-    flips = np.repeat([p.y_is_flipped if flip_y is None else flip_y for _, p in read], [len(p.x_px) for _, p in read])
-    notes = _flip(path, columns, flips.astype(bool), micrographs, said=flip_y is not None)
+    columns["x_px"] = _joined(read, "x_px") * options.scale
+    columns["y_px"] = _joined(read, "y_px") * options.scale
+    flip_y = options.flip_y
+    flips = np.repeat([p.y_is_flipped if flip_y is None else flip_y for _, p in read], [len(p) for _, p in read])
+    notes = _flip(path, columns, flips.astype(bool), micrographs, asked=flip_y is not None)
     for ours, theirs in (("score", "score"), ("psi_deg", "psi_deg"), ("class", "class_number")):
         if any(getattr(picks, theirs) is not None for _, picks in read):
             columns[ours] = _joined(read, theirs)
+    if any(picks.label is not None for _, picks in read):
+        columns["label"] = np.repeat([p.label or 0 for _, p in read], [len(p) for _, p in read])
     is_helical = any(picks.is_helical for _, picks in read)
     if is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
-    notes += turn(columns, micrographs, flip, path)
+    notes += _merged_notes([picks.notes for _, picks in read])
+    notes += notes_on_other_names([plain[i] for i in keep], [found[i] for i in keep])
+    notes += apply(columns, micrographs, options.flip, path)
     formats = sorted({picks.format for _, picks in read})
     box_px = _common([picks.box_px for _, picks in read])
     diameter_px = _common([picks.diameter_px for _, picks in read])
     sizes = micrographs["pixel_size_A"].dropna().unique()
-    box_px = box_px * scale if box_px else None
-    diameter_A = float(diameter_px * scale * sizes[0]) if diameter_px and len(sizes) == 1 else None
-    closest_px = distance_px(diameter_A, sizes, box_px, is_helical=is_helical)
-    counts = {"duplicate": n} if (n := fold_duplicates(columns, closest_px)) else {}
+    box_px = box_px * options.scale if box_px else None
+    diameter_A = float(diameter_px * options.scale * sizes[0]) if diameter_px and len(sizes) == 1 else None
+    counts: Counter[str] = Counter()
+    for _, picks in read:
+        counts.update(picks.counts)
+    counts["duplicate"] += fold_duplicates(columns, distance_px(diameter_A, sizes, box_px, is_helical=is_helical))
     return PickSet.build(
         _provenance(path, read, ", ".join(formats)),
         micrographs,
         pd.DataFrame(columns),
         box_px=box_px,
         diameter_A=diameter_A,
-        counts=counts,
+        counts={name: number for name, number in counts.items() if number},
         score_kind=next((p.score_kind for _, p in read if p.score is not None), ""),
-        notes=(f"read as {', '.join(formats)}", *notes),
+        notes=(f"read as {', '.join(formats)}", *dict.fromkeys(notes)),
     )
+
+
+def _merged_notes(of_files: Sequence[tuple[str, ...]]) -> list[str]:
+    """The notes of several files, each once, with the number of files that have it."""
+    tally = Counter(note for notes in of_files for note in dict.fromkeys(notes))
+    return [f"{note} (in {n} of {len(of_files)} files)" if len(of_files) > 1 else note for note, n in tally.items()]
 
 
 def _provenance(path: Path, read: list[tuple[Path, FilePicks]], formats: str) -> Provenance:
@@ -186,7 +311,7 @@ def _provenance(path: Path, read: list[tuple[Path, FilePicks]], formats: str) ->
         program="file",
         project=path.parent,
         project_name=path.parent.name or "file",
-        job=lone_job(path),
+        job=standalone_job(path),
         kind=Kind.IMPORT,
         job_type=formats,
         output_group=path.name,
@@ -194,29 +319,25 @@ def _provenance(path: Path, read: list[tuple[Path, FilePicks]], formats: str) ->
     )
 
 
+def _own_name(part: Path, picks: FilePicks) -> str:
+    """The micrograph of a file that names none for its picks: that of a comment, else as the file is called."""
+    return picks.micrograph or part.stem
+
+
+def _own_names(read: list[tuple[Path, FilePicks]]) -> set[str]:
+    return {part.stem for part, picks in read if picks.micrographs is None}
+
+
 def _names(part: Path, picks: FilePicks) -> npt.NDArray[np.object_]:
-    """The micrograph of each pick: as the file says, else as it is called itself."""
+    """The micrograph of each pick."""
     if picks.micrographs is not None:
         return picks.micrographs
-    return np.array([_stem(part)] * len(picks.x_px), object)
-
-
-def _stem(part: Path) -> str:
-    """A file's name without what pickers append to the micrograph's."""
-    stem = part.stem
-    return _PICKER_ENDINGS.sub("", stem) or stem
-
-
-def _find(finder: Finder, name: str) -> Path | None:
-    """A micrograph by a name with or without its extension."""
-    if name.lower().endswith(_IMAGE_ENDINGS):
-        return finder.find(name)
-    return next((place for ending in _IMAGE_ENDINGS if (place := finder.find(name + ending))), None)
+    return np.array([_own_name(part, picks)] * len(picks), object)
 
 
 def _joined(read: list[tuple[Path, FilePicks]], column: str) -> npt.NDArray[np.float64]:
     parts = [getattr(picks, column) for _, picks in read]
-    sizes = [len(picks.x_px) for _, picks in read]
+    sizes = [len(picks) for _, picks in read]
     unknown = 0.0 if column == "class_number" else np.nan
     return np.concatenate([np.full(n, unknown) if p is None else p for p, n in zip(parts, sizes, strict=True)])
 
@@ -227,9 +348,9 @@ def _flip(
     flips: npt.NDArray[np.bool_],
     micrographs: pd.DataFrame,
     *,
-    said: bool,
+    asked: bool,
 ) -> list[str]:
-    """Turn y around for those picks, in place; the pixel row of y is then `ny - 1 - y`."""
+    """Mirror y of those picks, in place; the pixel row of y is then `ny - 1 - y`."""
     if not flips.any():
         return []
     ny = micrographs["ny"].to_numpy(np.float64, na_value=np.nan)[columns["micrograph"]]
@@ -240,7 +361,7 @@ def _flip(
             "Name the folder of its micrographs with --micrographs.",
         )
     columns["y_px"] = np.where(flips, ny - 1 - columns["y_px"].astype(np.float64), columns["y_px"].astype(np.float64))
-    return ["y was turned around, as asked" if said else "y was turned around: CryoPPP counts it from the last row"]
+    return ["y was turned around, as asked" if asked else "y was turned around: CryoPPP counts it from the last row"]
 
 
 def _common(values: list[float | None]) -> float | None:

@@ -24,6 +24,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cryoflow.errors import BadInput
+from cryoflow.settings.find import FILE_NAME as FILE_NAME
+from cryoflow.settings.find import PREFIX, SITE_FOLDER, user_folder
 from cryoflow.settings.profiles import ProfileName
 from cryoflow.settings.site import Site
 from cryoflow.storage import budgets, inputs
@@ -32,13 +34,11 @@ from cryoflow.system.cpus import available_cpus
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "cryoflow.toml"
-
 
 class Settings(BaseSettings):
     """What a site or a user sets once; everything else is an option of a command."""
 
-    model_config = SettingsConfigDict(env_prefix="CRYOFLOW_", extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
 
     profile: str = Field("local", description="the set of values [profiles.NAME] that is laid over the defaults")
     database: Path | None = Field(None, description="folder of the text database")
@@ -68,15 +68,6 @@ class LoadedSettings:
     settings: Settings
     origins: Mapping[str, str]
     file: Path | None
-
-
-SITE_FOLDER = Path("/etc/cryoflow")
-"""Where a site keeps its settings file."""
-
-
-def user_folder() -> Path:
-    """Return the folder of the user's own settings file."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "cryoflow")
 
 
 def find_file(start: Path | None = None, crawled: Iterable[Path] = ()) -> Path | None:

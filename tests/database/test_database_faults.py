@@ -16,7 +16,7 @@ import pytest
 
 from cryoflow.database import Database, verify
 from cryoflow.errors import CryoflowError, NotWritten
-from cryoflow.ingest.memory import Remembered, recall, remember
+from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
 from cryoflow.storage import files, stale_files
 
@@ -122,7 +122,7 @@ def work(make_pickset: Make, tmp_path: Path) -> tuple[Work, Work]:
         database.mark("P1/Homo_J60", "deleted", "gone")
         database.mark("P2/Homo_J7", "stale", "x")
         database.unmark("P2/Homo_J7")
-        remember(database, project, {"J51": Remembered("key", "read", "", ("P1/Homo_J51",), 21, 4)})
+        write_states(database, project, {"J51": JobState("key", "read", "", ("P1/Homo_J51",), 21, 4)})
 
     return before, change
 
@@ -274,11 +274,11 @@ def test_a_damaged_memory_is_forgotten(tmp_path: Path, make_pickset: Make) -> No
     database = Database(tmp_path / "DB")
     database.add(make_pickset())
     project = tmp_path / "P1"
-    remember(database, project, {"J1": Remembered("k", "read", "", (), 1, 1)})
-    assert set(recall(database, project)) == {"J1"}
+    write_states(database, project, {"J1": JobState("k", "read", "", (), 1, 1)})
+    assert set(read_states(database, project)) == {"J1"}
     (path,) = (database.root / ".jobs").iterdir()
     path.write_text(path.read_text().replace('"k"', '"q"'))
-    assert recall(database, project) == {}
+    assert read_states(database, project) == {}
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cryoflow.database import Database, verify
 from cryoflow.database.values import line, word
 from cryoflow.errors import BadInput, NewerFormat
-from cryoflow.ingest.memory import Remembered, recall, remember
+from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
 from cryoflow.storage import files
 from cryoflow.storage.fingerprints import fingerprint_of
@@ -28,7 +28,7 @@ def small(tmp_path: Path, make_pickset: Make) -> Database:
     database.add(make_pickset(picks_each=1, n_micrographs=3))
     database.add(make_pickset(job="J60", picks_each=1, n_micrographs=2))
     database.mark("P1/Homo_J60", "deleted", "gone")
-    remember(database, tmp_path / "P1", {"J51": Remembered("k", "read", "", ("P1/Homo_J51",), 3, 3)})
+    write_states(database, tmp_path / "P1", {"J51": JobState("k", "read", "", ("P1/Homo_J51",), 3, 3)})
     return database
 
 
@@ -281,8 +281,8 @@ def test_a_state_of_ingest_of_a_newer_format_is_refused(small: Database, tmp_pat
     resealed(path, 2)
     before = path.read_bytes()
     for attempt in (
-        lambda: recall(small, tmp_path / "P1"),
-        lambda: remember(small, tmp_path / "P1", {"J1": Remembered("k", "read", "", (), 1, 1)}),
+        lambda: read_states(small, tmp_path / "P1"),
+        lambda: write_states(small, tmp_path / "P1", {"J1": JobState("k", "read", "", (), 1, 1)}),
     ):
         with pytest.raises(NewerFormat):
             attempt()

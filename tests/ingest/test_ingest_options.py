@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from cryoflow.errors import BadInput, ExitCode, MissingMetadata
-from cryoflow.ingest import Flip, IngestLine, IngestOptions, IngestReport
-from cryoflow.ingest.memory import job_key
+from cryoflow.ingest import AxisConvention, IngestLine, IngestOptions, IngestReport
 from cryoflow.ingest.options import flips_by_project
+from cryoflow.ingest.state import job_key
 from cryoflow.micrographs.orientation import Orientation
 from cryoflow.picks import Kind, micrograph_table
-from cryoflow.projects.flip import turn
+from cryoflow.projects.axis_convention import apply
 from cryoflow.projects.found import Job, JobStatus, Output
 
 SHAPE_YX = (300, 400)
@@ -45,15 +45,15 @@ def places(picks: dict[str, np.ndarray], prefix: str = "") -> np.ndarray:
 @pytest.mark.parametrize("flip_x", [False, True])
 @pytest.mark.parametrize("flip_y", [False, True])
 def test_a_flip_is_the_one_that_the_orientation_check_names(flip_x: bool, flip_y: bool, swap_xy: bool) -> None:
-    flip, convention = Flip(flip_x, flip_y, swap_xy), Orientation(swap_xy, flip_x, flip_y)
+    flip, convention = AxisConvention(flip_x, flip_y, swap_xy), Orientation(swap_xy, flip_x, flip_y)
     original, table = tables()
     result = dict(original)
-    notes = turn(result, table, flip, Path("/p"))
+    notes = apply(result, table, flip, Path("/p"))
     np.testing.assert_allclose(places(result), convention.apply(places(original), SHAPE_YX))
     before = places(original) + places(original, "shift_")
     after = places(result) + places(result, "shift_")
     np.testing.assert_allclose(after, convention.apply(before, SHAPE_YX))  # the unshifted positions go along
-    if flip != Flip():
+    if flip != AxisConvention():
         assert str(flip) == str(convention)
         assert "psi_deg" not in result
         assert notes == (f"set right on the user's word: {flip}",)
@@ -61,15 +61,15 @@ def test_a_flip_is_the_one_that_the_orientation_check_names(flip_x: bool, flip_y
 
 def test_nothing_is_mirrored_on_a_micrograph_of_unknown_shape() -> None:
     with pytest.raises(MissingMetadata, match=r"the shape of a\.mrc is not known"):
-        turn(*tables(None), Flip(flip_y=True), Path("/p"))
+        apply(*tables(None), AxisConvention(flip_y=True), Path("/p"))
 
 
 def test_flips_are_given_by_project() -> None:
     flips = flips_by_project(flip_x=("A",), flip_y=("A", "/data/B"), swap_xy=())
     options = IngestOptions(flips=flips)
-    assert options.flip_of("A", Path("/data/A")) == Flip(flip_x=True, flip_y=True)
-    assert options.flip_of("B", Path("/data/B")) == Flip(flip_y=True)
-    assert options.flip_of("B", Path("/other/B")) == Flip()
+    assert options.flip_of("A", Path("/data/A")) == AxisConvention(flip_x=True, flip_y=True)
+    assert options.flip_of("B", Path("/data/B")) == AxisConvention(flip_y=True)
+    assert options.flip_of("B", Path("/other/B")) == AxisConvention()
     assert options.unused_flips({"A": Path("/data/A")}) == ["/data/B"]
 
 
@@ -92,14 +92,14 @@ def test_a_key_changes_with_all_that_decides_what_is_read(tmp_path: Path) -> Non
     keys = {
         job_key(job, options),
         job_key(job, replace(options, remaps={"/a": "/b"})),
-        job_key(job, replace(options, flips={"p": Flip(flip_y=True)})),
+        job_key(job, replace(options, flips={"p": AxisConvention(flip_y=True)})),
         job_key(job, replace(options, check_orientation=False)),
         job_key(replace(job, job_type="relion.refine3d.x"), options),
         job_key(replace(job, outputs=(*job.outputs, Output("other"))), options),
     }
     assert len(keys) == 6
     assert job_key(job, options) in keys
-    assert job_key(job, replace(options, flips={"q": Flip(flip_y=True)}, reread=True)) in keys
+    assert job_key(job, replace(options, flips={"q": AxisConvention(flip_y=True)}, reread=True)) in keys
     os.utime(file, ns=(1, 2))
     assert job_key(job, options) not in keys
     os.utime(file, ns=(1, 1))

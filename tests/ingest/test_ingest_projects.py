@@ -225,7 +225,7 @@ def test_a_project_recorded_upside_down_is_found_out_and_set_right(
 ) -> None:
     from dataclasses import replace
 
-    from cryoflow.ingest import Flip
+    from cryoflow.ingest import AxisConvention
 
     read = running.read_job
 
@@ -245,7 +245,7 @@ def test_a_project_recorded_upside_down_is_found_out_and_set_right(
     assert any("overlay" in line.warning for line in report.lines)
     (selected,) = select_best(database)
     assert selected.entry is None or selected.entry.orientation.verdict != "contradicted"
-    report = ingest(projects / "relion", tmp_path / "DB", flips={"relion": Flip(flip_y=True)})
+    report = ingest(projects / "relion", tmp_path / "DB", flips={"relion": AxisConvention(flip_y=True)})
     assert all(line.reason == "changed" for line in report.lines if line.status == "read")
     entry = database.entry(name)
     assert entry.orientation.verdict == "confirmed"
@@ -270,10 +270,10 @@ def test_a_flip_that_was_not_needed_is_found_out_as_the_users_own(
 
 
 def test_a_flip_of_a_project_that_is_not_there_is_refused(projects: Path, tmp_path: Path) -> None:
-    from cryoflow.ingest import Flip
+    from cryoflow.ingest import AxisConvention
 
     with pytest.raises(BadInput, match="a flip names this project"):
-        quick(projects, tmp_path / "DB", flips={"P1l2": Flip(flip_y=True)})
+        quick(projects, tmp_path / "DB", flips={"P1l2": AxisConvention(flip_y=True)})
 
 
 def test_a_plan_says_what_would_be_done_and_does_nothing(projects: Path, tmp_path: Path) -> None:

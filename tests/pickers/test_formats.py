@@ -13,9 +13,9 @@ from PIL import Image
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.cs import read_cs, write_cs
+from cryoflow.formats.pick_tables import read_file
 from cryoflow.formats.star import list_blocks, read_blocks, read_table
 from cryoflow.formats.star_write import write_star
-from cryoflow.pickers.importing.coordinates import read_coordinates
 from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest
@@ -53,7 +53,7 @@ def test_picks_come_back_where_they_were(make_entry, tmp_path, name):
     if name == "epicker":  # its labels folder is left out below the home, and may be named itself
         assert picker(name).pick_files(result.folder) == []
         assert len(picker(name).pick_files(folder)) == len(list(folder.iterdir()))
-        files = {p.stem: read_coordinates(p).table for p in result.folder.glob("*labels/*.star")}
+        files = {p.stem: read_file(p).frame() for p in result.folder.glob("*labels/*.star")}
         table = manifest.read_manifest(result.manifest)
         assert {s: len(t) for s, t in files.items()} == dict(zip(table["stem"], table["n_picks"], strict=True))
         xy = np.vstack([files[s][["x_px", "y_px"]] for s in table["stem"]])
@@ -170,7 +170,7 @@ def test_relion_lists_every_micrograph_by_the_projects_own_name_in_both_forms(ma
     assert [b[0] for b in list_blocks(job / "autopick.star")] == ["coordinate_files"]
     for i, path in enumerate(listed["rlnMicrographCoordinates"]):
         assert Path(path) == job / "Movies" / f"{'ab'[i]}_autopick.star"
-        xy = read_coordinates(Path(path)).table[["x_px", "y_px"]].to_numpy()
+        xy = read_file(Path(path)).frame()[["x_px", "y_px"]].to_numpy()
         assert mean_under(mrcfile.read(entry.micrographs["path"][i]), xy) < FOUND
     assert (job / "coords_suffix_autopick.star").read_text() == "MotionCorr/job002/Movies/*.mrc\n"
     assert result.splits == {}

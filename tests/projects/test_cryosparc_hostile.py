@@ -12,7 +12,7 @@ from projects_cryosparc_dataset import small_dataset
 from cryoflow.errors import CryoflowError
 from cryoflow.formats.cs import read_cs, read_cs_distinct, read_cs_header, write_cs
 from cryoflow.projects import cryosparc
-from cryoflow.projects.cryosparc.lone import read_lone
+from cryoflow.projects.cryosparc.standalone import read_standalone
 from cryoflow.projects.cryosparc.without_json import read_csg
 from cryoflow.projects.found import JobStatus
 from cryoflow.simulate.cryosparc_project import write_cryosparc_project
@@ -62,7 +62,12 @@ def read_everything(folder):
 
 
 def try_dataset(path):
-    for read in (read_cs_header, read_cs, read_lone, lambda p: read_cs_distinct(p, (), read_cs_header(p).dtype.names)):
+    for read in (
+        read_cs_header,
+        read_cs,
+        read_standalone,
+        lambda p: read_cs_distinct(p, (), read_cs_header(p).dtype.names),
+    ):
         try:
             read(path)
         except CryoflowError as caught:
@@ -159,7 +164,7 @@ def test_group_files_are_read_or_refused(tmp_path, projects, content, edits):
     for text in (content, mutated(whole, edits, 0)):
         path = tmp_path / "a.csg"
         path.write_bytes(text)
-        for read in (read_csg, read_lone):
+        for read in (read_csg, read_standalone):
             try:
                 read(path)
             except CryoflowError:

@@ -262,9 +262,11 @@ def test_kinds_of_job_types(job_type, kind):
 
 def test_roles_of_output_groups():
     groups = ("particles_class_0", "particles_class_12", "particles_all_classes", "particles_unused")
-    roles = [role_of(name, Kind.AB_INITIO, groups) for name in groups]
+    roles = [role_of(name, groups) for name in groups]
     assert [r.suffix for r in roles] == ["class0", "class12", "", "unused"]
     assert roles[2].is_all_classes
-    assert role_of("particles_excluded", Kind.SELECT_2D, ("particles_selected", "particles_excluded")).label == -1
-    assert role_of("particles_excluded", Kind.CURATE, ("particles_kept", "particles_excluded")).label is None
-    assert "/" not in role_of("../../etc", Kind.OTHER, ("particles", "../../etc")).suffix
+    for name in ("particles_excluded", "particles_rejected", "particles_junk", "particles_not_selected"):
+        assert role_of(name, ("particles_selected", name)).label == -1
+        assert role_of(name, (name,)).suffix  # it never is the main output
+    assert role_of("particles_unused", ("particles", "particles_unused")).label is None
+    assert "/" not in role_of("../../etc", ("particles", "../../etc")).suffix

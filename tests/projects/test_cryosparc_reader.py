@@ -1,6 +1,7 @@
 """CryoSPARC jobs to picks: every generation, and every quirk that moves, loses or repeats a pick."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.projects import cryosparc
-from cryoflow.projects.cryosparc.lone import read_lone
+from cryoflow.projects.cryosparc.standalone import read_standalone
 from cryoflow.projects.found import JobStatus
 from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
@@ -403,18 +404,21 @@ def test_a_few_binned_copies_among_whole_micrographs_are_scaled_each(tmp_path, b
 
 def test_a_group_file_by_itself_is_read(tmp_path, dataset):
     folder = write_cryosparc_project(tmp_path / "P", dataset)
-    picks = read_lone(folder / "J10" / "J10_particles.csg")
+    picks = read_standalone(folder / "J10" / "J10_particles.csg")
     assert picks.provenance.program == "file"
     assert distance_px(picks, dataset).max() < 0.01
-    assert len(read_lone(folder / "J4" / "picked_particles.cs")) == 100
+    assert len(read_standalone(folder / "J4" / "picked_particles.cs")) == 100
+    joined = read_standalone(folder / "J10" / "J10_004_particles.cs")  # with the passthrough beside it
+    np.testing.assert_allclose(joined.centers_xy_px, picks.centers_xy_px)
+    shutil.copy(folder / "J10" / "J10_004_particles.cs", tmp_path)
     with pytest.raises(MissingMetadata, match="passthrough"):
-        read_lone(folder / "J10" / "J10_004_particles.cs")
+        read_standalone(tmp_path / "J10_004_particles.cs")
 
 
 def test_the_micrographs_of_an_export_are_found_in_its_project_and_beside_it(tmp_path, blots):
     folder = write_cryosparc_project(tmp_path / "P", blots, export="J10")
     (exported,) = folder.glob("exports/groups/*/*.csg")
-    inside = read_lone(exported)
+    inside = read_standalone(exported)
     assert set(inside.micrographs["status"]) == {"found"}
     assert inside.micrographs["path"].str.startswith(str(folder / "J1")).all()
     away = tmp_path / "elsewhere" / "J10"
@@ -423,7 +427,7 @@ def test_the_micrographs_of_an_export_are_found_in_its_project_and_beside_it(tmp
         (away / file.name).write_bytes(file.read_bytes())
     for link in (folder / "J1" / "imported").iterdir():
         (away / "J1" / "imported" / link.name).symlink_to(link.resolve())
-    outside = read_lone(away / exported.name)
+    outside = read_standalone(away / exported.name)
     assert set(outside.micrographs["status"]) == {"found"}
     assert outside.picks.equals(inside.picks)
 
@@ -431,9 +435,10 @@ def test_the_micrographs_of_an_export_are_found_in_its_project_and_beside_it(tmp
 def test_a_group_file_that_has_no_positions_says_what_to_name_instead(tmp_path, dataset):
     folder = write_cryosparc_project(tmp_path / "P", dataset)
     with pytest.raises(MissingMetadata, match="describes micrographs, not particles"):
-        read_lone(folder / "J1" / "J1_imported_micrographs.csg")
+        read_standalone(folder / "J1" / "J1_imported_micrographs.csg")
+    shutil.copy(folder / "J7" / "particles_selected.cs", tmp_path)
     with pytest.raises(MissingMetadata, match=r"name the job's \.csg file"):
-        read_lone(folder / "J7" / "particles_selected.cs")
+        read_standalone(tmp_path / "particles_selected.cs")
 
 
 @pytest.mark.parametrize("times", [1, 2, 9])

@@ -10,14 +10,14 @@ import pytest
 
 from cryoflow.formats.cs import read_cs
 from cryoflow.formats.star import read_table
-from cryoflow.ingest.look import look
+from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import resample_to_shape
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.picks import Kind, PickSet
 from cryoflow.projects import read_job
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 from cryoflow.simulate.dataset import SimulatedDataset
 from cryoflow.simulate.relion_project import write_relion_project
@@ -50,7 +50,7 @@ def extracted_by_cryosparc(project: Path, dataset: SimulatedDataset) -> None:
         write_mrc(target, boxes_of(read_micrograph(mic.path), mic.picks_xy_px, 2 * edge, edge), 5.0)
 
 
-def picks_of(project: Path, kind: Kind, flip: Flip = NO_FLIP) -> PickSet:
+def picks_of(project: Path, kind: Kind, flip: AxisConvention = AS_STORED) -> PickSet:
     (job,) = (job for job in jobs_of(crawl(project).projects).jobs if job.kind is kind)
     return read_job(job, flip=flip)[0]
 
@@ -70,7 +70,7 @@ def test_positions_are_confirmed_where_the_boxes_were_cut_although_shifts_were_s
     refined = picks_of(project, Kind.REFINE_3D if (project / "Refine3D").exists() else Kind.NON_UNIFORM)
     assert refined.extracted is not None
     assert (refined.picks[["shift_x_px", "shift_y_px"]].abs() > 0.5).any(axis=None)
-    verdict, pictures = look(refined)
+    verdict, pictures = check_entry(refined)
     assert (verdict.verdict, verdict.best) == ("confirmed", "as recorded")
     assert verdict.detail.startswith("extracted particles against their micrographs")
     assert sorted(pictures) == ["overlay_1.jpg", "overlay_2.jpg"]
@@ -78,8 +78,8 @@ def test_positions_are_confirmed_where_the_boxes_were_cut_although_shifts_were_s
 
 def test_a_flip_that_is_wrong_is_found_out_by_a_few_particles_of_no_known_size(project: Path) -> None:
     kind = Kind.EXTRACT
-    wrong = replace(picks_of(project, kind, Flip(flip_y=True)), diameter_A=None, box_px=None)
-    verdict, _ = look(wrong)
+    wrong = replace(picks_of(project, kind, AxisConvention(flip_y=True)), diameter_A=None, box_px=None)
+    verdict, _ = check_entry(wrong)
     assert (verdict.verdict, verdict.best) == ("contradicted", "--flip-y")
 
 
@@ -88,8 +88,8 @@ def test_lost_stacks_leave_the_picks_to_be_judged_by_themselves(project: Path) -
         stack.unlink()
     picks = picks_of(project, Kind.EXTRACT)
     assert picks.extracted is None
-    assert "extracted" not in look(picks)[0].detail
-    unknown, pictures = look(replace(picks, diameter_A=None, box_px=None))
+    assert "extracted" not in check_entry(picks)[0].detail
+    unknown, pictures = check_entry(replace(picks, diameter_A=None, box_px=None))
     assert (unknown.verdict, unknown.best) == ("confirmed", "as recorded")
     assert "diameter is not known" in unknown.detail
     assert len(pictures) == 2
@@ -98,10 +98,10 @@ def test_lost_stacks_leave_the_picks_to_be_judged_by_themselves(project: Path) -
 def test_particles_of_no_known_size_tell_a_wrong_convention_too(project: Path) -> None:
     for stack in [*project.rglob("*.mrcs"), *project.rglob("*_particles.mrc")]:
         stack.unlink()
-    wrong = replace(picks_of(project, Kind.EXTRACT, Flip(flip_x=True)), diameter_A=None, box_px=None)
+    wrong = replace(picks_of(project, Kind.EXTRACT, AxisConvention(flip_x=True)), diameter_A=None, box_px=None)
     micrographs = wrong.micrographs.assign(pixel_size_A=np.nan)
     for picks in (wrong, replace(wrong, micrographs=micrographs)):
-        verdict, _ = look(picks)
+        verdict, _ = check_entry(picks)
         assert (verdict.verdict, verdict.best) == ("contradicted", "--flip-x")
 
 
@@ -109,4 +109,4 @@ def test_damaged_stacks_are_passed_over(project: Path) -> None:
     for stack in [*project.rglob("*.mrcs"), *project.rglob("*_particles.mrc")]:
         stack.write_bytes(stack.read_bytes()[:1500])
     picks = picks_of(project, Kind.EXTRACT)
-    assert "extracted" not in look(picks)[0].detail
+    assert "extracted" not in check_entry(picks)[0].detail

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from cryoflow.errors import CryoflowError
 from cryoflow.formats.cs import read_cs, read_cs_header
+from cryoflow.formats.pick_tables import read_file
 from cryoflow.formats.star import list_blocks, read_blocks
 from cryoflow.ingest import ingest_tables
 from cryoflow.micrographs.header import read_header
 from cryoflow.micrographs.image import read_micrograph
 from cryoflow.projects import relion
-from cryoflow.projects.coordinate_files import read_coordinate_file
-from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.sniff import sniff
 from cryoflow.projects.tables import read_table_of_picks
 
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=12), st.integers(0, 12)), max_size=6)
@@ -51,7 +51,7 @@ def test_star_files(realdata: Path, tmp_path: Path, which: int, edits, cut: floa
     real = sorted(realdata.rglob("*.star"))
     path = tmp_path / "a.star"
     path.write_bytes(mutated(real[which % len(real)].read_bytes(), edits, cut))
-    tried(path, read_blocks, list_blocks, peek, read_coordinate_file, read_table_of_picks)
+    tried(path, read_blocks, list_blocks, sniff, read_file, read_table_of_picks)
     (line,) = ingest_tables([path], tmp_path / "DB", check_orientation=False).lines
     assert "defect of cryoflow" not in line.reason
 

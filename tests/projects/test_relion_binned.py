@@ -13,8 +13,8 @@ from cryoflow.micrographs.fourier import resample_to_shape
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.picks import Kind, PickSet
 from cryoflow.projects import read_job
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.projects.flip import NO_FLIP, Flip
 from cryoflow.simulate.dataset import SimulatedDataset
 from cryoflow.simulate.relion_project import write_relion_project
 
@@ -37,7 +37,7 @@ def resized(paths: Sequence[Path], factor: float, header_A: float | None = None)
         write_mrc(path, resample_to_shape(image, shape_yx), header_A or PIXEL_SIZE_A * factor)
 
 
-def read(project: Path, kind: Kind = Kind.REFINE_3D, flip: Flip = NO_FLIP) -> PickSet:
+def read(project: Path, kind: Kind = Kind.REFINE_3D, flip: AxisConvention = AS_STORED) -> PickSet:
     (job,) = (job for job in jobs_of(crawl(project).projects).jobs if job.kind is kind)
     return read_job(job, flip=flip)[0]
 
@@ -142,10 +142,10 @@ def test_exchanged_axes_are_told_from_binning(tmp_path: Path, blots: SimulatedDa
     text = text.replace("?", "rlnCoordinateY").replace("OriginXAngst", "?").replace("OriginYAngst", "OriginXAngst")
     star.write_text(text.replace("?", "OriginYAngst"))
     assert read(project).counts["outside"] > 0
-    assert "outside" not in read(project, flip=Flip(swap_xy=True)).counts
-    assert np.array_equal(read(project, flip=Flip(swap_xy=True)).centers_xy_px, full.centers_xy_px)
+    assert "outside" not in read(project, flip=AxisConvention(swap_xy=True)).counts
+    assert np.array_equal(read(project, flip=AxisConvention(swap_xy=True)).centers_xy_px, full.centers_xy_px)
     resized(micrographs_of(project), 2.0)
-    binned = read(project, flip=Flip(swap_xy=True))
+    binned = read(project, flip=AxisConvention(swap_xy=True))
     assert np.allclose(binned.centers_xy_px * 2, full.centers_xy_px, rtol=0.02)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.formats.star import read_blocks, write_star
-from cryoflow.ingest.look import look
+from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.picks import Kind
 from cryoflow.projects import read_job
 from cryoflow.projects.crawl import crawl, jobs_of
@@ -77,4 +77,4 @@ def test_a_file_of_two_names_counts_once_and_a_copy_is_another_file(tmp_path, bl
     np.testing.assert_allclose(after.centers_xy_px, before.centers_xy_px, atol=1e-3)
     assert after.counts["duplicate"] == before.counts.get("duplicate", 0) + len(before)
     assert any("under two names" in note for note in after.notes)
-    assert look(after)[0].verdict == "confirmed"
+    assert check_entry(after)[0].verdict == "confirmed"

@@ -138,11 +138,11 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.database.links import read_links
     from cryoflow.formats import star
     from cryoflow.formats.cs import read_cs, read_cs_header
-    from cryoflow.ingest.memory import _path, recall
+    from cryoflow.formats.pick_tables import read_file
+    from cryoflow.ingest.state import _path, read_states
     from cryoflow.micrographs.header import read_header
     from cryoflow.micrographs.image import read_micrograph, read_stack
     from cryoflow.pickers.comparing.curves import keras_curve, topaz_curve
-    from cryoflow.pickers.importing.coordinates import read_coordinates
     from cryoflow.pickers.importing.import_picks import import_picks
     from cryoflow.pickers.registry import picker
     from cryoflow.pickers.running.preflight import problems_of
@@ -155,7 +155,6 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST_NAME
     from cryoflow.preparation.picked import PickedMicrograph
     from cryoflow.preparation.two_channel import TwoChannelPreprocessing
-    from cryoflow.projects.coordinate_files import read_coordinate_file
     from cryoflow.projects.crawl import crawl, jobs_of
     from cryoflow.projects.tables import read_table_of_picks
     from cryoflow.report.execution import read_trace
@@ -200,7 +199,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
                 database.load(entry)
             except CryoflowError:
                 continue
-        recall(database, Path("/p"))
+        read_states(database, Path("/p"))
         verify(folder)
         return Database(folder).entries()
 
@@ -262,8 +261,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "mrc": read_micrograph,
         "mrc stack": read_stack,
         "any image": lambda p: read_any(str(p)),
-        "coordinates": read_coordinate_file,
-        "pickers' coordinates": read_coordinates,
+        "coordinates": read_file,
         "lone table": read_table_of_picks,
         "manifest": read_manifest,
         "data.txt": read_data_text,
@@ -288,7 +286,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
 ENDINGS = (".star", ".cs", ".mrc", ".txt", ".coord", ".csv", ".csg", ".tif", ".cbox", ".json")
 
 
-BY_NAME = ("coordinates", "pickers' coordinates", "lone table", "any image")
+BY_NAME = ("coordinates", "lone table", "any image")
 """Readers that look at a file's ending."""
 
 

@@ -21,7 +21,7 @@ from test_promise_02_kill_anywhere import small_bundle
 import cryoflow
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.cs import read_cs, read_cs_header
-from cryoflow.pickers.importing.coordinates import read_coordinates
+from cryoflow.formats.pick_tables import read_file
 from cryoflow.projects.tables import read_table_of_picks
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import DESCRIPTION, WEIGHTS, ModelBundle
@@ -167,7 +167,7 @@ def test_a_pickled_dataset_is_refused_by_every_reader_under_every_name(ending: s
 
     path = tmp_path / f"a{ending}"
     path.write_bytes(object_array(tmp_path / "sang"))
-    for read in (read_cs, read_cs_header, read_table_of_picks, read_coordinates, read_blocks, read_micrograph):
+    for read in (read_cs, read_cs_header, read_table_of_picks, read_file, read_blocks, read_micrograph):
         try:
             read(path)
         except CryoflowError:

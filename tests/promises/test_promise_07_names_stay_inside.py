@@ -130,11 +130,11 @@ def test_a_link_planted_in_a_database_is_not_followed(planted: str, yard: Path) 
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(yard / "outside")
     before = outside(yard)
-    from cryoflow.ingest.memory import Remembered, remember
+    from cryoflow.ingest.state import JobState, write_states
 
     try:
         database.add(entry)
-        remember(database, yard / "p" / "P1", {"J5": Remembered("k", "read", "", (), 1, 1)})
+        write_states(database, yard / "p" / "P1", {"J5": JobState("k", "read", "", (), 1, 1)})
         database.remove("P0/Homo_J5")
     except UnsafePath:
         pass

@@ -13,7 +13,7 @@ from promise_tools import DIAMETER_A, in_child, make_entry
 from test_promise_02_kill_anywhere import SMALL, small_bundle
 
 from cryoflow.database import Database
-from cryoflow.ingest.memory import Remembered, remember
+from cryoflow.ingest.state import JobState, write_states
 from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.preparation.picked import picked_micrographs
@@ -29,7 +29,7 @@ def write_everything(out: Path, projects: Path) -> None:
     database = Database(out / "DB")
     database.add(entry)
     database.mark("P1/Homo_J5", "stale", "x")
-    remember(database, projects / "P1", {"J5": Remembered("k", "read", "", (), 1, 1)})
+    write_states(database, projects / "P1", {"J5": JobState("k", "read", "", (), 1, 1)})
     for name in pickers():
         export(name, [entry], out / name, diameter_A=DIAMETER_A, force=True)
     small_bundle().save(out / "model")

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -14,10 +13,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.pick_tables import FilePicks, read_file, suffixes
+from cryoflow.formats.pick_tables.file_names import is_repeated, negative_suffix, without_appended
+from cryoflow.micrographs.find import IMAGE_SUFFIXES
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.matching import without_duplicates
-from cryoflow.pickers.importing.coordinates import Coordinates, read_coordinates
-from cryoflow.pickers.registry import picker, pickers
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import Kind, PickSet, Provenance
@@ -27,8 +28,6 @@ from cryoflow.storage.safe_names import safe_name
 log = logging.getLogger(__name__)
 
 _SERIAL = re.compile(r"\d{6,}__")
-_OF_IMAGES = (".mrc", ".mrcs", ".tif", ".tiff")
-_APPENDED = re.compile(r"(_info|_autopick|_manualpick|_topaz|_BoxNet\w*)$")
 DUPLICATE_OF_RADIUS = 0.3
 """CryoSegNet repeats sure picks with a jitter of a tenth of a radius: picks nearer than this are one."""
 
@@ -83,12 +82,15 @@ def import_picks(
     manifest = _manifest_of(folder, manifest)
     table = manifests.read_manifest(manifest)
     files = [folder] if folder.is_file() else source.pick_files(folder)
+    if others := [path for path in files if not folder.is_file() and (negative_suffix(path) or is_repeated(path))]:
+        log.warning("%d files of rejected or repeated picks are left out, such as %s", len(others), others[0].name)
+        files = [path for path in files if path not in others]
     if not files:
         raise BadInput(folder, f"holds no picks of {source.title}.", "Name the folder of its output.")
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(read_coordinates, files))
+        found = list(pool.map(read_file, files))
     picks, unknown = _on_micrographs(files, found, table)
-    if picks.empty and any(len(f.table) for f in found):
+    if picks.empty and any(len(f) for f in found):
         raise BadInput(
             folder,
             "names no micrograph of the manifest.",
@@ -134,13 +136,11 @@ def _some(files: Sequence[Path]) -> str:
     return ", ".join(f.name for f in files[:2]) + (", ..." if len(files) > 2 else "")
 
 
-def _on_micrographs(
-    files: Sequence[Path], found: Sequence[Coordinates], table: pd.DataFrame
-) -> tuple[pd.DataFrame, int]:
-    """Return all picks in one table with their row of the manifest, and the number of names that it does not have."""
+def _on_micrographs(files: Sequence[Path], found: Sequence[FilePicks], table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """All picks in one table with their row of the manifest; how many names were not found in it."""
     parts = []
     for path, coordinates in zip(files, found, strict=True):
-        part = coordinates.table
+        part = coordinates.frame()
         if len(part):
             part["name"] = part["name"].where(part["name"].notna(), path.name)
             parts.append(part)
@@ -176,15 +176,10 @@ def _rows_of(names: Sequence[str], table: pd.DataFrame) -> npt.NDArray[np.int64]
 
 
 def _without_ending(name: str) -> str:
-    """Return a name without extensions, and without the ending that pickers append to the micrograph's name."""
-    while PurePosixPath(name).suffix.lower() in _known_suffixes():
+    """A name without extensions and without what pickers append to the micrograph's."""
+    while PurePosixPath(name).suffix.lower() in (*suffixes(), *IMAGE_SUFFIXES):
         name = name[: -len(PurePosixPath(name).suffix)]
-    return _APPENDED.sub("", name)
-
-
-@cache
-def _known_suffixes() -> frozenset[str]:
-    return frozenset(_OF_IMAGES) | {PurePosixPath(f"x{s}").suffix for p in pickers().values() for s in p.suffixes}
+    return without_appended(name)
 
 
 def _in_micrograph_pixels(
@@ -234,9 +229,9 @@ def _flipped(picks: pd.DataFrame, table: pd.DataFrame, flip_y: bool) -> pd.DataF
     return picks.assign(y_px=ny - 1 - picks["y_px"])
 
 
-def _deduplicated(picks: pd.DataFrame, found: Sequence[Coordinates]) -> tuple[pd.DataFrame, int]:
-    """Drop repeated picks of STAR files with a diameter and no score: CryoSegNet's predictions."""
-    diameters = [f.diameter_px for f in found if f.diameter_px and f.form == "RELION STAR"]
+def _deduplicated(picks: pd.DataFrame, found: Sequence[FilePicks]) -> tuple[pd.DataFrame, int]:
+    """Repeats, in STAR files that have a diameter and no score: CryoSegNet's predictions."""
+    diameters = [f.diameter_px for f in found if f.diameter_px and f.format == "RELION STAR"]
     if "score" in picks or not diameters:
         return picks, 0
     keep = np.ones(len(picks), bool)

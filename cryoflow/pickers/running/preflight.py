@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.pick_tables import read_file
 from cryoflow.micrographs.header import read_header
 from cryoflow.pickers.base import Picker
-from cryoflow.pickers.importing.coordinates import read_coordinates
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.contents import REPLACED, read_contents
 from cryoflow.storage import inputs
@@ -105,7 +105,7 @@ def problems_of_labels(
         if not empty_files and not label.stat().st_size:
             yield f"{label.name} is empty"
         try:
-            table = read_coordinates(label).table
+            table = read_file(label).frame()
         except BadInput as error:
             yield str(error)
             continue

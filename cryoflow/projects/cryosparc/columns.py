@@ -88,13 +88,11 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
         What the output is.
     """
     location = source.slots["location"].table
-    if not (location.has(X) and location.has(Y)):
+    if not location.has_positions:
         return None
     repeated = ["location/micrograph_path"] if location.has_text("location/micrograph_path") else []
     repeated += ["location/micrograph_shape"] if location.has("location/micrograph_shape", (2,)) else []
     repeated += [f"location/{name}" for name in _REPEATED if location.has(f"location/{name}")]
-    if not repeated:
-        return None
     wanted: dict[Path, list[str]] = {location.path: [X, Y]}
     notes: list[str] = []
 

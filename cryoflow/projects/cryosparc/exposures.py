@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,17 +53,30 @@ class Exposures:
         return all(uid in self.path and uid in self.pixel_size_A and all(uid in o for o in optics) for uid in wanted)
 
 
-def find_exposures(index: ProjectIndex, record: Record, uids: npt.NDArray[np.uint64]) -> Exposures:
-    """Ask a job's own outputs of exposures and those of its ancestors for these exposures, the nearest first."""
+def find_exposures(index: ProjectIndex, record: Record, uids: npt.NDArray[np.uint64] | None) -> Exposures:
+    """Read a job's own outputs of exposures and those of its ancestors, the nearest first.
+
+    `uids` are those of the wanted exposures; with None, all outputs are read.
+    """
     found = Exposures()
     for n_asked, (_, output) in enumerate(_exposure_outputs(index, record)):
-        if n_asked >= _MAX_OUTPUTS or found.is_complete(uids):
+        if n_asked >= _MAX_OUTPUTS or (uids is not None and found.is_complete(uids)):
             break
         try:
             _add(found, output)
         except BadInput:
             continue  # a damaged table of exposures costs optics, not picks
     return found
+
+
+def uids_by_path(paths: Sequence[str], exposures: Exposures) -> npt.NDArray[np.uint64]:
+    """The exposure of each micrograph's path; 0 where none or several have it. A single exposure is that of all."""
+    by_path: dict[str, list[int]] = {}
+    for uid, path in exposures.path.items():
+        by_path.setdefault(path, []).append(uid)
+    only = next(iter(exposures.path)) if len(exposures.path) == 1 else 0
+    matches = [by_path.get(path, []) for path in paths]
+    return np.array([found[0] if len(found) == 1 else only for found in matches], np.uint64)
 
 
 def own_exposures(record: Record) -> Exposures:

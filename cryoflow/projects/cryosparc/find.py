@@ -103,7 +103,7 @@ def outputs_of(index: on_disk.ProjectIndex, record: on_disk.Record) -> list[tupl
     Particles of all classes together count only where the files of the single classes are gone, one set a class.
     """
     names = tuple(output.name for output in record.particles)
-    roles = {name: role_of(name, record.kind, names) for name in names}
+    roles = {name: role_of(name, names) for name in names}
     single = {o.name for o in record.particles if roles[o.name].class_number is not None and _located(index, record, o)}
     found = []
     for output in record.particles:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find import Finder, notes_on_other_names
 from cryoflow.micrographs.header import read_header
 from cryoflow.picks import FloatArray, micrograph_table
 from cryoflow.projects.cryosparc.exposures import FLAGS, LARGEST_EDGE_PX, OPTICS, SMALLEST_PIXEL_A, Exposures, as_text
@@ -100,7 +100,8 @@ def tabulate(
     movies = [rows[name][0] in exposures.is_movie for name in ordered]
     status = [_status(*found) for found in zip(ordered, paths, movies, strict=True)]
 
-    notes = _adopt_file_shapes(place, paths, status, names, shapes, sizes)
+    notes = notes_on_other_names(ordered, [p if s == "found" else None for p, s in zip(paths, status, strict=True)])
+    notes += _adopt_file_shapes(place, paths, status, names, shapes, sizes)
     table_shape = np.full((len(ordered), 2), np.nan)
     table_size = np.full(len(ordered), np.nan)
     n_from_header = 0

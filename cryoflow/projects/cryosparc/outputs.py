@@ -33,13 +33,20 @@ class Table:
         field = self.header.dtype[column]
         return field.shape == shape and field.base.kind in "iuf"
 
+    @property
+    def has_positions(self) -> bool:
+        """Whether it says where particles lie, and on which micrographs."""
+        names = ("location/micrograph_path", "location/micrograph_uid", "location/micrograph_shape")
+        is_on_some = self.has_text(names[0]) or self.has(names[1]) or self.has(names[2], (2,))
+        return self.has("location/center_x_frac") and self.has("location/center_y_frac") and is_on_some
+
     def shape_of(self, column: str) -> tuple[int, ...]:
         """The shape of this column in each row; empty where it is a single number or is not there."""
         return self.header.dtype[column].shape if column in (self.header.dtype.names or ()) else ()
 
     def has_text(self, column: str) -> bool:
         """Whether it has this column of text."""
-        return column in (self.header.dtype.names or ()) and self.header.dtype[column].kind in "SO"
+        return column in (self.header.dtype.names or ()) and self.header.dtype[column].kind in "SUO"
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,7 @@ class ProjectIndex:
         """Outputs that may say where the particles of an output are: itself, then its ancestors."""
         candidates = [(record, output), *((r, o) for r, o in self.ancestors(record) if o.item_type == "particle")]
         for other, candidate in candidates:
-            if "location" in candidate.slots:
+            if "location" in candidate.slots and candidate.slots["location"].table.has_positions:
                 yield other, candidate
 
 

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.cs import read_cs_rows
 from cryoflow.formats.cs_header import Array
 from cryoflow.micrographs.find import Finder
-from cryoflow.picks import ExtractedSample, PickSet, Program, Provenance
+from cryoflow.picks import ExtractedSample, Kind, PickSet, Program, Provenance
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
 from cryoflow.projects.cryosparc import columns as plan
 from cryoflow.projects.cryosparc import outputs as on_disk
-from cryoflow.projects.cryosparc.exposures import as_text, find_exposures, own_exposures
+from cryoflow.projects.cryosparc.exposures import as_text, find_exposures, own_exposures, uids_by_path
 from cryoflow.projects.cryosparc.find import outputs_of
 from cryoflow.projects.cryosparc.fold import folded
 from cryoflow.projects.cryosparc.job_types import PICKING, Role
@@ -31,8 +32,7 @@ from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.extracted import choose, sample
-from cryoflow.projects.flip import NO_FLIP, Flip, turn
-from cryoflow.projects.found import Job
+from cryoflow.projects.found import Job, with_errors
 from cryoflow.projects.same_file import merge_names
 from cryoflow.storage.fingerprints import source_file
 
@@ -49,7 +49,7 @@ class Context:
     record: on_disk.Record
     finder: Finder
     classes: frozenset[int] | None
-    flip: Flip = NO_FLIP
+    flip: AxisConvention = AS_STORED
     program: Program = "cryosparc"
 
 
@@ -59,7 +59,7 @@ def read_job(
     remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     include_unfinished: bool = False,
     classes: Collection[int] | None = None,
-    flip: Flip = NO_FLIP,
+    flip: AxisConvention = AS_STORED,
 ) -> list[PickSet]:
     """The picks of a job, one set an output: each class of a 3D classification and excluded particles are their own.
 
@@ -90,14 +90,18 @@ def read_job(
     wanted = None if classes is None else frozenset(classes)
     context = Context(job, index, record, Finder(job.project, dict(remaps)), wanted, flip)
     available = {(seen.group, seen.suffix): (output, role) for seen, output, role in outputs_of(index, record)}
-    picksets = []
+    picksets: list[PickSet] = []
+    errors: list[CryoflowError] = []
     for seen in job.outputs:
         if (seen.group, seen.suffix) not in available:
             raise BadInput(job.folder, f"has no output {seen.group} any more.", "It changed since it was crawled.")
         output, role = available[seen.group, seen.suffix]
         if wanted is None or role.class_number is None or role.class_number in wanted:
-            picksets.append(read_output(context, output, role))
-    return picksets
+            try:
+                picksets.append(read_output(context, output, role))
+            except CryoflowError as error:
+                errors.append(error)
+    return with_errors(picksets, errors)
 
 
 def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet:
@@ -161,11 +165,13 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
     is_helical = bool(job.detail.get("is_helical"))
     n_close = fold_duplicates(picks, distance_px(diameter_A, pixel_sizes_A, box_px, is_helical=is_helical))
     counts["duplicate"] = counts.get("duplicate", 0) + n_close
-    notes += turn(picks, table, context.flip, job.folder)
+    notes += apply(picks, table, context.flip, job.folder)
     if is_helical:
         notes.append("helical: picks lie along filaments, and neighbours overlap")
     if job.reason:
         notes.append(job.reason)
+    if context.program == "cryosparc" and job.kind is Kind.OTHER:
+        notes.append(f"its job type, {job.job_type or 'unknown'}, is not known: what its particles are is not certain")
     del rows
     provenance = Provenance(
         program=context.program,
@@ -306,8 +312,12 @@ def _taken(joined: Joined, name: str, rows: npt.NDArray[np.int32], dtype: npt.DT
 def _micrographs(context: Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
     distinct = joined.distinct
     located = {name.removeprefix("location/"): values for name, values in distinct.columns.items()}
-    uids = located.get("micrograph_uid", np.zeros(0)).astype(np.uint64)
-    exposures = find_exposures(context.index, context.record, uids)
+    if "micrograph_uid" in located:
+        exposures = find_exposures(context.index, context.record, located["micrograph_uid"].astype(np.uint64))
+    else:
+        exposures = find_exposures(context.index, context.record, None)
+        paths = [as_text(path) for path in located.get("micrograph_path", np.zeros(0, "S1")).tolist()]
+        located["micrograph_uid"] = uids_by_path(paths or [""] * len(distinct.first_row), exposures)
     searched = own_exposures(context.record) if context.record.kind in PICKING else None
     return tabulate(
         located,

@@ -76,11 +76,24 @@ def from_csg(folder: Path, uid: str) -> JobFile | None:
     return JobFile(uid, job_type=guess_job_type(folder), status="completed", groups=tuple(groups), source=".csg files")
 
 
-def from_names(folder: Path, uid: str) -> JobFile | None:
-    """What the names of a job's datasets say, None where none is of particles. Of iterations, the last counts."""
+def job_of_name(name: str) -> str:
+    """The job that the name of a dataset begins with; empty where it names none.
+
+    >>> job_of_name("cryosparc_P12_J11_004_particles.cs"), job_of_name("picked_particles.cs")
+    ('J11', '')
+    """
+    match = _UID.match(name)
+    return match[1] if match else ""
+
+
+def from_names(folder: Path, uid: str, names: Iterable[str] | None = None) -> JobFile | None:
+    """What the names of a job's datasets say, None where none is of particles. Of iterations, the last counts.
+
+    `names` are those of the job in a folder of several; by default all in the folder.
+    """
     own: dict[str, tuple[tuple[int, int], str]] = {}  # group -> ((is final, iteration), file)
     passed: dict[str, list[str]] = {}
-    for name in sorted(_names(folder)):
+    for name in sorted(_names(folder) if names is None else names):
         plain = _plain(name)
         if plain.startswith("templates") or not plain.endswith(".cs"):
             continue
@@ -100,10 +113,10 @@ def from_names(folder: Path, uid: str) -> JobFile | None:
     groups = []
     for group in sorted(set(own) | {re.sub(_SLOT.pattern + "$", "", name) for name in passed if "particles" in name}):
         slots = [slot for name in ([own[group][1]] if group in own else []) for slot in _slots(folder / name, False)]
-        for passed_group, names in passed.items():  # one file a slot from 4.5 on: ..._particles_selected_blob.cs
+        for passed_group, its_names in passed.items():  # one file a slot from 4.5 on: ..._particles_selected_blob.cs
             per_slot = passed_group.startswith(group) and _SLOT.fullmatch(passed_group[len(group) :])
             if passed_group == group or per_slot or (passed_group == all_classes and "_class_" in group):
-                slots += [slot for name in names for slot in _slots(folder / name, True)]
+                slots += [slot for name in its_names for slot in _slots(folder / name, True)]
         if slots:
             groups.append(Group(group, "particle", tuple(slots), folder))
     if not groups:

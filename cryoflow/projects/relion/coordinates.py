@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -15,11 +16,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.pick_tables import FilePicks, read_file
+from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.star import read_table
-from cryoflow.projects.coordinate_files import FilePicks, read_coordinate_file
+from cryoflow.projects.relion.lineage import micrograph_tables
 from cryoflow.projects.relion.micrographs import Ctf, KnownMicrographs, read_micrograph_stars
 from cryoflow.projects.relion.optics import NAN, Optics
 from cryoflow.projects.relion.particles import Particles
+from cryoflow.projects.relion.pipeline import load_pipeline
 from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file
 from cryoflow.storage.safe_names import short_hash
@@ -42,24 +46,13 @@ def read_coordinates(
     BadInput
         Where the list or one of its files is damaged, or nobody knows the micrographs.
     """
-    files = (
-        _from_suffix(project, path, known, searched)
-        if path.name.startswith("coords_suffix")
-        else _from_list(project, path)
-    )
+    files, present, notes = coordinate_files(project, path, known, searched)
     names = sorted(files)
-    present = [name for name in names if is_file(files[name])]
-    notes = []
-    if not present and names:
-        raise BadInput(path, f"none of its {len(names)} coordinate files is there.", "Were they moved or cleaned?")
-    gone = len(names) - len(present)
-    if gone and not path.name.startswith("coords_suffix"):
-        notes.append(f"{gone} of {len(names)} coordinate files are gone")
     if len(present) > 16:
         with ThreadPoolExecutor(8) as pool:
-            picks = list(pool.map(read_coordinate_file, [files[name] for name in present]))
+            picks = list(pool.map(read_file, [files[name] for name in present]))
     else:
-        picks = [read_coordinate_file(files[name]) for name in present]
+        picks = [read_file(files[name]) for name in present]
     place = {name: i for i, name in enumerate(names)}
     columns: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
         "micrograph": np.repeat(
@@ -73,7 +66,55 @@ def read_coordinates(
             columns[ours] = np.concatenate([_or_unknown(p, column) for p in picks])
     own = {name: (Optics(), Ctf()) for name in names}
     is_helical = any(p.is_helical for p in picks)
-    return Particles(names, columns, None, True, own, NAN, is_helical, notes), [path, *(files[n] for n in present)]
+    notes += dict.fromkeys(note for p in picks for note in p.notes)
+    counts: Counter[str] = Counter()
+    for p in picks:
+        counts.update(p.counts)
+    particles = Particles(names, columns, None, True, own, NAN, is_helical, notes, dict(counts))
+    return particles, [path, *(files[n] for n in present)]
+
+
+def coordinate_files(
+    project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str]
+) -> tuple[dict[str, Path], list[str], list[str]]:
+    """The coordinate file of each micrograph, the micrographs whose file is there, and notes.
+
+    Crawl and ingest both decide by this function whether such a job can be used.
+
+    Raises
+    ------
+    BadInput
+        Where the list is damaged, none of its files is there, or the micrographs are not known.
+    """
+    notes: list[str] = []
+    if path.name.startswith(SUFFIX_FILE):
+        files = _from_suffix(project, path, known, searched, notes)
+    else:
+        files = _from_list(project, path)
+    present = [name for name in sorted(files) if is_file(files[name])]
+    if not present and files:
+        raise BadInput(path, f"none of its {len(files)} coordinate files is there.", "Were they moved or cleaned?")
+    gone = len(files) - len(present)
+    if gone and not path.name.startswith(SUFFIX_FILE):
+        notes.append(f"{gone} of {len(files)} coordinate files are gone")
+    return files, present, notes
+
+
+def files_of_suffix(path: Path) -> dict[str, Path]:
+    """Files below a job's folder that end as a `coords_suffix` file says, by what stands before that ending.
+
+    >>> # AutoPick/job005/coords_suffix_autopick.star: {"Movies/a": AutoPick/job005/Movies/a_autopick.star}
+    """
+    ending = path.name.removeprefix(SUFFIX_FILE)
+    found = {}
+    for top, _, names in os.walk(path.parent):
+        for name in sorted(names):
+            if name.endswith(ending) and not name.startswith(SUFFIX_FILE):
+                place = Path(top, name)
+                stem = os.path.relpath(place, path.parent).removesuffix(ending)
+                if stem and not stem.endswith("/"):
+                    found[stem] = place
+    return found
 
 
 def stamp_of_coordinates(project: Path, path: Path) -> str:
@@ -81,9 +122,8 @@ def stamp_of_coordinates(project: Path, path: Path) -> str:
 
     Those of a `coords_suffix` file lie in its folder, under its suffix; a list names its own. None is opened.
     """
-    if path.name.startswith("coords_suffix"):
-        ending = path.name.removeprefix("coords_suffix")
-        files = [os.path.join(top, n) for top, _, names in os.walk(path.parent) for n in names if n.endswith(ending)]
+    if path.name.startswith(SUFFIX_FILE):
+        files = [str(file) for file in files_of_suffix(path).values()]
     else:
         try:
             files = [str(file) for file in _from_list(project, path).values()]
@@ -112,29 +152,60 @@ def _from_list(project: Path, path: Path) -> dict[str, Path]:
     return {str(name): project / str(file) for name, file in pairs}
 
 
-def _from_suffix(project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str]) -> dict[str, Path]:
-    names = _named_micrographs(project, path) or tuple(searched) or known.names
-    if not names:
-        raise BadInput(
-            path,
-            "does not lead to a table of micrographs, so that nobody knows which micrographs its picks are on.",
-            "The micrographs STAR that it names is gone; give one file by hand with --micrographs.",
+def _from_suffix(
+    project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str], notes: list[str]
+) -> dict[str, Path]:
+    """The file of each micrograph: of those that the one line leads to, that the job searched, else of any project's.
+
+    Its line is the path of a table of micrographs, or, written by RELION 3.1's import, a pattern such as
+    `Movies/*.mrc`. Where no table names micrographs, they are called as the pattern says.
+    """
+    line = _line(path)
+    names = read_micrograph_stars([project / line]).names if line.endswith(".star") else ()
+    if names := names or tuple(searched) or known.names:
+        suffix = path.name.removeprefix(SUFFIX_FILE)
+        files = {name: path.parent / (tail(name) + suffix) for name in names}
+        if any(is_file(file) for file in files.values()):
+            return files
+    there = files_of_suffix(path)
+    if not there:
+        if names:
+            return files
+        raise BadInput(path, "names no micrographs, and none of its coordinate files is there.", "Were they cleaned?")
+    tails: dict[str, list[str]] = {}
+    for name in all_micrographs(project):
+        tails.setdefault(tail(name), []).append(name)
+    ending = PurePosixPath(line).suffix if "*" in line else ".mrc"
+    found = {}
+    for stem, file in there.items():
+        candidates = tails.get(stem, [])
+        found[candidates[-1] if candidates else f"{stem}{ending}"] = file
+    if unknown := sum(not tails.get(stem) for stem in there):
+        notes.append(
+            f"{unknown} micrographs are in no table of the project: they were named after their coordinate files"
         )
-    suffix = path.name.removeprefix("coords_suffix")
-    return {name: path.parent / (tail(name) + suffix) for name in names}
+    if repeated := sum(len(tails.get(stem, ())) > 1 for stem in there):
+        notes.append(f"{repeated} micrographs are in the tables of several jobs: those of the newest were taken")
+    return found
 
 
-def _named_micrographs(project: Path, path: Path) -> tuple[str, ...]:
-    """The micrographs of the table that a `coords_suffix` file names in its one line."""
+def all_micrographs(project: Path) -> tuple[str, ...]:
+    """Names in all tables of micrographs of a project, those of the newest job last."""
+    tables = micrograph_tables(load_pipeline(project))
+    return tuple(dict.fromkeys(name for node in tables for name in read_micrograph_stars([project / node]).names))
+
+
+def _line(path: Path) -> str:
+    """The first line of a `coords_suffix` file; empty where there is no such file, only files of its ending."""
     try:
         line = inputs.read_text(path, errors="replace").strip().split("\n")[0].strip()
+    except FileNotFoundError:
+        return ""
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
     if line.startswith("version https://git-lfs"):
         raise BadInput(path, "is a git-lfs pointer, not the file itself.", "Fetch it with `git lfs pull`.")
-    if not line.endswith(".star") or "\0" in line:
-        return ()
-    return read_micrograph_stars([project / line]).names
+    return "" if "\0" in line else line
 
 
 def tail(micrograph: str) -> str:

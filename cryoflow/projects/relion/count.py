@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import count_rows, read_table
 from cryoflow.projects.found import Job, Output, damaged
-from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage import inputs
 
 _LARGEST_BYTES = 2 << 30
@@ -31,7 +31,7 @@ def counted(job: Job) -> Job:
     for output in job.outputs:
         path = job.folder / output.group
         try:
-            if path.name.startswith("coords_suffix") or peek(path).is_coordinate_list:
+            if path.name.startswith("coords_suffix") or sniff(path).is_coordinate_list:
                 output = _counted_list(job.folder, path, output)
             elif path.stat().st_size <= _LARGEST_BYTES:
                 if path not in tables:

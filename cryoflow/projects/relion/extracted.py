@@ -12,13 +12,13 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
 from cryoflow.micrographs.header import read_header
 from cryoflow.picks import ExtractedSample, FloatArray
+from cryoflow.projects.axis_convention import AxisConvention
 from cryoflow.projects.extracted import choose, sample
-from cryoflow.projects.flip import Flip
 from cryoflow.projects.relion.particles import Particles
 
 
 def extracted_sample(
-    project: Path, path: Path, particles: Particles, micrographs: pd.DataFrame, scale: FloatArray, flip: Flip
+    project: Path, path: Path, particles: Particles, micrographs: pd.DataFrame, scale: FloatArray, flip: AxisConvention
 ) -> ExtractedSample | None:
     """Some particles of a table with where they were cut, None where their stacks are gone. Reads the first rows alone.
 

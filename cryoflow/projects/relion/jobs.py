@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from cryoflow.projects.relion.job_types import job_type
 from cryoflow.projects.relion.lineage import micrograph_stars, select_kind
 from cryoflow.projects.relion.options import is_yes, job_options
 from cryoflow.projects.relion.outputs import Found, find_outputs
-from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, Process, load_pipeline
+from cryoflow.projects.relion.sniff import sniff
+from cryoflow.projects.relion.usable import why_unusable
 from cryoflow.storage.files import is_file
 
 _ITERATION = re.compile(r"run(_ct\d+)?_it\d+_")
@@ -108,7 +109,7 @@ def _output(
     if isinstance(names, set) and SUCCESS in names:
         files.append(folder / SUCCESS)  # rewritten by each run
     try:
-        n_picks = peek(path).n_rows
+        n_picks = sniff(path).n_rows
     except BadInput:
         n_picks = None
     is_list = _is_list(path)
@@ -124,10 +125,10 @@ def _output(
 
 def _is_list(path: Path) -> bool:
     try:
-        seen = peek(path)
+        content = sniff(path)
     except BadInput:
         return path.name.startswith("coords_suffix")
-    return seen.is_coordinate_list
+    return content.is_coordinate_list
 
 
 def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found) -> _Verdict:
@@ -148,7 +149,7 @@ def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found
         if not names - {"note.txt", "run.out", "run.err", "job.star", "run.job", "job_pipeline.star", SUCCESS}:
             return _Verdict(JobStatus.CLEARED, "its folder holds no output")
         return _Verdict(JobStatus.CLEARED, f"its output is gone ({found.expected})")
-    for problem in _problems(found):
+    if problem := _problem(pipeline, process, found):
         return problem
     if found.unfinished:
         return _Verdict(JobStatus.UNFINISHED, found.unfinished)
@@ -159,24 +160,15 @@ def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found
     return _Verdict(JobStatus.USABLE)
 
 
-def _problems(found: Found) -> Iterator[_Verdict]:
-    """What the beginning of the files tells; nothing where they look well. One good file makes a job usable."""
-    verdicts = []
-    for path, _ in found.stars:
-        try:
-            seen = peek(path)
-        except BadInput as error:
-            verdicts.append(_Verdict(JobStatus.UNREADABLE, f"{path.name} {error.reason}"))
-            continue
-        if seen.tomography:
-            verdicts.append(_Verdict(JobStatus.NOT_OF_INTEREST, f"tomography: {path.name} has _{seen.tomography}"))
-        elif not (seen.has_coordinates or seen.is_coordinate_list):
-            verdicts.append(_Verdict(JobStatus.UNREADABLE, f"{path.name} has no _rlnCoordinateX and _rlnCoordinateY"))
-        elif seen.n_rows == 0:
-            verdicts.append(_Verdict(JobStatus.EMPTY, f"{path.name} has no rows"))
-        else:
-            return
-    yield from verdicts[:1]
+def _problem(pipeline: Pipeline, process: Process, found: Found) -> _Verdict | None:
+    """Why none of the files can be used; None where one of them can."""
+    reasons = [why_unusable(pipeline, process.name, path) for path in dict.fromkeys(path for path, _ in found.stars)]
+    if not reasons or any(reason is None for reason in reasons):
+        return None
+    first = reasons[0]
+    assert first is not None
+    path = found.stars[0][0]
+    return _Verdict(first.status, f"{path.name} {first.error.reason.rstrip('.')}")
 
 
 def _ended(folder: Path, process: Process, names: Collection[str]) -> _Verdict | None:

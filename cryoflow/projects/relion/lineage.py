@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from cryoflow.picks import Kind
@@ -72,6 +73,12 @@ def micrograph_stars(pipeline: Pipeline, process: str) -> tuple[str, ...]:
             named.append(pipeline.resolved(value))
     nodes = [node for _, node in pipeline.ancestors(process) if pipeline.is_micrographs(node)]
     return tuple(dict.fromkeys([n for n in named if n.endswith(".star")] + nodes))
+
+
+def micrograph_tables(pipeline: Pipeline) -> tuple[str, ...]:
+    """All tables of micrographs that the jobs of a project wrote, that of the newest job last."""
+    nodes = {node for made in pipeline.edges_out.values() for node in made if pipeline.is_micrographs(node)}
+    return tuple(sorted(nodes, key=lambda node: (re.findall(r"job(\d+)", node) or ["0"])[-1].zfill(9)))
 
 
 def searched_micrographs(pipeline: Pipeline, process: str) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
-from cryoflow.micrographs.find import Finder
+from cryoflow.formats.star_blocks import walk
+from cryoflow.micrographs.find import Finder, notes_on_other_names
 from cryoflow.micrographs.header import MicrographHeader, micrograph_status
 from cryoflow.picks import micrograph_table
-from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, merged, old_optics, read_optics
+from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, merged, optics_of_row, read_optics
 
 _CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
 _FEW_FILES = 64
@@ -96,15 +97,11 @@ def read_micrograph_stars(paths: Sequence[Path]) -> KnownMicrographs:
 def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, Ctf]], list[Optics], dict[str, str]]:
     optional = ["rlnOpticsGroup", "rlnMicrographMetadata", *_CTF_COLUMNS, *OLD_COLUMNS]
     table = read_table(path, None, ["rlnMicrographName"], optional=optional)
-    groups = read_optics(path) if "rlnOpticsGroup" in table else {}
+    groups = read_optics(path) if any(block.name == "optics" for block in walk(path)) else {}
     found: dict[str, tuple[Optics, Ctf]] = {}
     values = [np.asarray(table[c], np.float64) if c in table else None for c in _CTF_COLUMNS]
     for row, name in enumerate(table["rlnMicrographName"]):
-        if groups:
-            number = float(table["rlnOpticsGroup"][row])  # type: ignore[arg-type]
-            optics = groups.get(int(number), Optics()) if not math.isnan(number) else Optics()
-        else:
-            optics = old_optics(table, row)
+        optics = optics_of_row(groups, table, row)
         if math.isnan(optics.micrograph_pixel_size_A):  # in a table of micrographs, the pixel is the micrograph's
             optics = merged(optics, Optics(micrograph_pixel_size_A=optics.image_pixel_size_A))
         found[str(name)] = (optics, Ctf(*(NAN if v is None else float(v[row]) for v in values)))
@@ -170,6 +167,9 @@ def tabulate(
             }
         )
     notes = [f"pixel size of {n} micrographs from {source}" for source, n in fell_back.items()]
+    notes += notes_on_other_names(
+        names, [p if s == "found" else None for p, (s, _) in zip(paths, statuses, strict=True)]
+    )
     if unknown := sum(1 for row in rows if math.isnan(float(str(row["pixel_size_A"])))):
         notes.append(f"pixel size of {unknown} micrographs is not known")
     columns = rows[0].keys() if rows else ["name"]

@@ -6,7 +6,7 @@ From 3.1 an optics block has a row for each group, and a table refers to it by n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,6 +98,27 @@ def old_optics(table: Table, row: int) -> Optics:
         cs_mm=_value(table, "rlnSphericalAberration", row),
         amplitude_contrast=_value(table, "rlnAmplitudeContrast", row),
     )
+
+
+def optics_of_row(groups: Mapping[int, Optics], table: Table, row: int) -> Optics:
+    """The optics of a row: those of its group, or what the row itself carries where the file has no optics block.
+
+    A row that names no group has what all groups agree on; where there is one group, that is all of it.
+    """
+    if not groups:
+        return old_optics(table, row)
+    number = _value(table, "rlnOpticsGroup", row)
+    if np.isnan(number):
+        return agreed(groups.values())
+    return groups.get(int(number), Optics()) if np.isfinite(number) else Optics()
+
+
+def agreed(all_optics: Iterable[Optics]) -> Optics:
+    """What several groups agree on; a value that differs between them is unknown."""
+    first, *rest = all_optics
+    agrees = {name: all(getattr(other, name) == value for other in rest) for name, value in vars(first).items()}
+    numbers = {name: NAN for name, same in agrees.items() if not same and name != "name"}
+    return replace(first, name=first.name if agrees["name"] else "", **numbers)
 
 
 def merged(first: Optics, second: Optics) -> Optics:

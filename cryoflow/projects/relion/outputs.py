@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.star import read_blocks
 from cryoflow.formats.star_blocks import walk
 from cryoflow.picks import Kind
+from cryoflow.projects.relion.coordinates import files_of_suffix
 from cryoflow.projects.relion.job_types import job_type, node_kind
 from cryoflow.projects.relion.options import is_yes, job_options
-from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import Pipeline, Process
+from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage.files import is_file
 
 _ITERATION = re.compile(r"run(?:_ct(?P<start>\d+))?_it(?P<iteration>\d+)_data\.star")
@@ -146,7 +148,9 @@ def _picking(pipeline: Pipeline, process: Process, kind: Kind, names: Collection
     for name in (f"{word}.star", f"coords_suffix_{word}.star"):
         if name in names:
             return _expected(folder, name, [name])
-    others = sorted(name for name in names if name.startswith("coords_suffix"))
+    others = sorted(name for name in names if name.startswith(SUFFIX_FILE))
+    if not others and files_of_suffix(folder / f"{SUFFIX_FILE}_{word}.star"):
+        others = [f"{SUFFIX_FILE}_{word}.star"]  # it is not there, but the files of its ending are
     return _expected(folder, f"{word}.star or coords_suffix_{word}.star", others[:1])
 
 
@@ -169,7 +173,11 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
     if not present:
         stars = sorted(n for n in names if n.endswith(".star") and not n.startswith(("job", "RELION_", "default_")))
         present = [n for n in stars if _has_picks(folder / n)]
-        present = present or [n for n in stars if n.startswith("coords_suffix")]
+        present = present or [n for n in stars if n.startswith(SUFFIX_FILE)]
+        for word in ("autopick", "manualpick") if not present else ():
+            if files_of_suffix(folder / f"{SUFFIX_FILE}_{word}.star"):
+                present = [f"{SUFFIX_FILE}_{word}.star"]
+                break
     if not present and not wanted:
         return Found(useless="has no picks", expected="")
     suffixes = ["" if i == 0 else Path(name).stem.replace("_", "-") for i, name in enumerate(present)]
@@ -201,10 +209,10 @@ def _stated_by_job(pipeline: Pipeline, folder: Path) -> dict[str, str]:
 
 def _has_picks(path: Path) -> bool:
     try:
-        seen = peek(path)
+        content = sniff(path)
     except BadInput:
         return False
-    return seen.has_coordinates or seen.is_coordinate_list
+    return content.has_coordinates or content.is_coordinate_list
 
 
 def _curated(pipeline: Pipeline, process: Process, names: Collection[str]) -> Found:

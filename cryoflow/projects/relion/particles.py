@@ -9,7 +9,7 @@ against simulations with known truth.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.formats.star import Table, read_table
-from cryoflow.formats.star_blocks import walk
+from cryoflow.formats.pick_tables.relion_star import SCORE
+from cryoflow.formats.pick_tables.star_text import UNKNOWN, drop_disabled, read_position_blocks
+from cryoflow.formats.star import Table
 from cryoflow.projects.relion.micrographs import Ctf
-from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, old_optics, read_optics
-from cryoflow.projects.relion.peek import peek
-
-SCORE = "rlnAutopickFigureOfMerit"
-UNKNOWN = -999.0
-"""What RELION writes for a figure of merit or an angle that it does not have."""
+from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, optics_of_row, read_optics
+from cryoflow.projects.relion.sniff import sniff
 
 _ANGST = ("rlnOriginXAngst", "rlnOriginYAngst")
 _PIXELS = ("rlnOriginX", "rlnOriginY")
 _DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
-_REST = (SCORE, "rlnClassNumber", "rlnAnglePsi", "rlnOpticsGroup", "rlnHelicalTubeID")
+_REST = (SCORE, "rlnClassNumber", "rlnAnglePsi", "rlnOpticsGroup", "rlnHelicalTubeID", "rlnEnabled")
 _NARROW = (*_DEFOCUS, *OLD_COLUMNS, "rlnClassNumber", "rlnOpticsGroup", "rlnHelicalTubeID")
 _LARGEST_SHIFT = 0.25
 """Of the box: a larger origin is that of a sub-particle or of a helix, and no correction of a pick."""
@@ -67,10 +64,13 @@ class Particles:
     box_A: float
     is_helical: bool
     notes: list[str]
+    counts: dict[str, int] = field(default_factory=dict)
 
 
-def read_particles(path: Path, classes: frozenset[int] | None = None) -> Particles:
+def read_particles(path: Path, classes: frozenset[int] | None = None, only_micrograph: str = "") -> Particles:
     """Read a particle table; of these classes only, where some are named.
+
+    `only_micrograph` is the one that the rows are on where the table names none.
 
     Raises
     ------
@@ -79,25 +79,36 @@ def read_particles(path: Path, classes: frozenset[int] | None = None) -> Particl
     MissingMetadata
         Where it does not say which micrographs the particles are on.
     """
-    seen = peek(path)
-    if seen.tomography:
+    content = sniff(path)
+    if content.tomography:
         raise BadInput(
-            path, f"is of tomography (it has _{seen.tomography}).", "Picks in three dimensions are not read."
-        )
-    if seen.has_coordinates and "rlnMicrographName" not in seen.columns:
-        raise MissingMetadata(
-            path, "has no _rlnMicrographName, so that nobody knows which micrograph a particle is on."
+            path, f"is of tomography (it has _{content.tomography}).", "Picks in three dimensions are not read."
         )
     needed = ["rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY"]
-    origin_columns = _ANGST if set(_ANGST) <= set(seen.columns) else _PIXELS
-    table = read_table(path, None, needed, optional=[*origin_columns, *_REST, *_DEFOCUS, *OLD_COLUMNS], narrow=_NARROW)
+    if content.has_coordinates and "rlnMicrographName" not in content.columns:
+        if not only_micrograph:
+            raise MissingMetadata(
+                path, "has no _rlnMicrographName, so that nobody knows which micrograph a particle is on."
+            )
+        needed = needed[1:]
+    origin_columns = _ANGST if set(_ANGST) <= set(content.columns) else _PIXELS
+    optional = [*origin_columns, *_REST, *_DEFOCUS, *OLD_COLUMNS]
+    table, notes, others = read_position_blocks(
+        path, needed, optional=optional, narrow=_NARROW, name_column="rlnMicrographName"
+    )
+    counts: dict[str, int] = {}
+    drop_disabled(table, "rlnEnabled", counts)
+    if "rlnMicrographName" not in table:
+        codes_of_one = np.zeros(len(table["rlnCoordinateX"]), np.int32)
+        categories = pd.Index([only_micrograph], dtype="object")
+        table["rlnMicrographName"] = pd.Categorical.from_codes(codes_of_one, categories=categories)
     if classes is not None:
         if "rlnClassNumber" not in table:
             raise MissingMetadata(path, "has no _rlnClassNumber, so that no classes can be taken from it.")
         keep = np.isin(table["rlnClassNumber"], sorted(classes))
         for name in list(table):
             table[name] = table[name][keep]
-    groups = read_optics(path) if "rlnOpticsGroup" in table and "optics" in _block_names(path) else {}
+    groups = read_optics(path) if "optics" in others else {}
     names = _sort_by_micrograph(table)
     codes = np.asarray(table.pop("rlnMicrographName"), np.int32)
     own = _own_knowledge(table, codes, names, groups)
@@ -110,7 +121,7 @@ def read_particles(path: Path, classes: frozenset[int] | None = None) -> Particl
     columns["x_px"], columns["y_px"] = _floats(table, "rlnCoordinateX"), _floats(table, "rlnCoordinateY")
     columns |= pick_columns(table)
     box_A = boxes.pop() if len(boxes) == 1 else NAN
-    return Particles(names, columns, origin, origin_columns == _ANGST, own, box_A, helical, [])
+    return Particles(names, columns, origin, origin_columns == _ANGST, own, box_A, helical, notes, counts)
 
 
 def pick_columns(table: Table) -> dict[str, npt.NDArray[np.generic]]:
@@ -178,15 +189,6 @@ def _floats(table: Table, column: str) -> FloatArray:
     return np.asarray(table.pop(column), np.float64)
 
 
-def _block_names(path: Path) -> set[str]:
-    names = set()
-    for block in walk(path):
-        names.add(block.name)
-        if block.name == "optics":
-            break
-    return names
-
-
 def _sort_by_micrograph(table: Table) -> list[str]:
     """Order all columns by micrograph name, stably and one by one, and number the micrographs."""
     categorical = table["rlnMicrographName"]
@@ -221,11 +223,7 @@ def _own_knowledge(
             medians[label] = _medians(codes, values, len(names)) if label in _DEFOCUS[:2] else values[starts]
     own = {}
     for i, (name, start) in enumerate(zip(names, starts.tolist(), strict=True)):
-        if groups:
-            number = float(table["rlnOpticsGroup"][start])
-            optics = groups.get(int(number), Optics()) if np.isfinite(number) else Optics()
-        else:
-            optics = old_optics(table, start)
+        optics = optics_of_row(groups, table, start)
         own[name] = (optics, Ctf(*(float(medians[d][i]) if d in medians else NAN for d in _DEFOCUS)))
     for label in OLD_COLUMNS:
         table.pop(label, None)

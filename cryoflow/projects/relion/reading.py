@@ -11,21 +11,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
+from cryoflow.formats.pick_tables.relion_star import SCORE
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
-from cryoflow.projects.flip import NO_FLIP, Flip, turn
-from cryoflow.projects.found import Job, JobStatus, Output
+from cryoflow.projects.found import Job, JobStatus, Output, with_errors
 from cryoflow.projects.relion.binned import scale_to_files
 from cryoflow.projects.relion.coordinates import read_coordinates
 from cryoflow.projects.relion.diameter import diameter_A, positive
 from cryoflow.projects.relion.extracted import extracted_sample
-from cryoflow.projects.relion.lineage import micrograph_stars, option_of_ancestor, searched_micrographs
-from cryoflow.projects.relion.micrographs import KnownMicrographs, Tabulated, read_micrograph_stars, tabulate
-from cryoflow.projects.relion.particles import SCORE, Particles, read_particles, subtract_origins
-from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.lineage import option_of_ancestor
+from cryoflow.projects.relion.micrographs import Tabulated, tabulate
+from cryoflow.projects.relion.particles import Particles, read_particles, subtract_origins
 from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
+from cryoflow.projects.relion.sniff import sniff
+from cryoflow.projects.relion.usable import Micrographs, micrographs_of, why_unusable
 from cryoflow.projects.same_file import merge_names
 from cryoflow.storage.files import is_file
 from cryoflow.storage.fingerprints import source_file
@@ -41,10 +44,9 @@ class _Context:
     pipeline: Pipeline
     process: str
     finder: Finder
-    known: KnownMicrographs
-    searched: tuple[str, ...]
+    micrographs: Micrographs
     binning: float | None
-    flip: Flip = NO_FLIP
+    flip: AxisConvention = AS_STORED
 
 
 def read_job(
@@ -53,7 +55,7 @@ def read_job(
     remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     include_unfinished: bool = False,
     classes: Collection[int] | None = None,
-    flip: Flip = NO_FLIP,
+    flip: AxisConvention = AS_STORED,
 ) -> list[PickSet]:
     """The picks of a job, one set an output: each class of a 3D classification and each split is its own.
 
@@ -89,36 +91,37 @@ def read_job(
     if wanted is not None:
         suffix = "class" + "+".join(str(k) for k in sorted(wanted))
         return [_read_unchanged(context, replace(job.outputs[0], suffix=suffix), wanted)]
-    picksets = []
+    picksets: list[PickSet] = []
+    errors: list[CryoflowError] = []
     for output in job.outputs:
         of_class = frozenset([int(output.suffix.removeprefix("class"))]) if output.suffix.startswith("class") else None
-        pickset = _read_unchanged(context, output, of_class)
+        try:
+            pickset = _read_unchanged(context, output, of_class)
+        except CryoflowError as error:
+            errors.append(error)
+            continue
         if len(pickset) or of_class is None:
             picksets.append(pickset)
-    return picksets
+    return with_errors(picksets, errors)
 
 
-def read_output(job: Job, output: Output, finder: Finder, flip: Flip = NO_FLIP) -> PickSet:
+def read_output(job: Job, output: Output, finder: Finder, flip: AxisConvention = AS_STORED) -> PickSet:
     """The picks of one file of a job, whatever the job's status; micrographs are found by `finder`."""
     return _read_unchanged(_context(job, finder, flip), output, None)
 
 
-def _context(job: Job, finder: Finder, flip: Flip) -> _Context:
+def _context(job: Job, finder: Finder, flip: AxisConvention) -> _Context:
     pipeline = load_pipeline(job.project)
     process = str(job.detail.get("process", ""))
+    micrographs = micrographs_of(pipeline, process)
     if not process:
-        beside = sorted(job.project.glob("micrographs*.star"))  # RELION 1 keeps its tables of micrographs there
-        return _Context(job, pipeline, process, finder, read_micrograph_stars(beside), (), None, flip)
-    known = read_micrograph_stars([job.project / node for node in micrograph_stars(pipeline, process)])
-    searched: list[str] = []
-    for node in searched_micrographs(pipeline, process):
-        searched += read_micrograph_stars([job.project / node]).names
+        return _Context(job, pipeline, process, finder, micrographs, None, flip)
     binning = option_of_ancestor(pipeline, process, "MotionCorr", "bin_factor")
     try:
         factor = float(binning) if binning else None
     except ValueError:
         factor = None
-    return _Context(job, pipeline, process, finder, known, tuple(dict.fromkeys(searched)), factor, flip)
+    return _Context(job, pipeline, process, finder, micrographs, factor, flip)
 
 
 def _read_unchanged(context: _Context, output: Output, classes: frozenset[int] | None) -> PickSet:
@@ -126,24 +129,40 @@ def _read_unchanged(context: _Context, output: Output, classes: frozenset[int] |
     path = context.job.folder / output.group
     for _ in range(_ATTEMPTS):
         try:
-            before = os.stat(path)
+            before = _stamp(path)
             pickset = _read(context, path, output, classes)
         except FileNotFoundError as error:
             raise BadInput(path, "is gone.", "The job was re-run or cleaned since it was found.") from error
-        after = os.stat(path)
-        if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
+        if before == _stamp(path):
             return pickset
     raise BadInput(path, f"changed each of {_ATTEMPTS} times that it was read.", "Is the job still running?")
 
 
+def _stamp(path: Path) -> tuple[int, int]:
+    """Time and size of a file. Of a `coords_suffix` file that is not there, its coordinate files are what counts."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if not path.name.startswith(SUFFIX_FILE):
+            raise
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
 def _read(context: _Context, path: Path, output: Output, classes: frozenset[int] | None) -> PickSet:
-    is_list = path.name.startswith("coords_suffix") or peek(path).is_coordinate_list
+    unusable = why_unusable(context.pipeline, context.process, path, context.micrographs)
+    if unusable and unusable.status is not JobStatus.EMPTY:
+        raise unusable.error
+    is_list = sniff(path).is_coordinate_list
     if is_list:
-        particles, sources = read_coordinates(context.job.project, path, context.known, context.searched)
+        particles, sources = read_coordinates(
+            context.job.project, path, context.micrographs.known, context.micrographs.searched
+        )
     else:
-        particles, sources = read_particles(path, classes), [path]
-    searched = context.searched or (context.known.names if is_list else ())
-    tabulated = tabulate(particles.own, context.known, searched, context.finder, context.binning)
+        only = context.micrographs.known.names[0] if len(context.micrographs.known.names) == 1 else ""
+        particles, sources = read_particles(path, classes, only), [path]
+    searched = context.micrographs.searched or (context.micrographs.known.names if is_list else ())
+    tabulated = tabulate(particles.own, context.micrographs.values, searched, context.finder, context.binning)
     micrographs, notes = tabulated.table, tabulated.notes
     row_of = {name: row for row, name in enumerate(micrographs["name"])}
     rows = np.array([row_of[name] for name in particles.names], np.int32)
@@ -163,8 +182,10 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
         particles.columns["micrograph"] = rows[particles.columns["micrograph"]]
     micrographs, extracted, merged = merge_names(particles.columns, micrographs, extracted)
     notes += merged
-    counts = {"duplicate": n} if (n := fold_duplicates(particles.columns, closest_px)) else {}
-    notes += turn(particles.columns, micrographs, context.flip, path)
+    counts = dict(particles.counts)
+    if n := fold_duplicates(particles.columns, closest_px):
+        counts["duplicate"] = n
+    notes += apply(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
         notes.append("segments of helices: neighbours overlap on purpose")
     return PickSet.build(
@@ -175,7 +196,7 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
         diameter_A=diameter,
         score_kind=SCORE if "score" in particles.columns else "",
         counts=counts,
-        notes=(*context.known.notes, *notes, *particles.notes),
+        notes=(*context.micrographs.values.notes, *notes, *particles.notes),
         extracted=extracted,
     )
 
@@ -191,7 +212,7 @@ def _scaled(
     scale, notes = scale_to_files(
         tabulated.table,
         tabulated.header_pixel_size_A,
-        context.known.metadata,
+        context.micrographs.values.metadata,
         context.job.project,
         of_picks,
         x_px,

@@ -10,7 +10,7 @@ from pathlib import Path
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
-from cryoflow.projects.relion.peek import peek
+from cryoflow.projects.relion.sniff import sniff
 
 _DATA = re.compile(r"(?P<run>\w+?)(?:_ct(?P<start>\d+))?(?:_it(?P<iteration>\d+))?_data\.star")
 _KINDS = {"Refine3D": Kind.REFINE_3D, "Class3D": Kind.CLASS_3D, "Class2D": Kind.CLASS_2D}
@@ -39,17 +39,17 @@ def find_jobs(project: Project) -> list[Job]:
 def _job(project: Project, path: Path, kind: Kind, run: str, is_final: bool) -> Job:
     status, reason = JobStatus.USABLE, ""
     try:
-        seen = peek(path)
+        content = sniff(path)
     except BadInput as error:
-        seen = None
+        content = None
         status, reason = JobStatus.UNREADABLE, f"{path.name} {error.reason}"
-    if seen is not None and not seen.has_coordinates:
+    if content is not None and not content.has_coordinates:
         status, reason = JobStatus.UNREADABLE, f"{path.name} has no _rlnCoordinateX and _rlnCoordinateY"
-    elif seen is not None and seen.n_rows == 0:
+    elif content is not None and content.n_rows == 0:
         status, reason = JobStatus.EMPTY, f"{path.name} has no rows"
-    elif seen is not None and kind in (Kind.CLASS_2D, Kind.CLASS_3D):
+    elif content is not None and kind in (Kind.CLASS_2D, Kind.CLASS_3D):
         status, reason = JobStatus.NOT_OF_INTEREST, "holds all its particles, good and bad: name classes to use it"
-    elif seen is not None and kind is Kind.REFINE_3D and not is_final:
+    elif content is not None and kind is Kind.REFINE_3D and not is_final:
         status, reason = JobStatus.UNFINISHED, f"has not converged: the last it wrote is {path.name}"
     return Job(
         program="relion",
@@ -61,6 +61,6 @@ def _job(project: Project, path: Path, kind: Kind, run: str, is_final: bool) -> 
         job_type=f"relion.{path.parent.name.lower()}",
         status=status,
         reason=reason,
-        outputs=(Output(path.name, "", (path,), n_picks=seen.n_rows if seen else None),),
+        outputs=(Output(path.name, "", (path,), n_picks=content.n_rows if content else None),),
         detail={"process": "", "program_version": "1"},
     )

@@ -10,29 +10,29 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
 from cryoflow.micrographs.find import Finder
 from cryoflow.picks import Kind, PickSet
-from cryoflow.projects.flip import NO_FLIP, Flip
-from cryoflow.projects.found import Job, JobStatus, Output, lone_job
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
+from cryoflow.projects.found import Job, JobStatus, Output, standalone_job
 from cryoflow.projects.relion.job_types import JOB_FOLDER, job_type
-from cryoflow.projects.relion.peek import peek
 from cryoflow.projects.relion.pipeline import load_pipeline
 from cryoflow.projects.relion.reading import read_output
+from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage.files import is_file
 
 
 def is_relion_table(path: Path) -> bool:
     """Whether a file is a table of particles on several micrographs, or a list of coordinate files."""
     try:
-        seen = peek(path)
+        content = sniff(path)
     except BadInput:
         return False
-    return seen.is_coordinate_list or (seen.has_coordinates and "rlnMicrographName" in seen.columns)
+    return content.is_coordinate_list or (content.has_coordinates and "rlnMicrographName" in content.columns)
 
 
-def read_lone_star(
+def read_standalone(
     path: Path,
     micrographs_dir: Path | None = None,
     remaps: Mapping[str, str] | None = None,
-    flip: Flip = NO_FLIP,
+    flip: AxisConvention = AS_STORED,
 ) -> PickSet:
     """The picks of a particle table or of a list of coordinate files.
 
@@ -59,7 +59,7 @@ def read_lone_star(
         if len(parts) > 2 and (head in pipeline.processes or JOB_FOLDER.fullmatch(parts[1])):
             process = head
             kind = job_type(pipeline.processes[head].type_label).kind if head in pipeline.processes else kind
-    name = lone_job(path)
+    name = standalone_job(path)
     job = Job(
         program="relion",
         project=project or path.parent,
@@ -81,7 +81,7 @@ def _project_of(path: Path) -> Path | None:
     for folder in path.parents:
         if is_file(folder / "default_pipeline.star") and not JOB_FOLDER.fullmatch(folder.name):
             return folder
-    if not path.name.startswith("coords_suffix") and peek(path).is_coordinate_list:
+    if not path.name.startswith("coords_suffix") and sniff(path).is_coordinate_list:
         names = read_table(path, None, ["rlnMicrographCoordinates"])["rlnMicrographCoordinates"]
         if len(names):
             return next((folder for folder in path.parents if is_file(folder / str(names[0]))), None)

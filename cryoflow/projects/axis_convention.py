@@ -13,7 +13,7 @@ from cryoflow.errors import MissingMetadata
 
 
 @dataclass(frozen=True)
-class Flip:
+class AxisConvention:
     """What brings a project's picks into the frame of `cryoflow.picks`: x and y exchanged first, then mirrored."""
 
     flip_x: bool = False
@@ -25,11 +25,11 @@ class Flip:
         return " ".join(f"--{n.replace('_', '-')}" for n in names if getattr(self, n)) or "none"
 
 
-NO_FLIP = Flip()
+AS_STORED = AxisConvention()
 
 
-def turn(
-    columns: dict[str, npt.NDArray[np.generic]], micrographs: pd.DataFrame, flip: Flip, source: Path
+def apply(
+    columns: dict[str, npt.NDArray[np.generic]], micrographs: pd.DataFrame, flip: AxisConvention, source: Path
 ) -> tuple[str, ...]:
     """Bring the columns of a pick table into the frame, in place, and give notes on it.
 
@@ -51,7 +51,7 @@ def turn(
     MissingMetadata
         Where the shape of a micrograph with picks is not known, without which nothing can be mirrored.
     """
-    if flip == NO_FLIP:
+    if flip == AS_STORED:
         return ()
     columns.pop("psi_deg", None)
     if flip.swap_xy:

@@ -8,15 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.pick_tables.relion_list import COLUMN, SUFFIX_FILE
+from cryoflow.formats.pick_tables.tomography import tomography_label
 from cryoflow.formats.star import count_rows
 from cryoflow.formats.star_blocks import walk
 
 _COUNTED_BYTES = 1 << 20
-_TOMOGRAPHY = ("rlnTomoName", "rlnTomoParticleName", "rlnCenteredCoordinateXAngst", "rlnCoordinateZ")
 
 
 @dataclass(frozen=True)
-class Peek:
+class StarContent:
     """What the blocks of a file are said to hold.
 
     Attributes
@@ -41,10 +42,10 @@ class Peek:
     @property
     def is_coordinate_list(self) -> bool:
         """A list of files with positions, as RELION 4 and later write it, or a `coords_suffix` file."""
-        return "rlnMicrographCoordinates" in self.columns
+        return COLUMN in self.columns
 
 
-def peek(path: Path) -> Peek:
+def sniff(path: Path) -> StarContent:
     """Look at a file.
 
     Raises
@@ -52,26 +53,26 @@ def peek(path: Path) -> Peek:
     BadInput
         Where it is missing or no STAR file.
     """
+    if path.name.startswith(SUFFIX_FILE):  # one line of text, no STAR file: its name is what matters
+        return StarContent((COLUMN,), None)
     try:
         status = os.stat(path)
     except OSError as error:
         raise BadInput(path, f"cannot be read: {error.strerror or error}.") from error
-    return _peek(path, status.st_mtime_ns, status.st_size)
+    return _sniff(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4096)
-def _peek(path: Path, mtime_ns: int, size_bytes: int) -> Peek:  # noqa: ARG001 (the time is part of the cache's key)
-    if path.name.startswith("coords_suffix"):
-        return Peek(("rlnMicrographCoordinates",), None)  # one line of text, no STAR file: its name is what matters
+def _sniff(path: Path, mtime_ns: int, size_bytes: int) -> StarContent:  # noqa: ARG001 (the time is part of the cache's key)
     first: tuple[str, ...] | None = None
     for block in walk(path):
         first = block.columns if first is None else first
-        tomography = next((c for c in _TOMOGRAPHY if c in block.columns), "")
-        if tomography or {"rlnCoordinateX", "rlnMicrographCoordinates"} & set(block.columns):
+        tomography = tomography_label(block.columns)
+        if tomography or {"rlnCoordinateX", COLUMN} & set(block.columns):
             column = block.columns[0]
             n_rows = count_rows(path, column) if size_bytes <= _COUNTED_BYTES else None
-            return Peek(block.columns, n_rows, tomography)
+            return StarContent(block.columns, n_rows, tomography)
         if size_bytes > _COUNTED_BYTES and block.name not in ("optics", "general"):
             break  # a large table of something else: what follows it is not worth reading through it
     columns = first or ()
-    return Peek(columns, None)
+    return StarContent(columns, None)

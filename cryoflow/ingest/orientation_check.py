@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cryoflow.database import Orientation
 from cryoflow.errors import BadInput
 from cryoflow.picks import ExtractedSample, PickSet
-from cryoflow.projects.flip import NO_FLIP, Flip
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 
 log = logging.getLogger(__name__)
 MICROGRAPHS_CHECKED = 5
@@ -29,18 +29,18 @@ Image = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
 
 
-def look(pickset: PickSet, flip: Flip = NO_FLIP) -> tuple[Orientation, dict[str, bytes]]:
+def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[Orientation, dict[str, bytes]]:
     """The verdict on the convention of picks, and pictures (name -> JPEG) of a few micrographs with their picks.
 
     `flip` is what the picks were turned by on the user's word: where the pixels contradict, the verdict says so.
     """
-    verdict, pictures = _look(pickset)
-    if flip != NO_FLIP and verdict.verdict == "contradicted":
+    verdict, pictures = _check(pickset)
+    if flip != AS_STORED and verdict.verdict == "contradicted":
         verdict = replace(verdict, detail=f"the picks were turned by {flip} as asked, and now {verdict.detail}")
     return verdict, pictures
 
 
-def _look(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
+def _check(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
     """The verdict on picks as they are.
 
     Extracted particles tell most surely, where they are there and agree; else what lies under the picks is compared

@@ -25,7 +25,7 @@ READERS_VERSION = 4
 
 
 @dataclass(frozen=True)
-class Remembered:
+class JobState:
     """What became of a job: `key` says what it was read from and how, `missing` names some micrographs not found."""
 
     key: str
@@ -55,8 +55,8 @@ def job_key(job: Job, options: IngestOptions) -> str:
     return short_hash("\n".join(parts), 32)
 
 
-def recall(database: Database, project: Path) -> dict[str, Remembered]:
-    """What is remembered of a project's jobs; nothing where the file is absent or damaged."""
+def read_states(database: Database, project: Path) -> dict[str, JobState]:
+    """What is state of a project's jobs; nothing where the file is absent or damaged."""
     path = _path(database, project)
     try:
         record = unsealed(path, layout.content(path), VERSION)
@@ -64,7 +64,7 @@ def recall(database: Database, project: Path) -> dict[str, Remembered]:
         if not isinstance(jobs, dict) or record["project"] != str(project):
             return {}  # damaged, or copied here from another project
         return {
-            str(name): Remembered(
+            str(name): JobState(
                 str(j["key"]),
                 str(j["status"]),
                 str(j["reason"]),
@@ -81,10 +81,10 @@ def recall(database: Database, project: Path) -> dict[str, Remembered]:
         return {}
 
 
-def remember(database: Database, project: Path, changes: Mapping[str, Remembered | None]) -> None:
+def write_states(database: Database, project: Path, changes: Mapping[str, JobState | None]) -> None:
     """Take in what became of some jobs; None forgets one. Jobs that others wrote meanwhile stay."""
     with database.writing():
-        jobs = recall(database, project)
+        jobs = read_states(database, project)
         for name, what in changes.items():
             if what is None:
                 jobs.pop(name, None)

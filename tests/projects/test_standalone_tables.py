@@ -209,7 +209,7 @@ def test_a_cryosparc_dataset_is_read(tmp_path: Path, mic) -> None:
         (b"1 2 3\n4 5\n", "lines of 2 and of 3 words"),
         (b"1 2 3 4 5 6\n", "lines of 6 numbers"),
         (b"[Particle Coordinates: X Y Value]\n12\n[End]\n", "lines of one number"),
-        (b"10 10 0 0\n", "boxes without a size"),
+        (b"10 10 -5 5\n", "boxes of a size below 0"),
         (b"1 2 3 3 -1\n5 6 3 3 -2\n", "start and end points of helices"),
         (b"apples and pears\n1 2 3\n", "no columns of x and y"),
         (b"x,y\n1,two\n", "text where numbers are expected"),

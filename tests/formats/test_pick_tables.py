@@ -5,7 +5,7 @@ import pytest
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import write_cs
-from cryoflow.pickers.importing.coordinates import read_coordinates
+from cryoflow.formats.pick_tables import read_file
 
 CBOX = """
 data_global
@@ -104,20 +104,20 @@ def test_every_form_is_told_by_its_content_and_gives_centres(what, ending, tmp_p
     text, form, scored = TEXTS[what]
     path = tmp_path / "picks.anything"
     path.write_bytes(text.replace("\r\n", "\n").replace("\n", ending).encode())
-    found = read_coordinates(path)
-    assert found.form == form
-    np.testing.assert_allclose(found.table[["x_px", "y_px"]], [[100.5, 200], [20, 30]])
-    assert ("score" in found.table) == scored
+    found = read_file(path)
+    assert found.format == form
+    np.testing.assert_allclose(found.frame()[["x_px", "y_px"]], [[100.5, 200], [20, 30]])
+    assert ("score" in found.frame()) == scored
     if scored:
-        assert found.table["score"].tolist() == [0.75, 0.25]
+        assert found.frame()["score"].tolist() == [0.75, 0.25]
 
 
 def test_names_stay_as_the_file_has_them(tmp_path):
     path = tmp_path / "a"
     path.write_text(TOPAZ_STAR)
-    assert read_coordinates(path).table["name"].tolist() == ["a.mrc", "b.mrc"]
+    assert read_file(path).frame()["name"].tolist() == ["a.mrc", "b.mrc"]
     path.write_text(TEXTS["Topaz table"][0])
-    assert read_coordinates(path).table["name"].tolist() == ["001", "001"]
+    assert read_file(path).frame()["name"].tolist() == ["001", "001"]
 
 
 def test_cryosparc_fractions_are_of_columns_and_rows(tmp_path):
@@ -131,25 +131,25 @@ def test_cryosparc_fractions_are_of_columns_and_rows(tmp_path):
     }
     for container in ("npy", "csdat"):
         write_cs(tmp_path / "p.cs", columns, container=container)
-        found = read_coordinates(tmp_path / "p.cs")
-        assert found.form == "CryoSPARC dataset"
-        np.testing.assert_allclose(found.table[["x_px", "y_px"]], [[200, 100], [400, 200]])
-        assert found.table["uid"].tolist() == [7, 9]
-        assert found.table["name"].tolist() == ["J2/a.mrc"] * 2
+        found = read_file(tmp_path / "p.cs")
+        assert found.format == "CryoSPARC dataset"
+        np.testing.assert_allclose(found.frame()[["x_px", "y_px"]], [[200, 100], [400, 200]])
+        assert found.frame()["uid"].tolist() == [7, 9]
+        assert found.frame()["name"].tolist() == ["J2/a.mrc"] * 2
 
 
 def test_an_empty_file_is_a_micrograph_without_picks(tmp_path):
     for content in (b"", b"\n", b"\r\n"):
         (tmp_path / "e.box").write_bytes(content)
-        assert len(read_coordinates(tmp_path / "e.box").table) == 0
+        assert len(read_file(tmp_path / "e.box")) == 0
     (tmp_path / "e.cbox").write_text(CBOX[: CBOX.index("90.5")] + CBOX[CBOX.index("\ndata_cryolo_include") :])
-    assert len(read_coordinates(tmp_path / "e.cbox").table) == 0
+    assert len(read_file(tmp_path / "e.cbox")) == 0
 
 
 def test_epickers_coord_is_a_centre_with_a_size(tmp_path):
     path = tmp_path / "a.coord"
     path.write_text("100 200 40 1\n20 30 40 0\n")
-    table = read_coordinates(path).table
+    table = read_file(path).frame()
     assert table[["x_px", "y_px"]].to_numpy().tolist() == [[100, 200], [20, 30]]
 
 
@@ -157,10 +157,10 @@ def test_filaments_prose_and_damage_are_refused(tmp_path):
     path = tmp_path / "a.box"
     path.write_text("10 10 20 20 -1\n50 50 20 20 -2\n")
     with pytest.raises(BadInput, match="helices"):
-        read_coordinates(path)
+        read_file(path)
     path.write_text("Dear Colleague,\nthe picks are in the other file.\n")
     with pytest.raises(BadInput, match="columns"):
-        read_coordinates(path)
+        read_file(path)
     path.write_text('{"boxes": [[100.5, 200, "man')
     with pytest.raises(BadInput, match="cut short"):
-        read_coordinates(path)
+        read_file(path)

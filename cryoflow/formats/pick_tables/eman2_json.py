@@ -1,0 +1,95 @@
+"""EMAN2's `info/NAME_info.json`: a list of boxes by their centers.
+
+Each is `[x, y, tag]`, from e2boxer's neural networks also `[x, y, tag, score]`. `boxes_rct` holds pairs of tilted and
+untilted micrographs, which the tag says. Boxes of tomograms (`boxes_3d`) are not read.
+
+Sources: EMAN2 (programs/e2boxer.py, e2rctboxer.py, e2import.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from cryoflow.errors import BadInput, OverBudget
+from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
+from cryoflow.storage.parsing import read_json
+
+_LISTS = ("boxes", "boxes_rct")
+_BAD_TAGS = ("bad", "badparticle", "bg", "background", "_bgbad", "ref_bad", "ref_bg")
+_KEY = re.compile(rb'"(boxes|boxes_rct|boxes_3d|class_list|ctf|quality|tiltparams\w*|apix_unbin)"\s*:')
+
+
+def read(path: Path) -> FilePicks:
+    """Read the boxes of one micrograph.
+
+    Raises
+    ------
+    BadInput
+        Where it is no such file, has no boxes in two dimensions, or is damaged.
+    """
+    try:
+        found = read_json(path)
+    except OverBudget:
+        raise
+    except (BadInput, OSError) as error:
+        raise BadInput(path, f"is no info file of EMAN2 with boxes: {error}", "It may be cut short.") from error
+    try:
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+        lists = {name: found[name] for name in _LISTS if found.get(name)}
+        if not lists and "boxes_3d" in found and "boxes" not in found:
+            raise BadInput(path, "is of tomography (it has boxes_3d).", "Picks in three dimensions are not read.")
+        boxes: list[list[object]] = next(iter(lists.values()), [])
+        xy = np.array([[float(str(box[0])), float(str(box[1]))] for box in boxes], np.float64).reshape(-1, 2)
+        tags = [box[2] if len(box) > 2 and isinstance(box[2], str) else "" for box in boxes]
+        scores = np.array(
+            [float(box[3]) if len(box) > 3 and isinstance(box[3], int | float) else np.nan for box in boxes]
+        )
+        size = found.get("boxsize", found.get("global.boxsize"))
+        size = size[0] if isinstance(size, list) and size else size
+        box_px = float(size) if isinstance(size, int | float) and size > 0 else None
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
+        raise BadInput(path, f"is no info file of EMAN2 with boxes: {error}", "It may be cut short.") from error
+    keep = np.array([tag.lower() not in _BAD_TAGS for tag in tags], bool)
+    counts = {"marked_bad": int((~keep).sum())} if not keep.all() else {}
+    notes = []
+    kinds = Counter(tag for tag in tags if tag in ("tilted", "untilted"))
+    if kinds:
+        notes.append("a micrograph of a tilt pair: " + ", ".join(f"{n} {tag}" for tag, n in sorted(kinds.items())))
+    notes += [f"the list {name} was not read ({len(lists[name])} boxes)" for name in list(lists)[1:]]
+    has_score = bool(np.isfinite(scores).any())
+    return FilePicks(
+        FORMAT.name,
+        xy[keep, 0],
+        xy[keep, 1],
+        scores[keep] if has_score else None,
+        "EMAN2 score" if has_score else "",
+        box_px=box_px,
+        notes=tuple(notes),
+        counts=counts,
+    )
+
+
+def _sniff(head: Head) -> bool:
+    return head.start.lstrip().startswith(b"{") and bool(_KEY.search(head.start))
+
+
+FORMAT = PickFormat(
+    name="EMAN2 JSON",
+    programs=("EMAN2 (e2boxer, e2rctboxer)",),
+    suffixes=(".json",),
+    recognized_by="a JSON object with `boxes` or `boxes_rct`",
+    sniff=_sniff,
+    read=read,
+    position="center",
+    score="the fourth value of a box, where it is there",
+    marks="tags `tilted` and `untilted` are noted; boxes tagged as background or bad are left out and counted",
+    blocks="`boxes`, else `boxes_rct`",
+    kept="center, score, box size",
+    not_kept="tags; boxes in three dimensions (`boxes_3d`)",
+    priority=10,
+)

@@ -1,0 +1,44 @@
+"""What the name of a file of picks says: of which micrograph it is, and whether its picks are particles."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cryoflow.formats.pick_tables.star_text import NEGATIVE
+
+FALSE_POSITIVES = "false_positives"
+"""CryoPPP's folder of labels that are no particles."""
+_REPEATED = re.compile(r"_nonunique$", re.IGNORECASE)
+"""Gautomatch's picks before it drops those that are too close to a better one: the picks of `_automatch` and more."""
+_APPENDED = re.compile(
+    r"_(autopick\w*|automatch|manualpick|applepick|extract|reextract|picks|particles|coords?|boxes|topaz\w*|cryolo"
+    r"|boxnet\w*|warp|info|nonunique|rejected|false_?positives?|excluded)$",
+    re.IGNORECASE,
+)
+
+
+def without_appended(stem: str) -> str:
+    """A file's stem without what pickers append to the micrograph's.
+
+    >>> without_appended("mic_001_automatch")
+    'mic_001'
+    """
+    return _APPENDED.sub("", stem) or stem
+
+
+def negative_suffix(path: Path) -> str:
+    """The suffix of the set that a file of picks belongs to where they are no particles; empty where they are.
+
+    >>> negative_suffix(Path("picks/mic_001_rejected.star")), negative_suffix(Path("picks/mic_001_automatch.star"))
+    ('rejected', '')
+    """
+    words = [match[2].lower().replace("_", "") for match in NEGATIVE.finditer(path.stem)]
+    if words:
+        return words[-1]
+    return "falsepositives" if path.parent.name == FALSE_POSITIVES else ""
+
+
+def is_repeated(path: Path) -> bool:
+    """Whether a file holds the picks of another one and near repeats of them."""
+    return bool(_REPEATED.search(path.stem))

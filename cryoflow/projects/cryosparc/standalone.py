@@ -1,0 +1,123 @@
+"""CryoSPARC datasets and group files by themselves, without the project around them.
+
+A dataset and the passthrough of the same job belong together: what one lacks the other has. They are joined by uid
+where they lie beside each other, as their names say.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.formats.cs import read_cs_header
+from cryoflow.micrographs.find import Finder
+from cryoflow.picks import Kind, PickSet, Provenance
+from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
+from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
+from cryoflow.projects.cryosparc.job_types import Role, role_of
+from cryoflow.projects.cryosparc.outputs import ProjectIndex, Record, resolved
+from cryoflow.projects.cryosparc.read import Context, read_output
+from cryoflow.projects.cryosparc.without_json import from_names, job_of_name, read_csg
+from cryoflow.projects.found import Job, JobStatus, standalone_job
+from cryoflow.storage.files import is_file
+
+_MOST_BESIDE = 10_000
+
+
+def read_standalone(path: Path, finder: Finder | None = None, flip: AxisConvention = AS_STORED) -> PickSet:
+    """The picks in a `.cs` file and its passthrough, or in the datasets that a `.csg` file names.
+
+    Parameters
+    ----------
+    path
+        The file.
+    finder
+        Finds the micrographs; by default in the project that the file lies in, and beside the file.
+    flip
+        As for `read_job`.
+
+    Raises
+    ------
+    BadInput
+        Where a dataset is damaged, missing or none.
+    MissingMetadata
+        Where nothing says where the particles lie.
+    """
+    group, notes = (read_csg(path), ()) if path.suffix == ".csg" else _group_of(path)
+    if group.item_type == "exposure":
+        raise MissingMetadata(path, "describes micrographs, not particles.", "Name a group of particles.")
+    (output,) = resolved((group,))
+    if output.problems:
+        raise output.problems[0]
+    if output.lost:
+        raise BadInput(path, f"names datasets for {', '.join(output.lost)} that are not there.", "Copy them beside it.")
+    if "location" not in output.slots:
+        raise MissingMetadata(
+            path,
+            "has no location columns, so it does not say where its particles lie.",
+            "Name an output that has them: they are in the passthrough dataset of the same job or of one before it."
+            if path.suffix == ".csg"
+            else "They are in the passthrough dataset of the same job: name the job's .csg file, which joins both, or "
+            "copy the passthrough beside it.",
+        )
+    role = role_of(group.name, (group.name, "particles"))
+    role = Role(role.suffix if role.label == -1 else "", label=role.label)
+    job = Job(
+        program="cryosparc",
+        project=path.parent,
+        project_name=path.parent.name or "file",
+        job=standalone_job(path),
+        folder=path.parent,
+        kind=Kind.IMPORT,
+        job_type="CryoSPARC group" if path.suffix == ".csg" else "CryoSPARC dataset",
+        status=JobStatus.USABLE,
+        detail={"is_helical": "filament" in output.slots},
+    )
+    record = Record(JobFile(job.job, groups=(group,)), path.parent, (output,))
+    context = Context(job, ProjectIndex(path.parent), record, finder or _finder(path), None, flip, "file")
+    pickset = read_output(context, output, role)
+    who: Provenance = replace(pickset.provenance, output_group=path.name)
+    return replace(pickset, provenance=who, notes=(*notes, *pickset.notes))
+
+
+def _finder(path: Path) -> Finder:
+    """Names are relative to the project, from which an export lies a few folders deep, or to the export itself."""
+    project = next((folder for folder in path.parents if is_file(folder / "project.json")), path.parent)
+    return Finder(project, search=[path.parent])
+
+
+def _group_of(path: Path) -> tuple[Group, tuple[str, ...]]:
+    """The output group that a dataset is of, with its partner where that lies beside it, and notes."""
+    job = job_of_name(path.name)
+    alone = _alone(path)
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        names = []
+    if not job and "passthrough" not in path.name:  # `particles_selected.cs` beside `J20_passthrough_...`
+        jobs = {found for name in names if "passthrough" in name and (found := job_of_name(name))}
+        job = jobs.pop() if len(jobs) == 1 else ""
+    passthrough = "passthrough" in path.name
+    if job and len(names) <= _MOST_BESIDE:
+        of_job = [name for name in names if job_of_name(name) in ("", job)]
+        by_names = from_names(path.parent, job, of_job)
+        for group in by_names.groups if by_names else ():
+            files = {file for slot in group.slots for file in slot.files}
+            if path.name not in files or len(files) < 2:
+                continue
+            others = ", ".join(sorted(files - {path.name}))
+            return group, (f"joined by uid with {others}, of the same job and output",)
+    if passthrough:
+        what = f" of {job}" if job else ""
+        note = f"this is the passthrough{what}: what the job itself decided (shifts, classes) is in another dataset"
+        return alone, (note,)
+    return alone, ()
+
+
+def _alone(path: Path) -> Group:
+    header = read_cs_header(path)
+    prefixes = dict.fromkeys(name.partition("/")[0] for name in header.dtype.names or () if "/" in name)
+    slots = tuple(Slot(prefix, (path.name,), header.n_rows) for prefix in prefixes)
+    return Group(path.stem, "particle", slots, path.parent, header.n_rows)
