@@ -20,8 +20,8 @@ from cryoflow.detector.metrics import Scored
 from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
 from cryoflow.errors import BadInput
+from cryoflow.formats.pick_tables import read_file
 from cryoflow.micrographs.image import MicrographFile
-from cryoflow.pickers.importing.coordinates import read_coordinates
 
 
 def evaluate_tree(
@@ -81,8 +81,8 @@ def _labels(file: Path, n_rows: int) -> npt.NDArray[np.float64]:
     """Positions in our frame; none where there is no table."""
     if not file.is_file():
         return np.zeros((0, 2))
-    found = read_coordinates(file)
-    xy = found.table[["x_px", "y_px"]].to_numpy(np.float64)
+    found = read_file(file)
+    xy = np.stack([found.x_px, found.y_px], axis=1)
     if found.y_is_flipped:
         xy[:, 1] = n_rows - 1 - xy[:, 1]
     return xy
@@ -93,7 +93,7 @@ def _tabulated(folder: Path, paths: list[Path]) -> float | None:
     for path in paths:
         file = folder / "ground_truth" / "particle_coordinates" / f"{path.stem}.csv"
         if file.is_file():
-            found = read_coordinates(file)
+            found = read_file(file)
             pixel_size_A = MicrographFile.open(path).header.pixel_size_A
             if found.diameter_px and pixel_size_A:
                 return float(found.diameter_px) * pixel_size_A
