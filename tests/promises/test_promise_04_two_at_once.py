@@ -107,7 +107,7 @@ def test_a_command_that_is_told_to_end_lets_go_of_the_lock_first(finished_projec
     """What `scancel`, `timeout`, and systemd send; another machine could not take the lock over."""
     script = (
         "import sys, time\n"
-        "from cryoflow import files\n"
+        "from cryoflow.storage import files\n"
         "from cryoflow.cli import main\n"
         "files._on_fault_point = lambda name: name == 'folder.written' and (print('in', flush=True), time.sleep(60))\n"
         "main.main()\n"
