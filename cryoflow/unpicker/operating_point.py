@@ -173,12 +173,13 @@ def class_priors(
     *,
     at_most: float,
 ) -> dict[str, ClassPrior]:
-    """Estimate the class prior of each project; where it has fewer than 10 positives, that of all projects."""
+    """Estimate the class prior of each project; where it has fewer than 10 picks of either kind, that of all."""
     pooled: ClassPrior | None = None
     priors = {}
     for name in np.unique(project).tolist():
         mine = project == name
-        if (labels[mine] == UNLABELED).any() and (labels[mine] == POSITIVE).sum() < 10:
+        n_unlabeled, n_positive = ((labels[mine] == label).sum() for label in (UNLABELED, POSITIVE))
+        if n_unlabeled and min(n_unlabeled, n_positive) < 10:
             pooled = pooled or estimate_class_prior(logits, labels, at_most=at_most, micrograph=micrograph)
             priors[name] = pooled
         else:

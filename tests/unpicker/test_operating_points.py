@@ -148,9 +148,9 @@ def test_the_class_prior_is_found_from_5_to_60_percent(share, separation):
 def test_each_project_has_a_class_prior_of_its_own_and_the_pooled_one_where_positives_are_few():
     rng = np.random.default_rng(0)
     parts = []
-    for name, n, share in (("clean", 800, 0.05), ("dropped", 800, 0.5), ("tiny", 12, 0.5)):
+    for name, n, share in (("clean", 800, 0.05), ("dropped", 800, 0.5), ("tiny", 12, 0.5), ("full", 3, 1.0)):
         hidden = rng.random(n) < share
-        n_positive = n // 2 if name != "tiny" else 3
+        n_positive = {"tiny": 3, "full": 50}.get(name, n // 2)
         logits = np.concatenate([rng.normal(2, 1, n_positive), rng.normal(np.where(hidden, 2, -2), 1)])
         labels = np.repeat(np.array([1, 0], np.int8), [n_positive, n])
         parts.append((logits, labels, np.repeat([name], n_positive + n)))
@@ -158,7 +158,8 @@ def test_each_project_has_a_class_prior_of_its_own_and_the_pooled_one_where_posi
     points = decide(logits, labels, names, np.arange(len(logits)) // 10, goal=Goal(), at_most=0.6).projects
     assert points["clean"].class_prior == pytest.approx(0.05, abs=0.04)
     assert points["dropped"].class_prior == pytest.approx(0.5, abs=0.1)
-    assert points["clean"].class_prior < points["tiny"].class_prior < points["dropped"].class_prior
+    for name in ("tiny", "full"):  # three picks of either kind show nothing
+        assert points["clean"].class_prior < points[name].class_prior < points["dropped"].class_prior
     assert points["dropped"].class_prior_low < points["dropped"].class_prior_high
 
 
