@@ -19,8 +19,8 @@ from cryoflow.parameters import Option, Parameters
 from cryoflow.pickers.parameters import ExportParameters
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.stages import entries_to_train_on, shards_of_export
-from cryoflow.pickers.training_sets.export_shards import part_of, parts_in
-from cryoflow.pickers.training_sets.export_shards import write_part as write_files
+from cryoflow.pickers.training_sets.export_shards import shard_of, shards_in
+from cryoflow.pickers.training_sets.export_shards import write_shard as write_files
 from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST
 from flows.run_page import log, run_name
 from flows.shards import run_jobs
@@ -62,7 +62,7 @@ def write_part(parameters: ExportPart) -> None:
 @task
 def write_one_part(parameters: ExportPart) -> None:
     """Write one part, unless it exists."""
-    write_files(part_of(parameters.file))
+    write_files(shard_of(parameters.file))
 
 
 def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, ...]:
@@ -76,7 +76,7 @@ def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, 
     works = [
         Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=part.file))
         for p in large
-        for part in parts_in(p.output.absolute())
+        for part in shards_in(p.output.absolute())
         if not part.done.is_dir()
     ]
     return run_jobs("write part", works) if works else ()
@@ -92,5 +92,5 @@ def _is_large(p: ExportParameters) -> bool:
 
 
 def _title(file: Path) -> str:
-    part = part_of(file)
+    part = shard_of(file)
     return f"{part.output_name} {part.first}-{part.last}"

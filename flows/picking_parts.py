@@ -25,10 +25,10 @@ from cryoflow.pickers.running.pick_shards import (
     diameter_of_training,
     gather,
     micrograph_files,
-    part,
-    part_of_entry,
-    part_of_files,
-    pick_part,
+    pick_shard,
+    shard,
+    shard_of_entry,
+    shard_of_files,
 )
 from cryoflow.pickers.running.run import trained_already
 from cryoflow.pickers.running.train_and_pick import PICKED, TRAINING, export_and_train, load_entries
@@ -158,7 +158,7 @@ def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int
     if some.micrographs["path"].isna().all():
         log.warning("none of the micrographs %d to %d of %s is there: they are left out", first, last, entry)
         return []
-    return [pick_part(picking, part(picking, some, p.output.absolute() / PICKED), executor_of(p), on_line=log.info)]
+    return [pick_shard(picking, shard(picking, some, p.output.absolute() / PICKED), executor_of(p), on_line=log.info)]
 
 
 def _picking(p: PickPartParameters) -> Picking:
@@ -176,8 +176,8 @@ def _whole(p: PickPartParameters, entry: str) -> PickSet | None:
 
 def _some(p: PickPartParameters, whole: PickSet | None, first: int, last: int) -> PickSet:
     if whole is None:
-        return part_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
-    return part_of_entry(whole, first, last)
+        return shard_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
+    return shard_of_entry(whole, first, last)
 
 
 def pick_in_shards(parameters: PickPartParameters) -> tuple[Done, ...]:
@@ -208,7 +208,7 @@ def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
     picking, folder = _picking(p), p.output.absolute() / PICKED
     wholes = {entry: _whole(p, entry) for entry in _entries(p)}
     for entry, first, last in ranges_to_pick(p):
-        if not part(picking, _some(p, wholes[entry], first, last), folder).done.is_dir():
+        if not shard(picking, _some(p, wholes[entry], first, last), folder).done.is_dir():
             yield entry, first, last
 
 

@@ -22,7 +22,7 @@ from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.settings.site import PickerSite
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.export_shards import Part
+    from cryoflow.pickers.training_sets.export_shards import Shard
     from cryoflow.picks import PickSet
 
 
@@ -54,7 +54,7 @@ def write_export(parameters: ExportParameters) -> ExportResult:
     )
 
 
-def shards_of_export(parameters: ExportParameters) -> tuple[Part, ...]:
+def shards_of_export(parameters: ExportParameters) -> tuple[Shard, ...]:
     """Cut an export into shards of `shard_micrographs` micrographs."""
     p = parameters
     return cut_export(

@@ -16,7 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
-from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in
+from cryoflow.pickers.training_sets.export_shards import folder_of_shards, shards_in
 from flows.export import export, export_all, write_training_set
 from flows.export_parts import ExportPart, cut_export, write_exports_in_shards, write_part
 from flows.ingest import ingest
@@ -122,12 +122,12 @@ def test_a_part_that_fails_is_told_and_a_run_after_it_writes_only_that_one(
         export(p)
     assert jobs[-1] == "write training set"
     assert not p.output.exists()
-    assert [part.done.is_dir() for part in parts_in(p.output)] == [True, False, True]
+    assert [part.done.is_dir() for part in shards_in(p.output)] == [True, False, True]
     jobs.clear()
     write_mrc(path, image, 4.0)
     assert export(p) == p.output
     assert jobs == ["cut export: cut warp", "write part: warp 2-4", "write training set"]
-    assert not folder_of_parts(p.output).exists()
+    assert not folder_of_shards(p.output).exists()
     assert len(list(p.output.glob("*/*.tif"))) == 6
 
 

@@ -17,7 +17,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets.export import cut_export, export
-from cryoflow.pickers.training_sets.export_shards import folder_of_parts, parts_in, write_part
+from cryoflow.pickers.training_sets.export_shards import folder_of_shards, shards_in, write_shard
 from cryoflow.pickers.training_sets.links import read_any
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
@@ -85,10 +85,10 @@ def test_parts_give_byte_for_byte_the_export_in_one_piece(
         monkeypatch.setattr(os, "link", no_links)
     folders = cut(name, entries, output)
     assert len(folders) == (3 if name in CUT else 0)
-    parts = parts_in(output)
+    parts = shards_in(output)
     assert [(part.first, part.last) for part in parts] == [(0, 4), (4, 8), (8, 9)][: len(folders)]
     for part in parts[1:]:
-        write_part(part)
+        write_shard(part)
     stems = writing(name, monkeypatch) if name in CUT else []
     gathered = export(name, entries, output, split=SPLIT)
     assert len(stems) == (4 if name in CUT else 0)  # the part that nobody had written
@@ -118,27 +118,29 @@ def test_a_bad_micrograph_costs_its_part_only_and_mended_it_is_all_that_is_writt
     for path in bad:
         write_mrc(path, np.ones((384, 576), np.float32), 4.0)
     cut("warp", entries, output, 3)
-    first, *others = parts_in(output)
+    first, *others = shards_in(output)
     for part in others:
-        write_part(part)
+        write_shard(part)
     with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: has one grey.*mic 1.mrc: has one grey"):
-        write_part(first)
+        write_shard(first)
     assert not first.done.exists()
     stems = writing("warp", monkeypatch)
     with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: .*mic 1.mrc: "):
         export("warp", entries, output, split=SPLIT)
     assert len(stems) == 3
     assert not output.exists()
-    assert [part.done.is_dir() for part in parts_in(output)] == [False, True, True]
+    assert [part.done.is_dir() for part in shards_in(output)] == [False, True, True]
 
     for path, content in zip(bad, sound, strict=True):
         path.write_bytes(content)
     cut("warp", entries, output, 3)
-    assert [part.done.is_dir() for part in parts_in(output)] == [False, True, True]
+    assert [part.done.is_dir() for part in shards_in(output)] == [False, True, True]
     stems.clear()
     export("warp", entries, output, split=SPLIT)
     assert len(stems) == 3
-    assert tree(output) == expected
+    written = tree(output)
+    assert written.pop("contents.json") != expected.pop("contents.json")  # the micrographs are of another time
+    assert written == expected
     assert os.listdir(output.parent) == ["set"]
 
 
@@ -155,15 +157,15 @@ def test_parts_of_other_settings_or_changed_micrographs_are_not_taken(
 ) -> None:
     output = tmp_path / "set"
     cut("warp", entries, output, pixel_size=10.0)
-    for part in parts_in(output):
-        write_part(part)
-    old = {part.file.name for part in parts_in(output)}
+    for part in shards_in(output):
+        write_shard(part)
+    old = {part.file.name for part in shards_in(output)}
     cut("warp", entries, output)
-    parts = parts_in(output)
+    parts = shards_in(output)
     assert not old & {part.file.name for part in parts}
-    assert sorted(os.listdir(folder_of_parts(output))) == sorted(part.file.name for part in parts)
+    assert sorted(os.listdir(folder_of_shards(output))) == sorted(part.file.name for part in parts)
     for part in parts:
-        write_part(part)
+        write_shard(part)
     path = Path(entries[1].micrographs["path"][0])
     write_mrc(path, -read_any(str(path)), 5.0)  # the same size at another time
     stems = writing("warp", monkeypatch)
@@ -178,29 +180,29 @@ def test_parts_of_other_settings_or_changed_micrographs_are_not_taken(
 def test_other_sizes_of_parts_leave_none_of_the_earlier_ones(entries: list[PickSet], tmp_path: Path) -> None:
     output = tmp_path / "set"
     cut("cryolo", entries, output, 2)
-    for part in parts_in(output):
-        write_part(part)
+    for part in shards_in(output):
+        write_shard(part)
     cut("cryolo", entries, output, 4)
-    assert [(part.first, part.last) for part in parts_in(output)] == [(0, 4), (4, 8), (8, 9)]
+    assert [(part.first, part.last) for part in shards_in(output)] == [(0, 4), (4, 8), (8, 9)]
     assert cut("cryolo", entries, output, 9) == []
-    assert parts_in(output) == []
+    assert shards_in(output) == []
 
 
 def test_a_damaged_part_is_told_and_gathering_does_without_it(entries: list[PickSet], tmp_path: Path) -> None:
     output = tmp_path / "set"
     cut("topaz", entries, output)
-    part = parts_in(output)[0]
+    part = shards_in(output)[0]
     for damage in (b"", b"PK\3\4 no archive", part.file.read_bytes()[:-200]):
         part.file.write_bytes(damage)
         with pytest.raises(BadInput, match="is no part of an export"):
-            write_part(part)
+            write_shard(part)
     assert export("topaz", entries, output, split=SPLIT).n_micrographs == 9
 
 
 def test_an_export_whose_settings_are_wrong_is_not_cut(entries: list[PickSet], tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no setting batchsize"):
         cut("cryolo", entries, tmp_path / "set", batchsize=2)
-    assert not folder_of_parts(tmp_path / "set").exists()
+    assert not folder_of_shards(tmp_path / "set").exists()
 
 
 def test_parts_lie_where_a_linked_output_leads(entries: list[PickSet], tmp_path: Path) -> None:

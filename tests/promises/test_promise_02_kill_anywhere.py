@@ -37,7 +37,7 @@ from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
 from cryoflow.pickers.registry import names, picker
 from cryoflow.pickers.training_sets.export import cut_export, export, write_set
-from cryoflow.pickers.training_sets.export_shards import write_part
+from cryoflow.pickers.training_sets.export_shards import write_shard
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import PickSet
@@ -122,7 +122,7 @@ def test_an_export_in_parts_killed_at_any_change_is_absent_and_the_next_gives_th
     def work() -> None:
         parts = cut_export("topaz", entries, where / "set", 1, diameter_A=DIAMETER_A)
         for part in parts[1:]:  # the first is left to the gathering
-            write_part(part)
+            write_shard(part)
         export("topaz", entries, where / "set", diameter_A=DIAMETER_A)
 
     n_changes = len(changes_of(work, where, tmp_path / "log"))

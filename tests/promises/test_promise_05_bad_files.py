@@ -148,8 +148,11 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.running.preflight import problems_of
     from cryoflow.pickers.running.staging import RECORD
     from cryoflow.pickers.running.staging import mend as mend_links
+    from cryoflow.pickers.training_sets.contents import NAME as CONTENTS_NAME
+    from cryoflow.pickers.training_sets.contents import read_contents
+    from cryoflow.pickers.training_sets.contents import verify as verify_export
     from cryoflow.pickers.training_sets.export import _read_settings
-    from cryoflow.pickers.training_sets.export_shards import part_of, write_part
+    from cryoflow.pickers.training_sets.export_shards import shard_of, write_shard
     from cryoflow.pickers.training_sets.links import read_any
     from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
     from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST_NAME
@@ -264,6 +267,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "coordinates": read_file,
         "lone table": read_table_of_picks,
         "manifest": read_manifest,
+        "contents of an export": as_files((CONTENTS_NAME,), lambda p: (read_contents(p), verify_export(p))),
         "data.txt": read_data_text,
         "info.txt": lambda p: parse_info(p, content(p).decode(errors="surrogateescape")),
         "micrographs.txt": as_files(("micrographs.txt",), read_links),
@@ -277,7 +281,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "shard": shard,
         "folder of a training": as_files(("training.txt",), lambda p: _finished(p, "mark", overwrite=False)),
         "model bundle": as_files(("bundle.json",), ModelBundle.load),
-        "part of an export": as_files((PART,), lambda folder: write_part(part_of(folder / PART))),
+        "part of an export": as_files((PART,), lambda folder: write_shard(shard_of(folder / PART))),
         "cryosparc project": as_files(cryosparc, all_jobs),
         "relion project": as_files(relion, all_jobs),
     }

@@ -1,6 +1,6 @@
-"""Picking in parts: some micrographs at a time, each part's picks complete or absent on disk.
+"""Picking in shards: some micrographs at a time, each shard's picks complete or absent on disk.
 
-So parts can be picked at the same time on several machines, and a second run picks only what is missing. What a part
+So shards can be picked at the same time on several machines, and a second run picks only what is missing. What a shard
 left is a small database of one entry; its name holds a mark of what went in, so that picks of another model, of other
 settings or of changed micrographs are never taken for those that are asked for.
 """
@@ -27,7 +27,7 @@ from cryoflow.storage.safe_names import safe_name
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Some micrographs to pick, the folder that the picker works in, and the one that its picks go to."""
 
     to_pick: PickSet
@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Picking:
-    """What all parts share: the picker, its trained model, and how it picks."""
+    """What all shards share: the picker, its trained model, and how it picks."""
 
     picker: str
     model: Path
@@ -45,7 +45,7 @@ class Picking:
     threshold: float | None = None
 
 
-def part_of_entry(picks: PickSet, first: int, last: int) -> PickSet:
+def shard_of_entry(picks: PickSet, first: int, last: int) -> PickSet:
     """Rows `first` to `last` (not included) of an entry's micrographs, to be picked anew: without its picks."""
     empty = picks.picks.iloc[:0].reset_index(drop=True)
     return replace(picks, micrographs=picks.micrographs.iloc[first:last].reset_index(drop=True), picks=empty)
@@ -57,7 +57,7 @@ def micrograph_files(paths: Sequence[Path]) -> list[Path]:
     return sorted(files)
 
 
-def part_of_files(paths: Sequence[Path], first: int, last: int, *, pixel_size_A: float | None = None) -> PickSet:
+def shard_of_files(paths: Sequence[Path], first: int, last: int, *, pixel_size_A: float | None = None) -> PickSet:
     """Files `first` to `last` (not included) of `micrograph_files`; names and project are those of all of them."""
     files = micrograph_files(paths)
     if not files[first:last]:
@@ -68,22 +68,22 @@ def part_of_files(paths: Sequence[Path], first: int, last: int, *, pixel_size_A:
     return PickSet.build(replace(some.provenance, project=folder), table, some.picks)
 
 
-def part(picking: Picking, to_pick: PickSet, folder: Path) -> Part:
-    """A part whose files lie in `folder`."""
+def shard(picking: Picking, to_pick: PickSet, folder: Path) -> Shard:
+    """A shard whose files lie in `folder`."""
     first = str(to_pick.micrographs["name"].iloc[0])
     stem = safe_name(f"{to_pick.provenance.project_name}-{Path(first).stem}", longest=60)
     name = f"{stem}-{_mark(picking, to_pick)}"
-    return Part(to_pick, folder / "work" / name, folder / "picked" / name)
+    return Shard(to_pick, folder / "work" / name, folder / "picked" / name)
 
 
-def pick_part(picking: Picking, part: Part, executor: Executor, *, on_line: OnLine | None = None) -> PickSet:
-    """Pick one part, unless its picks are there already; they are its answer."""
-    if not part.done.is_dir():
+def pick_shard(picking: Picking, shard: Shard, executor: Executor, *, on_line: OnLine | None = None) -> PickSet:
+    """Pick one shard, unless its picks are there already; they are its answer."""
+    if not shard.done.is_dir():
         picked = pick(
             picking.picker,
             picking.model,
-            [part.to_pick],
-            part.work,
+            [shard.to_pick],
+            shard.work,
             executor,
             name=picking.picker,
             diameter_A=picking.diameter_A,
@@ -91,19 +91,19 @@ def pick_part(picking: Picking, part: Part, executor: Executor, *, on_line: OnLi
             overwrite=True,
             on_line=on_line,
         )
-        with replacing_folder(part.done) as hidden:
+        with replacing_folder(shard.done) as hidden:
             Database(hidden).add(*picked.picksets)
-    database = Database(part.done)
+    database = Database(shard.done)
     entries = database.entries()
     if len(entries) != 1:
-        raise BadInput(part.done, "is not what picking a part leaves.", "Remove it, and run the same again.")
+        raise BadInput(shard.done, "is not what picking a shard leaves.", "Remove it, and run the same again.")
     return database.load(entries[0])
 
 
-def gather(parts: Sequence[PickSet]) -> list[PickSet]:
-    """The picks of all parts, one set a project. A micrograph that is in two parts has the picks of the first."""
+def gather(shards: Sequence[PickSet]) -> list[PickSet]:
+    """The picks of all shards, one set a project. A micrograph that is in two shards has the picks of the first."""
     projects: dict[tuple[Path, str], list[PickSet]] = {}
-    for each in parts:
+    for each in shards:
         projects.setdefault((each.provenance.project, each.provenance.project_name), []).append(each)
     return [_joined(of_project) for of_project in projects.values()]
 
@@ -114,33 +114,35 @@ def diameter_of_training(folder: Path) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def _joined(parts: Sequence[PickSet]) -> PickSet:
-    micrographs = pd.concat([p.micrographs for p in parts], ignore_index=True)
-    starts = np.cumsum([0, *(len(p.micrographs) for p in parts)])
-    tables = [p.picks.assign(micrograph=p.picks["micrograph"] + start) for p, start in zip(parts, starts, strict=False)]
+def _joined(shards: Sequence[PickSet]) -> PickSet:
+    micrographs = pd.concat([p.micrographs for p in shards], ignore_index=True)
+    starts = np.cumsum([0, *(len(p.micrographs) for p in shards)])
+    tables = [
+        p.picks.assign(micrograph=p.picks["micrograph"] + start) for p, start in zip(shards, starts, strict=False)
+    ]
     picks = pd.concat(tables, ignore_index=True)
     new = (~micrographs["name"].duplicated()).to_numpy()
     row = np.cumsum(new) - 1
     of_new = new[picks["micrograph"].to_numpy()]
     picks = picks[of_new].assign(micrograph=row[picks["micrograph"].to_numpy()[of_new]].astype(np.int32))
     counts: dict[str, int] = {}
-    for name, number in ((n, c) for p in parts for n, c in p.counts.items()):
+    for name, number in ((n, c) for p in shards for n, c in p.counts.items()):
         counts[name] = counts.get(name, 0) + number
-    sources = tuple(source for p in parts for source in p.provenance.sources)
+    sources = tuple(source for p in shards for source in p.provenance.sources)
     return PickSet.build(
-        replace(parts[0].provenance, sources=sources),
+        replace(shards[0].provenance, sources=sources),
         micrographs[new].reset_index(drop=True),
         picks.reset_index(drop=True),
-        box_px=parts[0].box_px,
-        diameter_A=parts[0].diameter_A,
-        score_kind=parts[0].score_kind,
+        box_px=shards[0].box_px,
+        diameter_A=shards[0].diameter_A,
+        score_kind=shards[0].score_kind,
         counts=counts,
-        notes=tuple(dict.fromkeys(note for p in parts for note in p.notes)),
+        notes=tuple(dict.fromkeys(note for p in shards for note in p.notes)),
     )
 
 
 def _mark(picking: Picking, to_pick: PickSet) -> str:
-    """Short hash of what decides a part's picks: model, settings, and the images' sizes and times."""
+    """Short hash of what decides a shard's picks: model, settings, and the images' sizes and times."""
     found = Fingerprint(16)
     model = _state(str(picking.model))
     found.add(repr((picking.picker, model, picking.diameter_A, picking.threshold, to_pick.diameter_A)))

@@ -20,7 +20,7 @@ from cryoflow.pickers.running.preflight import problems_of, said
 from cryoflow.pickers.training_sets import contents, export_shards, manifest
 from cryoflow.pickers.training_sets.contents import Change
 from cryoflow.pickers.training_sets.derived_settings import Setting, Settings
-from cryoflow.pickers.training_sets.export_shards import Part
+from cryoflow.pickers.training_sets.export_shards import Shard
 from cryoflow.pickers.training_sets.links import LINK_AS, read_any, why_convert
 from cryoflow.pickers.training_sets.readme import write_readme
 from cryoflow.pickers.training_sets.split import Fractions
@@ -147,10 +147,10 @@ def cut_export(
     split: Fractions = Fractions(),  # noqa: B008
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
-) -> tuple[Part, ...]:
-    """Cut an export into parts of so many micrographs, for `export_shards.write_part`; `export` then gathers them.
+) -> tuple[Shard, ...]:
+    """Cut an export into shards of so many micrographs, for `export_shards.write_shard`; `export` then gathers them.
 
-    There are none where one part is enough, where the picker gets tables only, and where this export is there already.
+    There are none where one shard is enough, where the picker gets tables only, and where this export is there already.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def write_set(
             _write(target, training, output, folder, derived, made_with, for_picking=for_picking)
             if there is not None:
                 restored = tuple(contents.restore(folder, output))
-    export_shards.remove_parts(output)
+    export_shards.remove_shards(output)
     for skipped in training.skipped:
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
     if restored:

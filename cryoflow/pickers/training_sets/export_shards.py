@@ -1,9 +1,9 @@
-"""An export in parts: the files of some micrographs at a time, each part complete or absent on disk.
+"""An export in shards: the files of some micrographs at a time, each shard complete or absent on disk.
 
-Split, names and settings are decided over the whole set. Then a part is a file that holds all that its micrographs'
-files follow from, and later a folder of those files beside it. Both lie in a hidden folder beside the export, and their
-name holds a mark of what went in: parts of other picks, of other settings or of micrographs that have changed since are
-never taken. So parts can be written at the same time on several machines, and a second run writes only what is missing.
+Split, names and settings are derived over the whole set. A shard is first a file with everything needed to write its
+micrographs' files, except the pixels, and later a folder of those files beside it. Both lie in a hidden folder beside
+the export. Their names contain a fingerprint, so that shards of other picks, other settings or changed micrographs are
+never used. Shards can be written at the same time on several machines, and a second run writes only missing ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy.typing as npt
 import pandas as pd
 
 import cryoflow
-from cryoflow import shards
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets.side_by_side import several
 from cryoflow.pickers.training_sets.training_set import OF_SHARDS, TrainingSet
+from cryoflow.shards import cut as cut_ranges
 from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file, remove, remove_folder, replacing_folder, take_over, write_atomically
 from cryoflow.storage.fingerprints import Fingerprint, state_of
@@ -38,7 +38,7 @@ _ENDING = ".cryoflow-parts"
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Rows `first` to `last` (not included) of a training set, and the file that says how to write their files."""
 
     first: int
@@ -56,71 +56,71 @@ class Part:
         return self.file.parent.name.removeprefix(".").removesuffix(_ENDING)
 
 
-def part_of(file: Path) -> Part:
-    """The part that a file stands for.
+def shard_of(file: Path) -> Shard:
+    """The shard that a file stands for.
 
     Raises
     ------
     BadInput
-        Where its name is not that of a part.
+        Where its name is not that of a shard.
     """
     if (match := _NAME.fullmatch(file.name)) is None:
-        raise BadInput(file, "is no part of an export.", "Run the export again: it cuts itself.")
-    return Part(int(match["first"]), int(match["last"]), file)
+        raise BadInput(file, "is no shard of an export.", "Run the export again: it cuts itself.")
+    return Shard(int(match["first"]), int(match["last"]), file)
 
 
-def folder_of_parts(output: Path) -> Path:
-    """Where the parts of an export lie: on the same disk as the export will."""
+def folder_of_shards(output: Path) -> Path:
+    """Where the shards of an export lie: on the same disk as the export will."""
     output = Path(os.path.realpath(output)) if output.is_symlink() else output
     return output.with_name(f".{output.name}{_ENDING}")
 
 
-def parts_in(output: Path) -> list[Part]:
-    """The parts that an export was cut into, in the order of their micrographs, whether they still hold or not."""
-    folder = folder_of_parts(output)
+def shards_in(output: Path) -> list[Shard]:
+    """The shards that an export was cut into, in the order of their micrographs, whether they still hold or not."""
+    folder = folder_of_shards(output)
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    return [part_of(folder / name) for name in names if _NAME.fullmatch(name)]
+    return [shard_of(folder / name) for name in names if _NAME.fullmatch(name)]
 
 
-def cut(target: Picker, training: TrainingSet, output: Path, settings: Mapping[str, str], n: int) -> tuple[Part, ...]:
-    """Cut an export into parts of `n` micrographs and write the file of each; those that are there stay.
+def cut(target: Picker, training: TrainingSet, output: Path, settings: Mapping[str, str], n: int) -> tuple[Shard, ...]:
+    """Cut an export into shards of `n` micrographs and write the file of each; those that are there stay.
 
-    Parts of another content are removed. Nothing is cut where one part is enough.
+    Shards of another content are removed. Nothing is cut if one shard is enough.
     """
     total = len(training.micrographs)
-    parts: list[Part] = []
-    folder = folder_of_parts(output)
+    found: list[Shard] = []
+    folder = folder_of_shards(output)
     if target.writes_micrographs and total > n:
-        for first, last in shards.cut(total, n):
+        for first, last in cut_ranges(total, n):
             content = _content(target, training.shard(first, last), settings)
-            part = Part(first, last, folder / f"{_name(first, last, content)}.npz")
-            if not is_file(part.file):
+            shard = Shard(first, last, folder / f"{_name(first, last, content)}.npz")
+            if not is_file(shard.file):
                 archive = io.BytesIO()
                 np.savez(archive, **content)  # type: ignore[arg-type]  # of its own keyword
-                write_atomically(part.file, archive.getvalue())
-            parts.append(part)
-    known = {part.file for part in parts}
-    for old in parts_in(output):
+                write_atomically(shard.file, archive.getvalue())
+            found.append(shard)
+    known = {shard.file for shard in found}
+    for old in shards_in(output):
         if old.file not in known:
             remove_folder(old.done)
             remove(old.file)
-    return tuple(parts)
+    return tuple(found)
 
 
-def write_part(part: Part) -> None:
-    """Write the files of one part, unless they are there.
+def write_shard(shard: Shard) -> None:
+    """Write the files of one shard, unless they are there.
 
     Raises
     ------
     BadInput
-        Where its file cannot be read, or files of micrographs cannot be made: the part is absent then.
+        Where its file cannot be read, or files of micrographs cannot be made: the shard is absent then.
     """
-    if not part.done.is_dir():
-        _complete(part, *_read(part.file))
+    if not shard.done.is_dir():
+        _complete(shard, *_read(shard.file))
 
 
 def write_all(target: Picker, training: TrainingSet, output: Path, folder: Path, settings: Mapping[str, str]) -> None:
-    """Write the files of all micrographs of an export into `folder`, or take over those of its parts that are done.
+    """Write the files of all micrographs of an export into `folder`, or take over those of its shards that are done.
 
     Parts that are not done are written first, each complete or absent.
 
@@ -134,32 +134,32 @@ def write_all(target: Picker, training: TrainingSet, output: Path, folder: Path,
     failed: list[BadInput] = []
     covered = 0
     rest: list[tuple[int, int]] = []
-    parts = list(_that_hold(target, training, output, settings))
-    for part in parts:
-        rest += [(covered, part.first)] if part.first > covered else []
-        covered = part.last
+    complete = list(_that_hold(target, training, output, settings))
+    for shard in complete:
+        rest += [(covered, shard.first)] if shard.first > covered else []
+        covered = shard.last
         try:
-            _complete(part, target, training.shard(part.first, part.last), settings)
+            _complete(shard, target, training.shard(shard.first, shard.last), settings)
         except NotWritten:
             raise
         except BadInput as error:
             failed.append(error)
     if failed:
-        raise failed[0] if len(failed) == 1 else several(failed, f"{len(failed)} of {len(parts)} parts")
-    for part in parts:
-        take_over(part.done, folder)
+        raise failed[0] if len(failed) == 1 else several(failed, f"{len(failed)} of {len(complete)} shards")
+    for shard in complete:
+        take_over(shard.done, folder)
     for first, last in [*rest, (covered, len(training.micrographs))]:
         _write_rows(target, training, first, last, folder, settings)
 
 
-def remove_parts(output: Path) -> None:
-    """Remove the parts of an export, once it stands."""
-    remove_folder(folder_of_parts(output))
+def remove_shards(output: Path) -> None:
+    """Remove the shards of an export, once it stands."""
+    remove_folder(folder_of_shards(output))
 
 
-def _complete(part: Part, target: Picker, some: TrainingSet, settings: Mapping[str, str]) -> None:
-    if not part.done.is_dir():
-        with replacing_folder(part.done) as hidden:
+def _complete(shard: Shard, target: Picker, some: TrainingSet, settings: Mapping[str, str]) -> None:
+    if not shard.done.is_dir():
+        with replacing_folder(shard.done) as hidden:
             target.write_micrographs(some, hidden, settings)
 
 
@@ -179,15 +179,15 @@ def _write_rows(
         raise failed[0] if len(failed) == 1 else several(failed, "micrographs")
 
 
-def _that_hold(target: Picker, training: TrainingSet, output: Path, settings: Mapping[str, str]) -> Iterator[Part]:
+def _that_hold(target: Picker, training: TrainingSet, output: Path, settings: Mapping[str, str]) -> Iterator[Shard]:
     """Parts on disk that are of this very export, none over another."""
     covered = 0
-    for part in parts_in(output):
-        if part.first >= covered and part.last <= len(training.micrographs):
-            content = _content(target, training.shard(part.first, part.last), settings)
-            if part.file.stem == _name(part.first, part.last, content):
-                covered = part.last
-                yield part
+    for shard in shards_in(output):
+        if shard.first >= covered and shard.last <= len(training.micrographs):
+            content = _content(target, training.shard(shard.first, shard.last), settings)
+            if shard.file.stem == _name(shard.first, shard.last, content):
+                covered = shard.last
+                yield shard
 
 
 def _content(target: Picker, some: TrainingSet, settings: Mapping[str, str]) -> Content:
@@ -216,7 +216,7 @@ def _name(first: int, last: int, content: Content) -> str:
 
 
 def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
-    """A part's file: the picker, the micrographs, and the settings."""
+    """A shard's file: the picker, the micrographs, and the settings."""
     try:
         content = inputs.read_npz(file)
         _, name, settings = json.loads(str(content["made"][0]))
@@ -228,7 +228,7 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
         }
         micrographs = tables["micrographs"].astype(OF_SHARDS)
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise BadInput(file, f"is no part of an export ({error}).", "Run the same again.") from error
+        raise BadInput(file, f"is no shard of an export ({error}).", "Run the same again.") from error
     return (
         picker(name),
         TrainingSet(micrographs, tables["picks"], (), (), not_positive=tables["not_positive"]),
