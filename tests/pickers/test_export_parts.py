@@ -194,7 +194,7 @@ def test_a_damaged_part_is_told_and_gathering_does_without_it(entries: list[Pick
     part = shards_in(output)[0]
     for damage in (b"", b"PK\3\4 no archive", part.file.read_bytes()[:-200]):
         part.file.write_bytes(damage)
-        with pytest.raises(BadInput, match="is no part of an export"):
+        with pytest.raises(BadInput, match="is no shard of an export"):
             write_shard(part)
     assert export("topaz", entries, output, split=SPLIT).n_micrographs == 9
 
