@@ -270,7 +270,7 @@ def test_progress_goes_to_stderr_and_not_at_all_when_quiet(capsys: pytest.Captur
 
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:
-    command = f"{sys.executable} -m cryoflow settings --json | head -c 1"
+    command = f"{sys.executable} -m cryoflow settings --json --quiet | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout == "["
     assert done.stderr == ""
