@@ -105,12 +105,15 @@ def problems_of_labels(
         if not empty_files and not label.stat().st_size:
             yield f"{label.name} is empty"
         try:
-            table = read_file(label).frame()
+            picks = read_file(label)
         except BadInput as error:
             yield str(error)
             continue
+        table = picks.frame()
         if len(table) == 0:
             continue
+        if label.suffix == ".box" and picks.box_px is None:
+            yield f"{label.name} has boxes without a size"
         centers_xy = table[["x_px", "y_px"]].to_numpy(np.float64)
         if not ((centers_xy >= -0.5) & ~(centers_xy > shapes.loc[label.stem].to_numpy())).all():
             yield f"{label.name} has boxes outside its micrograph"
