@@ -58,6 +58,7 @@ def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: Argumen
     from cryoflow.settings.find import nothing_is_set
 
     if nothing_is_set():  # to load and check them takes a fifth of a second
+        log.info("settings file: none")
         return
     from cryoflow.settings.load import load_settings
 

@@ -179,6 +179,8 @@ def restore(fresh: Path, folder: Path) -> list[Change]:
         old, new = folder / change.path, fresh / change.path
         _make_way(folder, old)
         if new.is_symlink():
+            if old.exists() and not old.is_symlink():
+                old.unlink()  # an empty file: `_make_way` keeps all others
             link(old, new.readlink())
         elif new.is_dir():
             old.mkdir(parents=True, exist_ok=True)
