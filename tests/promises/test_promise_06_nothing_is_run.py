@@ -24,6 +24,7 @@ from cryoflow.formats.cs import read_cs, read_cs_header
 from cryoflow.formats.pick_tables import read_file
 from cryoflow.projects.tables import read_table_of_picks
 from cryoflow.storage.fingerprints import checksum
+from cryoflow.storage.sealing import sealed
 from cryoflow.unpicker.bundle import DESCRIPTION, WEIGHTS, ModelBundle
 
 ROOT = Path(cryoflow.__file__).parent.parent
@@ -55,7 +56,9 @@ FORBIDDEN_CALLS = {
 }
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "imp", "runpy", "code"}
 DYNAMIC_IMPORTS = {
+    "cryoflow/__init__.py": "its own public names, by its own table",
     "cryoflow/cluster/deployments.py": "the flows of its own table of stages",
+    "cryoflow/formats/pick_tables/__init__.py": "modules of its own package",
     "cryoflow/cluster/probe.py": "what an image should hold, by the names of its own list",
     "cryoflow/ingest/__init__.py": "modules of its own package, by the names of its own table",
     "cryoflow/simulate/__init__.py": "modules of its own package, by the names of its own table",
@@ -181,10 +184,16 @@ def with_weights(folder: Path, content: bytes) -> Path:
     """A bundle whose weights are other bytes, with a checksum that fits: made by somebody who knows the format."""
     small_bundle().save(folder)
     (folder / WEIGHTS).write_bytes(content)
-    description = json.loads((folder / DESCRIPTION).read_text())
-    description["checksums"][WEIGHTS] = checksum(folder / WEIGHTS)
-    (folder / DESCRIPTION).write_text(json.dumps(description))
+    sums = json.loads((folder / DESCRIPTION).read_text())["checksums"]
+    describe(folder, {"checksums": sums | {WEIGHTS: checksum(folder / WEIGHTS)}})
     return folder
+
+
+def describe(folder: Path, changes: dict[str, object]) -> None:
+    """Change the description of a bundle, and seal it again as somebody does who knows the format."""
+    record = json.loads((folder / DESCRIPTION).read_text()) | changes
+    del record["checksum"]
+    (folder / DESCRIPTION).write_text(sealed(record))
 
 
 def test_a_model_with_pickled_arrays_or_a_bare_pickle_is_refused(tmp_path: Path) -> None:
@@ -215,10 +224,8 @@ def test_a_model_that_names_a_class_a_lambda_or_another_folder_is_refused(tmp_pa
     ):
         folder = tmp_path / str(number)
         small_bundle().save(folder)
-        description = json.loads((folder / DESCRIPTION).read_text()) | change
-        if "checksums" in change:
-            description["checksums"] = json.loads((folder / DESCRIPTION).read_text())["checksums"] | change["checksums"]
-        (folder / DESCRIPTION).write_text(json.dumps(description))
+        sums = json.loads((folder / DESCRIPTION).read_text())["checksums"]
+        describe(folder, change | ({"checksums": sums | change["checksums"]} if "checksums" in change else {}))
         with pytest.raises(BadInput, match="leads outside" if "checksums" in change else None):
             assert ModelBundle.load(folder).network
     assert not list(tmp_path.rglob("sang"))
@@ -244,8 +251,7 @@ def test_weights_that_claim_more_than_there_is_are_refused(tmp_path: Path) -> No
 
 def test_a_model_whose_description_vouches_for_nothing_is_refused(tmp_path: Path) -> None:
     small_bundle().save(tmp_path / "m")
-    description = json.loads((tmp_path / "m" / DESCRIPTION).read_text())
-    (tmp_path / "m" / DESCRIPTION).write_text(json.dumps(description | {"checksums": {}}))
+    describe(tmp_path / "m", {"checksums": {}})
     with pytest.raises(BadInput, match="was changed"):
         ModelBundle.load(tmp_path / "m")
 
