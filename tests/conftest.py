@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -36,6 +37,15 @@ def _no_setting_is_left_behind() -> Iterator[None]:
         del os.environ[name]
     os.environ.update(before)
     assert left == before
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_as_in_a_new_process() -> Iterator[None]:
+    """Commands that a test runs in this process set up logging; the next test must not inherit it."""
+    logger = logging.getLogger("cryoflow")
+    before = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
+from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.star import read_blocks, read_table, write_star
 from cryoflow.micrographs.image import read_micrograph
 from cryoflow.picks import PickSet
@@ -638,9 +638,9 @@ def test_no_number_in_any_column_of_particles_makes_more_than_a_pick_that_is_cou
             assert len(pickset) + sum(pickset.counts.values()) == 48
 
 
-def test_a_missing_micrograph_name_is_missing_metadata(tmp_path: Path, blots) -> None:
+def test_a_job_whose_particles_name_no_micrograph_is_unreadable(tmp_path: Path, blots) -> None:
     folder = write_relion_project(tmp_path / "P1", blots)
     path = folder / "Refine3D/job011/run_data.star"
     path.write_text(path.read_text().replace("_rlnMicrographName", "_rlnOther"))
-    with pytest.raises(MissingMetadata, match="which micrograph"):
+    with pytest.raises(BadInput, match="which micrograph"):
         read_job(jobs_of(folder)["Refine3D"])
