@@ -255,7 +255,7 @@ class UnpickParameters(PickSource):
     recall: Probability | None = None
     """Keep the fewest picks that hold this estimated share of the particles."""
     keep: Count | None = None
-    """Keep this number of picks of each project, the best ones."""
+    """Keep this number of picks of each project, the best ones; picks of one probability stay together."""
     doubtful: Annotated[bool, Option(form=False)] = False
     """Also write the doubtful picks: an entry or STAR files of their own, for a person to look at."""
     orientations: Orientations = 1
