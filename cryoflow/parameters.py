@@ -250,11 +250,15 @@ class Parameters:
         return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the values that a form has, as JSON has them."""
+        """Return the values that a form has, as JSON has them.
+
+        None is left out where it is the default: forms have no null for a field that may be left out.
+        """
         from pydantic_core import to_jsonable_python
 
-        offered = [f.name for f in fields_of(type(self)) if f.option.form is not False]
-        return {name: to_jsonable_python(getattr(self, name)) for name in offered}
+        offered = [f for f in fields_of(type(self)) if f.option.form is not False]
+        values = {f.name: to_jsonable_python(getattr(self, f.name)) for f in offered}
+        return {f.name: values[f.name] for f in offered if values[f.name] is not None or f.default is not None}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, handler: Any) -> Any:

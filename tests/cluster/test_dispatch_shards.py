@@ -234,7 +234,7 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
     from cryoflow.cluster import dispatch
 
     class Parent:
-        id = str(uuid.uuid4())
+        id = root_flow_run_id = str(uuid.uuid4())
 
     monkeypatch.setattr(dispatch, "this_run", Parent)
     first = dict(enumerate([cluster.complete, cluster.fail, cluster.ignore]))

@@ -133,7 +133,7 @@ def test_a_run_is_launched_through_the_page_by_filling_in_its_form(site: LivingS
         page.click(shown("ingest (slurm)"))
         page.click(shown("Run"))
         page.click(shown("Custom run"))
-        page.wait_for("document.body.innerText.includes('folder of the text database')")
+        page.wait_for("document.body.innerText.includes('Folder of the text database')")
         page.click("[...document.querySelectorAll('button')].find(e => e.innerText.trim() === 'Add item')")
         roots, folder = (f"document.querySelectorAll('textarea')[{i}]" for i in (0, 1))
         page.type_into(roots, str(site.folder / "projects" / "CS-large"))
@@ -189,7 +189,7 @@ def test_the_pipeline_leaves_all_it_promises(site: LivingSite, rows: tuple[Trace
 def test_each_stage_and_shard_is_a_job_of_its_own_on_the_partition_of_its_class(rows: tuple[TraceRow, ...]) -> None:
     stages = [row.stage for row in rows]
     assert sorted(stages) == [
-        *("cut export", "cut export", "evaluate", "ingest", "ingest", "ingest", "score", "score", "report"),
+        *("cut export", "cut export", "evaluate", "ingest", "ingest", "ingest", "report", "score", "score"),
         *("train unpicker", "unpick", *["write part"] * 4, "write training set", "write training set"),
     ]
     assert len({row.slurm_job for row in rows}) == len(rows)

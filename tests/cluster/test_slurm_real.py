@@ -198,6 +198,6 @@ def test_shards_that_ran_out_of_memory_or_time_succeed_with_twice_as_much_and_a_
         assert (done[name].state, done[name].attempts) == ("Completed", 2), done[name]
         words = ["sacct", "-nPX", "-j", done[name].slurm_job, "-o", "ReqMem,Timelimit"]
         asked[name] = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    assert asked == {"out of memory": "1229M|00:01:00", "out of time": "615M|00:02:00"}
+    assert asked == {"out of memory": "1230M|00:01:00", "out of time": "615M|00:02:00"}
     assert (done["broken"].state, done["broken"].attempts) == ("Failed", 1)
     assert "the file x.star is broken" in done["broken"].message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def run_stages(stage: object, parameters: Sequence[BaseModel]) -> None:
         for each in parameters:
             seen.append(str(stage.name))  # type: ignore[attr-defined]
-            stage(type(each).model_validate_json(each.model_dump_json()))  # type: ignore[operator]
+            stage(type(each).from_values(json.loads(json.dumps(each.to_json()))))  # type: ignore[operator]
 
     for module in ("flows.export", "flows.export_parts"):
         monkeypatch.setattr(f"{module}.dispatches", lambda: True)

@@ -155,7 +155,7 @@ def test_an_entry_against_itself_has_full_precision_and_recall(whole: PipelinePa
 
 
 def test_an_export_without_any_sound_entry_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no project has an entry to train from"):
+    with pytest.raises(BadInput, match="no entry to train from"):
         export(ExportParameters(picker="topaz", database=tmp_path / "DB", output=tmp_path / "out"))
 
 

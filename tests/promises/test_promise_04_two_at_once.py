@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -182,27 +183,30 @@ def test_a_set_that_is_moved_aside_while_it_is_looked_at_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another export is between its two renames just then: what stands there is still cryoflow's."""
-    from cryoflow.pickers.training_sets import manifest
+    from cryoflow.pickers.training_sets import contents
 
     entries = [make_entry(tmp_path, f"P{i}", n=2, seed=i) for i in range(2)]
     output = tmp_path / "set"
     export("topaz", entries[:1], output, diameter_A=DIAMETER_A)
-    is_manifest = manifest.is_manifest
+    read_contents = contents.read_contents
     looks = []
 
-    def looked(path: Path) -> bool:
-        looks.append(path)
+    def looked(folder: Path) -> contents.Contents | None:
+        looks.append(folder)
         if len(looks) > 1:
-            return is_manifest(path)
+            return read_contents(folder)
         output.rename(tmp_path / "aside")
-        seen = is_manifest(path)
+        (tmp_path / "aside" / "manifest.tsv").rename(tmp_path / "kept.tsv")
+        seen = read_contents(folder)
         (tmp_path / "aside").rename(output)
+        threading.Timer(0.05, (tmp_path / "kept.tsv").rename, [output / "manifest.tsv"]).start()
         return seen
 
-    monkeypatch.setattr(manifest, "is_manifest", looked)
+    monkeypatch.setattr(contents, "read_contents", looked)
     export("topaz", entries[1:], output, diameter_A=DIAMETER_A, overwrite=True)
-    assert len(looks) == 2
+    assert len(looks) >= 2
     (output / "manifest.tsv").unlink()
+    (output / contents.NAME).unlink()
     with pytest.raises(BadInput, match="cryoflow did not write it"):
         export("topaz", entries[1:], output, diameter_A=DIAMETER_A, overwrite=True)
 

@@ -91,9 +91,9 @@ class FilePicks:
         """The picks as columns `name` (None where the file's own name says it), `x_px`, `y_px`, `score` and `uid`."""
         import pandas as pd
 
-        columns: dict[str, object] = {"name": self.micrographs, "x_px": self.x_px, "y_px": self.y_px}
-        if self.micrographs is None:
-            columns["name"] = np.full(len(self), None, object)
+        # object: pandas' own type for text refuses names that are not UTF-8
+        names = pd.Series(self.micrographs if self.micrographs is not None else [None] * len(self), dtype=object)
+        columns: dict[str, object] = {"name": names, "x_px": self.x_px, "y_px": self.y_px}
         columns |= {name: value for name in ("score", "uid") if (value := getattr(self, name)) is not None}
         return pd.DataFrame(columns)
 
