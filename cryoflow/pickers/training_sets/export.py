@@ -198,7 +198,7 @@ def write_set(
         with replacing_folder(output) if there is None else _beside(output) as folder:
             _write(target, training, output, folder, derived, made_with, for_picking=for_picking)
             if there is not None:
-                restored = tuple(contents.restore(folder, output))
+                restored = _restored(folder, output)
     export_shards.remove_shards(output)
     for skipped in training.skipped:
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
@@ -218,6 +218,14 @@ def write_set(
         reused=there is not None,
         restored=restored,
     )
+
+
+def _restored(folder: Path, output: Path) -> tuple[Change, ...]:
+    """Restore an export from a fresh copy; another run may put its own export there at the same time."""
+    try:
+        return tuple(contents.restore(folder, output))
+    except FileNotFoundError:
+        raise NotWritten(output, "was replaced by another run meanwhile.", "Run the same again.") from None
 
 
 def _write(
