@@ -467,7 +467,8 @@ def clear_errors(path: Path) -> Iterator[None]:
         if isinstance(named, str | os.PathLike):
             other = Path(named)
             # Calls relative to an open folder name the file by its last name alone.
-            is_ours = other.name == str(other) and (other.name == path.name or is_unfinished(other.name))
+            names = (path.name, aside_of(path).name)
+            is_ours = other.name == str(other) and (other.name in names or is_unfinished(other.name))
             if not is_ours and path.parent not in other.parents and other not in path.parents:
                 raise  # an input that the block reads is no failed write
         hint = _HINTS.get(error.errno or 0, "Run it again once that is mended: nothing was left half-written.")

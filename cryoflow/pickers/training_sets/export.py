@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +198,7 @@ def write_set(
         with replacing_folder(output) if there is None else _beside(output) as folder:
             _write(target, training, output, folder, derived, made_with, for_picking=for_picking)
             if there is not None:
-                restored = _restored(folder, output)
+                restored = _restored(folder, output, there)
     export_shards.remove_shards(output)
     for skipped in training.skipped:
         log.warning("%s: %s %s", skipped.entry, skipped.micrograph, skipped.reason)
@@ -220,12 +220,15 @@ def write_set(
     )
 
 
-def _restored(folder: Path, output: Path) -> tuple[Change, ...]:
-    """Restore an export from a fresh copy; another run may put its own export there at the same time."""
+def _restored(folder: Path, output: Path, there: _Existing) -> tuple[Change, ...]:
+    """Restore an export from a fresh copy, unless another run has put its own export there since the check."""
+    replaced = NotWritten(output, "was replaced by another run meanwhile.", "Run the same again.")
+    if _which(output) != there.which:
+        raise replaced
     try:
         return tuple(contents.restore(folder, output))
     except FileNotFoundError:
-        raise NotWritten(output, "was replaced by another run meanwhile.", "Run the same again.") from None
+        raise replaced from None
 
 
 def _write(
@@ -346,6 +349,8 @@ class _Existing:
 
     settings: tuple[Setting, ...]
     damaged: bool
+    which: tuple[int, int] | None = None
+    """What `_which` returned for the folder that was checked."""
 
 
 def _existing(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
@@ -356,7 +361,9 @@ def _existing(target: Picker, output: Path, made_with: str, *, overwrite: bool) 
     for _ in range(9):
         before = _which(output)
         try:
-            return _existing_or_refused(target, output, made_with, overwrite=overwrite)
+            there = _existing_or_refused(target, output, made_with, overwrite=overwrite)
+            if there is None or not there.damaged or _which(output) == before:
+                return there and replace(there, which=before)
         except (BadInput, OSError):
             if _which(output) == before:
                 raise
