@@ -231,10 +231,16 @@ def test_no_more_shards_run_at_the_same_time_than_the_site_allows(
 def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
     from cryoflow.cluster import dispatch
 
+    with get_client(sync_client=True) as client:
+        parent = client.create_flow_run(flow(lambda: None, name="parent"))
+
     class Parent:
-        id = root_flow_run_id = str(uuid.uuid4())
+        id = root_flow_run_id = str(parent.id)
 
     monkeypatch.setattr(dispatch, "this_run", Parent)
     first = dict(enumerate([cluster.complete, cluster.fail, cluster.ignore]))
