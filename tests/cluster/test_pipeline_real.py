@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -126,6 +127,7 @@ def simulate(folder: Path) -> None:
 @pytest.mark.browser
 def test_a_run_is_launched_through_the_page_by_filling_in_its_form(site: LivingSite, tmp_path: Path) -> None:
     from cryoflow.database import Database
+    from flows.demo import PROJECTS
 
     database = site.folder / "output" / "by page"
     with browser(tmp_path / "chromium") as page:
@@ -134,10 +136,10 @@ def test_a_run_is_launched_through_the_page_by_filling_in_its_form(site: LivingS
         page.click(shown("Run"))
         page.click(shown("Custom run"))
         page.wait_for("document.body.innerText.includes('Folder of the text database')")
-        page.click("[...document.querySelectorAll('button')].find(e => e.innerText.trim() === 'Add item')")
-        roots, folder = (f"document.querySelectorAll('textarea')[{i}]" for i in (0, 1))
-        page.type_into(roots, str(site.folder / "projects" / "CS-large"))
-        page.type_into(folder, str(database))
+        fields = "[...document.querySelectorAll('textarea')]"
+        offered = f"{fields}.map(e => e.value).filter(Boolean).join()"  # the roots: the site's own
+        page.wait_for(f"{offered}.includes({json.dumps(str(site.folder / 'projects'))})")
+        page.type_into(f"{fields}.find(e => !e.value)", str(database))
         page.click(shown("Submit"))
         link = "[...document.querySelectorAll('a')].find(e => e.innerText.startsWith('ingest · '))"
         page.wait_for(f"!!({link})", within_s=120)
@@ -145,7 +147,7 @@ def test_a_run_is_launched_through_the_page_by_filling_in_its_form(site: LivingS
         page.wait_for("location.href.includes('/flow-run/')")
         page.wait_for("document.body.innerText.includes('Completed')", within_s=180)
         page.wait_for("document.body.innerText.includes('SLURM job')")
-    assert {entry.project for entry in Database(database).entries()} == {"CS-large"}
+    assert {entry.project for entry in Database(database).entries()} == set(PROJECTS)
 
 
 @pytest.fixture(scope="module")
