@@ -22,7 +22,7 @@ from cryoflow.system import programs
 from cryoflow.system.doctor import Finding, server_problem
 
 REBUILD = "Build it anew: `make images`."
-SAME = ("cryoflow", "prefect")
+SAME = ("cryoflow-em", "prefect")
 """Another version of these, and a stage may not be understood by the server, or its form not by the stage."""
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 def main(asked: dict[str, list[str]]) -> dict[str, object]:
     """Answer all that is asked; whatever goes wrong is an answer too."""
     versions = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
-    ours = "cryoflow" in versions or "topaz-em" not in versions
+    ours = "cryoflow-em" in versions or "topaz-em" not in versions
     modules = ("cryoflow", "flows", "prefect", "keras", "tensorflow") if ours else ("torch", "topaz")
     return {
         "python": platform.python_version(),

@@ -23,7 +23,7 @@ HERE = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importl
 SOUND: dict[str, Any] = {
     "python": platform.python_version(),
     "user": os.getuid(),
-    "versions": {name: HERE[name] for name in ("cryoflow", "prefect", "numpy")},
+    "versions": {name: HERE[name] for name in ("cryoflow-em", "prefect", "numpy")},
     "imports": {"cryoflow": "", "tensorflow": ""},
     "gpus": [],
     "certificates": 148,
