@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import column_of_numbers, mean, read_frame
+from cryoflow.formats.pick_tables.text import column_of_numbers, mean, read_frame, required_column
 
 
 def read(path: Path) -> FilePicks:
@@ -18,8 +18,8 @@ def read(path: Path) -> FilePicks:
     frame = read_frame(path)
     return FilePicks(
         FORMAT.name,
-        column_of_numbers(path, "x-coordinate", frame["x-coordinate"]),
-        column_of_numbers(path, "y-coordinate", frame["y-coordinate"]),
+        column_of_numbers(path, "x-coordinate", required_column(path, frame, "x-coordinate")),
+        column_of_numbers(path, "y-coordinate", required_column(path, frame, "y-coordinate")),
         diameter_px=mean(column_of_numbers(path, "diameter", frame["diameter"])) if "diameter" in frame else None,
         y_is_flipped=True,
     )

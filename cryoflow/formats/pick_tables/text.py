@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,9 @@ def read_frame(path: Path) -> pd.DataFrame:
             raise OverBudget(path, f"its first line names {width} columns, and {budgets.MOST_COLUMNS} are the most.")
         if in_first_row > width:  # pandas would cut it; of later rows it says so itself
             raise BadInput(path, f"has a row of {in_first_row} values where its first line names {width} columns.")
-        with inputs.opened_table(path) as file:
+        with inputs.opened_table(path) as file, warnings.catch_warnings():
+            # pandas only warns when it drops the values of rows that are too long
+            warnings.simplefilter("error", pd.errors.ParserWarning)
             frame = pd.read_csv(
                 file,
                 sep=separator or r"\s+",
@@ -98,7 +101,7 @@ def read_frame(path: Path) -> pd.DataFrame:
                 keep_default_na=False,
                 index_col=False,
             )
-    except (ValueError, OSError, pd.errors.ParserError, csv.Error) as error:
+    except (ValueError, OSError, pd.errors.ParserError, pd.errors.ParserWarning, csv.Error) as error:
         raise BadInput(path, f"cannot be read as a table: {error}.") from error
     if short := int(frame.isna().any(axis=1).sum()):
         raise BadInput(
@@ -115,6 +118,19 @@ def _n_fields(line: str, separator: str | None) -> int:
 def column(frame: pd.DataFrame, known: Sequence[str]) -> pd.Series | None:
     """The first column that has one of the known names; None where there is none."""
     return next((frame[name] for name in known if name in frame.columns), None)
+
+
+def required_column(path: Path, frame: pd.DataFrame, name: str) -> pd.Series:
+    """Return the column `name` of a table.
+
+    Raises
+    ------
+    BadInput
+        If the table has no such column.
+    """
+    if name not in frame.columns:
+        raise BadInput(path, f"has no column `{name}`.", "Was its first line damaged?")
+    return frame[name]
 
 
 def column_of_numbers(path: Path, name: str, values: pd.Series) -> FloatArray:

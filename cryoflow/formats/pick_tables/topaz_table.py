@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import column_of_names, column_of_numbers, read_frame
+from cryoflow.formats.pick_tables.text import column_of_names, column_of_numbers, read_frame, required_column
 
 
 def read(path: Path) -> FilePicks:
@@ -14,11 +14,11 @@ def read(path: Path) -> FilePicks:
     score = column_of_numbers(path, "score", frame["score"]) if "score" in frame else None
     return FilePicks(
         FORMAT.name,
-        column_of_numbers(path, "x_coord", frame["x_coord"]),
-        column_of_numbers(path, "y_coord", frame["y_coord"]),
+        column_of_numbers(path, "x_coord", required_column(path, frame, "x_coord")),
+        column_of_numbers(path, "y_coord", required_column(path, frame, "y_coord")),
         score,
         "Topaz score" if score is not None else "",
-        micrographs=column_of_names(frame["image_name"]),
+        micrographs=column_of_names(required_column(path, frame, "image_name")),
     )
 
 

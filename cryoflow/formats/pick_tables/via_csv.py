@@ -16,7 +16,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import column_of_names, mean, read_frame
+from cryoflow.formats.pick_tables.text import column_of_names, mean, read_frame, required_column
 from cryoflow.storage.budgets import Deadline
 
 _SHAPES = "region_shape_attributes"
@@ -33,7 +33,7 @@ def read(path: Path) -> FilePicks:
     frame = read_frame(path)
     places, sizes, rows, n_unknown = [], [], [], 0
     deadline = Deadline(path, path.stat().st_size)
-    for row, text in enumerate(deadline.watch(frame[_SHAPES].tolist())):
+    for row, text in enumerate(deadline.watch(required_column(path, frame, _SHAPES).tolist())):
         text = text.strip()
         if text in ("", "{}"):
             continue  # a picture without regions
@@ -49,7 +49,7 @@ def read(path: Path) -> FilePicks:
         sizes.append(found[2])
         rows.append(row)
     xy = np.array(places, np.float64).reshape(-1, 2)
-    names = column_of_names(frame["filename"])[rows] if len(rows) else np.zeros(0, object)
+    names = column_of_names(required_column(path, frame, "filename"))[rows] if len(rows) else np.zeros(0, object)
     counts = {"unknown_shape": n_unknown} if n_unknown else {}
     diameter_px = mean(np.array(sizes, np.float64)) or None
     return FilePicks(
