@@ -92,14 +92,16 @@ def names(ability: Ability = "export") -> tuple[str, ...]:
     return tuple(name for name, each in pickers().items() if ability in each.abilities)
 
 
-def picker(name: str) -> Picker:
-    """Return one picker by name.
+def picker(name: str | Picker) -> Picker:
+    """Return one picker by name. A picker that is not installed is given as the object, and returned as it is.
 
     Raises
     ------
     BadInput
         If there is none of that name.
     """
+    if isinstance(name, Picker):
+        return name
     known = pickers()
     if name not in known:
         raise BadInput(name, "is no picker that cryoflow knows.", f"It knows: {', '.join(known)}.")

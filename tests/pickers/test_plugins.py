@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from cryoflow.database import Database
-from cryoflow.pickers.registry import GROUP, names, pickers, registry
+from cryoflow.pickers.base import Picker
+from cryoflow.pickers.registry import GROUP, names, picker, pickers, registry
 from cryoflow.picks import PickSet
 
 ROOT = Path(__file__).parents[2]
@@ -176,3 +177,12 @@ def test_every_picker_describes_itself(name: str) -> None:
     assert picker.formats
     assert all(suffix.startswith((".", "_")) for suffix in picker.suffixes)
     assert "export" in picker.abilities
+
+
+def test_a_picker_that_is_not_installed_is_given_as_the_object() -> None:
+    class Mine(Picker):
+        name = "mine"
+
+    mine = Mine()
+    assert picker(mine) is mine
+    assert "mine" not in pickers()

@@ -33,7 +33,7 @@ DUPLICATE_OF_RADIUS = 0.3
 
 
 def import_picks(
-    picker_name: str,
+    picker_name: str | Picker,
     folder: Path,
     manifest: Path | None = None,
     *,

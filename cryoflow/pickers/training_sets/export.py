@@ -78,7 +78,7 @@ class ExportResult:
 
 
 def export(
-    picker_name: str,
+    picker_name: str | Picker,
     picksets: Sequence[PickSet],
     output: Path,
     *,
@@ -96,7 +96,7 @@ def export(
     Parameters
     ----------
     picker_name
-        A name of `cryoflow.pickers.base.pickers()`.
+        A name of `cryoflow.pickers.registry.pickers()`, or a picker that is not installed.
     picksets
         The entries, whose micrographs' `path` is where their files are.
     output
