@@ -92,16 +92,18 @@ class Unpicker:
 
     @classmethod
     def load(cls, folder: str | Path) -> Unpicker:
-        """Load a model that `cryoflow unpicker train` wrote.
+        """Load a model that `cryoflow unpicker train` wrote: its folder, or `NAME` or `NAME@v0007` of the registry.
 
         Raises
         ------
         BadInput
             Where the folder holds no complete model, or one of a newer version.
         """
+        from cryoflow.models.named import find_model
         from cryoflow.unpicker.bundle import ModelBundle
 
-        return cls(ModelBundle.load(Path(folder)), Path(folder))
+        place = find_model(folder)
+        return cls(ModelBundle.load(place), place)
 
     def __repr__(self) -> str:
         return f"<Unpicker {self.folder}: diameter {self.model.diameter_A:g} A, threshold {self.model.threshold:.3f}>"

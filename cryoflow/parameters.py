@@ -492,7 +492,10 @@ OutputFolder = Annotated[
 ]
 ModelFolder = Annotated[
     Path,
-    Option(help="Folder of a trained unpicker, or of one of its checkpoints", examples=("/data/models/unpicker",)),
+    Option(
+        help="A trained unpicker: its folder, that of a checkpoint, or NAME or NAME@VERSION of the registry",
+        examples=("/data/models/unpicker", "unpicker@v0007"),
+    ),
 ]
 Roots = Annotated[
     tuple[Path, ...],

@@ -88,7 +88,8 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
 
 def held_out(model: Path, project_name: str) -> frozenset[str]:
     """Return the names of the micrographs of a project that a model kept for its test."""
+    from cryoflow.models.named import find_model
     from cryoflow.unpicker.bundle import ModelBundle
 
-    rows = ModelBundle.load(model).manifest
+    rows = ModelBundle.load(find_model(model)).manifest
     return frozenset(row.name for row in rows if row.part == "test" and row.data_set == project_name)

@@ -11,6 +11,7 @@ from cryoflow.database import Database
 from cryoflow.database.diameter import load_with_diameter
 from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput
+from cryoflow.models.named import with_model
 from cryoflow.unpicker.label import label_from_database
 from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.labeled import LabeledSet
@@ -82,6 +83,7 @@ def unpick(parameters: UnpickParameters) -> tuple[str, ...]:
 
     Micrographs are scored in shards. A shard that is done is not done again, and one that fails stops no other.
     """
+    parameters = with_model(parameters)  # one version for all shards, whatever is promoted meanwhile
     entries = parameters.entries or entries_to_clean(parameters.database_folder)
     done = [clean_entry.with_options(task_run_name=f"clean {entry}")(parameters, entry) for entry in entries]
     n_picks, n_kept = sum(c.n_picks for c in done), sum(c.n_kept for c in done)

@@ -31,8 +31,9 @@ def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
     """
     from cryoflow.detector.model import Detector
     from cryoflow.detector.pick_set import pick_set
+    from cryoflow.models.named import with_model
 
-    p = parameters
+    p = with_model(parameters)
     detector = Detector.load(p.model)
     rows: list[dict[str, object]] = []
     failed: list[BadInput] = []
@@ -85,8 +86,9 @@ def evaluate(parameters: EvaluateParameters, *, json: out.Json = False) -> int:
     from cryoflow.detector.cryoppp import evaluate_tree
     from cryoflow.detector.evaluate import evaluate_set
     from cryoflow.detector.model import Detector
+    from cryoflow.models.named import with_model
 
-    p = parameters
+    p = with_model(parameters)
     detector = Detector.load(p.model)
     if p.cryoppp is not None:
         diameters = {} if p.diameter_A is None else {f.name: p.diameter_A for f in p.cryoppp.glob("*") if f.is_dir()}
@@ -109,11 +111,12 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
     Parameters
     ----------
     model
-        Folder of a detector, or general for the one that ships.
+        Folder of a detector, NAME or NAME@VERSION of the registry, or general for the one that ships.
     """
     from cryoflow.detector.model import Detector
+    from cryoflow.models.named import find_model
 
-    detector = Detector.load(model)
+    detector = Detector.load(find_model(model))
     record: dict[str, object] = {
         "model": model,
         "fingerprint": detector.fingerprint,
@@ -137,9 +140,10 @@ def train(parameters: TrainParameters, *, json: out.Json = False) -> int:
     from cryoflow.detector.model import Detector
     from cryoflow.detector.train import TrainingOptions
     from cryoflow.detector.train import train as run
+    from cryoflow.models.named import with_model
     from cryoflow.unpicker.devices import find_devices, load_keras
 
-    p = parameters
+    p = with_model(parameters, "start")
     load_keras()
     precision = "float16" if find_devices(mixed_precision=None).mixed_precision else None
     options = TrainingOptions(

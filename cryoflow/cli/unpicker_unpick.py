@@ -26,9 +26,10 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     The model `general` is the detector that ships with cryoflow: it cleans picks of any specimen without labels.
     """
     from cryoflow.detector.model import Detector, is_detector
+    from cryoflow.models.named import with_model
     from cryoflow.unpicker.bundle import ModelBundle
 
-    p = parameters
+    p = with_model(parameters)
     if is_detector(p.model):
         if p.folder is not None:
             raise out.UsageError("a detector cleans entries of a --database; clean STAR files with an unpicker.")

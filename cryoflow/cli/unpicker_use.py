@@ -12,10 +12,11 @@ from cryoflow.unpicker.parameters import EvaluateUnpickerParameters, ModelInfoPa
 @declared
 def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) -> int:
     """Measure a model on labeled micrographs that were used for nothing else."""
+    from cryoflow.models.named import with_model
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.evaluate import evaluate as run
 
-    p = parameters
+    p = with_model(parameters)
     bundle = ModelBundle.load(p.model)
     known, bad = labeled(p, p.diameter_A or bundle.diameter_A)
     with out.progress("evaluate", len(known.micrographs)) as advance:
@@ -55,13 +56,14 @@ def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) 
 @declared
 def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
     """Name the micrographs whose cleaning by hand would teach the model most."""
+    from cryoflow.models.named import with_model
     from cryoflow.preparation.patches import require_ctf
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
     from cryoflow.unpicker.unpick import ScoredMicrograph, score
 
-    p = parameters
+    p = with_model(parameters)
     bundle = ModelBundle.load(p.model)
     found, bad = any_picks(p, p.diameter_A or bundle.diameter_A)
     require_ctf(bundle.preprocessing, found)
@@ -85,9 +87,10 @@ def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
 @declared
 def info(parameters: ModelInfoParameters, *, json: out.Json = False) -> int:
     """Describe a model: network, preprocessing, what it was trained on, how good it is."""
+    from cryoflow.models.named import find_model
     from cryoflow.unpicker.bundle import ModelBundle
 
-    b = ModelBundle.load(parameters.model)
+    b = ModelBundle.load(find_model(parameters.model))
     low, high = b.defocus_range_A
     parts = {part: [r for r in b.manifest if r.part == part] for part in ("train", "validation", "test")}
     record: dict[str, object] = {

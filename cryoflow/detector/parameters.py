@@ -35,7 +35,10 @@ ParticleDiameterA = Annotated[
 ]
 DetectorModel = Annotated[
     str,
-    Option(help="Folder of a trained detector, or general for the one that ships", examples=("general",)),
+    Option(
+        help="A detector: its folder, NAME or NAME@VERSION of the registry, or general for the one that ships",
+        examples=("general", "detector@v0007"),
+    ),
 ]
 
 

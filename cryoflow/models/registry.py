@@ -276,6 +276,10 @@ class ModelRegistry:
                 files.remove_folder(version.folder)
         return [version.label for version in removed]
 
+    def holds(self, name: str) -> bool:
+        """Return whether there is a version of a model of this name."""
+        return safe_name(name) == name and bool(self._numbers(self.root / name))
+
     def resolve(self, reference: str | Path) -> Path:
         """Return the folder of a model that a user named: a folder, `NAME` (the version in use) or `NAME@v0007`.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cryoflow import __version__
 from cryoflow.database import Database
+from cryoflow.models.named import with_model
 from cryoflow.report.execution import read_trace
 from cryoflow.report.page import write_report
 from cryoflow.report.parameters import ReportParameters
@@ -15,7 +16,7 @@ from cryoflow.unpicker.bundle import ModelBundle
 
 def report(parameters: ReportParameters) -> Path:
     """Write the report of a database as one HTML page that fetches nothing; return its path."""
-    p = parameters
+    p = with_model(parameters)
     sections = report_sections(
         Database(p.database),
         model=ModelBundle.load(p.model) if p.model else None,

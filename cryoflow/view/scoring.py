@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.models.named import find_model
 from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
@@ -62,7 +63,7 @@ class Scoring:
 
     def _run(self) -> None:
         try:
-            bundle = ModelBundle.load(self.model)
+            bundle = ModelBundle.load(find_model(self.model))
             kept = user_state_folder() / "scores" / f"{short_hash(f'{self.first.fingerprint} {bundle.mark}', 24)}.npz"
             picks, _ = picked_micrographs(self.first.picks, diameter_A=bundle.diameter_A)
             scores = self._read(kept)
