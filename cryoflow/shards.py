@@ -9,17 +9,24 @@ command line and the flows use the same ones.
 
 from __future__ import annotations
 
+import os
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.errors import BadInput, NotWritten
+from cryoflow.storage.fingerprints import Fingerprint
+
+T = TypeVar("T")
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of items done and of all items."""
 
 FINGERPRINT_DIGITS = 16
+_NAME = re.compile(rf"(?:.+-)?(?P<first>\d{{7,}})-(?P<last>\d{{7,}})-[0-9a-f]{{{FINGERPRINT_DIGITS}}}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -50,17 +57,51 @@ def cut(n_items: int, n_a_job: int, n_a_shard: int = 1) -> Iterator[tuple[int, i
         yield first, min(first + step, n_items)
 
 
+def groups(sizes: Mapping[T, int], at_least: int) -> list[tuple[T, ...]]:
+    """Return consecutive items in groups of at least a total size; the last group may be smaller.
+
+    >>> groups({"a": 3, "b": 4, "c": 1}, 5)
+    [('a', 'b'), ('c',)]
+    """
+    found: list[tuple[T, ...]] = []
+    group: list[T] = []
+    filled = 0
+    for item, size in sizes.items():
+        group.append(item)
+        filled += size
+        if filled >= at_least:
+            found.append(tuple(group))
+            group, filled = [], 0
+    return [*found, tuple(group)] if group else found
+
+
 def shard(first: int, last: int, folder: Path, stem: str, content: Iterable[object], suffix: str = "") -> Shard:
     """Return the shard whose result is named by its range and the fingerprint of what it depends on.
 
     Parameters
     ----------
+    stem
+        Start of the name; "" for none.
     content
         Values that decide the result. Buffers count by their bytes, all others by their `repr`.
     """
-    pieces = (v if isinstance(v, bytes | memoryview) else f"{v!r}\n" for v in content)
-    digits = fingerprint_of(*pieces, digits=FINGERPRINT_DIGITS)
-    return Shard(first, last, folder / f"{stem}-{first:07d}-{last:07d}-{digits}{suffix}")
+    found = Fingerprint(FINGERPRINT_DIGITS)
+    for value in content:
+        found.add(value if isinstance(value, bytes | memoryview) else f"{value!r}\n")
+    start = f"{stem}-" if stem else ""
+    return Shard(first, last, folder / f"{start}{first:07d}-{last:07d}-{found.digits}{suffix}")
+
+
+def range_of(name: str) -> tuple[int, int] | None:
+    """Return the range in the name of a result, without its suffix; None for any other name."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else (int(match["first"]), int(match["last"]))
+
+
+def in_folder(folder: Path, suffix: str = "") -> list[Path]:
+    """Return the files of a folder that are named like shards, in the order of their names."""
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    return [folder / name for name in names if name.endswith(suffix) and range_of(name.removesuffix(suffix))]
 
 
 def remaining(shards: Sequence[Shard]) -> list[Shard]:
@@ -68,8 +109,18 @@ def remaining(shards: Sequence[Shard]) -> list[Shard]:
     return [s for s in shards if not s.is_done]
 
 
-def run(shards: Sequence[Shard], do: Callable[[Shard], None], *, on_progress: OnProgress | None = None) -> None:
-    """Run the shards that are not done, one after the other.
+def unfinished(ranges: Iterable[tuple[int, int]], shards: Sequence[Shard]) -> list[tuple[int, int]]:
+    """Return the ranges in which a shard without a result begins: what is left for jobs of their own."""
+    left = {s.first for s in remaining(shards)}
+    return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
+
+
+def run(
+    shards: Sequence[Shard], do: Callable[[Shard], object], *, on_progress: OnProgress | None = None
+) -> list[BadInput]:
+    """Run the shards that are not done, one after the other, and return the errors of those that failed.
+
+    A shard that fails does not keep the others from being tried. Where nothing can be written, the rest is not tried.
 
     Parameters
     ----------
@@ -77,17 +128,29 @@ def run(shards: Sequence[Shard], do: Callable[[Shard], None], *, on_progress: On
         Writes the result of a shard, complete or not at all.
     on_progress
         Called after each shard; those that were done before count at once.
+
+    Raises
+    ------
+    NotWritten
+        Where a result cannot be written: the disk is full, or read-only.
     """
     total = sum(map(len, shards))
     left = remaining(shards)
     done = total - sum(map(len, left))
+    failed: list[BadInput] = []
     if on_progress and done:
         on_progress(done, total)
     for each in left:
-        do(each)
+        try:
+            do(each)
+        except NotWritten:
+            raise
+        except BadInput as error:
+            failed.append(error)
         done += len(each)
         if on_progress:
             on_progress(done, total)
+    return failed
 
 
 @dataclass

@@ -19,9 +19,10 @@ from cryoflow.parameters import Option, Parameters
 from cryoflow.pickers.parameters import ExportParameters
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.stages import entries_to_train_on, shards_of_export
-from cryoflow.pickers.training_sets.export_shards import shard_of, shards_in
+from cryoflow.pickers.training_sets.export_shards import output_name, plan_of, shard_of, shards_in
 from cryoflow.pickers.training_sets.export_shards import write_shard as write_files
 from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST
+from cryoflow.shards import remaining
 from flows.run_page import log, run_name
 from flows.shards import run_jobs
 
@@ -50,7 +51,7 @@ def cut_one(parameters: ExportParameters) -> None:
     """Cut one export."""
     p = parameters
     parts = shards_of_export(p)
-    log.info("%s: %d parts, of which %d are done", p.picker, len(parts), sum(part.done.is_dir() for part in parts))
+    log.info("%s: %d parts, of which %d are done", p.picker, len(parts), len(parts) - len(remaining(parts)))
 
 
 @flow(name="write part", flow_run_name=run_name("write part", lambda p: _title(p.file)))
@@ -74,10 +75,9 @@ def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, 
         return ()
     run_jobs("cut export", [Work(f"cut {p.picker}", p) for p in large])  # of one that fails the export tells why
     works = [
-        Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=part.file))
+        Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=plan_of(part)))
         for p in large
-        for part in shards_in(p.output.absolute())
-        if not part.done.is_dir()
+        for part in remaining(shards_in(p.output.absolute()))
     ]
     return run_jobs("write part", works) if works else ()
 
@@ -93,4 +93,4 @@ def _is_large(p: ExportParameters) -> bool:
 
 def _title(file: Path) -> str:
     part = shard_of(file)
-    return f"{part.output_name} {part.first}-{part.last}"
+    return f"{output_name(part)} {part.first}-{part.last}"

@@ -26,7 +26,7 @@ from cryoflow.pickers.running.pick_shards import (
     gather,
     micrograph_files,
     pick_shard,
-    shard,
+    shard_of,
     shard_of_entry,
     shard_of_files,
 )
@@ -158,7 +158,8 @@ def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int
     if some.micrographs["path"].isna().all():
         log.warning("none of the micrographs %d to %d of %s is there: they are left out", first, last, entry)
         return []
-    return [pick_shard(picking, shard(picking, some, p.output.absolute() / PICKED), executor_of(p), on_line=log.info)]
+    shard = shard_of(picking, some, first, p.output.absolute() / PICKED)
+    return [pick_shard(picking, some, shard, executor_of(p), on_line=log.info)]
 
 
 def _picking(p: PickPartParameters) -> Picking:
@@ -208,7 +209,7 @@ def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
     picking, folder = _picking(p), p.output.absolute() / PICKED
     wholes = {entry: _whole(p, entry) for entry in _entries(p)}
     for entry, first, last in ranges_to_pick(p):
-        if not shard(picking, _some(p, wholes[entry], first, last), folder).done.is_dir():
+        if not shard_of(picking, _some(p, wholes[entry], first, last), first, folder).is_done:
             yield entry, first, last
 
 

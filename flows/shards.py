@@ -28,7 +28,7 @@ from cryoflow.parameters import (
     Option,
     Parameters,
 )
-from cryoflow.shards import cut, remaining, run
+from cryoflow.shards import cut, groups, run, unfinished
 from cryoflow.unpicker.parameters import UnpickParameters
 from flows.run_page import run_name, show_table, shown_progress
 
@@ -61,7 +61,7 @@ def score(parameters: ScoreParameters) -> None:
 
 @task(task_run_name="score")
 def score_part(parameters: ScoreParameters) -> None:
-    """The chunks of one part of an entry; those that are done are skipped."""
+    """Score the shards of one range of an entry; those that are done are skipped."""
     from cryoflow.database.diameter import load_with_diameter
     from cryoflow.system.tensorflow_import import load_tensorflow
 
@@ -75,7 +75,9 @@ def score_part(parameters: ScoreParameters) -> None:
     items, shards = entry_shards(bundle, picks, p.chunk_micrographs, p.work)
     with shown_progress(f"score {p.entry} {p.first}", f"micrographs of {p.entry}") as report:
         mine = [s for s in shards if p.first <= s.first < p.last]
-        run(mine, lambda shard: score_shard(bundle, items, shard), on_progress=report)
+        failed = run(mine, lambda shard: score_shard(bundle, items, shard), on_progress=report)
+    if failed:
+        raise failed[0]
 
 
 def score_in_shards(parameters: UnpickParameters, entries: Sequence[str], shard_micrographs: int) -> tuple[Done, ...]:
@@ -124,18 +126,17 @@ def ranges_to_score(
         return ranges
     picks = load_with_diameter(database, entry)
     _, shards = entry_shards(bundle, picks, p.chunk_micrographs, p.work_folder)
-    left = {shard.first for shard in remaining(shards)}
-    return [(first, last) for first, last in ranges if not left.isdisjoint(range(first, last))]
+    return unfinished(ranges, shards)
 
 
 def ingest_in_shards(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:
     """Read groups of projects in jobs of their own, of so many micrographs or more; not where there is one group."""
     if not dispatches():
         return ()
-    groups = group_projects(plan_ingest(parameters), shard_micrographs)
-    if len(groups) < 2:
+    of_jobs = group_projects(plan_ingest(parameters), shard_micrographs)
+    if len(of_jobs) < 2:
         return ()
-    works = [Work(", ".join(project.name for project in group), replace(parameters, roots=group)) for group in groups]
+    works = [Work(", ".join(project.name for project in group), replace(parameters, roots=group)) for group in of_jobs]
     return run_jobs("ingest", works)
 
 
@@ -152,16 +153,7 @@ def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:
         if planned.action == "read":
             known = [output.n_micrographs or 1 for output in planned.job.outputs]
             sizes[planned.job.project] = sizes.get(planned.job.project, 0) + max(known, default=1)
-    groups: list[tuple[Path, ...]] = []
-    group: list[Path] = []
-    filled = 0
-    for project in sorted(sizes):
-        group.append(project)
-        filled += sizes[project]
-        if filled >= n_micrographs:
-            groups.append(tuple(group))
-            group, filled = [], 0
-    return [*groups, tuple(group)] if group else groups
+    return groups(dict(sorted(sizes.items())), n_micrographs)
 
 
 def run_jobs(stage: str, works: Sequence[Work]) -> tuple[Done, ...]:

@@ -22,8 +22,8 @@ from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.settings.site import PickerSite
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.export_shards import Shard
     from cryoflow.picks import PickSet
+    from cryoflow.shards import Shard
 
 
 def entries_to_train_on(parameters: TrainingSource) -> tuple[str, ...]:

@@ -82,11 +82,13 @@ def score_all(
                 on_progress(len(results), len(items))
         return results
     cut = shards_of(bundle, items, n_a_shard, folder, stem, orientations=orientations)
-    shards.run(
+    failed = shards.run(
         cut,
         lambda s: score_shard(bundle, items, s, orientations=orientations, workers=workers),
         on_progress=on_progress,
     )
+    if failed:
+        raise failed[0]
     return [result for each in cut for result in read_shard(bundle, items, each)]
 
 

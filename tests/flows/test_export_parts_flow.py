@@ -123,7 +123,7 @@ def test_a_part_that_fails_is_told_and_a_run_after_it_writes_only_that_one(
         export(p)
     assert jobs[-1] == "write training set"
     assert not p.output.exists()
-    assert [part.done.is_dir() for part in shards_in(p.output)] == [True, False, True]
+    assert [part.is_done for part in shards_in(p.output)] == [True, False, True]
     jobs.clear()
     write_mrc(path, image, 4.0)
     assert export(p) == p.output

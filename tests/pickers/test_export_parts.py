@@ -17,7 +17,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets.export import cut_export, export
-from cryoflow.pickers.training_sets.export_shards import folder_of_shards, shards_in, write_shard
+from cryoflow.pickers.training_sets.export_shards import folder_of_shards, plan_of, shards_in, write_shard
 from cryoflow.pickers.training_sets.links import read_any
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
@@ -52,7 +52,7 @@ def entries(make_entry: Callable[..., PickSet]) -> list[PickSet]:
 
 
 def cut(name: str, entries: list[PickSet], output: Path, n: int = 4, **settings: object) -> list[Path]:
-    return [part.done for part in cut_export(name, entries, output, n, split=SPLIT, settings=settings)]
+    return [part.result for part in cut_export(name, entries, output, n, split=SPLIT, settings=settings)]
 
 
 def writing(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -123,18 +123,18 @@ def test_a_bad_micrograph_costs_its_part_only_and_mended_it_is_all_that_is_writt
         write_shard(part)
     with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: has one grey.*mic 1.mrc: has one grey"):
         write_shard(first)
-    assert not first.done.exists()
+    assert not first.is_done
     stems = writing("warp", monkeypatch)
     with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: .*mic 1.mrc: "):
         export("warp", entries, output, split=SPLIT)
     assert len(stems) == 3
     assert not output.exists()
-    assert [part.done.is_dir() for part in shards_in(output)] == [False, True, True]
+    assert [part.is_done for part in shards_in(output)] == [False, True, True]
 
     for path, content in zip(bad, sound, strict=True):
         path.write_bytes(content)
     cut("warp", entries, output, 3)
-    assert [part.done.is_dir() for part in shards_in(output)] == [False, True, True]
+    assert [part.is_done for part in shards_in(output)] == [False, True, True]
     stems.clear()
     export("warp", entries, output, split=SPLIT)
     assert len(stems) == 3
@@ -159,11 +159,11 @@ def test_parts_of_other_settings_or_changed_micrographs_are_not_taken(
     cut("warp", entries, output, pixel_size=10.0)
     for part in shards_in(output):
         write_shard(part)
-    old = {part.file.name for part in shards_in(output)}
+    old = {plan_of(part).name for part in shards_in(output)}
     cut("warp", entries, output)
     parts = shards_in(output)
-    assert not old & {part.file.name for part in parts}
-    assert sorted(os.listdir(folder_of_shards(output))) == sorted(part.file.name for part in parts)
+    assert not old & {plan_of(part).name for part in parts}
+    assert sorted(os.listdir(folder_of_shards(output))) == sorted(plan_of(part).name for part in parts)
     for part in parts:
         write_shard(part)
     path = Path(entries[1].micrographs["path"][0])
@@ -192,8 +192,8 @@ def test_a_damaged_part_is_told_and_gathering_does_without_it(entries: list[Pick
     output = tmp_path / "set"
     cut("topaz", entries, output)
     part = shards_in(output)[0]
-    for damage in (b"", b"PK\3\4 no archive", part.file.read_bytes()[:-200]):
-        part.file.write_bytes(damage)
+    for damage in (b"", b"PK\3\4 no archive", plan_of(part).read_bytes()[:-200]):
+        plan_of(part).write_bytes(damage)
         with pytest.raises(BadInput, match="is no shard of an export"):
             write_shard(part)
     assert export("topaz", entries, output, split=SPLIT).n_micrographs == 9

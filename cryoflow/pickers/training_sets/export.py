@@ -20,12 +20,12 @@ from cryoflow.pickers.running.preflight import problems_of, said
 from cryoflow.pickers.training_sets import contents, export_shards, manifest
 from cryoflow.pickers.training_sets.contents import Change
 from cryoflow.pickers.training_sets.derived_settings import Setting, Settings
-from cryoflow.pickers.training_sets.export_shards import Shard
 from cryoflow.pickers.training_sets.links import LINK_AS, read_any, why_convert
 from cryoflow.pickers.training_sets.readme import write_readme
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, build_training_set, splits_of
 from cryoflow.picks import PickSet
+from cryoflow.shards import Shard
 from cryoflow.storage.files import clear_errors, mend, replacing_folder
 from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.storage.stale_files import hidden_sibling
