@@ -35,7 +35,7 @@ from scipy import ndimage
 
 from cryoflow.detector.cryoppp import evaluate_tree
 from cryoflow.detector.examples import POSITIVE, UNKNOWN
-from cryoflow.detector.metrics import HIT, IGNORED, Figures, Scored, figures, macro, outcomes
+from cryoflow.detector.metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.model import GENERAL, Detector
 from cryoflow.detector.peaks import apart
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
@@ -151,8 +151,8 @@ def judge_picker(name: str, sets: Sequence[TestSet], given: argparse.Namespace) 
     else:
         run = with_blobs
     rows: dict[str, dict[str, object]] = {}
-    at: dict[float, list[Figures]] = {0.5: [], 0.25: []}
-    everything: dict[float, list[Scored]] = {0.5: [], 0.25: []}
+    at: dict[float, list[DetectionFigures]] = {0.5: [], 0.25: []}
+    everything: dict[float, list[ScoredDetections]] = {0.5: [], 0.25: []}
     began, cpu = time.monotonic(), used()
     for test_set in sets:
         picks = run(test_set)
@@ -160,7 +160,7 @@ def judge_picker(name: str, sets: Sequence[TestSet], given: argparse.Namespace) 
         for path, (xy, score) in zip(test_set.paths, picks, strict=True):
             particles, unsure = test_set.truth(path)
             diameter_px = test_set.diameter_A / test_set.pixel_size_A
-            scored.append(Scored(xy, score, particles, unsure, diameter_px, test_set.name))
+            scored.append(ScoredDetections(xy, score, particles, unsure, diameter_px, test_set.name))
         threshold = threshold_of(name, picks)
         rows[test_set.name] = {"diameter_A": round(test_set.diameter_A), "threshold": round(threshold, 3)}
         for within in at:
@@ -254,7 +254,7 @@ def with_topaz(command: str, test_set: TestSet) -> list[Picks]:
     return found
 
 
-def calibration(scored: Sequence[Scored]) -> float:
+def calibration(scored: Sequence[ScoredDetections]) -> float:
     """Calibration error of all picks within half a diameter, those that count neither way left out."""
     result = np.concatenate([outcomes(s, 0.5) for s in scored])
     probability = np.concatenate([s.score for s in scored])

@@ -29,7 +29,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedSettings:
     return load_settings()
 
 
-def _one(check: str, loaded: LoadedSettings) -> doctor.Finding:
+def _one(check: str, loaded: LoadedSettings) -> doctor.CheckResult:
     return next(doctor.examine(loaded, {check: doctor.CHECKS[check]}))
 
 
@@ -87,7 +87,7 @@ def test_a_program_that_is_there_but_does_not_answer_is_a_warning(
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(loaded: LoadedSettings) -> None:
-    def broken(_loaded: LoadedSettings) -> Iterator[doctor.Finding]:
+    def broken(_loaded: LoadedSettings) -> Iterator[doctor.CheckResult]:
         raise OSError("no such device")
         yield
 
@@ -106,7 +106,7 @@ def test_the_command_for_a_gpu_fits_the_installation(tmp_path: Path, monkeypatch
 def test_the_command_lists_every_check_as_json_and_fails_where_one_failed(
     loaded: LoadedSettings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finding = doctor.Finding("disk", "failed", "full", "Make room.")
+    finding = doctor.CheckResult("disk", "failed", "full", "Make room.")
     monkeypatch.setattr(doctor, "examine", lambda _: iter([finding]))
     assert launch(["doctor", "--json"]) == 1
     captured = capsys.readouterr()

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.detector.parameters import EvaluateParameters, PickParameters, TrainParameters
+from cryoflow.detector.parameters import EvaluateDetectorParameters, PickWithDetectorParameters, TrainDetectorParameters
 from cryoflow.errors import BadInput, ExitCode
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ app = App(name="detector", help="Find particles with our own network: pick, trai
 
 
 @declared
-def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
+def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> int:
     """Pick micrographs that nobody labeled: no training, and no label is needed.
 
     The picks have calibrated probabilities as scores. They go into the database (--database), or into files
@@ -81,7 +81,7 @@ def pick(parameters: PickParameters, *, json: out.Json = False) -> int:
 
 @app.command
 @declared
-def evaluate(parameters: EvaluateParameters, *, json: out.Json = False) -> int:
+def evaluate(parameters: EvaluateDetectorParameters, *, json: out.Json = False) -> int:
     """Compare a detector's picks with entries that hold all particles, or with CryoPPP's expert labels."""
     from cryoflow.detector.cryoppp import evaluate_tree
     from cryoflow.detector.evaluate import evaluate_set
@@ -134,7 +134,7 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
 
 @app.command
 @declared
-def train(parameters: TrainParameters, *, json: out.Json = False) -> int:
+def train(parameters: TrainDetectorParameters, *, json: out.Json = False) -> int:
     """Train a detector on finished projects. The same command goes on where it was stopped."""
     from cryoflow.database import Database
     from cryoflow.detector.model import Detector
@@ -200,7 +200,7 @@ def train_general(
 app.command(pick)
 
 
-def _sources(p: PickParameters) -> Iterator[PickSet]:
+def _sources(p: PickWithDetectorParameters) -> Iterator[PickSet]:
     """What is to be picked: files and folders that are there, else entries of the database."""
     from cryoflow.pickers.running.run import micrographs_to_pick
 

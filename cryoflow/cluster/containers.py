@@ -26,7 +26,7 @@ class EngineSilent(Exception):
 
 
 @dataclass(frozen=True)
-class Container:
+class RunContainer:
     """One container of a flow run."""
 
     container_id: str
@@ -87,11 +87,11 @@ class Engine:
         with _client() as client:
             return str(client.info()["ID"])
 
-    def containers(self, pool: str) -> list[Container]:
+    def containers(self, pool: str) -> list[RunContainer]:
         """All containers of a pool's runs, in one request."""
         with _client() as client:
             rows = client.api.containers(all=True, filters={"label": [f"{LABEL_POOL}={pool}", LABEL_RUN]})
-        return [Container(r["Id"], r["Labels"][LABEL_RUN], r["State"] in ("exited", "dead")) for r in rows]
+        return [RunContainer(r["Id"], r["Labels"][LABEL_RUN], r["State"] in ("exited", "dead")) for r in rows]
 
     def ended(self, container_id: str) -> EndedContainer:
         """How a container ended, with the last lines of its output."""

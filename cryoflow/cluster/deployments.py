@@ -34,7 +34,7 @@ POOL_TYPES: Mapping[ProfileName, str] = {
 
 
 @dataclass(frozen=True)
-class Stage:
+class DeployedStage:
     """One flow that is deployed.
 
     Attributes
@@ -54,23 +54,23 @@ class Stage:
     cron: str = ""
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage("flows.pipeline:pipeline", None, ("pipeline",)),
-    Stage("flows.demo:demo", None, ("pipeline", "demo")),
-    Stage("flows.ingest:ingest", "large", ("data",), cron="0 2 * * *"),
-    Stage("flows.export:export", None, ("picking",)),
-    Stage("flows.export_parts:cut_export", "small", ("picking", "internal")),
-    Stage("flows.export_parts:write_part", "small", ("picking", "shard", "internal")),
-    Stage("flows.export:write_training_set", "small", ("picking", "internal")),
-    Stage("flows.picking:train_picker_and_pick", None, ("picking", "training")),
-    Stage("flows.picking_parts:train_picker", "gpu", ("picking", "training", "internal")),
-    Stage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
-    Stage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
-    Stage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
-    Stage("flows.shards:score", "gpu", ("picking", "shard", "internal")),
-    Stage("flows.unpicker:unpick", "gpu", ("picking",)),
-    Stage("flows.evaluation:evaluate", "small", ("reporting",)),
-    Stage("flows.report:report", "small", ("reporting",)),
+STAGES: tuple[DeployedStage, ...] = (
+    DeployedStage("flows.pipeline:pipeline", None, ("pipeline",)),
+    DeployedStage("flows.demo:demo", None, ("pipeline", "demo")),
+    DeployedStage("flows.ingest:ingest", "large", ("data",), cron="0 2 * * *"),
+    DeployedStage("flows.export:export", None, ("picking",)),
+    DeployedStage("flows.export_parts:cut_export", "small", ("picking", "internal")),
+    DeployedStage("flows.export_parts:write_part", "small", ("picking", "shard", "internal")),
+    DeployedStage("flows.export:write_training_set", "small", ("picking", "internal")),
+    DeployedStage("flows.picking:train_picker_and_pick", None, ("picking", "training")),
+    DeployedStage("flows.picking_parts:train_picker", "gpu", ("picking", "training", "internal")),
+    DeployedStage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
+    DeployedStage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
+    DeployedStage("flows.shards:score", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.unpicker:unpick", "gpu", ("picking",)),
+    DeployedStage("flows.evaluation:evaluate", "small", ("reporting",)),
+    DeployedStage("flows.report:report", "small", ("reporting",)),
 )
 
 
@@ -84,7 +84,7 @@ def service_pool_name(profile: ProfileName) -> str:
     return pool_name(profile) if profile == ProfileName.LOCAL else "cryoflow-service"
 
 
-def pool_of(stage: Stage, profile: ProfileName) -> str:
+def pool_of(stage: DeployedStage, profile: ProfileName) -> str:
     """The pool that a stage runs on."""
     return service_pool_name(profile) if stage.resources is None else pool_name(profile)
 
@@ -111,7 +111,7 @@ def engine_defaults() -> dict[str, str]:
     return {name: value for name, value in PREFECT_DEFAULTS.items() if "SERVER" not in name}
 
 
-def job_variables(stage: Stage, settings: Settings, profile: ProfileName) -> dict[str, Any]:
+def job_variables(stage: DeployedStage, settings: Settings, profile: ProfileName) -> dict[str, Any]:
     """What a stage's pool is told about its resources, in the words of that pool's type."""
     env = environment(settings.site)
     if stage.resources is None:
@@ -187,7 +187,7 @@ def _image(site: Site, gpus: int) -> str:
     return image
 
 
-def scheduled_parameters(stage: Stage, settings: Settings) -> dict[str, Any] | None:
+def scheduled_parameters(stage: DeployedStage, settings: Settings) -> dict[str, Any] | None:
     """Parameters of a stage that runs by itself, from the site's settings; None where these do not say enough."""
     site, database = settings.site, settings.database
     if database is None:
@@ -199,7 +199,7 @@ def scheduled_parameters(stage: Stage, settings: Settings) -> dict[str, Any] | N
     return None
 
 
-def load_flow(stage: Stage) -> Any:
+def load_flow(stage: DeployedStage) -> Any:
     """Import a stage's flow."""
     module, _, name = stage.entrypoint.partition(":")
     return getattr(importlib.import_module(module), name)
@@ -240,7 +240,7 @@ def _keep_schedules(client: SyncPrefectClient, deployment: RunnerDeployment) -> 
         ]
 
 
-def _deployment(stage: Stage, settings: Settings, profile: ProfileName, version: str) -> RunnerDeployment:
+def _deployment(stage: DeployedStage, settings: Settings, profile: ProfileName, version: str) -> RunnerDeployment:
     from prefect.deployments.runner import EntrypointType  # type: ignore[attr-defined]
     from prefect.schedules import Cron
 
@@ -263,6 +263,6 @@ def _deployment(stage: Stage, settings: Settings, profile: ProfileName, version:
     return deployment
 
 
-def _description(docstring: str, stage: Stage, profile: ProfileName) -> str:
+def _description(docstring: str, stage: DeployedStage, profile: ProfileName) -> str:
     where = "beside the server" if stage.resources is None else f"as a job of the class {stage.resources}"
     return f"{docstring.strip()}\n\nRuns {where} ({profile})."

@@ -21,7 +21,7 @@ COMMAND = f"python -m {START_STAGE}"
 
 
 @dataclass(frozen=True)
-class Container:
+class ContainerOptions:
     """What is the same in all containers of a site."""
 
     volumes: tuple[str, ...]
@@ -32,7 +32,7 @@ class Container:
     )
 
 
-def container(site: Site) -> Container:
+def container(site: Site) -> ContainerOptions:
     """Mounts and user of a site's containers.
 
     Raises
@@ -41,7 +41,7 @@ def container(site: Site) -> Container:
         For a folder with a colon in its name, which Docker's volumes cannot have.
     """
     volumes = [_volume(p, "ro") for p in site.read_only] + [_volume(p, "rw") for p in site.read_write]
-    return Container(tuple(volumes), f"{os.getuid()}:{os.getgid()}")
+    return ContainerOptions(tuple(volumes), f"{os.getuid()}:{os.getgid()}")
 
 
 def variables(site: Site, resources: ResourceClass, image: str) -> dict[str, Any]:

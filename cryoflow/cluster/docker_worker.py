@@ -26,7 +26,7 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration, Do
 from pydantic import Field
 
 from cryoflow.cluster import exit_reason
-from cryoflow.cluster.containers import Container, Engine, EngineSilent
+from cryoflow.cluster.containers import Engine, EngineSilent, RunContainer
 from cryoflow.cluster.exit_reason import END_LABELS, Action, ExitReason
 from cryoflow.cluster.polling_worker import PollingWorker
 from cryoflow.cluster.pool_runs import report_crash, runs_in, set_labels
@@ -126,7 +126,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         else:
             self._silent = False
 
-    async def _conclude(self, container: Container, *, was_silent: bool) -> None:
+    async def _conclude(self, container: RunContainer, *, was_silent: bool) -> None:
         """Bring the run of a container that has ended to its end, and remove the container."""
         ended = await anyio.to_thread.run_sync(self.engine.ended, container.container_id)
         if was_silent:  # an engine that comes back stops what it finds running, as if somebody had asked for it
@@ -158,7 +158,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         except docker.errors.APIError as error:  # somebody else did, or is at it
             self._logger.info("The container %s is not removed: %s", container_id[:12], error)
 
-    async def _stop_what_users_cancelled(self, containers: Sequence[Container]) -> None:
+    async def _stop_what_users_cancelled(self, containers: Sequence[RunContainer]) -> None:
         running = {c.flow_run: c for c in containers if not c.has_ended}
         for flow_run in await runs_in(self.client, self._work_pool_name, StateType.CANCELLING):
             container = running.get(str(flow_run.id))
@@ -178,7 +178,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         finally:
             self._stopping.discard(container_id)
 
-    async def _find_lost_runs(self, containers: Sequence[Container]) -> None:
+    async def _find_lost_runs(self, containers: Sequence[RunContainer]) -> None:
         """Tell the end of runs of this engine that have no container any more, and start those that never had one."""
         engine = await anyio.to_thread.run_sync(self.engine.id)
         there = {container.flow_run for container in containers}

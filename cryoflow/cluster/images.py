@@ -19,14 +19,14 @@ from cryoflow.errors import ToolFailed
 from cryoflow.execution.containers import Mounts, apptainer_exec, docker_run
 from cryoflow.settings.load import Settings
 from cryoflow.system import programs
-from cryoflow.system.doctor import Finding, server_problem
+from cryoflow.system.doctor import CheckResult, server_problem
 
 REBUILD = "Build it anew: `make images`."
 SAME = ("cryoflow-em", "prefect")
 """Another version of these, and a stage may not be understood by the server, or its form not by the stage."""
 
 
-def examine_image(image: str, settings: Settings) -> Iterator[Finding]:
+def examine_image(image: str, settings: Settings) -> Iterator[CheckResult]:
     """Check an image: an Apptainer image where it is a path, else one that Docker Engine has by that name."""
     apptainer = image.endswith(".sif") or ("/" in image and Path(image).exists())
     wants_gpu = shutil.which("nvidia-smi") is not None
@@ -39,66 +39,66 @@ def examine_image(image: str, settings: Settings) -> Iterator[Finding]:
     }
     missing = [p for folder in ("read", "write") for p in asked[folder] if not Path(p).exists()]
     for folder in missing:
-        yield Finding(
+        yield CheckResult(
             folder, "failed", "this machine has no such folder", "Make it, or correct [site] in cryoflow.toml."
         )
     asked |= {name: [p for p in asked[name] if p not in missing] for name in ("read", "write")}
     start = _apptainer(image, settings, wants_gpu) if apptainer else _docker(image, settings, wants_gpu)
     probe = Path(__file__).with_name("probe.py").read_text()
     try:
-        yield Finding("image", "ok", f"{image}: {_labels(image) if apptainer else _docker_labels(image)}")
+        yield CheckResult("image", "ok", f"{image}: {_labels(image) if apptainer else _docker_labels(image)}")
         output = programs.run([*start, "-c", probe, json.dumps(asked)], timeout_s=300)
         answer = json.loads(output.strip().splitlines()[-1])
     except ToolFailed as error:
         last = [line for line in error.tail.splitlines() if line.strip()] or [str(error)]
-        yield Finding("start", "failed", last[-1].strip(), "Build it with `make images`, or name another.")
+        yield CheckResult("start", "failed", last[-1].strip(), "Build it with `make images`, or name another.")
         return
     except (ValueError, IndexError):
-        yield Finding(
+        yield CheckResult(
             "start", "failed", "the Python in it does not answer as it should", "Build it anew: `make images`."
         )
         return
     yield from _judge(answer, wants_gpu=wants_gpu)
 
 
-def _judge(answer: Mapping[str, Any], *, wants_gpu: bool) -> Iterator[Finding]:
+def _judge(answer: Mapping[str, Any], *, wants_gpu: bool) -> Iterator[CheckResult]:
     root = answer["user"] == 0 and os.getuid() != 0
     found = f"Python {answer['python']}, as user {answer['user']}"
     hint = "What it writes would belong to root." if root else ""
-    yield Finding("start", "failed" if root else "ok", found, hint)
+    yield CheckResult("start", "failed" if root else "ok", found, hint)
     broken = {name: problem for name, problem in answer["imports"].items() if problem}
     if broken:
         text = "; ".join(f"{name}: {problem}" for name, problem in broken.items())
-        yield Finding("imports", "failed", text, REBUILD)
+        yield CheckResult("imports", "failed", text, REBUILD)
     else:
-        yield Finding("imports", "ok", ", ".join(answer["imports"]))
+        yield CheckResult("imports", "ok", ", ".join(answer["imports"]))
     if "cryoflow" in answer["imports"]:
         yield _versions(answer["versions"], answer["python"])
     if answer["gpus"]:
-        yield Finding("gpu", "ok", ", ".join(answer["gpus"]))
+        yield CheckResult("gpu", "ok", ", ".join(answer["gpus"]))
     elif wants_gpu:
         hint = "Is it the GPU image? Apptainer needs --nv, Docker the NVIDIA container toolkit."
-        yield Finding("gpu", "warning", "this machine has NVIDIA's driver, but the image sees no GPU", hint)
+        yield CheckResult("gpu", "warning", "this machine has NVIDIA's driver, but the image sees no GPU", hint)
     else:
-        yield Finding("gpu", "missing", "this machine has no GPU: try it on a node that has one")
+        yield CheckResult("gpu", "missing", "this machine has no GPU: try it on a node that has one")
     n = answer["certificates"]
     hint = "" if n else "Put ca-certificates into its base; SSL_CERT_FILE of this machine does not count in it."
-    yield Finding("certificates", "ok" if n else "failed", f"{n or 'no'} authorities are trusted", hint)
+    yield CheckResult("certificates", "ok" if n else "failed", f"{n or 'no'} authorities are trusted", hint)
     for folder, problem in answer["read"].items():
         if problem:
-            yield Finding(folder, "failed", f"cannot be read: {problem}")
+            yield CheckResult(folder, "failed", f"cannot be read: {problem}")
         elif not answer["read_only"][folder]:
-            yield Finding(folder, "failed", "is not mounted read-only", "Projects must not be written to.")
+            yield CheckResult(folder, "failed", "is not mounted read-only", "Projects must not be written to.")
         else:
-            yield Finding(folder, "ok", "can be read, and not written to")
+            yield CheckResult(folder, "ok", "can be read, and not written to")
     for folder, problem in answer["write"].items():
         hint = "It belongs to somebody else, or is not among read_write." if problem else ""
-        yield Finding(folder, "failed" if problem else "ok", problem or "can be written to", hint)
+        yield CheckResult(folder, "failed" if problem else "ok", problem or "can be written to", hint)
     for url, problem in answer["server"].items():
-        yield Finding("server", "failed" if problem else "ok", f"{url}: {problem or 'answers'}")
+        yield CheckResult("server", "failed" if problem else "ok", f"{url}: {problem or 'answers'}")
 
 
-def _versions(image: Mapping[str, str], python: str) -> Finding:
+def _versions(image: Mapping[str, str], python: str) -> CheckResult:
     """The image's packages against ours; the CPU build of TensorFlow counts as TensorFlow."""
     inside = {("tensorflow" if name == "tensorflow-cpu" else name): version for name, version in image.items()}
     here = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
@@ -107,10 +107,10 @@ def _versions(image: Mapping[str, str], python: str) -> Finding:
     if python.split(".")[:2] != platform.python_version().split(".")[:2]:
         other["python"] = f"Python {python} (here {platform.python_version()})"
     if not other:
-        return Finding("versions", "ok", f"{len(both)} packages as on this machine")
+        return CheckResult("versions", "ok", f"{len(both)} packages as on this machine")
     grave = not set(SAME).isdisjoint(other)
     hint = "Build image and environment from the same checkout: `make env images`, then `cryoflow deploy`."
-    return Finding("versions", "failed" if grave else "warning", "; ".join(other.values()), hint)
+    return CheckResult("versions", "failed" if grave else "warning", "; ".join(other.values()), hint)
 
 
 def _apptainer(image: str, settings: Settings, wants_gpu: bool) -> list[str]:

@@ -35,14 +35,14 @@ _FIRST_LINE = re.compile(r"cryoflow: (?:SLURM )?job (\d+) on ")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRun:
     """What is known of a run that nobody looks after: its job, or that it never got one."""
 
     job_id: int | None
     start_anew: bool = False
 
 
-def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None, now: datetime.datetime) -> Found:
+def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None, now: datetime.datetime) -> FoundRun:
     """What to do with a run that nobody looks after.
 
     Parameters
@@ -53,15 +53,15 @@ def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None,
         The number in the run's log, None where there is no log.
     """
     if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
-        return Found(int(flow_run.infrastructure_pid))
+        return FoundRun(int(flow_run.infrastructure_pid))
     if (job_id := stage_script.find(queue.values(), flow_run.id)) is not None:
-        return Found(job_id)
+        return FoundRun(job_id)
     if log_job is not None:
-        return Found(log_job)
+        return FoundRun(log_job)
     state = flow_run.state
     pending = state is not None and state.type == StateType.PENDING
     old = state is not None and (now - state.timestamp).total_seconds() > GRACE_S
-    return Found(None, start_anew=pending and old and flow_run.deployment_id is not None)
+    return FoundRun(None, start_anew=pending and old and flow_run.deployment_id is not None)
 
 
 def job_in_log(log: Path) -> int | None:

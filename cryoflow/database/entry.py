@@ -14,7 +14,7 @@ from cryoflow.database import layout
 from cryoflow.database.data_reader import is_data_text, read_data_text
 from cryoflow.database.data_text import MAGIC, DataText
 from cryoflow.database.data_text import VERSION as DATA_VERSION
-from cryoflow.database.info import Info, Orientation, parse_info, provenance
+from cryoflow.database.info import Info, OrientationRecord, parse_info, provenance
 from cryoflow.database.links import read_link
 from cryoflow.database.manifest import NAME as MANIFEST
 from cryoflow.database.manifest import VERSION as MANIFEST_VERSION
@@ -61,7 +61,7 @@ class Entry:
     output_group: str
     score_kind: str
     notes: tuple[str, ...]
-    orientation: Orientation
+    orientation: OrientationRecord
     status: str
     reason: str
 
@@ -206,7 +206,7 @@ def _entry_of(folder: Path) -> Entry:
         output_group="",
         score_kind="",
         notes=(),
-        orientation=Orientation(),
+        orientation=OrientationRecord(),
         status=CURRENT,
         reason="",
     )

@@ -25,7 +25,7 @@ Verdict = Literal["not checked", "confirmed", "undecided", "contradicted"]
 
 
 @dataclass(frozen=True)
-class Orientation:
+class OrientationRecord:
     """What the pixels say about the recorded convention of x and y.
 
     `contradicted` means that another of the eight flips and transposes, `best`, clearly wins: such an entry is not
@@ -74,18 +74,18 @@ class Info:
         return {m[1]: self.count(name) for name in self.lines if (m := pattern.fullmatch(name))}
 
     @property
-    def orientation(self) -> Orientation:
+    def orientation(self) -> OrientationRecord:
         """The verdict of the orientation check."""
-        verdict = self.text("Orientation")
+        verdict = self.text("OrientationRecord")
         if verdict not in get_args(Verdict):
-            return Orientation()
-        return Orientation(cast(Verdict, verdict), self.text("Orientation Best"), self.text("Orientation Detail"))
+            return OrientationRecord()
+        return OrientationRecord(cast(Verdict, verdict), self.text("Orientation Best"), self.text("Orientation Detail"))
 
 
-def info_text(pickset: PickSet, *, job_status: str = "", orientation: Orientation | None = None) -> str:
+def info_text(pickset: PickSet, *, job_status: str = "", orientation: OrientationRecord | None = None) -> str:
     """The text of an info.txt."""
     p, table = pickset.provenance, pickset.micrographs
-    orientation = orientation or Orientation()
+    orientation = orientation or OrientationRecord()
     missing = table["name"][(table["status"] == "missing").to_numpy()].tolist()
     shapes = table[["ny", "nx"]].dropna()
     lines: list[tuple[str, str]] = [
@@ -113,7 +113,7 @@ def info_text(pickset: PickSet, *, job_status: str = "", orientation: Orientatio
         ("Diameter (A)", number(pickset.diameter_A)),
         ("Score Kind", _text(pickset.score_kind)),
         *((f"Dropped ({name})", str(n)) for name, n in sorted(pickset.counts.items())),
-        ("Orientation", orientation.verdict),
+        ("OrientationRecord", orientation.verdict),
         *([("Orientation Best", line(orientation.best))] if orientation.best else []),
         *([("Orientation Detail", line(orientation.detail))] if orientation.detail else []),
         *(("Note", line(note)) for note in pickset.notes),

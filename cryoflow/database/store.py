@@ -29,7 +29,7 @@ import cryoflow
 from cryoflow.database import layout
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import DAMAGED, Entry, check_formats, load_entry, read_entry
-from cryoflow.database.info import Orientation, info_text
+from cryoflow.database.info import OrientationRecord, info_text
 from cryoflow.database.links import ProjectLinks, project_of, read_links, with_micrographs, write_links
 from cryoflow.database.lock import Owner, locked, unlock
 from cryoflow.database.manifest import NAME as MANIFEST
@@ -254,7 +254,7 @@ class Database:
         pickset: PickSet,
         *,
         job_status: str = "",
-        orientation: Orientation | None = None,
+        orientation: OrientationRecord | None = None,
         pictures: Mapping[str, bytes] | None = None,
     ) -> Entry:
         """Write an entry, in place of an older one of its name.

@@ -11,7 +11,7 @@ Float = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class DetectorCalibration:
     """probability = sigmoid(logit / temperature + offset): the focal loss leaves logits too low as well as too flat."""
 
     temperature: float = 1.0
@@ -27,12 +27,12 @@ class Calibration:
 
 def fit_calibration(
     logit: Float, hit: npt.NDArray[np.bool_], weight: npt.NDArray[np.floating] | None = None
-) -> Calibration:
+) -> DetectorCalibration:
     """Return the calibration of least negative log-likelihood; the plain one where only one kind of peak is there."""
     from scipy.optimize import minimize
 
     if not hit.any() or hit.all():
-        return Calibration()
+        return DetectorCalibration()
     w = np.ones(len(logit)) if weight is None else np.asarray(weight, np.float64)
 
     def loss(x: Float) -> float:
@@ -40,7 +40,7 @@ def fit_calibration(
         return float((w * np.where(hit, np.logaddexp(0, -z), np.logaddexp(0, z))).sum() / w.sum())
 
     found = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7, "maxiter": 2000})
-    return Calibration(float(np.exp(-found.x[0])), float(found.x[1]))
+    return DetectorCalibration(float(np.exp(-found.x[0])), float(found.x[1]))
 
 
 def expected_f1_threshold(probability: npt.ArrayLike) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.detector.evaluate import figures_of
-from cryoflow.detector.metrics import Scored
+from cryoflow.detector.metrics import ScoredDetections
 from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
 from cryoflow.errors import BadInput
@@ -56,7 +56,7 @@ def _evaluate_set(detector: Detector, folder: Path, diameter_A: float | None) ->
         diameter_A, origin = _tabulated(folder, paths), "tables"
     if diameter_A is None:
         diameter_A, origin = estimate_diameter(detector, items).diameter_A, "estimated"
-    scored: list[Scored] = []
+    scored: list[ScoredDetections] = []
     failed = 0
     for path, result in zip(paths, pick(detector, items, diameter_A), strict=True):
         if not isinstance(result, PickedResult):
@@ -64,7 +64,9 @@ def _evaluate_set(detector: Detector, folder: Path, diameter_A: float | None) ->
             continue
         truth = _labels(folder / "ground_truth" / "particle_coordinates" / f"{path.stem}.csv", result.shape_yx[0])
         diameter_px = diameter_A / result.pixel_size_A
-        scored.append(Scored(result.xy_px, result.probability, truth, np.zeros((0, 2)), diameter_px, folder.name))
+        scored.append(
+            ScoredDetections(result.xy_px, result.probability, truth, np.zeros((0, 2)), diameter_px, folder.name)
+        )
     if not scored:
         raise BadInput(folder / "micrographs", "holds no micrograph that can be picked.")
     return {

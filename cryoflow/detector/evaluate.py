@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from cryoflow.detector.calibrate import expected_f1_threshold
-from cryoflow.detector.metrics import HIT, IGNORED, Scored, figures, outcomes
+from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, check_diameter, estimate_diameter, pick
 from cryoflow.detector.pick_set import items_of
@@ -45,7 +45,7 @@ def evaluate_set(
     check_diameter(diameter)
     rows = {str(name): i for i, name in enumerate(truth.micrographs["name"])}
     offsets, centers = truth.offsets, truth.centers_xy_px
-    scored: list[Scored] = []
+    scored: list[ScoredDetections] = []
     failed: list[BadInput] = []
     for result in pick(detector, items, diameter):
         if not isinstance(result, PickedResult):
@@ -54,7 +54,7 @@ def evaluate_set(
         i = rows[result.name]
         true_xy = centers[offsets[i] : offsets[i + 1]]
         across = diameter / result.pixel_size_A
-        scored.append(Scored(result.xy_px, result.probability, true_xy, np.zeros((0, 2)), across))
+        scored.append(ScoredDetections(result.xy_px, result.probability, true_xy, np.zeros((0, 2)), across))
     if not scored:
         raise failed[0]
     return {
@@ -66,7 +66,7 @@ def evaluate_set(
     }
 
 
-def figures_of(scored: list[Scored]) -> dict[str, object]:
+def figures_of(scored: list[ScoredDetections]) -> dict[str, object]:
     """Return the figures of some micrographs as one flat record; unknown ones are None."""
     probability = np.concatenate([s.score for s in scored]) if scored else np.zeros(0)
     threshold = expected_f1_threshold(probability)[0]

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.detector.calibrate import Calibration, expected_f1_threshold, fit_calibration
+from cryoflow.detector.calibrate import DetectorCalibration, expected_f1_threshold, fit_calibration
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
-from cryoflow.detector.metrics import HIT, IGNORED, Scored, figures, outcomes
+from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.model import Detector, half
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.peaks import find_peaks
@@ -29,7 +29,7 @@ VALIDATION_BATCHES = 12
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """Rounds of training at one learning rate schedule.
 
     Attributes
@@ -63,9 +63,9 @@ class GeneralRecipe:
         Type to compute in while training; weights are float32, and rounded to float16 at the end.
     """
 
-    stages: tuple[Stage, ...] = (
-        Stage("first", 1400, 48, 16, 2e-3),
-        Stage("refine", 1000, 36, 8, 1e-3, hard=True, low_pass=0.25),
+    stages: tuple[TrainingStage, ...] = (
+        TrainingStage("first", 1400, 48, 16, 2e-3),
+        TrainingStage("refine", 1000, 36, 8, 1e-3, hard=True, low_pass=0.25),
     )
     steps: int = 200
     crop_px: int = 256
@@ -156,8 +156,8 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
 
     Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them.
     """
-    detector = replace(detector, weights=half(detector.weights), calibration=Calibration())
-    found: list[tuple[Scored, npt.NDArray[np.int8]]] = []
+    detector = replace(detector, weights=half(detector.weights), calibration=DetectorCalibration())
+    found: list[tuple[ScoredDetections, npt.NDArray[np.int8]]] = []
     for example in examples:
         pixels = np.asarray(example.map_pixels())
         peaks = find_peaks(detector.answers(pixels), detector.pixels_per_diameter, shape_yx=pixels.shape[:2])
@@ -165,7 +165,7 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
         diameter_px = detector.pixels_per_diameter * (
             math.exp(example.log_size) if math.isfinite(example.log_size) else 1
         )
-        scored = Scored(
+        scored = ScoredDetections(
             peaks.xy_px,
             peaks.logit,
             example.xy_px[example.kind == POSITIVE],

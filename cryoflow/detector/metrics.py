@@ -14,7 +14,7 @@ HIT, MISS, IGNORED = 1, 0, -1
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredDetections:
     """Picks of one micrograph against its truth; lengths in pixels.
 
     Attributes
@@ -39,7 +39,7 @@ class Scored:
     data_set: str = ""
 
 
-def outcomes(micrograph: Scored, within_diameters: float) -> npt.NDArray[np.int8]:
+def outcomes(micrograph: ScoredDetections, within_diameters: float) -> npt.NDArray[np.int8]:
     """Return `HIT`, `MISS` or `IGNORED` for each pick; the nearest free particle is taken, best pick first."""
     n = len(micrograph.score)
     result = np.full(n, MISS, np.int8)
@@ -64,7 +64,7 @@ def outcomes(micrograph: Scored, within_diameters: float) -> npt.NDArray[np.int8
 
 
 @dataclass(frozen=True)
-class Figures:
+class DetectionFigures:
     """Figures of one data set, or of several."""
 
     average_precision: float
@@ -77,7 +77,7 @@ class Figures:
     n_picks: int
 
 
-def figures(micrographs: Sequence[Scored], within_diameters: float, threshold: float) -> Figures:
+def figures(micrographs: Sequence[ScoredDetections], within_diameters: float, threshold: float) -> DetectionFigures:
     """Return the figures of some micrographs taken together; precision, recall and F1 at a threshold."""
     score = np.concatenate([m.score for m in micrographs]) if micrographs else np.zeros(0)
     result = np.concatenate([outcomes(m, within_diameters) for m in micrographs]) if micrographs else np.zeros(0)
@@ -95,7 +95,7 @@ def figures(micrographs: Sequence[Scored], within_diameters: float, threshold: f
     best = int(np.argmax(f1)) if len(f1) else 0
     kept = int((score >= threshold).sum())
     kept_hits = int(hits[kept - 1]) if kept else 0
-    return Figures(
+    return DetectionFigures(
         average_precision=average,
         best_f1=float(f1[best]) if len(f1) else 0.0,
         best_threshold=float(score[best]) if len(score) else float("nan"),
@@ -107,7 +107,7 @@ def figures(micrographs: Sequence[Scored], within_diameters: float, threshold: f
     )
 
 
-def macro(of_sets: Sequence[Figures]) -> dict[str, float]:
+def macro(of_sets: Sequence[DetectionFigures]) -> dict[str, float]:
     """Return the means over data sets; a data set without a particle has no part in averages of recall."""
     names = ("average_precision", "best_f1", "precision", "recall", "f1")
     return {n: float(np.nanmean([getattr(f, n) for f in of_sets])) if of_sets else float("nan") for n in names}

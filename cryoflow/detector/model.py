@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cryoflow
-from cryoflow.detector.calibrate import Calibration
+from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.network import MULTIPLE, N_OUTPUTS, STRIDE, DetectorArchitecture, build
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
@@ -75,7 +75,7 @@ class Detector:
     architecture: DetectorArchitecture
     weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False, compare=False)
     pixels_per_diameter: float = PIXELS_PER_DIAMETER
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: DetectorCalibration = field(default_factory=DetectorCalibration)
     threshold: float = 0.5
     diameter_A: float | None = None
     recipe: Mapping[str, object] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Detector:
                 architecture=DetectorArchitecture.from_json(values["architecture"]),  # type: ignore[arg-type]
                 weights=inputs.read_npz(folder / WEIGHTS),
                 pixels_per_diameter=float(values["pixels_per_diameter"]),  # type: ignore[arg-type]
-                calibration=Calibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
+                calibration=DetectorCalibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
                 threshold=float(values["threshold"]),  # type: ignore[arg-type]
                 diameter_A=None if values["diameter_A"] is None else float(values["diameter_A"]),  # type: ignore[arg-type]
                 recipe=values["recipe"],  # type: ignore[arg-type]

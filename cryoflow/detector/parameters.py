@@ -43,7 +43,7 @@ DetectorModel = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class PickParameters(Parameters):
+class PickWithDetectorParameters(Parameters):
     """Pick micrographs that nobody labeled, with the detector that ships or one of your own."""
 
     sources: Annotated[
@@ -80,7 +80,7 @@ class PickParameters(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateParameters(Parameters):
+class EvaluateDetectorParameters(Parameters):
     """Compare a detector's picks with known particles, or with CryoPPP's expert labels."""
 
     entries: Annotated[
@@ -104,7 +104,7 @@ class EvaluateParameters(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainParameters(Parameters):
+class TrainDetectorParameters(Parameters):
     """Train a detector on the projects of a database, starting from the general one."""
 
     entries: Annotated[

@@ -116,7 +116,7 @@ def _disc(mask: npt.NDArray[np.bool_], x: float, y: float, radius: float) -> Non
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExamplePlan:
     """One simulated micrograph, as plain values from which it is made anywhere, always the same."""
 
     family: str
@@ -134,15 +134,15 @@ class Plan:
 
 def plans(
     n_specimens: int, per_specimen: int, *, seed: int, families: Sequence[str] = TRAINED, hard: bool = False
-) -> Iterator[Plan]:
+) -> Iterator[ExamplePlan]:
     """Yield the plans of a set: families in turn, a new specimen each time."""
     for i in range(n_specimens):
         for j in range(per_specimen):
-            yield Plan(families[i % len(families)], seed * 100_000 + i, j, seed, hard)
+            yield ExamplePlan(families[i % len(families)], seed * 100_000 + i, j, seed, hard)
 
 
 def simulate_examples(
-    plan_list: Sequence[Plan],
+    plan_list: Sequence[ExamplePlan],
     folder: Path,
     *,
     workers: int = 1,
@@ -166,7 +166,7 @@ def simulate_examples(
     return made
 
 
-def make_example(plan: Plan, folder: Path) -> Example:
+def make_example(plan: ExamplePlan, folder: Path) -> Example:
     """Simulate, prepare and label one micrograph, or read it where it is there already."""
     file = folder / f"{plan.stem}.npz"
     if not file.is_file():
@@ -195,7 +195,7 @@ def assumed_ratio(rng: np.random.Generator, *, hard: bool = False) -> float:
     return math.exp(rng.normal(0, 0.07))
 
 
-def _make(plan: Plan, folder: Path) -> None:
+def _make(plan: ExamplePlan, folder: Path) -> None:
     specimen = make_specimen(plan.family, plan.specimen_seed)
     # Two generators: conditions belong to the data set, the rest to the micrograph.
     conditions = random_conditions(np.random.default_rng([plan.specimen_seed, 1]), points_per_object=3000)

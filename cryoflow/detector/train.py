@@ -53,7 +53,7 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedProjects:
     """Labeled, prepared micrographs of all projects, and what could not be used."""
 
     training: tuple[Example, ...]
@@ -71,7 +71,7 @@ def train(
     start: Detector | None = None,
     diameter_A: float | None = None,
     say: Callable[[str], None] = print,
-) -> tuple[Detector, Prepared]:
+) -> tuple[Detector, PreparedProjects]:
     """Train a detector on the projects of some entries and write it to `output`; go on where a call was stopped.
 
     Parameters
@@ -161,7 +161,7 @@ def prepare_projects(
     pixels_per_diameter: float,
     options: TrainingOptions,
     judge: Detector,
-) -> Prepared:
+) -> PreparedProjects:
     """Prepare the labeled micrographs of some projects once, and divide them into training and validation.
 
     The class prior of a project, the share of particles among candidates of unknown fate, is the mean probability that
@@ -193,7 +193,7 @@ def prepare_projects(
             f"{sum(int((e.kind == UNKNOWN).sum()) for e in made)} candidates of unknown fate"
             + (f", of which {prior:.0%} may be particles" if prior else "")
         )
-    return Prepared(tuple(training), tuple(validation), tuple(failed), tuple(notes))
+    return PreparedProjects(tuple(training), tuple(validation), tuple(failed), tuple(notes))
 
 
 def _prepared(labels: MicrographLabels, project: ProjectLabels, folder: Path, pixels_per_diameter: float) -> Example:
@@ -237,7 +237,7 @@ def _class_prior(judge: Detector, examples: Sequence[Example]) -> float:
     return float(np.concatenate(found).mean()) if found else 0.0
 
 
-def _fingerprint(prepared: Prepared, options: TrainingOptions, start: Detector) -> str:
+def _fingerprint(prepared: PreparedProjects, options: TrainingOptions, start: Detector) -> str:
     members = [
         [e.pixels.name, fingerprint_of(e.xy_px.tobytes(), e.kind.tobytes(), e.weight.tobytes()), e.background]
         for e in (*prepared.training, *prepared.validation)
@@ -253,7 +253,7 @@ def _draw(history: Sequence[dict[str, float]], output: Path) -> None:
     write_atomically(output / "learning_curves.png", png(learning_curves(curves, best_epoch=len(history))))
 
 
-def _card(detector: Detector, projects: Sequence[ProjectLabels], prepared: Prepared) -> str:
+def _card(detector: Detector, projects: Sequence[ProjectLabels], prepared: PreparedProjects) -> str:
     rows = "\n".join(
         f"- {p.project}: {p.positives.provenance.entry_name}, particle diameter {p.diameter_A:.0f} A" for p in projects
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.database import Orientation
+from cryoflow.database import OrientationRecord
 from cryoflow.errors import BadInput
 from cryoflow.picks import ExtractedSample, PickSet
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
@@ -29,7 +29,7 @@ Image = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
 
 
-def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[Orientation, dict[str, bytes]]:
+def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[OrientationRecord, dict[str, bytes]]:
     """The verdict on the convention of picks, and pictures (name -> JPEG) of a few micrographs with their picks.
 
     `flip` is what the picks were turned by on the user's word: where the pixels contradict, the verdict says so.
@@ -40,7 +40,7 @@ def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[Ori
     return verdict, pictures
 
 
-def _check(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
+def _check(pickset: PickSet) -> tuple[OrientationRecord, dict[str, bytes]]:
     """The verdict on picks as they are.
 
     Extracted particles tell most surely, where they are there and agree; else what lies under the picks is compared
@@ -49,7 +49,7 @@ def _check(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
     """
     rows = _micrographs_to_see(pickset)
     if not rows:
-        return Orientation(detail="no micrograph with picks is there"), {}
+        return OrientationRecord(detail="no micrograph with picks is there"), {}
     diameter_px = _diameter_px(pickset, rows[0])
     pictures: dict[str, bytes] = {}
     by_boxes = _by_extracted_particles(pickset)
@@ -72,10 +72,10 @@ def _check(pickset: PickSet) -> tuple[Orientation, dict[str, bytes]]:
 
         found = check_orientation(*both, diameter_px)
     if not pictures:
-        return Orientation(detail="none of its micrographs could be read"), {}
+        return OrientationRecord(detail="none of its micrographs could be read"), {}
     if by_boxes.verdict == "undecided" and found.verdict == "undecided":
         return by_boxes, pictures
-    return Orientation(found.verdict, str(found.best), str(found).partition(": ")[2] + size), pictures
+    return OrientationRecord(found.verdict, str(found.best), str(found).partition(": ")[2] + size), pictures
 
 
 def _seen(
@@ -93,23 +93,23 @@ def _seen(
         yield image, centers
 
 
-def _by_extracted_particles(pickset: PickSet) -> Orientation:
+def _by_extracted_particles(pickset: PickSet) -> OrientationRecord:
     """What extracted particles say of the convention; `not checked` where none can be compared."""
     some = pickset.extracted
     if some is None:
-        return Orientation()
+        return OrientationRecord()
     from cryoflow.micrographs.orientation import check_against_stack
 
     row = {name: i for i, name in enumerate(pickset.micrographs["name"])}[some.micrographs[0]]
     box_px = round(some.box_A / float(pickset.micrographs["pixel_size_A"].iloc[row]))
     if box_px < _SMALLEST_BOX_PX:
-        return Orientation()
+        return OrientationRecord()
     images, centers, stacks = tee(_with_boxes(pickset, some), 3)
     found = check_against_stack((t[0] for t in images), (t[1] for t in centers), (t[2] for t in stacks), box_px)
     if found.n_picks == 0:
-        return Orientation()
+        return OrientationRecord()
     detail = f"extracted particles against their micrographs: {str(found).partition(': ')[2]}"
-    return Orientation(found.verdict, str(found.best), detail)
+    return OrientationRecord(found.verdict, str(found.best), detail)
 
 
 def _with_boxes(pickset: PickSet, some: ExtractedSample) -> Iterator[tuple[Image, Points, Image]]:

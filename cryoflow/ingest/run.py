@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from cryoflow.database import Database, Entry, Orientation
+from cryoflow.database import Database, Entry, OrientationRecord
 from cryoflow.database.entry import CURRENT
 from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.options import IngestOptions
@@ -33,7 +33,7 @@ _MISSING_KEPT = 12
 class _Reading:
     """The picks of a job with what the pixels say of them, or what went wrong."""
 
-    outputs: tuple[tuple[PickSet, Orientation, Mapping[str, bytes]], ...] = ()
+    outputs: tuple[tuple[PickSet, OrientationRecord, Mapping[str, bytes]], ...] = ()
     error: str = ""
 
 
@@ -179,7 +179,9 @@ def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
         picksets = read_job(job, remaps=options.remaps, include_unfinished=options.include_unfinished, flip=flip)
         done = []
         for pickset in _disambiguated(picksets):
-            seen = check_entry(pickset, flip) if options.check_orientation and len(pickset) else (Orientation(), {})
+            seen = (
+                check_entry(pickset, flip) if options.check_orientation and len(pickset) else (OrientationRecord(), {})
+            )
             done.append((pickset, *seen))
         return _Reading(tuple(done))
     except Exception as error:

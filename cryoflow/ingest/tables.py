@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cryoflow.database import Database, Orientation
+from cryoflow.database import Database, OrientationRecord
 from cryoflow.errors import DatabaseBusy, NotWritten
 from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, with_dropped
@@ -79,7 +79,7 @@ def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip:
     """Write the entry of a table, and return its line."""
     if in_a_corner := corner(pickset):
         pickset = replace(pickset, notes=(*pickset.notes, in_a_corner))
-    verdict, pictures = check_entry(pickset, flip) if check_orientation else (Orientation(), {})
+    verdict, pictures = check_entry(pickset, flip) if check_orientation else (OrientationRecord(), {})
     entry = database.add(pickset, orientation=verdict, pictures=pictures)
     line = with_dropped(line_of_entries([entry], "read", ""), [pickset])
     if in_a_corner:

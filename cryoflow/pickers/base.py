@@ -24,7 +24,7 @@ from cryoflow.execution.resources import Resources
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 
@@ -118,7 +118,7 @@ class Picker:
         """Whether an export contains files that belong to one micrograph each."""
         return type(self).write_micrographs is not Picker.write_micrographs
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive all settings of an export from the whole set; nothing is written yet.
 
         Values that differ between micrographs become columns of `training.micrographs`. The column `convert` exists
@@ -180,7 +180,7 @@ class Picker:
         """
         raise BadInput(self.name, "is not trained from here.", " ".join(self.next_commands(home)))
 
-    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: DerivedSettings) -> None:
         """Write the links and the configuration that picking needs; `training` has micrographs and no picks."""
 
     def pick_steps(

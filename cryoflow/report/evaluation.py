@@ -18,15 +18,15 @@ from cryoflow.report.figures import (
     MISSED,
     NEUTRAL,
     REMOVED,
-    Curve,
     Marks,
+    PlotLine,
     calibration,
     montage,
     overlay,
     precision_recall,
     score_histogram,
 )
-from cryoflow.report.page import Block, Figures, Gallery, Picture, Section, Table, Text
+from cryoflow.report.page import Block, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.evaluate import Evaluation, Row
 from cryoflow.unpicker.unpick import ScoredMicrograph
@@ -81,7 +81,7 @@ def _numbers(e: Evaluation, bundle: ModelBundle) -> Section:
     blocks += [Text(f"Take note: {warning}.") for warning in e.warnings]
     if e.failed:
         rows = [[str(error.path), error.reason] for error in e.failed]
-        blocks.append(Table(("micrograph", "why it could not be scored"), rows, caption="Left out"))
+        blocks.append(ReportTable(("micrograph", "why it could not be scored"), rows, caption="Left out"))
     return Section(f"How good is {bundle.folder.name if bundle.folder else 'the model'}?", blocks)
 
 
@@ -99,11 +99,11 @@ def _curves(e: Evaluation) -> Section:
     filled = number > 0
     pictures = (
         Picture(
-            precision_recall([Curve(recall, precision, f"AP {e.average_precision.value:.3f}", NEUTRAL, at)]),
+            precision_recall([PlotLine(recall, precision, f"AP {e.average_precision.value:.3f}", NEUTRAL, at)]),
             "The dot is the model's threshold.",
         ),
         Picture(
-            calibration([Curve(mean_p[filled], share_right[filled], f"ECE {e.calibration_error.value:.3f}")]),
+            calibration([PlotLine(mean_p[filled], share_right[filled], f"ECE {e.calibration_error.value:.3f}")]),
             "On the diagonal, 80 of 100 picks of probability 0.8 are right.",
         ),
         Picture(
@@ -208,7 +208,9 @@ def _tables(e: Evaluation) -> Section:
     head = ("picks", "right", "kept", "error", "precision", "recall", "ROC AUC")
     blocks: list[Block] = []
     if e.defocus:
-        blocks.append(Table(("defocus", *head), rows(e.defocus), caption="By defocus"))
+        blocks.append(ReportTable(("defocus", *head), rows(e.defocus), caption="By defocus"))
     caption = "By micrograph"
-    blocks.append(Table(("micrograph", *head), rows(e.micrographs), caption=caption, folded=len(e.micrographs) > 12))
+    blocks.append(
+        ReportTable(("micrograph", *head), rows(e.micrographs), caption=caption, folded=len(e.micrographs) > 12)
+    )
     return Section("Tables", blocks)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoflow.errors import BadInput
-from cryoflow.report.page import Block, Figures, Picture, Section, Table, Text
+from cryoflow.report.page import Block, Figures, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 
@@ -125,7 +125,9 @@ def execution_section(rows: Sequence[TraceRow]) -> Section:
     }
     known = {name: values for name, values in columns.items() if any(v not in (None, "") for v in values)}
     table = list(zip(*known.values(), strict=True))
-    blocks.append(Table(tuple(known), table, caption="Stages and shards; 100 % CPU is one core", folded=len(rows) > 20))
+    blocks.append(
+        ReportTable(tuple(known), table, caption="Stages and shards; 100 % CPU is one core", folded=len(rows) > 20)
+    )
     if not jobs:
         blocks.append(Text("CPU and memory are known where stages run as SLURM jobs."))
     return Section("Execution", blocks)

@@ -196,7 +196,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], *, best_epoch: int |
 
 
 @dataclass(frozen=True)
-class Curve:
+class PlotLine:
     """One line of a plot, with a point on it marked where `at` gives its x and y."""
 
     x: npt.NDArray[np.float64]
@@ -206,7 +206,7 @@ class Curve:
     at: tuple[float, float] | None = None
 
 
-def precision_recall(curves: Sequence[Curve], *, title: str = "precision and recall") -> Figure:
+def precision_recall(curves: Sequence[PlotLine], *, title: str = "precision and recall") -> Figure:
     """Precision against recall, one line a set of picks; the chosen threshold as a dot."""
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
@@ -222,7 +222,7 @@ def precision_recall(curves: Sequence[Curve], *, title: str = "precision and rec
     return figure
 
 
-def calibration(curves: Sequence[Curve], *, title: str = "calibration") -> Figure:
+def calibration(curves: Sequence[PlotLine], *, title: str = "calibration") -> Figure:
     """Observed fraction of right picks against predicted probability; the diagonal is what honest numbers give."""
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()

@@ -33,7 +33,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows under a head. Numbers are right-aligned; `caption` says what a row is."""
 
     head: Sequence[str]
@@ -84,7 +84,7 @@ class Figures:
     items: Sequence[tuple[str, str, str]]
 
 
-Block = Text | Code | Table | Picture | Gallery | Figures
+Block = Text | Code | ReportTable | Picture | Gallery | Figures
 
 
 @dataclass(frozen=True)

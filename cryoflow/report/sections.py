@@ -22,8 +22,8 @@ from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.picks import FloatArray, Kind, PickSet
 from cryoflow.report.execution import TraceRow, execution_section
-from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Curve, Marks, montage, overlay, precision_recall
-from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, Section, Table, Text
+from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, PlotLine, montage, overlay, precision_recall
+from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.operating_point import DOUBTFUL, is_doubtful
@@ -35,7 +35,7 @@ SMOOTHING_A = 6.0
 
 
 @dataclass(frozen=True)
-class Scored(Scores):
+class ReportedScores(Scores):
     """One entry of an evaluation, or all of them together."""
 
     entry: str = ""
@@ -43,22 +43,22 @@ class Scored(Scores):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ReportedEvaluation:
     """What `flows.evaluation` wrote: entries against reference picks."""
 
     reference_database: Path
     radius: float
     held_out: bool
     """Whether only micrographs that the model had not seen were counted."""
-    entries: tuple[Scored, ...]
+    entries: tuple[ReportedScores, ...]
 
     @classmethod
-    def read(cls, file: Path) -> Evaluation:
+    def read(cls, file: Path) -> ReportedEvaluation:
         """From its JSON file."""
         try:
             record = json.loads(inputs.read_text(file))
             rows = tuple(
-                Scored(
+                ReportedScores(
                     r["n_reference"],
                     r["n_picks"],
                     r["n_matched"],
@@ -71,7 +71,7 @@ class Evaluation:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadInput(file, f"is not the record of an evaluation ({error}).", "Evaluate again.") from error
 
-    def of(self, entry: str) -> Scored | None:
+    def of(self, entry: str) -> ReportedScores | None:
         """The row of an entry."""
         return next((row for row in self.entries if row.entry == entry), None)
 
@@ -96,7 +96,7 @@ def cleaned_pairs(entries: Sequence[Entry]) -> list[CleanedPair]:
     return pairs
 
 
-def result_section(pairs: Sequence[CleanedPair], evaluation: Evaluation | None) -> Section:
+def result_section(pairs: Sequence[CleanedPair], evaluation: ReportedEvaluation | None) -> Section:
     """Before and after: numbers of picks, and precision and recall where the truth is known."""
     blocks: list[Block] = []
     rows: list[list[object]] = []
@@ -122,12 +122,12 @@ def result_section(pairs: Sequence[CleanedPair], evaluation: Evaluation | None) 
         right = f"A pick is right where it lies within {evaluation.radius:g} diameters of a true particle, one to one."
         blocks += [numbers, Text(seen + right)]
     caption = "Picks of each project before and after un-picking; counts of all micrographs"
-    blocks.append(Table(head, rows, caption=caption))
+    blocks.append(ReportTable(head, rows, caption=caption))
     return Section("Clean picks", blocks)
 
 
 def examples_section(
-    database: Database, pairs: Sequence[CleanedPair], model: ModelBundle | None, evaluation: Evaluation | None
+    database: Database, pairs: Sequence[CleanedPair], model: ModelBundle | None, evaluation: ReportedEvaluation | None
 ) -> Section:
     """Micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
     blocks: list[Block] = [
@@ -160,7 +160,7 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
         if point.curve:
             x, y = (np.array([row[i] for row in point.curve]) for i in (3, 2))
             at = (point.recall, point.precision)
-            curve = Curve(x, y, f"threshold {point.threshold:.3f}", NEUTRAL, at)
+            curve = PlotLine(x, y, f"threshold {point.threshold:.3f}", NEUTRAL, at)
             labels = f"{point.n_positive} positive, {point.n_negative} negative, {point.n_unlabeled} unlabeled"
             caption = f"{project}: {labels} picks on validation micrographs. The dot is the chosen threshold."
             pictures.append(Picture(precision_recall([curve], title=project), caption))
@@ -176,16 +176,18 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
             "unpicker unpick`. Kept picks are counted for the chosen threshold, and estimated for the others."
         ),
         Gallery(pictures),
-        Table(("project", "choice", "kept", "share", "precision", "recall", "option"), rows, caption="Thresholds"),
+        ReportTable(
+            ("project", "choice", "kept", "share", "precision", "recall", "option"), rows, caption="Thresholds"
+        ),
     ]
     if priors:
         head = ("project", "share of particles", "from", "to")
-        blocks.append(Table(head, priors, caption="Particles among the unlabeled picks, with the 95 % interval"))
+        blocks.append(ReportTable(head, priors, caption="Particles among the unlabeled picks, with the 95 % interval"))
     doubtful = [
         [pair.before.project, database.load(pair.after).counts.get("doubtful"), pair.before.n_picks] for pair in pairs
     ]
     caption = f"Doubtful picks, of a probability of {DOUBTFUL[0]:g} to {DOUBTFUL[1]:g}, kept or not"
-    blocks.append(Table(("project", "doubtful", "picks"), doubtful, caption=caption))
+    blocks.append(ReportTable(("project", "doubtful", "picks"), doubtful, caption=caption))
     return Section("Thresholds", blocks)
 
 
@@ -204,9 +206,9 @@ def training_section(model: ModelBundle) -> Section:
             counts = [sum(getattr(r, f) for r in members) for f in ("n_positive", "n_negative", "n_unlabeled")]
             rows.append([data_set, part, len(members), *counts])
     head = ("data set", "part", "micrographs", "positive", "negative", "unlabeled")
-    blocks.append(Table(head, rows, caption="Labelled picks, split by micrograph"))
+    blocks.append(ReportTable(head, rows, caption="Labelled picks, split by micrograph"))
     measures = [[name.replace("_", " "), float(value)] for name, value in model.metrics.items()]
-    blocks.append(Table(("measure", "value"), measures, caption=f"The model in {model.folder}", folded=True))
+    blocks.append(ReportTable(("measure", "value"), measures, caption=f"The model in {model.folder}", folded=True))
     return Section("The unpicker's training", blocks)
 
 
@@ -222,8 +224,10 @@ def database_section(database: Database) -> Section:
         "The database",
         (
             Text(f"{len(rows)} entries in {database.root}, each a folder of text files."),
-            Table(("project", "best entry", "why"), best, caption="The job of each project to train pickers from"),
-            Table(head, rows, caption="All entries", folded=len(rows) > 12),
+            ReportTable(
+                ("project", "best entry", "why"), best, caption="The job of each project to train pickers from"
+            ),
+            ReportTable(head, rows, caption="All entries", folded=len(rows) > 12),
         ),
     )
 
@@ -238,7 +242,7 @@ def exports_section(folders: Sequence[Path]) -> Section:
         blocks.append(Text(f"{folder.name}: {numbers}, in {folder}"))
         settings = manifest.settings_table(folder)
         blocks.append(
-            Table(
+            ReportTable(
                 ("setting", "value", "why"),
                 settings.to_numpy().tolist(),
                 caption=f"Settings for {folder.name}, derived from the data",
@@ -270,10 +274,10 @@ def _after(pair: CleanedPair) -> str:
     return pair.after.name
 
 
-def _pooled(rows: Sequence[Scored | None]) -> Scored:
+def _pooled(rows: Sequence[ReportedScores | None]) -> ReportedScores:
     """All picks of all projects together."""
     known = [r for r in rows if r is not None]
-    return Scored(
+    return ReportedScores(
         sum(r.n_reference for r in known),
         sum(r.n_picks for r in known),
         sum(r.n_matched for r in known),
@@ -369,7 +373,7 @@ def report_sections(
     *,
     model: ModelBundle | None,
     exports: Sequence[Path],
-    evaluation: Evaluation | None,
+    evaluation: ReportedEvaluation | None,
     trace: Sequence[TraceRow] = (),
 ) -> list[Section]:
     """All sections, those that there is nothing to show for left out."""

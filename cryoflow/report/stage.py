@@ -10,7 +10,7 @@ from cryoflow.models.named import with_model
 from cryoflow.report.execution import read_trace
 from cryoflow.report.page import write_report
 from cryoflow.report.parameters import ReportParameters
-from cryoflow.report.sections import Evaluation, report_sections
+from cryoflow.report.sections import ReportedEvaluation, report_sections
 from cryoflow.unpicker.bundle import ModelBundle
 
 
@@ -21,7 +21,7 @@ def report(parameters: ReportParameters) -> Path:
         Database(p.database),
         model=ModelBundle.load(p.model) if p.model else None,
         exports=p.exports,
-        evaluation=Evaluation.read(p.evaluation) if p.evaluation else None,
+        evaluation=ReportedEvaluation.read(p.evaluation) if p.evaluation else None,
         trace=read_trace(p.trace) if p.trace else (),
     )
     return write_report(p.output, p.title, sections, subtitle=str(p.database), footer=f"cryoflow {__version__}")

@@ -32,7 +32,7 @@ OTHER_VARIABLES = ("CRYOFLOW_CONFIG", "CRYOFLOW_DEBUG", "CRYOFLOW_SCRATCH", "CRY
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """Result of one check."""
 
     check: str
@@ -41,17 +41,17 @@ class Finding:
     hint: str = ""
 
 
-def _python(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _python(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     found = f"cryoflow {cryoflow.__version__}, Python {platform.python_version()}, {platform.platform()}"
     supported = (3, 11) <= sys.version_info < (3, 14)
-    yield Finding("python", "ok" if supported else "failed", found, "" if supported else "Use Python 3.11 to 3.13.")
+    yield CheckResult("python", "ok" if supported else "failed", found, "" if supported else "Use Python 3.11 to 3.13.")
 
 
-def _versions(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _versions(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     """Installed versions against the lock, where this is a checkout."""
     lock = Path(cryoflow.__file__).parent.parent / "requirements.lock"
     if not lock.is_file():
-        yield Finding("versions", "ok", "installed without a lock to compare with")
+        yield CheckResult("versions", "ok", "installed without a lock to compare with")
         return
     pinned = re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\n]+)", lock.read_text(), re.MULTILINE)
     versions: dict[str, set[str]] = {}
@@ -64,24 +64,26 @@ def _versions(_loaded: LoadedSettings) -> Iterator[Finding]:
         if name in installed and installed[name] not in pins
     ]
     if other:
-        yield Finding("versions", "warning", "; ".join(other), "Run `make env` to install what the lock says.")
+        yield CheckResult("versions", "warning", "; ".join(other), "Run `make env` to install what the lock says.")
     else:
-        yield Finding("versions", "ok", f"{len(versions.keys() & installed.keys())} packages as in requirements.lock")
+        yield CheckResult(
+            "versions", "ok", f"{len(versions.keys() & installed.keys())} packages as in requirements.lock"
+        )
 
 
-def _settings(loaded: LoadedSettings) -> Iterator[Finding]:
+def _settings(loaded: LoadedSettings) -> Iterator[CheckResult]:
     known = {f"CRYOFLOW_{name.upper()}" for name in Settings.model_fields} | set(OTHER_VARIABLES)
     unknown = sorted(name for name in os.environ if name.startswith("CRYOFLOW_") and name not in known)
     found = f"{loaded.file or f'no {FILE_NAME}'}, profile {loaded.settings.profile}"
     if unknown:
-        yield Finding(
+        yield CheckResult(
             "settings", "warning", f"{', '.join(unknown)} is no setting", f"Known: {', '.join(sorted(known))}."
         )
     else:
-        yield Finding("settings", "ok", found)
+        yield CheckResult("settings", "ok", found)
 
 
-def _tensorflow(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _tensorflow(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     """TensorFlow itself, and the GPUs that it sees."""
     from cryoflow.system.tensorflow_import import load_tensorflow
 
@@ -91,14 +93,14 @@ def _tensorflow(_loaded: LoadedSettings) -> Iterator[Finding]:
 
     gpus = tensorflow.config.list_physical_devices("GPU")
     names = [tensorflow.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
-    yield Finding("tensorflow", "ok", f"TensorFlow {tensorflow.__version__}, Keras {keras.__version__}")
+    yield CheckResult("tensorflow", "ok", f"TensorFlow {tensorflow.__version__}, Keras {keras.__version__}")
     if names:
-        yield Finding("gpu", "ok", ", ".join(names))
+        yield CheckResult("gpu", "ok", ", ".join(names))
     elif shutil.which("nvidia-smi"):
         found = "this machine has NVIDIA's driver, but TensorFlow sees no GPU"
-        yield Finding("gpu", "warning", found, f"Install the libraries for it: {gpu_install_command()}")
+        yield CheckResult("gpu", "warning", found, f"Install the libraries for it: {gpu_install_command()}")
     else:
-        yield Finding("gpu", "missing", "no GPU: training and un-picking run on the CPU")
+        yield CheckResult("gpu", "missing", "no GPU: training and un-picking run on the CPU")
 
 
 def gpu_install_command() -> str:
@@ -109,7 +111,7 @@ def gpu_install_command() -> str:
     return f"{shlex.quote(sys.executable)} -m pip install 'cryoflow-em[gpu]'"
 
 
-def _reading(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _reading(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     """Whether a micrograph can be written and read again."""
     import numpy as np
 
@@ -119,10 +121,10 @@ def _reading(_loaded: LoadedSettings) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         write_mrc(Path(folder, "micrograph.mrc"), image, pixel_size_A=1.0)
         same = np.array_equal(read_micrograph(Path(folder, "micrograph.mrc")), image)
-    yield Finding("micrographs", "ok" if same else "failed", "a micrograph was written and read back")
+    yield CheckResult("micrographs", "ok" if same else "failed", "a micrograph was written and read back")
 
 
-def _disk(loaded: LoadedSettings) -> Iterator[Finding]:
+def _disk(loaded: LoadedSettings) -> Iterator[CheckResult]:
     """Write access and free space where cryoflow writes."""
     folders = {"working folder": Path.cwd(), "temporary files": Path(tempfile.gettempdir())}
     if loaded.settings.database:
@@ -131,25 +133,25 @@ def _disk(loaded: LoadedSettings) -> Iterator[Finding]:
         folder = next(f for f in (wanted, *wanted.resolve().parents) if f.exists())
         free_gb = shutil.disk_usage(folder).free / 1e9
         if not os.access(folder, os.W_OK | os.X_OK):
-            yield Finding(name, "warning", f"{folder} cannot be written to")
+            yield CheckResult(name, "warning", f"{folder} cannot be written to")
         elif free_gb < loaded.settings.min_free_gb:
             hint = f"Below min_free_gb = {loaded.settings.min_free_gb:g}."
-            yield Finding(name, "warning", f"{folder}: {free_gb:.1f} GB free", hint)
+            yield CheckResult(name, "warning", f"{folder}: {free_gb:.1f} GB free", hint)
         else:
-            yield Finding(name, "ok", f"{folder}: {free_gb:.0f} GB free")
+            yield CheckResult(name, "ok", f"{folder}: {free_gb:.0f} GB free")
 
 
-def _prefect(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _prefect(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
     if not url:
-        yield Finding("prefect", "ok", "no PREFECT_API_URL: flows use the embedded server")
+        yield CheckResult("prefect", "ok", "no PREFECT_API_URL: flows use the embedded server")
     elif problem := access_problem(url):
         hint = "Start it with `prefect server start`, or unset PREFECT_API_URL to use the embedded one."
-        yield Finding("prefect", "failed", problem, hint)
+        yield CheckResult("prefect", "failed", problem, hint)
     else:
-        yield Finding("prefect", "ok", f"the server at {url} answers")
+        yield CheckResult("prefect", "ok", f"the server at {url} answers")
 
 
 def server_problem(url: str) -> str:
@@ -191,30 +193,30 @@ def _is_in_a_profile(setting: str) -> bool:
         return False
 
 
-def _slurm(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _slurm(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     yield _program("slurm", "sinfo", "--version")
 
 
-def _apptainer(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _apptainer(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     yield _program("apptainer", "apptainer", "--version")
 
 
-def _docker(_loaded: LoadedSettings) -> Iterator[Finding]:
+def _docker(_loaded: LoadedSettings) -> Iterator[CheckResult]:
     if shutil.which("docker") is None:
-        yield Finding("docker", "missing", "no docker on PATH")
+        yield CheckResult("docker", "missing", "no docker on PATH")
         return
     yield _program("docker", "docker", "info", "--format", "Docker Engine {{.ServerVersion}}")
 
 
-def _program(check: str, *argv: str) -> Finding:
+def _program(check: str, *argv: str) -> CheckResult:
     from cryoflow.system.programs import run
 
     if shutil.which(argv[0]) is None:
-        return Finding(check, "missing", f"no {argv[0]} on PATH")
+        return CheckResult(check, "missing", f"no {argv[0]} on PATH")
     try:
-        return Finding(check, "ok", run(argv, timeout_s=15).strip().splitlines()[-1])
+        return CheckResult(check, "ok", run(argv, timeout_s=15).strip().splitlines()[-1])
     except CryoflowError as error:
-        return Finding(check, "warning", f"{argv[0]} is here but does not answer: {str(error).splitlines()[-1]}")
+        return CheckResult(check, "warning", f"{argv[0]} is here but does not answer: {str(error).splitlines()[-1]}")
 
 
 def _normal(name: str) -> str:
@@ -222,7 +224,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-Check = Callable[[LoadedSettings], Iterator[Finding]]
+Check = Callable[[LoadedSettings], Iterator[CheckResult]]
 
 CHECKS: Mapping[str, Check] = {
     "python": _python,
@@ -239,10 +241,10 @@ CHECKS: Mapping[str, Check] = {
 """All checks by name, in the order in which they run."""
 
 
-def examine(loaded: LoadedSettings, checks: Mapping[str, Check] = CHECKS) -> Iterator[Finding]:
+def examine(loaded: LoadedSettings, checks: Mapping[str, Check] = CHECKS) -> Iterator[CheckResult]:
     """Run checks one after the other; none raises. The first import of TensorFlow takes seconds."""
     for name, check in checks.items():
         try:
             yield from check(loaded)
         except (CryoflowError, OSError, ImportError) as error:
-            yield Finding(name, "failed", f"{type(error).__name__}: {error}")
+            yield CheckResult(name, "failed", f"{type(error).__name__}: {error}")

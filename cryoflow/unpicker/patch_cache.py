@@ -48,7 +48,7 @@ class CachedMicrograph:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedPatches:
     """The micrographs that could be prepared, and what was wrong with the others."""
 
     micrographs: tuple[CachedMicrograph, ...]
@@ -62,7 +62,7 @@ def prepare(
     *,
     workers: int | None = None,
     on_done: Callable[[int, int], None] | None = None,
-) -> Prepared:
+) -> PreparedPatches:
     """Make the boxes of every micrograph that has none yet.
 
     Parameters
@@ -102,7 +102,7 @@ def prepare(
                 good.append(result)
             if on_done:
                 on_done(done, len(micrographs))
-    return Prepared(tuple(good), tuple(bad))
+    return PreparedPatches(tuple(good), tuple(bad))
 
 
 def _prepare_one(preprocessing: PatchExtractor, micrograph: PickedMicrograph, cache_dir: Path) -> CachedMicrograph:

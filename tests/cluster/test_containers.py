@@ -10,7 +10,7 @@ import pytest
 
 from cryoflow.cluster import docker_worker
 from cryoflow.cluster.attempts import end_of, reason_is_missing
-from cryoflow.cluster.containers import Container, EndedContainer, EngineSilent, _ended
+from cryoflow.cluster.containers import EndedContainer, EngineSilent, RunContainer, _ended
 from cryoflow.cluster.docker_worker import ContainerConfiguration, ContainerWorker
 from cryoflow.cluster.exit_reason import END_LABELS, ExitReason
 
@@ -94,7 +94,7 @@ class ForgetfulEngine:
             raise EngineSilent("it is down")
         return self.name
 
-    def containers(self, pool: str) -> list[Container]:
+    def containers(self, pool: str) -> list[RunContainer]:
         self.id()
         return []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cryoflow.cluster.deployments import STAGES, Stage, deployments
+from cryoflow.cluster.deployments import STAGES, DeployedStage, deployments
 from cryoflow.settings.load import Settings
 from cryoflow.settings.profiles import ProfileName
 from cryoflow.settings.site import Site
@@ -50,7 +50,9 @@ def problems(schema: dict[str, Any], name: str, value: object) -> list[Any]:
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.entrypoint)
-def test_every_deployment_refuses_relative_and_foreign_paths_by_field(stage: Stage, forms: dict[str, Any]) -> None:
+def test_every_deployment_refuses_relative_and_foreign_paths_by_field(
+    stage: DeployedStage, forms: dict[str, Any]
+) -> None:
     from cryoflow.cluster.deployments import load_flow
 
     schema = forms[load_flow(stage).name]._parameter_openapi_schema.model_dump(exclude_unset=True)

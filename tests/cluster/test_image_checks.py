@@ -17,7 +17,7 @@ from cryoflow.cluster.images import _judge, examine_image
 from cryoflow.cluster.probe import is_read_only, problem_of, write
 from cryoflow.settings.load import Settings
 from cryoflow.settings.site import Site
-from cryoflow.system.doctor import Finding
+from cryoflow.system.doctor import CheckResult
 
 HERE = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
 SOUND: dict[str, Any] = {
@@ -34,7 +34,7 @@ SOUND: dict[str, Any] = {
 }
 
 
-def judged(*, wants_gpu: bool = False, **changes: Any) -> dict[str, Finding]:
+def judged(*, wants_gpu: bool = False, **changes: Any) -> dict[str, CheckResult]:
     return {finding.check: finding for finding in _judge(SOUND | changes, wants_gpu=wants_gpu)}
 
 

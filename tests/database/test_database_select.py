@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cryoflow.database import Database, Orientation, select_best
+from cryoflow.database import Database, OrientationRecord, select_best
 from cryoflow.database.select import is_junk, job_number
 from cryoflow.picks import Kind, PickSet
 
@@ -65,13 +65,13 @@ def test_marked_unfinished_and_contradicted_entries_are_passed_over_and_said(
     database = Database(tmp_path / "DB")
     database.mark(database.add(make_pickset(job="J1")).name, "deleted", "J1 is gone")
     database.add(make_pickset(job="J2"), job_status="unfinished")
-    database.add(make_pickset(job="J3"), orientation=Orientation("contradicted", "flip_y"))
+    database.add(make_pickset(job="J3"), orientation=OrientationRecord("contradicted", "flip_y"))
     (nothing,) = select_best(database)
     assert nothing.entry is None
     assert len(nothing.passed_over) == 3
     said = [text.partition(": ")[2] for text in nothing.passed_over]
     assert [text[:12] for text in said] == ["its picks fi", "its job is u", "deleted: J1 "]
-    database.add(make_pickset(job="J0"), job_status="usable", orientation=Orientation("undecided"))
+    database.add(make_pickset(job="J0"), job_status="usable", orientation=OrientationRecord("undecided"))
     (found,) = select_best(database)
     assert found.entry is not None
     assert found.entry.job == "J0"

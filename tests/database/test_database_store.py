@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryoflow.database import Database, Orientation
+from cryoflow.database import Database, OrientationRecord
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import Kind, PickSet
 from cryoflow.storage import files
@@ -105,7 +105,7 @@ def test_unknown_values_say_unknown_and_come_back_unknown(
 
 
 def test_the_entry_says_what_its_info_says(tmp_path: Path, make_pickset: Make) -> None:
-    verdict = Orientation("contradicted", "flip_y", "4.1 against 1.2")
+    verdict = OrientationRecord("contradicted", "flip_y", "4.1 against 1.2")
     entry = Database(tmp_path / "DB").add(make_pickset(suffix="class1"), job_status="usable", orientation=verdict)
     assert (entry.name, entry.kind, entry.job, entry.suffix) == ("P1/Homo_J51_class1", Kind.HOMO, "J51", "class1")
     assert (entry.n_picks, entry.n_micrographs, entry.n_missing_micrographs) == (21, 4, 1)

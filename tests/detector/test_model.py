@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cryoflow.detector import model as module
-from cryoflow.detector.calibrate import Calibration
+from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.fit import take_weights
 from cryoflow.detector.model import CARD, DESCRIPTION, METRICS, WEIGHTS, Detector, is_detector
 from cryoflow.detector.network import DetectorArchitecture, build
@@ -28,7 +28,15 @@ def detector() -> Detector:
 
     keras.utils.set_random_seed(3)
     return Detector(
-        TINY, take_weights(build(TINY)), 24.0, Calibration(0.7, 0.3), 0.4, 160.0, {"seed": 1}, {"f1": 0.8}, "# Card\n"
+        TINY,
+        take_weights(build(TINY)),
+        24.0,
+        DetectorCalibration(0.7, 0.3),
+        0.4,
+        160.0,
+        {"seed": 1},
+        {"f1": 0.8},
+        "# Card\n",
     )
 
 
@@ -44,7 +52,7 @@ def image(shape_yx: tuple[int, int]) -> np.ndarray:
 
 def test_a_model_is_read_as_it_was_written(saved: Path, detector: Detector) -> None:
     loaded = Detector.load(saved)
-    assert (loaded.architecture, loaded.calibration, loaded.threshold) == (TINY, Calibration(0.7, 0.3), 0.4)
+    assert (loaded.architecture, loaded.calibration, loaded.threshold) == (TINY, DetectorCalibration(0.7, 0.3), 0.4)
     assert (loaded.diameter_A, loaded.card, dict(loaded.metrics)) == (160.0, "# Card\n", {"f1": 0.8})
     assert {w.dtype for w in loaded.weights.values()} == {np.dtype(np.float16)}
     assert loaded.fingerprint == detector.fingerprint

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryoflow.detector.calibrate import Calibration, expected_f1_threshold, fit_calibration
-from cryoflow.detector.metrics import HIT, IGNORED, MISS, Scored, figures, macro, outcomes
+from cryoflow.detector.calibrate import DetectorCalibration, expected_f1_threshold, fit_calibration
+from cryoflow.detector.metrics import HIT, IGNORED, MISS, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.network import JUNK, LOG_SIZE, OFFSET_X, OFFSET_Y, PARTICLE
 from cryoflow.detector.peaks import apart, find_peaks, logits_at
 
@@ -47,9 +47,9 @@ def test_a_given_pick_gets_the_best_logit_near_it() -> None:
     np.testing.assert_allclose(logit, [2, 2, -9, -9])
 
 
-def scored(xy: list[tuple[float, float]], score: list[float], true: list, ignored: list = ()) -> Scored:
+def scored(xy: list[tuple[float, float]], score: list[float], true: list, ignored: list = ()) -> ScoredDetections:
     as_xy = lambda v: np.array(list(v), float).reshape(-1, 2)  # noqa: E731
-    return Scored(as_xy(xy), np.array(score, float), as_xy(true), as_xy(ignored), 10.0)
+    return ScoredDetections(as_xy(xy), np.array(score, float), as_xy(true), as_xy(ignored), 10.0)
 
 
 def test_one_pick_a_particle_the_best_first() -> None:
@@ -100,4 +100,4 @@ def test_calibration_is_recovered_and_the_threshold_is_near_the_best() -> None:
 
 def test_thresholds_of_nothing_and_calibration_of_one_kind() -> None:
     assert expected_f1_threshold([]) == (0.5, 0.0)
-    assert fit_calibration(np.ones(3), np.ones(3, bool)) == Calibration()
+    assert fit_calibration(np.ones(3), np.ones(3, bool)) == DetectorCalibration()

@@ -11,7 +11,7 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.detector.metrics import Scored, figures
+from cryoflow.detector.metrics import ScoredDetections, figures
 from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick, score_picks
 from cryoflow.errors import BadInput, ExitCode
@@ -55,7 +55,7 @@ def test_it_finds_the_particles_of_non_square_micrographs(
     for result, m in zip(found_on(general, dataset), dataset.micrographs, strict=True):
         assert result.shape_yx == SHAPE_YX
         across = dataset.diameter_A / PIXEL_A
-        scored.append(Scored(result.xy_px, result.probability, m.true_xy_px, np.zeros((0, 2)), across))
+        scored.append(ScoredDetections(result.xy_px, result.probability, m.true_xy_px, np.zeros((0, 2)), across))
         sure = result.xy_px[result.probability > 0.7]
         boxes = cut_boxes(read_micrograph(m.path), sure, 81)
         y, x = np.indices((81, 81)) - 40

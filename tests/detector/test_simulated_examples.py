@@ -13,7 +13,7 @@ from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.detector.simulated import (
     HELD_OUT,
     TRAINED,
-    Plan,
+    ExamplePlan,
     assumed_ratio,
     make_example,
     plans,
@@ -85,9 +85,9 @@ def test_on_dirt_is_negative_and_beside_it_unknown(exposure: Exposure) -> None:
 
 
 def test_an_example_is_made_once_and_its_particles_are_dark(tmp_path: Path) -> None:
-    made = [make_example(Plan("shell", 500 + i, 0, 1), tmp_path) for i in range(4)]
+    made = [make_example(ExamplePlan("shell", 500 + i, 0, 1), tmp_path) for i in range(4)]
     before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    again = simulate_examples([Plan("shell", 500 + i, 0, 1) for i in range(4)], tmp_path)
+    again = simulate_examples([ExamplePlan("shell", 500 + i, 0, 1) for i in range(4)], tmp_path)
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
     darker = []
     for one, other in zip(made, again, strict=True):
@@ -106,7 +106,7 @@ def test_an_example_is_made_once_and_its_particles_are_dark(tmp_path: Path) -> N
 
 
 def test_a_plan_makes_the_same_bytes_anywhere(tmp_path: Path) -> None:
-    plan = Plan("globular", 7, 0, 1, hard=True)
+    plan = ExamplePlan("globular", 7, 0, 1, hard=True)
     one, two = (make_example(plan, tmp_path / n) if (tmp_path / n).mkdir() is None else None for n in "ab")
     assert one is not None
     assert two is not None

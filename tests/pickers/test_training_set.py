@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest
-from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.links import folders_to_bind, read_any
 from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
@@ -243,7 +243,7 @@ def test_unknown_picker_is_named_with_those_that_are_known():
     with pytest.raises(BadInput, match="cryolo"):
         picker("gautomatch")
     assert {"cryolo", "topaz"} <= set(pickers())
-    assert Settings().derived == ()
+    assert DerivedSettings().derived == ()
 
 
 def test_splits_are_counted(make_entry):

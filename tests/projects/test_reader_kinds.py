@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cryoflow.database import Database, select_best
-from cryoflow.database.info import Orientation
+from cryoflow.database.info import OrientationRecord
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import write_cs
 from cryoflow.formats.pick_tables import read_file
@@ -389,7 +389,7 @@ def test_picks_on_another_programs_micrographs_are_trained_on_only_when_confirme
     pickset = pickset.where(np.ones(1, bool), provenance=type(who)(**{**vars(who), "kind": Kind.SELECT_2D}))
     for verdict, taken in (("undecided", False), ("confirmed", True), ("contradicted", False)):
         database = Database(tmp_path / f"DB-{verdict}")
-        database.add(pickset, orientation=Orientation(verdict))
+        database.add(pickset, orientation=OrientationRecord(verdict))
         (best,) = select_best(database)
         assert (best.entry is not None) == taken, verdict
         assert bool(best.passed_over) != taken

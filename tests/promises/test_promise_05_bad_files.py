@@ -161,7 +161,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.projects.crawl import crawl, jobs_of
     from cryoflow.projects.tables import read_table_of_picks
     from cryoflow.report.execution import read_trace
-    from cryoflow.report.sections import Evaluation
+    from cryoflow.report.sections import ReportedEvaluation
     from cryoflow.shards import Shard
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.network import Architecture
@@ -272,7 +272,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "info.txt": lambda p: parse_info(p, content(p).decode(errors="surrogateescape")),
         "micrographs.txt": as_files(("micrographs.txt",), read_links),
         "unpicker's STAR": StarRows.read,
-        "evaluation": Evaluation.read,
+        "evaluation": ReportedEvaluation.read,
         "trace": read_trace,
         "database": as_files(database_files, whole_database),
         "training set": as_files(set_files, training_set),

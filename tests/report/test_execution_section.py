@@ -11,7 +11,7 @@ import pytest
 from cryoflow.errors import BadInput
 from cryoflow.report.execution import TraceRow, execution_section, read_trace, timeline, write_trace
 from cryoflow.report.figures import KEPT, REMOVED, WAITING
-from cryoflow.report.page import Figures, Picture, Table, render_page
+from cryoflow.report.page import Figures, Picture, ReportTable, render_page
 
 JOB = TraceRow(
     "train unpicker", "train unpicker · model · 2026-11-21", "Completed", 9, "COMPLETED", "0:0", "2026-11-21T10:00:00",
@@ -41,7 +41,7 @@ def test_the_page_shows_each_attempt_with_its_job_memory_and_reason() -> None:
     assert ("11 min 30 s", "from first to last", "") in numbers.items
     assert ("2", "SLURM jobs", "1 did not complete") in numbers.items
     assert ("19 min 33 s", "CPU time", "of all stages") in numbers.items
-    table = next(block for block in section.blocks if isinstance(block, Table))
+    table = next(block for block in section.blocks if isinstance(block, ReportTable))
     assert len(table.rows) == 3
     assert {len(row) for row in table.rows} == {len(table.head)}
     page = render_page("t", [section])
@@ -50,9 +50,9 @@ def test_the_page_shows_each_attempt_with_its_job_memory_and_reason() -> None:
 
 
 def test_the_table_has_no_column_that_no_stage_fills() -> None:
-    (table,) = (block for block in execution_section([LOCAL]).blocks if isinstance(block, Table))
+    (table,) = (block for block in execution_section([LOCAL]).blocks if isinstance(block, ReportTable))
     assert tuple(table.head) == ("run", "status")
-    (table,) = (block for block in execution_section([LOCAL, JOB]).blocks if isinstance(block, Table))
+    (table,) = (block for block in execution_section([LOCAL, JOB]).blocks if isinstance(block, ReportTable))
     assert table.rows[0][table.head.index("peak (MB)")] is None
     assert table.rows[1][table.head.index("peak (MB)")] == 4812.5
 

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 
 from cryoflow.report import figures
-from cryoflow.report.page import Code, Figures, Gallery, Picture, Section, Table, Text, cell, render_page, write_report
+from cryoflow.report.page import (
+    Code,
+    Figures,
+    Gallery,
+    Picture,
+    ReportTable,
+    Section,
+    Text,
+    cell,
+    render_page,
+    write_report,
+)
 
 HOSTILE = "<script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 
@@ -23,7 +34,10 @@ def sections_with(name: str) -> list[Section]:
     )
     return [
         Section(name, [Text(name), Code(name), Figures([(name, name, name)])]),
-        Section("tables", [Table([name], [[name], [1], [0.5]], name), Table([name], [[name]], name, folded=True)]),
+        Section(
+            "tables",
+            [ReportTable([name], [[name], [1], [0.5]], name), ReportTable([name], [[name]], name, folded=True)],
+        ),
         Section("pictures", [Gallery([Picture(picture, name, name, photo=True)]), Picture(figures.png(picture), name)]),
     ]
 
@@ -110,7 +124,7 @@ def test_montage_holds_every_box_and_png_is_a_png():
 
 
 def test_every_curve_figure_renders_with_and_without_data():
-    line = figures.Curve(np.linspace(0, 1, 5), np.linspace(1, 0, 5), "ours", at=(0.5, 0.5))
+    line = figures.PlotLine(np.linspace(0, 1, 5), np.linspace(1, 0, 5), "ours", at=(0.5, 0.5))
     for figure in (
         figures.learning_curves({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7]}, best_epoch=2),
         figures.learning_curves({}),

@@ -16,7 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.report.page import Code, render_page
-from cryoflow.report.sections import Evaluation, cleaned_pairs, next_section, report_sections, result_section
+from cryoflow.report.sections import ReportedEvaluation, cleaned_pairs, next_section, report_sections, result_section
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_page_shows_micrographs_with_what_was_kept_and_removed(database: Dat
 
 
 def test_with_an_evaluation_precision_and_recall_stand_first(database: Database, tmp_path: Path) -> None:
-    evaluation = Evaluation.read(_evaluation(database, tmp_path))
+    evaluation = ReportedEvaluation.read(_evaluation(database, tmp_path))
     pairs = cleaned_pairs(database.entries())
     page = render_page("run", [result_section(pairs, evaluation)])
     assert "precision before" in page
@@ -88,7 +88,7 @@ def test_an_empty_database_has_a_page_too(tmp_path: Path) -> None:
 def test_what_is_no_evaluation_is_one_clear_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(BadInput, match="is not the record of an evaluation"):
-        Evaluation.read(tmp_path / "evaluation.json")
+        ReportedEvaluation.read(tmp_path / "evaluation.json")
 
 
 def test_what_to_do_next_can_be_pasted_though_names_have_blanks() -> None:

@@ -24,7 +24,7 @@ from cryoflow.pickers.training_sets.split import TEST
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
     from cryoflow.picks import FloatArray
 
@@ -40,7 +40,7 @@ class CryoSegNet(Picker):
     formats = ("RELION STAR", "CryoPPP CSV")
     suffixes = (".star", ".csv")
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive the direction of y, and how it is fine-tuned."""
         settings.derive("flip_y", True, "CryoSegNet and CryoPPP count y from the last row of the MRC file")
         settings.derive("masks", True, "white discs on black, as finetune.py reads them")

@@ -19,7 +19,7 @@ from cryoflow.errors import BadInput
 from cryoflow.pickers.base import Picker, rows_writer
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 
@@ -32,7 +32,7 @@ class Eman2(Picker):
     formats = ("EMAN2 info JSON", "EMAN .box")
     suffixes = ("_info.json", ".box")
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive the box of each entry."""
         settings.derive("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
         given = settings.derive("box", "auto", "from the diameter of each entry, even and a product of 2, 3, 5 and 7")

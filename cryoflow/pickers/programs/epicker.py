@@ -22,7 +22,7 @@ from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 _HEAD = b"\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
@@ -41,7 +41,7 @@ class EPicker(Picker):
     score_kind = "EPicker score"
     default_threshold: ClassVar[float | None] = 0.2
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive the particle's size in the network's picture, and how it trains."""
         import numpy as np
 
@@ -91,7 +91,7 @@ class EPicker(Picker):
         argv += ["--gpus", _device(resources)]
         return (Step("train EPicker", tuple(argv), ("model/model_last.pth",), wants_gpu=True),)
 
-    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: DerivedSettings) -> None:
         """Write links only."""
         from cryoflow.pickers.training_sets.links import link_micrographs
 

@@ -26,7 +26,7 @@ class Setting:
     by_hand: bool = False
 
 
-class Settings:
+class DerivedSettings:
     """The settings of one export: each is derived with a reason, unless it is given by hand.
 
     Parameters

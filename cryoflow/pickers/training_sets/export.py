@@ -19,7 +19,7 @@ from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.preflight import problems_of, said
 from cryoflow.pickers.training_sets import contents, export_shards, manifest
 from cryoflow.pickers.training_sets.contents import Change
-from cryoflow.pickers.training_sets.derived_settings import Setting, Settings
+from cryoflow.pickers.training_sets.derived_settings import DerivedSettings, Setting
 from cryoflow.pickers.training_sets.links import LINK_AS, read_any, why_convert
 from cryoflow.pickers.training_sets.readme import write_readme
 from cryoflow.pickers.training_sets.split import Fractions
@@ -236,7 +236,7 @@ def _write(
     training: TrainingSet,
     output: Path,
     folder: Path,
-    derived: Settings,
+    derived: DerivedSettings,
     made_with: str,
     *,
     for_picking: bool,
@@ -280,17 +280,19 @@ def _prepare(target: Picker, training: TrainingSet, by_hand: Mapping[str, object
     return f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
 
 
-def _settings(target: Picker, by_hand: Mapping[str, object], as_trained: Mapping[str, str] | None = None) -> Settings:
-    return Settings(by_hand, as_trained, {**target.choices, MICROGRAPHS: LINK_AS})
+def _settings(
+    target: Picker, by_hand: Mapping[str, object], as_trained: Mapping[str, str] | None = None
+) -> DerivedSettings:
+    return DerivedSettings(by_hand, as_trained, {**target.choices, MICROGRAPHS: LINK_AS})
 
 
-def _derive(target: Picker, training: TrainingSet, derived: Settings) -> None:
+def _derive(target: Picker, training: TrainingSet, derived: DerivedSettings) -> None:
     _derive_links(target, training, derived)
     target.derive(training, derived)
     derived.refuse_unknown(target.name)
 
 
-def _derive_links(target: Picker, training: TrainingSet, derived: Settings) -> None:
+def _derive_links(target: Picker, training: TrainingSet, derived: DerivedSettings) -> None:
     """Derive whether the picker gets links to the micrographs or files of its own."""
     if target.links_micrographs and target.makes_links:
         why = "links to your files; copy or reflink give a program that edits pictures its own"

@@ -17,7 +17,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import MicrographHeader
 from cryoflow.pickers.base import Needs
 from cryoflow.pickers.training_sets.contents import REPLACED
-from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 from cryoflow.pickers.training_sets.side_by_side import each_micrograph
 from cryoflow.pickers.training_sets.training_set import TIFF_SUFFIXES, TrainingSet
 from cryoflow.storage import budgets, inputs
@@ -43,7 +43,7 @@ def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
     return ""
 
 
-def note_conversions(training: TrainingSet, settings: Settings) -> None:
+def note_conversions(training: TrainingSet, settings: DerivedSettings) -> None:
     """Say among the settings how many micrographs are converted, and why."""
     reasons = training.micrographs["convert"]
     for reason, count in Counter(reasons[reasons != ""]).items():

@@ -16,7 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import canonical_name, clean_name
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def match_names(ours: Sequence[str], theirs: Sequence[str]) -> NameMatch:
     return NameMatch(index, how)
 
 
-def match_and_note(ours: Sequence[str], theirs: Sequence[str], file: str | Path, settings: Settings) -> NameMatch:
+def match_and_note(
+    ours: Sequence[str], theirs: Sequence[str], file: str | Path, settings: DerivedSettings
+) -> NameMatch:
     """Match an entry's micrographs with those of a project's file, and note among the settings how it went.
 
     Raises

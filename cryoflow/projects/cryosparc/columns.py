@@ -14,7 +14,7 @@ from cryoflow.picks import FloatArray, Kind
 from cryoflow.projects.cryosparc.exposures import OPTICS, SMALLEST_PIXEL_A
 from cryoflow.projects.cryosparc.job_types import NOT_RECENTRED, Role
 from cryoflow.projects.cryosparc.join import Joined
-from cryoflow.projects.cryosparc.outputs import Output, ProjectIndex, Record, Table
+from cryoflow.projects.cryosparc.outputs import DatasetTable, OutputDatasets, ProjectIndex, Record
 
 X, Y = "location/center_x_frac", "location/center_y_frac"
 _REPEATED = ("micrograph_uid", "micrograph_psize_A", "exp_group_id")
@@ -26,7 +26,7 @@ MAX_SHIFT_A = 150.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class ColumnPlan:
     """Columns to read for one output.
 
     Attributes
@@ -52,7 +52,7 @@ class Plan:
         What a user should know.
     """
 
-    location: Table
+    location: DatasetTable
     repeated: tuple[str, ...]
     wanted: Mapping[Path, tuple[str, ...]]
     alignments: str = ""
@@ -63,7 +63,7 @@ class Plan:
     psi: str = ""
     class_number: int = 0
     splits_classes: bool = False
-    optics: Table | None = None
+    optics: DatasetTable | None = None
     notes: tuple[str, ...] = ()
 
     def files(self, primary: Path) -> tuple[Path, ...]:
@@ -71,7 +71,9 @@ class Plan:
         return tuple(dict.fromkeys([primary, *self.wanted, self.location.path]))
 
 
-def make(output: Output, source: Output, source_record: Record, kind: Kind, role: Role) -> Plan | None:
+def make(
+    output: OutputDatasets, source: OutputDatasets, source_record: Record, kind: Kind, role: Role
+) -> ColumnPlan | None:
     """The plan for an output whose positions are in `source`, None where `source` lacks a column it needs.
 
     Parameters
@@ -96,7 +98,7 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
     wanted: dict[Path, list[str]] = {location.path: [X, Y]}
     notes: list[str] = []
 
-    def want(slot: str, column: str, shape: tuple[int, ...] = (), of: Output = output) -> str:
+    def want(slot: str, column: str, shape: tuple[int, ...] = (), of: OutputDatasets = output) -> str:
         """The name of the column where the slot has it, and it is put on the list; else nothing."""
         name = f"{slot}/{column}"
         if slot not in of.slots or not of.slots[slot].table.has(name, shape):
@@ -130,7 +132,7 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
     psi = want("alignments2D", "pose") if kind in _IN_2D else ""
     source_uid = want("sym_expand", "src_uid")
     ctf = output.slots.get("ctf")
-    return Plan(
+    return ColumnPlan(
         location,
         tuple(repeated),
         {path: tuple(columns) for path, columns in wanted.items()},
@@ -147,7 +149,7 @@ def make(output: Output, source: Output, source_record: Record, kind: Kind, role
     )
 
 
-def _alignments(source: Output, kind: Kind, role: Role, notes: list[str]) -> str:
+def _alignments(source: OutputDatasets, kind: Kind, role: Role, notes: list[str]) -> str:
     """The slot whose shifts lead from the location to the particle's centre: the job's own first, 3D before 2D."""
     candidates = ["alignments3D", "alignments2D"]
     if role.class_number is not None:
@@ -169,14 +171,14 @@ def _alignments(source: Output, kind: Kind, role: Role, notes: list[str]) -> str
     return name
 
 
-def _has_shifts_by_class(table: Table, class_number: int) -> bool:
+def _has_shifts_by_class(table: DatasetTable, class_number: int) -> bool:
     """Whether `alignments3D_multi` (from 4.5 on) has a shift of each particle for each class, and its pixel size."""
     shape, size = (table.shape_of(f"alignments3D_multi/{name}") for name in ("shift", "psize_A"))
     has = table.has("alignments3D_multi/shift", shape) and table.has("alignments3D_multi/psize_A", size)
     return has and len(shape) == 2 and shape[1] == 2 and class_number < shape[0] and size in ((), shape[:1])
 
 
-def _class_columns(output: Output, kind: Kind, role: Role, want: object) -> tuple[str, str]:
+def _class_columns(output: OutputDatasets, kind: Kind, role: Role, want: object) -> tuple[str, str]:
     """Columns of class and posterior, only those that the job itself decided: older ones are passed on and stale."""
     assert callable(want)
 
@@ -205,7 +207,7 @@ def _class_columns(output: Output, kind: Kind, role: Role, want: object) -> tupl
     return column, want("alignments3D", "class_posterior") if own("alignments3D") else ""
 
 
-def particle_optics(planned: Plan, joined: Joined) -> Mapping[str, FloatArray]:
+def particle_optics(planned: ColumnPlan, joined: Joined) -> Mapping[str, FloatArray]:
     """Optics of the first particle on each distinct micrograph, by column of the micrograph table."""
     table = planned.optics
     n = len(joined.distinct.first_row)
@@ -225,7 +227,7 @@ def particle_optics(planned: Plan, joined: Joined) -> Mapping[str, FloatArray]:
     return {column: np.where(known, numbers, np.nan) for column, numbers in optics.items()}
 
 
-def box(output: Output, index: ProjectIndex, record: Record) -> tuple[float | None, float | None]:
+def box(output: OutputDatasets, index: ProjectIndex, record: Record) -> tuple[float | None, float | None]:
     """Edge of the extracted box in angstrom, and its pixel size where the boxes were cut without resampling."""
     slot = output.slots.get("blob")
     if slot is None or not slot.table.has("blob/shape", (2,)) or not slot.table.has("blob/psize_A"):

@@ -34,7 +34,9 @@ def counted(job: Job) -> Job:
     return damaged(replace(job, outputs=tuple(outputs)), problems)
 
 
-def _counted(index: on_disk.ProjectIndex, record: on_disk.Record, seen: Output, output: on_disk.Output) -> Output:
+def _counted(
+    index: on_disk.ProjectIndex, record: on_disk.Record, seen: Output, output: on_disk.OutputDatasets
+) -> Output:
     if seen.n_picks is None:
         return seen
     for _, source in index.with_location(record, output):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs
-from cryoflow.projects.cryosparc.outputs import Output, ProjectIndex, Record
+from cryoflow.projects.cryosparc.outputs import OutputDatasets, ProjectIndex, Record
 
 OPTICS = {  # column of a micrograph table -> (columns of a dataset in order of preference, factor)
     "voltage_kV": (("ctf/accel_kv", "mscope_params/accel_kv"), 1.0),
@@ -91,7 +91,7 @@ def own_exposures(record: Record) -> Exposures:
     return found
 
 
-def _exposure_outputs(index: ProjectIndex, record: Record) -> Iterator[tuple[Record, Output]]:
+def _exposure_outputs(index: ProjectIndex, record: Record) -> Iterator[tuple[Record, OutputDatasets]]:
     for output in record.outputs:
         if output.item_type == "exposure":
             yield record, output
@@ -108,7 +108,7 @@ def _exposure_outputs(index: ProjectIndex, record: Record) -> Iterator[tuple[Rec
         to_visit.extend(uid for uid, _ in parent.said.inputs)
 
 
-def _add(found: Exposures, output: Output) -> None:
+def _add(found: Exposures, output: OutputDatasets) -> None:
     wanted = {"micrograph_blob/path", "micrograph_blob/psize_A", "micrograph_blob/shape", "movie_blob/path", *FLAGS}
     wanted |= {column for columns, _ in OPTICS.values() for column in columns}
     for table in output.tables:

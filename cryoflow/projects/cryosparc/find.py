@@ -97,7 +97,9 @@ def _session(project: Project, name: str) -> Job:
     )
 
 
-def outputs_of(index: on_disk.ProjectIndex, record: on_disk.Record) -> list[tuple[Output, on_disk.Output, Role]]:
+def outputs_of(
+    index: on_disk.ProjectIndex, record: on_disk.Record
+) -> list[tuple[Output, on_disk.OutputDatasets, Role]]:
     """The sets of picks that a job left behind: as others see them, as they lie on disk, and what they are.
 
     Particles of all classes together count only where the files of the single classes are gone, one set a class.
@@ -153,7 +155,7 @@ def _job(project: Project, index: on_disk.ProjectIndex, name: str) -> Job:
     )
 
 
-def _status(record: on_disk.Record, found: list[tuple[Output, on_disk.Output, Role]]) -> tuple[JobStatus, str]:
+def _status(record: on_disk.Record, found: list[tuple[Output, on_disk.OutputDatasets, Role]]) -> tuple[JobStatus, str]:
     said = record.said
     if said.is_deleted:
         return JobStatus.CLEARED, "it was deleted in CryoSPARC"
@@ -208,11 +210,13 @@ def _why_nothing(record: on_disk.Record) -> tuple[JobStatus, str]:
     return JobStatus.CLEARED, "its outputs have no files: it was cleared, or never written"
 
 
-def _located(index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.Output) -> bool:
+def _located(index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.OutputDatasets) -> bool:
     return not output.is_damaged and _files(index, record, output) is not None
 
 
-def _files(index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.Output) -> tuple[Path, ...] | None:
+def _files(
+    index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.OutputDatasets
+) -> tuple[Path, ...] | None:
     """The datasets that decide an output's content, None where nobody says where its particles are."""
     if not output.slots:
         return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.projects.cryosparc.columns import Plan, X, Y
+from cryoflow.projects.cryosparc.columns import ColumnPlan, X, Y
 from cryoflow.projects.cryosparc.join import Joined
 
 
 def folded(
-    joined: Joined, planned: Plan, keep: npt.NDArray[np.bool_], counts: dict[str, int], notes: list[str]
+    joined: Joined, planned: ColumnPlan, keep: npt.NDArray[np.bool_], counts: dict[str, int], notes: list[str]
 ) -> None:
     """Take all but the first of each particle's copies out of `keep` (n,) in place, and count them.
 

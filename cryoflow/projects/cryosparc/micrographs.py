@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
-class Micrographs:
+class CryosparcMicrographs:
     """The table, sorted by name, and how the distinct rows of a dataset's location columns lead to it.
 
     Attributes
@@ -53,7 +53,7 @@ def tabulate(
     searched: Exposures | None = None,
     particle_optics: Mapping[str, FloatArray] | None = None,
     box_pixel_size_A: float | None = None,
-) -> Micrographs:
+) -> CryosparcMicrographs:
     """Bring together what is known of each micrograph.
 
     The pixel size is that of the picks themselves, else that of the exposure, else that of the MRC header, else
@@ -157,7 +157,7 @@ def tabulate(
             taken = np.where(of_particles >= 0, particle_optics[name][of_particles], np.nan)
             numbers = np.where(np.isnan(numbers), taken, numbers)
         columns[name] = np.round(numbers, 4)
-    return Micrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
+    return CryosparcMicrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
 
 
 def _adopt_file_shapes(

@@ -20,7 +20,7 @@ JOB_NAME = re.compile(r"J\d+")
 
 
 @dataclass(frozen=True)
-class Table:
+class DatasetTable:
     """A dataset that is there and whose head is sound."""
 
     path: Path
@@ -53,12 +53,12 @@ class Table:
 class SlotFile:
     """The table that holds a slot's columns `<slot>/...`, and whether the job only handed it on."""
 
-    table: Table
+    table: DatasetTable
     is_passthrough: bool
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputDatasets:
     """An output group of a job with the files that are there.
 
     Attributes
@@ -80,7 +80,7 @@ class Output:
     is_damaged: bool = False
 
     @property
-    def primary(self) -> Table | None:
+    def primary(self) -> DatasetTable | None:
         """The table whose rows are the output's: one that the job made itself, else that of the positions."""
         own = [slot.table for slot in self.slots.values() if not slot.is_passthrough]
         if own:
@@ -88,7 +88,7 @@ class Output:
         return self.slots["location"].table if "location" in self.slots else next(iter(self.tables), None)
 
     @property
-    def tables(self) -> list[Table]:
+    def tables(self) -> list[DatasetTable]:
         """All tables, each once."""
         return list({slot.table.path: slot.table for slot in self.slots.values()}.values())
 
@@ -99,7 +99,7 @@ class Record:
 
     said: JobFile
     folder: Path
-    outputs: tuple[Output, ...] = ()
+    outputs: tuple[OutputDatasets, ...] = ()
     problem: BadInput | None = None
     """Why `job.json` could not be used."""
 
@@ -109,11 +109,11 @@ class Record:
         return kind_of(self.said.job_type)
 
     @property
-    def particles(self) -> list[Output]:
+    def particles(self) -> list[OutputDatasets]:
         """Outputs of particles."""
         return [output for output in self.outputs if output.item_type == "particle"]
 
-    def output(self, name: str) -> Output | None:
+    def output(self, name: str) -> OutputDatasets | None:
         """The output of this name."""
         return next((output for output in self.outputs if output.name == name), None)
 
@@ -184,7 +184,7 @@ class ProjectIndex:
         groups = self.exports.get(job)
         return JobFile(job, groups=tuple(groups), source="exports") if groups else None
 
-    def ancestors(self, record: Record) -> Iterator[tuple[Record, Output]]:
+    def ancestors(self, record: Record) -> Iterator[tuple[Record, OutputDatasets]]:
         """Outputs that a job was made from, the nearest first; all outputs of a job whose output is not named."""
         to_visit = list(record.said.inputs)
         seen: set[tuple[str, str]] = set()
@@ -198,7 +198,7 @@ class ProjectIndex:
                     yield parent, output
             to_visit.extend(parent.said.inputs)
 
-    def with_location(self, record: Record, output: Output) -> Iterator[tuple[Record, Output]]:
+    def with_location(self, record: Record, output: OutputDatasets) -> Iterator[tuple[Record, OutputDatasets]]:
         """Outputs that may say where the particles of an output are: itself, then its ancestors."""
         candidates = [(record, output), *((r, o) for r, o in self.ancestors(record) if o.item_type == "particle")]
         for other, candidate in candidates:
@@ -206,7 +206,7 @@ class ProjectIndex:
                 yield other, candidate
 
 
-def _needs_help(said: JobFile, outputs: tuple[Output, ...], problem: BadInput | None) -> bool:
+def _needs_help(said: JobFile, outputs: tuple[OutputDatasets, ...], problem: BadInput | None) -> bool:
     """Whether other files than `job.json` have to be asked for the outputs."""
     if problem is not None:
         return True
@@ -216,11 +216,13 @@ def _needs_help(said: JobFile, outputs: tuple[Output, ...], problem: BadInput | 
     return kind_of(said.job_type) is not Kind.OTHER and not _any_files(tuple(particles))
 
 
-def _any_files(outputs: tuple[Output, ...]) -> bool:
+def _any_files(outputs: tuple[OutputDatasets, ...]) -> bool:
     return any(output.slots or output.problems for output in outputs)
 
 
-def _merged(said: tuple[Output, ...], found: tuple[Output, ...], *, may_add: bool) -> tuple[Output, ...]:
+def _merged(
+    said: tuple[OutputDatasets, ...], found: tuple[OutputDatasets, ...], *, may_add: bool
+) -> tuple[OutputDatasets, ...]:
     """What `job.json` says, with slots whose files are gone taken from elsewhere; no outputs unknown to it."""
     by_name = {output.name: output for output in said}
     for output in found:
@@ -237,19 +239,19 @@ def _merged(said: tuple[Output, ...], found: tuple[Output, ...], *, may_add: boo
     return tuple(by_name.values())
 
 
-def resolved(groups: tuple[Group, ...]) -> tuple[Output, ...]:
+def resolved(groups: tuple[Group, ...]) -> tuple[OutputDatasets, ...]:
     """Output groups with the tables that are there; a slot's table is the last of its files that exists."""
-    tables: dict[Path, Table | BadInput | None] = {}
+    tables: dict[Path, DatasetTable | BadInput | None] = {}
     return tuple(_resolve(group, tables) for group in groups)
 
 
-def _resolve(group: Group, tables: dict[Path, Table | BadInput | None]) -> Output:
+def _resolve(group: Group, tables: dict[Path, DatasetTable | BadInput | None]) -> OutputDatasets:
     slots: dict[str, SlotFile] = {}
     lost: list[str] = []
     problems: dict[Path, BadInput] = {}
     damaged: set[str] = set()
     if group.item_type not in ("particle", "exposure"):
-        return Output(group.name, group.item_type, {}, group.n_items)
+        return OutputDatasets(group.name, group.item_type, {}, group.n_items)
     for slot in sorted(group.slots, key=lambda slot: slot.is_passthrough):  # what the job made itself wins
         if slot.name in slots or not slot.files:
             continue
@@ -264,16 +266,18 @@ def _resolve(group: Group, tables: dict[Path, Table | BadInput | None]) -> Outpu
             slots[slot.name] = SlotFile(found, slot.is_passthrough)
     lost = [name for name in dict.fromkeys(lost) if name not in slots]
     is_damaged = not damaged <= set(slots)
-    return Output(group.name, group.item_type, slots, group.n_items, tuple(lost), tuple(problems.values()), is_damaged)
+    return OutputDatasets(
+        group.name, group.item_type, slots, group.n_items, tuple(lost), tuple(problems.values()), is_damaged
+    )
 
 
-def _table(base: Path, file: str, tables: dict[Path, Table | BadInput | None]) -> Table | BadInput | None:
+def _table(base: Path, file: str, tables: dict[Path, DatasetTable | BadInput | None]) -> DatasetTable | BadInput | None:
     """The table in a file, the reason why it cannot be read, or None where there is no such file."""
     path = base / file.removeprefix(">")
     if path not in tables:
         try:
             os.lstat(path)
-            tables[path] = Table(path, read_cs_header(path))
+            tables[path] = DatasetTable(path, read_cs_header(path))
         except BadInput as error:
             tables[path] = error
         except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a NUL in the name

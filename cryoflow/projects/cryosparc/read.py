@@ -29,7 +29,7 @@ from cryoflow.projects.cryosparc.find import outputs_of
 from cryoflow.projects.cryosparc.fold import folded
 from cryoflow.projects.cryosparc.job_types import PICKING, Role
 from cryoflow.projects.cryosparc.join import Joined, join
-from cryoflow.projects.cryosparc.micrographs import Micrographs, tabulate
+from cryoflow.projects.cryosparc.micrographs import CryosparcMicrographs, tabulate
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
 from cryoflow.projects.extracted import choose, sample
 from cryoflow.projects.found import Job, with_errors
@@ -104,12 +104,12 @@ def read_job(
     return with_errors(picksets, errors)
 
 
-def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet:
+def read_output(context: Context, output: on_disk.OutputDatasets, role: Role) -> PickSet:
     """The picks of one output: its positions from the nearest dataset that has those of all its particles."""
     primary = output.primary
     if primary is None:
         raise BadInput(context.job.folder, f"has no dataset for its output {output.name}.")
-    best: tuple[float, plan.Plan, Joined] | None = None
+    best: tuple[float, plan.ColumnPlan, Joined] | None = None
     for record, source in context.index.with_location(context.record, output):
         planned = plan.make(output, source, record, context.record.kind, role)
         if planned is None:
@@ -125,7 +125,7 @@ def read_output(context: Context, output: on_disk.Output, role: Role) -> PickSet
     return _pickset(context, output, role, best[1], best[2])
 
 
-def _joined(primary: Path, planned: plan.Plan) -> Joined:
+def _joined(primary: Path, planned: plan.ColumnPlan) -> Joined:
     """The columns of a plan, read again where CryoSPARC rewrote a dataset meanwhile."""
     changed = primary
     for _ in range(_ATTEMPTS):
@@ -139,7 +139,9 @@ def _joined(primary: Path, planned: plan.Plan) -> Joined:
     raise BadInput(changed, f"changed each of {_ATTEMPTS} times that it was read.", "Is its job still running?")
 
 
-def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan.Plan, joined: Joined) -> PickSet:
+def _pickset(
+    context: Context, output: on_disk.OutputDatasets, role: Role, planned: plan.ColumnPlan, joined: Joined
+) -> PickSet:
     job, primary = context.job, output.primary
     assert primary is not None
     notes = [*planned.notes, *plan.doubts(context.index, context.record)]
@@ -201,10 +203,10 @@ def _pickset(context: Context, output: on_disk.Output, role: Role, planned: plan
 
 def _extracted(
     context: Context,
-    output: on_disk.Output,
-    planned: plan.Plan,
+    output: on_disk.OutputDatasets,
+    planned: plan.ColumnPlan,
     joined: Joined,
-    micrographs: Micrographs,
+    micrographs: CryosparcMicrographs,
     rows: npt.NDArray[np.int32],
     box_A: float | None,
 ) -> ExtractedSample | None:
@@ -237,8 +239,8 @@ def _extracted(
 
 def _positions(
     joined: Joined,
-    planned: plan.Plan,
-    micrographs: Micrographs,
+    planned: plan.ColumnPlan,
+    micrographs: CryosparcMicrographs,
     rows: npt.NDArray[np.int32],
     box_A: float | None,
     notes: list[str],
@@ -277,7 +279,7 @@ def _positions(
     return picks
 
 
-def _attributes(joined: Joined, planned: plan.Plan, role: Role, rows: npt.NDArray[np.int32]) -> dict[str, Array]:
+def _attributes(joined: Joined, planned: plan.ColumnPlan, role: Role, rows: npt.NDArray[np.int32]) -> dict[str, Array]:
     """What else is known of the picks in `rows`. Takes its columns out of `joined`."""
     picks: dict[str, Array] = {}
     if planned.score:
@@ -309,7 +311,9 @@ def _taken(joined: Joined, name: str, rows: npt.NDArray[np.int32], dtype: npt.DT
     return kept
 
 
-def _micrographs(context: Context, joined: Joined, planned: plan.Plan, box_pixel_size_A: float | None) -> Micrographs:
+def _micrographs(
+    context: Context, joined: Joined, planned: plan.ColumnPlan, box_pixel_size_A: float | None
+) -> CryosparcMicrographs:
     distinct = joined.distinct
     located = {name.removeprefix("location/"): values for name, values in distinct.columns.items()}
     if "micrograph_uid" in located:
@@ -332,8 +336,8 @@ def _micrographs(context: Context, joined: Joined, planned: plan.Plan, box_pixel
 
 def _rows(
     joined: Joined,
-    planned: plan.Plan,
-    micrographs: Micrographs,
+    planned: plan.ColumnPlan,
+    micrographs: CryosparcMicrographs,
     role: Role,
     classes: frozenset[int] | None,
     counts: dict[str, int],

@@ -20,7 +20,7 @@ from cryoflow.formats.pick_tables import FilePicks, read_file
 from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.star import read_table
 from cryoflow.projects.relion.lineage import micrograph_tables
-from cryoflow.projects.relion.micrographs import Ctf, KnownMicrographs, read_micrograph_stars
+from cryoflow.projects.relion.micrographs import KnownMicrographs, RelionCtf, read_micrograph_stars
 from cryoflow.projects.relion.optics import NAN, Optics
 from cryoflow.projects.relion.particles import Particles
 from cryoflow.projects.relion.pipeline import load_pipeline
@@ -64,7 +64,7 @@ def read_coordinates(
     for column, ours in (("score", "score"), ("psi_deg", "psi_deg"), ("class_number", "class")):
         if any(getattr(p, column) is not None for p in picks):
             columns[ours] = np.concatenate([_or_unknown(p, column) for p in picks])
-    own = {name: (Optics(), Ctf()) for name in names}
+    own = {name: (Optics(), RelionCtf()) for name in names}
     is_helical = any(p.is_helical for p in picks)
     notes += dict.fromkeys(note for p in picks for note in p.notes)
     counts: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from cryoflow.projects.relion.coordinates import stamp_of_coordinates
 from cryoflow.projects.relion.job_types import job_type
 from cryoflow.projects.relion.lineage import micrograph_stars, select_kind
 from cryoflow.projects.relion.options import is_yes, job_options
-from cryoflow.projects.relion.outputs import Found, find_outputs
+from cryoflow.projects.relion.outputs import FoundTables, find_outputs
 from cryoflow.projects.relion.pipeline import Pipeline, Process, load_pipeline
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.projects.relion.usable import why_unusable
@@ -59,7 +59,7 @@ def _number(job: str) -> int:
 def _job(project: Project, pipeline: Pipeline, process: Process) -> Job:
     folder = pipeline.folder(process.name)
     known = job_type(process.type_label)
-    kind, found = known.kind, Found()
+    kind, found = known.kind, FoundTables()
     names = _names(folder)
     if known.useless:
         verdict = _Verdict(JobStatus.NOT_OF_INTEREST, known.useless)
@@ -131,7 +131,7 @@ def _is_list(path: Path) -> bool:
     return content.is_coordinate_list
 
 
-def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found) -> _Verdict:
+def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: FoundTables) -> _Verdict:
     """The status of a job whose folder is there: the first rule that applies."""
     ended = _ended(pipeline.folder(process.name), process, names)
     if found.useless and (ended is None or found.is_certain):
@@ -160,7 +160,7 @@ def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found
     return _Verdict(JobStatus.USABLE)
 
 
-def _problem(pipeline: Pipeline, process: Process, found: Found) -> _Verdict | None:
+def _problem(pipeline: Pipeline, process: Process, found: FoundTables) -> _Verdict | None:
     """Why none of the files can be used; None where one of them can."""
     reasons = [why_unusable(pipeline, process.name, path) for path in dict.fromkeys(path for path, _ in found.stars)]
     if not reasons or any(reason is None for reason in reasons):
@@ -192,7 +192,7 @@ def _ended(folder: Path, process: Process, names: Collection[str]) -> _Verdict |
     }.get(process.status)
 
 
-def _written_last(folder: Path, names: Collection[str], found: Found) -> str:
+def _written_last(folder: Path, names: Collection[str], found: FoundTables) -> str:
     """The name of the file that a job of this type writes at its end, where it is there and nothing was written since.
 
     Classifications have none: their last iteration is no more than the last so far.

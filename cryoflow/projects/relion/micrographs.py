@@ -31,7 +31,7 @@ _FEW_FILES = 64
 
 
 @dataclass(frozen=True)
-class Ctf:
+class RelionCtf:
     """Defocus of one micrograph; what is not known is NaN."""
 
     defocus_u_A: float = NAN
@@ -56,7 +56,7 @@ class KnownMicrographs:
     names: tuple[str, ...] = ()
     """In the first of the tables."""
     optics: Mapping[str, Optics] = field(default_factory=dict)
-    ctf: Mapping[str, Ctf] = field(default_factory=dict)
+    ctf: Mapping[str, RelionCtf] = field(default_factory=dict)
     optics_of_group: Mapping[str, Optics] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Motion correction's own file on a micrograph, by micrograph name."""
@@ -67,7 +67,7 @@ def read_micrograph_stars(paths: Sequence[Path]) -> KnownMicrographs:
     """Bring tables of micrographs together, the first has the word. Tables that are gone are passed over."""
     names: tuple[str, ...] = ()
     optics: dict[str, Optics] = {}
-    ctf: dict[str, Ctf] = {}
+    ctf: dict[str, RelionCtf] = {}
     of_group: dict[str, Optics] = {}
     metadata: dict[str, str] = {}
     notes: list[str] = []
@@ -94,24 +94,24 @@ def read_micrograph_stars(paths: Sequence[Path]) -> KnownMicrographs:
     return KnownMicrographs(names, optics, ctf, of_group, metadata, tuple(notes))
 
 
-def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, Ctf]], list[Optics], dict[str, str]]:
+def _read_one(path: Path) -> tuple[dict[str, tuple[Optics, RelionCtf]], list[Optics], dict[str, str]]:
     optional = ["rlnOpticsGroup", "rlnMicrographMetadata", *_CTF_COLUMNS, *OLD_COLUMNS]
     table = read_table(path, None, ["rlnMicrographName"], optional=optional)
     groups = read_optics(path) if any(block.name == "optics" for block in walk(path)) else {}
-    found: dict[str, tuple[Optics, Ctf]] = {}
+    found: dict[str, tuple[Optics, RelionCtf]] = {}
     values = [np.asarray(table[c], np.float64) if c in table else None for c in _CTF_COLUMNS]
     for row, name in enumerate(table["rlnMicrographName"]):
         optics = optics_of_row(groups, table, row)
         if math.isnan(optics.micrograph_pixel_size_A):  # in a table of micrographs, the pixel is the micrograph's
             optics = merged(optics, Optics(micrograph_pixel_size_A=optics.image_pixel_size_A))
-        found[str(name)] = (optics, Ctf(*(NAN if v is None else float(v[row]) for v in values)))
+        found[str(name)] = (optics, RelionCtf(*(NAN if v is None else float(v[row]) for v in values)))
     files = table.get("rlnMicrographMetadata", ())
     metadata = {str(name): str(file) for name, file in zip(table["rlnMicrographName"], files, strict=False)}
     return found, list(groups.values()), metadata
 
 
 def tabulate(
-    own: Mapping[str, tuple[Optics, Ctf]],
+    own: Mapping[str, tuple[Optics, RelionCtf]],
     known: KnownMicrographs,
     searched: Sequence[str],
     finder: Finder,
@@ -136,7 +136,7 @@ def tabulate(
     rows: list[dict[str, object]] = []
     fell_back: dict[str, int] = {}
     for name, path, (status, header) in zip(names, paths, statuses, strict=True):
-        optics, ctf = own.get(name, (Optics(), Ctf()))
+        optics, ctf = own.get(name, (Optics(), RelionCtf()))
         if name in known.optics:
             optics = merged(optics, known.optics[name])
         if optics.name and optics.name in known.optics_of_group:

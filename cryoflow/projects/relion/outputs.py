@@ -25,7 +25,7 @@ _SPLIT = re.compile(r"particles_split(?P<number>\d+)\.star")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundTables:
     """The STAR files with picks that a job left, each with the suffix of its entry.
 
     Attributes
@@ -50,7 +50,7 @@ class Found:
     mixes_classes: bool = False
 
 
-def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
+def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> FoundTables:
     """The files with picks in a job's folder, which holds `names`."""
     folder = pipeline.folder(process.name)
     if kind is Kind.REFINE_3D:
@@ -74,22 +74,22 @@ def last_iteration(names: Collection[str]) -> str | None:
     return max(found)[2] if found else None
 
 
-def _expected(folder: Path, expected: str, names: Collection[str]) -> Found:
-    return Found(tuple((folder / name, "") for name in names), expected=expected)
+def _expected(folder: Path, expected: str, names: Collection[str]) -> FoundTables:
+    return FoundTables(tuple((folder / name, "") for name in names), expected=expected)
 
 
-def _refinement(folder: Path, names: Collection[str]) -> Found:
+def _refinement(folder: Path, names: Collection[str]) -> FoundTables:
     final = [(int(m["start"] or -1), m.string) for n in names if (m := _FINAL.fullmatch(n))]
     if final:
         return _expected(folder, "run_data.star", [max(final)[1]])
     last = last_iteration(names)
     if last is None:
-        return Found(expected="run_data.star")
+        return FoundTables(expected="run_data.star")
     reason = f"has not converged: the last it wrote is {last}, there is no run_data.star"
-    return Found(((folder / last, ""),), unfinished=reason, expected="run_data.star")
+    return FoundTables(((folder / last, ""),), unfinished=reason, expected="run_data.star")
 
 
-def _by_class(folder: Path, found: Found) -> Found:
+def _by_class(folder: Path, found: FoundTables) -> FoundTables:
     """One output a class; where nobody says how many there are, they stay together and are marked so."""
     if not found.stars:
         return found
@@ -99,7 +99,7 @@ def _by_class(folder: Path, found: Found) -> Found:
         return found
     if n_classes is None:
         return replace(found, mixes_classes=True)
-    return Found(tuple((path, f"class{k}") for k in range(1, n_classes + 1)), expected=found.expected)
+    return FoundTables(tuple((path, f"class{k}") for k in range(1, n_classes + 1)), expected=found.expected)
 
 
 def _number_of_classes(data: Path) -> int | None:
@@ -116,11 +116,13 @@ def _number(text: str) -> int | None:
     return int(text) if text.strip().isdigit() and int(text) > 0 else None
 
 
-def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> Found:
+def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> FoundTables:
     folder = pipeline.folder(process.name)
     splits = sorted((int(m["number"]), m.string) for n in names if (m := _SPLIT.fullmatch(n)))
     if splits:
-        return Found(tuple((folder / name, f"split{number}") for number, name in splits), expected="particles_splitN")
+        return FoundTables(
+            tuple((folder / name, f"split{number}") for number, name in splits), expected="particles_splitN"
+        )
     if "particles.star" in names:
         return _expected(folder, "particles.star", ["particles.star"])
     made = pipeline.edges_out.get(process.name, ())
@@ -130,20 +132,22 @@ def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> 
     )
     only_micrographs = any(name.startswith("micrographs") and name.endswith(".star") for name in names)
     if only_micrographs or (takes_micrographs and not any(n.endswith("particles.star") for n in made)):
-        return Found(useless="selects micrographs, not particles", is_certain=True)
-    return Found(expected="particles.star")
+        return FoundTables(useless="selects micrographs, not particles", is_certain=True)
+    return FoundTables(expected="particles.star")
 
 
-def _picking(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
+def _picking(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> FoundTables:
     folder = pipeline.folder(process.name)
     options = job_options(folder)
     made = pipeline.edges_out.get(process.name, ())
     if is_yes(options.get("do_startend", "")) or any(
         "startend" in pipeline.node_kinds.get(n, "").lower() for n in made
     ):
-        return Found(useless="picks are start and end points of helices, not centres of particles", is_certain=True)
+        return FoundTables(
+            useless="picks are start and end points of helices, not centres of particles", is_certain=True
+        )
     if is_yes(options.get("do_topaz_train", "")):
-        return Found(useless="trains Topaz, has no picks", is_certain=True)
+        return FoundTables(useless="trains Topaz, has no picks", is_certain=True)
     word = "manualpick" if kind is Kind.MANUAL_PICK else "autopick"
     for name in (f"{word}.star", f"coords_suffix_{word}.star"):
         if name in names:
@@ -154,7 +158,7 @@ def _picking(pipeline: Pipeline, process: Process, kind: Kind, names: Collection
     return _expected(folder, f"{word}.star or coords_suffix_{word}.star", others[:1])
 
 
-def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> Found:
+def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> FoundTables:
     """Import and External jobs: whatever they say they made, else whatever looks like it."""
     folder = pipeline.folder(process.name)
     stated = {n: pipeline.node_kinds.get(n, "") for n in pipeline.edges_out.get(process.name, ())}
@@ -168,8 +172,8 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
     present = [n for n in wanted if is_file(folder / n)]
     if not present and kind is Kind.IMPORT and stated:
         if wanted:
-            return Found(expected=", ".join(wanted))
-        return Found(useless="imports no picks", is_certain=True)
+            return FoundTables(expected=", ".join(wanted))
+        return FoundTables(useless="imports no picks", is_certain=True)
     if not present:
         stars = sorted(n for n in names if n.endswith(".star") and not n.startswith(("job", "RELION_", "default_")))
         present = [n for n in stars if _has_picks(folder / n)]
@@ -179,10 +183,10 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
                 present = [f"{SUFFIX_FILE}_{word}.star"]
                 break
     if not present and not wanted:
-        return Found(useless="has no picks", expected="")
+        return FoundTables(useless="has no picks", expected="")
     suffixes = ["" if i == 0 else Path(name).stem.replace("_", "-") for i, name in enumerate(present)]
     stars_found = tuple((folder / n, s) for n, s in zip(present, suffixes, strict=True))
-    return Found(stars_found, expected=", ".join(wanted) or "a STAR file with coordinates")
+    return FoundTables(stars_found, expected=", ".join(wanted) or "a STAR file with coordinates")
 
 
 def _stated_by_job(pipeline: Pipeline, folder: Path) -> dict[str, str]:
@@ -215,15 +219,15 @@ def _has_picks(path: Path) -> bool:
     return content.has_coordinates or content.is_coordinate_list
 
 
-def _curated(pipeline: Pipeline, process: Process, names: Collection[str]) -> Found:
+def _curated(pipeline: Pipeline, process: Process, names: Collection[str]) -> FoundTables:
     """Jobs that hand on particles of others in one table: its name goes by the type."""
     folder = pipeline.folder(process.name)
     files = job_type(process.type_label).files
     options = job_options(folder)
     if is_yes(options.get("do_param_optim", "")):
-        return Found(useless="trains parameters of polishing, has no picks", is_certain=True)
+        return FoundTables(useless="trains parameters of polishing, has no picks", is_certain=True)
     if is_yes(options.get("do_center_mask", "")) or is_yes(options.get("do_center_xyz", "")):
-        return Found(useless="particles were recentred on a part of them", is_certain=True)
+        return FoundTables(useless="particles were recentred on a part of them", is_certain=True)
     if files == ("join_particles.star",) and any(n.startswith("join_") for n in names) and files[0] not in names:
-        return Found(useless="joins tables of micrographs or movies", is_certain=True)
+        return FoundTables(useless="joins tables of micrographs or movies", is_certain=True)
     return _expected(folder, files[0], [name for name in files if name in names][:1])

@@ -21,7 +21,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.pick_tables.relion_star import SCORE
 from cryoflow.formats.pick_tables.star_text import UNKNOWN, drop_disabled, read_position_blocks
 from cryoflow.formats.star import Table
-from cryoflow.projects.relion.micrographs import Ctf
+from cryoflow.projects.relion.micrographs import RelionCtf
 from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, optics_of_row, read_optics
 from cryoflow.projects.relion.sniff import sniff
 
@@ -60,7 +60,7 @@ class Particles:
     columns: dict[str, npt.NDArray[np.generic]]
     origin: tuple[FloatArray, FloatArray] | None
     origin_in_A: bool
-    own: Mapping[str, tuple[Optics, Ctf]]
+    own: Mapping[str, tuple[Optics, RelionCtf]]
     box_A: float
     is_helical: bool
     notes: list[str]
@@ -212,7 +212,7 @@ def _sort_by_micrograph(table: Table) -> list[str]:
 
 def _own_knowledge(
     table: Table, codes: npt.NDArray[np.int32], names: list[str], groups: Mapping[int, Optics]
-) -> dict[str, tuple[Optics, Ctf]]:
+) -> dict[str, tuple[Optics, RelionCtf]]:
     """Optics and defocus of each micrograph by its particles: optics of the first, the median of refined defoci."""
     starts = np.searchsorted(codes, np.arange(len(names)))
     medians = {}
@@ -224,7 +224,7 @@ def _own_knowledge(
     own = {}
     for i, (name, start) in enumerate(zip(names, starts.tolist(), strict=True)):
         optics = optics_of_row(groups, table, start)
-        own[name] = (optics, Ctf(*(float(medians[d][i]) if d in medians else NAN for d in _DEFOCUS)))
+        own[name] = (optics, RelionCtf(*(float(medians[d][i]) if d in medians else NAN for d in _DEFOCUS)))
     for label in OLD_COLUMNS:
         table.pop(label, None)
     return own

@@ -28,7 +28,7 @@ from cryoflow.projects.relion.micrographs import Tabulated, tabulate
 from cryoflow.projects.relion.particles import Particles, read_particles, subtract_origins
 from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
 from cryoflow.projects.relion.sniff import sniff
-from cryoflow.projects.relion.usable import Micrographs, micrographs_of, why_unusable
+from cryoflow.projects.relion.usable import RelionMicrographs, micrographs_of, why_unusable
 from cryoflow.projects.same_file import merge_names
 from cryoflow.storage.files import is_file
 from cryoflow.storage.fingerprints import source_file
@@ -44,7 +44,7 @@ class _Context:
     pipeline: Pipeline
     process: str
     finder: Finder
-    micrographs: Micrographs
+    micrographs: RelionMicrographs
     binning: float | None
     flip: AxisConvention = AS_STORED
 

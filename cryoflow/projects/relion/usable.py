@@ -15,7 +15,7 @@ from cryoflow.projects.relion.sniff import StarContent, sniff
 
 
 @dataclass(frozen=True)
-class Micrographs:
+class RelionMicrographs:
     """What tables of the project say of a job's micrographs, and the names of those that were searched for picks."""
 
     known: KnownMicrographs = field(default_factory=KnownMicrographs)
@@ -37,10 +37,10 @@ class Unusable:
     error: BadInput
 
 
-def micrographs_of(pipeline: Pipeline, process: str) -> Micrographs:
+def micrographs_of(pipeline: Pipeline, process: str) -> RelionMicrographs:
     """What tables of micrographs say of a job's micrographs; RELION 1 keeps them in the project's folder."""
     if not process:
-        return Micrographs(read_micrograph_stars(sorted(pipeline.project.glob("micrographs*.star"))))
+        return RelionMicrographs(read_micrograph_stars(sorted(pipeline.project.glob("micrographs*.star"))))
     known = read_micrograph_stars([pipeline.project / node for node in micrograph_stars(pipeline, process)])
     searched: list[str] = []
     for node in searched_micrographs(pipeline, process):
@@ -48,11 +48,11 @@ def micrographs_of(pipeline: Pipeline, process: str) -> Micrographs:
     elsewhere = KnownMicrographs()
     if not known.names:
         elsewhere = read_micrograph_stars([pipeline.project / node for node in reversed(micrograph_tables(pipeline))])
-    return Micrographs(known, tuple(dict.fromkeys(searched)), elsewhere)
+    return RelionMicrographs(known, tuple(dict.fromkeys(searched)), elsewhere)
 
 
 def why_unusable(
-    pipeline: Pipeline, process: str, path: Path, micrographs: Micrographs | None = None
+    pipeline: Pipeline, process: str, path: Path, micrographs: RelionMicrographs | None = None
 ) -> Unusable | None:
     """Return why a file of picks cannot be used; None where it can, as far as its beginning tells.
 

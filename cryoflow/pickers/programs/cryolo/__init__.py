@@ -26,7 +26,7 @@ from cryoflow.storage import inputs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 FOLDERS = {TRAIN: "train", VALIDATION: "valid", TEST: "test"}
@@ -46,7 +46,7 @@ class Cryolo(Picker):
     model_settings = ("architecture", "input_size", "norm", "low_pass_cutoff", "backend_weights")
     needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=False)  # mode 12: not with the mrcfile that 1.7 pins
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive the format of the labels, which boxes are left out, and the configuration."""
         import numpy as np
 
@@ -101,7 +101,7 @@ class Cryolo(Picker):
         argv += ["--fine_tune", "-lft", settings.get("fine_tune_layers", "2")] if fine else []
         return (Step("train crYOLO", tuple(argv), (settings["model_name"],), wants_gpu=True),)
 
-    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: DerivedSettings) -> None:
         """Write links, and a configuration with this set's anchor."""
         from cryoflow.pickers.training_sets.links import link_micrographs
 

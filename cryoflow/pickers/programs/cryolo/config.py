@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from cryoflow.errors import BadInput
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 NAME = "config_cryolo.json"
 
 
-def derive_model(training: TrainingSet, settings: Settings, crowded: int) -> None:
+def derive_model(training: TrainingSet, settings: DerivedSettings, crowded: int) -> None:
     """Derive the network's settings, the same for training and for picking with it."""
     per_entry = training.micrographs.groupby("entry_index")["box_px"].first().dropna()
     mean_box = 2 * round(per_entry.mean() / 2) if len(per_entry) else 0
@@ -41,7 +41,7 @@ def derive_model(training: TrainingSet, settings: Settings, crowded: int) -> Non
     settings.derive_path("backend_weights", "ImageNet weights, which crYOLO downloads; a .h5 file where it cannot")
 
 
-def derive_training(settings: Settings) -> None:
+def derive_training(settings: DerivedSettings) -> None:
     """Derive how it is trained."""
     pretrained = settings.derive_path(
         "pretrained_weights", "start from ImageNet weights; name a general model to refine it"

@@ -20,7 +20,7 @@ from cryoflow.errors import MissingMetadata
 from cryoflow.pickers.base import Picker
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 STAR, DATASET = "import_particles.star", "picked_particles.cs"
@@ -37,7 +37,7 @@ class CryoSparc(Picker):
     score_kind = "pick_stats/ncc_score"
     links_micrographs: ClassVar[bool] = False
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive the direction of y, and the columns `target` and `target_uid`: each micrograph's exposure."""
         from cryoflow.pickers.programs.cryosparc.dataset import exposures, own_exposures
 

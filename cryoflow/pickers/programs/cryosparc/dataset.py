@@ -13,7 +13,7 @@ from cryoflow.errors import MissingMetadata
 from cryoflow.formats.cs import read_cs, read_cs_header, write_cs
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.programs.cryosparc import DATASET, STAR
-from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 from cryoflow.pickers.training_sets.names import match_and_note
 from cryoflow.pickers.training_sets.training_set import TrainingSet
 from cryoflow.storage.safe_names import short_hash
@@ -63,7 +63,7 @@ def own_exposures(
 
 
 def exposures(
-    table: pd.DataFrame, path: Path, settings: Settings
+    table: pd.DataFrame, path: Path, settings: DerivedSettings
 ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
     """Return names and uids of a project's exposures for the entry's micrographs."""
     known = ("micrograph_blob/path", "micrograph_blob_non_dw/path", "location/micrograph_path")

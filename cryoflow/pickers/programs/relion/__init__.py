@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from cryoflow.pickers.base import Picker
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 SUFFIX = "_autopick.star"
@@ -34,7 +34,7 @@ class Relion(Picker):
     score_kind = "rlnAutopickFigureOfMerit"
     links_micrographs: ClassVar[bool] = False
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive names and directions; the column `target` is the name in the project that the picks go to."""
         from cryoflow.pickers.programs.relion.coordinates import names_in_star
         from cryoflow.pickers.training_sets.names import match_and_note

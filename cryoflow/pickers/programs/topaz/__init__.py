@@ -20,7 +20,7 @@ from cryoflow.pickers.base import Picker, Resources, Step
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 _FILES_PER_COMMAND = 500
@@ -40,7 +40,7 @@ class Topaz(Picker):
     model_names = tuple(f"{name}{units}" for name in ("resnet8", "resnet16") for units in ("", "_u32", "_u64"))
     # The needs are those of Picker: no MRC mode 12, which Topaz does not read before 0.3.
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive the downsampling (column `scale`), the number of particles, and how it trains."""
         from cryoflow.pickers.programs.topaz.derive import derive_training, downsampling
         from cryoflow.pickers.training_sets.links import note_conversions
@@ -75,7 +75,7 @@ class Topaz(Picker):
         """Preprocess the micrographs of each downsampling factor, then train."""
         return (*_preprocess_steps(home, resources), _train_step(home, settings, resources))
 
-    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: Settings) -> None:
+    def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: DerivedSettings) -> None:
         """Write links by downsampling factor; derive the radius within which one particle is picked once."""
         from cryoflow.pickers.programs.topaz.derive import derive_extract_radius, downsampling
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.pickers.training_sets.derived_settings import Settings
+from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 from cryoflow.pickers.training_sets.split import TRAIN
 from cryoflow.pickers.training_sets.training_set import TrainingSet
 from cryoflow.picks import FloatArray
@@ -24,7 +24,7 @@ RECEPTIVE_FIELD_PX = {"resnet8": 71, "resnet16": 91, "conv31": 31, "conv63": 63,
 SMALLEST_TARGET_A = 4.0
 
 
-def downsampling(training: TrainingSet, settings: Settings) -> npt.NDArray[np.int64]:
+def downsampling(training: TrainingSet, settings: DerivedSettings) -> npt.NDArray[np.int64]:
     """Whole factor of each micrograph, such that all end near one pixel size in which a particle fits the network.
 
     Raises
@@ -96,7 +96,7 @@ def _pixels_across(training: TrainingSet) -> float:
     return float(np.nanmean(across)) if np.isfinite(across).any() else float("nan")
 
 
-def derive_training(training: TrainingSet, settings: Settings) -> None:
+def derive_training(training: TrainingSet, settings: DerivedSettings) -> None:
     """Radii, the number of particles to expect, and how it trains."""
     across_px = _pixels_across(training)
     radius = settings.derive(
@@ -138,7 +138,7 @@ def derive_training(training: TrainingSet, settings: Settings) -> None:
     settings.derive("pretrained", True, "start from the detector that Topaz brings for this architecture")
 
 
-def derive_extract_radius(training: TrainingSet, settings: Settings) -> None:
+def derive_extract_radius(training: TrainingSet, settings: DerivedSettings) -> None:
     """The radius within which one particle is picked once, in downsampled pixels.
 
     Raises

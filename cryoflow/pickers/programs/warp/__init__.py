@@ -22,7 +22,7 @@ from cryoflow.pickers.base import Picker, Resources, Step
 from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.training_sets.derived_settings import Settings
+    from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 FOLDERS = {TRAIN: "examples", VALIDATION: "validation", TEST: "test"}
@@ -41,7 +41,7 @@ class Warp(Picker):
     score_kind = "BoxNet probability"
     default_threshold: ClassVar[float | None] = 0.5
 
-    def derive(self, training: TrainingSet, settings: Settings) -> None:
+    def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive pixel size and sign of the pictures, and the sizes of the discs."""
         from cryoflow.pickers.programs.warp.slices import IMPORTANCE, label_radius_px
 
