@@ -13,11 +13,13 @@ from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.settings.profiles import ProfileName
 
 if TYPE_CHECKING:
+    from cryoflow.cluster.supervisor import Running
     from cryoflow.settings.load import Settings
 
 HOST = "Address that the server listens on. Whoever reaches it may run stages: see docs/cluster.md before you open it."
 CURE_OF_PAGE = "Its server must have PREFECT_UI_STATIC_DIRECTORY set to a folder that its account can write to."
 INSECURE = "Listen on another address than loopback without a secret: whoever reaches it may run stages as you."
+VIEWER = "Use --no-viewer if no viewer of the site's database is wanted here."
 HOW_TO_SIGN_IN = "Set it to NAME:PASSWORD of whoever runs the server"
 
 
@@ -29,14 +31,15 @@ def up(
     ] = True,
     host: Annotated[str, Parameter(help=HOST)] = "127.0.0.1",
     insecure: Annotated[bool, Parameter(negative="", help=INSECURE)] = False,
+    viewer: Annotated[bool, Parameter(negative="--no-viewer", help=VIEWER)] = True,
     logs: Annotated[Path, Parameter(help="Folder for the output of server and workers.")] = Path(
         "~/cryoflow-logs/services"
     ),
 ) -> ExitCode:
     """Start everything that cryoflow needs in a browser, and print the address. Ctrl-C stops it.
 
-    Starts Prefect's server, registers the deployments, and starts a worker for each pool of the profile. Jobs of a
-    cluster go on when it is stopped, and are found again when it is started.
+    Starts Prefect's server, registers the deployments, starts a worker for each pool of the profile, and the viewer of
+    the site's database. Jobs of a cluster go on when it is stopped, and are found again when it is started.
     """
     import signal
     import time
@@ -46,6 +49,8 @@ def up(
     from cryoflow.cluster.deployments import pools
     from cryoflow.cluster.orphaned_runs import end_pools
 
+    if viewer:
+        settings = services.with_viewer(settings)
     if server:
         services.check(settings, chosen, host=host, insecure=insecure)
         services.check_port(settings.site.server)
@@ -69,6 +74,7 @@ def up(
                     say(f"the {worker.name} runs already: {running.log(worker)}")
             if problem := services.page_problem(address):
                 raise CryoflowError(f"{address} answers, but shows no page ({problem}). {CURE_OF_PAGE}")
+            has_viewer = viewer and _start_viewer(running, settings)
             if not len(running):
                 say(f"everything runs already; open {address} in a browser")
                 return ExitCode.OK
@@ -77,6 +83,8 @@ def up(
             say(f"open {address} in a browser; logs are in {running.log_folder}; Ctrl-C stops")
             while True:
                 time.sleep(1)
+                if viewer and not has_viewer:  # the site's first ingest makes the database
+                    has_viewer = _start_viewer(running, settings)
                 if (ended := running.ended()) is None:
                     continue
                 say(f"{ended.name} has ended: see {running.log(ended)}")
@@ -86,6 +94,23 @@ def up(
         except KeyboardInterrupt:
             say("stopping; jobs on a cluster go on")
             return ExitCode.OK
+
+
+def _start_viewer(running: Running, settings: Settings) -> bool:
+    """Start the viewer and print its link; return False as long as the site has no database."""
+    from cryoflow.cluster import services
+    from cryoflow.view.serve import links_of, tokens
+
+    if (service := services.viewer(settings)) is None:
+        return False
+    read, write = tokens(services.viewer_tokens())
+    port = services.viewer_port(settings)
+    link = links_of(port, read, write).write
+    if services.is_taken(port):
+        say(f"port {port} is taken: no other viewer is started; `viewer` in [site] names another port")
+    elif running.start(service):
+        say(f"open {link} to look at picks and clean them; the links' tokens are in {services.viewer_tokens()}")
+    return True
 
 
 def deploy(*, profile: Profile = None, json: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from cryoflow.cli.declared import declared
@@ -27,6 +28,9 @@ def view(parameters: ViewParameters, *, json: Json = False) -> ExitCode:
     def tell(links: Links) -> None:
         if json:
             emit_json(links)
+            return
+        if parameters.token_file and not sys.stdout.isatty():  # a service: whoever reads its log must not get in
+            say(f"the viewer listens; its tokens are in {parameters.token_file}")
             return
         say("open one of these links in a browser; Ctrl-C stops")
         print(f"to look:  {links.read}", flush=True)

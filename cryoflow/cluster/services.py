@@ -1,4 +1,4 @@
-"""Run what cryoflow's pages need: the Prefect server and the workers, as child processes.
+"""Run what cryoflow's pages need: the Prefect server, the workers and the viewer, as child processes.
 
 `cryoflow up` is for one person and for trying a site; a site that is in use starts the same commands with systemd.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import socket
 import sys
@@ -16,11 +17,17 @@ from urllib.parse import urlsplit
 
 from cryoflow.cluster.deployments import pools
 from cryoflow.cluster.supervisor import Service
+from cryoflow.database import Database
 from cryoflow.errors import BadInput
+from cryoflow.settings.find import PREFIX
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import ProfileName
+from cryoflow.view.parameters import ViewParameters
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SITE_VARIABLE = f"{PREFIX}SITE"
+VIEWER_PORT = ViewParameters.port
+"""Port of the viewer where the site names no address, or one that a proxy answers."""
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
@@ -54,6 +61,7 @@ def workers(settings: Settings, profile: ProfileName) -> tuple[Service, ...]:
         "PREFECT_API_URL": f"{settings.site.server.rstrip('/')}/api",
         "PREFECT_WORKER_QUERY_SECONDS": "5",
         "TMPDIR": str(temporary_folder()),  # a process worker keeps its runs in a folder of one fixed name there
+        **_viewer_variable(settings),
     }
     start = (sys.executable, "-m", "prefect", "worker", "start")
     return tuple(
@@ -64,6 +72,48 @@ def workers(settings: Settings, profile: ProfileName) -> tuple[Service, ...]:
         )
         for pool, kind in pools(profile).items()
     )
+
+
+def with_viewer(settings: Settings) -> Settings:
+    """Return settings whose `viewer` is the address of the viewer that `viewer` starts, where the site names none."""
+    if settings.site.viewer or settings.database is None:
+        return settings
+    site = settings.site.model_copy(update={"viewer": f"http://127.0.0.1:{VIEWER_PORT}"})
+    return settings.model_copy(update={"site": site})
+
+
+def viewer(settings: Settings) -> Service | None:
+    """Return the viewer of the site's database, None as long as there is no such database.
+
+    It listens on loopback like every viewer: on the port of the site's `viewer`, or behind a proxy of that name.
+    """
+    if settings.database is None or not Database(settings.database).exists:
+        return None
+    host = urlsplit(settings.site.viewer or "").hostname
+    argv = [sys.executable, "-m", "cryoflow", "view", "--database", str(settings.database.absolute()), "--write"]
+    argv += ["--port", str(viewer_port(settings)), "--token-file", str(viewer_tokens())]
+    argv += ["--host-name", host] if host and host not in LOOPBACK else []
+    return Service("viewer", tuple(argv))
+
+
+def viewer_port(settings: Settings) -> int:
+    """Return the port of loopback that the viewer listens on."""
+    address = urlsplit(settings.site.viewer or "")
+    return address.port or VIEWER_PORT if address.scheme != "https" else VIEWER_PORT
+
+
+def viewer_tokens() -> Path:
+    """Return the file of this account that keeps the viewer's tokens."""
+    return state_folder() / "view-tokens"
+
+
+def is_taken(port: int) -> bool:
+    """Return whether a program listens on a port of loopback."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def other_workers(settings: Settings, profile: ProfileName) -> list[str]:
@@ -100,6 +150,15 @@ def temporary_folder() -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise BadInput(folder, "belongs to another account.", "Set TMPDIR to a folder of this account's own.")
     return folder
+
+
+def _viewer_variable(settings: Settings) -> dict[str, str]:
+    """Return the variable by which runs learn the viewer's address, for their links to reports."""
+    try:
+        given = json.loads(os.environ.get(SITE_VARIABLE) or "{}")
+    except ValueError:  # `load_settings` has refused it
+        given = {}
+    return {SITE_VARIABLE: json.dumps({**given, "viewer": settings.site.viewer})} if settings.site.viewer else {}
 
 
 def _host() -> str:

@@ -8,7 +8,7 @@ import secrets
 import socket
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,18 +100,27 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
         ws="none",
         lifespan="off",
     )
-    base = f"http://127.0.0.1:{port}/"
-    if names:
-        base += "look"
-    query = {"entry": names[0], **({"with": names[1:4]} if names[1:] else {})} if names else {}
-    links = [base + "?" + urlencode({"token": t, **query}, doseq=True) for t in (read, write)]
     try:
-        on_started(Links(links[0], links[1] if p.write else None))
+        on_started(links_of(port, read, write if p.write else None, names))
         for name in names:  # loaded while the person still opens the link
             threading.Thread(target=_load, args=(library, name), daemon=True).start()
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
+
+
+def links_of(port: int, read: str, write: str | None, entries: Sequence[str] = ()) -> Links:
+    """Return the links that carry the tokens.
+
+    Parameters
+    ----------
+    entries
+        The first is shown, up to three more are drawn on top; without any the links lead to the database.
+    """
+    page = f"http://127.0.0.1:{port}/{'look' if entries else ''}"
+    query = {"entry": entries[0], "with": list(entries[1:4])} if entries else {}
+    links = [t and f"{page}?{urlencode({'token': t, **query}, doseq=True)}" for t in (read, write)]
+    return Links(links[0] or "", links[1])
 
 
 def tokens(file: Path | None) -> tuple[str, str]:
