@@ -174,7 +174,7 @@ def main() -> None:
             names = options.only or [name for name in pickers() if name not in ("warp", "cryosegnet")]
             memory_of_exports(Path(scratch), options.picks, options.micrographs, names)
         return
-    training_set._look_at_files = timed("linking", training_set._look_at_files)  # type: ignore[assignment]
+    training_set.read_headers_of = timed("linking", training_set.read_headers_of)  # type: ignore[assignment]
     links.link_micrographs = timed("linking", links.link_micrographs)  # type: ignore[assignment]
     export.check_orientations = timed("check", export.check_orientations)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:

@@ -138,7 +138,7 @@ def swaps(folder: Path, rng: random.Random) -> Iterator[bool]:
 
 def mutations(folder: Path, rng: random.Random) -> Iterator[bool]:
     """Random bytes in a sound file, through a reader of any kind: a result or one clear error."""
-    readers = bad._readers()
+    readers = bad.readers_of_bad_files()
     while True:
         seed = rng.choice(bad.SEEDS)
         at = rng.randrange(len(seed) + 1)
@@ -152,7 +152,7 @@ def mutations(folder: Path, rng: random.Random) -> Iterator[bool]:
 
 def bombs(folder: Path, rng: random.Random) -> Iterator[bool]:
     """A small file that asks for much, through a reader of any kind: within its budget of time and memory."""
-    readers = bad._readers()
+    readers = bad.readers_of_bad_files()
 
     def too_long(*_: object) -> None:
         raise TimeoutError("more CPU time than a bomb may cost")

@@ -102,7 +102,7 @@ class Engine:
             events = client.events(**window, filters={"container": container_id}, decode=True)
             actions = {event.get("Action", "") for event in events}
             log = client.api.logs(container_id, tail=40).decode(errors="replace")
-        return _ended(known, actions, log)
+        return ended_container(known, actions, log)
 
     def stop(self, container_id: str) -> None:
         """Ask a container to stop, and end it where it does not within 10 s."""
@@ -115,7 +115,8 @@ class Engine:
             client.api.remove_container(container_id)
 
 
-def _ended(known: Mapping[str, Any], actions: set[str], log: str) -> EndedContainer:
+def ended_container(known: Mapping[str, Any], actions: set[str], log: str) -> EndedContainer:
+    """Return how a container ended, from what the engine knows of it."""
     state = known["State"]
     return EndedContainer(
         name=known["Name"].removeprefix("/"),

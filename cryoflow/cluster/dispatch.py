@@ -128,7 +128,7 @@ def run_shards(
     works = list(works)
     name = f"{flow_name}/{deployment_name(flow_name, settings.place)}"
     with get_client(sync_client=True) as client:
-        runner = _Runner(client, name, settings.site.attempts, settings.site.shards_at_once)
+        runner = ShardRunner(client, name, settings.site.attempts, settings.site.shards_at_once)
         runner.tags = list(tags)
         runner.variables = variables_for_stages(client, name, this_run.id, this_run.root_flow_run_id)
         runner.find_unfinished()
@@ -136,7 +136,7 @@ def run_shards(
     return tuple(ended[i] for i in range(len(works)))
 
 
-class _Runner:
+class ShardRunner:
     def __init__(self, client: SyncPrefectClient, deployment: str, attempts: int, at_once: int) -> None:
         self.client, self.deployment, self.attempts, self.at_once = client, deployment, attempts, at_once
         self.parent = str(this_run.id or uuid.uuid4())

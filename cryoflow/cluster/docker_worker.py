@@ -79,7 +79,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
 
     def _steps(self, turn: int) -> Sequence[Callable[[], Awaitable[None]]]:
         is_due = turn % max(1, round(RECOVER_EVERY_S / LOOK_EVERY_S)) == 0
-        return [partial(self._look, for_lost=is_due)]
+        return [partial(self.poll_engine, for_lost=is_due)]
 
     def _pause_s(self) -> float:
         return LOOK_EVERY_S
@@ -108,7 +108,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         # The run has its state, with the reason: any other status would make the base worker propose one without.
         return DockerWorkerResult(identifier=pid, status_code=0)
 
-    async def _look(self, *, for_lost: bool) -> None:
+    async def poll_engine(self, *, for_lost: bool) -> None:
         """End what users cancelled, and tell the end of each container that has ended."""
         was_silent = self._silent
         try:

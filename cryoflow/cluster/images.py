@@ -58,10 +58,11 @@ def examine_image(image: str, settings: Settings) -> Iterator[CheckResult]:
             "start", "failed", "the Python in it does not answer as it should", "Build it anew: `make images`."
         )
         return
-    yield from _judge(answer, wants_gpu=wants_gpu)
+    yield from compare_image(answer, wants_gpu=wants_gpu)
 
 
-def _judge(answer: Mapping[str, Any], *, wants_gpu: bool) -> Iterator[CheckResult]:
+def compare_image(answer: Mapping[str, Any], *, wants_gpu: bool) -> Iterator[CheckResult]:
+    """Yield one result for each property of an image that is checked, from the answer of the probe inside it."""
     root = answer["user"] == 0 and os.getuid() != 0
     found = f"Python {answer['python']}, as user {answer['user']}"
     hint = "What it writes would belong to root." if root else ""

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import anyio
 import anyio.to_thread
 
 from cryoflow.execution.slurm import EndedJob, QueuedJob, Scheduler, SchedulerSilent

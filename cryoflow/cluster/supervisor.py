@@ -34,7 +34,7 @@ class Running:
 
     def __init__(self, log_folder: Path) -> None:
         self.log_folder = log_folder
-        self._processes: list[tuple[Service, subprocess.Popen[bytes]]] = []
+        self.processes: list[tuple[Service, subprocess.Popen[bytes]]] = []
         self._restarts: dict[str, list[float]] = {}
 
     def __enter__(self) -> Running:
@@ -43,7 +43,7 @@ class Running:
 
     def __exit__(self, *_exc_info: object) -> None:
         with _deaf():  # a second Ctrl-C would leave the rest running
-            for _, process in reversed(self._processes):
+            for _, process in reversed(self.processes):
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
                     try:
@@ -70,7 +70,7 @@ class Running:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us; we stop them in order
             )
-        self._processes.append((service, process))
+        self.processes.append((service, process))
         return True
 
     def restart(self, service: Service) -> bool:
@@ -80,11 +80,11 @@ class Running:
         if len(recent) >= RESTARTS:
             return False
         self._restarts[service.name] = [*recent, now]
-        self._processes = [(s, process) for s, process in self._processes if s.name != service.name]
+        self.processes = [(s, process) for s, process in self.processes if s.name != service.name]
         return self.start(service)
 
     def __len__(self) -> int:
-        return len(self._processes)
+        return len(self.processes)
 
     def log(self, service: Service) -> Path:
         """Where a service's output goes."""
@@ -92,7 +92,7 @@ class Running:
 
     def ended(self) -> Service | None:
         """A service that has ended by itself, None where all run."""
-        return next((service for service, process in self._processes if process.poll() is not None), None)
+        return next((service for service, process in self.processes if process.poll() is not None), None)
 
     def wait_for(self, what: str, is_ready: Callable[[], bool], *, timeout_s: float = 180) -> None:
         """Wait until something is ready.

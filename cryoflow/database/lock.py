@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 NAME = ".lock"
 TELL_AFTER_S = 5.0
 """How long a writer waits in silence before it says for whom."""
-_FIRST_PID_SPACE = "pid:[4026531836]"
+FIRST_PID_SPACE = "pid:[4026531836]"
 """What Linux calls the process numbers of the machine itself, as opposed to a container's."""
 
 
@@ -70,7 +70,7 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
     """
     path = folder / NAME
     mine = folder / hidden_name(NAME)
-    me = _me()
+    me = this_process()
     taken = False
     try:
         with files.clear_errors(path):
@@ -96,7 +96,7 @@ def _take(mine: Path, path: Path, timeout_s: float) -> bool:
     taken_over = told = False
     while not _link(mine, path):
         owner = _owner(path)
-        if owner is not None and _lives(owner) is False and _clear(path, owner):
+        if owner is not None and _lives(owner) is False and clear_lock(path, owner):
             taken_over = True
             continue
         waited_s = time.monotonic() - begun
@@ -118,7 +118,8 @@ def _link(mine: Path, path: Path) -> bool:
     return True
 
 
-def _me() -> Owner:
+def this_process() -> Owner:
+    """Return this process as the owner of a lock."""
     return Owner(
         host=socket.gethostname(),
         machine=text_of("/etc/machine-id"),
@@ -146,11 +147,11 @@ def _lives(owner: Owner) -> bool | None:
         return None
     if owner.boot != text_of("/proc/sys/kernel/random/boot_id"):
         # Two machines of one name may look alike from inside containers; no container is in the first space.
-        return False if owner.machine and owner.pid_space == _FIRST_PID_SPACE else None
+        return False if owner.machine and owner.pid_space == FIRST_PID_SPACE else None
     return runs(owner.pid, owner.started)
 
 
-def _clear(path: Path, dead: Owner) -> bool:
+def clear_lock(path: Path, dead: Owner) -> bool:
     """Remove a dead owner's lock, unless somebody on this host did so first.
 
     Only processes of the dead owner's own host come here, so that a lock of the kernel between them is enough to keep

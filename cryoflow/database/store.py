@@ -296,7 +296,7 @@ class Database:
 
     def entries(self) -> list[Entry]:
         """All entries, in order of project, kind and number of the job; damaged ones are there, with that status."""
-        return [self._settled(read_entry, f) for f in layout.entry_folders(self.root)]
+        return [self.read_settled(read_entry, f) for f in layout.entry_folders(self.root)]
 
     def entry(self, name: str) -> Entry:
         """The entry of a name, `<project>/<Kind>_<job>`.
@@ -306,7 +306,7 @@ class Database:
         BadInput
             Where there is none; says which names come near.
         """
-        return self._settled(read_entry, self._folder_of(name))
+        return self.read_settled(read_entry, self._folder_of(name))
 
     def load(self, name: str | Entry) -> PickSet:
         """The picks of an entry. Micrographs' paths are what the links in `Micrographs/` point to.
@@ -317,7 +317,7 @@ class Database:
             Where there is no such entry, or it is damaged.
         """
         folder = name.folder if isinstance(name, Entry) else self._folder_of(name)
-        return self._settled(load_entry, folder)
+        return self.read_settled(load_entry, folder)
 
     def mark(self, name: str, status: str, reason: str) -> None:
         """Record that an entry is no longer what its job holds; `add` and `unmark` take the mark off.
@@ -462,7 +462,7 @@ class Database:
         near = difflib.get_close_matches(name, names, 3, 0.5) or names[:3]
         raise BadInput(self.root, f"there is no entry {name!r}.", f"There are: {', '.join(near)}, ..." if near else "")
 
-    def _settled(self, read: Callable[[Path], T], folder: Path) -> T:
+    def read_settled(self, read: Callable[[Path], T], folder: Path) -> T:
         """Read an entry's folder, again where another process replaced the entry meanwhile."""
         whole = folder.with_name(layout.entry_name(folder))
         for attempt in range(10):

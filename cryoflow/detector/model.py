@@ -193,8 +193,8 @@ class Detector:
         """
         ny, nx = prepared.shape[:2]
         full = np.empty((-(-ny // STRIDE), -(-nx // STRIDE), N_OUTPUTS), np.float32)
-        for rows, inner_rows in _tiles(ny):
-            for columns, inner_columns in _tiles(nx):
+        for rows, inner_rows in tiles_of(ny):
+            for columns, inner_columns in tiles_of(nx):
                 part = _look(self.network, prepared[rows, columns])
                 out_rows, out_columns = (
                     slice(i.start // STRIDE, -(-i.stop // STRIDE)) for i in (inner_rows, inner_columns)
@@ -249,7 +249,7 @@ def _look(network: keras.Model, part: npt.NDArray[np.float16]) -> Answers:
     return inside
 
 
-def _tiles(length: int) -> list[tuple[slice, slice]]:
+def tiles_of(length: int) -> list[tuple[slice, slice]]:
     """Tiles of an axis: what each looks at, and the part of it that is kept. Both begin at multiples of 16."""
     if length <= TILE_PX:
         return [(slice(0, length), slice(0, length))]

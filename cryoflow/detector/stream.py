@@ -63,12 +63,12 @@ class CropStream:
         counts = np.bincount(self._member, [max(e.n_positive, 1) for e in self.examples], len(names))
         share = counts**self.options.power
         of_set = np.bincount(self._member, minlength=len(names))
-        self._probability = (share / share.sum())[self._member] / of_set[self._member]
+        self.probability_of_examples = (share / share.sum())[self._member] / of_set[self._member]
 
     def batch(self, number: int) -> Batch:
         """Return batch `number`: inputs (n, crop, crop, channels) and targets (n, crop / 4, crop / 4, 11)."""
         rng = np.random.default_rng([self.seed, number])
-        chosen = rng.choice(len(self.examples), self.options.batch, p=self._probability)
+        chosen = rng.choice(len(self.examples), self.options.batch, p=self.probability_of_examples)
         edge = self.options.crop_px
         out_edge = edge // STRIDE
         first = self.examples[0].map_pixels().shape[-1]

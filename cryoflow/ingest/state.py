@@ -57,7 +57,7 @@ def job_key(job: Job, options: IngestOptions) -> str:
 
 def read_states(database: Database, project: Path) -> dict[str, JobState]:
     """What is state of a project's jobs; nothing where the file is absent or damaged."""
-    path = _path(database, project)
+    path = state_file(database, project)
     try:
         record = unsealed(path, layout.content(path), VERSION)
         jobs = record["jobs"]
@@ -107,8 +107,9 @@ def write_states(database: Database, project: Path, changes: Mapping[str, JobSta
                 for name, j in sorted(jobs.items(), key=lambda item: layout.natural(item[0]))
             },
         }
-        files.write_atomically(_path(database, project), sealed(record), root=database.root)
+        files.write_atomically(state_file(database, project), sealed(record), root=database.root)
 
 
-def _path(database: Database, project: Path) -> Path:
+def state_file(database: Database, project: Path) -> Path:
+    """Return the file of a project's ingest state."""
     return database.root / layout.JOBS / f"{safe_name(project.name or 'root')}-{short_hash(str(project))}.json"

@@ -35,15 +35,16 @@ FAULT_POINTS = frozenset(
 )
 """Every place where a test ends the process. A step that writes, renames, syncs or removes is followed by one."""
 
-_on_fault_point: Callable[[str], None] | None = None
+on_fault_point: Callable[[str], None] | None = None
+"""Called with the name of each step of a write; tests set it, to fail or to be killed there."""
 
 
 def fault_point(name: str) -> None:
     """Let a test end the process or raise here; does nothing otherwise."""
-    if _on_fault_point is not None:
+    if on_fault_point is not None:
         if name not in FAULT_POINTS:
             raise ValueError(f"{name} is not in FAULT_POINTS")
-        _on_fault_point(name)
+        on_fault_point(name)
 
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

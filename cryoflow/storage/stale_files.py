@@ -22,7 +22,7 @@ from cryoflow.system.processes import pid_space, some_runs
 def hidden_name(name: str) -> str:
     """Return a free hidden name for the unfinished content of `name`, which says which process writes it."""
     start = os.fsencode(name)[:80].decode(errors="ignore")  # names of files have at most 255 bytes
-    return f".{start}.tmp-{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f".{start}.tmp-{host_name()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def hidden_sibling(path: Path) -> Path:
@@ -38,14 +38,14 @@ def is_unfinished(name: str) -> bool:
     return _UNFINISHED.fullmatch(name) is not None
 
 
-_swept: set[tuple[int, int]] = set()
+swept_folders: set[tuple[int, int]] = set()
 
 
 def remove_leftovers(folder: int) -> None:
     """Remove what killed writers left in an open folder, once in a process."""
     status = os.fstat(folder)
-    if (status.st_dev, status.st_ino) not in _swept:
-        _swept.add((status.st_dev, status.st_ino))
+    if (status.st_dev, status.st_ino) not in swept_folders:
+        swept_folders.add((status.st_dev, status.st_ino))
         sweep(folder)
 
 
@@ -69,7 +69,7 @@ def is_abandoned(path: Path) -> bool:
 def _is_abandoned(path: str, folder: int | None) -> bool:
     match = _UNFINISHED.fullmatch(os.path.basename(path))  # noqa: PTH119
     assert match is not None
-    if match["host"] == _host():
+    if match["host"] == host_name():
         return not some_runs(int(match["pid"]))
     try:
         return time.time() - os.stat(path, dir_fd=folder, follow_symlinks=False).st_mtime > 86400
@@ -77,6 +77,6 @@ def _is_abandoned(path: str, folder: int | None) -> bool:
         return False
 
 
-def _host() -> str:
+def host_name() -> str:
     """This host, and within it the container: each has process numbers of its own."""
     return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] + f"_{short_hash(pid_space(), 4)}"

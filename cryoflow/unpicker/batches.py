@@ -56,14 +56,14 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self._repeats = max(1.0, least_steps * self.batch / total)
         self._group_picks = max(4 * self.batch, memory_bytes // (2 * edge * edge * preprocessing.n_channels))
         self._lock = threading.Lock()
-        self._loaded: tuple[tuple[int, ...], npt.NDArray[np.float16]] = ((), np.zeros(0, np.float16))
+        self.loaded_group: tuple[tuple[int, ...], npt.NDArray[np.float16]] = ((), np.zeros(0, np.float16))
         self._plan()
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        group, rows = self._batches[index]
+        group, rows = self.batches[index]
         boxes = self._boxes(group)
         rng = np.random.default_rng([self.seed, 2, self.epoch, index])
         members = [self.micrographs[i] for i in group]
@@ -96,17 +96,17 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
                     held = 0
                 groups[-1].append(int(i))
                 held += sizes[i]
-        self._batches: list[tuple[tuple[int, ...], npt.NDArray[np.intp]]] = []
+        self.batches: list[tuple[tuple[int, ...], npt.NDArray[np.intp]]] = []
         for group in groups:
             n = sum(sizes[i] for i in group)
             steps = math.ceil(round(n * self._repeats) / self.batch)
             rounds = math.ceil(steps * self.batch / n)
             rows = np.concatenate([rng.permutation(n) for _ in range(rounds)])[: steps * self.batch]
-            self._batches += [(tuple(group), part) for part in rows.reshape(-1, self.batch)]
+            self.batches += [(tuple(group), part) for part in rows.reshape(-1, self.batch)]
 
     def _boxes(self, group: tuple[int, ...]) -> npt.NDArray[np.float16]:
         with self._lock:
-            if self._loaded[0] != group:
-                self._loaded = ((), np.zeros(0, np.float16))  # free the last group before the next one is read
-                self._loaded = (group, np.concatenate([self.micrographs[i].load() for i in group]))
-            return self._loaded[1]
+            if self.loaded_group[0] != group:
+                self.loaded_group = ((), np.zeros(0, np.float16))  # free the last group before the next one is read
+                self.loaded_group = (group, np.concatenate([self.micrographs[i].load() for i in group]))
+            return self.loaded_group[1]

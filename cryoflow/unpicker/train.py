@@ -77,7 +77,7 @@ def train(
     if start is not None:
         parts = parts.without_leaks(start)
     mark = _fingerprint(preprocessing, architecture, parts, options, start)
-    if finished := _finished(output, mark, overwrite=overwrite):
+    if finished := finished_model(output, mark, overwrite=overwrite):
         return finished
     load_keras()  # takes seconds, which a finished training need not wait for
     from cryoflow.unpicker.training_loop import fit
@@ -88,7 +88,7 @@ def train(
         weights={},
         diameter_A=diameter,
         options=options.deciding(),
-        manifest=(*parts.manifest(), *_learnt_before(parts, start)),
+        manifest=(*parts.manifest(), *rows_learned_before(parts, start)),
         fingerprint=mark,
         versions=versions(),
     )
@@ -130,7 +130,7 @@ def _prepare_parts(
     return PreparedSplit(prepared["train"], prepared["validation"], prepared["test"], tuple(failed))
 
 
-def _learnt_before(parts: PreparedSplit, start: ModelBundle | None) -> list[ManifestRow]:
+def rows_learned_before(parts: PreparedSplit, start: ModelBundle | None) -> list[ManifestRow]:
     """Rows of an earlier model's micrographs, so that no evaluation takes them for unseen ones."""
     here = {m.content for m in (*parts.train, *parts.validation, *parts.test)}
     rows = [r for r in (start.manifest if start else ()) if r.part != "test" and r.content not in here]
@@ -157,7 +157,7 @@ def _fingerprint(
     return fingerprint_of_values(values)
 
 
-def _finished(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None:
+def finished_model(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None:
     """The finished model of this very training, if it is there; another one is refused or cleared away."""
     marked = output / "training.txt"
     other = False

@@ -87,7 +87,7 @@ def fit(
     _compile(model, _optimizer(options, len(batches)), options, devices)
     state = output / "checkpoints" / STATE
     if state.is_file():
-        history = _restore(model, state)
+        history = restore_state(model, state)
     began = 0
     for until, priors in stages:
         last, done = until == options.epochs, len(history.epochs)
@@ -240,7 +240,7 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         if self.log:
             self.log.add(epoch + 1, self.history.epochs[-1])
         scored.save(checkpoint_folder(self.output, epoch + 1))
-        _save_state(self.model, self.history, self.output / "checkpoints" / STATE)
+        save_state(self.model, self.history, self.output / "checkpoints" / STATE)
         if self.may_end and self.history.ended(self.options.patience):
             self.model.stop_training = True
 
@@ -288,7 +288,8 @@ def _all_variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _save_state(model: keras.Model, history: History, path: Path) -> None:
+def save_state(model: keras.Model, history: History, path: Path) -> None:
+    """Write weights, the optimizer's state and the history, from which a stopped training goes on."""
     arrays: dict[str, npt.NDArray[np.generic]] = {
         f"{i:04d}": np.array(keras.ops.convert_to_numpy(v.value)) for i, v in enumerate(_all_variables(model))
     }
@@ -296,7 +297,8 @@ def _save_state(model: keras.Model, history: History, path: Path) -> None:
     write_atomically(path, npz_bytes(arrays))
 
 
-def _restore(model: keras.Model, path: Path) -> History:
+def restore_state(model: keras.Model, path: Path) -> History:
+    """Load what `save_state` wrote into a model, and return the history."""
     variables = _all_variables(model)
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -60,7 +60,7 @@ class Api:
         self._slots = threading.BoundedSemaphore(max(2, available_cpus()))
         self._windows: dict[str, tuple[float, str, str, int]] = {}
         self._windows_lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="patches")
+        self.pool = ThreadPoolExecutor(4, thread_name_prefix="patches")
 
     @contextmanager
     def slot(self) -> Iterator[None]:
@@ -444,7 +444,7 @@ def _patches(api: Api, opened: Opened, wanted: Sequence[tuple[int, int]], lowpas
             return None
 
     numbers = sorted({m for m, _ in wanted})
-    files = dict(zip(numbers, api._pool.map(open_, numbers), strict=True))
+    files = dict(zip(numbers, api.pool.map(open_, numbers), strict=True))
 
     def cut(which: tuple[int, int]) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         micrograph, pick = which
@@ -464,7 +464,7 @@ def _patches(api: Api, opened: Opened, wanted: Sequence[tuple[int, int]], lowpas
             pass
         return np.full((pictures.PATCH_PX, pictures.PATCH_PX), 64, np.uint8)
 
-    return pictures.jpeg(np.concatenate(list(api._pool.map(cut, wanted)), axis=1), quality=80)
+    return pictures.jpeg(np.concatenate(list(api.pool.map(cut, wanted)), axis=1), quality=80)
 
 
 def _check_micrograph(opened: Opened, micrograph: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cryoflow.cluster import docker_worker
 from cryoflow.cluster.attempts import end_of, reason_is_missing
-from cryoflow.cluster.containers import EndedContainer, EngineSilent, RunContainer, _ended
+from cryoflow.cluster.containers import EndedContainer, EngineSilent, RunContainer, ended_container
 from cryoflow.cluster.docker_worker import ContainerConfiguration, ContainerWorker
 from cryoflow.cluster.exit_reason import END_LABELS, ExitReason
 
@@ -18,7 +18,7 @@ INSPECTED = {"Name": "/judge-1", "HostConfig": {"Memory": 4 * 1024**3}}
 
 
 def ended(exit_code: int, actions: set[str], *, oom_killed: bool = False) -> EndedContainer:
-    return _ended(INSPECTED | {"State": {"ExitCode": exit_code, "OOMKilled": oom_killed}}, actions, "")
+    return ended_container(INSPECTED | {"State": {"ExitCode": exit_code, "OOMKilled": oom_killed}}, actions, "")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_runs_whose_container_is_gone_end_those_that_never_had_one_start_anew_an
             async with get_client() as worker._client:
                 for name in ("", "this engine"):
                     worker.engine = ForgetfulEngine(name)
-                    await worker._look(for_lost=True)
+                    await worker.poll_engine(for_lost=True)
                     if not name:
                         states = [(await client.read_flow_run(run_id)).state.name for run_id in runs.values()]
                         assert states == ["Running", "Running", "Pending"]

@@ -290,14 +290,14 @@ def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(clu
 
 
 def test_a_run_of_next_night_is_not_waited_for() -> None:
-    from cryoflow.cluster.dispatch import _Runner
+    from cryoflow.cluster.dispatch import ShardRunner
 
     parameters = {"parameters": {"number": 0}}
     nightly = SimpleNamespace(auto_scheduled=True, state_type="SCHEDULED", parameters=parameters)
     tonight = SimpleNamespace(auto_scheduled=True, state_type="RUNNING", parameters=parameters)
     found = [nightly]
     client: Any = SimpleNamespace(read_flow_runs=lambda **_filters: found)
-    runner = _Runner(client, "stage/stage (slurm)", 1, 1)
+    runner = ShardRunner(client, "stage/stage (slurm)", 1, 1)
     runner.find_unfinished()
     assert runner.unfinished == {}
     found.append(tonight)

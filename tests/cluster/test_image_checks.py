@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cryoflow.cli.main import launch
-from cryoflow.cluster.images import _judge, examine_image
+from cryoflow.cluster.images import compare_image, examine_image
 from cryoflow.cluster.probe import is_read_only, problem_of, write
 from cryoflow.settings.load import Settings
 from cryoflow.settings.site import Site
@@ -35,7 +35,7 @@ SOUND: dict[str, Any] = {
 
 
 def judged(*, wants_gpu: bool = False, **changes: Any) -> dict[str, CheckResult]:
-    return {finding.check: finding for finding in _judge(SOUND | changes, wants_gpu=wants_gpu)}
+    return {finding.check: finding for finding in compare_image(SOUND | changes, wants_gpu=wants_gpu)}
 
 
 def test_a_sound_image_has_nothing_but_the_gpu_missing() -> None:

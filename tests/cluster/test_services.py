@@ -33,7 +33,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # as `up` does: in a s
 with Running(Path(sys.argv[1])) as running:
     for name in ("server", "worker"):
         assert running.start(Service(name, ("bash", "-c", {SLOW_TO_STOP!r})))
-    print("ready", *(process.pid for _, process in running._processes), flush=True)
+    print("ready", *(process.pid for _, process in running.processes), flush=True)
     time.sleep(60)
 """
 
@@ -129,13 +129,13 @@ def test_a_service_that_was_killed_is_started_again_but_not_for_ever(tmp_path: P
     with Running(tmp_path) as running:
         assert running.start(SLEEPER)
         for _ in range(5):
-            os.killpg(running._processes[-1][1].pid, signal.SIGKILL)
+            os.killpg(running.processes[-1][1].pid, signal.SIGKILL)
             while (ended := running.ended()) is None:
                 time.sleep(0.05)
             assert ended == SLEEPER
             assert running.restart(ended)
             assert len(running) == 1
-        os.killpg(running._processes[-1][1].pid, signal.SIGKILL)
+        os.killpg(running.processes[-1][1].pid, signal.SIGKILL)
         assert not running.restart(SLEEPER)
 
 

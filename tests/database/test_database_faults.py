@@ -66,11 +66,11 @@ def in_child(work: Callable[[], None]) -> int:
 
 @contextmanager
 def hook(on_point: Callable[[str], None]) -> Iterator[None]:
-    files._on_fault_point = on_point
+    files.on_fault_point = on_point
     try:
         yield
     finally:
-        files._on_fault_point = None
+        files.on_fault_point = None
 
 
 def at(number: int, act: Callable[[], None]) -> Callable[[str], None]:
@@ -284,16 +284,16 @@ def test_a_damaged_memory_is_forgotten(tmp_path: Path, make_pickset: Make) -> No
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     with files.replacing(tmp_path / "a.txt") as hidden:
         sweep_once(tmp_path)
-        stale_files._swept.clear()
+        stale_files.swept_folders.clear()
         sweep_once(tmp_path)
         hidden.write_text("x")
     assert (tmp_path / "a.txt").read_text() == "x"
-    dead = tmp_path / f".a.txt.tmp-{stale_files._host()}-{in_child_pid()}-0123abcd"
+    dead = tmp_path / f".a.txt.tmp-{stale_files.host_name()}-{in_child_pid()}-0123abcd"
     dead.write_text("x")
     mine = tmp_path / ".notes.tmp-backup"
     mine.write_text("a user's own")
     os.utime(mine, (0, 0))
-    stale_files._swept.clear()
+    stale_files.swept_folders.clear()
     files.write_atomically(tmp_path / "b.txt", "y")
     assert not dead.exists()
     assert mine.exists()

@@ -24,7 +24,7 @@ Make = Callable[..., PickSet]
 def held(folder: Path, **changes: object) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / ".lock"
-    path.write_text(json.dumps(asdict(replace(locking._me(), **changes))))  # type: ignore[arg-type]
+    path.write_text(json.dumps(asdict(replace(locking.this_process(), **changes))))  # type: ignore[arg-type]
     return path
 
 
@@ -103,7 +103,7 @@ def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path,
 def test_a_dead_owners_lock_is_taken_over(
     tmp_path: Path, make_pickset: Make, dead: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locking, "pid_space", lambda: locking._FIRST_PID_SPACE)  # wherever the tests run
+    monkeypatch.setattr(locking, "pid_space", lambda: locking.FIRST_PID_SPACE)  # wherever the tests run
     held(tmp_path / "DB", **dead)
     Database(tmp_path / "DB", lock_timeout_s=5).add(make_pickset())
     assert not (tmp_path / "DB/.lock").exists()
@@ -142,13 +142,13 @@ def test_a_lock_that_was_removed_by_hand_and_taken_by_another_is_not_removed(tmp
 def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixteen processes meet a dead owner's lock at once; each counts up a number that only a lock keeps right."""
     held(tmp_path, pid=2**22 + 12345)
-    clear = locking._clear
+    clear = locking.clear_lock
 
     def late(path: Path, owner: locking.Owner) -> bool:
         time.sleep(0.01 * (os.getpid() % 16))  # each has seen the dead owner before any of them removes its lock
         return clear(path, owner)
 
-    monkeypatch.setattr(locking, "_clear", late)
+    monkeypatch.setattr(locking, "clear_lock", late)
     start = time.monotonic() + 1.0
     counter = tmp_path / "counter"
     counter.write_text("0")
@@ -214,7 +214,7 @@ def test_an_entry_that_was_aside_is_looked_for_in_its_place_when_it_is_gone_from
             aside.rename(entry.folder)
         return (folder / "info.txt").read_bytes()
 
-    assert database._settled(read, aside).startswith(b"cryoflow entry")
+    assert database.read_settled(read, aside).startswith(b"cryoflow entry")
     assert seen == [aside, entry.folder]
 
 

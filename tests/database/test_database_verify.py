@@ -209,12 +209,12 @@ def test_a_verify_beside_a_writer_finds_no_damage(two_projects: Database, moment
             seen.extend(f.what for f in verify(two_projects.root) if f.severity == "damage")
             seen.append("looked")
 
-    files._on_fault_point = look
+    files.on_fault_point = look
     try:
         two_projects.add(make_pickset("P1", seed=9, picks_each=6))
         two_projects.add(make_pickset("P1", job="J90", picks_each=6))
     finally:
-        files._on_fault_point = None
+        files.on_fault_point = None
     assert set(seen) == {"looked"}
 
 

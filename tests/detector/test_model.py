@@ -119,7 +119,7 @@ def test_tiles_give_what_the_whole_image_gives(
     whole = detector.answers(image(shape_yx))
     assert whole.shape[:2] == (-(-shape_yx[0] // 4), -(-shape_yx[1] // 4))
     monkeypatch.setattr(module, "TILE_PX", 256)
-    assert len(module._tiles(max(shape_yx))) > 1
+    assert len(module.tiles_of(max(shape_yx))) > 1
     tiled = detector.answers(image(shape_yx))
     # Images are padded to a multiple of 64, tiles by another amount; only what lies near the padding may see it.
     np.testing.assert_allclose(tiled[:-26, :-26], whole[:-26, :-26], atol=2e-3)

@@ -81,8 +81,8 @@ def test_data_sets_are_drawn_by_the_root_of_their_particles(tmp_path: Path) -> N
     large = [Example(e.pixels, "large", e.xy_px, e.kind, e.weight) for e in large]
     small = example(tmp_path, "small", 15)
     stream = CropStream([*large, small], 24.0, seed=1)
-    assert stream._probability[:8].sum() == pytest.approx(0.8, abs=1e-6)
-    assert stream._probability[8] == pytest.approx(0.2, abs=1e-6)
+    assert stream.probability_of_examples[:8].sum() == pytest.approx(0.8, abs=1e-6)
+    assert stream.probability_of_examples[8] == pytest.approx(0.2, abs=1e-6)
 
 
 def test_augmentation_keeps_shape_and_changes_pixels() -> None:

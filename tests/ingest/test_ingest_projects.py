@@ -200,7 +200,7 @@ def test_a_database_that_cannot_be_written_ends_the_run(
         if len(passed) == 40:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_on_fault_point", full)
+    monkeypatch.setattr(files, "on_fault_point", full)
     with pytest.raises(NotWritten, match="No space left"):
         quick(projects, tmp_path / "DB")
     monkeypatch.undo()

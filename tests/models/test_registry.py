@@ -185,7 +185,7 @@ def test_a_kill_at_any_write_leaves_whole_versions_and_the_next_add_goes_on(
             if left == 0:
                 os._exit(9)
 
-        files._on_fault_point = die
+        files.on_fault_point = die
         registry.add("unpicker", "unpicker", model)
         registry.promote("unpicker", 2, "second")
         os._exit(0)

@@ -91,7 +91,7 @@ def training(folder: Path) -> None:
             if p.done >= step and not point:
                 die()
             elif p.done >= step:
-                files._on_fault_point = lambda name: die() if name == point else None
+                files.on_fault_point = lambda name: die() if name == point else None
 
         try:
             train(LabeledSet.from_picks([entry]), folder / model, options, on_progress=on_progress)

@@ -221,11 +221,11 @@ def die() -> None:
 @contextmanager
 def fault_hook(on_point: Callable[[str], None]) -> Iterator[None]:
     """Call something at each named fault point of `cryoflow.storage.files`."""
-    files._on_fault_point = on_point
+    files.on_fault_point = on_point
     try:
         yield
     finally:
-        files._on_fault_point = None
+        files.on_fault_point = None
 
 
 def points_of(work: Callable[[], object], log: Path) -> list[str]:

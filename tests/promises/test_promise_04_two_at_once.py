@@ -110,7 +110,7 @@ def test_a_command_that_is_told_to_end_lets_go_of_the_lock_first(finished_projec
         "import sys, time\n"
         "from cryoflow.storage import files\n"
         "from cryoflow.cli import main\n"
-        "files._on_fault_point = lambda name: name == 'folder.written' and (print('in', flush=True), time.sleep(60))\n"
+        "files.on_fault_point = lambda name: name == 'folder.written' and (print('in', flush=True), time.sleep(60))\n"
         "main.main()\n"
     )
     argv = [sys.executable, "-c", script, "ingest", str(finished_projects), "--database", str(tmp_path / "DB")]

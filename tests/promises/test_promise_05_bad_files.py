@@ -127,7 +127,7 @@ CORPUS: dict[str, bytes] = {
 }
 
 
-def _readers() -> dict[str, Callable[[Path], object]]:
+def readers_of_bad_files() -> dict[str, Callable[[Path], object]]:
     import numpy as np
     import pandas as pd
 
@@ -139,7 +139,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.formats import star
     from cryoflow.formats.cs import read_cs, read_cs_header
     from cryoflow.formats.pick_tables import read_file
-    from cryoflow.ingest.state import _path, read_states
+    from cryoflow.ingest.state import read_states, state_file
     from cryoflow.micrographs.header import read_header
     from cryoflow.micrographs.image import read_micrograph, read_stack
     from cryoflow.pickers.comparing.curves import keras_curve, topaz_curve
@@ -151,7 +151,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.training_sets.contents import NAME as CONTENTS_NAME
     from cryoflow.pickers.training_sets.contents import read_contents
     from cryoflow.pickers.training_sets.contents import verify as verify_export
-    from cryoflow.pickers.training_sets.export import _read_settings
+    from cryoflow.pickers.training_sets.export import settings_of_export
     from cryoflow.pickers.training_sets.export_shards import shard_of, write_shard
     from cryoflow.pickers.training_sets.links import read_any
     from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
@@ -166,7 +166,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.network import Architecture
     from cryoflow.unpicker.star_rows import StarRows
-    from cryoflow.unpicker.train import _finished
+    from cryoflow.unpicker.train import finished_model
     from cryoflow.unpicker.unpick_shards import read_shard
 
     def as_files(names: tuple[str, ...], read: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -209,7 +209,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
     def training_set(folder: Path) -> object:
         for work in (
             lambda: read_settings(folder),
-            lambda: _read_settings(folder),
+            lambda: settings_of_export(folder),
             lambda: made_with(folder),
             lambda: mend_links(folder),
             lambda: picker("topaz").problems(folder, pd.DataFrame(columns=list(COLUMNS))),
@@ -238,7 +238,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
 
     database_files = (
         "cryoflow-database.json",
-        str(_path(Database("/d"), Path("/p")).relative_to("/d")),
+        str(state_file(Database("/d"), Path("/p")).relative_to("/d")),
         "P1/micrographs.txt",
         *(f"P1/Particles/Homo_J1/{name}" for name in ("info.txt", "data.txt", "manifest.json", "mark.json")),
     )
@@ -279,7 +279,7 @@ def _readers() -> dict[str, Callable[[Path], object]]:
         "labels of a training set": as_files(label_files, labels),
         "picker's log": lambda p: (keras_curve(p), topaz_curve(p)),
         "shard": shard,
-        "folder of a training": as_files(("training.txt",), lambda p: _finished(p, "mark", overwrite=False)),
+        "folder of a training": as_files(("training.txt",), lambda p: finished_model(p, "mark", overwrite=False)),
         "model bundle": as_files(("bundle.json",), ModelBundle.load),
         "part of an export": as_files((PART,), lambda folder: write_shard(shard_of(folder / PART))),
         "cryosparc project": as_files(cryosparc, all_jobs),
@@ -336,7 +336,9 @@ def random_bytes_in_good_files(
     seed: bytes, noise: bytes, at: int, replace: bool, ending: str, data: st.DataObject
 ) -> None:
     content = seed[:at] + noise + seed[at + (len(noise) if replace else 0) :]
-    readers = {n: r for n, r in _readers().items() if "project" not in n or data.draw(st.integers(0, 5)) == 0}
+    readers = {
+        n: r for n, r in readers_of_bad_files().items() if "project" not in n or data.draw(st.integers(0, 5)) == 0
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"a{ending}")
         path.write_bytes(content)
@@ -355,7 +357,7 @@ def special_files(folder: Path) -> int:
         raise TimeoutError(f"still at work after {LONGEST_S} s")
 
     signal.signal(signal.SIGALRM, too_long)
-    readers = _readers()
+    readers = readers_of_bad_files()
     n = 0
     for what in SPECIAL:
         for ending, head in (
@@ -394,7 +396,7 @@ def make_special(path: Path, what: str, head: bytes) -> None:
 
 def main(folder: Path) -> int:
     """Every file of the corpus through every reader, then random bytes, under the limit; prints what escaped."""
-    readers = _readers()
+    readers = readers_of_bad_files()
     for name in readers:  # imports, and what libraries set up at their first call
         (folder / "warm.star").write_bytes(STAR)
         escaped({name: readers[name]}, folder / "warm.star")

@@ -161,7 +161,7 @@ def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(
     from cryoflow.unpicker.evaluate import not_learnt_from
     from cryoflow.unpicker.network import Architecture
     from cryoflow.unpicker.prepared_split import PreparedSplit
-    from cryoflow.unpicker.train import _learnt_before
+    from cryoflow.unpicker.train import rows_learned_before
 
     cached = prepared(make_entry(tmp_path, n=4, labels=True), tmp_path / "cache")
     rows = tuple(
@@ -170,7 +170,7 @@ def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(
     start = ModelBundle(Architecture("residual", 12, 2), SMALL, {}, DIAMETER_A, manifest=rows)
     parts = PreparedSplit(cached[2:3], cached[1:2], (cached[0],), ()).without_leaks(start)
     assert (len(parts.train), len(parts.test)) == (2, 0)
-    manifest = (*parts.manifest(), *_learnt_before(parts, start))
+    manifest = (*parts.manifest(), *rows_learned_before(parts, start))
     new = replace(start, manifest=manifest)
     unseen: list[PickedMicrograph] = not_learnt_from(new, [replace(m.micrograph, data_set="other") for m in cached])
     assert unseen == []

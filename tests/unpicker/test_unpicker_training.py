@@ -58,7 +58,7 @@ def test_the_same_training_is_not_done_again_and_another_is_refused(rings, train
 
 def test_a_killed_training_goes_on_to_the_same_result(rings, trained, tmp_path, monkeypatch):
     options = replace(small_options(tmp_path), cache_dir=trained.folder.parent / "cache")
-    real = fit_module._save_state
+    real = fit_module.save_state
     calls = []
 
     def save_then_die(*arguments):
@@ -67,12 +67,12 @@ def test_a_killed_training_goes_on_to_the_same_result(rings, trained, tmp_path, 
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_module, "_save_state", save_then_die)
+    monkeypatch.setattr(fit_module, "save_state", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(rings, tmp_path / "model", options)
     with pytest.raises(BadInput, match=r"checkpoints/epoch-002"):
         ModelBundle.load(tmp_path / "model")
-    monkeypatch.setattr(fit_module, "_save_state", real)
+    monkeypatch.setattr(fit_module, "save_state", real)
     steps = []
     bundle = train(
         rings, tmp_path / "model", options, on_progress=lambda p: steps.append(p) if p.stage == "training" else None
@@ -154,16 +154,16 @@ def test_a_training_killed_after_the_share_was_measured_goes_on_with_it(
     unknown, trained_on_unknown, tmp_path, monkeypatch
 ):
     known, options, _ = unknown
-    real = fit_module._save_state
+    real = fit_module.save_state
 
     def save_then_die(*arguments):
         real(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fit_module, "_save_state", save_then_die)
+    monkeypatch.setattr(fit_module, "save_state", save_then_die)
     with pytest.raises(KeyboardInterrupt):  # at the end of the first epoch, where the share is measured
         train(known, tmp_path / "model", options)
-    monkeypatch.setattr(fit_module, "_save_state", real)
+    monkeypatch.setattr(fit_module, "save_state", real)
     again = train(known, tmp_path / "model", options)
     assert shares_of(tmp_path / "model") == pytest.approx(shares_of(trained_on_unknown.folder), rel=1e-3)
     for name, value in trained_on_unknown.weights.items():
@@ -263,7 +263,7 @@ def test_batches_depend_on_seed_and_epoch_alone_and_use_every_pick(rings, tmp_pa
     assert not np.array_equal(one[2][0], x)
     other.start_at(1)
     np.testing.assert_array_equal(one[2][0], other[2][0])
-    rows = np.concatenate([rows for _, rows in one._batches])
+    rows = np.concatenate([rows for _, rows in one.batches])
     assert set(rows) == set(range(sum(len(m.labels) for m in cached)))
     assert sum(float((one[i][1][:, 0] == 1).sum()) for i in range(len(one))) >= rings.count(1)
 
@@ -272,13 +272,13 @@ def test_boxes_that_do_not_fit_in_memory_are_read_in_groups(rings, tmp_path):
     options = small_options(tmp_path)
     cached = prepare(options.preprocessing, rings.micrographs, tmp_path / "cache").micrographs
     batches = TrainingBatches(cached, options.preprocessing, batch=32, seed=1, memory_bytes=200 * 26 * 26 * 4)
-    groups = {group for group, _ in batches._batches}
+    groups = {group for group, _ in batches.batches}
     assert len(groups) > 1
     assert sorted(i for group in groups for i in group) == list(range(len(cached)))
     held = []
     for i in range(len(batches)):
         _ = batches[i]
-        held.append(len(batches._loaded[1]))
+        held.append(len(batches.loaded_group[1]))
     assert max(held) <= 200
 
 
@@ -288,7 +288,7 @@ def test_a_small_set_is_gone_through_several_times_an_epoch(rings, tmp_path):
     batches = TrainingBatches(cached, options.preprocessing, batch=32, seed=1, least_steps=20)
     assert len(batches) == 20
     assert not np.array_equal(batches[0][0], batches[10][0])
-    seen = np.bincount(np.concatenate([rows for _, rows in batches._batches]))
+    seen = np.bincount(np.concatenate([rows for _, rows in batches.batches]))
     assert len(seen) == len(cached[0].labels)
     assert seen.max() - seen.min() <= 1
 
@@ -417,4 +417,4 @@ def test_a_damaged_checkpoint_is_a_clear_error(trained, tmp_path, content):
     state.write_bytes(whole if content is None else content)
     model = SimpleNamespace(variables=[], optimizer=SimpleNamespace(variables=[]))
     with pytest.raises(BadInput, match="is no state of this training"):
-        fit_module._restore(model, state)
+        fit_module.restore_state(model, state)

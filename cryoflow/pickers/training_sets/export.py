@@ -393,7 +393,7 @@ def _existing_or_refused(target: Picker, output: Path, made_with: str, *, overwr
         if record is None or record.changes(output):
             return _Existing((), damaged=True)
         if not (found := problems_of(target, output)):
-            return _Existing(_read_settings(output), damaged=False)
+            return _Existing(settings_of_export(output), damaged=False)
         if not overwrite:
             raise BadInput(
                 output,
@@ -410,5 +410,6 @@ def _existing_or_refused(target: Picker, output: Path, made_with: str, *, overwr
     return None
 
 
-def _read_settings(folder: Path) -> tuple[Setting, ...]:
+def settings_of_export(folder: Path) -> tuple[Setting, ...]:
+    """Return the settings of an export, from its settings.tsv."""
     return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in manifest.settings_table(folder).to_numpy())

@@ -166,7 +166,7 @@ def build_training_set(
     rank = [priority[id(picksets[i])] for i in micrographs["entry_index"]]
     by_priority = sorted(range(len(micrographs)), key=rank.__getitem__)
     shared, shared_notes = _shared(micrographs, keys, by_priority, [has_no_positive(p) for p in picksets])
-    headers, problems = _look_at_files(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
+    headers, problems = read_headers_of(micrographs) if link else ([None] * len(micrographs), [""] * len(micrographs))
     problems = [name or problem for name, problem in zip(_name_problems(micrographs), problems, strict=True)]
     skipped = tuple(
         Skipped(_shown(row.entry), _shown(row.name), problem)
@@ -291,7 +291,7 @@ def _shared(
     return shared, notes
 
 
-def _look_at_files(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | None], list[str]]:
+def read_headers_of(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | None], list[str]]:
     """Header and problem of each micrograph's file, many at once: on a cluster's file system an open takes a while."""
 
     def look(row: tuple[str | None, str | None, float, float]) -> tuple[MicrographHeader | None, str]:
