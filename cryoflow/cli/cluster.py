@@ -74,7 +74,7 @@ def up(
                     say(f"the {worker.name} runs already: {running.log(worker)}")
             if problem := services.page_problem(address):
                 raise CryoflowError(f"{address} answers, but shows no page ({problem}). {CURE_OF_PAGE}")
-            has_viewer = viewer and _start_viewer(running, settings)
+            has_viewer = viewer and start_viewer(running, settings)
             if not len(running):
                 say(f"everything runs already; open {address} in a browser")
                 return ExitCode.OK
@@ -84,7 +84,7 @@ def up(
             while True:
                 time.sleep(1)
                 if viewer and not has_viewer:  # the site's first ingest makes the database
-                    has_viewer = _start_viewer(running, settings)
+                    has_viewer = start_viewer(running, settings)
                 if (ended := running.ended()) is None:
                     continue
                 say(f"{ended.name} has ended: see {running.log(ended)}")
@@ -96,7 +96,7 @@ def up(
             return ExitCode.OK
 
 
-def _start_viewer(running: Running, settings: Settings) -> bool:
+def start_viewer(running: Running, settings: Settings) -> bool:
     """Start the viewer and print its link; return False as long as the site has no database."""
     from cryoflow.cluster import services
     from cryoflow.view.serve import links_of, tokens

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from view_fixtures import make_database
 
-from cryoflow.cli.cluster import _start_viewer
+from cryoflow.cli.cluster import start_viewer
 from cryoflow.cluster import services
 from cryoflow.cluster.supervisor import Running
 from cryoflow.settings.load import Settings
@@ -45,7 +45,7 @@ def test_the_viewer_of_up_answers_at_the_sites_address_and_its_log_holds_no_toke
     database = make_database(tmp_path)
     settings = settings_of(database.root, f"http://127.0.0.1:{free_port()}")
     with Running(tmp_path / "logs") as running:
-        assert _start_viewer(running, settings)
+        assert start_viewer(running, settings)
         token = services.viewer_tokens().read_text().split()[1]
         running.wait_for("the viewer", lambda: services.is_taken(services.viewer_port(settings)))
         request = urllib.request.Request(f"{settings.site.viewer}/", headers={"authorization": f"Bearer {token}"})
@@ -56,7 +56,7 @@ def test_the_viewer_of_up_answers_at_the_sites_address_and_its_log_holds_no_toke
         log = (tmp_path / "logs" / "viewer.log").read_text()
         assert token not in log
         assert str(services.viewer_tokens()) in log
-        assert _start_viewer(running, settings)
+        assert start_viewer(running, settings)
         assert len(running) == 1
     assert stat.S_IMODE(services.viewer_tokens().stat().st_mode) == 0o600
     told = capsys.readouterr().err
@@ -66,8 +66,8 @@ def test_the_viewer_of_up_answers_at_the_sites_address_and_its_log_holds_no_toke
 
 def test_there_is_no_viewer_before_the_first_ingest(tmp_path: Path) -> None:
     with Running(tmp_path / "logs") as running:
-        assert not _start_viewer(running, settings_of(tmp_path / "DB", None))
-        assert not _start_viewer(running, Settings(database=None))
+        assert not start_viewer(running, settings_of(tmp_path / "DB", None))
+        assert not start_viewer(running, Settings(database=None))
         assert not len(running)
 
 
