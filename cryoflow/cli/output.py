@@ -125,7 +125,9 @@ def emit_record(record: Mapping[str, object] | object, *, as_json: bool = False)
 def emit_json(value: object) -> None:
     """Print a value of cryoflow's types as JSON."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False)  # escapes what steers a terminal, but for the last:
-    print(re.sub("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text))
+    print(
+        re.sub("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda m: f"\\u{ord(m[0]):04x}", text), flush=True
+    )
 
 
 def say(text: str) -> None:

@@ -315,10 +315,9 @@ def test_a_submit_limit_is_waited_for(play: Callable[[Scene], None]) -> None:
             ids = [await site.new_run() for _ in range(3)]
             while len(slurm.numbers()) < 2:
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(1)
+            for run_id in ids:
+                await site.until(run_id, lambda run: run.state is not None and run.state.name == "Queued")
             assert len(slurm.numbers()) == 2
-            states = [(await site.client.read_flow_run(i)).state.name for i in ids]
-            assert states == ["Queued"] * 3
             slurm.set(100, state="COMPLETED")
             for run_id in ids:
                 await site.until(run_id, lambda run: bool(run.infrastructure_pid))
