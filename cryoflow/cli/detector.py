@@ -146,19 +146,11 @@ def train(parameters: TrainDetectorParameters, *, json: out.Json = False) -> int
     p = with_model(parameters, "start")
     load_keras()
     precision = "float16" if find_devices(mixed_precision=None).mixed_precision else None
-    options = TrainingOptions(
-        rounds=p.rounds,
-        steps=p.steps,
-        at_most=p.micrographs,
-        from_scratch=p.from_scratch,
-        seed=p.seed,
-        mixed_precision=precision,
-    )
     detector, prepared = run(
         Database(p.database),
         p.entries,
         p.output,
-        options,
+        TrainingOptions.from_parameters(p, mixed_precision=precision),
         start=Detector.load(p.start),
         diameter_A=p.diameter_A,
         say=out.say,

@@ -66,6 +66,7 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.picking_parts:train_picker", "gpu", ("picking", "training", "internal")),
     DeployedStage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
     DeployedStage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
+    DeployedStage("flows.detector:train_detector", "gpu", ("picking", "training")),
     DeployedStage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
     DeployedStage("flows.shards:score", "gpu", ("picking", "shard", "internal")),
     DeployedStage("flows.unpicker:unpick", "gpu", ("picking",)),

@@ -46,6 +46,8 @@ class ProjectLabels:
         All picking jobs; empty where every unlabeled place is unknown.
     excluded
         Picks that selections put aside.
+    labeled
+        The positives are those of an entry with labels, such as a review: its other micrographs are left out.
     """
 
     project: str
@@ -53,6 +55,7 @@ class ProjectLabels:
     candidates: tuple[PickSet, ...]
     excluded: tuple[PickSet, ...]
     diameter_A: float
+    labeled: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class MicrographLabels:
 def project_labels(database: Database, positives: Entry, *, diameter_A: float | None = None) -> ProjectLabels:
     """Return the entries that label the micrographs of an entry's project.
 
+    Of an entry with labels the positive picks are positives, the unlabeled ones candidates, the negative ones excluded.
+
     Raises
     ------
     BadInput
@@ -84,13 +89,13 @@ def project_labels(database: Database, positives: Entry, *, diameter_A: float | 
     diameter = diameter_A or (known[0] if known else None)
     if diameter is None:
         raise BadInput(positives.folder, "has no particle diameter.", "Give it in angstrom (--diameter).")
-    return ProjectLabels(
-        positives.project,
-        chosen,
-        tuple(database.load(e) for e in candidates if e.name != positives.name),
-        tuple(database.load(e) for e in excluded),
-        diameter,
-    )
+    others = tuple(database.load(e) for e in candidates if e.name != positives.name)
+    aside = tuple(database.load(e) for e in excluded)
+    if "label" not in chosen.picks:
+        return ProjectLabels(positives.project, chosen, others, aside, diameter)
+    label = chosen.picks["label"].to_numpy()
+    kept, undecided, removed = (chosen.where(which) for which in (label > 0, label == 0, label < 0))
+    return ProjectLabels(positives.project, kept, (*others, undecided), (*aside, removed), diameter, labeled=True)
 
 
 def best_entries(database: Database, names: Sequence[str]) -> tuple[list[Entry], list[str]]:
@@ -123,10 +128,10 @@ def micrograph_labels(labels: ProjectLabels) -> list[MicrographLabels]:
     positives, candidates, excluded = (
         [_by_name(p) for p in group] for group in ((labels.positives,), labels.candidates, labels.excluded)
     )
-    weight = WEIGHTS.get(labels.positives.provenance.kind, 1.0)
+    weight = 1.0 if labels.labeled else WEIGHTS.get(labels.positives.provenance.kind, 1.0)
     found = []
     for name, (path, pixel_size_A) in sorted(rows.items()):
-        if not pixel_size_A > 0:
+        if not pixel_size_A > 0 or (labels.labeled and name not in positives[0]):
             continue
         across = labels.diameter_A / pixel_size_A
         kept = _together([p.get(name) for p in positives])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,12 +15,16 @@ from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import MicrographLabels, ProjectLabels, best_entries, micrograph_labels, project_labels
 from cryoflow.detector.model import DESCRIPTION, Detector
 from cryoflow.detector.network import DetectorArchitecture
+from cryoflow.detector.parameters import TrainDetectorParameters
 from cryoflow.detector.pick import MicrographToPick, prepare_one
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.storage.files import replacing
 from cryoflow.storage.fingerprints import fingerprint, fingerprint_of, fingerprint_of_values
+
+if TYPE_CHECKING:
+    from cryoflow.detector.fit import Round
 
 VALIDATION_BATCHES = 8
 
@@ -51,6 +56,18 @@ class TrainingOptions:
     seed: int = 1
     mixed_precision: str | None = None
 
+    @classmethod
+    def from_parameters(cls, p: TrainDetectorParameters, *, mixed_precision: str | None = None) -> TrainingOptions:
+        """Return the options of a command or a flow."""
+        return cls(
+            rounds=p.rounds,
+            steps=p.steps,
+            at_most=p.micrographs,
+            from_scratch=p.from_scratch,
+            seed=p.seed,
+            mixed_precision=mixed_precision,
+        )
+
 
 @dataclass(frozen=True)
 class PreparedProjects:
@@ -71,6 +88,7 @@ def train(
     start: Detector | None = None,
     diameter_A: float | None = None,
     say: Callable[[str], None] = print,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Detector, PreparedProjects]:
     """Train a detector on the projects of some entries and write it to `output`; go on where a call was stopped.
 
@@ -80,6 +98,8 @@ def train(
         Picks that survived; none takes the best entry of each project.
     start
         Model to begin with; None is the general one.
+    on_progress
+        Called after each round with the steps done and the steps in all.
 
     Raises
     ------
@@ -114,6 +134,15 @@ def train(
     stream_options = StreamOptions(crop_px=options.crop_px, batch=options.batch)
     stream = CropStream(prepared.training, start.pixels_per_diameter, seed=options.seed, options=stream_options)
     fixed = CropStream(prepared.validation, start.pixels_per_diameter, seed=options.seed, options=stream_options)
+
+    def tell(done: Round) -> None:
+        say(
+            f"step {done.step} of {done.n_steps}, loss {done.loss:.4f}, validation {done.validation_loss:.4f}, "
+            f"{done.seconds_left / 60:.0f} min left"
+        )
+        if on_progress:
+            on_progress(done.step, done.n_steps)
+
     weights, history = fit(
         architecture,
         stream,
@@ -129,10 +158,7 @@ def train(
         ),
         fingerprint=mark,
         start=None if options.from_scratch else dict(start.weights),
-        on_round=lambda r: say(
-            f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, validation {r.validation_loss:.4f}, "
-            f"{r.seconds_left / 60:.0f} min left"
-        ),
+        on_round=tell,
     )
     diameters = [p.diameter_A for p in projects]
     detector = Detector(

@@ -6,10 +6,11 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Annotated, Literal, cast
+from uuid import UUID
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -26,7 +27,7 @@ from cryoflow.view.library import SAME_PICK_DIAMETERS, Library, Opened
 from cryoflow.view.next_steps import next_steps
 from cryoflow.view.review import Added, Tally, doubt, per_micrograph, tally
 from cryoflow.view.save import save, star_archive
-from cryoflow.view.training import Started
+from cryoflow.view.training import FLOWS, Trained, Trainings
 
 MOST_PATCHES = 60
 """Most patches of one picture."""
@@ -51,12 +52,12 @@ class Api:
     ----------
     default_name
         Name of who acts where neither a proxy nor the page gives one.
-    train
-        Starts a training on an entry's labels; None where the site has no folder of models.
+    trainings
+        Trainings on an entry's labels; None where the site has no folder of models.
     """
 
-    def __init__(self, library: Library, *, default_name: str, train: Callable[[str], Started] | None = None) -> None:
-        self.library, self.default_name, self.train = library, default_name, train
+    def __init__(self, library: Library, *, default_name: str, trainings: Trainings | None = None) -> None:
+        self.library, self.default_name, self.trainings = library, default_name, trainings
         self._slots = threading.BoundedSemaphore(max(2, available_cpus()))
         self._windows: dict[str, tuple[float, str, str, int]] = {}
         self._windows_lock = threading.Lock()
@@ -195,6 +196,11 @@ def routes(api: Api) -> APIRouter:
         others = api.seen(window, name, opened.name, micrograph)
         return _json({**_changed(opened, since, window), "others": others})
 
+    @router.get("/progress")
+    def progress(run: UUID) -> Response:
+        found = _trainings(api).progress(run)
+        return _json({"state": found.state, "ended": found.ended, "percent": found.percent})
+
     @router.get("/stars")
     def stars(entry: EntryName) -> Response:
         with api.slot():
@@ -226,10 +232,16 @@ def routes(api: Api) -> APIRouter:
 
 def _train(api: Api, record: Mapping[str, object]) -> Response:
     entry = api.library.database.entry(_text(record, "entry")).name
-    if api.train is None:
+    if (trained := record.get("trained", "unpicker")) not in FLOWS:
+        raise HTTPException(422, f"trained is one of {', '.join(FLOWS)}")
+    started = _trainings(api).start(entry, cast(Trained, trained))
+    return _json({"run": started.run, "page": started.page, "model": str(started.model)})
+
+
+def _trainings(api: Api) -> Trainings:
+    if api.trainings is None:
         raise HTTPException(404, "No folder of models is set: 'models' in [site] of cryoflow.toml.")
-    started = api.train(entry)
-    return _json({"page": started.page, "model": str(started.model)})
+    return api.trainings
 
 
 def _act(api: Api, visitor: Visitor, record: Mapping[str, object]) -> Response:

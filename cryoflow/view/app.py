@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -15,7 +15,7 @@ from cryoflow.view import api as apis
 from cryoflow.view import pages
 from cryoflow.view.access import Access, Guard, clean_name
 from cryoflow.view.library import Library
-from cryoflow.view.training import CannotStart, Started
+from cryoflow.view.training import CannotStart, Trainings
 
 
 def make_app(
@@ -24,7 +24,7 @@ def make_app(
     *,
     reports: Sequence[Path] = (),
     models: Sequence[Path] = (),
-    train: Callable[[str], Started] | None = None,
+    trainings: Trainings | None = None,
 ) -> Guard:
     """Return the application.
 
@@ -38,11 +38,11 @@ def make_app(
         Folders whose HTML reports are served.
     models
         Folders of models and trainings.
-    train
+    trainings
         See `cryoflow.view.api.Api`.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    api = apis.Api(library, default_name=_own_name(), train=train)
+    api = apis.Api(library, default_name=_own_name(), trainings=trainings)
     app.include_router(apis.routes(api))
     app.include_router(pages.routes(api, reports=reports, models=models))
 

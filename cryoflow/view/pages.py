@@ -69,7 +69,7 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
             "may_write": visitor.may_write,
             "name": visitor.name or api.default_name,
             "micrograph": micrograph,
-            "can_train": api.train is not None,
+            "can_train": api.trainings is not None,
         }
         return page(request, "look.html", entry=name, entries=names, config=config, named=bool(visitor.name))
 

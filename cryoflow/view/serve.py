@@ -56,7 +56,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
 
     from cryoflow.view.app import make_app
     from cryoflow.view.library import Library
-    from cryoflow.view.training import Started, start_training
+    from cryoflow.view.training import Trainings
 
     p = parameters
     database = Database(p.database)
@@ -77,17 +77,15 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
     site = settings.site
     models = p.models or ((site.models,) if site.models else ())
 
-    def train(entry: str) -> Started:
-        assert site.models
-        server, place = site.server, settings.place
-        return start_training(entry, database.root, server=server, place=place, models=site.models)
-
+    trainings = None
+    if site.models:
+        trainings = Trainings(database.root.absolute(), site.server, settings.place, site.models)
     app = make_app(
         library,
         access,
         reports=p.reports or report_folders(site),
         models=models,
-        train=train if site.models else None,
+        trainings=trainings,
     )
     config = uvicorn.Config(
         app,

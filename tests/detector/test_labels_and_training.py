@@ -96,6 +96,24 @@ def test_a_selection_alone_weighs_less_than_a_refinement(tmp_path: Path) -> None
     assert labels_of(made)["a.mrc"].weight.tolist() == [pytest.approx(0.7)]
 
 
+def test_a_review_trains_from_its_labels_and_on_its_micrographs_alone(database: Database) -> None:
+    source = database.load("P1/AutoPick_job003")
+    labels = np.array([1, -1, 0, 1], np.int8)
+    reviewed = PickSet.build(
+        replace(source.provenance, suffix="reviewed"),
+        source.micrographs.iloc[:2].reset_index(drop=True),
+        source.picks.assign(label=labels).iloc[:3],
+        diameter_A=DIAMETER_A,
+    )
+    entry = database.add(reviewed)
+    found = {m.name: m for m in micrograph_labels(project_labels(database, entry))}
+    assert set(found) == {"a.mrc", "b.mrc"}  # c.mrc is marked as bad, or nobody looked at it
+    assert at(found["a.mrc"], 102, 101) == POSITIVE
+    assert at(found["a.mrc"], 200, 200) == NEGATIVE
+    assert at(found["b.mrc"], 100, 100) == UNKNOWN
+    assert found["a.mrc"].background
+
+
 def test_a_diameter_must_be_known(tmp_path: Path) -> None:
     made = Database(tmp_path / "other")
     made.add(replace(picks(tmp_path, Kind.REFINE_3D, "job010", [(0, 100, 100)]), diameter_A=None))

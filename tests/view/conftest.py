@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 from view_client import TestClient
-from view_fixtures import make_database
+from view_fixtures import READ, WRITE, make_database
 
 from cryoflow.database import Database
 from cryoflow.view.access import Access
 from cryoflow.view.app import make_app
 from cryoflow.view.library import Library
-
-READ, WRITE = "read-" + "r" * 30, "write-" + "w" * 30
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import READ, WRITE
 from view_client import TestClient
-from view_fixtures import SCORED
+from view_fixtures import READ, SCORED, WRITE
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput

@@ -12,6 +12,8 @@ from cryoflow.database import Database
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
+READ, WRITE = "read-" + "r" * 30, "write-" + "w" * 30
+"""Tokens of the two links."""
 SHAPE_YX = (300, 420)
 DIAMETER_A = 80.0
 PIXEL_SIZE_A = 2.0

@@ -844,7 +844,11 @@ async function saveNow(event) {
     element("saved-train", HTMLElement).textContent = saved.next.train;
     element("saved-export", HTMLElement).textContent = saved.next.export;
     element("train-row", HTMLElement).hidden = !config.can_train;
-    element("train-said", HTMLElement).textContent = "";
+    element("trainings", HTMLElement).replaceChildren();
+    for (const id of ["train", "train-detector"]) {
+      const start = button(id);
+      if (start) start.disabled = false;
+    }
   } catch (error) {
     let said = error instanceof Error ? error.message : String(error);
     if (error instanceof Refused && error.status === 409) {
@@ -859,19 +863,35 @@ async function saveNow(event) {
   }
 }
 
-/** Start a training on the saved entry, and link to its page, which shows the progress. */
-async function train() {
-  const said = element("train-said", HTMLElement);
-  const start = button("train");
+/** Start a training on the saved entry and show its progress until it ends. @param {"unpicker" | "detector"} trained @param {string} id */
+async function train(trained, id) {
+  const start = button(id);
+  const line = make("p", { class: "faint" }, `${trained}: starting…`);
+  element("trainings", HTMLElement).append(line);
   if (start) start.disabled = true;
-  said.textContent = "starting…";
   try {
-    const started = await post("train", { entry: element("saved-entry", HTMLElement).textContent });
-    said.replaceChildren(make("a", { href: started.page, target: "_blank", rel: "noreferrer" }, "its progress"), `, the model: ${started.model}`);
+    const started = await post("train", { entry: element("saved-entry", HTMLElement).textContent, trained });
+    const state = make("span", {}, "scheduled");
+    const page = make("a", { href: started.page, target: "_blank", rel: "noreferrer" }, `training of the ${trained}`);
+    line.replaceChildren(page, ": ", state, `; the model: ${started.model}`);
+    void showProgress(started.run, state);
   } catch (error) {
-    said.textContent = error instanceof Error ? error.message : String(error);
-  } finally {
+    line.textContent = error instanceof Error ? error.message : String(error);
     if (start) start.disabled = false;
+  }
+}
+
+/** @param {string} run @param {HTMLElement} state */
+async function showProgress(run, state) {
+  for (;;) {
+    try {
+      const now = await get("progress", { run });
+      state.textContent = now.state.toLowerCase() + (now.percent === null || now.ended ? "" : `, ${Math.round(now.percent)} %`);
+      if (now.ended) return;
+    } catch (error) {
+      state.textContent = error instanceof Error ? error.message : String(error);
+    }
+    await new Promise((resume) => setTimeout(resume, POLL_MS));
   }
 }
 
@@ -886,7 +906,8 @@ function setUpButtons() {
     undo: () => send({ do: "undo" }),
     redo: () => send({ do: "redo" }),
     save: openSave,
-    train: () => void train(),
+    train: () => void train("unpicker", "train"),
+    "train-detector": () => void train("detector", "train-detector"),
     "save-cancel": () => element("save-dialog", HTMLDialogElement).close(),
     help: () => element("keys", HTMLDialogElement).showModal(),
     previous: () => step(-1),
