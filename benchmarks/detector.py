@@ -5,12 +5,17 @@
     python benchmarks/detector.py --folder DIR --pickers log topaz       some pickers only
     python benchmarks/detector.py --folder DIR --model MODEL             another model than the one that ships
     python benchmarks/detector.py --folder DIR --parts pick diameter speed
+    python benchmarks/detector.py --folder DIR --parts finetune labels --specimen ring:7000
     python benchmarks/detector.py --cryoppp TREE --diameters 10081=250   EMPIAR sets in CryoPPP's layout
 
 Test sets: every density map of --densities, four specimens of each family of `HELD_OUT`, and the three specimens of
 `cryoflow simulate`. Each has its own microscope, dose, defocus, ice and contamination. Picks count within d/2 and d/4
 of a particle, one pick a particle, best first; picks on overlapping particles, at the edge and next to contamination
 count neither way. Macro figures are means over sets. Topaz must be on the PATH, or be named with --topaz.
+
+`finetune` trains on 5, 20 and 100 labeled micrographs of one specimen, from the general model and from scratch.
+`labels` drops 16, 50 and 84 % of the labels of 20 micrographs, as refinements do, and trains by each rule for unlabeled
+candidates. Both print the AP on other micrographs of that specimen.
 """
 
 from __future__ import annotations
@@ -34,13 +39,16 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cryoflow.detector.cryoppp import evaluate_tree
-from cryoflow.detector.examples import POSITIVE, UNKNOWN
+from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
+from cryoflow.detector.labels import far_from
 from cryoflow.detector.metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.model import GENERAL, Detector
-from cryoflow.detector.peaks import apart
+from cryoflow.detector.peaks import apart, find_peaks
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
-from cryoflow.detector.simulated import HELD_OUT, TRAINED, truth_of
+from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
+from cryoflow.detector.stream import CropStream, StreamOptions
+from cryoflow.detector.train import POSITIVE_UNLABELED, UNLABELED_RULES, class_prior_of, with_rule
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.preparation.metrics import calibration_error
@@ -49,7 +57,10 @@ from cryoflow.simulate.density import SPECIMENS, Specimen
 from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.simulate.specimens import specimen_from_density, specimen_named
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.fingerprints import fingerprint_of_values
+from cryoflow.unpicker.devices import load_keras
 
+PARTS = ("pick", "diameter", "speed", "finetune", "labels")
 PER_SET = 3
 SHAPE_YX = (1856, 2048)
 PIXEL_SIZES_A = (0.83, 1.06, 1.35, 1.72, 2.2)
@@ -83,14 +94,22 @@ def main() -> None:
     parser.add_argument("--pickers", nargs="+", default=["cryoflow", "log"], choices=("cryoflow", "log", "topaz"))
     parser.add_argument("--model", default=GENERAL)
     parser.add_argument("--topaz", default="topaz", help="the command")
-    parser.add_argument("--parts", nargs="+", default=["pick"], choices=("pick", "diameter", "speed"))
+    parser.add_argument("--parts", nargs="+", default=["pick"], choices=PARTS)
+    parser.add_argument("--specimen", default="ring:7000", help="of finetune and labels: a family never trained on")
+    parser.add_argument("--steps", type=int, default=200, help="batches of a training of finetune and labels")
     parser.add_argument("--cryoppp", type=Path)
     parser.add_argument("--diameters", nargs="*", default=[])
     given = parser.parse_args()
+    load_keras()
     if given.cryoppp:
         diameters = {k: float(v) for k, v in (d.split("=") for d in given.diameters)}
         for row in evaluate_tree(Detector.load(given.model), given.cryoppp, diameters):
             print(json.dumps(row))
+        return
+    for part, run in (("finetune", measure_finetuning), ("labels", measure_label_rules)):
+        if part in given.parts:
+            run(given.folder, given.specimen, Detector.load(given.model), given.steps)
+    if set(given.parts) <= {"finetune", "labels"}:
         return
     sets = [s for s in make_sets(given.folder, given.sets, given.densities) if not given.only or s.name in given.only]
     if "pick" in given.parts:
@@ -313,6 +332,129 @@ def measure_speed(detector: Detector, folder: Path, topaz: str | None) -> None:
         ):
             subprocess.run([*shlex.split(topaz), *step], check=True, capture_output=True)
         print(f"speed     topaz, one: {time.monotonic() - began:.1f} s by the clock, {children() - cpu:.1f} CPU s")
+
+
+N_LABELED, N_VALIDATION, N_TESTED = 100, 8, 16
+
+
+def labeled_micrographs(folder: Path, name: str) -> list[Example]:
+    """Simulate micrographs of one specimen at the sampling that the network sees, with all labels."""
+    specimen = specimen_named(name)
+    conditions = random_conditions(np.random.default_rng([79, *name.encode()]), points_per_object=3000)
+    pixel_size_A = specimen.diameter_A / PIXELS_PER_DIAMETER / OVERSAMPLING
+    edge = 2 * round(FIELD_DIAMETERS * PIXELS_PER_DIAMETER * OVERSAMPLING / 2)
+    home = folder / "labeled" / specimen.name
+    home.mkdir(parents=True, exist_ok=True)
+    examples = []
+    for number in range(N_LABELED + N_VALIDATION + N_TESTED):
+        pixels, table = home / f"{number:03d}.npy", home / f"{number:03d}.npz"
+        if not table.is_file():
+            rng = np.random.default_rng([80, number, *name.encode()])
+            exposure = simulate_exposure(specimen, (edge, edge), pixel_size_A, rng, conditions)
+            truth = truth_of(exposure, specimen, pixel_size_A)
+            prepared = prepare(exposure.image, pixel_size_A, specimen.diameter_A)
+            np.save(pixels, prepared)
+            np.savez(table, xy_px=truth.xy_px * (prepared.shape[0] / edge), kind=truth.kind)
+        with np.load(table, allow_pickle=False) as arrays:
+            kind = arrays["kind"]
+            examples.append(Example(pixels, name, arrays["xy_px"], kind, np.ones(len(kind), np.float32), 0.0))
+    return examples
+
+
+def trained_ap(
+    examples: Sequence[Example],
+    tested: Sequence[Example],
+    output: Path,
+    start: Detector,
+    steps: int,
+    *,
+    from_scratch: bool = False,
+    unlabeled_from: float = 1.0,
+) -> tuple[float, float]:
+    """Train, and return the AP at d/2 and d/4 on other micrographs."""
+    from cryoflow.detector.fit import FitOptions, fit
+
+    stream = CropStream(examples, PIXELS_PER_DIAMETER, seed=1, options=StreamOptions(crop_px=192, batch=6))
+    options = FitOptions(
+        rounds=4, steps=steps // 4, learning_rate=2e-3 if from_scratch else 5e-4, unlabeled_from=unlabeled_from
+    )
+    mark = fingerprint_of_values({"options": asdict(options), "n": len(examples), "folder": output.name})
+    weights, _ = fit(
+        start.architecture, stream, [], output, options,
+        fingerprint=mark, start=None if from_scratch else dict(start.weights),
+    )  # fmt: skip
+    return average_precision(replace(start, weights=weights), tested)
+
+
+def average_precision(detector: Detector, tested: Sequence[Example]) -> tuple[float, float]:
+    """Return the AP at d/2 and d/4."""
+    scored = []
+    for example in tested:
+        pixels = np.asarray(example.map_pixels())
+        peaks = find_peaks(detector.answers(pixels), PIXELS_PER_DIAMETER, shape_yx=pixels.shape[:2])
+        peaks = peaks.where(peaks.junk <= 0)
+        particles, unsure = (example.xy_px[example.kind == kind] for kind in (POSITIVE, UNKNOWN))
+        scored.append(ScoredDetections(peaks.xy_px, peaks.logit, particles, unsure, PIXELS_PER_DIAMETER))
+    half, quarter = (figures(scored, within, 0.0).average_precision for within in (0.5, 0.25))
+    return half, quarter
+
+
+def measure_finetuning(folder: Path, specimen: str, start: Detector, steps: int) -> None:
+    """AP against the number of labeled micrographs, from the general model and from scratch."""
+    examples = labeled_micrographs(folder, specimen)
+    tested = examples[-N_TESTED:]
+    half, quarter = average_precision(start, tested)
+    print(f"finetune  {specimen} untrained: AP {half:.3f} / {quarter:.3f}", flush=True)
+    for number in (5, 20, 100):
+        for origin, from_scratch in (("general", False), ("scratch", True)):
+            output = folder / "finetune" / f"{specimen.replace(':', '-')}-{number}-{origin}-{steps}"
+            began = used()
+            half, quarter = trained_ap(examples[:number], tested, output, start, steps, from_scratch=from_scratch)
+            print(
+                f"finetune  {specimen} {number:3} micrographs from {origin}, {steps} steps: AP {half:.3f} / "
+                f"{quarter:.3f}, {used() - began:.0f} CPU s",
+                flush=True,
+            )
+
+
+def measure_label_rules(folder: Path, specimen: str, start: Detector, steps: int) -> None:
+    """AP after training on labels of which a share was dropped, by each rule for candidates that no label decides."""
+    from cryoflow.detector.fit import FitOptions
+
+    examples = labeled_micrographs(folder, specimen)
+    tested = examples[-N_TESTED:]
+    for share in (0.16, 0.5, 0.84):
+        dropped = [with_dropped_labels(e, share, i) for i, e in enumerate(examples[: 20 + N_VALIDATION])]
+        prior = class_prior_of(start, dropped[20:])
+        for rule in UNLABELED_RULES:
+            kept = [replace(with_rule(e, rule, start), class_prior=prior) for e in dropped[:20]]
+            output = folder / "labels" / f"{specimen.replace(':', '-')}-{share:g}-{rule}-{steps}"
+            enters = FitOptions.unlabeled_from if rule == POSITIVE_UNLABELED else 1.0
+            half, quarter = trained_ap(kept, tested, output, start, steps, unlabeled_from=enters)
+            print(
+                f"labels    {specimen} {share:.0%} dropped, unlabeled {rule}: AP {half:.3f} / {quarter:.3f} "
+                f"(class prior {prior:.2f})",
+                flush=True,
+            )
+
+
+def with_dropped_labels(example: Example, share: float, number: int) -> Example:
+    """As a refinement leaves them: some particles lose their labels, and wrong picks are candidates beside them."""
+    rng = np.random.default_rng([81, number])
+    kind = example.kind.copy()
+    kind[(kind == POSITIVE) & (rng.random(len(kind)) < share)] = UNKNOWN
+    image = np.asarray(example.map_pixels())[..., 0].astype(np.float32)
+    response = ndimage.gaussian_laplace(image, PIXELS_PER_DIAMETER / 2 / math.sqrt(2))
+    response = (response - np.median(response)) / (1.4826 * np.median(np.abs(response - np.median(response))))
+    row, column = np.nonzero((response == ndimage.maximum_filter(response, 9)) & (response > 3))
+    blobs = np.stack([column, row], axis=1).astype(np.float64)
+    wrong = blobs[far_from(blobs, example.xy_px, 0.5 * PIXELS_PER_DIAMETER)]
+    return replace(
+        example,
+        xy_px=np.concatenate([example.xy_px, wrong]),
+        kind=np.concatenate([kind, np.full(len(wrong), UNKNOWN, np.int8)]),
+        weight=np.ones(len(kind) + len(wrong), np.float32),
+    )
 
 
 def used() -> float:

@@ -47,8 +47,10 @@ FILES = ""
 
 @dataclass(frozen=True, kw_only=True)
 class PickPartParameters(TrainAndPickParameters):
-    """What to pick with the picker that was trained in the output folder: all, or some micrographs of one entry."""
+    """What to pick with a model, or the picker trained in the output folder: all, or some micrographs of one entry."""
 
+    model: str | None = None
+    """The model; by default the one that was trained in the output folder."""
     entry: str | None = None
     """Only this entry; an empty name: the files of `micrographs`."""
     first: Annotated[int, Ge(0)] = 0
@@ -137,7 +139,7 @@ def pick(parameters: PickPartParameters) -> tuple[str, ...]:
             except CryoflowError as error:  # the others are not lost for it
                 failed.append(f"{entry or 'files'} {first}-{last}: {' '.join(str(error).split())}.")
             report(number, len(ranges))
-    entries = [add_if_changed(Database(p.database), picks) for picks in gather(done)]
+    entries = [add_if_changed(Database(p.database), picks) for picks in gather(done, _picking(p))]
     rows = [{"entry": e.name, "picks": e.n_picks, "micrographs": e.n_micrographs} for e in entries]
     show_table("picked", rows, f"picked with {p.picker}: {len(done)} of {len(ranges)} parts, in {p.output}")
     if failed:
@@ -163,6 +165,8 @@ def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int
 
 
 def _picking(p: PickPartParameters) -> Picking:
+    if p.model is not None:
+        return Picking(p.picker, Path(p.model), p.diameter_A, threshold=p.threshold)
     training = p.output.absolute() / TRAINING
     trained = trained_already(p.picker, training)
     if trained is None or trained.model is None:

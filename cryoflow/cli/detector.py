@@ -141,11 +141,12 @@ def train(parameters: TrainDetectorParameters, *, json: out.Json = False) -> int
     from cryoflow.detector.train import TrainingOptions
     from cryoflow.detector.train import train as run
     from cryoflow.models.named import with_model
-    from cryoflow.unpicker.devices import find_devices, load_keras
+    from cryoflow.unpicker.devices import list_gpus, load_keras
 
     p = with_model(parameters, "start")
     load_keras()
-    precision = "float16" if find_devices(mixed_precision=None).mixed_precision else None
+    gpus = list_gpus()
+    precision = "float16" if gpus else None
     detector, prepared = run(
         Database(p.database),
         p.entries,
@@ -154,6 +155,7 @@ def train(parameters: TrainDetectorParameters, *, json: out.Json = False) -> int
         start=Detector.load(p.start),
         diameter_A=p.diameter_A,
         say=out.say,
+        devices=gpus,
     )
     for note in prepared.notes:
         out.say(f"note: {note}")
@@ -182,11 +184,54 @@ def train_general(
         Processes that simulate.
     """
     from cryoflow.detector.general import train_general as run
-    from cryoflow.unpicker.devices import load_keras
+    from cryoflow.unpicker.devices import list_gpus, load_keras
 
     load_keras()
-    detector = run(output, work, workers=workers, say=out.say)
+    detector = run(output, work, workers=workers, say=out.say, devices=list_gpus())
     out.emit_record({"model": output, "fingerprint": detector.fingerprint, **dict(detector.metrics)})
+
+
+@app.command(name="train-exported")
+def train_exported(folder: Path) -> int:
+    """Train on a folder that `cryoflow export cryoflow` wrote, into its model/; `cryoflow picker train` runs this.
+
+    Parameters
+    ----------
+    folder
+        The exported folder. The same command goes on where it was stopped.
+    """
+    from cryoflow.unpicker.devices import list_gpus, load_keras
+
+    load_keras()
+    from cryoflow.detector.exported import train_exported as run
+
+    detector, prepared = run(folder, say=out.say, devices=list_gpus())
+    for error in prepared.failed:
+        out.say(f"not used: {error}")
+    out.emit_record({"model": folder / "model", "fingerprint": detector.fingerprint, **dict(detector.metrics)})
+    return ExitCode.OK  # a micrograph that cannot be used is no reason to discard the model
+
+
+@app.command(name="pick-exported")
+def pick_exported(folder: Path, *, model: str = "general", workers: int = 2) -> int:
+    """Pick the micrographs of a folder that `cryoflow picker pick` wrote, into its picks/; that command runs this.
+
+    Parameters
+    ----------
+    folder
+        The folder, with manifest.tsv and micrographs/.
+    model
+        Folder of a detector, or general for the one that ships.
+    workers
+        Micrographs that are read and prepared at the same time.
+    """
+    from cryoflow.detector.exported import pick_exported as run
+    from cryoflow.pickers.training_sets.manifest import read_manifest
+
+    with _telling(len(read_manifest(folder))) as on_picked:
+        picked, failed = run(folder, model, workers=workers, on_picked=on_picked)
+    out.emit_record({"picked": picked, "not_picked": failed})
+    return ExitCode.OK  # those that failed are named in picks/, and counted on import
 
 
 app.command(pick)

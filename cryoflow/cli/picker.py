@@ -13,6 +13,7 @@ from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
 from cryoflow.cli.entries import load
 from cryoflow.cli.export import require_entries
+from cryoflow.detector.parameters import ExcludeParameters
 from cryoflow.errors import ExitCode
 from cryoflow.pickers.parameters import (
     ConsensusParameters,
@@ -133,6 +134,31 @@ def consensus(parameters: ConsensusParameters, *, json: out.Json = False) -> Non
         load(p.entries, p.database), at_least=p.at_least, radius=p.radius, diameter_A=p.diameter_A, name=p.name
     )
     show_picks([picks], p.database, as_json=json)
+
+
+@app.command
+@declared
+def exclude(parameters: ExcludeParameters, *, json: out.Json = False) -> int:
+    """Add entries without the picks that lie on masks of carbon, ice and aggregates, whatever picked them.
+
+    `cryoflow pick --masks` writes such masks; masks of other programs (MicrographCleaner) are read as well.
+    """
+    from cryoflow.detector.masks import MaskOptions
+    from cryoflow.detector.masks import exclude as without_masked
+
+    p = parameters
+    code = ExitCode.OK
+    made = []
+    for picks in load(p.entries, p.database):
+        result, counts, failed = without_masked(picks, p.masks, MaskOptions(p.at_least, p.good))
+        for error in failed:
+            out.say(f"mask not used: {error}")
+        if counts.get("no_mask"):
+            out.say(f"note: {counts['no_mask']} micrographs have no mask, and keep all their picks")
+        code = ExitCode.PARTLY_FAILED if failed else code
+        made.append(result)
+    show_picks(made, p.database, as_json=json)
+    return code
 
 
 @app.command

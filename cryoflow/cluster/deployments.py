@@ -65,6 +65,7 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.picking:train_picker_and_pick", None, ("picking", "training")),
     DeployedStage("flows.picking_parts:train_picker", "gpu", ("picking", "training", "internal")),
     DeployedStage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.finding:find_particles", None, ("picking",)),
     DeployedStage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
     DeployedStage("flows.detector:train_detector", "gpu", ("picking", "training")),
     DeployedStage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Float = npt.NDArray[np.float64]
 
+LISTED_PROBABILITY = 0.05
+"""No derived threshold is lower: there are thousands of such peaks, and hardly one is right."""
+
 
 @dataclass(frozen=True)
 class DetectorCalibration:
@@ -56,3 +59,9 @@ def expected_f1_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
     best = int(np.argmax(f1))
     lower = p[best + 1] if best + 1 < len(p) else 0.0
     return float((p[best] + lower) / 2), float(f1[best])
+
+
+def best_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
+    """Return the threshold of the greatest expected F1, at least `LISTED_PROBABILITY`, and that F1."""
+    threshold, f1 = expected_f1_threshold(probability)
+    return max(threshold, LISTED_PROBABILITY), f1

@@ -7,7 +7,6 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ import numpy.typing as npt
 
 from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture, build
-from cryoflow.detector.stream import CropStream
+from cryoflow.detector.stream import Batch, CropStream
 from cryoflow.errors import BadInput
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import npz_bytes
+from cryoflow.unpicker.devices import shared_by
 from cryoflow.unpicker.tensorboard import Scalars
 
 STATE = "state.npz"
@@ -79,13 +79,14 @@ class Round:
 def fit(
     architecture: DetectorArchitecture,
     training: CropStream,
-    validation: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+    validation: Sequence[Batch],
     output: Path,
     options: FitOptions,
     *,
     fingerprint: str,
     start: Weights | None = None,
     on_round: Callable[[Round], None] | None = None,
+    devices: Sequence[str] = (),
 ) -> tuple[Weights, list[dict[str, float]]]:
     """Train to the end, or go on where a training of the same fingerprint was stopped.
 
@@ -97,6 +98,8 @@ def fit(
         Folder of the checkpoint.
     start
         Weights to begin with; None draws them at random.
+    devices
+        Names of devices that share each batch; fewer than two leave the choice to Keras.
 
     Returns
     -------
@@ -110,6 +113,20 @@ def fit(
     BadInput
         Where the checkpoint is of another training, or the loss is not finite.
     """
+    with shared_by(devices):
+        return _fit(architecture, training, validation, output, options, fingerprint, start, on_round)
+
+
+def _fit(
+    architecture: DetectorArchitecture,
+    training: CropStream,
+    validation: Sequence[Batch],
+    output: Path,
+    options: FitOptions,
+    fingerprint: str,
+    start: Weights | None,
+    on_round: Callable[[Round], None] | None,
+) -> tuple[Weights, list[dict[str, float]]]:
     keras.utils.set_random_seed(options.seed)
     model = build(architecture, mixed_precision=options.mixed_precision)
     if start is not None:
@@ -151,30 +168,52 @@ def fit(
 
 
 def _one_round(model: keras.Model, stream: CropStream, done: int, options: FitOptions, average: Weights) -> float:
-    """Train on the batches of a round; the next batch is made while the network learns from this one."""
-    every = 10
-    momentum = options.average**every
-    losses = []
-    first = done * options.steps
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(stream.batch, first)
-        for step in range(first, first + options.steps):
-            x, y = coming.result()
-            if step + 1 < first + options.steps:
-                coming = pool.submit(stream.batch, step + 1)
-            losses.append(float(model.train_on_batch(x, y)))
-            if (step + 1) % every == 0:
-                for variable in model.weights:
-                    kept, new = average[variable.path], np.asarray(keras.ops.convert_to_numpy(variable.value))
-                    m = min(momentum, step / (step + 10 * every))
-                    average[variable.path] = (m * kept + (1 - m) * new).astype(np.float32)
-    return float(np.mean(losses))
+    """Train on the batches of a round and return their mean loss; `average` follows the weights."""
+    batches = _RoundOfBatches(stream, done * options.steps, options.steps)
+    following = _Average(average, done * options.steps, options.average)
+    history = model.fit(batches, epochs=1, callbacks=[following], verbose=0, shuffle=False)
+    return float(history.history["loss"][0])
+
+
+class _RoundOfBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches `first` and on of a stream; the next ones are made while the network learns."""
+
+    def __init__(self, stream: CropStream, first: int, number: int) -> None:
+        super().__init__(workers=1, use_multiprocessing=False, max_queue_size=2)
+        self.stream, self.first, self.number = stream, first, number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.stream.batch(self.first + index)
+
+
+class _Average(keras.callbacks.Callback):  # type: ignore[misc]
+    """Moving average of the weights, updated every 10 steps."""
+
+    EVERY = 10
+
+    def __init__(self, average: Weights, first: int, momentum: float) -> None:
+        super().__init__()
+        self.average, self.first, self.momentum = average, first, momentum**self.EVERY
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:  # noqa: ARG002
+        step = self.first + batch
+        if (step + 1) % self.EVERY:
+            return
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # its variables are brought up to date at the end of an epoch only
+        m = min(self.momentum, step / (step + 10 * self.EVERY))
+        for variable in self.model.weights:
+            kept, new = self.average[variable.path], array_of(variable)
+            self.average[variable.path] = (m * kept + (1 - m) * new).astype(np.float32)
 
 
 def _validate(
     model: keras.Model,
     average: Weights,
-    batches: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
+    batches: Sequence[Batch],
 ) -> float:
     """Mean loss of the averaged weights over fixed batches; the weights in training are put back."""
     if not batches:
@@ -187,9 +226,14 @@ def _validate(
     return float(np.mean(values))
 
 
+def array_of(variable: keras.Variable) -> npt.NDArray[Any]:
+    """Return a copy of a variable; of one that several devices hold, the first device's."""
+    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)))
+
+
 def take_weights(model: keras.Model) -> Weights:
     """All weights by name, moving averages of the normalization included."""
-    return {w.path: np.array(keras.ops.convert_to_numpy(w.value)) for w in model.weights}
+    return {w.path: array_of(w) for w in model.weights}
 
 
 def put_weights(model: keras.Model, weights: Weights) -> None:
@@ -229,7 +273,7 @@ def _state_bytes(
 ) -> bytes:
     arrays: Weights = {f"average/{k}": v for k, v in average.items()}
     for i, v in enumerate([*model.variables, *optimizer.variables]):
-        arrays[f"variable/{i:04d}"] = np.array(keras.ops.convert_to_numpy(v.value))
+        arrays[f"variable/{i:04d}"] = array_of(v)
     described = json.dumps({"history": history, "fingerprint": fingerprint})
     arrays["described"] = np.frombuffer(described.encode(), np.uint8)
     return npz_bytes(arrays)

@@ -88,6 +88,7 @@ def train_general(
     *,
     workers: int = 2,
     say: Callable[[str], None] = print,
+    devices: Sequence[str] = (),
 ) -> Detector:
     """Train the general model and write it to `output`; go on where an earlier call was stopped.
 
@@ -134,6 +135,7 @@ def train_general(
                 f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, validation {r.validation_loss:.4f}, "
                 f"{r.seconds_left / 60:.0f} min left"
             ),
+            devices=devices,
         )
     assert weights is not None
     detector = Detector(architecture, weights, recipe={**asdict(recipe), "fingerprint": recipe.fingerprint})

@@ -71,6 +71,33 @@ class MicrographLabels:
     background: bool
 
 
+@dataclass(frozen=True)
+class LabeledProject:
+    """Labeled micrographs of one project, wherever the labels come from.
+
+    Attributes
+    ----------
+    name
+        Projects of the same name are drawn together.
+    described
+        The origin of the labels, for the model card.
+    validation
+        Names of micrographs that are not learned from; None draws them.
+    """
+
+    name: str
+    diameter_A: float
+    micrographs: tuple[MicrographLabels, ...]
+    described: str
+    validation: frozenset[str] | None = None
+
+
+def labeled(labels: ProjectLabels) -> LabeledProject:
+    """Return the labeled micrographs of a project of a database."""
+    entry = labels.positives.provenance.entry_name
+    return LabeledProject(labels.project, labels.diameter_A, tuple(micrograph_labels(labels)), entry)
+
+
 def project_labels(database: Database, positives: Entry, *, diameter_A: float | None = None) -> ProjectLabels:
     """Return the entries that label the micrographs of an entry's project.
 
@@ -137,8 +164,8 @@ def micrograph_labels(labels: ProjectLabels) -> list[MicrographLabels]:
         kept = _together([p.get(name) for p in positives])
         seen = _together([c.get(name) for c in candidates])
         aside = _together([e.get(name) for e in excluded])
-        aside = aside[_far(aside, kept, EXCLUDED_DIAMETERS * across)]
-        seen = seen[_far(seen, kept, SAME_DIAMETERS * across) & _far(seen, aside, EXCLUDED_DIAMETERS * across)]
+        aside = aside[far_from(aside, kept, EXCLUDED_DIAMETERS * across)]
+        seen = seen[far_from(seen, kept, SAME_DIAMETERS * across) & far_from(seen, aside, EXCLUDED_DIAMETERS * across)]
         kinds = np.repeat(np.array([POSITIVE, UNKNOWN, NEGATIVE], np.int8), [len(kept), len(seen), len(aside)])
         weights = np.where(kinds == POSITIVE, weight, 1.0).astype(np.float32)
         searched = any(name in c for c in candidates)
@@ -160,8 +187,8 @@ def _together(parts: Sequence[Float | None]) -> Float:
     return np.concatenate([np.zeros((0, 2)), *(p for p in parts if p is not None)])
 
 
-def _far(points: Float, others: Float, distance: float) -> npt.NDArray[np.bool_]:
-    """Which points have none of the others within a distance."""
+def far_from(points: Float, others: Float, distance: float) -> npt.NDArray[np.bool_]:
+    """Return which points have none of the others within a distance, (n,) bool."""
     if not len(points) or not len(others):
         return np.ones(len(points), bool)
     nearest, _ = cKDTree(others).query(points)

@@ -63,6 +63,8 @@ def detector_loss(*, unlabeled: bool = False) -> keras.losses.Loss:
             junk_loss = ops.softplus(junk_logit) - channel(t.JUNK_TRUE) * junk_logit
             looked = channel(t.JUNK_KNOWN)
             junk = ops.sum(looked * junk_loss) / ops.maximum(ops.sum(looked), 1.0)
-            return centers + OFFSET_WEIGHT * offset + SIZE_WEIGHT * size + JUNK_WEIGHT * junk
+            loss = centers + OFFSET_WEIGHT * offset + SIZE_WEIGHT * size + JUNK_WEIGHT * junk
+            # A vector of one: Keras divides the loss by the number of devices while it reduces, and reduces no scalar.
+            return ops.expand_dims(loss, 0)
 
-    return DetectorLoss(name="detector_loss", reduction=None)
+    return DetectorLoss(name="detector_loss", reduction="sum_over_batch_size")

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import cryoflow
 from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.network import MULTIPLE, N_OUTPUTS, STRIDE, DetectorArchitecture, build
+from cryoflow.detector.parameters import GENERAL
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, METRICS, CARD = "bundle.json", "weights.npz", "metrics.json", "card.md"
-GENERAL = "general"
-"""Name of the model that comes with cryoflow."""
-
 GENERAL_FOLDER = Path(__file__).parent / "general_model"
 PROGRAM = "cryoflow detector"
 TILE_PX, OVERLAP_PX = 1536, 192

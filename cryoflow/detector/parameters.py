@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 
 from cryoflow.parameters import (
     RARE,
+    SHARD_MICROGRAPHS,
     Count,
     DatabaseFolder,
+    Entries,
     Option,
     OutputFolder,
     ParameterError,
     Parameters,
     Positive,
     Probability,
+    ShardMicrographs,
 )
 
 LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
 """Diameters that a detector looks for."""
+
+GENERAL = "general"
+"""Name of the model that comes with cryoflow."""
 
 ParticleDiameterA = Annotated[
     float,
@@ -59,7 +65,7 @@ class PickWithDetectorParameters(Parameters):
     output: OutputFolder | None = None
     """Folder for the picks as files for RELION (STAR), CryoSPARC (.cs) and EMAN (.box)."""
     database: Annotated[DatabaseFolder | None, Option(required_in_form=True)] = None
-    model: DetectorModel = "general"
+    model: DetectorModel = GENERAL
     threshold: Probability | None = None
     """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
     pixel_size_A: Annotated[Positive | None, Option(names=("--apix",))] = None
@@ -80,6 +86,55 @@ class PickWithDetectorParameters(Parameters):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FindParticlesParameters(Parameters):
+    """Which micrographs to pick without labels; the particle diameter is the one thing to know."""
+
+    micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
+    """MRC files, or folders of them."""
+    to_pick: tuple[str, ...] = ()
+    """Entries of the database whose micrographs are picked; their picks are not used."""
+    diameter_A: Annotated[
+        float,
+        Ge(LEAST_DIAMETER_A),
+        Le(LARGEST_DIAMETER_A),
+        Option(names=("--diameter",), help="Particle diameter in angstrom", examples=(160.0,)),
+    ]
+    database: DatabaseFolder
+    """Database that the picks become an entry of."""
+    output: Annotated[OutputFolder, Option(group=RARE)] | None = None
+    """Folder to work in; by default `picked` beside the database."""
+    model: Annotated[DetectorModel, Option(group=RARE)] = GENERAL
+    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",), group=RARE)] = None
+    """Pixel size in angstrom of micrographs whose headers have none."""
+    threshold: Annotated[Probability | None, Option(group=RARE)] = None
+    """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
+    gpus: Annotated[int, Ge(0), Option(group=RARE)] = 0
+    """Number of GPUs of a job; the detector needs none."""
+    cpus: Annotated[Count, Option(group=RARE)] = 4
+    """Micrographs that are read at the same time."""
+    shard_micrographs: Annotated[ShardMicrographs, Option(group=RARE)] = SHARD_MICROGRAPHS
+
+    def check(self) -> None:
+        """Refuse nothing to pick."""
+        if not self.micrographs and not self.to_pick:
+            raise ParameterError("Say what to pick: {micrographs}, or {to_pick} entries.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcludeParameters(Parameters):
+    """Which picks to leave out because they lie on masks of carbon, ice or aggregates."""
+
+    entries: Entries
+    database: DatabaseFolder
+    masks: Annotated[Path, Option(examples=("/data/picks/masks",))]
+    """Folder of masks, one MRC file a micrograph: of `cryoflow pick --masks`, or of another program."""
+    at_least: float = 0.5
+    """Values from here on are junk."""
+    good: bool = False
+    """The masks mark what is good: values below are junk."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateDetectorParameters(Parameters):
     """Compare a detector's picks with known particles, or with CryoPPP's expert labels."""
 
@@ -90,7 +145,7 @@ class EvaluateDetectorParameters(Parameters):
     database: DatabaseFolder | None = None
     cryoppp: Annotated[Path | None, Option(examples=("/data/cryoppp",))] = None
     """Folder of EMPIAR sets in CryoPPP's layout."""
-    model: DetectorModel = "general"
+    model: DetectorModel = GENERAL
     diameter_A: ParticleDiameterA | None = None
     limit: Count | None = None
     """Look at so many micrographs of each entry, evenly spread."""
@@ -118,7 +173,7 @@ class TrainDetectorParameters(Parameters):
     output: OutputFolder
     best: bool = False
     """Take the best entry of each project."""
-    start: DetectorModel = "general"
+    start: DetectorModel = GENERAL
     from_scratch: bool = False
     """Begin with random weights."""
     diameter_A: ParticleDiameterA | None = None
@@ -128,6 +183,8 @@ class TrainDetectorParameters(Parameters):
     """Batches of a round."""
     micrographs: Count = 200
     """Most micrographs of a project."""
+    unlabeled: Literal["positive-unlabeled", "ignored", "negative"] = "positive-unlabeled"
+    """Candidates that no label decides: may be particles, have no part, or are no particles (complete labels)."""
     seed: Annotated[int, Ge(0)] = 1
     """Another number is another random split and start."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoflow.detector.calibrate import expected_f1_threshold
+from cryoflow.detector.calibrate import best_threshold
 from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import (
     DiameterEstimate,
@@ -24,8 +24,6 @@ from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.storage.files import replacing
 
 SCORE_KIND = "cryoflow/probability"
-LISTED_PROBABILITY = 0.05
-"""Picks below it are not written where all are asked for: there are thousands, and none is right."""
 
 OnPicked = Callable[[PickedResult | BadInput], None]
 
@@ -113,8 +111,7 @@ def pick_set(
     everything = np.concatenate([r.probability for r in results.values()])
     promised = float("nan")
     if threshold is None:
-        threshold, promised = expected_f1_threshold(everything)
-        threshold = max(threshold, LISTED_PROBABILITY)
+        threshold, promised = best_threshold(everything)
     report = PickReport(
         threshold, promised, estimate, tuple(failed), n_missing, sum(r.n_junk for r in results.values())
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +13,15 @@ import numpy as np
 
 from cryoflow.database.store import Database
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
-from cryoflow.detector.labels import MicrographLabels, ProjectLabels, best_entries, micrograph_labels, project_labels
+from cryoflow.detector.labels import (
+    SAME_DIAMETERS,
+    LabeledProject,
+    MicrographLabels,
+    best_entries,
+    far_from,
+    labeled,
+    project_labels,
+)
 from cryoflow.detector.model import DESCRIPTION, Detector
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.parameters import TrainDetectorParameters
@@ -20,13 +29,22 @@ from cryoflow.detector.pick import MicrographToPick, prepare_one
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
-from cryoflow.storage.files import replacing
+from cryoflow.storage.files import replacing, write_atomically
 from cryoflow.storage.fingerprints import fingerprint, fingerprint_of, fingerprint_of_values
 
 if TYPE_CHECKING:
     from cryoflow.detector.fit import Round
 
 VALIDATION_BATCHES = 8
+HISTORY = "history.json"
+"""Losses of each round, beside the model."""
+
+POSITIVE_UNLABELED, IGNORED, NEGATIVE = "positive-unlabeled", "ignored", "negative"
+UNLABELED_RULES = (NEGATIVE, IGNORED, POSITIVE_UNLABELED)
+"""What is done with places that a candidate marks and no label decides; see `TrainingOptions.unlabeled`."""
+
+_CANDIDATE_PROBABILITY = 0.1
+"""Where no picking job searched, places to which the starting model gives this probability are candidates."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,10 @@ class TrainingOptions:
         Most micrographs of a project; they are drawn evenly.
     from_scratch
         Begin with random weights in place of the general model's.
+    unlabeled
+        `positive-unlabeled`: candidates that no label decides have no part in the first third of the training, then
+        they enter by the non-negative positive-unlabeled risk. `ignored`: they never have one. `negative`: they are
+        background, which is right where the labels are complete.
     """
 
     rounds: int = 10
@@ -53,6 +75,7 @@ class TrainingOptions:
     validation: float = 0.2
     at_most: int = 200
     from_scratch: bool = False
+    unlabeled: str = POSITIVE_UNLABELED
     seed: int = 1
     mixed_precision: str | None = None
 
@@ -64,6 +87,7 @@ class TrainingOptions:
             steps=p.steps,
             at_most=p.micrographs,
             from_scratch=p.from_scratch,
+            unlabeled=p.unlabeled,
             seed=p.seed,
             mixed_precision=mixed_precision,
         )
@@ -89,6 +113,7 @@ def train(
     diameter_A: float | None = None,
     say: Callable[[str], None] = print,
     on_progress: Callable[[int, int], None] | None = None,
+    devices: Sequence[str] = (),
 ) -> tuple[Detector, PreparedProjects]:
     """Train a detector on the projects of some entries and write it to `output`; go on where a call was stopped.
 
@@ -100,6 +125,8 @@ def train(
         Model to begin with; None is the general one.
     on_progress
         Called after each round with the steps done and the steps in all.
+    devices
+        Devices that share each batch; see `cryoflow.detector.fit.fit`.
 
     Raises
     ------
@@ -112,14 +139,44 @@ def train(
         raise BadInput(
             database.root, "has no entry to train from.", "Ingest a project with a refinement or a selection."
         )
+    projects = [labeled(project_labels(database, entry, diameter_A=diameter_A)) for entry in chosen]
+    detector, prepared = train_on(
+        projects,
+        output,
+        options,
+        start=start,
+        say=say,
+        on_progress=on_progress,
+        devices=devices,
+        entries=tuple(e.name for e in chosen),
+    )
+    return detector, replace(prepared, notes=(*notes, *prepared.notes))
+
+
+def train_on(
+    projects: Sequence[LabeledProject],
+    output: Path,
+    options: TrainingOptions,
+    *,
+    start: Detector | None = None,
+    say: Callable[[str], None] = print,
+    on_progress: Callable[[int, int], None] | None = None,
+    devices: Sequence[str] = (),
+    entries: tuple[str, ...] = (),
+) -> tuple[Detector, PreparedProjects]:
+    """Train a detector on labeled micrographs and write it to `output`; go on where a call was stopped.
+
+    Raises
+    ------
+    BadInput
+        Where there are too few labels, or the folder holds another training.
+    """
     start = start or Detector.general()
-    projects = [project_labels(database, entry, diameter_A=diameter_A) for entry in chosen]
     prepared = prepare_projects(projects, output / "prepared", start.pixels_per_diameter, options, start)
-    prepared = replace(prepared, notes=(*notes, *prepared.notes))
     if not any(e.n_positive for e in prepared.training) or not prepared.validation:
         if prepared.failed:
             raise prepared.failed[0]
-        raise BadInput(database.root, "has too few micrographs with labels to train and to validate on.")
+        raise BadInput(output, "cannot be trained: too few micrographs have labels to train and to validate on.")
     mark = _fingerprint(prepared, options, start)
     if (output / DESCRIPTION).is_file():
         there = Detector.load(output)
@@ -152,6 +209,7 @@ def train(
             rounds=options.rounds,
             steps=options.steps,
             learning_rate=options.learning_rate,
+            unlabeled_from=FitOptions.unlabeled_from if options.unlabeled == POSITIVE_UNLABELED else 1.0,
             seed=options.seed,
             mixed_precision=options.mixed_precision,
             tensorboard=True,
@@ -159,6 +217,7 @@ def train(
         fingerprint=mark,
         start=None if options.from_scratch else dict(start.weights),
         on_round=tell,
+        devices=devices,
     )
     diameters = [p.diameter_A for p in projects]
     detector = Detector(
@@ -168,7 +227,7 @@ def train(
         diameter_A=float(np.median(diameters)) if max(diameters) < 1.3 * min(diameters) else None,
         recipe={
             **asdict(options),
-            "entries": [e.name for e in chosen],
+            "entries": list(entries or (p.described for p in projects)),
             "start": start.fingerprint,
             "fingerprint": mark,
             "last_loss": history[-1]["loss"],
@@ -177,12 +236,13 @@ def train(
     detector = calibrated(detector, prepared.validation)
     detector = replace(detector, card=_card(detector, projects, prepared))
     _draw(history, output)
+    write_atomically(output / HISTORY, json.dumps(history) + "\n")
     detector.save(output)
     return detector, prepared
 
 
 def prepare_projects(
-    projects: Sequence[ProjectLabels],
+    projects: Sequence[LabeledProject],
     folder: Path,
     pixels_per_diameter: float,
     options: TrainingOptions,
@@ -199,30 +259,69 @@ def prepare_projects(
     failed: list[BadInput] = []
     notes: list[str] = []
     for project in projects:
-        usable = [m for m in micrograph_labels(project) if m.path is not None]
-        rng = np.random.default_rng([options.seed, *project.project.encode()[:64]])
+        usable = [m for m in project.micrographs if m.path is not None]
+        rng = np.random.default_rng([options.seed, *project.name.encode()[:64]])
         order = rng.permutation(len(usable))[: options.at_most]
         made: list[Example] = []
+        names: list[str] = []
         for i in sorted(order):
             try:
-                made.append(_prepared(usable[i], project, folder, pixels_per_diameter))
+                example = _prepared(usable[i], project, folder, pixels_per_diameter)
             except BadInput as error:
                 failed.append(error)
-        n_validation = max(1, round(options.validation * len(made))) if len(made) > 1 else 0
-        held = set(rng.permutation(len(made))[:n_validation].tolist())
+                continue
+            names.append(usable[i].name)
+            made.append(with_rule(example, options.unlabeled, judge))
+        if project.validation is None:
+            n_validation = max(1, round(options.validation * len(made))) if len(made) > 1 else 0
+            held = set(rng.permutation(len(made))[:n_validation].tolist())
+        else:
+            held = {i for i, name in enumerate(names) if name in project.validation}
         mine = [e for i, e in enumerate(made) if i in held]
-        prior = _class_prior(judge, mine)
+        prior = class_prior_of(judge, mine)
         validation += mine
         training += [replace(e, class_prior=prior) for i, e in enumerate(made) if i not in held]
         notes.append(
-            f"{project.project}: {len(made)} micrographs, {sum(e.n_positive for e in made)} particles, "
+            f"{project.name}: {len(made)} micrographs, {sum(e.n_positive for e in made)} particles, "
             f"{sum(int((e.kind == UNKNOWN).sum()) for e in made)} candidates of unknown fate"
             + (f", of which {prior:.0%} may be particles" if prior else "")
         )
     return PreparedProjects(tuple(training), tuple(validation), tuple(failed), tuple(notes))
 
 
-def _prepared(labels: MicrographLabels, project: ProjectLabels, folder: Path, pixels_per_diameter: float) -> Example:
+def with_rule(example: Example, rule: str, judge: Detector) -> Example:
+    """Return an example whose unlabeled places count by a rule; see `TrainingOptions.unlabeled`.
+
+    Where no picking job searched, the starting model's own candidates are those of unknown fate: all other places are
+    background. Without this, nothing but the closest surroundings of particles would be negative there.
+    """
+    if rule == NEGATIVE:
+        known = example.kind != UNKNOWN
+        return replace(
+            example,
+            xy_px=example.xy_px[known],
+            kind=example.kind[known],
+            weight=example.weight[known],
+            background=True,
+        )
+    if example.background:
+        return example
+    from cryoflow.detector.peaks import find_peaks
+
+    pixels = np.asarray(example.map_pixels())
+    peaks = find_peaks(judge.answers(pixels), judge.pixels_per_diameter, shape_yx=pixels.shape[:2])
+    likely = peaks.xy_px[judge.calibration.probability(peaks.logit) >= _CANDIDATE_PROBABILITY]
+    new = likely[far_from(likely, example.xy_px, SAME_DIAMETERS * judge.pixels_per_diameter)]
+    return replace(
+        example,
+        xy_px=np.concatenate([example.xy_px, new]),
+        kind=np.concatenate([example.kind, np.full(len(new), UNKNOWN, np.int8)]),
+        weight=np.concatenate([example.weight, np.ones(len(new), np.float32)]),
+        background=True,
+    )
+
+
+def _prepared(labels: MicrographLabels, project: LabeledProject, folder: Path, pixels_per_diameter: float) -> Example:
     assert labels.path is not None
     path = Path(labels.path)
     try:
@@ -242,7 +341,7 @@ def _prepared(labels: MicrographLabels, project: ProjectLabels, folder: Path, pi
             np.save(stream, pixels, allow_pickle=False)
     return Example(
         pixels=file,
-        data_set=project.project,
+        data_set=project.name,
         xy_px=rescale_xy(labels.xy_px, shape_yx, (pixels.shape[0], pixels.shape[1])),
         kind=labels.kind,
         weight=labels.weight,
@@ -251,7 +350,8 @@ def _prepared(labels: MicrographLabels, project: ProjectLabels, folder: Path, pi
     )
 
 
-def _class_prior(judge: Detector, examples: Sequence[Example]) -> float:
+def class_prior_of(judge: Detector, examples: Sequence[Example]) -> float:
+    """Return the mean probability of candidates of unknown fate, on the first 8 micrographs; 0 without any."""
     from cryoflow.detector.peaks import logits_at
 
     found = []
@@ -273,16 +373,13 @@ def _fingerprint(prepared: PreparedProjects, options: TrainingOptions, start: De
 
 def _draw(history: Sequence[dict[str, float]], output: Path) -> None:
     from cryoflow.report.figures import learning_curves, png
-    from cryoflow.storage.files import write_atomically
 
     curves = {"loss": [h["loss"] for h in history], "val_loss": [h["validation_loss"] for h in history]}
     write_atomically(output / "learning_curves.png", png(learning_curves(curves, best_epoch=len(history))))
 
 
-def _card(detector: Detector, projects: Sequence[ProjectLabels], prepared: PreparedProjects) -> str:
-    rows = "\n".join(
-        f"- {p.project}: {p.positives.provenance.entry_name}, particle diameter {p.diameter_A:.0f} A" for p in projects
-    )
+def _card(detector: Detector, projects: Sequence[LabeledProject], prepared: PreparedProjects) -> str:
+    rows = "\n".join(f"- {p.name}: {p.described}, particle diameter {p.diameter_A:.0f} A" for p in projects)
     figures = "\n".join(f"- {name}: {value:.3f}" for name, value in sorted(detector.metrics.items()))
     return (
         f"# A detector trained on {len(projects)} projects\n\n{rows}\n\n## Measured on validation micrographs\n\n"

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -179,6 +180,8 @@ def _script_of_step(step: Step, executor: Executor, folder: WorkFolder) -> list[
     argv = [*_in_container(step, executor, folder), *step.argv[1:]] if executor.container else list(step.argv)
     if not executor.container and executor.programs:
         argv[0] = _program(argv[0], executor.programs)
+    elif not executor.container and not shutil.which(argv[0]):
+        argv[0] = _of_our_environment(argv[0]) or argv[0]
     lines = [f"echo {shlex.quote(step.title)}", shlex.join(argv)]
     if step.makes:
         missing = f'{shlex.quote(step.title)}": $made was not written"'
@@ -277,12 +280,20 @@ def _program(name: str, folder: Path | None) -> str:
     for candidate in (name, name.removesuffix(".py").removesuffix(".sh")):
         if found := shutil.which(candidate):
             return found
+    if own := _of_our_environment(name):
+        return own
     raise BadInput(
         name,
         "is not installed on this machine" + (f", and not in {folder}." if folder else "."),
         "Name the folder of its programs (`programs`), or an image (`container` and `image`). On the command line, "
         "--script-only writes a script for another machine.",
     )
+
+
+def _of_our_environment(name: str) -> str | None:
+    """Return the path of a program of the environment that cryoflow runs in; it need not be on PATH."""
+    path = Path(sys.executable).parent / name
+    return str(path) if os.access(path, os.X_OK) else None
 
 
 _SET_BY_TENSORFLOW = (

@@ -22,6 +22,8 @@ from cryoflow.execution.executor import Step
 from cryoflow.execution.resources import Resources
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
     from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
@@ -82,6 +84,8 @@ class Picker:
         Settings that picking must share with the training of its model.
     model_names
         Models that come with the program, by the names that it accepts.
+    model_file
+        The file that stands for a model that is a folder; empty where models are files.
     """
 
     name: ClassVar[str]
@@ -97,6 +101,12 @@ class Picker:
     makes_links: ClassVar[bool] = True
     model_settings: ClassVar[tuple[str, ...]] = ()
     model_names: ClassVar[tuple[str, ...]] = ()
+    model_file: ClassVar[str] = ""
+
+    @property
+    def derives_threshold(self) -> bool:
+        """Whether its threshold follows from the scores of all micrographs together."""
+        return type(self).threshold_of is not Picker.threshold_of
 
     @property
     def trains(self) -> bool:
@@ -188,6 +198,14 @@ class Picker:
     ) -> tuple[Step, ...]:
         """Return the commands that pick the micrographs of a folder that `prepare_picking` has filled."""
         raise BadInput(self.name, "is not run from here.")
+
+    def threshold_of(self, scores: npt.NDArray[np.float64]) -> float | None:
+        """Return the least score of picks to keep, where none is given; None keeps all."""
+        return self.default_threshold
+
+    def not_picked(self, folder: Path) -> Mapping[str, str]:
+        """Return the stems of micrographs that a run in a folder could not pick, with the reasons."""
+        return {}
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
         """Return what the program would fail on in an exported folder; checked before the program runs."""

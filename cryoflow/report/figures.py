@@ -77,6 +77,7 @@ def overlay(
     title: str = "",
     pixel_size_A: float | None = None,
     width_in: float = 7.0,
+    mask: npt.NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Picks as circles of the particle's diameter on their micrograph, with a scale bar where the pixel size is known.
 
@@ -85,12 +86,16 @@ def overlay(
     micrograph : (ny, nx) float
     diameter_px
         In pixels of this micrograph.
+    mask : (my, mx) bool
+        Places to hatch, on a grid of its own that covers the micrograph.
     """
     image, _ = display_image(micrograph)
     ny, nx = micrograph.shape
     figure = new_figure((width_in, width_in * ny / nx + 0.75))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.75 / (width_in * ny / nx + 0.75)))
     axes.imshow(image, cmap="gray", extent=(-0.5, nx - 0.5, ny - 0.5, -0.5), interpolation="bilinear")
+    if mask is not None and mask.any():
+        _hatch(axes, mask, (ny, nx))
     _circles(axes, marks, diameter_px)
     axes.set_xlim(-0.5, nx - 0.5)
     axes.set_ylim(ny - 0.5, -0.5)
@@ -108,6 +113,16 @@ def overlay(
         text.set_verticalalignment("top")
         x += 0.02 + 0.0125 * (len(mark.label) + 6) * 7.0 / width_in
     return figure
+
+
+def _hatch(axes: Axes, mask: npt.NDArray[np.bool_], shape_yx: tuple[int, int]) -> None:
+    """Hatch the places of a mask; a border of zeros closes the outline at the edge of the micrograph."""
+    padded = np.pad(mask.astype(float), 1)
+    x, y = (
+        (np.arange(n) - 0.5) * full / (n - 2) - 0.5 for n, full in zip(padded.shape[::-1], shape_yx[::-1], strict=True)
+    )
+    axes.contourf(x, y, padded, levels=[0.5, 2.0], colors="none", hatches=["//"])
+    axes.contour(x, y, padded, levels=[0.5], colors=[MISSED], linewidths=0.8)
 
 
 def plot_picks(picks: PickSet, micrograph: str, path: str | Path | None = None) -> Figure:

@@ -26,5 +26,7 @@ class ReportParameters(Parameters):
     """JSON file of an evaluation (evaluation.json of a pipeline's output)."""
     trace: Path | None = None
     """Cost of the stages of a run (trace.tsv of a pipeline's output)."""
+    masks: Path | None = None
+    """Folder of masks of junk, drawn on the micrographs (`cryoflow pick --masks`)."""
     title: str = "cryoflow report"
     """Title of the page."""

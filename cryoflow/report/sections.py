@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from cryoflow.database import Database, Entry
 from cryoflow.database.select import select_best
+from cryoflow.detector.masks import MaskOptions, mask_of, read_mask
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph
@@ -127,13 +128,18 @@ def result_section(pairs: Sequence[CleanedPair], evaluation: ReportedEvaluation 
 
 
 def examples_section(
-    database: Database, pairs: Sequence[CleanedPair], model: ModelBundle | None, evaluation: ReportedEvaluation | None
+    database: Database,
+    pairs: Sequence[CleanedPair],
+    model: ModelBundle | None,
+    evaluation: ReportedEvaluation | None,
+    masks: Path | None = None,
 ) -> Section:
     """Micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
     blocks: list[Block] = [
         Text(
             "Green: kept. Blue: kept, but doubtful. Red: removed."
             + (" Amber: true particles that no kept pick lies on." if evaluation else "")
+            + (" Hatched: masks of carbon, ice and aggregates." if masks else "")
         )
     ]
     references = Database(evaluation.reference_database) if evaluation else None
@@ -141,7 +147,9 @@ def examples_section(
         before, after = database.load(pair.before), database.load(pair.after)
         truth = _reference_of(references, before)
         shown = _held_out(model, before) or list(range(len(before.micrographs)))
-        blocks.append(Gallery([_example(before, after, truth, i) for i in shown[:EXAMPLES] if _has_file(before, i)]))
+        blocks.append(
+            Gallery([_example(before, after, truth, i, masks) for i in shown[:EXAMPLES] if _has_file(before, i)])
+        )
         blocks += _montages(before, after, shown)
     return Section("Micrographs", blocks)
 
@@ -302,7 +310,7 @@ def _has_file(picks: PickSet, i: int) -> bool:
     return picks.micrographs["path"].iloc[i] is not None
 
 
-def _example(before: PickSet, after: PickSet, truth: PickSet | None, i: int) -> Picture:
+def _example(before: PickSet, after: PickSet, truth: PickSet | None, i: int, masks: Path | None) -> Picture:
     row = before.micrographs.iloc[i]
     image = read_micrograph(Path(row["path"]))
     size = float(row["pixel_size_A"])
@@ -317,8 +325,15 @@ def _example(before: PickSet, after: PickSet, truth: PickSet | None, i: int) -> 
     if truth is not None:
         marks.append(Marks(_missed(truth, before, kept, i, diameter_px), "missed", MISSED))
     name = Path(row["name"]).name
-    figure = overlay(image, marks, diameter_px=diameter_px, title=name, pixel_size_A=size)
-    return Picture(figure, caption=f"{before.provenance.project_name}: {name}", photo=True)
+    caption, mask = f"{before.provenance.project_name}: {name}", None
+    if masks is not None and (file := mask_of(masks, str(row["name"]))):
+        try:
+            mask = read_mask(file, image.shape, MaskOptions())
+            caption += f"; {mask.mean():.0%} is masked"
+        except CryoflowError as error:
+            caption += f"; mask not drawn: {error}"
+    figure = overlay(image, marks, diameter_px=diameter_px, title=name, pixel_size_A=size, mask=mask)
+    return Picture(figure, caption=caption, photo=True)
 
 
 def _kept_and_removed(before: PickSet, after: PickSet, i: int) -> tuple[FloatArray, FloatArray]:
@@ -375,12 +390,13 @@ def report_sections(
     exports: Sequence[Path],
     evaluation: ReportedEvaluation | None,
     trace: Sequence[TraceRow] = (),
+    masks: Path | None = None,
 ) -> list[Section]:
     """All sections, those that there is nothing to show for left out."""
     pairs = cleaned_pairs(database.entries())
     sections = []
     if pairs:
-        sections += [result_section(pairs, evaluation), examples_section(database, pairs, model, evaluation)]
+        sections += [result_section(pairs, evaluation), examples_section(database, pairs, model, evaluation, masks)]
     if model:
         if model.projects:
             sections.append(operating_points_section(database, pairs, model))

@@ -23,5 +23,6 @@ def report(parameters: ReportParameters) -> Path:
         exports=p.exports,
         evaluation=ReportedEvaluation.read(p.evaluation) if p.evaluation else None,
         trace=read_trace(p.trace) if p.trace else (),
+        masks=p.masks,
     )
     return write_report(p.output, p.title, sections, subtitle=str(p.database), footer=f"cryoflow {__version__}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cryoflow.errors import CryoflowError
@@ -52,6 +54,40 @@ def load_keras() -> None:
         ) from error
 
 
+def list_gpus() -> tuple[str, ...]:
+    """Return the names of the GPUs that Keras' backend can use; none on a machine without."""
+    import keras
+
+    try:
+        return tuple(keras.distribution.list_devices("gpu"))
+    except (RuntimeError, ValueError, ImportError, NotImplementedError):
+        return ()
+
+
+@contextlib.contextmanager
+def shared_by(devices: Sequence[str]) -> Iterator[None]:
+    """Share each batch between several devices: for models that are built and fitted within this context.
+
+    Keras' own distribution works on its JAX backend only; on TensorFlow the context is a `MirroredStrategy`.
+    """
+    import keras
+
+    if len(devices) < 2:
+        yield
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy(list(devices)).scope():
+            yield
+    else:
+        before = keras.distribution.distribution()
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(devices)))
+        try:
+            yield
+        finally:
+            keras.distribution.set_distribution(before)
+
+
 def find_devices(*, mixed_precision: bool | None = None) -> Devices:
     """Look for GPUs and, where there are several, have Keras share each batch between them.
 
@@ -65,10 +101,7 @@ def find_devices(*, mixed_precision: bool | None = None) -> Devices:
     """
     import keras
 
-    try:
-        gpus = tuple(keras.distribution.list_devices("gpu"))
-    except (RuntimeError, ValueError, ImportError, NotImplementedError):
-        gpus = ()
+    gpus = list_gpus()
     distributed = False
     if len(gpus) > 1 and keras.backend.backend() == "jax":
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=list(gpus)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,3 +89,46 @@ def test_a_state_of_another_training_or_a_damaged_one_is_refused(stream: CropStr
     os.truncate(tmp_path / STATE, 1000)
     with pytest.raises(BadInput, match="no state of this training"):
         fit(TINY, stream, [], tmp_path, options, fingerprint="a")
+
+
+SHARED = """
+import sys
+from pathlib import Path
+import numpy as np
+from cryoflow.unpicker.devices import load_keras
+load_keras()
+import tensorflow as tf
+(cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from cryoflow.detector.fit import FitOptions, fit
+from cryoflow.detector.network import DetectorArchitecture
+made = np.load(sys.argv[1])
+
+class Twice:
+    # The same crop twice: each device sees what one device alone sees, so that weights and losses must be the same.
+    def batch(self, number):
+        return tuple(np.repeat(a[number % len(a)][None], 2, axis=0) for a in (made["x"], made["y"]))
+
+options = FitOptions(rounds=2, steps=3, seed=5)
+tiny = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
+found = {}
+for name, devices in (("one", ()), ("two", ("CPU:0", "CPU:1"))):
+    weights, history = fit(tiny, Twice(), [], Path(sys.argv[2]) / name, options, fingerprint="a", devices=devices)
+    found[name] = (weights, [h["loss"] for h in history])
+again, _ = fit(tiny, Twice(), [], Path(sys.argv[2]) / "two", options, fingerprint="a", devices=("CPU:0", "CPU:1"))
+(one, loss), (two, shared_loss) = found["one"], found["two"]
+np.testing.assert_allclose(shared_loss, loss, rtol=1e-3)
+for key in one:
+    np.testing.assert_allclose(two[key], one[key], atol=2e-3, err_msg=key)
+    np.testing.assert_array_equal(again[key], two[key])
+print("two devices")
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_share_a_batch_and_come_to_what_one_comes_to(stream: CropStream, tmp_path: Path) -> None:
+    x, y = stream.batch(0)
+    np.savez(tmp_path / "made.npz", x=x, y=y)
+    arguments = [sys.executable, "-c", SHARED, str(tmp_path / "made.npz"), str(tmp_path)]
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert "two devices" in run.stdout, run.stderr[-3000:]

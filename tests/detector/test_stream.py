@@ -91,3 +91,35 @@ def test_augmentation_keeps_shape_and_changes_pixels() -> None:
     assert changed.shape == crop.shape
     assert changed.dtype == np.float32
     assert not np.allclose(changed, crop)
+
+
+class Counted:
+    """A memory map that counts the values that are read of it."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels, self.shape, self.read = pixels, pixels.shape, 0
+
+    def __getitem__(self, rows: object) -> np.ndarray:
+        part = self.pixels[rows]  # type: ignore[index]
+        self.read += part.size
+        return part
+
+
+@pytest.mark.parametrize("n_micrographs", [2, 40])
+def test_a_batch_reads_its_crops_only_however_many_and_large_the_micrographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_micrographs: int
+) -> None:
+    maps: list[Counted] = []
+    plain = Example.map_pixels
+
+    def counted(self: Example) -> Counted:
+        maps.append(Counted(plain(self)))
+        return maps[-1]
+
+    examples = [example(tmp_path, f"{i}", 40, (400, 640)) for i in range(n_micrographs)]
+    monkeypatch.setattr(Example, "map_pixels", counted)
+    stream = CropStream(examples, 24.0, seed=1, options=StreamOptions(crop_px=64, batch=8))
+    for number in range(5):
+        stream.batch(number)
+    assert sum(m.read for m in maps) == 5 * 8 * 64 * 64 * 2
+    assert all(isinstance(plain(e), np.memmap) for e in examples[:2])

@@ -91,6 +91,13 @@ def cryosegnet(folder: Path) -> Seen:
         yield path.stem, picture, np.array(rows).reshape(-1, 2)
 
 
+def detector_tables(folder: Path) -> Seen:
+    """The whole micrograph: it downsamples by itself."""
+    for path in sorted(folder.glob("labels/*.tsv")):
+        xy = numbers(path.read_text().splitlines(), 2)
+        yield path.stem, mrcfile.read(folder / "micrographs" / f"{path.stem}.mrc"), xy
+
+
 def eman2_json(folder: Path) -> Seen:
     for path in sorted(folder.glob("info/*_info.json")):
         stem = path.name.removesuffix("_info.json")
@@ -147,6 +154,7 @@ FORMATS: dict[str, tuple[str, dict[str, object], Callable[[Path], Seen], float]]
     "Warp": ("warp", {"pixel_size": 10.0}, warp, 0.51),
     "EPicker": ("epicker", {}, epicker, 0.51),
     "CryoSegNet": ("cryosegnet", {}, cryosegnet, 0.51),
+    "cryoflow's detector": ("cryoflow", {}, detector_tables, 0.001),
     "EMAN2 JSON": ("eman2", {}, eman2_json, 0.06),
     "EMAN1 box": ("eman2", {}, lambda f: corners(f, "boxfiles/*.box", "micrographs"), 0.51),
     "RELION list": ("relion", {}, relion_list, 0.001),

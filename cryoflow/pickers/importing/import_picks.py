@@ -56,7 +56,8 @@ def import_picks(
     name
         Name of the run, the job's part of the entry's name; by default the folder's.
     threshold
-        Picks below it are left out; None takes the picker's default. Files without scores have no threshold.
+        Picks below it are left out; None takes the picker's own, see `Picker.threshold_of`. Files without scores have
+        no threshold.
     keep_all
         Apply no threshold at all.
     scaled
@@ -81,6 +82,10 @@ def import_picks(
     folder = Path(folder)
     manifest = _manifest_of(folder, manifest)
     table = manifests.read_manifest(manifest)
+    failed = source.not_picked(folder if folder.is_dir() else folder.parent)
+    table = table[~table["stem"].isin(list(failed))].reset_index(drop=True)
+    for stem, reason in failed.items():
+        log.warning("%s was not picked: %s", stem, reason)
     files = [folder] if folder.is_file() else source.pick_files(folder)
     if others := [path for path in files if not folder.is_file() and (negative_suffix(path) or is_repeated(path))]:
         log.warning("%d files of rejected or repeated picks are left out, such as %s", len(others), others[0].name)
@@ -99,10 +104,11 @@ def import_picks(
     picks = _in_micrograph_pixels(picks, table, folder, scaled=scaled)
     picks = _flipped(picks, table, all(f.y_is_flipped for f in found) if flip_y is None else flip_y)
     picks, repeated = _deduplicated(picks, found)
-    counts = {n: c for n, c in (("unknown_micrograph", unknown), ("duplicate", repeated)) if c}
+    found_wrong = (("unknown_micrograph", unknown), ("duplicate", repeated), ("not_picked", len(failed)))
+    counts = {n: c for n, c in found_wrong if c}
     used: float | None = None
     if "score" in picks and not keep_all:
-        used = source.default_threshold if threshold is None else threshold
+        used = source.threshold_of(picks["score"].to_numpy(np.float64)) if threshold is None else threshold
         if used is not None:
             keep = (picks["score"] >= used).to_numpy()
             counts["below_threshold"] = int((~keep).sum())

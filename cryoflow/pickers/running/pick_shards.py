@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import cryoflow
 from cryoflow import shards
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run import micrographs_to_pick, pick
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.picks import PickSet
@@ -80,7 +82,7 @@ def pick_shard(
             executor,
             name=picking.picker,
             diameter_A=picking.diameter_A,
-            threshold=picking.threshold,
+            threshold=_threshold_of_shard(picking),
             overwrite=True,
             on_line=on_line,
         )
@@ -96,12 +98,39 @@ def pick_shard(
     return database.load(entries[0])
 
 
-def gather(picked: Sequence[PickSet]) -> list[PickSet]:
-    """Join the picks of shards: one set a project. A micrograph that is in two shards has the picks of the first."""
+def gather(picked: Sequence[PickSet], picking: Picking | None = None) -> list[PickSet]:
+    """Return the picks of all shards, one set a project.
+
+    A micrograph that is in two shards has the picks of the first. A threshold that follows from the scores is derived
+    from those of all shards together.
+    """
     projects: dict[tuple[Path, str], list[PickSet]] = {}
     for each in picked:
         projects.setdefault((each.provenance.project, each.provenance.project_name), []).append(each)
-    return [_joined(of_project) for of_project in projects.values()]
+    joined = [_joined(of_project) for of_project in projects.values()]
+    if picking is None or _threshold_of_shard(picking) == picking.threshold or not joined:
+        return joined
+    scores = np.concatenate([p.picks["score"].to_numpy(np.float64) for p in joined])
+    threshold = picker(picking.picker).threshold_of(scores)
+    return joined if threshold is None else [_above(p, threshold) for p in joined]
+
+
+def _threshold_of_shard(picking: Picking) -> float | None:
+    """Return the threshold within a shard: a shard keeps all picks where all shards together decide."""
+    if picking.threshold is None and picker(picking.picker).derives_threshold:
+        return 0.0
+    return picking.threshold
+
+
+def _above(picks: PickSet, threshold: float) -> PickSet:
+    keep = (picks.picks["score"] >= threshold).to_numpy()
+    note = f"threshold {threshold:.4g} on {picks.score_kind}, derived from all shards"
+    return replace(
+        picks,
+        picks=picks.picks[keep].reset_index(drop=True),
+        counts={**picks.counts, "below_threshold": int((~keep).sum())},
+        notes=(*(n for n in picks.notes if not n.startswith("threshold ")), note),
+    )
 
 
 def diameter_of_training(folder: Path) -> float | None:
@@ -139,7 +168,8 @@ def _joined(picked: Sequence[PickSet]) -> PickSet:
 
 def _content(picking: Picking, to_pick: PickSet) -> Iterator[object]:
     """Yield what decides a shard's picks: model, settings, and the images' sizes and times."""
-    model = (str(picking.model), state_of(picking.model))
+    named = str(picking.model) in picker(picking.picker).model_names
+    model = (str(picking.model), cryoflow.__version__ if named else state_of(picking.model))
     yield picking.picker, model, picking.diameter_A, picking.threshold, to_pick.diameter_A
     columns = (to_pick.micrographs[name] for name in ("name", "path", "pixel_size_A"))
     for name, path, pixel_size_A in zip(*columns, strict=True):

@@ -233,6 +233,8 @@ def _model(target: Picker, model: str) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         return path.absolute()
+    if target.model_file and (path / target.model_file).is_file():
+        return (path / target.model_file).absolute()
     if model in target.model_names:
         return Path(model)
     names = f", or {' or '.join(target.model_names)}" if target.model_names else ""

@@ -1,0 +1,174 @@
+"""The detector on folders that `cryoflow export cryoflow` and `cryoflow picker pick` wrote: training, and picking.
+
+manifest.tsv, settings.tsv     of any export: micrographs with pixel sizes, diameters and splits; how to train
+    micrographs/STEM.mrc           links
+    labels/STEM.tsv                x_px, y_px, label (1 particle, 0 unlabeled, -1 no particle), of training sets only
+    model/                         the trained detector
+    picks/STEM.star                picks with probabilities; picks/not_picked.tsv: micrographs that cannot be picked
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.detector.labels import LabeledProject, MicrographLabels
+from cryoflow.detector.model import Detector
+from cryoflow.detector.pick import MicrographToPick, PickedResult, pick
+from cryoflow.detector.train import HISTORY, PreparedProjects, TrainingOptions, train_on
+from cryoflow.errors import BadInput
+from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.split import TEST, VALIDATION
+from cryoflow.storage import inputs
+from cryoflow.storage.files import write_atomically
+
+NOT_PICKED = "not_picked.tsv"
+_STAR_HEAD = "\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
+
+
+def train_exported(
+    folder: Path, *, say: Callable[[str], None] = print, devices: Sequence[str] = ()
+) -> tuple[Detector, PreparedProjects]:
+    """Train on an exported set, with its settings; go on where a call was stopped.
+
+    Raises
+    ------
+    BadInput
+        Where the folder is no export for the detector, or holds too few labels.
+    """
+    settings = manifest.read_settings(folder)
+    try:
+        options = TrainingOptions(
+            rounds=int(settings["rounds"]),
+            steps=int(settings["steps"]),
+            learning_rate=float(settings["learning_rate"]),
+            from_scratch=settings["from_scratch"] == "yes",
+            unlabeled=settings["unlabeled"],
+            seed=int(settings["seed"]),
+            at_most=1 << 30,  # an export holds what its user chose
+        )
+        start = settings["start"]
+    except (KeyError, ValueError) as error:
+        raise BadInput(folder / manifest.SETTINGS, f"is damaged: {error!r}.", "Export it again.") from error
+    return train_on(
+        list(read_labels(folder)), folder / "model", options, start=Detector.load(start), say=say, devices=devices
+    )
+
+
+def read_labels(folder: Path) -> Iterator[LabeledProject]:
+    """Yield the labels of each entry of an exported set; micrographs of the test split are left out.
+
+    Raises
+    ------
+    BadInput
+        Where a table of labels is missing or damaged.
+    """
+    table = manifest.read_manifest(folder)
+    for entry, rows in table[table["split"] != TEST].groupby("entry", sort=True):
+        micrographs = []
+        for stem, pixel_size_A in zip(rows["stem"], rows["pixel_size_A"], strict=True):
+            xy, label = _read_table(folder / "labels" / f"{stem}.tsv")
+            micrographs.append(
+                MicrographLabels(
+                    str(stem),
+                    str(folder / "micrographs" / f"{stem}.mrc"),
+                    float(pixel_size_A),
+                    xy,
+                    label,
+                    np.ones(len(label), np.float32),
+                    background=not (label == 1).any(),  # an export's micrographs without picks hold no particle
+                )
+            )
+        held = frozenset(str(s) for s in rows["stem"][rows["split"] == VALIDATION])
+        diameters = rows["diameter_A"].to_numpy(np.float64)
+        yield LabeledProject(str(entry), float(np.median(diameters)), tuple(micrographs), str(entry), held or None)
+
+
+def _read_table(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
+    """Return positions and labels of one micrograph."""
+    try:
+        lines = inputs.read_text(path).splitlines()[1:]
+        rows = np.array([line.split("\t") for line in lines], np.float64).reshape(-1, 3)
+    except (OSError, ValueError) as error:
+        raise BadInput(path, f"is no table of labels ({error}).", "Export it again.") from error
+    if not np.isfinite(rows).all() or not np.isin(rows[:, 2], (-1, 0, 1)).all():
+        raise BadInput(path, "has labels other than 1, 0 and -1, or positions that are no numbers.", "Export it again.")
+    return rows[:, :2].astype(np.float64), rows[:, 2].astype(np.int8)
+
+
+def problems_of_labels(folder: Path, table: pd.DataFrame) -> list[str]:
+    """Return what is wrong with the tables of labels: missing, damaged, or outside the micrograph."""
+    found = []
+    for stem, ny, nx in zip(table["stem"], table["ny"], table["nx"], strict=True):
+        try:
+            xy, _ = _read_table(folder / "labels" / f"{stem}.tsv")
+        except BadInput as error:
+            found.append(str(error))
+            continue
+        if not pd.isna(ny) and len(xy) and not ((xy >= -0.5) & (xy <= (float(nx), float(ny)))).all():
+            found.append(f"{stem}.tsv has labels outside its micrograph")
+    return found
+
+
+def pick_exported(
+    folder: Path, model: str, *, workers: int = 2, on_picked: Callable[[PickedResult | BadInput], None] | None = None
+) -> tuple[int, int]:
+    """Pick the micrographs of a folder; return how many were picked, and how many could not be.
+
+    Raises
+    ------
+    BadInput
+        Where none can be picked.
+    """
+    detector = Detector.load(model)
+    table = manifest.read_manifest(folder)
+    failed: list[tuple[str, BadInput]] = []
+    picked = 0
+    for diameter_A in np.unique(table["diameter_A"].dropna().to_numpy(np.float64)).tolist():
+        rows = table[table["diameter_A"] == diameter_A]
+        items = [
+            MicrographToPick(str(stem), folder / "micrographs" / f"{stem}.mrc", float(size) if size > 0 else None)
+            for stem, size in zip(rows["stem"], rows["pixel_size_A"], strict=True)
+        ]
+        for item, result in zip(items, pick(detector, items, diameter_A, workers=workers), strict=True):
+            if isinstance(result, BadInput):
+                failed.append((item.name, result))
+            else:
+                picked += 1
+                columns = (*result.xy_px.T, result.probability)
+                lines = [f"{x:.3f} {y:.3f} {p:.5f}\n" for x, y, p in zip(*columns, strict=True)]
+                write_atomically(folder / "picks" / f"{item.name}.star", _STAR_HEAD + "".join(lines))
+            if on_picked:
+                on_picked(result)
+    if not picked:
+        raise failed[0][1] if failed else BadInput(folder, "holds no micrograph with a known particle diameter.")
+    if failed:
+        rows_of_failed = "".join(f"{stem}\t{' '.join(str(error).split())}\n" for stem, error in failed)
+        write_atomically(folder / "picks" / NOT_PICKED, "stem\treason\n" + rows_of_failed)
+    return picked, len(failed)
+
+
+def read_not_picked(folder: Path) -> Mapping[str, str]:
+    """Return the stems of micrographs that could not be picked, with the reasons."""
+    try:
+        lines = inputs.read_text(folder / NOT_PICKED).splitlines()[1:]
+    except FileNotFoundError:
+        return {}
+    return {stem: reason for stem, _, reason in (line.partition("\t") for line in lines) if stem}
+
+
+def training_curve(model: Path) -> pd.DataFrame:
+    """Return the losses of a training by round, as `Picker.training_curve` does."""
+    rows: list[tuple[int, str, str, float]] = []
+    try:
+        for record in json.loads(inputs.read_text(model / HISTORY)):
+            rows.append((int(record["round"]), "train", "loss", float(record["loss"])))
+            rows.append((int(record["round"]), "validation", "loss", float(record["validation_loss"])))
+    except (OSError, ValueError, KeyError, TypeError):  # a training is not lost for want of its curve
+        rows = []
+    return pd.DataFrame(rows, columns=["epoch", "split", "metric", "value"])
