@@ -21,7 +21,7 @@ from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph, write_mrc
-from cryoflow.pickers.running.pick_shards import Picking, gather, pick_shard, shard, shard_of_files
+from cryoflow.pickers.running.pick_shards import Picking, gather, pick_shard, shard_of, shard_of_files
 from cryoflow.pickers.running.run import micrographs_to_pick, pick, train, trained_already
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions
@@ -104,7 +104,7 @@ def test_shards_together_give_the_picks_of_one_run(made: SimulatedDataset, tmp_p
     parts = []
     for first in (0, 2):
         some = shard_of_files([folder_of(made)], first, first + 2)
-        parts.append(pick_shard(picking, shard(picking, some, tmp_path), CPU))
+        parts.append(pick_shard(picking, some, shard_of(picking, some, first, tmp_path), CPU))
     (together,) = gather(parts, picking)
     (whole,) = pick(
         "cryoflow", "general", [micrographs_to_pick([folder_of(made)])], tmp_path / "run", CPU, diameter_A=DIAMETER_A
