@@ -28,11 +28,12 @@ def fit_detector(parameters: TrainDetectorParameters) -> None:
     """Train one detector."""
     from cryoflow.detector.model import Detector
     from cryoflow.detector.train import TrainingOptions, train
-    from cryoflow.unpicker.devices import find_devices, load_keras
+    from cryoflow.unpicker.devices import list_gpus, load_keras
 
     p = parameters
     load_keras()
-    precision = "float16" if find_devices(mixed_precision=None).mixed_precision else None
+    gpus = list_gpus()
+    precision = "float16" if gpus else None
     with shown_progress("detector training", "steps of the detector's training") as report:
         detector, prepared = train(
             Database(p.database),
@@ -43,6 +44,7 @@ def fit_detector(parameters: TrainDetectorParameters) -> None:
             diameter_A=p.diameter_A,
             say=log.info,
             on_progress=report,
+            devices=gpus,
         )
     for line in (*prepared.notes, *(f"not used: {error}" for error in prepared.failed)):
         log.warning("%s", line)
