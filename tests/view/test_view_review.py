@@ -14,6 +14,7 @@ from view_fixtures import OTHER, SCORED, UNPICKED, entry_files, make_database
 
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.labeled import LabeledSet
@@ -260,6 +261,21 @@ def test_labels_as_star_files_are_read_as_hand_cleaned_micrographs(database: Dat
     (labeled,), bad = label_star_folder(tmp_path / "stars", tmp_path / "labeled", negatives="all")
     assert not bad
     assert (labeled.n_positive, labeled.n_negative) == tuple((saved.picks["label"] == v).sum() for v in (1, -1))
+
+
+def test_an_export_for_relion_holds_the_labels_of_a_review_as_star_files(database: Database, tmp_path: Path) -> None:
+    review = review_of(database)
+    review.act("ada", "w", {"do": "mark", "micrograph": 1, "mark": "finished", "threshold": 0.5})
+    saved = database.load(save(review, database, "ada", threshold=0.5))
+    result = export("relion", [saved], tmp_path / "out")
+    (labels,) = (result.folder / "labels").iterdir()
+    assert sorted(p.name for p in labels.iterdir()) == ["mic_0_autopick.star", "mic_0_autopick_correct.star"]
+    (labeled,), bad = label_star_folder(labels, tmp_path / "labeled", negatives="all")
+    assert not bad
+    assert (labeled.n_positive, labeled.n_negative) == tuple((saved.picks["label"] == v).sum() for v in (1, -1))
+    picks = picker("relion").pick_files(result.folder)  # labels are no second picks of the same micrographs
+    assert [p.name for p in picks if p.name.startswith("mic_0")] == ["mic_0_autopick.star"]
+    assert not (export("relion", [database.load(SCORED)], tmp_path / "plain").folder / "labels").exists()
 
 
 def test_an_entry_that_changed_gets_a_journal_of_its_own(database: Database) -> None:

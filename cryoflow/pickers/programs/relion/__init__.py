@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cryoflow.pickers.training_sets.training_set import TrainingSet
 
 SUFFIX = "_autopick.star"
+LABELS = "labels"
+"""Folder of an export that holds labels: not picks of a job."""
 
 
 class Relion(Picker):
@@ -71,6 +73,7 @@ class Relion(Picker):
     def pick_files(self, folder: Path) -> list[Path]:
         """Return the coordinate files of an AutoPick or ManualPick job, not their list."""
         files = sorted(p for p in folder.rglob("*.star") if p.name.endswith(self.suffixes))
+        files = [p for p in files if p.relative_to(folder).parts[0] != LABELS]
         return [p for p in files if not p.name.startswith("coords_suffix")]
 
 

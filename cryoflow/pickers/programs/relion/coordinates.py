@@ -16,10 +16,11 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.base import rows_writer
-from cryoflow.pickers.programs.relion import SUFFIX
+from cryoflow.pickers.programs.relion import LABELS, SUFFIX
 from cryoflow.pickers.training_sets.training_set import TrainingSet
 from cryoflow.picks import FloatArray
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
+from cryoflow.unpicker.star_labels import star_files
 
 VERSION = "version 30001"
 _HEAD = (
@@ -67,6 +68,22 @@ def write_jobs(training: TrainingSet, folder: Path, home: Path, settings: Mappin
         files = [f"{home}/{job}/{file}" for file in files]
         _write_lists(folder / job, [targets[i] for i in kept], files, settings)
     _write_particles(training, table, keep, folder / "particles.star", y_px, known)
+    write_labels(training, folder)
+
+
+def write_labels(training: TrainingSet, folder: Path) -> None:
+    """Write all picks and the positive ones of each entry that has labels, in `labels/<entry>`.
+
+    Positions are those of the entry's own micrographs: they are for `cryoflow unpicker label` and emUnpicker.
+    """
+    for picks in training.picksets:
+        if "label" not in picks.picks:
+            continue
+        who = picks.provenance
+        home = folder / LABELS / safe_name(f"{who.project_name}_{who.entry_name}")
+        home.mkdir(parents=True, exist_ok=True)
+        for name, content in star_files(picks):
+            inside(home, name).write_bytes(content)
 
 
 def names_in_star(path: Path) -> list[str]:
