@@ -316,16 +316,16 @@ def _negative(field: Field) -> tuple[str, ...]:
     return (f"--no-{field.names[0].removeprefix('--')}",) if field.has_negative else ()
 
 
-def options_table(declaration: type[Parameters]) -> str:
-    """Return the fields that the command line shows as a Markdown table."""
+def options_table(rows: Iterable[tuple[tuple[str, ...], str, str]]) -> str:
+    """Return option names, defaults and meanings (`field_rows`) as a Markdown table."""
     lines = ["| option | default | meaning |", "|---|---|---|"]
-    for names, default, meaning in field_rows(declaration):
+    for names, default, meaning in rows:
         cells = (f"`{', '.join(names)}`", default or "-", meaning)
-        lines.append("| " + " | ".join(map(escaped_cell, cells)) + " |")
+        lines.append("| " + " | ".join(map(_escaped_cell, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
-def escaped_cell(text: str) -> str:
+def _escaped_cell(text: str) -> str:
     """Return a text as a cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
 

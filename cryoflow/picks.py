@@ -127,7 +127,7 @@ class Provenance:
     output_group: str = ""
     """CryoSPARC's output group, RELION's file name."""
     suffix: str = ""
-    """What tells this entry from others of its job: `class1`, `excluded`. Empty for the main output."""
+    """Suffix that distinguishes this entry from others of its job: `class1`, `excluded`. Empty for the main output."""
     program_version: str = ""
     title: str = ""
     sources: tuple[SourceFile, ...] = ()

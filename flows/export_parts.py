@@ -73,7 +73,9 @@ def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, 
     large = [p for p in exports if not (p.output / MANIFEST).exists() and _is_large(p)]
     if not large:
         return ()
-    run_jobs("cut export", [Work(f"cut {p.picker}", p) for p in large])  # of one that fails the export tells why
+    run_jobs(
+        "cut export", [Work(f"cut {p.picker}", p) for p in large]
+    )  # the export itself reports the error of one that fails
     works = [
         Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=plan_of(part)))
         for p in large

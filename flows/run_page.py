@@ -105,16 +105,16 @@ def _show(kind: str, stage: str, data: str, description: str | None = None) -> N
 def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int], None]]:
     """Show progress on the run's page; call the function that it yields with steps done and steps in all."""
     artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=description)
-    shown = told = time.monotonic()
+    shown = logged = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal shown, told
+        nonlocal shown, logged
         now = time.monotonic()
         if total and now - shown > 1:
             shown = now
             update_progress_artifact(artifact, 100.0 * done / total)  # type: ignore[arg-type]
-        if total and now - told > 10:
-            told = now
+        if total and now - logged > 10:
+            logged = now
             log.info("%s: %d of %d", description, done, total)
 
     yield report

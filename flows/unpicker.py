@@ -22,7 +22,7 @@ from flows.run_page import run_name, show_table, shown_progress
 
 @flow(name="train unpicker", flow_run_name=run_name("train unpicker", lambda p: p.model.name))
 def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
-    """Label picks by what became of them in their projects, and train the network that tells right from wrong.
+    """Label picks by what became of them in their projects, and train the unpicker.
 
     Where labeled entries are named, those are learnt from instead.
 

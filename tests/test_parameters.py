@@ -29,6 +29,7 @@ from cryoflow.parameters import (
     Remaps,
     Roots,
     Share,
+    field_rows,
     fields_of,
     options_table,
 )
@@ -138,7 +139,9 @@ def test_a_field_that_is_declared_is_an_option_a_field_of_the_form_an_argument_a
         "position": 1,
         "description": "How often to smooth (at least 1). Example: 3",
     }
-    assert "| `--passes, -p` | 2 | How often to smooth (at least 1). Example: 3 |" in options_table(Extended)
+    assert "| `--passes, -p` | 2 | How often to smooth (at least 1). Example: 3 |" in options_table(
+        field_rows(Extended)
+    )
 
 
 def test_the_form_keeps_the_declared_order_where_the_server_loses_that_of_keys() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -100,6 +101,15 @@ def test_an_installed_wheel_runs_the_demo_and_serves_its_pages(
     demo = run("cryoflow", "demo", "--output", "demo", "--micrographs", "5", "--epochs", "1")
     assert demo.returncode == 0, demo.stderr
     assert "data:image" in (tmp_path / "demo" / "report.html").read_text()
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    named = set(re.findall(r"`(demo/[\w./]+)`", tutorial))
+    assert len(named) > 4
+    assert {name for name in named if not (tmp_path / name).exists()} == set()
+    entries = re.findall(r"database show (\S+)", tutorial)
+    assert entries
+    assert all(
+        run("cryoflow", "database", "show", entry, "--database", "demo/database").returncode == 0 for entry in entries
+    )
     command = [str(installed / "cryoflow"), "view", "--database", "demo/database", "--port", "0", "--json"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment_of(tmp_path), stdout=subprocess.PIPE, text=True

@@ -57,8 +57,8 @@ def crawl(parameters: CrawlParameters, *, json: out.Json = False) -> int:
     else:
         out.emit_table(rows, columns=columns, title="Jobs", empty="no job")
     tally = Counter(job.status for job in listed.jobs)
-    told = ", ".join(f"{tally[status]} {status.value}" for status in JobStatus if tally[status]) or "none"
-    out.say(f"{len(found.projects)} projects, {len(listed.jobs)} jobs: {told}")
+    counts = ", ".join(f"{tally[status]} {status.value}" for status in JobStatus if tally[status]) or "none"
+    out.say(f"{len(found.projects)} projects, {len(listed.jobs)} jobs: {counts}")
     for error in unreadable:
         out.say(f"warning: {error}")
     return ExitCode.PARTLY_FAILED if unreadable else ExitCode.OK

@@ -63,7 +63,7 @@ def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: Argumen
     from cryoflow.settings.load import load_settings
 
     if _commands[:2] in (("settings", "trust"), ("settings", "untrust"), ("settings", "trusted")):
-        return  # a file that is not trusted must be told, or mended, without being in the way
+        return  # `settings trust` and `doctor` must run with a file that is not trusted
     open_options = {str(a.name).removeprefix("--").replace("-", "_"): a for a in arguments if not a.tokens}
     loaded = load_settings(crawled=_crawled(arguments))
     log.info("settings file: %s", loaded.file or "none")
@@ -150,7 +150,7 @@ def launch(arguments: Sequence[str]) -> int:
 def _open_standard_streams() -> None:
     """Open standard streams that the caller closed (`>&-`), so that no other file gets their number.
 
-    What is then printed to a closed stdout is an error, as with other programs; a closed stderr loses what is told.
+    Printing to a closed stdout is then an error, as with other programs; what goes to a closed stderr is lost.
     """
     for number, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
@@ -198,7 +198,7 @@ def main() -> None:
     code = launch(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except (OSError, ValueError):  # told already; the interpreter would complain once more
+    except (OSError, ValueError):  # reported already; the interpreter would print it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
 

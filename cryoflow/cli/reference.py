@@ -11,7 +11,7 @@ from pathlib import Path
 from cyclopts import App
 
 from cryoflow.cli.main import COMMANDS, EVERYWHERE, app
-from cryoflow.parameters import escaped_cell, field_rows, shown
+from cryoflow.parameters import field_rows, options_table, shown
 
 NAME = "commands.md"
 HEAD = (
@@ -74,11 +74,7 @@ def _table(command: App) -> str:
             rows.append(
                 (argument.names, value, argument.parameter.help or documented.get(argument.field_info.name, ""))
             )
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for names, default, meaning in rows:
-        cells = (f"`{', '.join(names)}`", default or "-", _escaped(meaning))
-        lines.append("| " + " | ".join(map(escaped_cell, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    return options_table((names, value, _escaped(meaning)) for names, value, meaning in rows)
 
 
 def _escaped(text: str) -> str:

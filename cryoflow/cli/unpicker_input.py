@@ -66,7 +66,7 @@ def labeled(
     picked = [one.micrograph for one in found]
     if diameter_A is None and boxsize_px is not None:
         picked = [replace(m, diameter_A=boxsize_px * m.pixel_size_A / BOX_DIAMETERS) for m in picked]
-        out.say(f"note: the diameter was taken as {picked[0].diameter_A:.0f} A, 2/3 of the box; --diameter tells it")
+        out.say(f"note: the diameter was taken as {picked[0].diameter_A:.0f} A, 2/3 of the box; --diameter sets it")
     return LabeledSet(tuple(picked)), bad
 
 
@@ -131,7 +131,7 @@ def scoring(what: str, *, json: bool = True) -> Iterator[tuple[OnProgress, OnSco
         if isinstance(result, ScoredMicrograph) and not json:
             print(result, flush=True)
 
-    rate, told = Rate(), [time.monotonic()]
+    rate, reported = Rate(), [time.monotonic()]
     if sys.stderr.isatty():
         with out.progress(what, None) as advance:
             done_before = [0]
@@ -143,13 +143,13 @@ def scoring(what: str, *, json: bool = True) -> Iterator[tuple[OnProgress, OnSco
             yield move, line
         return
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         text = rate.text(done, total)
-        if time.monotonic() - told[0] >= 60:
+        if time.monotonic() - reported[0] >= 60:
             out.say(f"{what}: {text}")
-            told[0] = time.monotonic()
+            reported[0] = time.monotonic()
 
-    yield tell, line
+    yield report, line
 
 
 def warn_coverage(bundle: object, micrographs: Sequence[PickedMicrograph]) -> None:

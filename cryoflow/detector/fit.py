@@ -7,7 +7,7 @@ import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +297,3 @@ def _restore(
         raise BadInput(
             path, f"is no state of this training ({error}).", "Name another folder, or remove it."
         ) from error
-
-
-def options_that_matter(options: FitOptions) -> dict[str, object]:
-    """Options that change the result, for the fingerprint of a training."""
-    values = asdict(options)
-    del values["tensorboard"]
-    return values

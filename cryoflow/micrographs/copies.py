@@ -1,4 +1,4 @@
-"""Copies of one micrograph, under other names or in other projects, told by their content.
+"""Copies of one micrograph, under other names or in other projects, recognized by their content.
 
 A micrograph that trains in one project must not test in another, or the test would measure what was learnt by heart.
 """
@@ -20,9 +20,9 @@ from cryoflow.storage.fingerprints import fingerprint
 def leaders(paths: Sequence[str | os.PathLike[str] | None], groups: Sequence[Hashable]) -> npt.NDArray[np.intp]:
     """Which micrograph each one follows when a set is divided: itself, where it has no copy.
 
-    Copies are told by `cryoflow.storage.fingerprints.fingerprint` (size, first and last 64 KiB, so the header with its
-    statistics and many pixels). Of several copies that one leads whose group is the largest, the first of them in
-    order.
+    Copies have the same `cryoflow.storage.fingerprints.fingerprint`: of size, first and last 64 KiB, and so of the
+    header with its statistics and of many pixels. Of several copies that one leads whose group is the largest, the
+    first of them in order.
 
     Parameters
     ----------

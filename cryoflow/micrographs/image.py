@@ -75,7 +75,7 @@ class MicrographFile:
                 block = rows.astype(np.float32, copy=False)
                 extremes |= {float(block.min()), float(block.max())}
                 if not np.isfinite(sum(extremes)):
-                    check_pixels(self.whole(), self.path)  # tells how many of all
+                    check_pixels(self.whole(), self.path)  # the error names how many of all pixels
                 yield block
         if len(extremes) == 1:
             check_pixels(block, self.path)
@@ -123,15 +123,6 @@ def read_stack(path: str | Path, sections: npt.ArrayLike | None = None) -> npt.N
     for image, section in zip(images, wanted, strict=True):
         image[...] = _read_section(path, header, int(section))
     return images
-
-
-def map_micrograph(path: str | Path) -> npt.NDArray[np.generic]:
-    """A read-only map of a micrograph's pixels in the file's own type: for looking at small parts of it."""
-    path = Path(path)
-    header = read_header(path)
-    if header.n_sections > 1:
-        raise BadInput(path, f"holds {header.n_sections} images: it is a movie or a stack, not a micrograph.")
-    return np.memmap(path, header.dtype, "r", header.data_offset, header.shape_yx)  # noqa: TID251 (its header was read)
 
 
 def check_pixels(image: npt.NDArray[np.floating], path: str | Path) -> None:

@@ -11,7 +11,7 @@ _SAMPLES = 400_000
 
 
 def median_and_deviation(image: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Median, and standard deviation as the median absolute deviation tells it: what ice, gold and carbon do not move.
+    """Return the median, and the standard deviation from the median absolute deviation: robust to ice, gold and carbon.
 
     From an even sample of some 400,000 pixels. Where more than half of them are equal, the deviation is the plain one.
     """

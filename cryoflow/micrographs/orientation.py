@@ -1,8 +1,8 @@
 """Do recorded coordinates lie on the pixels that they mean? Decided from pixels, against all flips and transposes.
 
-Programs, and people who moved files between programs, disagree on where y starts and which axis comes first. Two looks
-at the pixels tell: `check_orientation` compares what lies under the picks with what lies beside them, for which nothing
-but a micrograph is needed; `check_against_stack` compares extracted particles with the micrograph, for which a few
+Programs, and people who moved files between programs, disagree on where y starts and which axis comes first. Two
+comparisons decide: `check_orientation` compares the pixels under the picks with those beside them, which needs nothing
+but a micrograph; `check_against_stack` compares extracted particles with the micrograph, for which a few
 particles are enough.
 """
 
@@ -168,7 +168,7 @@ def check_orientation(
                 total += cut_boxes(one, xy, edge).sum(axis=0, dtype=np.float64)
     scores = {o: _prominence(sums[o]) if counts[o] >= _MIN_PICKS else 0.0 for o in ORIENTATIONS}
     offset = _offset(sums[AS_RECORDED], max(1.0, diameter_px / DIAMETER_PX))
-    found = _judge(scores, n_micrographs, n_picks, offset)
+    found = _orientation_of(scores, n_micrographs, n_picks, offset)
     if found.verdict == "confirmed" and offset and np.hypot(*offset) > 0.4 * diameter_px:
         return replace(found, verdict="undecided")  # the right way round, perhaps, but not on the particles
     return found
@@ -207,7 +207,7 @@ def check_against_stack(
     for orientation, parts in found.items():
         correlation = np.concatenate(parts, axis=1) if parts else np.zeros((2, 0))
         scores[orientation] = max(_mean_in_errors(c) for c in correlation)
-    return _judge(scores, n_micrographs, n_picks, None)
+    return _orientation_of(scores, n_micrographs, n_picks, None)
 
 
 def _feature_maps(image: Image, diameter_px: float) -> tuple[Image, Image]:
@@ -278,7 +278,7 @@ def _mean_in_errors(correlation: npt.NDArray[np.float64]) -> float:
     return abs(float(correlation.mean())) / float(error)
 
 
-def _judge(
+def _orientation_of(
     scores: Mapping[Orientation, float], n_micrographs: int, n_picks: int, offset: tuple[float, float] | None
 ) -> OrientationVerdict:
     best = max(scores, key=lambda o: scores[o])

@@ -119,11 +119,6 @@ def read_tables(
     return TableReading(tuple(picksets), tuple(failures))
 
 
-def read_picks(path: str | Path, micrographs_dir: str | Path | None = None) -> list[PickSet]:
-    """Return all sets of picks of a table or of a folder of tables, the main one first: see `read_tables`."""
-    return list(read_tables(path, micrographs_dir).picksets)
-
-
 def read_table_of_picks(
     file: str | Path,
     micrographs_dir: str | Path | None = None,

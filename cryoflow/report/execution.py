@@ -1,6 +1,6 @@
 """What each stage of a run cost, as `trace.tsv` and as the page's section: a timeline, and a table.
 
-One line an attempt at a stage or shard. What is not known stays empty: only SLURM's accounting tells CPU and memory.
+One line an attempt at a stage or shard. What is not known stays empty: only SLURM's accounting records CPU and memory.
 """
 
 from __future__ import annotations

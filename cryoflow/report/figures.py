@@ -277,25 +277,6 @@ def score_histogram(
     return figure
 
 
-def grouped_bars(
-    groups: Sequence[str], series: Mapping[str, Sequence[float]], *, title: str = "", unit: str = ""
-) -> Figure:
-    """Bars side by side: for each group (a picker, a data set) one bar a series (precision, recall, F1)."""
-    figure = new_figure((max(3.6, 0.55 * len(groups) * len(series) + 1.2), 2.9))
-    axes = figure.add_subplot()
-    colors = (NEUTRAL, KEPT, MISSED, REMOVED, FAINT)
-    width = 0.8 / max(1, len(series))
-    for k, (name, values) in enumerate(series.items()):
-        x = np.arange(len(groups)) + (k - (len(series) - 1) / 2) * width
-        bars = axes.bar(x, values, width * 0.92, color=colors[k % len(colors)], label=shown(name))
-        axes.bar_label(bars, fmt="%.2f", fontsize=6, padding=1)
-    axes.set_xticks(np.arange(len(groups)), [shown(g) for g in groups], fontsize=7)
-    dress(axes, title, "", unit)
-    axes.legend(frameon=False, fontsize=7, ncols=len(series), loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    figure.tight_layout()
-    return figure
-
-
 def shown(text: str) -> str:
     """A name as matplotlib can draw it: a dollar sign begins no formula, and bytes that are no UTF-8 are a mark."""
     return text.encode(errors="replace").decode().replace("$", r"\$")

@@ -40,7 +40,7 @@ class ResourceClass(BaseModel):
     constraint: str | None = Field(default=None, description="features that the node must have")
     extra_directives: tuple[str, ...] = Field(default=(), description="further options of sbatch")
     warn_seconds: int = Field(
-        default=0, ge=0, description="seconds before the time limit at which a stage is told to stop; 0 for no warning"
+        default=0, ge=0, description="seconds before the time limit at which a stage is asked to stop; 0 for no warning"
     )
 
     @field_validator("gpu_type", mode="before")

@@ -1,6 +1,6 @@
 """Finished CryoSPARC projects around simulated micrographs: what the demo ingests, and what readers are tested with.
 
-The story is the usual one: micrographs are imported, picked by hand and by a permissive picker, extracted, classified
+The jobs are the usual ones: micrographs are imported, picked by hand and by a permissive picker, extracted, classified
 in 2D, selected, and what survives goes to ab-initio, heterogeneous, homogeneous and non-uniform refinement. Refined
 shifts lead from each pick to the true centre: location minus shift.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from cryoflow.simulate.cryosparc_columns import PickColumns, rows
 from cryoflow.simulate.cryosparc_files import JobWriter, SimulatedJob, SimulatedOutput, write_project_files
-from cryoflow.simulate.cryosparc_story import Story
+from cryoflow.simulate.cryosparc_scenario import Scenario
 from cryoflow.simulate.dataset import SimulatedDataset
 from cryoflow.storage.files import replacing_folder
 
@@ -121,7 +121,7 @@ def write_cryosparc_project(
             pixel_size_in_location if pixel_size_in_location is not None else numbers >= (4, 4),
             without_micrograph_paths,
         )
-        jobs = Story(columns).jobs(is_helical, repeated_rows, nan_rows, symmetry_copies, reextract_after_refinement)
+        jobs = Scenario(columns).jobs(is_helical, repeated_rows, nan_rows, symmetry_copies, reextract_after_refinement)
         for job in jobs:
             job = _disturbed(job, rng, shuffle_passthrough, superset_passthrough, job.uid in without_location)
             if only_multi_alignments and job.uid in ("J8", "J9"):

@@ -1,6 +1,6 @@
 """Families of invented complexes: from a seed, a new specimen of a known kind of shape, size and symmetry.
 
-They serve to train and judge pickers on more than three specimens. All are made of the ellipsoidal domains of
+They serve to train and evaluate pickers on more than three specimens. All are made of the ellipsoidal domains of
 `cryoflow.simulate.density`; sizes, numbers, symmetries and contrasts are drawn at random, 70 to 400 A across.
 """
 

@@ -139,14 +139,14 @@ def simulate_dataset(
 
 
 def _stream_of(subject: Specimen) -> tuple[int, ...]:
-    """What tells the random numbers of one specimen's micrographs from another's."""
+    """Return the seeds that make the random numbers of one specimen's micrographs differ from another's."""
     if subject.name in SPECIMENS:
         return (SPECIMENS.index(subject.name),)
     return (len(SPECIMENS), *subject.name.encode()[:64])
 
 
 def _described(subject: Specimen) -> dict[str, object]:
-    """What tells a specimen that has no name of ours from others."""
+    """Return the fingerprint of a specimen that has no name in cryoflow."""
     points = fingerprint_of(np.ascontiguousarray(subject.points).tobytes(), digits=16)
     return {"name": subject.name, "points": points, "diameter_A": subject.diameter_A, "contrast": subject.contrast}
 

@@ -29,7 +29,7 @@ def pick_blobs(
     Parameters
     ----------
     threshold
-        In standard deviations of the filtered image, told from its median absolute deviation.
+        In standard deviations of the filtered image, computed from its median absolute deviation.
 
     Returns
     -------

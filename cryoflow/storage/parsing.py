@@ -118,23 +118,16 @@ def _yaml_loader() -> type[yaml.SafeLoader]:
     return loader
 
 
-def read_toml(path: Path) -> dict[str, object]:
-    """Read a TOML file.
+def parse_toml(path: Path, raw: bytes) -> dict[str, object]:
+    """Parse the text of a TOML file.
 
     Raises
     ------
     BadInput
-        If the file is not TOML.
+        If the text is not TOML.
     OverBudget
-        If it is larger than `budgets.TOML_BYTES` or nested deeper than `budgets.DEEPEST`.
-    OSError
-        If it cannot be read.
+        If it is nested deeper than `budgets.DEEPEST`, or a line has too many dots.
     """
-    return parse_toml(path, inputs.read_bytes(path, at_most=budgets.TOML_BYTES))
-
-
-def parse_toml(path: Path, raw: bytes) -> dict[str, object]:
-    """Parse the text of a TOML file; raises as `read_toml`."""
     # tomllib takes time with the square of the number of names in a dotted key.
     if max(row.count(b".") for row in raw.split(b"\n")) > budgets.MOST_DOTS:
         raise OverBudget(path, f"it has a line of more than {budgets.MOST_DOTS} dots.")

@@ -1,4 +1,4 @@
-"""Processes of this machine: what tells one from another, and whether it still runs. Linux says most of it in /proc."""
+"""Processes of this machine: their identity, and whether they still run. Most of it is in Linux' /proc."""
 
 from __future__ import annotations
 

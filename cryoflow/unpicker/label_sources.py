@@ -24,10 +24,10 @@ class LabelSource:
 
 
 def label_sources(entries: Sequence[Entry], projects: Sequence[str] = ()) -> tuple[list[LabelSource], list[str]]:
-    """The sources of each project, and why there are none for the others.
+    """Return the sources of each project, and why the other projects have none.
 
     Positives are the project's best job (`database.select`), candidates its newest autopick job (else inspected picks,
-    else an extraction), excluded what its newest Select 2D put aside.
+    else an extraction), excluded the particles that its newest Select 2D rejected.
 
     Parameters
     ----------
@@ -44,13 +44,13 @@ def label_sources(entries: Sequence[Entry], projects: Sequence[str] = ()) -> tup
             lack = "a refinement, a selection or manual picks" if positives is None else "an autopick job"
             without.append(f"{project}: there is no entry of {lack}, so that its picks cannot be labeled")
             continue
-        put_aside = [e for e in mine if e.kind == Kind.SELECT_2D and is_junk(e.suffix)]
-        excluded = max(put_aside, key=lambda e: job_number(e.job), default=None)
+        rejected = [e for e in mine if e.kind == Kind.SELECT_2D and is_junk(e.suffix)]
+        excluded = max(rejected, key=lambda e: job_number(e.job), default=None)
         found.append(LabelSource(project, positives, candidates, excluded))
     return found, without
 
 
 def _newest(entries: Sequence[Entry], kind: Kind) -> Entry | None:
-    """The main output of the newest job of a kind."""
+    """Return the main output of the newest job of a kind."""
     of_kind = [e for e in entries if e.kind == kind and not is_junk(e.suffix) and e.suffix != "labelled"]
     return max(of_kind, key=lambda e: (job_number(e.job), e.suffix == "", e.n_picks), default=None)

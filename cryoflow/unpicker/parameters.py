@@ -102,7 +102,7 @@ class LabelParameters(Parameters):
     candidates: Annotated[str | None, Option(group=DB)] = None
     """Entry of all picks: an autopick job."""
     excluded: Annotated[str | None, Option(group=DB)] = None
-    """Entry of particles that a selection put aside: negative."""
+    """Entry of particles that a selection rejected: negative."""
     dropped: Annotated[Literal["unlabeled", "negative", "unlabelled", "wrong"], Option(group=DB)] = "unlabeled"
     """Label of candidates that are in neither entry: unlabeled, or negative."""
     radius: Annotated[MatchRadius, Option(group=DB)] = MATCH_RADIUS

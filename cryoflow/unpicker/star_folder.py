@@ -101,7 +101,7 @@ def read_star_folder(
             image = _image(micrographs_dir or folder, stem, file)
             size = pixel_size_A or read_header(image).pixel_size_A
             if not size:
-                raise BadInput(image, "its header does not tell the pixel size.", "Give it (--apix).")
+                raise BadInput(image, "its header contains no pixel size.", "Give it (--apix).")
             good.append(
                 StarPicks(
                     PickedMicrograph(
@@ -121,8 +121,8 @@ def read_star_folder(
             bad.append(error)
     if not pixel_size_A and (ones := sum(p.micrograph.pixel_size_A == 1 for p in good)):
         log.warning("%s: %d headers say exactly 1 A a pixel, which often means unknown: give --apix", folder, ones)
-    if not pixel_size_A and (told := _odd_pixel_sizes([p.micrograph for p in good])):
-        log.warning("%s: %s: right, or give --apix", folder, told)
+    if not pixel_size_A and (odd := _odd_pixel_sizes([p.micrograph for p in good])):
+        log.warning("%s: %s: right, or give --apix", folder, odd)
     if ctf_star and (without := [p.micrograph.name for p in good if p.micrograph.ctf is None]):
         log.warning(
             "%s: has no defocus of %d of %d micrographs (%s, ...)", ctf_star, len(without), len(good), without[0]
@@ -131,7 +131,7 @@ def read_star_folder(
 
 
 def _odd_pixel_sizes(micrographs: Sequence[PickedMicrograph]) -> str:
-    """What to say of headers that tell another pixel size than most of the folder's do; nothing where all agree."""
+    """Return a warning of headers whose pixel size differs from that of most files of the folder, or ""."""
     if not micrographs:
         return ""
     usual = float(np.median([m.pixel_size_A for m in micrographs]))

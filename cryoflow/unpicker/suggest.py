@@ -39,10 +39,10 @@ class Suggestion:
 
 
 def suggest(bundle: ModelBundle, scored: Sequence[ScoredMicrograph], *, number: int = 5) -> tuple[Suggestion, ...]:
-    """The micrographs whose hand-cleaning would teach most, best first.
+    """Return the micrographs whose hand-cleaning would teach most, best first.
 
-    A pick of probability p will be scored wrongly with min(p, 1 - p); the sum over a micrograph tells how many mistakes
-    wait there to be corrected. Micrographs whose defocus the training did not cover count up to twice as much. Those
+    A pick of probability p will be scored wrongly with min(p, 1 - p); the sum over a micrograph is its expected
+    number of mistakes. Micrographs whose defocus the training did not cover count up to twice as much. Those
     that have labels already (`not_cleaned`) are left out, and each one chosen makes its neighbours in defocus count
     less.
     """
@@ -103,5 +103,5 @@ def not_cleaned(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) ->
 
 
 def _is_open(row: ManifestRow) -> bool:
-    """Whether cleaning would tell something: labels that a refinement left say nothing of the picks it dropped."""
+    """Return whether cleaning adds information: a refinement leaves the picks that it dropped unlabeled."""
     return row.part == "test" and row.n_unlabeled > 0

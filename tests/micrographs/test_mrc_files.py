@@ -17,7 +17,6 @@ from cryoflow.micrographs.header import micrograph_status, parse_header, read_he
 from cryoflow.micrographs.image import (
     MicrographFile,
     check_pixels,
-    map_micrograph,
     read_micrograph,
     read_stack,
     write_mrc,
@@ -61,7 +60,6 @@ def test_every_mode_and_byte_order_is_read_as_it_was_stored(tmp_path: Path, mode
     assert image.dtype == np.dtype("f4")
     assert image.dtype.isnative
     np.testing.assert_array_equal(image, RAMP)
-    np.testing.assert_array_equal(map_micrograph(file), RAMP)
     blocks = [block.copy() for block in MicrographFile.open(file).blocks(2)]
     assert [block.shape for block in blocks] == [(2, 7), (2, 7), (1, 7)]
     np.testing.assert_array_equal(np.concatenate(blocks), RAMP)

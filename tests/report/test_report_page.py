@@ -132,7 +132,6 @@ def test_every_curve_figure_renders_with_and_without_data():
         figures.calibration([line]),
         figures.score_histogram(np.array([0.1, 0.9]), np.array([False, True]), threshold=0.5),
         figures.score_histogram(np.zeros(0)),
-        figures.grouped_bars(["a", "b"], {"precision": [0.5, 0.6], "recall": [0.7, float("nan")]}),
         figures.montage(np.zeros((0, 8, 8))),
     ):
         assert figures.png(figure, dpi=40).startswith(b"\x89PNG")

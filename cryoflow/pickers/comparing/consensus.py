@@ -23,7 +23,7 @@ def consensus(
     diameter_A: float | None = None,
     name: str = "",
 ) -> PickSet:
-    """Picks that at least so many of the sets have, at the mean of their positions.
+    """Return the picks that at least so many of the sets have, at the mean of their positions.
 
     The sets are taken one after the other, each matched one to one (optimally) with what was found so far. Scores of
     different pickers cannot be compared, so none is kept: `score` is the number of sets that agree.
@@ -91,7 +91,7 @@ def consensus(
 
 
 def _name_of(picksets: Sequence[PickSet]) -> str:
-    """Their jobs; with the kinds of entry where these alone tell them apart."""
+    """Return the names of their jobs, with the kinds of entry where the jobs alone are not distinct."""
     jobs = [p.provenance.job for p in picksets]
     return "_".join(jobs if len(set(jobs)) == len(jobs) else [p.provenance.entry_name for p in picksets])
 

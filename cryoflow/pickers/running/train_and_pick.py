@@ -48,7 +48,7 @@ def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str,
             raise BadInput(project, f"has no entry to train from: {selections[project].reason}.")
     chosen = [selections[p] for p in projects] or list(selections.values())
     if not (names := tuple(s.entry.name for s in chosen if s.entry)):
-        raise BadInput(database.root, "has no entry to train from.", "cryoflow database select tells why.")
+        raise BadInput(database.root, "has no entry to train from.", "`cryoflow database select` shows why.")
     return names
 
 

@@ -155,7 +155,7 @@ def cut_export(
     Raises
     ------
     BadInput, MissingMetadata
-        As `export`, but for what only the pixels of all micrographs tell.
+        As `export`, except errors that only the pixels of all micrographs reveal.
     """
     target, output = picker(picker_name), Path(output).absolute()
     if not target.writes_micrographs:
@@ -374,7 +374,7 @@ def _existing(target: Picker, output: Path, made_with: str, *, overwrite: bool) 
 
 
 def _which(folder: Path) -> tuple[int, int] | None:
-    """Return what tells a folder from one that took its place, and from itself before it was moved."""
+    """Return device and inode of a folder, which differ for a folder that was put in its place."""
     try:
         status = os.stat(folder)
     except OSError:

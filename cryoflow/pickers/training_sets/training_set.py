@@ -264,7 +264,7 @@ def _all_micrographs(picksets: Sequence[PickSet]) -> pd.DataFrame:
 
 
 def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
-    """Return what tells micrographs apart: the real file, else the name in the project."""
+    """Return the identity of each micrograph: the real file, else the name in the project."""
     columns = (micrographs[name] for name in ("path", "project_path", "name"))
     keys = [
         f"{project}\0{name}" if path is None or pd.isna(path) else os.path.realpath(path)

@@ -74,7 +74,6 @@ _OF_FOLDER = {job_type.folder: label for label, job_type in JOB_TYPES.items()}
 TYPE_FOLDERS = frozenset(_OF_FOLDER)
 """Names of the folders that job folders lie in."""
 JOB_FOLDER = re.compile(r"job\d{3,}")
-TOMO = "relion.tomo"
 
 
 def type_label(label_or_number: str, folder: str) -> str:

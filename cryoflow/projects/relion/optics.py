@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import Table, read_table
@@ -129,13 +128,6 @@ def merged(first: Optics, second: Optics) -> Optics:
         if isinstance(value, float) and np.isnan(value) and not np.isnan(getattr(second, name))
     }
     return replace(first, **changes)
-
-
-def per_group(groups: Mapping[int, Optics], numbers: npt.NDArray[np.floating], field: str) -> npt.NDArray[np.float64]:
-    """A field of the optics of each row, NaN where its group is not known."""
-    distinct, inverse = np.unique(numbers, return_inverse=True)
-    values = [getattr(groups[int(n)], field) if not np.isnan(n) and int(n) in groups else NAN for n in distinct]
-    return np.array(values, np.float64)[inverse]
 
 
 def _value(table: Table, column: str, row: int) -> float:

@@ -56,7 +56,7 @@ class CryoSparc(Picker):
             settings.note(
                 "file names that occur twice",
                 same,
-                "Import Particles cannot tell these micrographs apart; use the dataset",
+                "Import Particles cannot distinguish these micrographs; use the dataset",
             )
         if uids is None:
             settings.note("dataset", "not written", "the exposures' uids are unknown; see exposures")

@@ -1,7 +1,7 @@
 """Warp and WarpTools: BoxNet's examples, as `fs_boxnet_train` wants; no Linux tool makes them.
 
 One TIFF a micrograph with three slices of floats at 8 A a pixel: the picture, the labels (0 background, 1 particle,
-2 masked), and the importance of each pixel: 4 on picks that were found wrong, 0 on those that nobody could judge, 1
+2 masked), and the importance of each pixel: 4 on picks that were found wrong, 0 on unlabeled picks, 1
 elsewhere. A particle is a disc of a quarter of its radius in the labels, the others of a whole one in the importance.
 `fs_boxnet_train` wants the third slice and does not look at it; Warp's own window writes it in this way. Written from
 Warp's sources and not tried with Warp on a GPU: experimental.
@@ -30,7 +30,7 @@ PIXEL_SIZE_A = 8.0
 
 
 class Warp(Picker):
-    """Warp's BoxNet: a network that tells particle, junk and background apart, pixel by pixel."""
+    """Warp's BoxNet: a network that classifies each pixel as particle, junk or background."""
 
     name = "warp"
     title = "Warp BoxNet"

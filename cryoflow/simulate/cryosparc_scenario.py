@@ -9,7 +9,7 @@ from cryoflow.simulate.cryosparc_columns import PickColumns, only, rows
 from cryoflow.simulate.cryosparc_files import Columns, SimulatedJob, SimulatedOutput
 
 
-class Story:
+class Scenario:
     """What a lab did with its micrographs, job by job."""
 
     def __init__(self, columns: PickColumns) -> None:
