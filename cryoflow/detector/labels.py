@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cryoflow.database.entry import CURRENT, Entry
-from cryoflow.database.select import best_of, is_junk
+from cryoflow.database.select import best_of, is_junk, is_unconfirmed, require_confirmed
 from cryoflow.database.store import Database
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.errors import BadInput
@@ -106,9 +106,11 @@ def project_labels(database: Database, positives: Entry, *, diameter_A: float | 
     Raises
     ------
     BadInput
-        Where the particle diameter is not known.
+        Where the particle diameter is not known, or the entry's picks are unconfirmed.
     """
+    require_confirmed(positives)
     mine = [e for e in database.entries() if e.project == positives.project and e.status == CURRENT and e.n_picks]
+    mine = [e for e in mine if not is_unconfirmed(e)]
     candidates = [e for e in mine if e.kind in CANDIDATE_KINDS and not is_junk(e.suffix) and "label" not in e.suffix]
     excluded = [e for e in mine if e.kind == Kind.SELECT_2D and is_junk(e.suffix)]
     chosen = database.load(positives)

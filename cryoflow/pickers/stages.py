@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cryoflow.database import Database
+from cryoflow.database.select import require_confirmed
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.execution.resources import Resources
 from cryoflow.parameters import ParameterError
@@ -15,6 +16,7 @@ from cryoflow.pickers.parameters import (
     TrainAndPickParameters,
     TrainingSource,
 )
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
@@ -31,9 +33,21 @@ def entries_to_train_on(parameters: TrainingSource) -> tuple[str, ...]:
     return parameters.entries or best_entries(Database(parameters.database), parameters.projects)
 
 
-def picks_to_train_on(parameters: TrainingSource) -> list[PickSet]:
-    """Return the picks of `entries_to_train_on`."""
-    return load_entries(Database(parameters.database), entries_to_train_on(parameters))
+def picks_to_train_on(parameters: ExportParameters | TrainAndPickParameters) -> list[PickSet]:
+    """Return the picks of `entries_to_train_on`.
+
+    Raises
+    ------
+    BadInput
+        Where a picker would train on unconfirmed picks on another program's micrographs, unless `force`.
+    """
+    database, names = Database(parameters.database), entries_to_train_on(parameters)
+    force = isinstance(parameters, ExportParameters) and parameters.force
+    if picker(parameters.picker).links_micrographs and not force:  # RELION and CryoSPARC get picks, no training set
+        remedy = " --force exports it all the same." if isinstance(parameters, ExportParameters) else ""
+        for name in names:
+            require_confirmed(database.entry(name), remedy)
+    return load_entries(database, names)
 
 
 def write_export(parameters: ExportParameters) -> ExportResult:
