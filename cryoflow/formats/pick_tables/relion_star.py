@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
 from cryoflow.formats.pick_tables.star_text import drop_disabled, read_position_blocks, without_unknown
@@ -28,6 +29,14 @@ def _sniff(head: Head) -> bool:
     return head.has_block(*_POSITION) and not tomography
 
 
+_LARGEST_CLASS = np.iinfo(np.int32).max
+
+
+def _class_numbers(column: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Return class numbers; 0 where the column holds none, as for NaN and infinity."""
+    return np.where((column > 0) & (column <= _LARGEST_CLASS), column, 0).astype(np.int32)
+
+
 def read(path: Path) -> FilePicks:
     """Read the picks of a table, or of a file with one micrograph's picks."""
     table, notes, _ = read_position_blocks(path, _POSITION, optional=_OPTIONAL, name_column="rlnMicrographName")
@@ -44,7 +53,7 @@ def read(path: Path) -> FilePicks:
         score,
         SCORE if score is not None else "",
         without_unknown(table, "rlnAnglePsi"),
-        None if classes is None else np.where(np.asarray(classes) > 0, np.asarray(classes), 0).astype(np.int32),
+        None if classes is None else _class_numbers(np.asarray(classes)),
         micrographs=None if names is None else np.asarray(names, object),
         diameter_px=mean(np.asarray(table["rlnDiameter"])) if "rlnDiameter" in table else None,
         is_helical=bool((tubes > 0).any()),
