@@ -129,7 +129,7 @@ class Recipe:
     learning_rate: float
 
 
-RECIPES = {"residual": Recipe(24, 8, 64, 0.003), "emunpicker": Recipe(25, 25, 16, 0.01)}
+RECIPES = {"residual": Recipe(30, 8, 64, 0.002), "emunpicker": Recipe(25, 25, 16, 0.01)}
 
 
 def _defaults(name: str) -> str:

@@ -58,12 +58,12 @@ class TrainOptions:
     epochs: int = RECIPES["residual"].epochs
     patience: int = RECIPES["residual"].patience
     batch: int = RECIPES["residual"].batch
-    least_steps: int = 125
+    least_steps: int = 160
     learning_rate: float = RECIPES["residual"].learning_rate
     weight_decay: float = 1e-3
     label_smoothing: float = 0.05
     dropout: float = 0.3
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[int, ...] = (24, 48, 96)
     blocks: tuple[int, ...] = (1, 1, 1)
     class_prior: float = TrainUnpickerParameters.class_prior
     max_positives: int | None = None
