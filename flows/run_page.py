@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import Artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.runtime import flow_run
@@ -70,12 +70,12 @@ def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
 def show_table(stage: str, rows: Iterable[object], description: str) -> None:
     """Show a table of dataclasses or mappings on the run's page; the key holds its history over runs."""
     log.info("%s", description)
-    _show("table", stage, json.dumps([plain(row) for row in rows]), description)
+    _show("table", stage, json.dumps([_literal_values(plain(row)) for row in rows]), description)
 
 
-def show_text(stage: str, markdown: str) -> None:
+def show_text(stage: str, text: str) -> None:
     """Show text on the run's page."""
-    _show("markdown", stage, markdown)
+    _show("markdown", stage, literal(text))
 
 
 def show_link(stage: str, path: Path, text: str) -> None:
@@ -85,26 +85,32 @@ def show_link(stage: str, path: Path, text: str) -> None:
     address = report_address(path, load_settings().settings.site)
     log.info("%s: %s", text, address or path.absolute())
     if address:
-        _show("markdown", stage, f"[{text}]({address})", str(path.absolute()))
+        _show("markdown", stage, f"[{literal(text)}]({address})", str(path.absolute()))
     else:
         why = "No viewer of this site serves it: see `viewer` in docs/cluster.md."
-        _show("markdown", stage, f"{text[:1].upper()}{text[1:]} is the file `{path.absolute()}`. {why}")
+        _show("markdown", stage, f"{literal(text[:1].upper() + text[1:])} is the file {code(path.absolute())}. {why}")
 
 
 def _show(kind: str, stage: str, data: str, description: str | None = None) -> None:
-    """Create an artifact on the run's page, and on that of the run that started all, except for shards of a stage."""
-    Artifact(type=kind, key=_key(stage), data=data, description=description).create()
-    root = flow_run.root_flow_run_id
-    if root and root != flow_run.id and SHARD_TAG not in (flow_run.tags or []):
-        copy = ArtifactCreate(type=kind, key=_key(stage), data=data, description=description, flow_run_id=UUID(root))
-        with get_client(sync_client=True) as client:
-            client.create_artifact(copy)
+    """Create an artifact on the run's page, and on that of the run that started all, except for shards of a stage.
+
+    `data` is Markdown or JSON, `description` is text.
+    """
+    own, root = flow_run.id, flow_run.root_flow_run_id
+    runs = [own] if not root or root == own or SHARD_TAG in (flow_run.tags or []) else [own, root]
+    words = None if description is None else literal(description)
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            # Prefect's class Artifact would encode the data as JSON once more, and the page then shows no table.
+            client.create_artifact(
+                ArtifactCreate(type=kind, key=_key(stage), data=data, description=words, flow_run_id=UUID(run))
+            )
 
 
 @contextmanager
 def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int], None]]:
     """Show progress on the run's page; call the function that it yields with steps done and steps in all."""
-    artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=description)
+    artifact = create_progress_artifact(0.0, key=_key(f"{stage}-progress"), description=literal(description))
     shown = logged = time.monotonic()
 
     def report(done: int, total: int) -> None:
@@ -124,3 +130,34 @@ def shown_progress(stage: str, description: str) -> Iterator[Callable[[int, int]
 def _key(stage: str) -> str:
     """Return a key as Prefect takes it: small letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")
+
+
+_MARKDOWN = re.compile(
+    r"[\\`*\[\]<>&!|~#@]|(?<!\w)_|_(?!\w)|(?<=[A-Za-z]):(?=//)|(?<=\bwww)\.|^[-+=]|(?<=^\d)[.)]", re.IGNORECASE
+)
+"""What Markdown gives a meaning, with addresses that it makes links of."""
+
+
+def literal(text: str) -> str:
+    """Return Markdown that shows a text as it is.
+
+    Prefect's pages render descriptions and tables of artifacts as Markdown with HTML in it. The name of a project could bring
+    along an image, which a browser fetches from any server, or a link that runs a script.
+    """
+    return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def _literal_values(value: object) -> object:
+    """Return JSON values whose texts Prefect's tables show as they are: cells are Markdown, too."""
+    if isinstance(value, str):
+        return literal(value)
+    if isinstance(value, dict):
+        return {literal(str(name)): _literal_values(below) for name, below in value.items()}
+    return [_literal_values(below) for below in value] if isinstance(value, list) else value
+
+
+def code(text: object) -> str:
+    """Return Markdown that shows a text as code."""
+    words = " ".join(str(text).split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    return f"{fence}{words}{fence}" if fence == "`" else f"{fence} {words} {fence}"
