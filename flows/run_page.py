@@ -141,8 +141,8 @@ _MARKDOWN = re.compile(
 def literal(text: str) -> str:
     """Return Markdown that shows a text as it is.
 
-    Prefect's pages render descriptions and tables of artifacts as Markdown with HTML in it. The name of a project could bring
-    along an image, which a browser fetches from any server, or a link that runs a script.
+    Prefect's pages render descriptions and tables of artifacts as Markdown with HTML in it. The name of a project could
+    bring along an image, which a browser fetches from any server, or a link that runs a script.
     """
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))
 

@@ -179,11 +179,14 @@ def _take_config(tokens: list[str]) -> list[str]:
 
 def _code_and_message(error: BaseException) -> tuple[int, str]:
     from cryoflow.cli.output import UsageError
+    from cryoflow.system.memory import shortage
 
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; what was written is complete, run the same command again to go on."
     if isinstance(error, CryoflowError):
         return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED, str(error)
+    if lack := shortage(error):
+        return ExitCode.FAILED, lack
     if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
         return ExitCode.FAILED, "what was printed could not be written: standard output is closed."
     if isinstance(error, OSError):

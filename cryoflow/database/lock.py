@@ -74,7 +74,8 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
     taken = False
     try:
         with files.clear_errors(path):
-            files.write_new(mine, json.dumps(asdict(me)).encode())
+            # Synced: after a loss of power, a lock without an owner could not be taken over.
+            files.write_new(mine, json.dumps(asdict(me)).encode(), sync=True)
             files.fault_point("lock.written")
             taken_over = _take(mine, path, timeout_s)
             taken = True

@@ -12,6 +12,7 @@ from cryoflow.database import Entry
 from cryoflow.errors import BadInput, CryoflowError, ExitCode
 from cryoflow.picks import PickSet
 from cryoflow.projects.found import Job
+from cryoflow.system.memory import shortage
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +121,10 @@ def explained(error: Exception, where: Path) -> str:
     """What went wrong with one job or table, whatever its files made a reader raise."""
     if isinstance(error, CryoflowError):
         return str(error)
+    if lack := shortage(error):
+        return f"{where}: {lack}"
     if isinstance(error, OSError):
         return f"{error.filename or where}: cannot be read: {error.strerror or error}."
-    if isinstance(error, MemoryError):
-        return f"{where}: it needs more memory than there is."
     log.debug("reading %s", where, exc_info=error)
     what = f"{type(error).__name__}: {error}".partition("\n")[0]
     return f"{where}: a defect of cryoflow ({what}). Please report it with what --debug prints."

@@ -108,8 +108,12 @@ def _below(folder: int, name: str, path: Path, *, make: bool) -> int:
     except FileNotFoundError:
         if not make:
             raise
-        with suppress(FileExistsError):  # another process was quicker
+        try:
             os.mkdir(name, dir_fd=folder)
+        except FileExistsError:  # another process was quicker
+            pass
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return _opened_folder(name, folder)
     except OSError as error:
         if _kind(name, folder) == stat.S_IFLNK:
@@ -204,8 +208,17 @@ def write_atomically(path: Path, content: str | bytes | Iterable[bytes], *, root
             raise
 
 
-def write_new(path: Path, content: bytes | Iterable[bytes], *, root: Path | None = None) -> tuple[int, str]:
+def write_new(
+    path: Path, content: bytes | Iterable[bytes], *, root: Path | None = None, sync: bool = False
+) -> tuple[int, str]:
     """Write a file that must not exist yet, inside a hidden folder that is being filled (`replacing_folder`).
+
+    Parameters
+    ----------
+    root
+        See `held`.
+    sync
+        Put the content on the disk; `replacing_folder` does so for all files of the folder.
 
     Returns
     -------
@@ -217,7 +230,11 @@ def write_new(path: Path, content: bytes | Iterable[bytes], *, root: Path | None
         held(path, root) as (folder, name),
         open(os.open(name, _NEW_FILE, 0o666, dir_fd=folder), "wb") as file,
     ):
-        return write_pieces(file, content)
+        size, fingerprint = write_pieces(file, content)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+        return size, fingerprint
 
 
 def write_pieces(file: BinaryIO, content: bytes | Iterable[bytes]) -> tuple[int, str]:

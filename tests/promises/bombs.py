@@ -1,7 +1,7 @@
 """Small files that are sound by the letter of their format, and cost much time or memory.
 
-`BOMBS` are for readers of any kind; `bombs_of` makes those of one format of pick tables, from a sound file of it. Run as
-a program, each goes through its readers, in a process whose memory and CPU time are limited:
+`BOMBS` are for readers of any kind; `bombs_of` makes those of one format of pick tables, from a sound file of it. Run
+as a program, each goes through its readers, in a process whose memory and CPU time are limited:
 
     python bombs.py readers|registry FOLDER
 """
@@ -24,12 +24,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "formats"), str(Path(__file__).parent)]
 
-import numpy as np
-from pick_writers import WRITERS
-from test_promise_05_bad_files import BY_NAME, MEMORY_MB, STAR, readers_of_bad_files, escaped, npy, npz
+import numpy as np  # noqa: E402
+from pick_writers import WRITERS  # noqa: E402
+from test_promise_05_bad_files import BY_NAME, MEMORY_MB, STAR, escaped, npy, npz, readers_of_bad_files  # noqa: E402
 
-from cryoflow.formats.pick_tables import PickFormat, formats, read_file
-from cryoflow.storage.budgets import Deadline
+from cryoflow.formats.pick_tables import PickFormat, formats, read_file  # noqa: E402
+from cryoflow.storage.budgets import Deadline  # noqa: E402
 
 YAML_ALIASES = (
     b"a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
@@ -244,6 +244,7 @@ def main() -> int:
     n = 0
     for what, escapes in {"readers": reader_bombs, "registry": registry_bombs}[sys.argv[1]](Path(sys.argv[2])):
         n += 1
+        print("FAILED" if escapes else "HELD", what, flush=True)
         for line in escapes:
             print(f"ESCAPED {what}: {line}", flush=True)
     print(f"DONE {n}")

@@ -29,7 +29,7 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.patch_cache import prepare
 
-ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO)
+ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
 
 
 def fail(number: int) -> Callable[[], None]:
@@ -47,12 +47,12 @@ def at_every_change(work: Callable[[], object], where: Path, log: Path, check: C
         said = log.with_name("said")
 
         def failing(number: int = number) -> None:
-            on_each_change(where, at(number, fail(ERRORS[number % 3])))
+            on_each_change(where, at(number, fail(ERRORS[number % len(ERRORS)])))
             work()
 
         assert in_child(failing, stderr=said) == 1, f"change {number}: {said.read_text()}"
         assert "could not be written" in said.read_text()
-        assert os.strerror(ERRORS[number % 3]) in said.read_text()
+        assert os.strerror(ERRORS[number % len(ERRORS)]) in said.read_text()
     return n_changes
 
 
@@ -239,3 +239,16 @@ def test_a_folder_that_cannot_be_synced_is_an_error_unless_its_file_system_never
     ):
         with pytest.raises(NotWritten, match=os.strerror(answer)):
             write()
+
+
+def test_a_folder_that_cannot_be_made_on_the_way_to_a_file_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel names such a folder by its last name alone."""
+
+    def refuse(name: str, *_: object, dir_fd: int | None = None) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(NotWritten, match="No space left"):
+        files.write_atomically(tmp_path / "Particles" / "Homo_J1" / "a.txt", "x", root=tmp_path)

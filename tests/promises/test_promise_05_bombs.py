@@ -1,4 +1,4 @@
-"""Promise 5: a small file that asks for much costs one clear error, within the budget of time and memory of its size."""
+"""Promise 5: a small file that asks for much costs one clear error, within the time and memory of its size."""
 
 from __future__ import annotations
 

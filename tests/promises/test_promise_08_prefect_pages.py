@@ -1,7 +1,7 @@
 """Promise 8, on Prefect's pages: names of projects, jobs and folders are shown as they are; a browser runs none of it.
 
-A real server and a real browser: tables, texts, links and progress of a run whose names hold scripts, images that report
-to another server, links and Markdown.
+A real server and a real browser: tables, texts, links and progress of a run whose names hold scripts, images that
+report to another server, links and Markdown.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def hostile_names(port: int) -> list[str]:
     beacon = f"http://127.0.0.1:{port}"
     return [
         f"<script>window.ran=1;fetch('{beacon}/script')</script>",
-        f"<img src={beacon}/img onerror=\"window.ran=2\">",
+        f'<img src={beacon}/img onerror="window.ran=2">',
         f"![picture]({beacon}/markdown)",
         "[a link](javascript:window.ran=3)",
         f"[a page]({beacon}/page)",
@@ -131,7 +131,9 @@ def test_hostile_names_on_the_pages_of_a_run_are_only_text(tmp_path: Path) -> No
     home.mkdir()
     with listener() as (port, asked), prefect(home) as (address, env):
         names = hostile_names(port)
-        page_path = tmp_path / f"`<img src=x onerror=window.ran=5>![p](http://127.0.0.1:{port}".replace("/", "_") / "r.html"
+        page_path = (
+            tmp_path / f"`<img src=x onerror=window.ran=5>![p](http://127.0.0.1:{port}".replace("/", "_") / "r.html"
+        )
         site = {"viewer": "http://127.0.0.1:1", "read_write": [str(tmp_path)]}
         runs = []
         for extra in ({}, {"CRYOFLOW_SITE": json.dumps(site)}):
@@ -169,9 +171,9 @@ def test_hostile_names_on_the_pages_of_a_run_are_only_text(tmp_path: Path) -> No
                     "[...document.querySelectorAll('a[href], img, iframe, script:not([src]), style')]"
                     # Prefect makes links of addresses in logs, which are shown in full and open nothing by themselves
                     ".filter(e => !(e.tagName === 'A' && e.innerText.trim() === e.getAttribute('href')))"
-                    ".map(e => e.cloneNode(false).outerHTML).filter(h => /javascript:|127.0.0.1:%d/.test(h))" % port
+                    f".map(e => e.cloneNode(false).outerHTML).filter(h => /javascript:|127.0.0.1:{port}/.test(h))"
                 )
-                wrong += [(path.split('?')[0][-60:], html[:160]) for html in found]
+                wrong += [(path.split("?")[0][-60:], html[:160]) for html in found]
                 wrong += [(path[-60:], a) for a in asked]
                 asked.clear()
         assert n_tables >= 2, "tables of names are shown"
