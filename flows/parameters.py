@@ -69,5 +69,5 @@ class DemoParameters(Parameters):
     output: Annotated[RunFolder, Option(required_in_form=True)] = Path("demo")
     n_micrographs: Annotated[int, Ge(5), Option(names=("--micrographs",))] = 12
     """Micrographs of each project."""
-    epochs: Annotated[Count, Option(help="Most epochs of the unpicker's training")] = 12
+    epochs: Annotated[Count, Option(help="Most epochs of the unpicker's training")] = 7
     seed: Seed = 1
