@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from cryoflow.errors import BadInput
 _TOKEN = re.compile(rb'"((?:[^"\n]|"(?=[^\s]))*)"(?=\s|$)|\'((?:[^\'\n]|\'(?=[^\s]))*)\'(?=\s|$)|(#[^\n]*)|([^\s]+)')
 _NAN_WORDS = frozenset(b"nan -nan none null <na> n/a ? .".split())
 _MOST_DIGITS = 18  # of an int64
+_EXACT_DIGITS = 15  # of a float64
+_WORD_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,12 @@ def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], pie
     """
     if _needs_tokens(piece):
         return _parse_tokens(path, block, width, wanted, piece)
-    if not (piece[:1].isspace() and piece[-1:].isspace()):
-        piece = b"\n" + piece + b"\n"
-    buffer = np.frombuffer(piece, np.uint8)
-    is_space = (buffer == 32) | (buffer - np.uint8(9) < 5)
-    edges = np.flatnonzero(is_space[1:] != is_space[:-1])
-    edges += 1
+    buffer = _scratch.padded(piece)
+    edges, line_ends = _scratch.edges(buffer)
     if len(edges) % (2 * width):
         raise wrong_row(path, block, width, piece)
     rows = edges.reshape(-1, width, 2)
-    if not _is_one_line_a_row(np.flatnonzero(buffer == 10), rows[:, 0, 0], rows[:, -1, 1]):
+    if not _is_one_line_a_row(line_ends, rows[:, 0, 0], rows[:, -1, 1]):
         raise wrong_row(path, block, width, piece)
     values: list[Values] = []
     for column in wanted:
@@ -117,6 +116,47 @@ def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], pie
             numbers = _decimals(buffer, start, end)
             values.append(_numbers(path, block, column.label, buffer, start, end) if numbers is None else numbers)
     return values
+
+
+class _Scratch(threading.local):
+    """Three arrays of a piece's size for each thread.
+
+    New arrays of megabytes for each step would come from the operating system page by page, which took five times as
+    long as the arithmetic.
+    """
+
+    def __init__(self) -> None:
+        self._three = np.empty((3, 0), np.uint8)
+
+    def padded(self, piece: bytes) -> npt.NDArray[np.uint8]:
+        """The piece between line feeds; valid until the next one of this thread.
+
+        Eight bytes can be taken that end at any of its characters.
+        """
+        n_bytes = len(piece) + 2 * _WORD_BYTES
+        if self._three.shape[1] < n_bytes:
+            self._three = np.empty((3, n_bytes), np.uint8)
+        buffer = self._three[0, :n_bytes]
+        buffer[:_WORD_BYTES] = buffer[-_WORD_BYTES:] = ord("\n")
+        buffer[_WORD_BYTES:-_WORD_BYTES] = np.frombuffer(piece, np.uint8)
+        return buffer
+
+    def edges(self, buffer: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Where words begin and end, by turns, and the places of line feeds; `buffer` comes from `padded`."""
+        shifted, other = self._three[1:, : len(buffer)]
+        is_space, is_other = shifted.view(np.bool_), other.view(np.bool_)
+        np.subtract(buffer, np.uint8(9), out=shifted)
+        np.less(shifted, np.uint8(5), out=is_space)  # tab, line feed, vertical tab, form feed, carriage return
+        np.equal(buffer, np.uint8(32), out=is_other)
+        np.logical_or(is_space, is_other, out=is_space)
+        np.not_equal(is_space[1:], is_space[:-1], out=is_other[1:])
+        edges = np.flatnonzero(is_other[1:])
+        edges += 1
+        np.equal(buffer, np.uint8(10), out=is_other)
+        return edges, np.flatnonzero(is_other)
+
+
+_scratch = _Scratch()
 
 
 def _is_one_line_a_row(line_ends: npt.NDArray[np.intp], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]) -> bool:
@@ -155,6 +195,9 @@ def _decimals(
     first = buffer[start]
     negative = first == ord("-")
     signed = negative | (first == ord("+"))
+    quick = _short_decimals(buffer, start + signed, end)
+    if quick is not None:
+        return np.where(negative, -quick, quick)
     point_at = -1  # from the right, 0 the last character
     total = np.zeros(len(start), np.int64)
     n_digits = np.zeros(len(start), np.int8)
@@ -177,6 +220,55 @@ def _decimals(
         return None
     values = total / float(10 ** max(point_at, 0))
     return np.where(negative, -values, values)
+
+
+def _short_decimals(
+    buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]
+) -> npt.NDArray[np.float64] | None:
+    """Unsigned numbers with at most eight digits on either side of their points; None where one is another word."""
+    point = bytes(buffer[start[0] : end[0]]).rfind(b".")
+    n_decimals = int(end[0] - start[0]) - 1 - point if point >= 0 else 0
+    whole_end = end
+    if point >= 0:
+        whole_end = end - (n_decimals + 1)
+        if not ((whole_end >= start).all() and (buffer[whole_end] == ord(".")).all()):
+            return None
+    n_whole = whole_end - start
+    most = int(n_whole.max())
+    if most > _WORD_BYTES or n_decimals > _WORD_BYTES or most + n_decimals > _EXACT_DIGITS:
+        return None
+    if n_decimals == 0 and not n_whole.all():
+        return None  # a sign or a point without a digit
+    values = _up_to_eight_digits(buffer, whole_end, n_whole)
+    if values is None or n_decimals == 0:
+        return None if values is None else values.astype(np.float64)
+    decimals = _up_to_eight_digits(buffer, end, np.array(n_decimals))
+    if decimals is None:
+        return None
+    return (values * np.uint64(10**n_decimals) + decimals) / float(10**n_decimals)
+
+
+def _up_to_eight_digits(
+    buffer: npt.NDArray[np.uint8], end: npt.NDArray[np.intp], n_digits: npt.NDArray[np.intp]
+) -> npt.NDArray[np.uint64] | None:
+    """The whole numbers whose digits end at `end`; None where a character is no digit.
+
+    Eight characters are one integer, whose neighbouring digits are added in pairs, then the pairs, then the fours.
+    """
+    digits = _eight_bytes(buffer, end) ^ np.uint64(0x3030303030303030)
+    unused = ((_WORD_BYTES - n_digits) * 8).astype(np.uint64)
+    digits = np.where(n_digits > 0, (digits >> unused) << unused, np.uint64(0))
+    if (((digits + np.uint64(0x7676767676767676)) | digits) & np.uint64(0x8080808080808080)).any():
+        return None
+    digits = (digits * np.uint64(10 * 256 + 1)) >> np.uint64(8) & np.uint64(0x00FF00FF00FF00FF)
+    digits = (digits * np.uint64(100 * 65536 + 1)) >> np.uint64(16) & np.uint64(0x0000FFFF0000FFFF)
+    return (digits * np.uint64(10000 * (1 << 32) + 1)) >> np.uint64(32)
+
+
+def _eight_bytes(buffer: npt.NDArray[np.uint8], end: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
+    """The eight bytes before each `end`, the last of them as the highest byte of an integer."""
+    everywhere = np.ndarray((len(buffer) - _WORD_BYTES + 1,), "<u8", buffer, strides=(1,))
+    return everywhere[end - _WORD_BYTES]
 
 
 def _numbers(
@@ -219,13 +311,16 @@ def _words(buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.
     longest = int(length.max())
     if longest > 1000:
         return _distinct([buffer[a:b].tobytes() for a, b in zip(start, end, strict=True)])
-    padded = np.concatenate((buffer, np.zeros(longest, np.uint8)))
-    window = np.lib.stride_tricks.sliding_window_view(padded, longest)[start]
-    window = np.where(np.arange(longest) < length[:, None], window, np.uint8(0))
-    fixed = np.ascontiguousarray(window).view(f"S{longest}").ravel()
-    heads = np.flatnonzero(np.concatenate(([True], fixed[1:] != fixed[:-1])))
-    runs = _distinct(fixed[heads].tolist())
-    return Words(runs.distinct, np.repeat(runs.codes, np.diff(np.append(heads, len(fixed)))))
+    differs = length[1:] != length[:-1]
+    not_of_it = (np.maximum(_WORD_BYTES - length, 0) * 8).astype(np.uint64)  # bits before a short word
+    for from_end in range(0, longest, _WORD_BYTES):
+        # the first eight bytes of a long word overlap with those compared before
+        eight = _eight_bytes(buffer, np.maximum(end - from_end, np.minimum(start + _WORD_BYTES, end))) >> not_of_it
+        differs |= eight[1:] != eight[:-1]
+    heads = np.flatnonzero(np.concatenate(([True], differs)))
+    words = [buffer[a:b].tobytes() for a, b in zip(start[heads].tolist(), end[heads].tolist(), strict=True)]
+    runs = _distinct(words)
+    return Words(runs.distinct, np.repeat(runs.codes, np.diff(np.append(heads, len(start)))))
 
 
 def _distinct(words: Sequence[bytes]) -> Words:

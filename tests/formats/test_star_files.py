@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cryoflow.errors import BadInput
 from cryoflow.formats import star_blocks
 from cryoflow.formats.star import count_rows, list_blocks, read_blocks, read_table, write_star
+from cryoflow.formats.star_rows import Wanted, Words, parse_rows
 
 TWO_BLOCKS = """
 # version 30001
@@ -296,3 +297,31 @@ def test_any_table_survives_writing_and_reading(tmp_path: Path, rows) -> None:
     assert list(back["rlnMicrographName"]) == table["rlnMicrographName"]
     np.testing.assert_allclose(back["x"], table["x"], atol=1e-6)
     np.testing.assert_array_equal(back["n"], table["n"])
+
+
+@given(
+    st.lists(st.decimals(-(10**9), 10**9, allow_nan=False), min_size=1, max_size=12),
+    st.integers(0, 9),
+    st.sampled_from(["", "+"]),
+    st.integers(0, 14),
+)
+def test_fixed_decimals_of_any_length_are_the_nearest_float(values, n_decimals: int, sign: str, width: int) -> None:
+    words = [f"{value:{sign}{width}.{n_decimals}f}" for value in values]
+    piece = "\n".join(f" a{word}".replace("a", "name ", 1) for word in words).encode()
+    (read,) = parse_rows(Path("x.star"), "particles", 2, [Wanted("x", 1, False)], piece)
+    assert isinstance(read, np.ndarray)
+    assert read.tolist() == [float(word) for word in words]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["a", "ab", "b", "x" * 7, "x" * 8, "x" * 9, "y" + "x" * 8, "x" * 8 + "y", "x" * 1200]),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_words_of_a_column_are_those_of_the_file_whatever_their_lengths(words: list[str]) -> None:
+    piece = "\n".join(f"{word} {i}" for i, word in enumerate(words)).encode()
+    (read,) = parse_rows(Path("x.star"), "particles", 2, [Wanted("name", 0, True)], piece)
+    assert isinstance(read, Words)
+    assert [read.distinct[code].decode() for code in read.codes] == words
