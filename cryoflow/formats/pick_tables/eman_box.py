@@ -83,7 +83,18 @@ def _sniff(head: Head) -> bool:
 
 FORMAT = PickFormat(
     name="EMAN box",
-    programs=("EMAN1", "EMAN2", "crYOLO", "RELION", "Appion", "REPIC", "nextPYP", "Gautomatch", "napari-boxmanager"),
+    programs=(
+        "EMAN1",
+        "EMAN2",
+        "crYOLO",
+        "RELION",
+        "Appion",
+        "Leginon (through Appion)",
+        "REPIC",
+        "nextPYP",
+        "Gautomatch",
+        "napari-boxmanager",
+    ),
     suffixes=(".box",),
     recognized_by="lines of 4 or 5 numbers",
     sniff=_sniff,
