@@ -40,5 +40,5 @@ def test_one_launch_trains_on_the_best_job_and_picks(project: Path, prefect_serv
 
 
 def test_pickers_that_do_not_run_from_here_are_no_choice() -> None:
-    with pytest.raises(ParameterError, match="'warp' is none of cryolo, epicker, topaz"):
+    with pytest.raises(ParameterError, match="'warp' is none of cryoflow, cryolo, epicker, topaz"):
         TrainAndPickParameters(picker="warp", database=Path("db"), output=Path("out"))
