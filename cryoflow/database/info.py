@@ -76,7 +76,7 @@ class Info:
     @property
     def orientation(self) -> OrientationRecord:
         """The verdict of the orientation check."""
-        verdict = self.text("OrientationRecord")
+        verdict = self.text("Orientation")
         if verdict not in get_args(Verdict):
             return OrientationRecord()
         return OrientationRecord(cast(Verdict, verdict), self.text("Orientation Best"), self.text("Orientation Detail"))
@@ -113,7 +113,7 @@ def info_text(pickset: PickSet, *, job_status: str = "", orientation: Orientatio
         ("Diameter (A)", number(pickset.diameter_A)),
         ("Score Kind", _text(pickset.score_kind)),
         *((f"Dropped ({name})", str(n)) for name, n in sorted(pickset.counts.items())),
-        ("OrientationRecord", orientation.verdict),
+        ("Orientation", orientation.verdict),
         *([("Orientation Best", line(orientation.best))] if orientation.best else []),
         *([("Orientation Detail", line(orientation.detail))] if orientation.detail else []),
         *(("Note", line(note)) for note in pickset.notes),
