@@ -42,12 +42,13 @@ def write_star(
     ValueError
         Where columns differ in length or a text has a line break.
     """
-    write_atomically(Path(path), _text(blocks, comment, decimals))
+    write_atomically(Path(path), star_text(blocks, comment=comment, decimals=decimals))
 
 
-def _text(
-    blocks: Mapping[str, Mapping[str, npt.ArrayLike] | pd.DataFrame], comment: str, decimals: int
+def star_text(
+    blocks: Mapping[str, Mapping[str, npt.ArrayLike] | pd.DataFrame], *, comment: str = "", decimals: int = 6
 ) -> Iterator[bytes]:
+    """Yield what `write_star` writes."""
     head = "".join(f"# {line}\n" for line in comment.splitlines())
     for name, block in blocks.items():
         yield f"\n{head}\ndata_{name}\n\n".encode()

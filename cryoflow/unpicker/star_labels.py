@@ -10,8 +10,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
+from cryoflow.formats.star_write import star_text
 from cryoflow.picks import PickSet
 from cryoflow.storage.safe_names import safe_name, short_hash
+from cryoflow.unpicker.star_rows import FOM, X, Y
 
 
 def star_files(
@@ -34,9 +36,5 @@ def star_files(
 
 def _star(rows: pd.DataFrame) -> bytes:
     scores = rows["score"].to_numpy(np.float64) if "score" in rows else np.full(len(rows), math.nan)
-    head = "\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
-    lines = [
-        f"{x:12.3f} {y:12.3f} {score if math.isfinite(score) else -999.0:12.6f}\n"
-        for x, y, score in zip(rows["x_px"].tolist(), rows["y_px"].tolist(), scores.tolist(), strict=True)
-    ]
-    return (head + "".join(lines) + "\n").encode()
+    known = np.where(np.isfinite(scores), scores, -999.0)  # RELION's value of an unknown score
+    return b"".join(star_text({"": {X: rows["x_px"].to_numpy(), Y: rows["y_px"].to_numpy(), FOM: known}}))
