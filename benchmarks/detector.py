@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -43,12 +44,13 @@ from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import far_from
 from cryoflow.detector.metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.model import GENERAL, Detector
+from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.peaks import apart, find_peaks
 from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
 from cryoflow.detector.stream import CropStream, StreamOptions
-from cryoflow.detector.train import POSITIVE_UNLABELED, UNLABELED_RULES, class_prior_of, with_rule
+from cryoflow.detector.train import class_prior_of, with_rule
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.preparation.metrics import calibration_error
@@ -426,10 +428,10 @@ def measure_label_rules(folder: Path, specimen: str, start: Detector, steps: int
     for share in (0.16, 0.5, 0.84):
         dropped = [with_dropped_labels(e, share, i) for i, e in enumerate(examples[: 20 + N_VALIDATION])]
         prior = class_prior_of(start, dropped[20:])
-        for rule in UNLABELED_RULES:
+        for rule in get_args(UnlabeledRule):
             kept = [replace(with_rule(e, rule, start), class_prior=prior) for e in dropped[:20]]
             output = folder / "labels" / f"{specimen.replace(':', '-')}-{share:g}-{rule}-{steps}"
-            enters = FitOptions.unlabeled_from if rule == POSITIVE_UNLABELED else 1.0
+            enters = FitOptions.unlabeled_from if rule == "positive-unlabeled" else 1.0
             half, quarter = trained_ap(kept, tested, output, start, steps, unlabeled_from=enters)
             print(
                 f"labels    {specimen} {share:.0%} dropped, unlabeled {rule}: AP {half:.3f} / {quarter:.3f} "

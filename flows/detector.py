@@ -6,7 +6,6 @@ from pathlib import Path
 
 from prefect import flow, task
 
-from cryoflow.database import Database
 from cryoflow.detector.parameters import TrainDetectorParameters
 from cryoflow.models.named import with_model
 from flows.run_page import log, run_name, show_table, shown_progress
@@ -26,27 +25,13 @@ def train_detector(parameters: TrainDetectorParameters) -> Path:
 @task
 def fit_detector(parameters: TrainDetectorParameters) -> None:
     """Train one detector."""
-    from cryoflow.detector.model import Detector
-    from cryoflow.detector.train import TrainingOptions, train
-    from cryoflow.unpicker.devices import list_gpus, load_keras
+    from cryoflow.detector.train import train_as_asked
 
-    p = parameters
-    load_keras()
-    gpus = list_gpus()
-    precision = "float16" if gpus else None
     with shown_progress("detector training", "steps of the detector's training") as report:
-        detector, prepared = train(
-            Database(p.database),
-            p.entries,
-            p.output,
-            TrainingOptions.from_parameters(p, mixed_precision=precision),
-            start=Detector.load(p.start),
-            diameter_A=p.diameter_A,
-            say=log.info,
-            on_progress=report,
-            devices=gpus,
-        )
+        detector, prepared = train_as_asked(parameters, say=log.info, on_progress=report)
     for line in (*prepared.notes, *(f"not used: {error}" for error in prepared.failed)):
         log.warning("%s", line)
     rows = [{"measure": name, "value": value} for name, value in dict(detector.metrics).items()]
-    show_table("detector", rows, f"detector in {p.output}; {len(prepared.failed)} micrographs could not be used")
+    show_table(
+        "detector", rows, f"detector in {parameters.output}; {len(prepared.failed)} micrographs could not be used"
+    )

@@ -136,27 +136,11 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
 @declared
 def train(parameters: TrainDetectorParameters, *, json: out.Json = False) -> int:
     """Train a detector on finished projects. The same command goes on where it was stopped."""
-    from cryoflow.database import Database
-    from cryoflow.detector.model import Detector
-    from cryoflow.detector.train import TrainingOptions
-    from cryoflow.detector.train import train as run
+    from cryoflow.detector.train import train_as_asked
     from cryoflow.models.named import with_model
-    from cryoflow.unpicker.devices import list_gpus, load_keras
 
     p = with_model(parameters, "start")
-    load_keras()
-    gpus = list_gpus()
-    precision = "float16" if gpus else None
-    detector, prepared = run(
-        Database(p.database),
-        p.entries,
-        p.output,
-        TrainingOptions.from_parameters(p, mixed_precision=precision),
-        start=Detector.load(p.start),
-        diameter_A=p.diameter_A,
-        say=out.say,
-        devices=gpus,
-    )
+    detector, prepared = train_as_asked(p, say=out.say)
     for note in prepared.notes:
         out.say(f"note: {note}")
     for error in prepared.failed:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +20,18 @@ import pandas as pd
 
 from cryoflow.detector.labels import LabeledProject, MicrographLabels
 from cryoflow.detector.model import Detector
+from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.pick import MicrographToPick, PickedResult, pick
-from cryoflow.detector.train import HISTORY, PreparedProjects, TrainingOptions, train_on
+from cryoflow.detector.train import HISTORY, PreparedProjects, TrainingOptions, precision_on, train_on
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.split import TEST, VALIDATION
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
+from cryoflow.unpicker.star_rows import FOM, X, Y
 
 NOT_PICKED = "not_picked.tsv"
-_STAR_HEAD = "\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
 
 
 def train_exported(
@@ -48,9 +51,10 @@ def train_exported(
             steps=int(settings["steps"]),
             learning_rate=float(settings["learning_rate"]),
             from_scratch=settings["from_scratch"] == "yes",
-            unlabeled=settings["unlabeled"],
+            unlabeled=_rule(settings["unlabeled"]),
             seed=int(settings["seed"]),
             at_most=1 << 30,  # an export holds what its user chose
+            mixed_precision=precision_on(devices),
         )
         start = settings["start"]
     except (KeyError, ValueError) as error:
@@ -58,6 +62,13 @@ def train_exported(
     return train_on(
         list(read_labels(folder)), folder / "model", options, start=Detector.load(start), say=say, devices=devices
     )
+
+
+def _rule(text: str) -> UnlabeledRule:
+    for rule in get_args(UnlabeledRule):
+        if rule == text:
+            return cast(UnlabeledRule, rule)
+    raise ValueError(f"unlabeled is {text!r}")
 
 
 def read_labels(folder: Path) -> Iterator[LabeledProject]:
@@ -127,7 +138,8 @@ def pick_exported(
     """
     detector = Detector.load(model)
     table = manifest.read_manifest(folder)
-    failed: list[tuple[str, BadInput]] = []
+    unknown = table["stem"][table["diameter_A"].isna()]
+    failed = [(str(stem), BadInput(str(stem), "has no particle diameter.")) for stem in unknown]
     picked = 0
     for diameter_A in np.unique(table["diameter_A"].dropna().to_numpy(np.float64)).tolist():
         rows = table[table["diameter_A"] == diameter_A]
@@ -140,13 +152,12 @@ def pick_exported(
                 failed.append((item.name, result))
             else:
                 picked += 1
-                columns = (*result.xy_px.T, result.probability)
-                lines = [f"{x:.3f} {y:.3f} {p:.5f}\n" for x, y, p in zip(*columns, strict=True)]
-                write_atomically(folder / "picks" / f"{item.name}.star", _STAR_HEAD + "".join(lines))
+                x_px, y_px = result.xy_px.T
+                write_star(folder / "picks" / f"{item.name}.star", {"": {X: x_px, Y: y_px, FOM: result.probability}})
             if on_picked:
                 on_picked(result)
     if not picked:
-        raise failed[0][1] if failed else BadInput(folder, "holds no micrograph with a known particle diameter.")
+        raise failed[0][1] if failed else BadInput(folder, "holds no micrograph.")
     if failed:
         rows_of_failed = "".join(f"{stem}\t{' '.join(str(error).split())}\n" for stem, error in failed)
         write_atomically(folder / "picks" / NOT_PICKED, "stem\treason\n" + rows_of_failed)

@@ -29,6 +29,9 @@ LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
 GENERAL = "general"
 """Name of the model that comes with cryoflow."""
 
+UnlabeledRule = Literal["positive-unlabeled", "ignored", "negative"]
+"""What is done with candidates that no label decides; see `detector.train.TrainingOptions.unlabeled`."""
+
 ParticleDiameterA = Annotated[
     float,
     Ge(LEAST_DIAMETER_A),
@@ -183,7 +186,7 @@ class TrainDetectorParameters(Parameters):
     """Batches of a round."""
     micrographs: Count = 200
     """Most micrographs of a project."""
-    unlabeled: Literal["positive-unlabeled", "ignored", "negative"] = "positive-unlabeled"
+    unlabeled: UnlabeledRule = "positive-unlabeled"
     """Candidates that no label decides: may be particles, have no part, or are no particles (complete labels)."""
     seed: Annotated[int, Ge(0)] = 1
     """Another number is another random split and start."""

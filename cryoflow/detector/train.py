@@ -24,7 +24,7 @@ from cryoflow.detector.labels import (
 )
 from cryoflow.detector.model import DESCRIPTION, Detector
 from cryoflow.detector.network import DetectorArchitecture
-from cryoflow.detector.parameters import TrainDetectorParameters
+from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
 from cryoflow.detector.pick import MicrographToPick, prepare_one
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 VALIDATION_BATCHES = 8
 HISTORY = "history.json"
 """Losses of each round, beside the model."""
-
-POSITIVE_UNLABELED, IGNORED, NEGATIVE = "positive-unlabeled", "ignored", "negative"
-UNLABELED_RULES = (NEGATIVE, IGNORED, POSITIVE_UNLABELED)
-"""What is done with places that a candidate marks and no label decides; see `TrainingOptions.unlabeled`."""
 
 _CANDIDATE_PROBABILITY = 0.1
 """Where no picking job searched, places to which the starting model gives this probability are candidates."""
@@ -67,16 +63,16 @@ class TrainingOptions:
         background, which is right where the labels are complete.
     """
 
-    rounds: int = 10
-    steps: int = 100
+    rounds: int = TrainDetectorParameters.rounds
+    steps: int = TrainDetectorParameters.steps
     batch: int = 8
     crop_px: int = 256
     learning_rate: float = 5e-4
     validation: float = 0.2
-    at_most: int = 200
+    at_most: int = TrainDetectorParameters.micrographs
     from_scratch: bool = False
-    unlabeled: str = POSITIVE_UNLABELED
-    seed: int = 1
+    unlabeled: UnlabeledRule = TrainDetectorParameters.unlabeled
+    seed: int = TrainDetectorParameters.seed
     mixed_precision: str | None = None
 
     @classmethod
@@ -101,6 +97,32 @@ class PreparedProjects:
     validation: tuple[Example, ...]
     failed: tuple[BadInput, ...]
     notes: tuple[str, ...]
+
+
+def train_as_asked(
+    p: TrainDetectorParameters, *, say: Callable[[str], None], on_progress: Callable[[int, int], None] | None = None
+) -> tuple[Detector, PreparedProjects]:
+    """Train as a command or a flow was asked to, on all GPUs of this machine; see `train`."""
+    from cryoflow.unpicker.devices import list_gpus, load_keras
+
+    load_keras()
+    gpus = list_gpus()
+    return train(
+        Database(p.database),
+        p.entries,
+        p.output,
+        TrainingOptions.from_parameters(p, mixed_precision=precision_on(gpus)),
+        start=Detector.load(p.start),
+        diameter_A=p.diameter_A,
+        say=say,
+        on_progress=on_progress,
+        devices=gpus,
+    )
+
+
+def precision_on(gpus: Sequence[str]) -> str | None:
+    """Return the precision of a training: mixed on GPUs, full without."""
+    return "float16" if gpus else None
 
 
 def train(
@@ -209,7 +231,7 @@ def train_on(
             rounds=options.rounds,
             steps=options.steps,
             learning_rate=options.learning_rate,
-            unlabeled_from=FitOptions.unlabeled_from if options.unlabeled == POSITIVE_UNLABELED else 1.0,
+            unlabeled_from=FitOptions.unlabeled_from if options.unlabeled == "positive-unlabeled" else 1.0,
             seed=options.seed,
             mixed_precision=options.mixed_precision,
             tensorboard=True,
@@ -246,12 +268,12 @@ def prepare_projects(
     folder: Path,
     pixels_per_diameter: float,
     options: TrainingOptions,
-    judge: Detector,
+    start: Detector,
 ) -> PreparedProjects:
     """Prepare the labeled micrographs of some projects once, and divide them into training and validation.
 
     The class prior of a project, the share of particles among candidates of unknown fate, is the mean probability that
-    `judge` gives them on validation micrographs.
+    `start` gives them on validation micrographs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     training: list[Example] = []
@@ -271,14 +293,14 @@ def prepare_projects(
                 failed.append(error)
                 continue
             names.append(usable[i].name)
-            made.append(with_rule(example, options.unlabeled, judge))
+            made.append(with_rule(example, options.unlabeled, start))
         if project.validation is None:
             n_validation = max(1, round(options.validation * len(made))) if len(made) > 1 else 0
             held = set(rng.permutation(len(made))[:n_validation].tolist())
         else:
             held = {i for i, name in enumerate(names) if name in project.validation}
         mine = [e for i, e in enumerate(made) if i in held]
-        prior = class_prior_of(judge, mine)
+        prior = class_prior_of(start, mine)
         validation += mine
         training += [replace(e, class_prior=prior) for i, e in enumerate(made) if i not in held]
         notes.append(
@@ -289,13 +311,13 @@ def prepare_projects(
     return PreparedProjects(tuple(training), tuple(validation), tuple(failed), tuple(notes))
 
 
-def with_rule(example: Example, rule: str, judge: Detector) -> Example:
+def with_rule(example: Example, rule: UnlabeledRule, start: Detector) -> Example:
     """Return an example whose unlabeled places count by a rule; see `TrainingOptions.unlabeled`.
 
     Where no picking job searched, the starting model's own candidates are those of unknown fate: all other places are
     background. Without this, nothing but the closest surroundings of particles would be negative there.
     """
-    if rule == NEGATIVE:
+    if rule == "negative":
         known = example.kind != UNKNOWN
         return replace(
             example,
@@ -309,9 +331,9 @@ def with_rule(example: Example, rule: str, judge: Detector) -> Example:
     from cryoflow.detector.peaks import find_peaks
 
     pixels = np.asarray(example.map_pixels())
-    peaks = find_peaks(judge.answers(pixels), judge.pixels_per_diameter, shape_yx=pixels.shape[:2])
-    likely = peaks.xy_px[judge.calibration.probability(peaks.logit) >= _CANDIDATE_PROBABILITY]
-    new = likely[far_from(likely, example.xy_px, SAME_DIAMETERS * judge.pixels_per_diameter)]
+    peaks = find_peaks(start.answers(pixels), start.pixels_per_diameter, shape_yx=pixels.shape[:2])
+    likely = peaks.xy_px[start.calibration.probability(peaks.logit) >= _CANDIDATE_PROBABILITY]
+    new = likely[far_from(likely, example.xy_px, SAME_DIAMETERS * start.pixels_per_diameter)]
     return replace(
         example,
         xy_px=np.concatenate([example.xy_px, new]),
@@ -350,7 +372,7 @@ def _prepared(labels: MicrographLabels, project: LabeledProject, folder: Path, p
     )
 
 
-def class_prior_of(judge: Detector, examples: Sequence[Example]) -> float:
+def class_prior_of(start: Detector, examples: Sequence[Example]) -> float:
     """Return the mean probability of candidates of unknown fate, on the first 8 micrographs; 0 without any."""
     from cryoflow.detector.peaks import logits_at
 
@@ -358,8 +380,8 @@ def class_prior_of(judge: Detector, examples: Sequence[Example]) -> float:
     for example in examples[:8]:
         unknown = example.xy_px[example.kind == UNKNOWN]
         if len(unknown):
-            answers = judge.answers(np.asarray(example.map_pixels()))
-            found.append(judge.calibration.probability(logits_at(answers, unknown, judge.pixels_per_diameter)))
+            answers = start.answers(np.asarray(example.map_pixels()))
+            found.append(start.calibration.probability(logits_at(answers, unknown, start.pixels_per_diameter)))
     return float(np.concatenate(found).mean()) if found else 0.0
 
 

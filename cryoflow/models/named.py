@@ -10,14 +10,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cryoflow.detector.parameters import GENERAL
 from cryoflow.models.card import NAME as CARD
 from cryoflow.models.registry import MODEL, ModelRegistry
 from cryoflow.parameters import Parameters
 
 REGISTRY = "models"
 """Name of the registry's folder beside a database."""
-GENERAL = "general"
-"""The detector that ships with cryoflow; it is no version of a registry."""
 
 P = TypeVar("P", bound=Parameters)
 

@@ -43,7 +43,7 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     """State of a run as Prefect names it, and percent done where the run has published them."""
 
     state: str
@@ -98,7 +98,7 @@ class Trainings:
         run = _text(answer, "id")
         return Started(run, f"{self.server.rstrip('/')}/runs/flow-run/{quote(run)}", model)
 
-    def progress(self, run: UUID) -> Progress:
+    def progress(self, run: UUID) -> RunProgress:
         """Return how far a run is.
 
         Raises
@@ -111,7 +111,7 @@ class Trainings:
         found = _ask(f"{self._api}/artifacts/filter", {"artifacts": wanted, "sort": "CREATED_DESC", "limit": 1})
         data = found[0].get("data") if isinstance(found, list) and found and isinstance(found[0], dict) else None
         percent = float(data) if isinstance(data, int | float) and not isinstance(data, bool) else None
-        return Progress(_text(answer, "state_name"), _text(answer, "state_type") in ENDED, percent)
+        return RunProgress(_text(answer, "state_name"), _text(answer, "state_type") in ENDED, percent)
 
     @property
     def _api(self) -> str:

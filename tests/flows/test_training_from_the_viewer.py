@@ -10,14 +10,14 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 
 from cryoflow.settings.profiles import ProfileName
-from cryoflow.view.training import Progress, Trainings
+from cryoflow.view.training import RunProgress, Trainings
 from flows.run_page import shown_progress
 
 
 def test_the_viewer_reads_the_state_and_the_progress_of_a_run(tmp_path: Path) -> None:
     server = str(PREFECT_API_URL.value()).removesuffix("/api")
     trainings = Trainings(tmp_path / "DB", server, ProfileName.LOCAL, tmp_path / "models")
-    seen: list[Progress] = []
+    seen: list[RunProgress] = []
 
     @flow
     def training() -> str:
@@ -28,5 +28,5 @@ def test_the_viewer_reads_the_state_and_the_progress_of_a_run(tmp_path: Path) ->
         return run
 
     run = training()
-    assert seen == [Progress("Running", False, None), Progress("Running", False, 0.0)]
-    assert trainings.progress(UUID(run)) == Progress("Completed", True, 100.0)
+    assert seen == [RunProgress("Running", False, None), RunProgress("Running", False, 0.0)]
+    assert trainings.progress(UUID(run)) == RunProgress("Completed", True, 100.0)

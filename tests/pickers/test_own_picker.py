@@ -142,6 +142,27 @@ def test_an_export_holds_the_labels_of_each_kind_where_the_particles_are(
         train("cryoflow", folder, CPU)
 
 
+def test_an_export_whose_settings_or_diameters_were_edited_is_not_used_in_silence(
+    made: SimulatedDataset, tmp_path: Path
+) -> None:
+    from cryoflow.detector.exported import pick_exported, read_not_picked, train_exported
+
+    folder = export("cryoflow", [entry_of(made)], tmp_path / "set").folder
+    settings = folder / "settings.tsv"
+    text = settings.read_text()
+    settings.write_text(text.replace("positive-unlabeled", "perhaps"))
+    with pytest.raises(BadInput, match=r"settings.tsv: is damaged: .*unlabeled is 'perhaps'"):
+        train_exported(folder)
+    manifest = folder / "manifest.tsv"
+    mark, header, first, *others = manifest.read_text().splitlines()
+    names, values = header.split("\t"), first.split("\t")
+    values[names.index("diameter_A")] = ""
+    manifest.write_text("\n".join([mark, header, "\t".join(values), *others]) + "\n")
+    picked, failed = pick_exported(folder, "general")
+    assert (picked, failed) == (len(made.micrographs) - 1, 1)
+    assert "no particle diameter" in read_not_picked(folder / "picks")[values[names.index("stem")]]
+
+
 @pytest.mark.slow
 def test_it_is_trained_on_an_export_and_picks_with_its_model(made: SimulatedDataset, tmp_path: Path) -> None:
     settings = {"rounds": 2, "steps": 2}

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, get_args
 
-from cryoflow.detector.parameters import GENERAL
+from cryoflow.detector.parameters import GENERAL, TrainDetectorParameters, UnlabeledRule
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.base import Needs, Picker, Resources, Step, rows_writer
 
@@ -34,7 +34,7 @@ class CryoflowDetector(Picker):
     suffixes = (".star",)
     score_kind = "cryoflow/probability"
     needs: ClassVar[Needs] = Needs(modes=frozenset({0, 1, 2, 6, 12}))
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"unlabeled": ("positive-unlabeled", "ignored", "negative")}
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"unlabeled": get_args(UnlabeledRule)}
     model_names = (GENERAL,)
     model_file = "bundle.json"
 
@@ -43,15 +43,16 @@ class CryoflowDetector(Picker):
         from cryoflow.pickers.training_sets.links import note_conversions
 
         _require_diameters(training)
-        settings.derive("rounds", 10, "rounds of training; a checkpoint is written after each")
-        settings.derive("steps", 100, "batches of a round")
+        usual = TrainDetectorParameters
+        settings.derive("rounds", usual.rounds, "rounds of training; a checkpoint is written after each")
+        settings.derive("steps", usual.steps, "batches of a round")
         settings.derive("learning_rate", 5e-4, "a quarter of the general model's, which training starts from")
         start = settings.derive("start", GENERAL, "the model that ships; name a folder to start from another")
         if start != GENERAL:
             settings.derive_path("start", "a model of your own")
         settings.derive("from_scratch", False, "starting from a model needs fewer labels")
-        settings.derive("unlabeled", "positive-unlabeled", "picks that no label decides may be particles")
-        settings.derive("seed", 1, "of the order of the batches")
+        settings.derive("unlabeled", usual.unlabeled, "picks that no label decides may be particles")
+        settings.derive("seed", usual.seed, "of the order of the batches")
         note_conversions(training, settings)
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
