@@ -25,7 +25,6 @@ from cryoflow.errors import BadInput
 
 _TOKEN = re.compile(rb'"((?:[^"\n]|"(?=[^\s]))*)"(?=\s|$)|\'((?:[^\'\n]|\'(?=[^\s]))*)\'(?=\s|$)|(#[^\n]*)|([^\s]+)')
 _NAN_WORDS = frozenset(b"nan -nan none null <na> n/a ? .".split())
-_MOST_DIGITS = 18  # of an int64
 _EXACT_DIGITS = 15  # of a float64
 _WORD_BYTES = 8
 
@@ -184,48 +183,14 @@ def _decimals(
 ) -> npt.NDArray[np.float64] | None:
     """Numbers that all have their point at one place from the right, as `%12.6f` and `%12d` write them; else None.
 
-    Digits are summed as integers and divided once, so that each value is the nearest float to its text.
+    At most eight digits stand on either side of the point, and fifteen in all. They are read as integers and divided
+    once, so that each value is the nearest float to its text.
     """
     if not len(start):
         return np.zeros(0)
-    length = end - start
-    longest = int(length.max())
-    if longest > _MOST_DIGITS:
-        return None
     first = buffer[start]
     negative = first == ord("-")
-    signed = negative | (first == ord("+"))
-    quick = _short_decimals(buffer, start + signed, end)
-    if quick is not None:
-        return np.where(negative, -quick, quick)
-    point_at = -1  # from the right, 0 the last character
-    total = np.zeros(len(start), np.int64)
-    n_digits = np.zeros(len(start), np.int8)
-    scale = 1
-    for from_right in range(longest):
-        character = buffer[end - (1 + from_right)]  # before the first word it wraps around, and is not `here`
-        here = from_right < length
-        is_point = here & (character == ord("."))
-        if is_point.any():
-            if point_at >= 0 or not is_point.all():
-                return None
-            point_at = from_right
-            continue
-        digit = character - np.uint8(48)
-        is_digit = here & (digit < 10)
-        n_digits += is_digit
-        total += np.where(is_digit, digit, np.uint8(0)).astype(np.int64) * scale
-        scale *= 10
-    if not np.array_equal(n_digits + signed + (point_at >= 0), length) or not n_digits.all():
-        return None
-    values = total / float(10 ** max(point_at, 0))
-    return np.where(negative, -values, values)
-
-
-def _short_decimals(
-    buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]
-) -> npt.NDArray[np.float64] | None:
-    """Unsigned numbers with at most eight digits on either side of their points; None where one is another word."""
+    start = start + (negative | (first == ord("+")))
     point = bytes(buffer[start[0] : end[0]]).rfind(b".")
     n_decimals = int(end[0] - start[0]) - 1 - point if point >= 0 else 0
     whole_end = end
@@ -239,13 +204,12 @@ def _short_decimals(
         return None
     if n_decimals == 0 and not n_whole.all():
         return None  # a sign or a point without a digit
-    values = _up_to_eight_digits(buffer, whole_end, n_whole)
-    if values is None or n_decimals == 0:
-        return None if values is None else values.astype(np.float64)
+    whole = _up_to_eight_digits(buffer, whole_end, n_whole)
     decimals = _up_to_eight_digits(buffer, end, np.array(n_decimals))
-    if decimals is None:
+    if whole is None or decimals is None:
         return None
-    return (values * np.uint64(10**n_decimals) + decimals) / float(10**n_decimals)
+    values = (whole * np.uint64(10**n_decimals) + decimals) / float(10**n_decimals)
+    return np.where(negative, -values, values)
 
 
 def _up_to_eight_digits(
