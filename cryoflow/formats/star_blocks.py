@@ -20,7 +20,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star_rows import text, tokens
 from cryoflow.storage import budgets, inputs
 
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 2 << 20
 _BORDER = re.compile(rb"(?:data_\S*|loop_)[ \t]*(?:#[^\n]*)?\r?(?:\n|$)")
 
 

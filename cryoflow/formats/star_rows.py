@@ -1,11 +1,11 @@
 """From the rows of a STAR loop to columns, with NumPy alone: no Python object is made for a number.
 
 A piece of text is cut into words where white space begins and ends. Since every row has the same number of words, each
-column is a stride through them, and digits are summed place by place for a whole column at once. Whatever is unusual
+column is a stride through them, and eight digits of each number become one integer at a time. Whatever is unusual
 (quotes, comments, exponents, `nan`) takes a slower way to the same result.
 
-pandas' C parser (`read_csv` with `usecols`) needs as many processor seconds for a million rows of 25 columns: 2.2
-against 2.4, on one thread instead of three. It does not notice a row that is too short where the columns that are read
+pandas' C parser (`read_csv` with `usecols`) needs 1.6 processor seconds for 11 columns of a million rows of 25 columns,
+against 1.4 here. It does not notice a row that is too short where the columns that are read
 are among those that are there: a file that was cut off would be read as if it were whole.
 """
 
