@@ -6,10 +6,11 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from cryoflow.database import Database, Entry, OrientationRecord
@@ -25,8 +26,10 @@ from cryoflow.projects import read_job
 from cryoflow.projects.axis_convention import AxisConvention
 from cryoflow.projects.found import JobStatus
 from cryoflow.storage.safe_names import safe_name
+from cryoflow.system import memory
 
 _MISSING_KEPT = 12
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ def ingest(
     ------
     BadInput
         Where a root does not exist. What is wrong with a job is in its line of the report.
+    MemoryError
+        Where this process may take less than `memory.LEAST_TO_READ`, or the pool of readers cannot be served.
     DatabaseBusy, NotWritten
         Where the database cannot be written. All that was written is complete, and the next run goes on from there.
     """
     database = database if isinstance(database, Database) else Database(database)
     options = IngestOptions(include_unfinished, remaps or {}, flips or {}, check_orientation, reread)
+    memory.require(memory.LEAST_TO_READ)
     plan = plan_jobs(roots, database, options)
     if on_plan:
         on_plan(plan)
@@ -125,31 +131,80 @@ def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: in
         return
     waiting: deque[tuple[PlannedJob, Future[_Reading]]] = deque()
     left = deque(to_read)
-    pool = _pool(workers)
+    readers = _Readers(workers)
     try:
         while left or waiting:
             try:
                 while left and len(waiting) < workers + 1:
-                    waiting.append((left[0], pool.submit(_read, left[0], options)))
+                    waiting.append((left[0], readers.submit(left[0], options)))
                     left.popleft()
-                reading = waiting[0][1].result()
+                reading = readers.result(waiting[0][1])
             except BrokenProcessPool:
                 # Which of the running jobs ended its process is not known: each gets a process of its own.
-                pool.shutdown(wait=False, cancel_futures=True)
+                readers.close()
                 for again, _ in waiting:
                     yield _read_apart(again, options)
                 waiting.clear()
-                pool = _pool(workers)
+                readers = _Readers(workers)
             else:
                 waiting.popleft()
                 yield reading
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        readers.close()
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    context = get_context("spawn")  # a forked child of a program with threads may hang
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+class _Readers:
+    """Processes that read jobs.
+
+    The thread by which an executor serves its processes ends without a word when memory is too short to start another
+    thread, and its futures are never done. Here that is a `MemoryError`.
+    """
+
+    POLL_S = 2.0
+
+    def __init__(self, workers: int) -> None:
+        self._threads_before, self._processes_before = set(threading.enumerate()), set(active_children())
+        context = get_context("spawn")  # a forked child of a program with threads may hang
+        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+        self._serving: list[threading.Thread] = []
+
+    def submit(self, planned: PlannedJob, options: IngestOptions) -> Future[_Reading]:
+        if self._serving:
+            return self._pool.submit(_read, planned, options)
+        with _one_blas_thread():  # the first job starts the processes
+            future = self._pool.submit(_read, planned, options)
+            new = set(threading.enumerate()) - self._threads_before
+            self._serving = [t for t in new if not t.daemon]  # the daemon is the one that fills the queue
+        return future
+
+    def result(self, future: Future[_Reading]) -> _Reading:
+        while not wait((future,), self.POLL_S).done:
+            if not any(thread.is_alive() for thread in self._serving) and not future.done():
+                raise MemoryError
+        return future.result()
+
+    def close(self) -> None:
+        """Stop taking jobs; processes that nobody serves any more are ended, or they would be waited for at exit."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if not any(thread.is_alive() for thread in self._serving):
+            for process in set(active_children()) - self._processes_before:
+                process.terminate()
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """Give processes that are started one thread for linear algebra.
+
+    They are as many as there are processors. OpenBLAS also waits for ever when memory is too short for its threads.
+    """
+    given = os.environ.get(_BLAS_THREADS)
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_BLAS_THREADS)
+        if given is not None:
+            os.environ[_BLAS_THREADS] = given
 
 
 def _end_with_parent() -> None:
@@ -164,11 +219,13 @@ def _end_with_parent() -> None:
 
 
 def _read_apart(planned: PlannedJob, options: IngestOptions) -> _Reading:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(_read, planned, options).result()
-        except BrokenProcessPool:
-            return _Reading(error="the process that read it was killed: most likely it needs more memory than there is")
+    readers = _Readers(1)
+    try:
+        return readers.result(readers.submit(planned, options))
+    except BrokenProcessPool:
+        return _Reading(error="the process that read it was killed: most likely it needs more memory than there is")
+    finally:
+        readers.close()
 
 
 def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:

@@ -57,7 +57,28 @@ limit = in_use + (int(sys.argv[1]) << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 sys.exit(launch(sys.argv[2:]))
 """
-LIMITS_MB = (1, 100, 4000)
+LIMITS_MB = (1, 100, 700, 4000)
+NO_THREAD = """
+import multiprocessing.queues, sys
+from cryoflow.cli.main import launch
+
+def start(queue):
+    raise RuntimeError("can't start new thread")
+
+if __name__ == "__main__":
+    multiprocessing.queues.Queue._start_thread = start
+    sys.exit(launch(sys.argv[1:]))
+"""
+"""The executor's own thread then ends, and its futures are never done."""
+
+
+def test_an_executor_that_cannot_start_a_thread_ends_the_command(finished_projects: Path, tmp_path: Path) -> None:
+    script = tmp_path / "no_thread.py"
+    script.write_text(NO_THREAD)
+    argv = [sys.executable, str(script), "ingest", str(finished_projects), "--database", str(tmp_path / "DB")]
+    done = subprocess.run([*argv, "--workers", "2"], capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert done.stderr.splitlines()[-1].startswith("cryoflow: there is not enough memory")
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc: memory in use is not known")
