@@ -307,7 +307,7 @@ async function loadList() {
     list.sort();
     list.choose(current);
   } catch (error) {
-    fail(error);
+    failInBackground(error);
   }
 }
 
@@ -486,8 +486,7 @@ async function poll() {
     stage.host.classList.remove("is-lost");
     if (entry.scoring) await pollScores();
   } catch (error) {
-    if (error instanceof Refused && error.status === 0) stage.host.classList.add("is-lost");
-    else fail(error);
+    failInBackground(error);
   }
 }
 
@@ -893,6 +892,12 @@ async function showProgress(run, state) {
     }
     await new Promise((resume) => setTimeout(resume, POLL_MS));
   }
+}
+
+/** Mark the picture where the server is lost: a message would cover the one of a decision that was not kept. @param {unknown} error */
+function failInBackground(error) {
+  if (error instanceof Refused && error.status === 0) stage.host.classList.add("is-lost");
+  else fail(error);
 }
 
 /** @param {unknown} error */
