@@ -59,17 +59,28 @@ def read_mask(path: Path, shape_yx: tuple[int, int], options: MaskOptions) -> Ma
     values = MicrographFile.open(path).whole()
     if not np.isfinite(values).all():
         raise BadInput(path, "has values that are no numbers.")
-    aspect = (values.shape[1] / values.shape[0]) / (shape_yx[1] / shape_yx[0])
-    if abs(np.log(aspect)) > _SAME_ASPECT:
-        raise BadInput(
-            path,
-            f"is {values.shape[1]} x {values.shape[0]}, another shape than its micrograph of "
-            f"{shape_yx[1]} x {shape_yx[0]} pixels.",
-            "Is it the mask of another micrograph?",
-        )
+    check_shape(path, (int(values.shape[0]), int(values.shape[1])), shape_yx)
     marked = values >= options.at_least
     junk: Mask = ~marked if options.marks_good else marked
     return junk
+
+
+def check_shape(path: Path, mask_yx: tuple[int, int], shape_yx: tuple[int, int]) -> None:
+    """Check that a mask has the aspect of its micrograph.
+
+    Raises
+    ------
+    BadInput
+        Where it has another.
+    """
+    aspect = (mask_yx[1] / mask_yx[0]) / (shape_yx[1] / shape_yx[0])
+    if abs(np.log(aspect)) > _SAME_ASPECT:
+        raise BadInput(
+            path,
+            f"is {mask_yx[1]} x {mask_yx[0]}, another shape than its micrograph of "
+            f"{shape_yx[1]} x {shape_yx[0]} pixels.",
+            "Is it the mask of another micrograph?",
+        )
 
 
 def lies_on(mask: Mask, xy_px: npt.NDArray[np.float64], shape_yx: tuple[int, int]) -> Mask:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cryoflow.database import Database
+from cryoflow.detector.masks import mask_of
 from cryoflow.errors import BadInput
 from cryoflow.pickers.comparing.compare import same_micrographs
 from cryoflow.view import pictures
@@ -90,10 +91,19 @@ class Library:
         Where journals lie if the database cannot be written; see `journal_of`.
     model
         Unpicker that scores the picks of entries that have no probabilities.
+    masks
+        Folders with masks of micrographs; see `cryoflow.detector.masks.mask_of`.
     """
 
-    def __init__(self, database: Database, *, state_folder: Path | None = None, model: Path | None = None) -> None:
-        self.database, self.state_folder, self.model = database, state_folder, model
+    def __init__(
+        self,
+        database: Database,
+        *,
+        state_folder: Path | None = None,
+        model: Path | None = None,
+        masks: Sequence[Path] = (),
+    ) -> None:
+        self.database, self.state_folder, self.model, self.masks = database, state_folder, model, tuple(masks)
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scoring")
         self._entries: pictures.BoundedCache[Opened] = pictures.BoundedCache(
             ENTRIES_BYTES, lambda o: _BYTES_PER_PICK * len(o.candidates) + (1 << 16)
@@ -199,6 +209,25 @@ class Library:
             return pictures.tile(self.pyramid(path), level, row, column, lowpass_A, size)
 
         return self._tiles.get((str(path), _version(path), size, level, row, column, lowpass_A), make)
+
+    def mask_path(self, opened: Opened, micrograph: int) -> Path | None:
+        """Return the file with the mask of a micrograph, of the first folder that has one; None where none has."""
+        name = str(opened.candidates.picks.micrographs["name"].iloc[micrograph])
+        return next((path for folder in self.masks if (path := mask_of(folder, name))), None)
+
+    def mask(self, opened: Opened, micrograph: int, shape_yx: tuple[int, int]) -> bytes:
+        """Return the mask of a micrograph as PNG.
+
+        Raises
+        ------
+        BadInput
+            Where there is none, or it cannot be used.
+        """
+        path = self.mask_path(opened, micrograph)
+        if path is None:
+            raise BadInput(str(opened.candidates.picks.micrographs["name"].iloc[micrograph]), "has no mask.")
+        key = (str(path), _version(path), shape_yx, "mask")
+        return self._tiles.get(key, lambda: pictures.mask(path, shape_yx))
 
 
 def _version(path: Path) -> tuple[int, int, int]:

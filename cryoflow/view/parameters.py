@@ -23,6 +23,8 @@ class ViewParameters(Parameters):
     """Print a second link whose holder may clean picks and save them."""
     model: ModelFolder | None = None
     """Score the picks of entries that have no probabilities with this unpicker, in the background."""
+    masks: Annotated[tuple[Path, ...], Option(examples=(("/data/picks/masks",),))] = ()
+    """Folder of masks of carbon, ice and aggregates to draw (`cryoflow pick --masks`)."""
     models: Annotated[tuple[Path, ...], Option(examples=(("/data/models",),))] = ()
     """Folder of models and trainings to show; by default the site's."""
     reports: Annotated[tuple[Path, ...], Option(examples=(("/data/runs",),))] = ()

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from cryoflow.detector.masks import MaskOptions, check_shape
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile
 from cryoflow.micrographs.normalise import median_and_deviation
@@ -41,6 +42,8 @@ MOST_DEVIATIONS = 4.5
 """Black and white lie within so many deviations of the median: ice and gold must not take the contrast of particles."""
 LARGEST_PX = 1 << 29
 """Most pixels of a micrograph that is shown: 23,000 x 23,000."""
+MASK_PX = 1024
+"""Longest edge of a mask's picture: the masks of other programs have as many pixels as the micrograph."""
 _GAUSSIAN_PER_A = float(np.sqrt(np.log(2) / 2) / np.pi)
 """Standard deviation of the Gaussian whose transfer is one half at a resolution, over that resolution."""
 
@@ -238,6 +241,32 @@ def patch(
     low, high = np.percentile(small, (1, 99))
     picture = Pictures.fromarray(_grey(small, float(low), float(high)))
     return np.asarray(picture.resize((PATCH_PX, PATCH_PX), Pictures.Resampling.BILINEAR))
+
+
+def mask(path: Path, shape_yx: tuple[int, int]) -> bytes:
+    """Return where a mask marks junk as a PNG picture over the whole micrograph: opaque there, transparent elsewhere.
+
+    The rule is that of `cryoflow.detector.masks.read_mask`. Only the pixels that are shown are read.
+
+    Raises
+    ------
+    BadInput
+        Where the file is no image, has values that are no numbers, or another aspect than the micrograph.
+    """
+    from PIL import Image as Pictures
+
+    file = MicrographFile.open(path)
+    ny, nx = file.shape
+    check_shape(path, (ny, nx), shape_yx)
+    step = -(-max(ny, nx) // MASK_PX)
+    rows = [_read_region(file, (y, y + 1), (0, nx))[0, step // 2 :: step] for y in range(step // 2, ny, step)]
+    values = np.stack(rows)
+    if not np.isfinite(values).all():
+        raise BadInput(path, "has values that are no numbers.")
+    alpha = np.where(values >= MaskOptions().at_least, 255, 0).astype(np.uint8)
+    stream = io.BytesIO()
+    Pictures.fromarray(np.stack([alpha, alpha], axis=2), "LA").save(stream, "PNG")
+    return stream.getvalue()
 
 
 def jpeg(grey: npt.NDArray[np.uint8], quality: int = 87) -> bytes:

@@ -23,7 +23,8 @@ def database(tmp_path: Path) -> Database:
 @pytest.fixture
 def client(database: Database, tmp_path: Path) -> Iterator[TestClient]:
     """A client without any token."""
-    app = make_app(Library(database), Access(READ, WRITE), reports=(tmp_path / "runs",), models=(tmp_path / "models",))
+    library = Library(database, masks=(tmp_path / "none", tmp_path / "masks"))
+    app = make_app(library, Access(READ, WRITE), reports=(tmp_path / "runs",), models=(tmp_path / "models",))
     with TestClient(app, base_url="http://127.0.0.1:8765", follow_redirects=False) as client:
         yield client
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import Page, another_tab, browser
-from view_fixtures import DIAMETER_A, PIXEL_SIZE_A, SCORED, SHAPE_YX, UNPICKED, entry_files, make_database
+from view_fixtures import DIAMETER_A, PIXEL_SIZE_A, SCORED, SHAPE_YX, UNPICKED, entry_files, make_database, write_mask
 
 from cryoflow.database import Database
 
@@ -46,10 +46,10 @@ def start(database: Database, tmp_path: Path) -> Iterator[Callable[..., Viewer]]
     started: list[subprocess.Popen[str]] = []
     port = 0
 
-    def run() -> Viewer:
+    def run(*options: str) -> Viewer:
         nonlocal port
         command = [sys.executable, "-m", "cryoflow", "view", SCORED, "--database", str(database.root), "--write"]
-        command += ["--json", "--port", str(port), "--token-file", str(tmp_path / "tokens")]
+        command += ["--json", "--port", str(port), "--token-file", str(tmp_path / "tokens"), *options]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
@@ -225,6 +225,41 @@ def test_everything_can_be_done_with_keys_alone(start: Callable[..., Viewer], pa
     saved = database.load(shown(page, "saved-entry"))
     finished = saved.picks[saved.picks["micrograph"] == list(saved.micrographs["name"]).index("mic_0.mrc")]
     assert sorted(finished["label"].tolist()) == [-1, -1] + [1] * 11
+
+
+def test_a_mask_lies_over_the_micrograph_where_it_marks_junk(
+    start: Callable[..., Viewer], page: Page, tmp_path: Path
+) -> None:
+    write_mask(tmp_path / "masks")
+    open_entry(page, start("--masks", str(tmp_path / "masks")).read)
+    page.press("n")
+    page.wait_for("[...document.querySelectorAll('.layer')].some(e => e.innerText.includes('Masked'))")
+
+    def alpha(x: float, y: float) -> int:
+        left, top = place_of(page, x, y)
+        pixel = f"""(() => {{
+          const c = document.getElementById('mask'), r = c.getBoundingClientRect();
+          const at = [({left} - r.x) * c.width / r.width, ({top} - r.y) * c.height / r.height];
+          return [...c.getContext('2d').getImageData(...at, 1, 1).data];
+        }})()"""
+        page.wait_for("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
+        return int(page.js(pixel)[3])
+
+    ny, nx = SHAPE_YX
+    assert alpha(0.1 * nx, 0.9 * ny) == pytest.approx(0.4 * 255, abs=2)
+    assert alpha(0.3 * nx, 0.6 * ny) == pytest.approx(0.4 * 255, abs=2)
+    assert [alpha(0.1 * nx, 0.1 * ny), alpha(0.9 * nx, 0.9 * ny), alpha(0.4 * nx, 0.9 * ny)] == [0, 0, 0]
+    page.js("(e => { e.value = 0.8; e.dispatchEvent(new Event('input')) })(document.getElementById('mask-opacity'))")
+    assert alpha(0.1 * nx, 0.9 * ny) == pytest.approx(0.8 * 255, abs=2)
+    page.press("k")
+    assert alpha(0.1 * nx, 0.9 * ny) == 0
+    page.press("k")
+    page.press("+")
+    page.press("0")
+    assert alpha(0.1 * nx, 0.9 * ny) == pytest.approx(0.8 * 255, abs=2)
+    page.press("n")  # this one has no mask
+    page.wait_for("document.getElementById('where').textContent === 'mic_1.mrc'")
+    assert alpha(0.1 * nx, 0.9 * ny) == 0
 
 
 def test_the_focus_is_seen_wherever_it_is(start: Callable[..., Viewer], page: Page) -> None:

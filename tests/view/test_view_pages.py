@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from view_client import TestClient
-from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents, entry_files
+from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents, entry_files, write_mask
 
 from cryoflow.database import Database
+from cryoflow.micrographs.image import write_mrc
 from cryoflow.report.page import Section, write_report
+from cryoflow.view import pictures
 from cryoflow.view.pages import static_names
 
 ASK = {"entry": SCORED, "window": "w", "revision": 0, "by": "ada", "threshold": 0.5}
@@ -85,6 +87,47 @@ def test_a_montage_is_ordered_by_distance_from_the_threshold(reader: TestClient,
     answer = reader.get("/api/patches", params={"entry": SCORED, "picks": picks})
     assert Image.open(io.BytesIO(answer.content)).size == (960, 96)
     assert reader.get("/api/patches", params={"entry": SCORED, "picks": "0.99"}).status_code == 404
+
+
+@pytest.mark.parametrize("scale", [20, 1])
+def test_a_mask_is_opaque_where_it_marks_junk(reader: TestClient, tmp_path: Path, scale: int) -> None:
+    write_mask(tmp_path / "masks", scale=scale)
+    params = {"entry": SCORED, "micrograph": 1}
+    assert reader.get("/api/micrograph", params=params).json()["mask"] is True
+    assert reader.get("/api/micrograph", params={**params, "micrograph": 2}).json()["mask"] is False
+    answer = reader.get("/api/mask", params=params)
+    assert answer.headers["content-type"] == "image/png"
+    alpha = np.asarray(Image.open(io.BytesIO(answer.content)).getchannel("A"))
+    assert alpha.shape == (SHAPE_YX[0] // scale, SHAPE_YX[1] // scale)
+    expected = np.zeros(alpha.shape, int)
+    expected[alpha.shape[0] // 2 :, : alpha.shape[1] // 3] = 255
+    assert np.array_equal(alpha, expected)
+
+
+def test_a_large_mask_is_shown_in_fewer_pixels(tmp_path: Path) -> None:
+    values = np.zeros((3001, 2200), np.float32)
+    values[2000:, 700:] = 1
+    write_mrc(tmp_path / "mask.mrc", values, 1.0)
+    picture = Image.open(io.BytesIO(pictures.mask(tmp_path / "mask.mrc", (6002, 4400))))
+    assert max(picture.size) <= pictures.MASK_PX
+    alpha = np.asarray(picture.getchannel("A")) > 0
+    ny, nx = alpha.shape
+    assert abs(alpha.any(axis=1).argmax() / ny - 2000 / 3001) < 2 / ny
+    assert abs(alpha.any(axis=0).argmax() / nx - 700 / 2200) < 2 / nx
+    assert alpha[-1, -1]
+
+
+def test_a_mask_that_cannot_be_used_is_told(reader: TestClient, tmp_path: Path) -> None:
+    params = {"entry": SCORED, "micrograph": 1}
+    answer = reader.get("/api/mask", params=params)
+    assert (answer.status_code, "has no mask" in answer.text) == (404, True)
+    path = write_mask(tmp_path / "masks", nan=True)
+    assert "no numbers" in reader.get("/api/mask", params=params).text
+    write_mrc(path, np.zeros((20, 20), np.float32), 1.0)
+    assert "another shape" in reader.get("/api/mask", params=params).text
+    path.write_bytes(b"no mask")
+    assert reader.get("/api/mask", params=params).status_code == 404
+    assert reader.get("/api/mask", params={**params, "micrograph": 4}).status_code == 404
 
 
 def test_disagreement_counts_picks_that_only_one_of_two_entries_has(reader: TestClient) -> None:

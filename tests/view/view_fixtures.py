@@ -75,6 +75,18 @@ def make_database(
     return database
 
 
+def write_mask(folder: Path, micrograph: str = "mic_0", *, scale: int = 20, nan: bool = False) -> Path:
+    """A mask that marks the first third of the columns in the last half of the rows as junk, on a coarse grid."""
+    ny, nx = (n // scale for n in SHAPE_YX)
+    mask = np.full((ny, nx), 0.1, np.float32)
+    mask[ny // 2 :, : nx // 3] = 0.9
+    mask[0, 0] = np.nan if nan else 0.1
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{micrograph}_junk.mrc"
+    write_mrc(path, mask, PIXEL_SIZE_A * scale)
+    return path
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder with their content."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

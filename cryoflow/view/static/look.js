@@ -21,7 +21,7 @@ const MOST_HELD = 12;
 /** @type {import("./types.js").Config} */
 const config = JSON.parse(element("top", HTMLElement).dataset.config ?? "{}");
 const windowId = (sessionStorage.windowId ??= crypto.randomUUID?.() ?? String(Math.random()).slice(2)).slice(0, 36);
-const stage = new Stage(element("stage", HTMLElement), element("picture", HTMLCanvasElement), element("circles", HTMLCanvasElement));
+const stage = new Stage(element("stage", HTMLElement), element("picture", HTMLCanvasElement), element("mask", HTMLCanvasElement), element("circles", HTMLCanvasElement));
 const list = new List((i) => void goTo(i));
 const montage = new Montage({
   now: () => ({
@@ -131,6 +131,7 @@ async function goTo(i, remember = true) {
     selected = -1;
     if (remember) history.replaceState(null, "", pageAddress(config.entry, i));
     render();
+    if (m.mask && !stage.masks.has(i)) stage.loadMask(m).then(render, fail);
     if (element("scope", HTMLSelectElement).value === "one" && !element("montage", HTMLElement).hidden) void montage.load();
     for (const step of [1, -1]) {
       const near = list.beside(step);
@@ -192,10 +193,13 @@ function drawLayers(counts, m) {
     const of = m.others.find((o) => o.name === name);
     boxes.push(layer(`other ${name}`, name, OTHERS[k % 4] ?? "", of?.xy.length ?? 0, () => void setOthers(others.filter((o) => o !== name))));
   });
+  const mask = stage.masks.get(m.micrograph);
+  if (mask) boxes.push(layer("mask", "Masked: carbon, ice", COLORS.mask, percent(mask.share)));
+  element("mask-row", HTMLElement).hidden = !mask;
   element("layers", HTMLDivElement).replaceChildren(...boxes);
 }
 
-/** @param {string} key @param {string} name @param {string} color @param {number} n @param {() => void} [remove] */
+/** @param {string} key @param {string} name @param {string} color @param {number | string} n @param {() => void} [remove] */
 function layer(key, name, color, n, remove) {
   const box = make("input", { type: "checkbox", "aria-label": `show ${name}` });
   box.checked = !hidden.has(key);
@@ -206,7 +210,7 @@ function layer(key, name, color, n, remove) {
   });
   const swatch = make("span", { class: `swatch ${key.split(" ")[0]}` });
   swatch.style.borderColor = color;
-  const row = make("label", { class: "layer" }, box, swatch, make("span", { class: "name", title: name }, name), make("span", { class: "count" }, count(n)));
+  const row = make("label", { class: "layer" }, box, swatch, make("span", { class: "name", title: name }, name), make("span", { class: "count" }, typeof n === "number" ? count(n) : n));
   if (remove) {
     const off = make("button", { type: "button", class: "plain", title: `Do not show ${name}`, "aria-label": `Do not show ${name}` }, "×");
     off.addEventListener("click", (event) => {
@@ -387,6 +391,11 @@ function setUpPicture() {
     element("patches", HTMLElement).classList.toggle("inverted", !!invert?.checked);
   };
   for (const box of boxes) box.addEventListener("input", apply);
+  const opacity = element("mask-opacity", HTMLInputElement);
+  opacity.addEventListener("input", () => {
+    stage.maskOpacity = Number(opacity.value);
+    stage.draw();
+  });
   lowpass.addEventListener("change", () => {
     localStorage.lowpass = lowpass.value;
     stage.lowpass = Number(lowpass.value);
@@ -736,6 +745,7 @@ const KEYS = [
   [["B"], "tool: brush that accepts", () => setTool("accept"), true],
   [["t"], "threshold: left and right keys move it", () => slider.focus(), false],
   [["h"], "hide or show all circles", () => flip("all"), false],
+  [["k"], "hide or show the mask", () => flip("mask"), false],
   [["m"], "micrograph or montage", () => showMontage(element("montage", HTMLElement).hidden === true), false],
   [["c"], "montage: keep the page as it is shown; next page", () => montage.confirm(), true],
   [["l"], "list of micrographs", () => element("list", HTMLElement).focus(), false],
@@ -766,7 +776,7 @@ function decideAndGoOn(what) {
 /** @param {string} key */
 function flip(key) {
   if (!hidden.delete(key)) hidden.add(key);
-  stage.draw();
+  render();
 }
 
 function setUpKeys() {

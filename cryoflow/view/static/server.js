@@ -27,6 +27,13 @@ export async function get(name, query) {
   return content(await reached(fetch(address(name, query), { headers: { accept: "application/json" } })));
 }
 
+/** @param {string} name @param {Query} query @returns {Promise<ImageBitmap>} */
+export async function getPicture(name, query) {
+  const answer = await reached(fetch(address(name, query)));
+  if (!answer.ok) await content(answer);
+  return createImageBitmap(await answer.blob());
+}
+
 /** @param {string} name @param {object} record @returns {Promise<any>} */
 export async function post(name, record) {
   const headers = { "content-type": "application/json" };

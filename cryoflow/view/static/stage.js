@@ -1,16 +1,17 @@
 // @ts-check
 /** The micrograph on its canvas: tiles below, circles above, moved and zoomed together. */
 
-import { address } from "./server.js";
+import { address, getPicture } from "./server.js";
 import { isDrawn } from "./picks.js";
 
 /** @typedef {import("./types.js").Micrograph} Micrograph */
 /** @typedef {import("./picks.js").Shown} Shown */
 
 /** Colors of Okabe and Ito's palette, lightened for a dark ground; each kind also has a line of its own. */
-export const COLORS = { kept: "#4cc3ff", removed: "#ff8a5c", doubtful: "#ffe45c", missed: "#f09ad0" };
+export const COLORS = { kept: "#4cc3ff", removed: "#ff8a5c", doubtful: "#ffe45c", missed: "#f09ad0", mask: "#b48cff" };
 export const OTHERS = ["#7ddc8a", "#c9a7ff", "#f2f2f2", "#5fd6c4"];
 const MOST_TILES = 240;
+const MOST_MASKS = 12;
 const HIT_PX = 14;
 
 /**
@@ -25,9 +26,10 @@ const HIT_PX = 14;
  */
 
 export class Stage {
-  /** @param {HTMLElement} host @param {HTMLCanvasElement} picture @param {HTMLCanvasElement} circles */
-  constructor(host, picture, circles) {
+  /** @param {HTMLElement} host @param {HTMLCanvasElement} picture @param {HTMLCanvasElement} mask @param {HTMLCanvasElement} circles */
+  constructor(host, picture, mask, circles) {
     this.host = host;
+    this.maskCanvas = mask;
     this.picture = picture;
     this.circles = circles;
     /** Screen pixels of one micrograph pixel, and the micrograph position in the middle of the canvas. */
@@ -42,6 +44,9 @@ export class Stage {
     this.drawn = null;
     /** @type {Map<string, HTMLImageElement>} */
     this.tiles = new Map();
+    /** Masks in their color, and the share of the micrograph that each covers. @type {Map<number, {picture: HTMLCanvasElement, share: number}>} */
+    this.masks = new Map();
+    this.maskOpacity = 0.4;
     this.asked = false;
     new ResizeObserver(() => this.resized()).observe(host);
   }
@@ -186,11 +191,48 @@ export class Stage {
     // Coarser tiles that are there already stand in for those that are on their way.
     for (let l = m.levels - 1; !whole && l > level; l--) this.drawLevel(context, m, l);
     this.drawLevel(context, m, level);
+    this.drawMask();
     const pictured = String(m.micrograph);
     if (whole && this.host.dataset.pictured !== pictured) {
       this.host.dataset.pictured = pictured;
       performance.mark(`picture ${pictured}`);
     }
+  }
+
+  /** Fetch the mask of a micrograph that has one. @param {Micrograph} m */
+  async loadMask(m) {
+    const mask = await getPicture("mask", { entry: this.entry, micrograph: m.micrograph });
+    const picture = document.createElement("canvas");
+    picture.width = mask.width;
+    picture.height = mask.height;
+    const context = picture.getContext("2d", { willReadFrequently: true });
+    if (!context) throw new Error("this browser has no canvas");
+    context.drawImage(mask, 0, 0);
+    const pixels = context.getImageData(0, 0, mask.width, mask.height).data;
+    let masked = 0;
+    for (let i = 3; i < pixels.length; i += 4) if ((pixels[i] ?? 0) > 127) masked++;
+    context.globalCompositeOperation = "source-in";
+    context.fillStyle = COLORS.mask;
+    context.fillRect(0, 0, mask.width, mask.height);
+    this.masks.set(m.micrograph, { picture, share: (4 * masked) / pixels.length });
+    for (const old of this.masks.keys()) {
+      if (this.masks.size <= MOST_MASKS) break;
+      this.masks.delete(old);
+    }
+    this.draw();
+  }
+
+  /** Draw the mask over the picture, on a canvas of its own: contrast and inversion change the picture alone. */
+  drawMask() {
+    const context = this.context(this.maskCanvas);
+    const m = this.drawn?.micrograph;
+    const mask = m && this.masks.get(m.micrograph);
+    if (!m || !mask || this.drawn?.hidden.has("mask")) return;
+    const [x0, y0] = this.toScreen(-0.5, -0.5);
+    const [x1, y1] = this.toScreen(m.nx - 0.5, m.ny - 0.5);
+    context.globalAlpha = this.maskOpacity;
+    context.drawImage(mask.picture, x0, y0, x1 - x0, y1 - y0);
+    context.globalAlpha = 1;
   }
 
   /** @param {CanvasRenderingContext2D} context @param {Micrograph} m @param {number} level */

@@ -50,6 +50,7 @@
  * @property {number} levels
  * @property {number | null} pixel_size_A
  * @property {number} diameter_px
+ * @property {boolean} mask  Whether a folder of masks has one of this micrograph.
  * @property {number[]} x
  * @property {number[]} y
  * @property {(number | null)[]} score
