@@ -22,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow.errors import BadInput
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,7 +31,11 @@ FloatArray = npt.NDArray[np.float64]
 Program = Literal["relion", "cryosparc", "file", "picker", "cryoflow"]
 
 NEEDS_CONFIRMATION = "not used for training until the orientation check confirms the picks"
-"""End of a note on a set of picks that may be mirrored; `database.select` passes such entries over."""
+"""End of a note on a set of picks that may be mirrored; see `require_confirmed`."""
+CONFIRMED = "the orientation check confirms the picks"
+"""End of such a note once the orientation check has confirmed the picks."""
+UNCONFIRMED = "its micrographs are another program's, and the orientation check has not confirmed its picks"
+"""Reason for passing over or refusing unconfirmed picks."""
 
 
 class Kind(StrEnum):
@@ -334,6 +340,11 @@ class PickSet:
         return plot_picks(self, micrograph, path)
 
     @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the picks lie on another program's micrographs without a confirming orientation check."""
+        return any(NEEDS_CONFIRMATION in note for note in self.notes)
+
+    @property
     def centers_xy_px(self) -> FloatArray:
         """All picks, (n, 2) float, x first."""
         return self.picks[["x_px", "y_px"]].to_numpy(np.float64)
@@ -352,6 +363,33 @@ class PickSet:
     def where(self, keep: npt.NDArray[np.bool_], **changes: object) -> PickSet:
         """The picks for which `keep` (n,) is true, all micrographs kept, with any field changed on the way."""
         return replace(self, picks=self.picks[keep].reset_index(drop=True), **changes)  # type: ignore[arg-type]
+
+
+def require_confirmed(picks: PickSet, remedy: str = "") -> None:
+    """Refuse to train on unconfirmed picks: they may be mirrored.
+
+    Sets derived from unconfirmed picks (cleaned, labeled, reviewed, a consensus) keep the note, and are refused too.
+
+    Raises
+    ------
+    BadInput
+        Where `picks.is_unconfirmed`; `remedy` is a further way out.
+    """
+    if picks.is_unconfirmed:
+        raise BadInput(
+            f"{picks.provenance.project_name}/{picks.provenance.entry_name}",
+            f"is not for training: {UNCONFIRMED}.",
+            "Ingest it with the micrographs that were picked, or with the orientation check on." + remedy,
+        )
+
+
+def confirmed_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the notes of a set whose picks the orientation check has confirmed.
+
+    >>> confirmed_notes((f"1 micrograph was found under another name: {NEEDS_CONFIRMATION}",))
+    ('1 micrograph was found under another name: the orientation check confirms the picks',)
+    """
+    return tuple(note.replace(NEEDS_CONFIRMATION, CONFIRMED) for note in notes)
 
 
 def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def labeled(
     if (root is None) == (not p.entries):
         raise out.UsageError("give --train-root, or labeled entries and their --database.")
     if root is None:
-        known = LabeledSet.from_picks(load_entries(p.entries, p.database, train=True), diameter_A=diameter_A)
+        known = LabeledSet.from_picks(load_entries(p.entries, p.database), diameter_A=diameter_A)
         for note in known.notes:
             out.say(f"note: {note}")
         return known, []
@@ -97,19 +97,15 @@ def any_picks(parameters: SuggestParameters, diameter_A: float) -> tuple[list[Pi
     return picked, []
 
 
-def load_entries(entries: Sequence[str], database: Path | None, *, train: bool = False) -> list[PickSet]:
-    """Return the entries named on the command line; with `train`, refuse those that are not to be trained on."""
+def load_entries(entries: Sequence[str], database: Path | None) -> list[PickSet]:
+    """Return the entries named on the command line."""
     from cryoflow.database import Database
-    from cryoflow.database.select import require_confirmed
 
     if database is None:
         raise out.UsageError("say which --database the entries are of.")
     if not entries:
         raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
     source = Database(database)
-    if train:
-        for entry in entries:
-            require_confirmed(source.entry(entry))
     return [source.load(entry) for entry in entries]
 
 

@@ -46,13 +46,10 @@ def label(parameters: LabelParameters, *, json: out.Json = False) -> int:
         out.emit_table(done, columns=("name", "n_positive", "n_negative", "n_all", "n_added", "output"), as_json=json)
         return ending(bad, len(done))
     from cryoflow.database import Database
-    from cryoflow.database.select import require_confirmed
     from cryoflow.unpicker.label import label_from_database
 
     assert p.database is not None and p.positives is not None and p.candidates is not None  # noqa: PT018
     source = Database(p.database)
-    for name in filter(None, (p.positives, p.candidates, p.excluded)):
-        require_confirmed(source.entry(name))
     result = label_from_database(
         source.load(p.positives),
         source.load(p.candidates),

@@ -21,7 +21,7 @@ from cryoflow.database.manifest import VERSION as MANIFEST_VERSION
 from cryoflow.database.manifest import read_manifest
 from cryoflow.database.older import count_older_data, read_older_data
 from cryoflow.errors import BadInput, NewerFormat
-from cryoflow.picks import Kind, PickSet, Program, Provenance
+from cryoflow.picks import Kind, PickSet, Program, Provenance, confirmed_notes
 from cryoflow.storage.sealing import refuse_newer, unsealed
 
 CURRENT = "current"
@@ -177,7 +177,7 @@ def load_entry(folder: Path) -> PickSet:
         diameter_A=info.number("Diameter (A)"),
         score_kind=info.text("Score Kind"),
         counts=info.counts,
-        notes=info.texts("Note"),
+        notes=confirmed_notes(info.texts("Note")) if info.orientation.verdict == "confirmed" else info.texts("Note"),
     )
 
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from cryoflow.database.entry import CURRENT, Entry
 from cryoflow.database.store import Database
-from cryoflow.errors import BadInput
-from cryoflow.picks import NEEDS_CONFIRMATION, Kind
+from cryoflow.picks import NEEDS_CONFIRMATION, UNCONFIRMED, Kind
 
 PREFERENCE: tuple[tuple[Kind, ...], ...] = (
     (Kind.REFINE_3D, Kind.HOMO, Kind.NON_UNIFORM),
@@ -25,9 +24,6 @@ sit on a part of the particle or along a filament, so that they come behind; pic
 """
 
 _JUNK = re.compile(r"(excluded|unused|discarded|rejected|junk|uncategori[sz]ed|remainder|all)(_|$)", re.IGNORECASE)
-
-
-_UNCONFIRMED = "its micrographs are another program's, and the orientation check has not confirmed its picks"
 
 
 @dataclass(frozen=True)
@@ -98,22 +94,6 @@ def is_unconfirmed(entry: Entry) -> bool:
     return entry.orientation.verdict != "confirmed" and any(NEEDS_CONFIRMATION in note for note in entry.notes)
 
 
-def require_confirmed(entry: Entry, remedy: str = "") -> None:
-    """Refuse to train on an entry whose picks are unconfirmed, as `is_unconfirmed` defines it.
-
-    Raises
-    ------
-    BadInput
-        Where the entry is unconfirmed; `remedy` is a further way out.
-    """
-    if is_unconfirmed(entry):
-        raise BadInput(
-            entry.name,
-            f"is not for training: {_UNCONFIRMED}.",
-            "Ingest it with the micrographs that were picked, or with the orientation check on." + remedy,
-        )
-
-
 def _unfit(entry: Entry) -> str:
     if entry.status != CURRENT:
         return f"{entry.status}: {entry.reason}"
@@ -124,5 +104,5 @@ def _unfit(entry: Entry) -> str:
     if entry.orientation.verdict == "contradicted":
         return f"its picks fit the pixels better after {entry.orientation.best}"
     if is_unconfirmed(entry):
-        return _UNCONFIRMED
+        return UNCONFIRMED
     return ""

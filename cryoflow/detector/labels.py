@@ -15,11 +15,11 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cryoflow.database.entry import CURRENT, Entry
-from cryoflow.database.select import best_of, is_junk, is_unconfirmed, require_confirmed
+from cryoflow.database.select import best_of, is_junk, is_unconfirmed
 from cryoflow.database.store import Database
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.errors import BadInput
-from cryoflow.picks import Kind, PickSet
+from cryoflow.picks import Kind, PickSet, require_confirmed
 from cryoflow.unpicker.label_sources import CANDIDATE_KINDS
 
 WEIGHTS = {Kind.SELECT_2D: 0.7}
@@ -108,12 +108,12 @@ def project_labels(database: Database, positives: Entry, *, diameter_A: float | 
     BadInput
         Where the particle diameter is not known, or the entry's picks are unconfirmed.
     """
-    require_confirmed(positives)
     mine = [e for e in database.entries() if e.project == positives.project and e.status == CURRENT and e.n_picks]
     mine = [e for e in mine if not is_unconfirmed(e)]
     candidates = [e for e in mine if e.kind in CANDIDATE_KINDS and not is_junk(e.suffix) and "label" not in e.suffix]
     excluded = [e for e in mine if e.kind == Kind.SELECT_2D and is_junk(e.suffix)]
     chosen = database.load(positives)
+    require_confirmed(chosen)
     known = [e.diameter_A for e in (positives, *candidates) if e.diameter_A]
     diameter = diameter_A or (known[0] if known else None)
     if diameter is None:

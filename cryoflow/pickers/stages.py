@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cryoflow.database import Database
-from cryoflow.database.select import require_confirmed
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.execution.resources import Resources
 from cryoflow.parameters import ParameterError
@@ -16,7 +15,6 @@ from cryoflow.pickers.parameters import (
     TrainAndPickParameters,
     TrainingSource,
 )
-from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
@@ -34,20 +32,8 @@ def entries_to_train_on(parameters: TrainingSource) -> tuple[str, ...]:
 
 
 def picks_to_train_on(parameters: ExportParameters | TrainAndPickParameters) -> list[PickSet]:
-    """Return the picks of `entries_to_train_on`.
-
-    Raises
-    ------
-    BadInput
-        Where a picker would train on unconfirmed picks on another program's micrographs, unless `force`.
-    """
-    database, names = Database(parameters.database), entries_to_train_on(parameters)
-    force = isinstance(parameters, ExportParameters) and parameters.force
-    if picker(parameters.picker).links_micrographs and not force:  # RELION and CryoSPARC get picks, no training set
-        remedy = " --force exports it all the same." if isinstance(parameters, ExportParameters) else ""
-        for name in names:
-            require_confirmed(database.entry(name), remedy)
-    return load_entries(database, names)
+    """Return the picks of `entries_to_train_on`."""
+    return load_entries(Database(parameters.database), entries_to_train_on(parameters))
 
 
 def write_export(parameters: ExportParameters) -> ExportResult:
@@ -80,6 +66,7 @@ def shards_of_export(parameters: ExportParameters) -> tuple[Shard, ...]:
         box_px=p.box_px,
         split=Fractions(p.validation, p.test),
         seed=p.seed,
+        force=p.force,
         settings=p.all_settings,
     )
 

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.parameters import MATCH_RADIUS
-from cryoflow.picks import PickSet
+from cryoflow.picks import PickSet, require_confirmed
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.star_folder import files_by_stem, refuse_overwriting, suffix_of
@@ -163,8 +163,11 @@ def label_from_database(
     Raises
     ------
     BadInput
-        Where they have no micrograph in common, or no candidate is near a positive.
+        Where they have no micrograph in common, no candidate is near a positive, or picks are unconfirmed
+        (`picks.require_confirmed`).
     """
+    for picks in (positives, candidates, *([excluded] if excluded is not None else [])):
+        require_confirmed(picks)
     where = candidates.provenance.project
     diameter = candidates.diameter_A or positives.diameter_A or diameter_A
     if diameter is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryoflow.database.entry import CURRENT, Entry
-from cryoflow.database.select import best_of, is_junk, job_number
+from cryoflow.database.select import best_of, is_junk, is_unconfirmed, job_number
 from cryoflow.picks import Kind
 
 CANDIDATE_KINDS = (Kind.AUTO_PICK, Kind.INSPECT, Kind.EXTRACT)
@@ -38,6 +38,7 @@ def label_sources(entries: Sequence[Entry], projects: Sequence[str] = ()) -> tup
     without: list[str] = []
     for project in sorted({e.project for e in entries} if not projects else set(projects)):
         mine = [e for e in entries if e.project == project and e.status == CURRENT and e.n_picks]
+        mine = [e for e in mine if not is_unconfirmed(e)]
         positives = best_of(project, mine).entry
         candidates = next((e for kind in CANDIDATE_KINDS if (e := _newest(mine, kind)) is not None), None)
         if positives is None or candidates is None:

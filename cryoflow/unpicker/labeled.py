@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.copies import leaders
-from cryoflow.picks import PickSet
+from cryoflow.picks import PickSet, require_confirmed
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
 from cryoflow.storage.fingerprints import Fingerprint
 
@@ -35,6 +35,11 @@ class LabeledSet:
         ----------
         diameter_A
             Particle diameter where a pick set does not know its own.
+
+        Raises
+        ------
+        BadInput
+            Where picks have no labels, or are unconfirmed (`picks.require_confirmed`).
         """
         sets = [picksets] if isinstance(picksets, PickSet) else list(picksets)
         micrographs: list[PickedMicrograph] = []
@@ -46,6 +51,7 @@ class LabeledSet:
                     f"the picks of {picks.provenance.entry_name} have no labels.",
                     "Label them first (cryoflow unpicker label).",
                 )
+            require_confirmed(picks)
             found, more = picked_micrographs(picks, diameter_A=diameter_A)
             micrographs += found
             notes += more

@@ -9,18 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoflow.cli.main import launch
-from cryoflow.cli.unpicker_input import load_entries
 from cryoflow.database import Database, select_best
-from cryoflow.database.info import OrientationRecord
-from cryoflow.detector.labels import project_labels
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import write_cs
 from cryoflow.formats.pick_tables import read_file
 from cryoflow.ingest import ingest, ingest_tables
 from cryoflow.micrographs.find import Finder
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.picks import Kind, PickSet
+from cryoflow.picks import Kind
 from cryoflow.projects import find_jobs, read_job
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.projects.cryosparc.job_types import kind_of
@@ -379,72 +375,6 @@ def test_tilt_series_are_tomography(tmp_path: Path, labels: str, row: str) -> No
 def test_a_micrograph_keeps_its_name_whatever_it_is(tmp_path: Path, name: str) -> None:
     (tmp_path / "p.txt").write_text(f"image_name\tx_coord\ty_coord\tscore\n{name}\t1\t2\t0.5\n")
     assert read_file(tmp_path / "p.txt").micrographs.tolist() == [name]
-
-
-# Kind 9: another program's micrographs.
-
-
-def test_picks_on_another_programs_micrographs_are_trained_on_only_when_confirmed(tmp_path: Path) -> None:
-    mic = micrograph(tmp_path / "mics" / "x.mrc")
-    (tmp_path / "p.csv").write_text("x,y,filename\n10,20,x_patch_aligned_doseweighted.mrc\n")
-    pickset: PickSet = read_table_of_picks(tmp_path / "p.csv", mic.parent)
-    who = pickset.provenance
-    pickset = pickset.where(np.ones(1, bool), provenance=type(who)(**{**vars(who), "kind": Kind.SELECT_2D}))
-    for verdict, taken in (("undecided", False), ("confirmed", True), ("contradicted", False)):
-        database = Database(tmp_path / f"DB-{verdict}")
-        database.add(pickset, orientation=OrientationRecord(verdict))
-        (best,) = select_best(database)
-        assert (best.entry is not None) == taken, verdict
-        assert bool(best.passed_over) != taken
-
-
-def crossed_entry(folder: Path, verdict: str) -> tuple[Database, str]:
-    """A database with one entry whose picks lie on another program's micrograph, and the entry's name."""
-    mic = micrograph(folder / "mics" / "x.mrc")
-    rng = np.random.default_rng(1)
-    rows = "".join(f"{x},{y},x_patch_aligned_doseweighted.mrc\n" for x, y in rng.uniform(40, 260, (20, 2)))
-    (folder / "p.csv").write_text("x,y,filename\n" + rows)
-    pickset = read_table_of_picks(folder / "p.csv", mic.parent)
-    who = pickset.provenance
-    pickset = pickset.where(np.ones(20, bool), provenance=type(who)(**{**vars(who), "kind": Kind.SELECT_2D}))
-    database = Database(folder / "DB")
-    return database, database.add(pickset, orientation=OrientationRecord(verdict)).name
-
-
-@pytest.mark.parametrize(("verdict", "taken"), [("undecided", False), ("not checked", False), ("confirmed", True)])
-def test_unconfirmed_picks_that_are_named_are_not_exported_for_training(
-    tmp_path: Path, verdict: str, taken: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    database, name = crossed_entry(tmp_path, verdict)
-    argv = ["export", "topaz", name, "--db", str(database.root), "--diameter", "40", "-o", str(tmp_path / "out")]
-    assert (launch(argv) == 0) == taken
-    assert (tmp_path / "out").exists() == taken
-    if not taken:
-        assert "is not for training" in " ".join(capsys.readouterr().err.split())
-        assert launch([*argv, "--force"]) == 0
-
-
-def test_unconfirmed_picks_go_back_to_relion(tmp_path: Path) -> None:
-    database, name = crossed_entry(tmp_path, "undecided")
-    assert launch(["export", "relion", name, "--db", str(database.root), "-o", str(tmp_path / "out")]) == 0
-
-
-def test_unconfirmed_picks_label_nothing_for_detector_and_unpicker(tmp_path: Path) -> None:
-    database, name = crossed_entry(tmp_path, "undecided")
-    with pytest.raises(BadInput, match="not for training"):
-        project_labels(database, database.entry(name), diameter_A=40.0)
-    with pytest.raises(BadInput, match="not for training"):
-        load_entries([name], database.root, train=True)
-    assert len(load_entries([name], database.root)) == 1
-    argv = ["unpicker", "label", "--db", str(database.root), "--positives", name, "--candidates", name]
-    assert launch(argv) != 0
-    assert len(database.entries()) == 1
-
-
-def test_a_name_of_the_same_program_is_no_other_program(tmp_path: Path) -> None:
-    micrograph(tmp_path / "000000000000000000007_x_patch_aligned.mrc")
-    (tmp_path / "p.csv").write_text("x,y,filename\n10,20,x_patch_aligned.mrc\n")
-    assert not any("another name" in note for note in read_table_of_picks(tmp_path / "p.csv").notes)
 
 
 # Kind 10, and formats that were refused.

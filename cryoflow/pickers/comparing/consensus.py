@@ -11,7 +11,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.compare import positive_radius_A, same_micrographs
 from cryoflow.pickers.comparing.matching import match_picks
-from cryoflow.picks import FloatArray, Kind, PickSet, Provenance
+from cryoflow.picks import NEEDS_CONFIRMATION, FloatArray, Kind, PickSet, Provenance
 from cryoflow.storage.safe_names import safe_name
 
 
@@ -86,8 +86,16 @@ def consensus(
         box_px=first.box_px,
         diameter_A=diameter,
         score_kind="number of pickers that agree",
-        notes=(f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one",),
+        notes=(
+            f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one",
+            *_unconfirmed(picksets),
+        ),
     )
+
+
+def _unconfirmed(picksets: Sequence[PickSet]) -> tuple[str, ...]:
+    """Return the notes of unconfirmed picks, which keep what is made of them from training."""
+    return tuple(dict.fromkeys(n for p in picksets for n in p.notes if NEEDS_CONFIRMATION in n))
 
 
 def _name_of(picksets: Sequence[PickSet]) -> str:

@@ -24,7 +24,7 @@ from cryoflow.pickers.training_sets.links import LINK_AS, read_any, why_convert
 from cryoflow.pickers.training_sets.readme import write_readme
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, build_training_set, splits_of
-from cryoflow.picks import PickSet
+from cryoflow.picks import UNCONFIRMED, PickSet, require_confirmed
 from cryoflow.shards import Shard
 from cryoflow.storage.files import clear_errors, mend, replacing_folder
 from cryoflow.storage.fingerprints import Fingerprint
@@ -34,6 +34,7 @@ from cryoflow.storage.tables import table_text
 log = logging.getLogger(__name__)
 
 MICROGRAPHS_CHECKED = 4
+_REMEDY = " --force exports it all the same."
 MICROGRAPHS = "micrographs"
 """Setting of all pickers that get the micrographs: how they get them, one of `LINK_AS`."""
 
@@ -109,7 +110,8 @@ def export(
     negatives
         Keep micrographs without picks as examples of no particles.
     force
-        Export even where the pixels say that the picks are flipped.
+        Export even where the pixels say that the picks are flipped, or do not confirm picks on another program's
+        micrographs.
     settings
         Settings of the picker by hand, instead of those derived.
 
@@ -146,6 +148,7 @@ def cut_export(
     box_px: int | None = None,
     split: Fractions = Fractions(),  # noqa: B008
     seed: int = 0,
+    force: bool = False,
     settings: Mapping[str, object] | None = None,
 ) -> tuple[Shard, ...]:
     """Cut an export into shards of so many micrographs, for `export_shards.write_shard`; `export` then gathers them.
@@ -164,7 +167,7 @@ def cut_export(
         picksets, diameter_A=diameter_A, box_px=box_px, fractions=split, seed=seed, link=target.links_micrographs
     )
     if target.links_micrographs:
-        check_orientations(training, force=False)
+        check_orientations(training, force=force)
     derived = _settings(target, settings or {})
     made_with = _prepare(target, training, settings or {}, _what(split, seed))
     if (there := _existing(target, output, made_with, overwrite=False)) is not None and not there.damaged:
@@ -300,23 +303,30 @@ def _derive_links(target: Picker, training: TrainingSet, derived: DerivedSetting
 
 
 def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
-    """Ask the pixels of each entry whether its picks are flipped or swapped.
+    """Compare the picks of each entry with the pixels: are they flipped or swapped?
+
+    This is the one place through which every training set for a picker passes, so that it also refuses unconfirmed
+    picks (`picks.require_confirmed`) that the pixels do not confirm here either.
 
     Raises
     ------
     BadInput
-        Where they say so, unless `force`.
+        Where picks are flipped, swapped or unconfirmed, unless `force`.
     """
     from cryoflow.micrographs.orientation import check_orientation
 
     notes = []
     offsets = training.offsets
-    for index in range(len(training.picksets)):
+    for index, pickset in enumerate(training.picksets):
         rows = np.flatnonzero(training.micrographs["entry_index"].to_numpy() == index)
         counts = training.micrographs["n_picks"].to_numpy()[rows]
         rows = rows[np.argsort(-counts, kind="stable")][:MICROGRAPHS_CHECKED]
         rows = rows[training.micrographs["n_picks"].to_numpy()[rows] > 0]
-        if len(rows) == 0:
+        if pickset.is_unconfirmed and force:
+            notes.append(f"{pickset.provenance.entry_name}: exported although {UNCONFIRMED}")
+        if len(rows) == 0:  # negatives alone, or no micrograph that is found
+            if not force:
+                require_confirmed(pickset, _REMEDY)
             continue
         verdict = check_orientation(
             (read_any(training.micrographs["path"].iloc[i]) for i in rows),
@@ -332,6 +342,8 @@ def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
                     "Look at its picks on a micrograph; ingest the project with the right flip, or use --force.",
                 )
             notes.append(f"{entry}: exported although {verdict}")
+        elif verdict.verdict != "confirmed" and not force:
+            require_confirmed(pickset, _REMEDY)
     return notes
 
 
