@@ -113,6 +113,10 @@ class ModelRegistry:
             return []
         return sorted(p.name for p in self.root.iterdir() if p.is_dir() and self._numbers(p))
 
+    def numbers(self, name: str) -> list[int]:
+        """Return the numbers of all versions of a model, also of those that cannot be read, oldest first."""
+        return self._numbers(self._folder(name))
+
     def versions(self, name: str) -> list[ModelVersion]:
         """Return all versions of a model that can be read, oldest first.
 

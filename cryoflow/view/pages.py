@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -29,6 +28,7 @@ from cryoflow.storage import inputs
 from cryoflow.storage.safe_names import inside, safe_name
 from cryoflow.view.addresses import is_served
 from cryoflow.view.api import Api, visitor_of
+from cryoflow.view.models import registered_models, trainings
 
 if TYPE_CHECKING:
     import jinja2
@@ -83,9 +83,17 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
 
     @router.get("/models")
     def models_(request: Request) -> HTMLResponse:
-        shown = [_model(folder) for folder in _model_folders(models)]
-        running = any(m["state"] == "training" for m in shown)
-        return page(request, "models.html", here="Models", folders=models, models=shown, running=running)
+        registered, shown = registered_models(models), trainings(models)
+        running = any(t.running for t in shown)
+        return page(
+            request,
+            "models.html",
+            here="Models",
+            folders=models,
+            registered=registered,
+            trainings=shown,
+            running=running,
+        )
 
     @router.get("/compare")
     def compare_(
@@ -207,81 +215,6 @@ def _pictures(folder: Path) -> list[str]:
         return sorted(n for n in read_manifest(folder / MANIFEST).sums if n.endswith((".jpg", ".jpeg", ".png")))
     except (BadInput, OSError):
         return []
-
-
-def _model_folders(roots: Sequence[Path]) -> list[Path]:
-    """Return the folders of models: the roots themselves, and folders in them."""
-    found: list[Path] = []
-    for root in roots:
-        try:
-            inner = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:200]
-        except OSError:
-            continue
-        found += [p for p in (root, *inner) if (p / "bundle.json").is_file() or (p / "checkpoints").is_dir()]
-    return found
-
-
-def _model(folder: Path) -> dict[str, object]:
-    shown: dict[str, object] = {
-        "name": folder.name,
-        "state": "done",
-        "epochs": 0,
-        "curves": [],
-        "measures": [],
-        "problem": "",
-    }
-    try:
-        epochs = _history(folder)
-        shown |= {"epochs": len(epochs), "curves": _curves(epochs)}
-        if (folder / "bundle.json").is_file():
-            measures = json.loads(inputs.read_text(folder / "metrics.json"))
-            shown["measures"] = [
-                (str(name).replace("_", " "), f"{value:.4g}")
-                for name, value in measures.items()
-                if isinstance(value, int | float)
-            ]
-        else:
-            shown["state"] = "training"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UnicodeDecodeError) as error:
-        shown["problem"] = f"cannot be read: {error}"
-    return shown
-
-
-def _history(folder: Path) -> list[Mapping[str, float]]:
-    """Return the numbers of each epoch, of a finished training or of one that runs."""
-    if (folder / "history.json").is_file():
-        epochs = json.loads(inputs.read_text(folder / "history.json"))
-    else:
-        states = sorted((folder / "checkpoints").glob("*.npz"))
-        if not states:
-            return []
-        epochs = json.loads(inputs.read_npz(states[-1])["history"].tobytes())
-    if not isinstance(epochs, list) or not all(isinstance(e, dict) for e in epochs):
-        raise ValueError("its history is no list of epochs")
-    return epochs
-
-
-def _curves(epochs: Sequence[Mapping[str, float]]) -> list[dict[str, object]]:
-    """Return a plot for each number that is known of validation, in coordinates of its drawing."""
-    curves: list[dict[str, object]] = []
-    names = sorted({n.removeprefix("val_") for e in epochs for n in e if n.startswith("val_")})
-    for name in names:
-        values = {kind: [e.get(key) for e in epochs] for kind, key in (("train", name), ("validation", f"val_{name}"))}
-        known = [float(v) for of in values.values() for v in of if isinstance(v, int | float) and math.isfinite(v)]
-        if not known:
-            continue
-        low, high = min(known), max(known)
-        lines = []
-        for kind, of in values.items():
-            points = [
-                f"{40 + 210 * i / max(1, len(epochs) - 1):.1f},{130 - 116 * (float(v) - low) / ((high - low) or 1):.1f}"
-                for i, v in enumerate(of)
-                if isinstance(v, int | float) and math.isfinite(v)
-            ]
-            lines.append({"kind": kind, "points": " ".join(points)})
-        title = name.replace("_", " ")
-        curves.append({"title": title, "low": f"{low:.3g}", "high": f"{high:.3g}", "n": len(epochs), "lines": lines})
-    return curves
 
 
 def _compared(api: Api, name: str, reference: str, radius: float) -> dict[str, Any]:

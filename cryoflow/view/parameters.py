@@ -26,7 +26,7 @@ class ViewParameters(Parameters):
     masks: Annotated[tuple[Path, ...], Option(examples=(("/data/picks/masks",),))] = ()
     """Folder of masks of carbon, ice and aggregates to draw (`cryoflow pick --masks`)."""
     models: Annotated[tuple[Path, ...], Option(examples=(("/data/models",),))] = ()
-    """Folder of models and trainings to show; by default the site's."""
+    """Folder of models and trainings to show; by default the site's, and the registry beside the database."""
     reports: Annotated[tuple[Path, ...], Option(examples=(("/data/runs",),))] = ()
     """Folder whose HTML reports are served; by default those of the site's settings."""
     port: Annotated[int, Ge(0), Le(65535), Option(group=NETWORK)] = 8765

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.models.named import registry_beside
 from cryoflow.settings.load import Settings
 from cryoflow.storage import files, inputs
 from cryoflow.view.access import LOOPBACK, Access, new_token
@@ -75,7 +76,10 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
         cookie=f"cryoflow_view_{port}",
     )
     site = settings.site
-    models = p.models or ((site.models,) if site.models else ())
+    beside = registry_beside(database.root)
+    models = p.models or tuple(
+        dict.fromkeys((*((site.models,) if site.models else ()), *((beside,) if beside.is_dir() else ())))
+    )
 
     trainings = None
     if site.models:

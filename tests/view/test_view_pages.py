@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from html import escape
 from pathlib import Path
@@ -282,22 +281,3 @@ def test_a_comparison_shows_precision_and_recall(reader: TestClient) -> None:
     text = reader.get("/compare", params={"reference": SCORED, "entry": [OTHER, UNPICKED]}).text
     assert text.count('<td class="number">1.000</td>') >= 2  # all of both are picks of the reference
     assert reader.get("/compare", params={"reference": "P1/none", "entry": [OTHER]}).status_code == 200
-
-
-def test_models_show_their_curves_also_while_they_train(reader: TestClient, tmp_path: Path) -> None:
-    epochs = [{"loss": 1.0 / (i + 1), "val_loss": 1.2 / (i + 1)} for i in range(3)]
-    done, training, broken = (tmp_path / "models" / n for n in ("done", "training", "broken"))
-    for folder in (done, training / "checkpoints", broken):
-        folder.mkdir(parents=True)
-    (done / "bundle.json").write_text("{}")
-    (done / "metrics.json").write_text(json.dumps({"validation_f1": 0.9, "odd": "<script>"}))
-    (done / "history.json").write_text(json.dumps(epochs))
-    np.savez(training / "checkpoints" / "state.npz", history=np.frombuffer(json.dumps(epochs).encode(), np.uint8))
-    (broken / "bundle.json").write_text("{}")
-    (broken / "history.json").write_text('"' + "x" * 100)
-    text = reader.get("/models").text
-    assert text.count("<polyline") == 4
-    assert "training, epoch 3" in text
-    assert 'http-equiv="refresh"' in text
-    assert "validation f1" in text
-    assert "cannot be read" in text
