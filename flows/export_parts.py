@@ -24,7 +24,7 @@ from cryoflow.pickers.training_sets.export_shards import write_shard as write_fi
 from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST
 from cryoflow.shards import remaining
 from flows.run_page import log, run_name
-from flows.shards import run_jobs
+from flows.shards import run_jobs, run_remaining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +73,14 @@ def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, 
     large = [p for p in exports if not (p.output / MANIFEST).exists() and _is_large(p)]
     if not large:
         return ()
-    run_jobs(
-        "cut export", [Work(f"cut {p.picker}", p) for p in large]
-    )  # the export itself reports the error of one that fails
-    works = [
-        Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=plan_of(part)))
+    # An export reports its own error: one that cannot be cut fails there again.
+    run_jobs("cut export", [Work(f"cut {p.picker}", p) for p in large])
+    jobs = (
+        (len(part), Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=plan_of(part))))
         for p in large
         for part in remaining(shards_in(p.output.absolute()))
-    ]
-    return run_jobs("write part", works) if works else ()
+    )
+    return run_remaining("write part", jobs, 0)
 
 
 def _is_large(p: ExportParameters) -> bool:

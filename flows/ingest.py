@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
 from prefect import flow, task
 from prefect.futures import as_completed
 
+from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
 from cryoflow.ingest import IngestLine, IngestReport, Plan, PlannedJob, ingest_job, mark_gone, plan_jobs
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.ingest.stage import options_of
+from cryoflow.shards import groups
 from flows.run_page import run_name, show_table, shown_progress
+from flows.shards import run_remaining
 
 
 @flow(name="ingest", flow_run_name=run_name("ingest", lambda p: ", ".join(root.name for root in p.roots)))
@@ -65,3 +72,26 @@ def finalize(parameters: IngestParameters, plan: Plan) -> list[IngestLine]:
 def read_job(parameters: IngestParameters, planned: PlannedJob) -> IngestLine:
     """Read one job into the database."""
     return ingest_job(planned, parameters.database, options_of(parameters))
+
+
+def ingest_in_shards(parameters: IngestParameters, shard_micrographs: int) -> tuple[Done, ...]:
+    """Read groups of projects in jobs of their own, of so many micrographs or more; not where there is one group."""
+    return run_remaining("ingest", _jobs(parameters, shard_micrographs), 0)
+
+
+def _jobs(parameters: IngestParameters, shard_micrographs: int) -> Iterator[tuple[int, Work]]:
+    for group in group_projects(plan_what_to_read(parameters), shard_micrographs):
+        yield len(group), Work(", ".join(project.name for project in group), replace(parameters, roots=group))
+
+
+def group_projects(plan: Plan, n_micrographs: int) -> list[tuple[Path, ...]]:
+    """Return projects with something to read, in groups of at least so many micrographs.
+
+    A job of an unknown number counts as one micrograph.
+    """
+    sizes: dict[Path, int] = {}
+    for planned in plan.jobs:
+        if planned.action == "read":
+            known = [output.n_micrographs or 1 for output in planned.job.outputs]
+            sizes[planned.job.project] = sizes.get(planned.job.project, 0) + max(known, default=1)
+    return groups(dict(sorted(sizes.items())), n_micrographs)

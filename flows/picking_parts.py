@@ -39,7 +39,7 @@ from cryoflow.shards import cut
 from flows.export import write_training_set
 from flows.export_parts import write_exports_in_shards
 from flows.run_page import log, run_name, show_table, shown_progress
-from flows.shards import run_jobs
+from flows.shards import run_remaining
 
 FILES = ""
 """What stands for the micrographs that no entry has, where parts name their entry."""
@@ -188,17 +188,14 @@ def _some(p: PickPartParameters, whole: PickSet | None, first: int, last: int) -
 def pick_in_shards(parameters: PickPartParameters) -> tuple[Done, ...]:
     """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all that is left."""
     p = parameters
-    ranges = list(ranges_left(p))
-    if sum(last - first for _, first, last in ranges) <= p.shard_micrographs:
-        return ()
-    works = [
-        Work(
-            f"{p.picker} {entry or 'files'} {first}-{last}",
-            replace(p, entry=entry, first=first, last=last),
+    jobs = (
+        (
+            last - first,
+            Work(f"{p.picker} {entry or 'files'} {first}-{last}", replace(p, entry=entry, first=first, last=last)),
         )
-        for entry, first, last in ranges
-    ]
-    return run_jobs("pick", works)
+        for entry, first, last in ranges_left(p)
+    )
+    return run_remaining("pick", jobs, p.shard_micrographs)
 
 
 def ranges_to_pick(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:

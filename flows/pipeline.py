@@ -20,11 +20,11 @@ from cryoflow.report.parameters import ReportParameters
 from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickParameters
 from flows.evaluation import evaluate, read_comparisons
 from flows.export import export_all
-from flows.ingest import ingest
+from flows.ingest import ingest, ingest_in_shards
 from flows.parameters import PipelineParameters
 from flows.report import report
 from flows.run_page import log, run_name, show_table
-from flows.shards import ingest_in_shards, score_in_shards
+from flows.scoring import score_in_shards
 from flows.unpicker import entries_to_clean, train_unpicker, unpick
 
 
@@ -92,7 +92,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
         entries=candidates,
         chunk_micrographs=p.chunk_micrographs,
     )
-    score_in_shards(unpicking, candidates, p.shard_micrographs)
+    score_in_shards(unpicking, p.shard_micrographs)
     unpicked = run_stage(unpick, unpicking) or unpicked_entries(database, candidates)
     comparisons: tuple[Comparison, ...] = ()
     evaluation = output / "evaluation.json" if p.reference_database else None

@@ -29,8 +29,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
 
 @pytest.fixture(scope="module")
 def projects(simulated: SimulatedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
-    from cryoflow.simulate.relion_project import write_relion_project
+    from cryosparc_projects import write_cryosparc_project
+    from relion_projects import write_relion_project
 
     root = tmp_path_factory.mktemp("projects")
     write_cryosparc_project(root / "CS-demo", simulated)

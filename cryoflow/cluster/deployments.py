@@ -69,7 +69,7 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
     DeployedStage("flows.detector:train_detector", "gpu", ("picking", "training")),
     DeployedStage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
-    DeployedStage("flows.shards:score", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.scoring:score", "gpu", ("picking", "shard", "internal")),
     DeployedStage("flows.unpicker:unpick", "gpu", ("picking",)),
     DeployedStage("flows.evaluation:evaluate", "small", ("reporting",)),
     DeployedStage("flows.report:report", "small", ("reporting",)),

@@ -19,8 +19,8 @@ from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.detector.stream import Batch, CropStream
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import WEIGHTS, array_of, get_weights, npz_bytes, set_weights
 from cryoflow.storage.files import write_atomically
-from cryoflow.unpicker.bundle import npz_bytes
 from cryoflow.unpicker.devices import shared_by
 from cryoflow.unpicker.tensorboard import Scalars
 
@@ -130,14 +130,14 @@ def _fit(
     keras.utils.set_random_seed(options.seed)
     model = build(architecture, mixed_precision=options.mixed_precision)
     if start is not None:
-        put_weights(model, start)
+        set_weights(model, start, output)
     total = options.rounds * options.steps
     optimizer = keras.optimizers.AdamW(
         _schedule(options, total), weight_decay=options.weight_decay, global_clipnorm=options.clip
     )
     optimizer.exclude_from_weight_decay(var_names=["norm", "bias", "gamma", "beta"])
     optimizer.build(model.trainable_variables)
-    average: Weights = take_weights(model)
+    average: Weights = get_weights(model)
     history: list[dict[str, float]] = []
     state = output / STATE
     if state.is_file():
@@ -218,39 +218,12 @@ def _validate(
     """Mean loss of the averaged weights over fixed batches; the weights in training are put back."""
     if not batches:
         return float("nan")
-    learning = take_weights(model)
-    put_weights(model, average)
+    learning = get_weights(model)
+    set_weights(model, average, Path(WEIGHTS))
     loss = detector_loss()
     values = [float(loss(y, model.predict_on_batch(x))) for x, y in batches]
-    put_weights(model, learning)
+    set_weights(model, learning, Path(WEIGHTS))
     return float(np.mean(values))
-
-
-def array_of(variable: keras.Variable) -> npt.NDArray[Any]:
-    """Return a copy of a variable; of one that several devices hold, the first device's."""
-    return np.array(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)))
-
-
-def take_weights(model: keras.Model) -> Weights:
-    """All weights by name, moving averages of the normalization included."""
-    return {w.path: array_of(w) for w in model.weights}
-
-
-def put_weights(model: keras.Model, weights: Weights) -> None:
-    """Put weights into a network of the same description.
-
-    Raises
-    ------
-    ValueError
-        Where a name or a shape differs.
-    """
-    wanted = {w.path: tuple(w.shape) for w in model.weights}
-    given = {name: array.shape for name, array in weights.items()}
-    if wanted != given:
-        odd = sorted(set(wanted.items()) ^ set(given.items()))[:3]
-        raise ValueError(f"the weights do not fit the network: {odd}")
-    for w in model.weights:
-        w.assign(weights[w.path].astype(np.float32))
 
 
 def _schedule(options: FitOptions, total: int) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -21,25 +21,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-import cryoflow
 from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.network import MULTIPLE, N_OUTPUTS, STRIDE, DetectorArchitecture, build
 from cryoflow.detector.parameters import GENERAL
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import (
+    DESCRIPTION,
+    METRICS,
+    WEIGHTS,
+    npz_bytes,
+    refuse_changed,
+    set_weights,
+    write_description,
+    write_metrics,
+)
 from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, remove, write_atomically
-from cryoflow.storage.fingerprints import checksum, fingerprint_of
-from cryoflow.storage.safe_names import inside
-from cryoflow.storage.sealing import sealed, unsealed
-from cryoflow.unpicker.bundle import npz_bytes
+from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.storage.sealing import unsealed
 from cryoflow.unpicker.devices import load_keras
 
 if TYPE_CHECKING:
     import keras
 
 FORMAT = 1
-DESCRIPTION, WEIGHTS, METRICS, CARD = "bundle.json", "weights.npz", "metrics.json", "card.md"
+CARD = "card.md"
 GENERAL_FOLDER = Path(__file__).parent / "general_model"
 PROGRAM = "cryoflow detector"
 TILE_PX, OVERLAP_PX = 1536, 192
@@ -108,10 +115,7 @@ class Detector:
                 raise BadInput(folder, f"is a model of {values.get('program')}, not a detector.")
             sums = values["checksums"]
             assert isinstance(sums, dict)
-            for name in (WEIGHTS, METRICS, CARD):
-                part = inside(folder, name)
-                if not part.is_file() or checksum(part) != sums.get(name):
-                    raise BadInput(part, "is missing or was changed since the model was written.", hint)
+            refuse_changed(folder, {name: sums.get(name, "") for name in (WEIGHTS, METRICS, CARD)}, hint)
             calibration = values["calibration"]
             return cls(
                 architecture=DetectorArchitecture.from_json(values["architecture"]),  # type: ignore[arg-type]
@@ -143,7 +147,7 @@ class Detector:
             folder.mkdir(parents=True, exist_ok=True)
         remove(folder / DESCRIPTION)
         write_atomically(folder / WEIGHTS, npz_bytes(half(self.weights)))
-        write_atomically(folder / METRICS, json.dumps(_plain(self.metrics), indent=1, sort_keys=True) + "\n")
+        write_metrics(folder, self.metrics)
         write_atomically(folder / CARD, self.card)
         description = {
             "format": FORMAT,
@@ -154,10 +158,9 @@ class Detector:
             "threshold": self.threshold,
             "diameter_A": self.diameter_A,
             "recipe": dict(self.recipe),
-            "versions": dict(self.versions) or versions(),
-            "checksums": {name: checksum(folder / name) for name in (WEIGHTS, METRICS, CARD)},
+            "versions": dict(self.versions),
         }
-        write_atomically(folder / DESCRIPTION, sealed(json.loads(json.dumps(description))))
+        write_description(folder, description, (WEIGHTS, METRICS, CARD))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -175,13 +178,8 @@ class Detector:
             Where the weights do not fit the architecture.
         """
         load_keras()
-        from cryoflow.detector.fit import put_weights
-
         model = build(self.architecture)
-        try:
-            put_weights(model, dict(self.weights))
-        except ValueError as error:
-            raise BadInput(self.folder or Path(WEIGHTS), f"{error}.", "Was it made by another version?") from error
+        set_weights(model, self.weights, self.folder or Path(WEIGHTS))
         return model
 
     def answers(self, prepared: npt.NDArray[np.float16]) -> Answers:
@@ -230,13 +228,6 @@ def half(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArra
     }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the programs that make a model."""
-    import keras
-
-    return {"cryoflow": cryoflow.__version__, "keras": keras.__version__, "numpy": np.__version__}
-
-
 def _look(network: keras.Model, part: npt.NDArray[np.float16]) -> Answers:
     """Answers for an image that is padded to what the network takes."""
     ny, nx = part.shape[:2]
@@ -260,7 +251,3 @@ def tiles_of(length: int) -> list[tuple[slice, slice]]:
         inner_stop = length if i == number - 1 else start + step + OVERLAP_PX // 2
         tiles.append((slice(start, stop), slice(inner_start, inner_stop)))
     return tiles
-
-
-def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {k: float(v) if math.isfinite(v) else None for k, v in values.items()}

@@ -22,13 +22,14 @@ from cryoflow.detector.labels import (
     labeled,
     project_labels,
 )
-from cryoflow.detector.model import DESCRIPTION, Detector
+from cryoflow.detector.model import Detector
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
 from cryoflow.detector.pick import MicrographToPick, prepare_one
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
+from cryoflow.preparation.model_folder import DESCRIPTION
 from cryoflow.storage.files import replacing, write_atomically
 from cryoflow.storage.fingerprints import fingerprint, fingerprint_of, fingerprint_of_values
 

@@ -6,4 +6,5 @@ patches       the interface of all preprocessings, and the checks before any
 augment       random variants of patches
 metrics       ranking, precision and recall, calibration, intervals
 calibration   temperature, threshold, class prior
+model_folder  the files of a trained model: weights as arrays, sealed description, checksums
 """

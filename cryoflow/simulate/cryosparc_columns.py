@@ -21,12 +21,9 @@ class PickColumns:
         dataset: SimulatedDataset,
         rng: np.random.Generator,
         version: tuple[int, ...],
-        binning: int,
-        has_pixel_size: bool,
-        has_no_paths: bool,
+        binning: int = 2,
     ) -> None:
         self.project, self.dataset, self.rng, self.version, self.binning = project, dataset, rng, version, binning
-        self.has_pixel_size, self.has_no_paths = has_pixel_size, has_no_paths
         self.exposure_uids = rng.integers(1, 2**63, len(dataset.micrographs), dtype=np.uint64)
         self.paths = [
             f"J1/imported/{uid:021d}_{micrograph.path.name}"
@@ -91,7 +88,7 @@ class PickColumns:
         micrographs = self.dataset.micrographs[: len(positions)]
         xy_px = np.concatenate([np.reshape(xy, (-1, 2)) for xy in positions])
         shapes = np.repeat(np.array([m.shape_yx for m in micrographs], np.uint32).reshape(-1, 2), counts, axis=0)
-        paths = [""] * len(micrographs) if self.has_no_paths else self.paths[: len(micrographs)]
+        paths = self.paths[: len(micrographs)]
         columns: Columns = {
             "uid": self.uids(len(xy_px)),
             "location/micrograph_uid": np.repeat(self.exposure_uids[: len(micrographs)], counts),
@@ -101,7 +98,7 @@ class PickColumns:
             "location/center_x_frac": (xy_px[:, 0] / shapes[:, 1]).astype(np.float32),
             "location/center_y_frac": (xy_px[:, 1] / shapes[:, 0]).astype(np.float32),
         }
-        if self.has_pixel_size:
+        if self.version >= (4, 4):
             sizes = np.array([m.pixel_size_A for m in micrographs], np.float32)
             columns["location/micrograph_psize_A"] = np.repeat(sizes, counts)
         return columns

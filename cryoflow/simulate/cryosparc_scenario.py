@@ -15,10 +15,8 @@ class Scenario:
     def __init__(self, columns: PickColumns) -> None:
         self.columns = columns
 
-    def jobs(
-        self, is_helical: bool, repeated_rows: int, nan_rows: int, symmetry_copies: int, reextract: bool
-    ) -> list[SimulatedJob]:
-        """All jobs, in order."""
+    def jobs(self) -> list[SimulatedJob]:
+        """Return all jobs, in order."""
         dataset, v4 = self.columns.dataset, self.columns.version >= (4, 0)
         self.columns.link_micrographs()
         exposures = self.columns.exposures()
@@ -70,12 +68,7 @@ class Scenario:
             "pick_stats/power": scores * 100,
             "pick_stats/template_idx": np.zeros(len(scores), np.uint32),
         }
-        filament: Columns = (
-            {"filament/filament_uid": self.columns.uids(len(scores)), "filament/position_A": scores * 0}
-            if is_helical
-            else {}
-        )
-        everything = _disorder({**picked, **stats, **filament}, repeated_rows, nan_rows)
+        everything = {**picked, **stats}
         jobs.append(
             SimulatedJob(
                 "J4",
@@ -182,10 +175,6 @@ class Scenario:
             output = SimulatedOutput("particles", best, {**best_passed, **stale}, file="004_particles")
             jobs.append(SimulatedJob(job, job_type, [output], [("J9", "particles_class_1")], {"refine_symmetry": "C1"}))
         jobs.append(SimulatedJob("J12", "sharpen", (), [("J11", "volume")]))
-        if symmetry_copies > 1:
-            jobs.append(self._symmetry_expanded(best, best_passed, symmetry_copies))
-        if reextract:
-            jobs.append(self._reextracted(best, best_passed, box_px))
         return jobs
 
     def _classes(
@@ -206,40 +195,3 @@ class Scenario:
             *outputs,
             SimulatedOutput("particles_all_classes", own, passed, file=file.partition("_")[2].partition("_")[2]),
         ]
-
-    def _symmetry_expanded(self, own: Columns, passed: Columns, copies: int) -> SimulatedJob:
-        repeated = {name: np.repeat(values, copies, axis=0) for name, values in {**own, **passed}.items()}
-        columns: Columns = {"uid": self.columns.uids(len(repeated["uid"])), "sym_expand/src_uid": repeated.pop("uid")}
-        columns["sym_expand/idx"] = np.tile(np.arange(copies, dtype=np.uint32), len(own["uid"]))
-        output = SimulatedOutput("particles", {**columns, **repeated}, own_file="expanded_particles.cs")
-        return SimulatedJob("J13", "sym_expand", [output], [("J10", "particles")])
-
-    def _reextracted(self, own: Columns, passed: Columns, box_px: int) -> SimulatedJob:
-        """Recentred: the location moves by whole pixels, and the shift keeps the rest."""
-        shift = own["alignments3D/shift"].astype(np.float64) * self.columns.binning
-        whole = np.round(shift)
-        shapes = passed["location/micrograph_shape"].astype(np.float64)
-        moved = dict(passed)
-        for axis, name in ((0, "location/center_x_frac"), (1, "location/center_y_frac")):
-            size = shapes[:, 1 - axis]
-            moved[name] = (passed[name].astype(np.float64) - whole[:, axis] / size).astype(np.float32)
-        rest = {"alignments3D/shift": ((shift - whole) / self.columns.binning).astype(np.float32)}
-        output = SimulatedOutput(
-            "particles",
-            {**own, **only(moved, "location"), **rest},
-            {"uid": own["uid"], **only(passed, "ctf")},
-            own_file="extracted_particles.cs",
-        )
-        return SimulatedJob(
-            "J14", "extract_micrographs_multi", [output], [("J10", "particles")], {"box_size_pix": box_px}
-        )
-
-
-def _disorder(columns: Columns, repeated_rows: int, nan_rows: int) -> Columns:
-    if repeated_rows:
-        columns = {name: np.concatenate([values, values[:repeated_rows]]) for name, values in columns.items()}
-    if nan_rows:
-        x = columns["location/center_x_frac"].copy()
-        x[repeated_rows : repeated_rows + nan_rows] = np.nan
-        columns = {**columns, "location/center_x_frac": x}
-    return columns

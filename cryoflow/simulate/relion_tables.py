@@ -27,9 +27,9 @@ class Tables:
 
     dataset: SimulatedDataset
     generation: tuple[int, int]
-    optics_last: bool
-    optics_groups: int
-    keeps_micrograph_pixel_size: bool
+    optics_last: bool = False
+    optics_groups: int = 1
+    keeps_micrograph_pixel_size: bool = False
 
     @property
     def box_px(self) -> int:

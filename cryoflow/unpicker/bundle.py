@@ -13,11 +13,9 @@ cryoflow from its description; weights are arrays and nothing else.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import logging
-import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,17 +24,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-import cryoflow
 from cryoflow.errors import BadInput
 from cryoflow.preparation.augment import center_crop, oriented
 from cryoflow.preparation.calibration import Calibration
+from cryoflow.preparation.model_folder import (
+    DESCRIPTION,
+    METRICS,
+    WEIGHTS,
+    Weights,
+    npz_bytes,
+    refuse_changed,
+    require_fields,
+    set_weights,
+    write_description,
+    write_metrics,
+)
 from cryoflow.preparation.patches import Patches, PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, remove, write_atomically
-from cryoflow.storage.fingerprints import checksum, fingerprint_of
-from cryoflow.storage.safe_names import inside
-from cryoflow.storage.sealing import refuse_newer, sealed, unsealed
+from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.storage.sealing import refuse_newer, unsealed
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.network import Architecture, build, fold
@@ -50,8 +58,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 """1: version 0.1, whose bundle.json has no checksum of its own and one operating point; still read."""
-DESCRIPTION, WEIGHTS, METRICS, MANIFEST = "bundle.json", "weights.npz", "metrics.json", "training_set.tsv"
-Weights = Mapping[str, npt.NDArray[np.generic]]
+MANIFEST = "training_set.tsv"
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class ModelBundle:
             folder.mkdir(parents=True, exist_ok=True)
         remove(folder / DESCRIPTION)
         write_atomically(folder / WEIGHTS, npz_bytes(self.weights))
-        write_atomically(folder / METRICS, _json(dict(self.metrics)))
+        write_metrics(folder, self.metrics)
         write_atomically(folder / MANIFEST, _manifest_text(self.manifest))
         description = {
             "format": FORMAT,
@@ -183,12 +190,9 @@ class ModelBundle:
             "projects": {name: point.to_json() for name, point in sorted(self.projects.items())},
             "options": dict(self.options),
             "fingerprint": self.fingerprint,
-            "versions": dict(self.versions) or versions(),
-            "checksums": {name: checksum(folder / name) for name in (WEIGHTS, METRICS, MANIFEST)},
+            "versions": dict(self.versions),
         }
-        finite = _finite(description)
-        assert isinstance(finite, dict)
-        write_atomically(folder / DESCRIPTION, sealed(finite))
+        write_description(folder, description, (WEIGHTS, METRICS, MANIFEST))
 
     @classmethod
     def load(cls, folder: Path | str) -> ModelBundle:
@@ -212,12 +216,7 @@ class ModelBundle:
         try:
             values = _description(file)
             sums: dict[str, str] = dict.fromkeys((WEIGHTS, METRICS, MANIFEST), "") | values["checksums"]
-            for name, wanted in sums.items():
-                part = inside(folder, name)
-                if not part.is_file() or checksum(part) != wanted:
-                    raise BadInput(
-                        part, "is missing or was changed since the model was written.", "Copy the model again."
-                    )
+            refuse_changed(folder, sums, "Copy the model again.")
             return cls(
                 architecture=Architecture.from_json(values["architecture"]),
                 preprocessing=preprocessing_from_json(values["preprocessing"]),
@@ -254,10 +253,8 @@ def preprocessing_from_json(text_or_values: str | dict[str, object]) -> PatchExt
     raise ValueError(f"preprocessing of unknown kind {kind!r}")
 
 
-def _from_fields(kind: Callable[..., PatchExtractor], values: dict[str, Any]) -> PatchExtractor:
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if set(values) != fields:
-        raise ValueError(f"preprocessing with fields {sorted(values)}; expected {sorted(fields)}")
+def _from_fields(kind: type[PatchExtractor], values: dict[str, Any]) -> PatchExtractor:
+    require_fields(kind, values, "preprocessing")
     return kind(**values)
 
 
@@ -271,30 +268,6 @@ def _description(file: Path) -> dict[str, Any]:
         return dict(values)
     refuse_newer(file, number, FORMAT)
     return unsealed(file, raw, FORMAT, "Copy the model again from where it was trained, or train it again.")
-
-
-def get_weights(model: keras.Model) -> dict[str, npt.NDArray[np.generic]]:
-    """All weights of a network by name, moving averages included."""
-    from keras import ops
-
-    return {w.path: np.array(ops.convert_to_numpy(w.value)) for w in model.weights}
-
-
-def set_weights(model: keras.Model, weights: Weights, source: Path) -> None:
-    """Put weights into a network of the same description.
-
-    Raises
-    ------
-    BadInput
-        Where a name or a shape differs.
-    """
-    wanted = {w.path: tuple(w.shape) for w in model.weights}
-    given = {name: array.shape for name, array in weights.items()}
-    if wanted != given:
-        odd = sorted(set(wanted.items()) ^ set(given.items()))[:3]
-        raise BadInput(source, f"the weights do not fit the network: {odd}.", "Was it made by another version?")
-    for w in model.weights:
-        w.assign(weights[w.path])
 
 
 def logits_of(
@@ -320,51 +293,6 @@ def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> 
         views = np.concatenate((views, np.zeros((filled - number, *views.shape[1:]), views.dtype)))
     out = [np.asarray(model.predict_on_batch(views[i : i + batch])) for i in range(0, filled, batch)]
     return np.concatenate(out)[:number, 0].astype(np.float64)
-
-
-def versions() -> dict[str, str]:
-    """Of the programs that make a model."""
-    import keras
-
-    backend = keras.backend.backend()
-    module = __import__(backend)
-    return {
-        "cryoflow": cryoflow.__version__,
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        backend: str(getattr(module, "__version__", "")),
-        "numpy": np.__version__,
-    }
-
-
-def npz_bytes(arrays: Weights) -> bytes:
-    """Arrays as an npz whose bytes depend on nothing but them."""
-    import zipfile
-
-    raw = io.BytesIO()
-    with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(arrays):
-            part = io.BytesIO()
-            np.save(part, np.asarray(arrays[name], order="C"), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), part.getvalue())
-    return raw.getvalue()
-
-
-def _json(values: object) -> str:
-    return json.dumps(_finite(values), indent=2, sort_keys=True) + "\n"
-
-
-def _finite(value: object) -> object:
-    """Values as JSON has them: NaN becomes null."""
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 _COLUMNS: Sequence[str] = tuple(f.name for f in dataclasses.fields(ManifestRow))

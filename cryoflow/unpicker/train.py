@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import DESCRIPTION, versions
 from cryoflow.preparation.patches import PatchExtractor, require_ctf
 from cryoflow.preparation.picked import POSITIVE
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import fingerprint_of_values
-from cryoflow.unpicker.bundle import DESCRIPTION, ManifestRow, ModelBundle, versions
+from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.labeled import LabeledSet, Split, balanced_draw, fingerprint, split_by_micrograph
 from cryoflow.unpicker.network import Architecture

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import get_weights, npz_bytes, set_weights
 from cryoflow.preparation.picked import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
-from cryoflow.unpicker.bundle import ModelBundle, get_weights, logits_of, npz_bytes, set_weights
+from cryoflow.unpicker.bundle import ModelBundle, logits_of
 from cryoflow.unpicker.devices import Devices, find_devices
 from cryoflow.unpicker.network import build, pick_loss
 from cryoflow.unpicker.operating_point import decide

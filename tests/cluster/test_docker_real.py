@@ -51,8 +51,9 @@ class DockerSite(RealSite):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, docker_image: str) -> Iterator[DockerSite]:
+    from relion_projects import write_relion_project
+
     from cryoflow.simulate import simulate_dataset
-    from cryoflow.simulate.relion_project import write_relion_project
 
     folder = tmp_path_factory.mktemp("site in containers")
     projects, results = folder / HOSTILE.replace(":", ""), folder / "re 'sul' ts"

@@ -34,9 +34,10 @@ def bare(site: RealSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    from cryosparc_projects import write_cryosparc_project
+
     from cryoflow.ingest import ingest
     from cryoflow.simulate import simulate_dataset
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
     folder = tmp_path_factory.mktemp("exported")
     shape = {"n_micrographs": N_MICROGRAPHS, "shape_yx": (360, 480), "pixel_size_A": 4.0}

@@ -163,9 +163,10 @@ def story(bare: BareSite) -> Story:
 
 def prepare(folder: Path) -> dict[str, Any]:
     """A project, its database, and what to train on and to pick."""
+    from cryosparc_projects import write_cryosparc_project
+
     from cryoflow.ingest import ingest
     from cryoflow.simulate import simulate_dataset
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
     shape = {"n_micrographs": N_MICROGRAPHS, "shape_yx": (360, 480), "pixel_size_A": 4.0}
     dataset = simulate_dataset(folder / "micrographs", specimen="barrel", seed=3, **shape)

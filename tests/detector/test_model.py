@@ -11,10 +11,10 @@ import pytest
 
 from cryoflow.detector import model as module
 from cryoflow.detector.calibrate import DetectorCalibration
-from cryoflow.detector.fit import take_weights
-from cryoflow.detector.model import CARD, DESCRIPTION, METRICS, WEIGHTS, Detector, is_detector
+from cryoflow.detector.model import CARD, Detector, is_detector
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import DESCRIPTION, METRICS, WEIGHTS, get_weights
 from cryoflow.storage.sealing import sealed
 from cryoflow.unpicker.devices import load_keras
 
@@ -29,7 +29,7 @@ def detector() -> Detector:
     keras.utils.set_random_seed(3)
     return Detector(
         TINY,
-        take_weights(build(TINY)),
+        get_weights(build(TINY)),
         24.0,
         DetectorCalibration(0.7, 0.3),
         0.4,

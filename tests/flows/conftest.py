@@ -15,8 +15,9 @@ def _server(prefect_server: None) -> None:
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished CryoSPARC project of six small micrographs; its parent is the root to crawl."""
+    from cryosparc_projects import write_cryosparc_project
+
     from cryoflow.simulate import simulate_dataset
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
     folder = tmp_path_factory.mktemp("simulated")
     dataset = simulate_dataset(

@@ -36,8 +36,9 @@ def database(own_project: Path, tmp_path: Path) -> Database:
 @pytest.fixture
 def own_project(tmp_path: Path) -> Path:
     """A project whose micrographs the test may spoil."""
+    from cryosparc_projects import write_cryosparc_project
+
     from cryoflow.simulate import simulate_dataset
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
     dataset = simulate_dataset(
         tmp_path / "micrographs", specimen="barrel", n_micrographs=6, shape_yx=(360, 480), pixel_size_A=4.0, seed=3
@@ -73,6 +74,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for module in ("flows.export", "flows.export_parts"):
         monkeypatch.setattr(f"{module}.dispatches", lambda: True)
     monkeypatch.setattr("flows.shards.run_shards", run_shards)
+    monkeypatch.setattr("flows.shards.dispatches", lambda: True)
     monkeypatch.setattr("flows.export.run_stages", run_stages)
     return seen
 
@@ -112,22 +114,24 @@ def test_two_exports_are_cut_written_and_gathered_to_what_one_piece_gives(
     assert files(tmp_path / "sets") == in_parts
 
 
-def test_a_part_that_fails_is_told_and_a_run_after_it_writes_only_that_one(
+def test_parts_that_fail_are_named_and_a_run_after_them_writes_only_those(
     database: Database, tmp_path: Path, jobs: list[str]
 ) -> None:
     p = wanted(database, tmp_path / "sets" / "warp")
-    path = Path(database.load(ENTRY).micrographs["path"][2])
-    image = read_micrograph(path)
-    write_mrc(path, np.zeros_like(image), 4.0)
-    with pytest.raises(BadInput, match=rf"{path.name}: has one grey value only"):
+    damaged = [Path(database.load(ENTRY).micrographs["path"][i]) for i in (2, 4)]
+    images = [read_micrograph(path) for path in damaged]
+    for path, image in zip(damaged, images, strict=True):
+        write_mrc(path, np.zeros_like(image), 4.0)
+    with pytest.raises(BadInput, match=rf"{damaged[0].name}: has one grey value only"):
         export(p)
     assert jobs[-1] == "write training set"
     assert not p.output.exists()
-    assert [part.is_done for part in shards_in(p.output)] == [True, False, True]
+    assert [part.is_done for part in shards_in(p.output)] == [True, False, False]
     jobs.clear()
-    write_mrc(path, image, 4.0)
+    for path, image in zip(damaged, images, strict=True):
+        write_mrc(path, image, 4.0)
     assert export(p) == p.output
-    assert jobs == ["cut export: cut warp", "write part: warp 2-4", "write training set"]
+    assert jobs == ["cut export: cut warp", "write part: warp 2-4", "write part: warp 4-6", "write training set"]
     assert not folder_of_shards(p.output).exists()
     assert len(list(p.output.glob("*/*.tif"))) == 6
 

@@ -23,8 +23,8 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.parameters import UnpickParameters
 from cryoflow.unpicker.unpick_shards import entry_shards
-from flows.ingest import ingest
-from flows.shards import group_projects, ingest_in_shards, plan_ingest, score_in_shards
+from flows.ingest import group_projects, ingest, ingest_in_shards, plan_what_to_read
+from flows.scoring import score_in_shards
 
 ENTRY = "CS-barrel/AutoPick_J4"
 
@@ -59,10 +59,12 @@ def test_shards_cover_an_entry_and_one_that_fails_is_told_and_stops_nothing(
 ) -> None:
     database = tmp_path / "DB"
     ingest(IngestParameters(roots=(project.parent,), database=database))
-    parameters = UnpickParameters(database=database, model=tmp_path, work=tmp_path, chunk_micrographs=2)
-    assert score_in_shards(parameters, [ENTRY], 6) == ()  # six micrographs are one job, the stage itself
+    parameters = UnpickParameters(
+        database=database, entries=(ENTRY,), model=tmp_path, work=tmp_path, chunk_micrographs=2
+    )
+    assert score_in_shards(parameters, 6) == ()  # six micrographs are one job, the stage itself
     assert dispatched == []
-    done = flow(name="parent")(lambda: score_in_shards(parameters, [ENTRY], 4))()
+    done = flow(name="parent")(lambda: score_in_shards(parameters, 4))()
     assert [d.succeeded for d in done] == [True, False]
     ((stage, works),) = dispatched
     assert stage == "score"
@@ -81,11 +83,13 @@ def test_shards_that_are_scored_make_no_job(
     bundle.save(tmp_path / "model")
     _, shards = entry_shards(bundle, load_with_diameter(Database(database), ENTRY), 2, work)
     write_atomically(shards[0].result, "{}")
-    parameters = UnpickParameters(database=database, model=tmp_path / "model", work=work, chunk_micrographs=2)
-    flow(name="parent")(lambda: score_in_shards(parameters, [ENTRY], 2))()
+    parameters = UnpickParameters(
+        database=database, entries=(ENTRY,), model=tmp_path / "model", work=work, chunk_micrographs=2
+    )
+    flow(name="parent")(lambda: score_in_shards(parameters, 2))()
     assert [(w.parameters.first, w.parameters.last) for w in dispatched.pop()[1]] == [(2, 4), (4, 6)]  # type: ignore[attr-defined]
     replace(bundle, temperature=2.0).save(tmp_path / "model")  # another model scores anew
-    flow(name="parent")(lambda: score_in_shards(parameters, [ENTRY], 2))()
+    flow(name="parent")(lambda: score_in_shards(parameters, 2))()
     assert len(dispatched.pop()[1]) == 3
 
 
@@ -97,14 +101,14 @@ def test_projects_are_grouped_until_a_job_is_large_enough(
     for name in ("CS-a", "CS-b", "CS-c"):
         (roots / name).symlink_to(project)
     parameters = IngestParameters(roots=tuple(sorted(roots.iterdir())), database=tmp_path / "DB")
-    plan = plan_ingest(parameters)
+    plan = plan_what_to_read(parameters)
     sizes = [len(group) for group in group_projects(plan, 12)]
     assert sum(sizes) == len({planned.job.project for planned in plan.jobs})
     assert len(group_projects(plan, 1_000)) == 1
     assert flow(name="parent")(lambda: ingest_in_shards(parameters, 1_000))() == ()
     assert dispatched == []
     ingest(parameters)
-    assert group_projects(plan_ingest(parameters), 1) == []  # nothing is new
+    assert group_projects(plan_what_to_read(parameters), 1) == []  # nothing is new
 
 
 def test_where_stages_run_in_this_process_nothing_is_cut(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from relion_projects import write_relion_project
 
 from cryoflow.database import Database
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.settings.load import Settings
 from cryoflow.settings.site import Site
 from cryoflow.simulate import simulate_dataset
-from cryoflow.simulate.relion_project import write_relion_project
 from flows.ingest import ingest
 from flows.nightly import RECORD, RetrainParameters, newest_model, next_model, picks_seen, retrain
 

@@ -155,6 +155,7 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
 
     monkeypatch.setattr("flows.picking.dispatches", lambda: True)
     monkeypatch.setattr("flows.shards.run_shards", run_shards)
+    monkeypatch.setattr("flows.shards.dispatches", lambda: True)
     monkeypatch.setattr(picking_parts, "run_stage", run_stage)
     (name,) = train_picker_and_pick(picking_of(site.parameters()))
     assert jobs == ["train picker", f"topaz {site.entry} 0-4", f"topaz {site.entry} 4-6", "pick"]

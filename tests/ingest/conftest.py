@@ -22,8 +22,8 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
 @pytest.fixture(scope="session")
 def finished(simulated: SimulatedDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CryoSPARC and a RELION project; not to be changed."""
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
-    from cryoflow.simulate.relion_project import write_relion_project
+    from cryosparc_projects import write_cryosparc_project
+    from relion_projects import write_relion_project
 
     root = tmp_path_factory.mktemp("finished")
     write_cryosparc_project(root / "CS-demo", simulated)

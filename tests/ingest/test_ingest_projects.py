@@ -396,7 +396,7 @@ def test_a_folder_of_relion_1_with_a_file_a_micrograph_is_read_by_hand(
 ) -> None:
     import json
 
-    from cryoflow.simulate.relion_project import write_relion_project
+    from relion_projects import write_relion_project
 
     write_relion_project(tmp_path / "old", simulated, version="1", micrographs="copy")
     micrographs = next((tmp_path / "old").rglob("*_autopick.star")).parent

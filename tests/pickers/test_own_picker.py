@@ -231,6 +231,7 @@ def test_the_flow_finds_particles_in_shards_that_are_jobs(
     monkeypatch.setattr(finding, "dispatches", lambda: True)
     monkeypatch.setattr(finding, "run_stage", run_stage)
     monkeypatch.setattr("flows.shards.run_shards", run_shards)
+    monkeypatch.setattr("flows.shards.dispatches", lambda: True)
     parameters = finding.FindParticlesParameters(
         micrographs=(folder_of(made),), diameter_A=DIAMETER_A, database=tmp_path / "db", shard_micrographs=2
     )

@@ -4,12 +4,12 @@ import ctypes
 import os
 
 import pytest
+from cryosparc_projects import write_cryosparc_project
+from relion_projects import write_relion_project
 
 from cryoflow.projects import cryosparc, relion
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.projects.found import JobStatus
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
-from cryoflow.simulate.relion_project import write_relion_project
 
 CLOSED = {"nothing allowed": 0o000, "listing alone": 0o444}
 _OVERRIDES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root reads what is closed to its owner

@@ -4,13 +4,13 @@ import os
 import shutil
 
 import pytest
+from cryosparc_projects import write_cryosparc_project
 from projects_cryosparc_dataset import small_dataset
+from relion_projects import write_relion_project
 
 from cryoflow.errors import BadInput
 from cryoflow.projects import crawl as crawling
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
-from cryoflow.simulate.relion_project import write_relion_project
 
 
 @pytest.fixture(scope="module")

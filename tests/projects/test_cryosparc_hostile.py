@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from cryosparc_projects import write_cryosparc_project
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from projects_cryosparc_dataset import small_dataset
@@ -15,7 +16,6 @@ from cryoflow.projects import cryosparc
 from cryoflow.projects.cryosparc.standalone import read_standalone
 from cryoflow.projects.cryosparc.without_json import read_csg
 from cryoflow.projects.found import JobStatus
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
 MANY = settings(
     max_examples=150,

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from cryosparc_projects import write_cryosparc_project
 from projects_cryosparc_dataset import small_dataset
 
 from cryoflow.errors import BadInput
@@ -12,7 +13,6 @@ from cryoflow.picks import Kind
 from cryoflow.projects import cryosparc
 from cryoflow.projects.cryosparc.job_types import kind_of, role_of
 from cryoflow.projects.found import JobStatus
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
 VERSIONS = ("2.15", "4.2", "5.0")
 

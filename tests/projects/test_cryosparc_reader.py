@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryosparc_projects import write_cryosparc_project
 from projects_cryosparc_dataset import small_dataset
 
 from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
@@ -15,7 +16,6 @@ from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.projects import cryosparc
 from cryoflow.projects.cryosparc.standalone import read_standalone
 from cryoflow.projects.found import JobStatus
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
 VERSIONS = ("2.15", "3.3", "4.2", "4.5", "5.0")
 

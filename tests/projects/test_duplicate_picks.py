@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cryosparc_projects import write_cryosparc_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from projects_cryosparc_dataset import small_dataset
@@ -11,7 +12,6 @@ from projects_cryosparc_dataset import small_dataset
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.projects.cryosparc import find_jobs, read_job, recognise
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 
 
 def folded(micrograph, xy, closest_px, score=None):

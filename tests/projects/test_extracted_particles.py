@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryosparc_projects import write_cryosparc_project
+from relion_projects import write_relion_project
 
 from cryoflow.formats.cs import read_cs
 from cryoflow.formats.star import read_table
@@ -18,9 +20,7 @@ from cryoflow.picks import Kind, PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
 from cryoflow.simulate.dataset import SimulatedDataset
-from cryoflow.simulate.relion_project import write_relion_project
 
 
 def boxes_of(image: np.ndarray, xy_px: np.ndarray, box_px: int, edge: int) -> np.ndarray:

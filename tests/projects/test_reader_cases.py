@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from relion_projects import write_relion_project
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database, select_best
@@ -14,7 +15,6 @@ from cryoflow.errors import BadInput
 from cryoflow.ingest import ingest
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.projects.tables import read_table_of_picks, read_tables
-from cryoflow.simulate.relion_project import write_relion_project
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from relion_projects import write_relion_project
 
 from cryoflow.database import Database, select_best
 from cryoflow.errors import BadInput
@@ -23,7 +24,6 @@ from cryoflow.projects.cryosparc.job_types import kind_of
 from cryoflow.projects.found import JobStatus
 from cryoflow.projects.tables import read_table_of_picks, read_tables
 from cryoflow.simulate.cryosparc_files import JobWriter, SimulatedJob, SimulatedOutput, write_project_files
-from cryoflow.simulate.relion_project import write_relion_project
 
 OPTICS = "\ndata_optics\n\nloop_\n_rlnOpticsGroup\n_rlnOpticsGroupName\n_rlnVoltage\n_rlnMicrographPixelSize\n"
 

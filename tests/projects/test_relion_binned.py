@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from relion_projects import write_relion_project
 
 from cryoflow.formats.star import read_blocks, read_table, write_star
 from cryoflow.micrographs.fourier import resample_to_shape
@@ -16,7 +17,6 @@ from cryoflow.projects import read_job
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.simulate.dataset import SimulatedDataset
-from cryoflow.simulate.relion_project import write_relion_project
 
 PIXEL_SIZE_A = 2.5
 BINNED = "6 micrographs are binned copies"

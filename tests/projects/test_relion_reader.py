@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from relion_projects import write_relion_project
 
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.star import read_blocks, read_table, write_star
@@ -19,7 +20,6 @@ from cryoflow.projects.crawl import crawl
 from cryoflow.projects.found import Job, JobStatus
 from cryoflow.projects.relion import counted, find_jobs, read_job, recognise
 from cryoflow.simulate.dataset import SimulatedDataset
-from cryoflow.simulate.relion_project import write_relion_project
 
 GENERATIONS = ["2", "3.0", "3.1", "4", "5.0"]
 REFINED = ["Select2D", "Select3D", "Refine3D"]

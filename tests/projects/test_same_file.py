@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from cryosparc_projects import write_cryosparc_project
+from relion_projects import write_relion_project
 
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.formats.star import read_blocks, write_star
@@ -9,8 +11,6 @@ from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.picks import Kind
 from cryoflow.projects import read_job
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.simulate.cryosparc_project import write_cryosparc_project
-from cryoflow.simulate.relion_project import write_relion_project
 
 
 def read(folder):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from relion_projects import write_relion_project
 
 from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.cs import write_cs
 from cryoflow.formats.star import write_star
 from cryoflow.micrographs.image import read_micrograph
 from cryoflow.projects.tables import read_table_of_picks
-from cryoflow.simulate.relion_project import write_relion_project
 
 BOX = 16
 

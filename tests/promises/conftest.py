@@ -10,9 +10,10 @@ import pytest
 @pytest.fixture(scope="session")
 def finished_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a CryoSPARC and a RELION project around three small micrographs."""
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+    from cryosparc_projects import write_cryosparc_project
+    from relion_projects import write_relion_project
+
     from cryoflow.simulate.make import simulate_dataset
-    from cryoflow.simulate.relion_project import write_relion_project
 
     folder = tmp_path_factory.mktemp("promises")
     dataset = simulate_dataset(folder / "raw", n_micrographs=3, shape_yx=(480, 640), seed=3, workers=1)

@@ -22,10 +22,11 @@ import cryoflow
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.cs import read_cs, read_cs_header
 from cryoflow.formats.pick_tables import read_file
+from cryoflow.preparation.model_folder import DESCRIPTION, WEIGHTS
 from cryoflow.projects.tables import read_table_of_picks
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.sealing import sealed
-from cryoflow.unpicker.bundle import DESCRIPTION, WEIGHTS, ModelBundle
+from cryoflow.unpicker.bundle import ModelBundle
 
 ROOT = Path(cryoflow.__file__).parent.parent
 SOURCES = [p for folder in ("cryoflow", "flows") for p in sorted((ROOT / folder).rglob("*.py"))]

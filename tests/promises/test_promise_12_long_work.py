@@ -56,7 +56,8 @@ def test_a_training_that_is_killed_again_and_again_ends_at_the_same_model(tmp_pa
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A root with one finished project of four micrographs."""
-    from cryoflow.simulate.cryosparc_project import write_cryosparc_project
+    from cryosparc_projects import write_cryosparc_project
+
     from cryoflow.simulate.make import simulate_dataset
 
     dataset = simulate_dataset(

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.sealing import sealed
-from cryoflow.unpicker.bundle import ModelBundle, npz_bytes, preprocessing_from_json
+from cryoflow.unpicker.bundle import ModelBundle, preprocessing_from_json
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.network import Architecture
 

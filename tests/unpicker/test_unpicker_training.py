@@ -8,10 +8,11 @@ from unpicker_rings import make_set, small_options
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.preparation.augment import augment, oriented
+from cryoflow.preparation.model_folder import get_weights, set_weights
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker import training_loop as fit_module
 from cryoflow.unpicker.batches import TrainingBatches
-from cryoflow.unpicker.bundle import ModelBundle, get_weights, set_weights
+from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labeled import LabeledSet, balanced_draw, split_by_micrograph
 from cryoflow.unpicker.network import Architecture, build, fold, pick_loss
