@@ -26,11 +26,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pandas as pd
 
 from cryoflow.database import Database
-from cryoflow.micrographs.header import pack_header
 from cryoflow.pickers.programs.warp import PIXEL_SIZE_A as WARP_PIXEL_SIZE_A
 from cryoflow.pickers.programs.warp.slices import label_radius_px
 from cryoflow.pickers.registry import pickers
@@ -69,15 +69,13 @@ def timed(name: str, function: Callable[..., object]) -> Callable[..., object]:
 
 def make_entry(folder: Path, n_picks: int, n_micrographs: int) -> PickSet:
     rng = np.random.default_rng(0)
-    header = pack_header((1, *SHAPE_YX), "i1", PIXEL_SIZE_A, (0, 0, 0, 0))
     names = [f"MotionCorr/job002/Movies/mic_{i:05d}.mrc" for i in range(n_micrographs)]
     paths = [folder / f"mic_{i:05d}.mrc" for i in range(n_micrographs)]
     for i, path in enumerate(paths):
-        with path.open("wb") as file:
-            file.write(
-                header + struct.pack("<I", i)
-            )  # no copy of another, which would go to the same part of the split
-            file.truncate(len(header) + SHAPE_YX[0] * SHAPE_YX[1])
+        with mrcfile.new_mmap(path, SHAPE_YX, mrc_mode=0, overwrite=True) as file:  # a sparse file
+            file.voxel_size = PIXEL_SIZE_A
+            # No copy of another one, which would go to the same part of the split.
+            file.data[0, :4] = np.frombuffer(struct.pack("<I", i), np.int8)
     n = n_micrographs
     micrographs = micrograph_table(
         {

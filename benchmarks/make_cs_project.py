@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 
-from cryoflow.micrographs.header import pack_header
 from cryoflow.simulate.cryosparc_files import JobWriter, SimulatedJob, SimulatedOutput, write_project_files
 
 SHAPE_YX = (4092, 5760)
@@ -21,9 +21,8 @@ def main() -> None:
     names = [f"{u:021d}_FoilHole_{i:06d}_Data_patch_aligned_doseweighted.mrc" for i, u in enumerate(uids.tolist())]
     (project / "J1" / "imported").mkdir(parents=True)
     image = project / "J1" / "imported" / "micrograph.mrc"
-    with image.open("wb") as file:  # all micrographs are links to one sparse file
-        file.write(pack_header((1, *SHAPE_YX), np.int8, 0.83, (0.0, 0.0, 0.0, 0.0)))
-        file.truncate(1024 + SHAPE_YX[0] * SHAPE_YX[1])
+    with mrcfile.new_mmap(image, SHAPE_YX, mrc_mode=0) as file:  # all micrographs are links to one sparse file
+        file.voxel_size = 0.83
     for name in names:
         (project / "J1" / "imported" / name).symlink_to(image.name)
     paths = np.array([f"J1/imported/{name}".encode() for name in names])

@@ -3,6 +3,10 @@
 The format is Hall (1991) J. Chem. Inf. Comput. Sci. 31, 326, as far as the programs of this field use it: blocks
 `data_NAME`, each a loop or a list of pairs; words at white space, with quotes; comments from `#` at a word's start.
 Numbers after `#` in a label's line are comments and need not be right. What a column means is not known here.
+
+The package `starfile` is the reference in tests, and does not read here: a `job.star` of 60 options took it 2.0 ms of
+CPU and this module 0.36 ms, 1,000,000 rows 6.6 s and 3,075 MB against 1.8 s and 224 MB (docs/performance.md), and it
+turns names and options that look like numbers into numbers.
 """
 
 from __future__ import annotations

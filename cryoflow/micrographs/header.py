@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
@@ -165,37 +164,6 @@ def micrograph_status(
     except BadInput:
         return ("movie" if path.suffix.lower() in _MOVIE_SUFFIXES else "unreadable"), None
     return ("movie" if header.n_sections > 1 else "found"), header
-
-
-def pack_header(
-    shape: tuple[int, int, int],
-    dtype: npt.DTypeLike,
-    pixel_size_A: float,
-    statistics: tuple[float, float, float, float],
-) -> bytes:
-    """The 1024 bytes of a little-endian MRC2014 header for an image (or a stack of images, space group 0).
-
-    Parameters
-    ----------
-    shape
-        Sections, rows, columns.
-    dtype
-        One of the types of `MODE_DTYPES`.
-    statistics
-        Minimum, maximum, mean, standard deviation.
-    """
-    n_sections, ny, nx = shape
-    mode = {kind: mode for mode, kind in MODE_DTYPES.items()}[np.dtype(dtype).str[1:]]
-    minimum, maximum, mean, deviation = statistics
-    header = bytearray(HEADER_BYTES)
-    struct.pack_into("<10i", header, 0, nx, ny, n_sections, mode, 0, 0, 0, nx, ny, 1)
-    struct.pack_into("<6f", header, 40, nx * pixel_size_A, ny * pixel_size_A, pixel_size_A, 90.0, 90.0, 90.0)
-    struct.pack_into("<3i3f2i", header, 64, 1, 2, 3, minimum, maximum, mean, 0, 0)
-    struct.pack_into("<i", header, 108, 20141)
-    header[208:216] = b"MAP \x44\x44\0\0"
-    struct.pack_into("<fi", header, 216, deviation, 1)
-    header[224:304] = b"cryoflow".ljust(80)
-    return bytes(header)
 
 
 def _byte_order(start: bytes) -> Literal["<", ">"] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.header import pack_header
 from cryoflow.simulate import load_dataset, simulate_dataset
 from cryoflow.simulate.conditions import STANDARD, random_conditions
 from cryoflow.simulate.density import find_specimen
@@ -19,9 +19,8 @@ from cryoflow.simulate.specimens import specimen_from_density, specimen_from_str
 
 
 def write_map(path: Path, density: np.ndarray, voxel_A: float) -> Path:
-    pixels = density.astype("<f4")
-    statistics = (float(pixels.min()), float(pixels.max()), float(pixels.mean()), float(pixels.std()))
-    path.write_bytes(pack_header(pixels.shape, pixels.dtype, voxel_A, statistics) + pixels.tobytes())
+    with mrcfile.new(path, density.astype("<f4"), overwrite=True) as file:
+        file.voxel_size = voxel_A
     return path
 
 
