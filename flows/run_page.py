@@ -70,12 +70,12 @@ def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:
 def show_table(stage: str, rows: Iterable[object], description: str) -> None:
     """Show a table of dataclasses or mappings on the run's page; the key holds its history over runs."""
     log.info("%s", description)
-    _show("table", stage, json.dumps([_literal_values(plain(row)) for row in rows]), description)
+    show_artifact("table", stage, json.dumps([_literal_values(plain(row)) for row in rows]), description)
 
 
 def show_text(stage: str, text: str) -> None:
     """Show text on the run's page."""
-    _show("markdown", stage, literal(text))
+    show_artifact("markdown", stage, literal(text))
 
 
 def show_link(stage: str, path: Path, text: str) -> None:
@@ -85,13 +85,15 @@ def show_link(stage: str, path: Path, text: str) -> None:
     address = report_address(path, load_settings().settings.site)
     log.info("%s: %s", text, address or path.absolute())
     if address:
-        _show("markdown", stage, f"[{literal(text)}]({address})", str(path.absolute()))
+        show_artifact("markdown", stage, f"[{literal(text)}]({address})", str(path.absolute()))
     else:
         why = "No viewer of this site serves it: see `viewer` in docs/cluster.md."
-        _show("markdown", stage, f"{literal(text[:1].upper() + text[1:])} is the file {code(path.absolute())}. {why}")
+        show_artifact(
+            "markdown", stage, f"{literal(text[:1].upper() + text[1:])} is the file {code(path.absolute())}. {why}"
+        )
 
 
-def _show(kind: str, stage: str, data: str, description: str | None = None) -> None:
+def show_artifact(kind: str, stage: str, data: str, description: str | None = None) -> None:
     """Create an artifact on the run's page, and on that of the run that started all, except for shards of a stage.
 
     `data` is Markdown or JSON, `description` is text.

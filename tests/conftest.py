@@ -25,6 +25,20 @@ for _name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:
         del os.environ[_name]  # the settings of whoever runs the tests are not the tests'
 
 ROOT = Path(__file__).resolve().parent.parent
+_setattr = pytest.MonkeyPatch.setattr
+
+
+def _set_public(self: pytest.MonkeyPatch, target: object, name: object, *value: object, **options: object) -> None:
+    """Refuse to replace a private name of our code: ruff sees the names that tests import, not those in texts."""
+    home, attribute = (target, name) if value or "value" in options else str(target).rpartition(".")[::2]
+    owner = home if isinstance(home, str) else getattr(home, "__module__", None) or getattr(home, "__name__", "")
+    is_private = str(attribute).startswith("_") and not str(attribute).endswith("__")
+    if is_private and str(owner).partition(".")[0] in ("cryoflow", "flows"):
+        pytest.fail(f"{owner}: {attribute} is private; test what the module does, or give it a public seam")
+    _setattr(self, target, name, *value, **options)  # type: ignore[arg-type]
+
+
+pytest.MonkeyPatch.setattr = _set_public  # type: ignore[assignment,method-assign]
 
 
 @pytest.fixture(autouse=True)

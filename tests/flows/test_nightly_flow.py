@@ -7,14 +7,18 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from relion_projects import write_relion_project
 
 from cryoflow.database import Database
 from cryoflow.ingest.parameters import IngestParameters
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.settings.load import Settings
 from cryoflow.settings.site import Site
 from cryoflow.simulate import simulate_dataset
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.network import Architecture
 from flows.ingest import ingest
 from flows.nightly import RECORD, RetrainParameters, newest_model, next_model, picks_seen, retrain
 
@@ -61,11 +65,16 @@ def test_a_model_is_trained_when_enough_picks_are_new_and_only_then(
     assert picks_seen(second) > picks_seen(first) + 100
 
 
+def save_model(folder: Path) -> None:
+    """Write an untrained model, which is complete."""
+    weights = {"kernel": np.zeros(3, np.float32)}
+    ModelBundle(Architecture("residual", 48, 2), TwoChannelPreprocessing(), weights, diameter_A=160.0).save(folder)
+
+
 def test_picks_whose_micrographs_are_gone_do_not_bring_a_training_every_night(
     nights: tuple[IngestParameters, RetrainParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.nightly.train_unpicker", lambda parameters: parameters.model.mkdir(parents=True))
-    monkeypatch.setattr("flows.nightly._is_finished", Path.is_dir)
+    monkeypatch.setattr("flows.nightly.train_unpicker", lambda parameters: save_model(parameters.model))
     crawling, training = nights
     ingest(crawling)
     training = replace(training, min_new_picks=1)
@@ -76,14 +85,10 @@ def test_picks_whose_micrographs_are_gone_do_not_bring_a_training_every_night(
     assert retrain(training) is None
 
 
-def test_models_are_numbered_by_the_day_and_unfinished_ones_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flows.nightly._is_finished", lambda folder: (folder / "done").exists())
+def test_models_are_numbered_by_the_day_and_unfinished_ones_go_on(tmp_path: Path) -> None:
     today = f"unpicker-{datetime.now():%Y-%m-%d}"
     for name in ("unpicker-2025-01-01", today, *(f"{today}-{i}" for i in range(2, 11)), "unpicker-by-hand"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "done").touch()
+        save_model(tmp_path / name)
     assert newest_model(tmp_path) == tmp_path / f"{today}-10"
     assert next_model(tmp_path) == tmp_path / f"{today}-11"
     (tmp_path / f"{today}-11").mkdir()  # a training that was stopped

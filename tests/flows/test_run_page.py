@@ -61,7 +61,7 @@ def test_a_report_is_linked_by_an_address_that_a_browser_opens(
 ) -> None:
     shown: list[Any] = []
     monkeypatch.setenv("CRYOFLOW_SITE", site)
-    monkeypatch.setattr(run_page, "_show", lambda *values: shown.append(values))
+    monkeypatch.setattr(run_page, "show_artifact", lambda *values: shown.append(values))
     run_page.show_link("report", Path("/data/r.html"), "the report")
     assert expected in shown[0][2]
     assert "file://" not in str(shown)
