@@ -60,7 +60,9 @@ def merge_names(
     if extracted is not None:
         called = {str(name): str(names[to]) for name, to in zip(names, becomes, strict=True)}
         extracted = replace(extracted, micrographs=tuple(called[name] for name in extracted.micrographs))
-    note = f"{int((~stays).sum())} micrographs are known under two names or more; each file counts once"
+    n = len({int(to) for to in becomes[~stays]})
+    which = "1 micrograph is" if n == 1 else f"{n} micrographs are"
+    note = f"{which} known under two names or more ({names[~stays][0]}, ...); each file counts once"
     return micrographs[stays].reset_index(drop=True), extracted, (note,)
 
 

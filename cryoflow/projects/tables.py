@@ -350,9 +350,11 @@ def _flip(
         return []
     ny = micrographs["ny"].to_numpy(np.float64, na_value=np.nan)[columns["micrograph"]]
     if np.isnan(ny[flips]).any():
+        rows = np.asarray(columns["micrograph"], np.int64)[flips & np.isnan(ny)]
+        first = micrographs["name"].iloc[int(rows[0])]
         raise MissingMetadata(
             path,
-            "counts y from the last row of micrographs whose height is not known.",
+            f"counts y from the last row of micrographs, and the height of {first} is not known: it was not found.",
             "Name the folder of its micrographs with --micrographs.",
         )
     columns["y_px"] = np.where(flips, ny - 1 - columns["y_px"].astype(np.float64), columns["y_px"].astype(np.float64))

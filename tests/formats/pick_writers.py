@@ -90,6 +90,12 @@ def topaz_table(path: Path, xy: Points, score: Points, shape_yx: tuple[int, int]
     _lines(path, rows, "image_name\tx_coord\ty_coord\tscore\n")
 
 
+def appion_pik(path: Path, xy: Points, score: Points, shape_yx: tuple[int, int]) -> None:
+    rows = [f"{MICROGRAPH} {int(x)} {int(y)} {s} 0.1 1.0 20 1 0 0.5 150.00" for (x, y), s in _rows(xy, score)]
+    head = "#filename x y mean stdev corr_coeff peak_size templ_num angle moment diam\n"
+    _lines(path, rows, head)
+
+
 def cryoppp_csv(path: Path, xy: Points, score: Points, shape_yx: tuple[int, int]) -> None:
     rows = [f"{x!r},{shape_yx[0] - 1 - y!r},{DIAMETER}" for (x, y), _ in _rows(xy, score)]
     _lines(path, rows, "X-Coordinate,Y-Coordinate,Diameter\n")
@@ -155,6 +161,7 @@ def _rows(xy: Points, score: Points) -> list[tuple[tuple[float, float], float]]:
 
 
 WRITERS: dict[str, Writer] = {
+    "Appion pik": appion_pik,
     "RELION STAR": relion_star,
     "crYOLO cbox": cbox,
     "crYOLO cbox (old)": cbox_old,

@@ -29,7 +29,7 @@ def read(path: Path) -> FilePicks:
     BadInput
         Where it is damaged, no row has a position, or the pixel size is not there.
     """
-    table, notes, _ = read_position_blocks(path, _POSITION, optional=_OPTIONAL)
+    table, notes, _, is_negative = read_position_blocks(path, _POSITION, optional=_OPTIONAL)
     pixel_A = np.asarray(table.get("cisTEMPixelSize", np.full(len(table[_POSITION[0]]), np.nan)), np.float64)
     x_A, y_A = (np.asarray(table[label], np.float64) for label in _POSITION)
     if len(x_A) and not (x_A != 0).any() and not (y_A != 0).any():
@@ -50,6 +50,7 @@ def read(path: Path) -> FilePicks:
         class_number=None if classes is None else np.asarray(np.nan_to_num(np.asarray(classes)), np.int32),
         micrographs=None if names is None else np.array([str(name).strip("'\"") for name in names], object),
         pixel_size_A=float(sizes[0]) if len(sizes) == 1 else None,
+        label=-1 if is_negative else None,
         notes=tuple(notes),
     )
 

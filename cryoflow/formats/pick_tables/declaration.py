@@ -161,10 +161,29 @@ class Head:
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The words of the first line, lower case, without `_`, `#` and quotes: columns of a table with a header."""
-        text = self.start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").lstrip()
-        words = re.split(r"[,;\t]|\s+", text.partition("\n")[0].strip().lstrip("#").strip())
+        """The words of the line of names, lower case, without `_`, `#` and quotes: columns of a table with a header."""
+        line = self.names_line[1]
+        words = re.split(r"[,;\t]|\s+", line.strip().lstrip("#").strip())
         return tuple(word.strip().strip('"').lstrip("_").lower() for word in words)
+
+    @cached_property
+    def names_line(self) -> tuple[int, str]:
+        """How many lines stand before the line of names of a table, and that line.
+
+        It is the first line that is no comment; where that one holds numbers, the comment before it.
+        """
+        comment, first = (0, ""), None
+        text = self.start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
+        for number, line in enumerate(text.split("\n")):
+            if line.lstrip().startswith("#"):
+                comment = (number, line)
+            elif line.strip():
+                first = (number, line)
+                break
+        if first is None:
+            return comment
+        words = [word.strip('"') for word in re.split(r"[,;\s]+", first[1])]
+        return comment if comment[1] and any(is_number(word.encode()) for word in words) else first
 
     @cached_property
     def numbers(self) -> Row | None:

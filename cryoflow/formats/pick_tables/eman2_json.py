@@ -61,6 +61,8 @@ def read(path: Path) -> FilePicks:
     if kinds:
         notes.append("a micrograph of a tilt pair: " + ", ".join(f"{n} {tag}" for tag, n in sorted(kinds.items())))
     notes += [f"the list {name} was not read ({len(lists[name])} boxes)" for name in list(lists)[1:]]
+    if isinstance(of_tomogram := found.get("boxes_3d"), list) and of_tomogram:
+        notes.append(f"the list boxes_3d was not read ({len(of_tomogram)} boxes in three dimensions)")
     has_score = bool(np.isfinite(scores).any())
     return FilePicks(
         FORMAT.name,
@@ -75,7 +77,7 @@ def read(path: Path) -> FilePicks:
 
 
 def _sniff(head: Head) -> bool:
-    return head.start.lstrip().startswith(b"{") and bool(_KEY.search(head.start))
+    return head.start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") and bool(_KEY.search(head.start))
 
 
 FORMAT = PickFormat(

@@ -49,6 +49,8 @@ def read(path: Path) -> FilePicks:
             counts["helix_end"] = int(is_end.sum())
             rows = rows[~is_end]
         score = None
+    elif score is not None:
+        score = np.where(score == _ORDINARY, np.nan, score)  # files joined of picks by hand and by a program
     sizes = rows[:, 2:4]
     if (sizes == 0).all(axis=1).any():
         notes.append("boxes of size 0: x and y were taken for centers")
@@ -100,7 +102,7 @@ FORMAT = PickFormat(
     sniff=_sniff,
     read=read,
     position="corner",
-    score="the fifth number (REPIC, Scipion), unless all are marks",
+    score="the fifth number (REPIC, Scipion), unless it is a mark",
     marks=(
         "fifth number -3: an ordinary box; -1 and -2: ends of a helix, left out and counted as `helix_end`; "
         "lines `#helix:`: segments of helices; width and height 0: x and y are the center"

@@ -9,8 +9,9 @@ from cryoflow.formats.pick_tables.star_text import NEGATIVE
 
 FALSE_POSITIVES = "false_positives"
 """CryoPPP's folder of labels that are no particles."""
-_REPEATED = re.compile(r"_nonunique$", re.IGNORECASE)
-"""Gautomatch's picks before it drops those that are too close to a better one: the picks of `_automatch` and more."""
+_REPEATED = re.compile(r"_nonunique\.\w+$|\.\d+\.pik$", re.IGNORECASE)
+"""Gautomatch's picks before it drops those that are too close to a better one (the picks of `_automatch` and more), and
+Appion's peaks of a single template (those of `X.a.pik` are the best of all templates)."""
 _APPENDED = re.compile(
     r"_(autopick\w*|automatch|manualpick|applepick|extract|reextract|picks|particles|coords?|boxes|topaz\w*|cryolo"
     r"|boxnet\w*|warp|info|nonunique|rejected|false_?positives?|excluded)$",
@@ -41,4 +42,4 @@ def negative_suffix(path: Path) -> str:
 
 def is_repeated(path: Path) -> bool:
     """Whether a file holds the picks of another one and near repeats of them."""
-    return bool(_REPEATED.search(path.stem))
+    return bool(_REPEATED.search(path.name))

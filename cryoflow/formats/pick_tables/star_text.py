@@ -22,11 +22,20 @@ _WITHOUT_PICKS = re.compile(r"optics|general|global|header|job|cryolo_include|mi
 
 
 class PositionBlocks(NamedTuple):
-    """The rows of all blocks with positions, notes on blocks that were not read, and the names of those blocks."""
+    """The rows of all blocks with positions.
+
+    Attributes
+    ----------
+    notes, others
+        Notes on blocks that were not read, and the names of those blocks.
+    is_negative
+        The rows are of blocks whose names say that they are no particles: there is no other.
+    """
 
     table: Table
     notes: list[str]
     others: tuple[str, ...]
+    is_negative: bool
 
 
 def read_position_blocks(
@@ -62,7 +71,10 @@ def read_position_blocks(
     table = concatenated([table for _, table in tables])
     if name_column in table and (name := tomography_name(_distinct(table, name_column))):
         raise BadInput(path, f"is of tomography (it names {name}).", "Picks in three dimensions are not read.")
-    return PositionBlocks(table, notes, tuple(other.name for other in others))
+    is_negative = bool(tables) and all(_is_negative(name) for name, _ in tables)
+    if is_negative:
+        notes.append(f"labeled -1: the name data_{tables[0][0]} says that they are no particles")
+    return PositionBlocks(table, notes, tuple(other.name for other in others), is_negative)
 
 
 def _is_negative(name: str) -> bool:

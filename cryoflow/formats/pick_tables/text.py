@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput, OverBudget
-from cryoflow.formats.pick_tables.declaration import FloatArray
+from cryoflow.formats.pick_tables.declaration import FloatArray, Head
 from cryoflow.storage import budgets, inputs
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _LARGEST_TEXT_BYTES = 1 << 30
+_DECIMAL_COMMAS = re.compile(r"\d,\d+\s*[;\s]\s*[-+]?\d")
+"""A comma between digits in a line whose numbers are separated by something else."""
+_DECIMAL_COMMA = r"[-+]?\d+,\d+"
 _NO_NUMBER = ("", "nan", "na", "<na>", "none", "null", "n/a")
 
 
@@ -54,6 +58,8 @@ def numbers(path: Path, lines: Sequence[str]) -> FloatArray:
         Where rows differ in length or hold text.
     """
     deadline = budgets.Deadline(path, sum(map(len, lines)))
+    if lines and _DECIMAL_COMMAS.search(lines[0]):
+        raise _decimal_commas(path, lines[0].strip())
     rows = [line.replace(",", " ").replace(";", " ").split() for line in deadline.watch(lines)]
     if not rows:
         return np.zeros((0, 2))
@@ -79,11 +85,11 @@ def read_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        with inputs.opened(path) as file:
-            head = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().decode("utf-8", "surrogateescape")
-        first, _, rest = head.partition("\n")
-        separator = next((found for found in "\t,;" if found in first), None)
-        width, in_first_row = (_n_fields(line, separator) for line in (first, rest.partition("\n")[0]))
+        head = Head.of(path)
+        n_before, first = head.names_line
+        rest = head.start.decode("utf-8", "surrogateescape").split("\n")[n_before + 1 :]
+        separator = next((found for found in "\t;," if found in first), None)
+        width, in_first_row = (_n_fields(line, separator) for line in (first, rest[0] if rest else ""))
         if width > budgets.MOST_COLUMNS:
             raise OverBudget(path, f"its first line names {width} columns, and {budgets.MOST_COLUMNS} are the most.")
         if in_first_row > width:  # pandas would cut it; of later rows it says so itself
@@ -97,6 +103,7 @@ def read_frame(path: Path) -> pd.DataFrame:
                 dtype="object",
                 encoding="utf-8-sig",
                 encoding_errors="surrogateescape",
+                skiprows=n_before,
                 skipinitialspace=True,
                 keep_default_na=False,
                 index_col=False,
@@ -145,9 +152,15 @@ def column_of_numbers(path: Path, name: str, values: pd.Series) -> FloatArray:
 
     try:
         words = values.str.strip()
+        if (with_commas := words[words.str.fullmatch(_DECIMAL_COMMA)]).size:
+            raise _decimal_commas(path, str(with_commas.iloc[0]))
         return np.asarray(pd.to_numeric(words.mask(words.str.lower().isin(_NO_NUMBER))), np.float64)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(path, f"column {name} holds text where numbers are expected: {error}.") from error
+
+
+def _decimal_commas(path: Path, text: str) -> BadInput:
+    return BadInput(path, f"has numbers with commas: {text[:60]!r}.", "Write decimal points in place of commas.")
 
 
 def column_of_names(values: pd.Series) -> npt.NDArray[np.object_]:

@@ -93,7 +93,7 @@ def read_particles(path: Path, classes: frozenset[int] | None = None, only_micro
         needed = needed[1:]
     origin_columns = _ANGST if set(_ANGST) <= set(content.columns) else _PIXELS
     optional = [*origin_columns, *_REST, *_DEFOCUS, *OLD_COLUMNS]
-    table, notes, others = read_position_blocks(
+    table, notes, others, is_negative = read_position_blocks(
         path, needed, optional=optional, narrow=_NARROW, name_column="rlnMicrographName"
     )
     counts: dict[str, int] = {}
@@ -120,6 +120,8 @@ def read_particles(path: Path, classes: frozenset[int] | None = None, only_micro
     columns: dict[str, npt.NDArray[np.generic]] = {"micrograph": codes}
     columns["x_px"], columns["y_px"] = _floats(table, "rlnCoordinateX"), _floats(table, "rlnCoordinateY")
     columns |= pick_columns(table)
+    if is_negative:
+        columns["label"] = np.full(len(codes), -1, np.int8)
     box_A = boxes.pop() if len(boxes) == 1 else NAN
     return Particles(names, columns, origin, origin_columns == _ANGST, own, box_A, helical, notes, counts)
 
