@@ -152,6 +152,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
+        if group := site_group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+    # An image takes minutes to build, in the background in CI: tests that need none come first.
+    items.sort(key=lambda item: "cpu_image" in getattr(item, "fixturenames", ()))
+
+
+def site_group(item: pytest.Item) -> str:
+    """Return which tests of the site lane one process runs, one after the other; "" for tests of other lanes.
+
+    Tests on a SLURM cluster or a Docker Engine stop its daemons and count its jobs; others are grouped by module.
+    """
+    markers = {marker.name for marker in item.iter_markers()}
+    for shared in ("slurm", "docker"):
+        if shared in markers:
+            return shared
+    return item.path.stem if markers & PARTS.keys() else ""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

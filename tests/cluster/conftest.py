@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import cpu_image as images
 import pytest
 from real_site import RealSite, postgres
 from slurm_folder import FakeSlurm
@@ -73,23 +74,13 @@ def docker_image(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def cpu_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CPU image, built by the project's own script from a base that needs no registry; once a session.
+def cpu_image() -> Path:
+    """The CPU image, built by the project's own script; once for each state of the sources, whatever uses it.
 
     CRYOFLOW_CPU_IMAGE names one that is built already.
     """
     if built := os.environ.get("CRYOFLOW_CPU_IMAGE"):
         return Path(built)
-    folder = tmp_path_factory.mktemp("images")
-    base = folder / "base"
-    if not (maker := ROOT.parent / "shared" / "testbed" / "docker-engine").exists():
+    if not images.BASE_MAKER.exists():
         pytest.skip("no base image: CRYOFLOW_CPU_IMAGE names no image, and there is no testbed")
-    subprocess.run([str(maker), "base", str(base)], check=True, capture_output=True)
-    for device in (base / "dev").iterdir():
-        if device.is_symlink() or not device.is_dir():
-            device.unlink()  # device files cannot be made in a build without privileges
-    build = ROOT / "containers" / "build"
-    quick = {"APPTAINER_MKSQUASHFS_ARGS": "-comp gzip -Xcompression-level 1"}  # quicker to make, and larger
-    argv = [str(build), "--apptainer", "--output", str(folder), "--base", str(base), "cpu"]
-    subprocess.run(argv, check=True, env={**os.environ, **quick})
-    return folder / "cryoflow-cpu.sif"
+    return images.cpu_image()
