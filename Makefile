@@ -32,6 +32,7 @@ test-slow: $(MADE)
 	$(PYTEST) -n 2 --dist loadscope -m "slow and not ($(SITE))" $(ARGS)
 
 test-site: $(MADE)
+	$(BIN)/python tests/cluster/cpu_image.py
 	$(PYTEST) -n 2 --dist loadgroup -m "$(SITE)" $(ARGS)
 
 test-all: test test-slow test-site

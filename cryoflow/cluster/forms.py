@@ -1,4 +1,4 @@
-"""A deployment's form at one site: which paths it takes, and which values it offers.
+"""Forms of deployments and pools: which paths a field takes, which values it offers, and the order of the fields.
 
 The server checks the schema of a form when a run is made, so a path that no worker could use is refused there, by its
 field. A relative path would be lost: a run's working folder is a temporary one that is deleted at its end.
@@ -55,6 +55,22 @@ def offered_values(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
         elif not fields and name in known:
             offered[name] = known[name]
     return offered
+
+
+def number_fields(template: dict[str, Any], *, last: Sequence[str] = ()) -> dict[str, Any]:
+    """Give each field of a pool's form its position, and return the form.
+
+    PostgreSQL stores the form as JSONB, which keeps no order; the page sorts by `position`.
+
+    Parameters
+    ----------
+    last
+        Fields that come after all others.
+    """
+    fields = template["variables"]["properties"]
+    for position, name in enumerate(sorted(fields, key=lambda name: name in last)):
+        fields[name]["position"] = position
+    return template
 
 
 def _is_below(path: str, folders: Sequence[str]) -> bool:

@@ -101,16 +101,6 @@ class SlurmJobConfiguration(BaseJobConfiguration):
     time_minutes: int = Field(
         default=60, ge=1, title="Time limit (minutes)", description="SLURM ends the job after this long."
     )
-    memory_factor: float = Field(
-        default=1,
-        ge=1,
-        description="Memory is multiplied by this. The pipeline raises it when a job was killed for memory.",
-    )
-    time_factor: float = Field(
-        default=1,
-        ge=1,
-        description="The time limit is multiplied by this. The pipeline raises it when a job ran out of time.",
-    )
     constraint: Line | None = Field(
         default=None, description="Features that the node must have.", examples=["avx512&nvme"]
     )
@@ -131,6 +121,10 @@ class SlurmJobConfiguration(BaseJobConfiguration):
         title="Node-local scratch",
         description="A fast folder of each node. A job gets a folder of its own in it, removed when the job ends.",
         examples=["/scratch"],
+    )
+    log_folder: LogFolder = Field(
+        default="~/cryoflow-logs",
+        description="Folder for job scripts and logs. The login node and all nodes must see it.",
     )
     setup: str = Field(
         default="",
@@ -155,11 +149,14 @@ class SlurmJobConfiguration(BaseJobConfiguration):
     )
     memory_option: MemoryOption = Field(
         default=MemoryOption.PER_NODE,
+        title="Memory option",
         description="Option of sbatch that carries the memory: per-node, per-cpu, per-gpu, or none where memory comes "
         "with the CPUs. Rarely needed: a property of the cluster.",
     )
     gpu_option: GpuOption = Field(
-        default=GpuOption.GRES, description="Option that carries the GPUs. Rarely needed: a property of the cluster."
+        default=GpuOption.GRES,
+        title="GPU option",
+        description="Option that carries the GPUs. Rarely needed: a property of the cluster.",
     )
     leave_out: list[Line] = Field(
         default_factory=list,
@@ -172,9 +169,17 @@ class SlurmJobConfiguration(BaseJobConfiguration):
         description="Seconds before the time limit at which the stage is told to stop, so that it can write a "
         "checkpoint; 0 for no warning.",
     )
-    log_folder: LogFolder = Field(
-        default="~/cryoflow-logs",
-        description="Folder for job scripts and logs. The login node and all nodes must see it.",
+    memory_factor: float = Field(
+        default=1,
+        ge=1,
+        description="Memory is multiplied by this. The pipeline raises it when a job was killed for memory. Rarely "
+        "needed here.",
+    )
+    time_factor: float = Field(
+        default=1,
+        ge=1,
+        description="The time limit is multiplied by this. The pipeline raises it when a job ran out of time. Rarely "
+        "needed here.",
     )
 
     @field_validator("extra_directives")

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from cryoflow.cluster.deployments import pools
 from cryoflow.cluster.exit_reason import OLD_SLURM_TYPE, SLURM_TYPE
+from cryoflow.cluster.forms import number_fields
 from cryoflow.errors import BadInput
 from cryoflow.settings.profiles import ProfileName
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import WorkPool
+
+
+def pool_form(kind: str) -> dict[str, Any]:
+    """Return the form of a type of pool: its job template, with fields in the order that users need them."""
+    from prefect.workers.base import BaseJobConfiguration, BaseWorker
+
+    worker = BaseWorker.get_worker_class_from_type(kind)
+    assert worker is not None, kind
+    return number_fields(worker.get_default_base_job_template(), last=tuple(BaseJobConfiguration.model_fields))
 
 
 def make_pools(profile: ProfileName) -> None:
@@ -26,13 +36,10 @@ def make_pools(profile: ProfileName) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
-    from prefect.workers.base import BaseWorker
 
     with get_client(sync_client=True) as client:
         for name, kind in pools(profile).items():
-            worker = BaseWorker.get_worker_class_from_type(kind)
-            assert worker is not None, kind
-            template = worker.get_default_base_job_template()
+            template = pool_form(kind)
             try:
                 there = client.read_work_pool(name)
             except ObjectNotFound:

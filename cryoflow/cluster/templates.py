@@ -1,6 +1,6 @@
 """The files of `deployments/`, for sites that manage pools and deployments with Prefect's own commands.
 
-`cryoflow deploy` needs none of them. They are made from the same table, and a test says so.
+`cryoflow deploy` needs none of them. They are made from the same table, which a test checks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.cluster.deployments import POOL_TYPES, STAGES, engine_defaults, load_flow, pool_of, resource_variables
+from cryoflow.cluster.pools import pool_form
 from cryoflow.settings.profiles import ProfileName, deployment_name
 from cryoflow.settings.site import Site
 from cryoflow.storage.files import write_atomically
@@ -29,13 +30,10 @@ _FORMS = {"slurm": POOL_TYPES[ProfileName.SLURM], "docker": POOL_TYPES[ProfileNa
 def files() -> Iterator[tuple[str, str]]:
     """Name and content of each file."""
     import yaml  # noqa: TID251 (writes templates)
-    from prefect.workers.base import BaseWorker
 
     yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)
     for name, kind in _FORMS.items():
-        worker = BaseWorker.get_worker_class_from_type(kind)
-        assert worker is not None, kind
-        yield f"{name}.json", json.dumps(worker.get_default_base_job_template(), indent=1, ensure_ascii=False) + "\n"
+        yield f"{name}.json", json.dumps(pool_form(kind), indent=1, ensure_ascii=False) + "\n"
 
 
 def prefect_yaml() -> dict[str, Any]:

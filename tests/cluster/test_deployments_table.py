@@ -208,6 +208,16 @@ def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: S
     assert fields["cpus"]["description"] == "CPU cores."
 
 
+@pytest.mark.parametrize("kind", ["cryoflow-slurm", "cryoflow-docker", "process"])
+def test_every_field_of_a_pools_form_has_its_position_and_those_of_every_run_come_last(kind: str) -> None:
+    from cryoflow.cluster.pools import pool_form
+
+    fields = pool_form(kind)["variables"]["properties"]
+    ordered = sorted(fields, key=lambda name: fields[name]["position"])
+    assert [fields[name]["position"] for name in ordered] == list(range(len(fields)))
+    assert set(ordered[-4:]) == {"command", "env", "labels", "name"}
+
+
 def test_a_pool_of_another_type_is_not_written_over(prefect_server: None) -> None:
     """As one that an earlier version made: Prefect cannot change a pool's type."""
     from prefect.client.orchestration import get_client

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from chromium import browser, shown
+from prefect.workers.base import BaseJobConfiguration
 from real_site import RealSite, postgres
 
 from cryoflow.report.execution import TraceRow, read_trace
@@ -148,6 +149,21 @@ def test_a_run_is_launched_through_the_page_by_filling_in_its_form(site: LivingS
         page.wait_for("document.body.innerText.includes('Completed')", within_s=180)
         page.wait_for("document.body.innerText.includes('SLURM job')")
     assert {entry.project for entry in Database(database).entries()} == set(PROJECTS)
+
+
+@pytest.mark.browser
+def test_the_fields_of_a_pools_form_come_in_the_order_of_their_declaration(site: LivingSite, tmp_path: Path) -> None:
+    """PostgreSQL keeps no order of the form's fields: without positions, the page shows the shortest names first."""
+    from cryoflow.cluster.job import SlurmJobConfiguration
+
+    described = {name: str(field.description) for name, field in SlurmJobConfiguration.model_fields.items()}
+    own = [described[name] for name in described if name not in BaseJobConfiguration.model_fields]
+    with browser(tmp_path / "chromium") as page:
+        page.open(f"http://127.0.0.1:{site.port}/work-pools/work-pool/cryoflow-slurm/edit", shows=own[0])
+        text = page.text()
+    assert all(text.count(description) == 1 for description in own)
+    assert sorted(own, key=text.index) == own
+    assert text.index(described["labels"]) > text.index(own[-1])
 
 
 @pytest.fixture(scope="module")
