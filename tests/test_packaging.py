@@ -57,6 +57,15 @@ def test_make_knows_its_targets_and_each_makes_the_environment_first(target: str
     assert "sh .ci/env" in done.stdout
 
 
+def test_the_help_states_the_same_time_of_the_demo_as_the_readme_which_ci_measures() -> None:
+    from cryoflow.cli.demo import demo
+
+    stated = re.search(r"the demo takes about (\d+) minutes", (ROOT / "README.md").read_text())
+    assert stated
+    assert f"about {stated[1]} minutes on 2 cores" in str(demo.__doc__)
+    assert "\nstage demo .ci/demo\n" in (ROOT / ".ci" / "run").read_text()
+
+
 def _make_env(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     (folder / ".ci").mkdir()
     (folder / ".ci" / "env").write_text((ROOT / ".ci" / "env").read_text())

@@ -82,22 +82,15 @@ class TrainOptions:
     def from_parameters(
         cls, parameters: TrainUnpickerParameters, preprocessing: PatchExtractor | None = None
     ) -> TrainOptions:
-        """Return the options that a user gave, with the architecture's own values for the others."""
-        p = parameters
-        recipe = {name: getattr(p, name) for name in ("epochs", "patience", "batch", "learning_rate")}
+        """Return the parameters of the same names, and the architecture's own values where a user gave none."""
+        p, names = parameters, {f.name for f in dataclasses.fields(cls)} - {"architecture"}
+        given = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name in names}
         make = cls.emunpicker if p.architecture != "residual" else cls
         return make(
-            **{name: value for name, value in recipe.items() if value is not None},
+            **{name: value for name, value in given.items() if value is not None},
             preprocessing=preprocessing,
-            class_prior=p.class_prior,
-            max_positives=p.max_positives,
-            validation=p.validation,
-            test=p.test,
             goal=Goal(p.precision, p.recall),
-            seed=p.seed,
-            start_from=p.start_from,
             cache_dir=p.cache,
-            workers=p.workers,
         )
 
     @classmethod
