@@ -4,13 +4,15 @@
 
 The micrographs' files are 16 different ones under many names, so that each next micrograph is read anew. Times are the
 page's own (`performance.now()`): the first picture from the start of the navigation, the next one and a toggle from the
-key. "shown" is when the circle has changed, "kept" when the server has confirmed that the action is on the disk.
+key. "shown" is when the circle has changed, "kept" when the server has confirmed that the action is on the disk. The
+CPU time of the viewer and of the browser tells what a machine that is busy with other work would need by itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -59,6 +61,37 @@ def make(folder: Path, n: int, per_micrograph: int, size: int) -> Database:
     return database
 
 
+class CpuClock:
+    """CPU time of the viewer and of the browser, in milliseconds."""
+
+    def __init__(self, viewer: int) -> None:
+        self.viewer = viewer
+        self.last = self.read()
+
+    def read(self) -> tuple[float, float]:
+        parents: dict[int, int] = {}
+        ticks: dict[int, float] = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:  # it has ended
+                continue
+            parents[int(stat.parent.name)] = int(fields[1])
+            ticks[int(stat.parent.name)] = float(fields[11]) + float(fields[12])
+        mine = {os.getpid()}
+        for _ in range(5):
+            mine |= {pid for pid, parent in parents.items() if parent in mine}
+        ms = 1000 / os.sysconf("SC_CLK_TCK")
+        browser_ticks = sum(ticks[pid] for pid in mine - {os.getpid(), self.viewer} if pid in ticks)
+        return ticks[self.viewer] * ms, browser_ticks * ms
+
+    def lap(self) -> str:
+        """Return what both used since the last call."""
+        before, self.last = self.last, self.read()
+        viewer, browser_ms = (b - a for a, b in zip(before, self.last, strict=True))
+        return f"CPU: viewer {viewer:.0f} ms, browser {browser_ms:.0f} ms"
+
+
 def until(page: Page, expression: str) -> None:
     end = time.monotonic() + 120
     while not page.js(expression):
@@ -98,16 +131,21 @@ def main() -> None:
     time.sleep(8)  # the entry is loaded meanwhile, as while a person opens the link
     try:
         with tempfile.TemporaryDirectory() as profile, browser(Path(profile), width=1400, height=900) as page:
+            clock = CpuClock(process.pid)
+            print(f"load of the machine {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
             page.call("Page.navigate", url=json.loads(text)["write"])
             until(page, "performance.getEntriesByName('picture 0').length")
             first = float(page.js("performance.getEntriesByName('picture 0')[0].startTime"))
+            print("first picture,", clock.lap())
             until(page, "document.getElementById('all').textContent.includes(' of ')")
             time.sleep(3)
+            clock.lap()
             following, shown, kept = [], [], []
             for i in range(1, options.rounds + 1):
                 done = f"document.getElementById('stage').dataset.pictured === '{i}'"
                 following.append(waited_ms(page, "n", done))
                 time.sleep(1.5)  # a person looks; the micrograph beside it is fetched meanwhile
+            print(f"{options.rounds} times next, {clock.lap()}")
             page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: '.'}))")
             revision = "window.revision = Number(document.getElementById('stage').dataset.revision || 0)"
             for _ in range(options.rounds):
@@ -119,6 +157,7 @@ def main() -> None:
                 confirmed = "Number(document.getElementById('stage').dataset.revision) > window.revision"
                 kept.append(waited_ms(page, " ", confirmed))
                 time.sleep(0.5)
+            print(f"{2 * options.rounds} toggles, {clock.lap()}")
     finally:
         process.terminate()
         process.wait(30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import HTTPException
 from fastapi.responses import Response
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.system.cpus import available_cpus
 from cryoflow.view import pictures
 from cryoflow.view.access import Visitor, clean_name
@@ -72,6 +73,15 @@ class Api:
         opened = self.library.opened(entry)
         opened.review.refresh()
         return opened
+
+    def prepare(self, entry: str, micrograph: int) -> None:
+        """Load an entry and one of its micrographs in the background, while the browser still reads the page."""
+        self.pool.submit(self._load, entry, micrograph)
+
+    def _load(self, entry: str, micrograph: int) -> None:
+        with contextlib.suppress(CryoflowError, OSError, IndexError):  # the page's own requests report them
+            opened = self.library.opened(entry)
+            self.library.pyramid(opened.path(micrograph))
 
     def seen(self, window: str, name: str, entry: str, micrograph: int) -> list[dict[str, object]]:
         """Note what a window shows, and return the other windows that show the same entry."""

@@ -114,9 +114,12 @@ class Candidates:
         return float(np.nanmin(self.scores)), float(np.nanmax(self.scores))
 
     def with_scores(self, scores: Float, threshold: float) -> Candidates:
-        """Return the same picks with a model's probabilities."""
-        nothing = np.zeros(len(self), bool)
-        return replace(self, scores=scores, calibrated=True, threshold=threshold, removed_without_score=nothing)
+        """Return the same picks with a model's probabilities.
+
+        Picks that un-picking removed stay removed where the model has not scored them.
+        """
+        removed = self.removed_without_score & np.isnan(scores)
+        return replace(self, scores=scores, calibrated=True, threshold=threshold, removed_without_score=removed)
 
 
 def open_candidates(database: Database, name: str) -> Candidates:

@@ -90,7 +90,7 @@ class Library:
     state_folder
         Where journals lie if the database cannot be written; see `journal_of`.
     model
-        Unpicker that scores the picks of entries that have no probabilities.
+        Unpicker that scores the picks of entries that have no probabilities, or none for what un-picking removed.
     masks
         Folders with masks of micrographs; see `cryoflow.detector.masks.mask_of`.
     """
@@ -138,7 +138,8 @@ class Library:
                 journal = journal_of(self.database.root, name, candidates.fingerprint, state_folder=self.state_folder)
                 self._reviews[key] = Review(candidates, journal)
             opened = Opened(name, self._reviews[key])
-        if self.model is not None and not candidates.calibrated and len(candidates):
+        unscored = not candidates.calibrated or candidates.removed_without_score.any()
+        if self.model is not None and unscored and len(candidates):
             from cryoflow.view.scoring import Scoring  # brings the unpicker along
 
             opened.scoring = Scoring(candidates, self.model, self._scorer)

@@ -61,6 +61,7 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
         micrograph: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
     ) -> HTMLResponse:
         name = database.entry(entry).name
+        api.prepare(name, micrograph)
         names = [e.name for e in database.entries()]
         visitor = visitor_of(request)
         config = {

@@ -22,7 +22,7 @@ class ViewParameters(Parameters):
     write: Annotated[bool, Option(form=False)] = False
     """Print a second link whose holder may clean picks and save them."""
     model: ModelFolder | None = None
-    """Score the picks of entries that have no probabilities with this unpicker, in the background."""
+    """Score picks that have no probabilities with this unpicker, in the background."""
     masks: Annotated[tuple[Path, ...], Option(examples=(("/data/picks/masks",),))] = ()
     """Folder of masks of carbon, ice and aggregates to draw (`cryoflow pick --masks`)."""
     models: Annotated[tuple[Path, ...], Option(examples=(("/data/models",),))] = ()

@@ -332,6 +332,7 @@ class Tally:
         Expected share of particles among the kept picks; NaN where scores are no probabilities.
     recall
         Expected share of the particles under all picks that is kept. Particles that no pick lies on are not counted.
+        NaN where the scores of removed picks are unknown.
     """
 
     n: int
@@ -358,7 +359,8 @@ def tally(review: Review, threshold: float) -> Tally:
     surplus = is_right - p[known]  # what decisions change in the sums of probabilities
     right = float(p[kept].sum()) + float(surplus[kept[known]].sum()) + added
     all_right = float(p.sum()) + float(surplus.sum()) + added
-    return Tally(n, n_kept, _ratio(right, n_kept), _ratio(right, all_right))
+    known_recall = not c.removed_without_score.any()
+    return Tally(n, n_kept, _ratio(right, n_kept), _ratio(right, all_right) if known_recall else math.nan)
 
 
 def doubt(candidates: Candidates) -> Float:

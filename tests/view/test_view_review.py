@@ -61,6 +61,9 @@ def test_scores_that_are_no_probabilities_promise_nothing(tmp_path: Path) -> Non
 
 def test_picks_that_unpicking_removed_can_be_taken_back(database: Database) -> None:
     review = review_of(database, UNPICKED)
+    found = tally(review, 0.5)
+    assert found.precision == pytest.approx(database.load(UNPICKED).picks["score"].mean())
+    assert np.isnan(found.recall)  # the entry holds no scores of removed picks
     kept = review.kept(review.candidates.threshold)
     assert len(kept) == len(database.load(SCORED))
     assert kept.sum() == len(database.load(UNPICKED))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from view_fixtures import SCORED, make_database
+from view_fixtures import SCORED, UNPICKED, make_database
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.picked import PickedMicrograph
@@ -41,12 +41,12 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
     return model
 
 
-def finished(library: Library) -> Opened:
+def finished(library: Library, name: str = SCORED) -> Opened:
     end = time.monotonic() + 60
-    while (opened := library.opened(SCORED)).scoring is None or not opened.scoring.finished:
+    while (opened := library.opened(name)).scoring is None or not opened.scoring.finished:
         assert time.monotonic() < end
         time.sleep(0.02)
-    return library.opened(SCORED)
+    return library.opened(name)
 
 
 def test_picks_without_probabilities_get_those_of_the_model(tmp_path: Path, model: Model) -> None:
@@ -61,6 +61,17 @@ def test_picks_without_probabilities_get_those_of_the_model(tmp_path: Path, mode
     assert opened.review.kept(0.4)[unreadable].all()  # nothing is known against them
     assert opened.scoring is not None
     assert sorted(r for r in opened.scoring.suggested if r) == [1, 2, 3]
+
+
+def test_what_unpicking_removed_gets_scores_and_stays_removed_where_it_gets_none(tmp_path: Path, model: Model) -> None:
+    database = make_database(tmp_path)
+    before = Library(database).opened(UNPICKED).candidates
+    c = finished(Library(database, model=tmp_path / "model"), UNPICKED).candidates
+    unreadable = c.micrograph == list(c.picks.micrographs["name"]).index("mic_1.mrc")
+    assert before.removed_without_score[~unreadable].any()
+    assert before.removed_without_score[unreadable].any()
+    assert np.isfinite(c.scores[~unreadable]).all()
+    assert np.array_equal(c.removed_without_score, before.removed_without_score & unreadable)
 
 
 def test_scores_are_computed_once_for_a_model_and_an_entry(tmp_path: Path, model: Model) -> None:

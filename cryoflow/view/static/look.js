@@ -386,7 +386,8 @@ function setUpPicture() {
   const boxes = ["contrast", "brightness", "invert"].map((id) => element(id, HTMLInputElement));
   const apply = () => {
     const [contrast, brightness, invert] = boxes;
-    stage.picture.style.filter = `${invert?.checked ? "invert(1) " : ""}brightness(${brightness?.value}) contrast(${contrast?.value})`;
+    const filters = [invert?.checked ? "invert(1)" : "", ...[brightness, contrast].map((box) => (Number(box?.value) === 1 ? "" : `${box?.id}(${box?.value})`))];
+    stage.picture.style.filter = filters.join(" ").trim() || "none"; // a filter costs each frame, also one that changes nothing
     document.documentElement.classList.toggle("inverted", !!invert?.checked);
     element("patches", HTMLElement).classList.toggle("inverted", !!invert?.checked);
   };
@@ -488,8 +489,10 @@ async function poll() {
     );
     if (waiting || revision !== since) return;
     const changed = changes.revision !== since;
-    takeIn(changes);
-    if (changed) void loadList();
+    if (changed) {
+      takeIn(changes);
+      void loadList();
+    }
     const people = (changes.others ?? []).map((o) => `${o.name} (${baseName(entry.names[o.micrograph] ?? "")})`);
     element("people", HTMLElement).textContent = people.length ? `also here: ${people.slice(0, 3).join(", ")}` : "";
     stage.host.classList.remove("is-lost");

@@ -13,6 +13,14 @@ export const OTHERS = ["#7ddc8a", "#c9a7ff", "#f2f2f2", "#5fd6c4"];
 const MOST_TILES = 240;
 const MOST_MASKS = 12;
 const HIT_PX = 14;
+const LEAST_STAMPED = 40;
+const LARGEST_STAMP_PX = 120;
+const MOST_STAMPS = 64;
+
+/** Half the side of a circle's stamp: whole pixels, so that its middle lies between two of them. @param {number} radius @param {number} width */
+function stampReach(radius, width) {
+  return Math.ceil(radius + width + 2);
+}
 
 /**
  * @typedef {object} Drawn
@@ -48,6 +56,9 @@ export class Stage {
     this.masks = new Map();
     this.maskOpacity = 0.4;
     this.asked = false;
+    this.circlesChanged = false;
+    /** Circles that were drawn once, by their looks. @type {Map<string, HTMLCanvasElement>} */
+    this.stamps = new Map();
     new ResizeObserver(() => this.resized()).observe(host);
   }
 
@@ -154,14 +165,16 @@ export class Stage {
     return !!hidden && (hidden.has(pick.kept ? "kept" : "removed") || (pick.doubtful && hidden.has("doubtful")));
   }
 
-  /** Draw at the browser's next frame. */
-  draw() {
+  /** Draw at the browser's next frame. @param {boolean} circles Whether the circles have changed, too. */
+  draw(circles = true) {
+    this.circlesChanged ||= circles;
     if (this.asked) return;
     this.asked = true;
     requestAnimationFrame(() => {
       this.asked = false;
       this.drawPicture();
-      this.drawCircles();
+      if (this.circlesChanged) this.drawCircles();
+      this.circlesChanged = false;
     });
   }
 
@@ -224,10 +237,12 @@ export class Stage {
 
   /** Draw the mask over the picture, on a canvas of its own: contrast and inversion change the picture alone. */
   drawMask() {
-    const context = this.context(this.maskCanvas);
     const m = this.drawn?.micrograph;
     const mask = m && this.masks.get(m.micrograph);
-    if (!m || !mask || this.drawn?.hidden.has("mask")) return;
+    const shown = !!mask && !this.drawn?.hidden.has("mask");
+    this.maskCanvas.hidden = !shown;
+    if (!m || !shown) return;
+    const context = this.context(this.maskCanvas);
     const [x0, y0] = this.toScreen(-0.5, -0.5);
     const [x1, y1] = this.toScreen(m.nx - 0.5, m.ny - 0.5);
     context.globalAlpha = this.maskOpacity;
@@ -283,11 +298,13 @@ export class Stage {
       return held;
     }
     const image = new Image();
-    image.onload = () => this.draw();
+    image.onload = () => {
+      if (this.drawn?.micrograph.micrograph === m.micrograph) this.draw(false); // else it was fetched ahead
+    };
     image.onerror = () =>
       setTimeout(() => {
         this.tiles.delete(key);
-        this.draw();
+        this.draw(false);
       }, 2000);
     image.src = address("tile", { entry: this.entry, micrograph: m.micrograph, level, row, column, lowpass: this.lowpass });
     this.tiles.set(key, image);
@@ -356,10 +373,48 @@ export class Stage {
 
   /** @param {CanvasRenderingContext2D} context @param {[number, number][]} xy @param {number} radius @param {string} color @param {number} width @param {number[]} dash */
   strokeAll(context, xy, radius, color, width, dash) {
-    context.beginPath();
+    const reach = radius + width + 2;
+    /** @type {[number, number][]} */
+    const inSight = [];
     for (const [x, y] of xy) {
       const [sx, sy] = this.toScreen(x, y);
-      if (sx < -radius || sy < -radius || sx > this.width + radius || sy > this.height + radius) continue;
+      if (sx > -reach && sy > -reach && sx < this.width + reach && sy < this.height + reach) inSight.push([sx, sy]);
+    }
+    if (inSight.length < LEAST_STAMPED || radius > LARGEST_STAMP_PX) {
+      this.stroke(context, inSight, radius, color, width, dash);
+      return;
+    }
+    const stamp = this.stamp(radius, color, width, dash);
+    const side = 2 * stampReach(radius, width);
+    for (const [sx, sy] of inSight) context.drawImage(stamp, sx - side / 2, sy - side / 2, side, side);
+  }
+
+  /**
+   * A circle to copy: stroking thousands of dashed circles at each frame would take most of a second.
+   *
+   * @param {number} radius @param {string} color @param {number} width @param {number[]} dash
+   */
+  stamp(radius, color, width, dash) {
+    const ratio = window.devicePixelRatio || 1;
+    const key = [ratio, radius, color, width, ...dash].join(" ");
+    const there = this.stamps.get(key);
+    if (there) return there;
+    if (this.stamps.size >= MOST_STAMPS) this.stamps.clear();
+    const made = document.createElement("canvas");
+    const reach = stampReach(radius, width);
+    made.width = made.height = Math.ceil(2 * reach * ratio);
+    const context = made.getContext("2d");
+    if (!context) throw new Error("this browser has no canvas");
+    context.scale(made.width / (2 * reach), made.height / (2 * reach));
+    this.stroke(context, [[reach, reach]], radius, color, width, dash);
+    this.stamps.set(key, made);
+    return made;
+  }
+
+  /** @param {CanvasRenderingContext2D} context @param {[number, number][]} centers @param {number} radius @param {string} color @param {number} width @param {number[]} dash */
+  stroke(context, centers, radius, color, width, dash) {
+    context.beginPath();
+    for (const [sx, sy] of centers) {
       context.moveTo(sx + radius, sy);
       context.arc(sx, sy, radius, 0, 2 * Math.PI);
     }
