@@ -64,6 +64,7 @@ from cryoflow.unpicker.devices import load_keras
 
 PARTS = ("pick", "diameter", "speed", "finetune", "labels")
 PER_SET = 3
+N_VALIDATION_SPECIMENS = 3  # of each family that is trained on
 SHAPE_YX = (1856, 2048)
 PIXEL_SIZES_A = (0.83, 1.06, 1.35, 1.72, 2.2)
 LEAST_FIELD_DIAMETERS = 11
@@ -132,7 +133,7 @@ def make_sets(folder: Path, which: str, densities: Path | None) -> list[TestSet]
         specimens += [specimen_named(f"{family}:{7000 + i}") for family in HELD_OUT for i in range(4)]
         specimens += [specimen_named(name) for name in SPECIMENS]
     else:
-        specimens += [specimen_named(f"{family}:{8000 + i}") for family in TRAINED for i in range(2)]
+        specimens += [specimen_named(f"{family}:{8000 + i}") for family in TRAINED for i in range(N_VALIDATION_SPECIMENS)]
     return [make_set(folder / which / s.name, s) for s in specimens]
 
 
@@ -394,7 +395,7 @@ def average_precision(detector: Detector, tested: Sequence[Example]) -> tuple[fl
     for example in tested:
         pixels = np.asarray(example.map_pixels())
         peaks = find_peaks(detector.answers(pixels), PIXELS_PER_DIAMETER, shape_yx=pixels.shape[:2])
-        peaks = peaks.where(peaks.junk <= 0)
+        peaks = peaks.where(peaks.clean)
         particles, unsure = (example.xy_px[example.kind == kind] for kind in (POSITIVE, UNKNOWN))
         scored.append(ScoredDetections(peaks.xy_px, peaks.logit, particles, unsure, PIXELS_PER_DIAMETER))
     half, quarter = (figures(scored, within, 0.0).average_precision for within in (0.5, 0.25))

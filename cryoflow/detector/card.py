@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryoflow.detector.simulated import HELD_OUT, TRAINED
+from cryoflow.detector.simulated import HELD_OUT
 
 if TYPE_CHECKING:
     from cryoflow.detector.general import GeneralRecipe
@@ -16,11 +16,15 @@ def general_card(detector: Detector, recipe: GeneralRecipe) -> str:
     from cryoflow.detector.model import half
 
     weights = sum(w.size for w in half(detector.weights).values())
+    families = dict.fromkeys(f for s in recipe.stages for f in s.families)
     stages = "\n".join(
         f"- {s.name}: {s.specimens} specimens, {s.rounds * recipe.steps} batches of {recipe.batch} crops of "
         f"{recipe.crop_px} pixels, learning rate {s.learning_rate:g}"
+        + f", families {', '.join(dict.fromkeys(s.families))}"
         + (", harder micrographs (wrong diameters, dense layers, coarse pixels)" if s.hard else "")
-        for s in recipe.stages
+        + (", begun with the weights of the stage before" if number else "")
+        + (", without the specimens of earlier stages" if s.only_new else "")
+        for number, s in enumerate(recipe.stages)
     )
     figures = "\n".join(f"- {name}: {value:.3f}" for name, value in sorted(detector.metrics.items()))
     return f"""# The general detector
@@ -37,7 +41,7 @@ Seed {recipe.seed}, recipe {recipe.fingerprint}. Made by `cryoflow detector trai
 
 ## Data
 
-Simulated micrographs only. Trained on the families {", ".join(TRAINED)}. Never trained on: the families
+Simulated micrographs only. Trained on the families {", ".join(families)}. Never trained on: the families
 {", ".join(HELD_OUT)}, density maps and structures of real complexes, and real micrographs.
 
 ## Measured on validation specimens of the trained families

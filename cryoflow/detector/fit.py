@@ -252,21 +252,48 @@ def _state_bytes(
     return npz_bytes(arrays)
 
 
+def finished(output: Path, fingerprint: str, rounds: int) -> Weights | None:
+    """Return the averaged weights of a training that came to its end in a folder, None where there is none.
+
+    Raises
+    ------
+    BadInput
+        Where the checkpoint is of another training.
+    """
+    state = output / STATE
+    if not state.is_file():
+        return None
+    arrays, history = _read_state(state, fingerprint)
+    return _average_of(arrays) if len(history) >= rounds else None
+
+
 def _restore(
     model: keras.Model, optimizer: keras.Optimizer, path: Path, fingerprint: str
 ) -> tuple[Weights, list[dict[str, float]]]:
-    variables = [*model.variables, *optimizer.variables]
+    arrays, history = _read_state(path, fingerprint)
+    try:
+        for i, v in enumerate([*model.variables, *optimizer.variables]):
+            v.assign(arrays[f"variable/{i:04d}"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_state(path, error) from error
+    return _average_of(arrays), history
+
+
+def _average_of(arrays: Weights) -> Weights:
+    return {k.removeprefix("average/"): v for k, v in arrays.items() if k.startswith("average/")}
+
+
+def _read_state(path: Path, fingerprint: str) -> tuple[Weights, list[dict[str, float]]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         described = json.loads(arrays["described"].tobytes())
         if described["fingerprint"] != fingerprint:
             raise ValueError("made with other labels, micrographs or options")
-        for i, v in enumerate(variables):
-            v.assign(arrays[f"variable/{i:04d}"])
-        average = {k.removeprefix("average/"): v for k, v in arrays.items() if k.startswith("average/")}
-        return average, list(described["history"])
+        return arrays, list(described["history"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(
-            path, f"is no state of this training ({error}).", "Name another folder, or remove it."
-        ) from error
+        raise _no_state(path, error) from error
+
+
+def _no_state(path: Path, error: Exception) -> BadInput:
+    return BadInput(path, f"is no state of this training ({error}).", "Name another folder, or remove it.")

@@ -21,11 +21,15 @@ from cryoflow.detector.model import Detector, half
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
-from cryoflow.detector.simulated import HELD_OUT, TRAINED, plans, simulate_examples
+from cryoflow.detector.simulated import plans, simulate_examples
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.storage.fingerprints import fingerprint_of_values
 
 VALIDATION_BATCHES = 12
+
+_FIRST_FAMILIES = ("globular", "barrel", "shell", "rod", "micelle", "filament-end")
+_BROAD_FAMILIES = ("assembly", "globular", "assembly", "barrel", "shell", "rod", "assembly", "micelle", "filament-end")
+""""assembly" has the greatest variety of shapes, so that it comes three times as often as the others."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,14 @@ class TrainingStage:
     ----------
     specimens, validation_specimens
         Simulated specimens with one micrograph each; those of validation are of the same families, and not trained on.
+    families
+        Of the specimens, in turn.
     hard
-        Whether these are the harder ones; earlier stages' specimens are trained on as well.
+        Whether micrographs are harder: wrong diameters, dense layers, coarse pixels.
     low_pass
         Share of crops that lose their finest detail.
+    only_new
+        Whether the specimens of earlier stages are left out of the training.
     """
 
     name: str
@@ -47,8 +55,10 @@ class TrainingStage:
     validation_specimens: int
     rounds: int
     learning_rate: float
+    families: tuple[str, ...]
     hard: bool = False
     low_pass: float = 0.0
+    only_new: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,9 @@ class GeneralRecipe:
     """
 
     stages: tuple[TrainingStage, ...] = (
-        TrainingStage("first", 1400, 48, 16, 2e-3),
-        TrainingStage("refine", 1000, 36, 8, 1e-3, hard=True, low_pass=0.25),
+        TrainingStage("first", 1400, 48, 16, 2e-3, _FIRST_FAMILIES),
+        TrainingStage("refine", 1000, 36, 8, 1e-3, _FIRST_FAMILIES, hard=True, low_pass=0.25),
+        TrainingStage("broaden", 2400, 48, 7, 1e-3, _BROAD_FAMILIES, hard=True, low_pass=0.25, only_new=True),
     )
     steps: int = 200
     crop_px: int = 256
@@ -78,7 +89,12 @@ class GeneralRecipe:
     @property
     def fingerprint(self) -> str:
         """Short hash of the recipe."""
-        return fingerprint_of_values({**asdict(self), "families": TRAINED, "held_out": HELD_OUT}, digits=16)
+        return self.fingerprint_until(len(self.stages))
+
+    def fingerprint_until(self, number: int) -> str:
+        """Return a short hash of the first `number` stages: later stages can be added to a finished training."""
+        values = {**asdict(self), "stages": [asdict(s) for s in self.stages[:number]]}
+        return fingerprint_of_values(values, digits=16)
 
 
 def train_general(
@@ -98,19 +114,29 @@ def train_general(
         Folder for simulated micrographs (2 GB with the recipe that ships) and checkpoints.
     """
     from cryoflow.detector.card import general_card
-    from cryoflow.detector.fit import FitOptions, fit
+    from cryoflow.detector.fit import FitOptions, finished, fit
 
     recipe = recipe or GeneralRecipe()
     architecture = DetectorArchitecture(2, recipe.widths, recipe.blocks)
+    fingerprints = [f"{recipe.fingerprint_until(n + 1)}/{stage.name}" for n, stage in enumerate(recipe.stages)]
+    trained = [
+        finished(work / stage.name, fingerprint, stage.rounds)
+        for stage, fingerprint in zip(recipe.stages, fingerprints, strict=True)
+    ]
     training: list[Example] = []
     validation: list[Example] = []
     weights = None
     for number, stage in enumerate(recipe.stages):
         seed = recipe.seed + 2 * number
-        plan = list(plans(stage.specimens, 1, seed=seed, hard=stage.hard))
-        validation_plan = list(plans(stage.validation_specimens, 1, seed=seed + 1, hard=stage.hard))
+        held = plans(stage.validation_specimens, 1, seed=seed + 1, families=stage.families, hard=stage.hard)
+        validation += simulate_examples(list(held), work / "validation", workers=workers)
+        if not _learns_from(number, recipe.stages, [w is None for w in trained]):
+            weights = trained[number]
+            continue
         say(f"stage {stage.name}: {stage.specimens} specimens")
-        validation += simulate_examples(validation_plan, work / "validation", workers=workers)
+        plan = list(plans(stage.specimens, 1, seed=seed, families=stage.families, hard=stage.hard))
+        if stage.only_new:
+            training = []
         training += simulate_examples(plan, work / "train", workers=workers, on_made=_telling(len(plan), say))
         options = StreamOptions(crop_px=recipe.crop_px, batch=recipe.batch, low_pass=stage.low_pass)
         stream = CropStream(training, PIXELS_PER_DIAMETER, seed=seed, options=options)
@@ -129,7 +155,7 @@ def train_general(
             [fixed.batch(i) for i in range(VALIDATION_BATCHES)],
             work / stage.name,
             fit_options,
-            fingerprint=f"{recipe.fingerprint}/{stage.name}",
+            fingerprint=fingerprints[number],
             start=weights,
             on_round=lambda r: say(
                 f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, validation {r.validation_loss:.4f}, "
@@ -145,6 +171,16 @@ def train_general(
     return detector
 
 
+def _learns_from(number: int, stages: Sequence[TrainingStage], unfinished: Sequence[bool]) -> bool:
+    """Return whether the specimens of a stage are needed: by the stage itself, or by a later one that includes them."""
+    for later in range(number, len(stages)):
+        if later > number and stages[later].only_new:
+            return False
+        if unfinished[later]:
+            return True
+    return False
+
+
 def _telling(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
     def on_made(n: int) -> None:
         if n % 100 == 0 or n == total:
@@ -158,12 +194,12 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
 
     Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them.
     """
-    detector = replace(detector, weights=half(detector.weights), calibration=DetectorCalibration())
+    detector = replace(detector, weights=half(detector.weights), calibration=DetectorCalibration(), orientations=2)
     found: list[tuple[ScoredDetections, npt.NDArray[np.int8]]] = []
     for example in examples:
         pixels = np.asarray(example.map_pixels())
         peaks = find_peaks(detector.answers(pixels), detector.pixels_per_diameter, shape_yx=pixels.shape[:2])
-        peaks = peaks.where(peaks.junk <= 0)
+        peaks = peaks.where(peaks.clean)
         diameter_px = detector.pixels_per_diameter * (
             math.exp(example.log_size) if math.isfinite(example.log_size) else 1
         )

@@ -22,7 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.detector.calibrate import DetectorCalibration
-from cryoflow.detector.network import MULTIPLE, N_OUTPUTS, STRIDE, DetectorArchitecture, build
+from cryoflow.detector.network import (
+    MULTIPLE,
+    N_OUTPUTS,
+    OFFSET_X,
+    OFFSET_Y,
+    STRIDE,
+    DetectorArchitecture,
+    build,
+)
 from cryoflow.detector.parameters import GENERAL
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
@@ -54,6 +62,9 @@ TILE_PX, OVERLAP_PX = 1536, 192
 
 _PADDED = 4 * MULTIPLE  # coarser than the network needs: each new size of an image is traced anew, which takes seconds
 
+_HALF_TURN = np.ones(N_OUTPUTS, np.float32)
+_HALF_TURN[[OFFSET_X, OFFSET_Y]] = -1
+
 Answers = npt.NDArray[np.float32]
 
 
@@ -75,6 +86,8 @@ class Detector:
         Of the particles it learned from, None for a general model.
     recipe, metrics, card
         How it was made, what was measured, and both in words.
+    orientations
+        2 where answers are means over a micrograph and its half turn, as when the calibration was fitted; else 1.
     """
 
     architecture: DetectorArchitecture
@@ -88,6 +101,7 @@ class Detector:
     card: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
+    orientations: int = 1
 
     @classmethod
     def general(cls) -> Detector:
@@ -124,6 +138,7 @@ class Detector:
                 calibration=DetectorCalibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
                 threshold=float(values["threshold"]),  # type: ignore[arg-type]
                 diameter_A=None if values["diameter_A"] is None else float(values["diameter_A"]),  # type: ignore[arg-type]
+                orientations=int(values.get("orientations", 1)),  # type: ignore[call-overload]
                 recipe=values["recipe"],  # type: ignore[arg-type]
                 metrics=json.loads(inputs.read_text(folder / METRICS)),
                 card=inputs.read_text(folder / CARD),
@@ -157,6 +172,7 @@ class Detector:
             "calibration": asdict(self.calibration),
             "threshold": self.threshold,
             "diameter_A": self.diameter_A,
+            "orientations": self.orientations,
             "recipe": dict(self.recipe),
             "versions": dict(self.versions),
         }
@@ -165,7 +181,9 @@ class Detector:
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of what decides its answers."""
-        described = (self.architecture.to_json(), self.pixels_per_diameter, asdict(self.calibration))
+        described: list[object] = [self.architecture.to_json(), self.pixels_per_diameter, asdict(self.calibration)]
+        if self.orientations != 1:  # models of one orientation keep the fingerprint that they had before this field
+            described.append(self.orientations)
         return fingerprint_of(npz_bytes(half(self.weights)), json.dumps(described, sort_keys=True), digits=16)
 
     @cached_property
@@ -182,16 +200,22 @@ class Detector:
         set_weights(model, self.weights, self.folder or Path(WEIGHTS))
         return model
 
-    def answers(self, prepared: npt.NDArray[np.float16]) -> Answers:
+    def answers(self, prepared: npt.NDArray[np.float16], *, orientations: int | None = None) -> Answers:
         """Return the network's answers for a prepared micrograph, (ny / 4, nx / 4, 5) float32, rounded up.
 
-        Large ones are looked at in tiles; where these meet, each gives its inner half of what they share.
+        A large image is processed in overlapping tiles; each tile contributes the inner half of every overlap.
+
+        Parameters
+        ----------
+        orientations
+            1 is faster than the model's own number, and a little less precise.
         """
+        orientations = self.orientations if orientations is None else orientations
         ny, nx = prepared.shape[:2]
         full = np.empty((-(-ny // STRIDE), -(-nx // STRIDE), N_OUTPUTS), np.float32)
         for rows, inner_rows in tiles_of(ny):
             for columns, inner_columns in tiles_of(nx):
-                part = _look(self.network, prepared[rows, columns])
+                part = _look(self.network, prepared[rows, columns], orientations)
                 out_rows, out_columns = (
                     slice(i.start // STRIDE, -(-i.stop // STRIDE)) for i in (inner_rows, inner_columns)
                 )
@@ -228,12 +252,16 @@ def half(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArra
     }
 
 
-def _look(network: keras.Model, part: npt.NDArray[np.float16]) -> Answers:
-    """Answers for an image that is padded to what the network takes."""
+def _look(network: keras.Model, part: npt.NDArray[np.float16], orientations: int) -> Answers:
+    """Return the answers for an image, which is padded to a size that the network takes."""
     ny, nx = part.shape[:2]
     padded = [(0, -n % _PADDED) for n in (ny, nx)]
     x = np.pad(part, [*padded, (0, 0)], mode="edge").astype(np.float32)[None]
     answers = np.asarray(network.predict_on_batch(x))[0]
+    if orientations == 2:
+        # In two calls, not in a batch of two: memory is what limits large micrographs.
+        turned = np.asarray(network.predict_on_batch(np.ascontiguousarray(x[:, ::-1, ::-1])))[0, ::-1, ::-1]
+        answers = (answers + turned * _HALF_TURN) / 2
     inside: Answers = answers[: -(-ny // STRIDE), : -(-nx // STRIDE)]
     return inside
 

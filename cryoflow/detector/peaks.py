@@ -17,6 +17,9 @@ Float = npt.NDArray[np.float64]
 LEAST_LOGIT = -4.5
 """Peaks below this are not worth listing: a probability of about one in a hundred."""
 
+JUNK_LOGIT = 2.0
+"""Peaks above this are left out: a probability of junk of 0.88. Particles at the rim of carbon have less."""
+
 LEAST_DISTANCE_DIAMETERS = 0.45
 _LARGEST_OFFSET = 2.0  # output pixels; an offset that leads further is not trusted
 
@@ -43,6 +46,11 @@ class Peaks:
 
     def __len__(self) -> int:
         return len(self.logit)
+
+    @property
+    def clean(self) -> npt.NDArray[np.bool_]:
+        """Whether each peak lies off junk."""
+        return self.junk <= JUNK_LOGIT
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Peaks:
         """Return some of the peaks."""

@@ -18,7 +18,7 @@ from cryoflow.detector.calibrate import expected_f1_threshold
 from cryoflow.detector.model import Answers, Detector
 from cryoflow.detector.network import JUNK, STRIDE
 from cryoflow.detector.parameters import LARGEST_DIAMETER_A, LEAST_DIAMETER_A
-from cryoflow.detector.peaks import Peaks, find_peaks, logits_at
+from cryoflow.detector.peaks import JUNK_LOGIT, Peaks, find_peaks, logits_at
 from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
@@ -172,7 +172,7 @@ def score_picks(detector: Detector, path: Path, pixel_size_A: float, diameter_A:
     probability = detector.calibration.probability(logit)
     at = np.rint((small - (STRIDE - 1) / 2) / STRIDE).astype(int)
     row, column = (np.clip(v, 0, n - 1) for v, n in zip(at.T[::-1], answers.shape[:2], strict=True))
-    probability[answers[row, column, JUNK] > 0] *= 0.5  # on carbon or ice, good-looking picks are wrong more often
+    probability[answers[row, column, JUNK] > JUNK_LOGIT] *= 0.5  # on carbon or ice, good-looking picks are wrong more often
     return probability
 
 
@@ -369,8 +369,7 @@ def _problem(shape_yx: tuple[int, ...], pixel_size_A: float, diameter_A: float, 
 
 def _off_junk(peaks: Peaks) -> tuple[Peaks, int]:
     """Peaks that do not lie on junk, and how many do."""
-    clean = peaks.junk <= 0
-    return peaks.where(clean), int((~clean).sum())
+    return peaks.where(peaks.clean), int((~peaks.clean).sum())
 
 
 def _picked(

@@ -263,6 +263,33 @@ def _filament_end(size: float, rng: np.random.Generator) -> Shape:
     return fill_domains(domains, rng), None, "helical"
 
 
+def _assembly(size: float, rng: np.random.Generator) -> Shape:
+    """Domains that hang together at random: compact, branched, in chains, flat, or about an axis with a hole or none."""
+    name, fold, dihedral = _random_symmetry(rng)
+    number = int(rng.integers(2, 15)) if fold == 1 else int(rng.integers(1, 7))
+    chain, flatness = rng.uniform(0, 1), rng.uniform(0.2, 1.0)
+    half_axes = np.exp(rng.uniform(math.log(0.5), math.log(1.3), (number, 3)))
+    centers = np.zeros((number, 3))
+    for i in range(1, number):
+        # The latest domain continues a chain; any earlier one makes a branch.
+        parent = i - 1 if rng.random() < chain else int(rng.integers(i))
+        direction = rng.standard_normal(3) * (1, 1, flatness)
+        apart = 0.75 * (half_axes[i].mean() + half_axes[parent].mean())
+        centers[i] = centers[parent] + apart * direction / max(float(np.linalg.norm(direction)), 1e-6)
+    centers -= centers.mean(axis=0)
+    if fold > 1:
+        extent = float((np.linalg.norm(centers, axis=1) + half_axes.mean(axis=1)).max())
+        # At the farther limit, neighboring copies still touch.
+        from_axis = extent * rng.uniform(0.3, 0.8 / math.sin(math.pi / fold))
+        centers += (from_axis, 0, extent * rng.uniform(0.1, 0.7) if dihedral else 0)
+    scale = size / 2 / float((np.linalg.norm(centers, axis=1) + half_axes.mean(axis=1)).max())
+    domains = []
+    for center, half in zip(centers * scale, half_axes * scale, strict=True):
+        (x, y, z), (a, b, c) = center.tolist(), half.tolist()
+        domains.append(Domain((x, y, z), (a, b, c), rng.uniform(0, 180)))
+    return _copies(fill_domains(domains, rng), fold, dihedral=dihedral), None, name
+
+
 _FAMILIES: dict[str, Callable[[float, np.random.Generator], Shape]] = {
     "globular": _globular,
     "barrel": _barrel,
@@ -273,6 +300,7 @@ _FAMILIES: dict[str, Callable[[float, np.random.Generator], Shape]] = {
     "two-domain": _two_domain,
     "micelle": _micelle,
     "filament-end": _filament_end,
+    "assembly": _assembly,
 }
 
 FAMILIES = tuple(_FAMILIES)

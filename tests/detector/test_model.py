@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,28 @@ def test_tiles_give_what_the_whole_image_gives(
     # Images are padded to a multiple of 64, tiles by another amount; only what lies near the padding may see it.
     np.testing.assert_allclose(tiled[:-26, :-26], whole[:-26, :-26], atol=2e-3)
     assert np.median(np.abs(tiled - whole)) < 1e-3
+
+
+def test_two_orientations_give_the_same_answers_for_a_turned_image(detector: Detector) -> None:
+    sign = np.array([1, -1, -1, 1, 1], np.float32)  # offsets change their sign
+    given = image((128, 192))
+    turned = np.ascontiguousarray(given[::-1, ::-1])
+    two = replace(detector, orientations=2)
+    np.testing.assert_allclose(two.answers(turned)[::-1, ::-1] * sign, two.answers(given), atol=1e-4)
+    once = two.answers(turned, orientations=1)[::-1, ::-1] * sign
+    assert np.abs(once - two.answers(given, orientations=1)).max() > 1e-2
+
+
+def test_orientations_are_kept_and_older_models_have_one(detector: Detector, saved: Path) -> None:
+    assert Detector.load(saved).orientations == 1
+    two = replace(detector, orientations=2)
+    assert two.fingerprint != detector.fingerprint
+    two.save(saved)
+    assert Detector.load(saved).orientations == 2
+    without = json.loads((saved / DESCRIPTION).read_text())
+    del without["orientations"], without["checksum"]
+    (saved / DESCRIPTION).write_text(sealed(without))
+    assert Detector.load(saved).orientations == 1
 
 
 def test_the_general_model_ships_and_is_small() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
+from cryoflow.detector.general import GeneralRecipe
 from cryoflow.detector.simulated import (
     HELD_OUT,
     TRAINED,
@@ -50,6 +51,8 @@ def arranged(exposure: Exposure, things: list[tuple[Thing, float, float]], dirty
 def test_held_out_families_are_not_trained_on() -> None:
     assert set(HELD_OUT) | set(TRAINED) == set(FAMILIES)
     assert not set(HELD_OUT) & {p.family for p in plans(50, 1, seed=1)}
+    for stage in GeneralRecipe().stages:
+        assert set(stage.families) <= set(TRAINED)
 
 
 def test_whole_and_apart_is_a_particle_and_broken_is_none(exposure: Exposure) -> None:
