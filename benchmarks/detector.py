@@ -40,13 +40,15 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from cryoflow.detector.cryoppp import evaluate_tree
+from cryoflow.detector.diameter import estimate_diameter
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import far_from
+from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.model import GENERAL, Detector
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.peaks import apart, find_peaks
-from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick
+from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
 from cryoflow.detector.stream import CropStream, StreamOptions
@@ -133,7 +135,9 @@ def make_sets(folder: Path, which: str, densities: Path | None) -> list[TestSet]
         specimens += [specimen_named(f"{family}:{7000 + i}") for family in HELD_OUT for i in range(4)]
         specimens += [specimen_named(name) for name in SPECIMENS]
     else:
-        specimens += [specimen_named(f"{family}:{8000 + i}") for family in TRAINED for i in range(N_VALIDATION_SPECIMENS)]
+        specimens += [
+            specimen_named(f"{family}:{8000 + i}") for family in TRAINED for i in range(N_VALIDATION_SPECIMENS)
+        ]
     return [make_set(folder / which / s.name, s) for s in specimens]
 
 

@@ -7,9 +7,11 @@ import math
 import numpy as np
 
 from cryoflow.detector.calibrate import expected_f1_threshold
+from cryoflow.detector.diameter import estimate_diameter
+from cryoflow.detector.loading import check_diameter
 from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.model import Detector
-from cryoflow.detector.pick import PickedResult, check_diameter, estimate_diameter, pick
+from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.pick_set import items_of
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet

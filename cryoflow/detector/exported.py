@@ -19,9 +19,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.detector.labels import LabeledProject, MicrographLabels
+from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.model import Detector
 from cryoflow.detector.parameters import UnlabeledRule
-from cryoflow.detector.pick import MicrographToPick, PickedResult, pick
+from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.train import HISTORY, PreparedProjects, TrainingOptions, precision_on, train_on
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_write import write_star

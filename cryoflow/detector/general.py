@@ -76,7 +76,7 @@ class GeneralRecipe:
     stages: tuple[TrainingStage, ...] = (
         TrainingStage("first", 1400, 48, 16, 2e-3, _FIRST_FAMILIES),
         TrainingStage("refine", 1000, 36, 8, 1e-3, _FIRST_FAMILIES, hard=True, low_pass=0.25),
-        TrainingStage("broaden", 2400, 48, 7, 1e-3, _BROAD_FAMILIES, hard=True, low_pass=0.25, only_new=True),
+        TrainingStage("broaden", 2400, 48, 3, 7e-4, _BROAD_FAMILIES, hard=True, low_pass=0.25, only_new=True),
     )
     steps: int = 200
     crop_px: int = 256

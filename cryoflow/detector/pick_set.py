@@ -10,15 +10,10 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.detector.calibrate import best_threshold
+from cryoflow.detector.diameter import DiameterEstimate, estimate_diameter
+from cryoflow.detector.loading import MicrographToPick, check_diameter
 from cryoflow.detector.model import Detector
-from cryoflow.detector.pick import (
-    DiameterEstimate,
-    MicrographToPick,
-    PickedResult,
-    check_diameter,
-    estimate_diameter,
-    pick,
-)
+from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.storage.files import replacing

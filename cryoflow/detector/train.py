@@ -22,10 +22,10 @@ from cryoflow.detector.labels import (
     labeled,
     project_labels,
 )
+from cryoflow.detector.loading import MicrographToPick, prepare_one
 from cryoflow.detector.model import Detector
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
-from cryoflow.detector.pick import MicrographToPick, prepare_one
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy

@@ -264,7 +264,7 @@ def _filament_end(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _assembly(size: float, rng: np.random.Generator) -> Shape:
-    """Domains that hang together at random: compact, branched, in chains, flat, or about an axis with a hole or none."""
+    """Domains joined at random: compact, branched, in chains, flat, or about an axis with a hole or without."""
     name, fold, dihedral = _random_symmetry(rng)
     number = int(rng.integers(2, 15)) if fold == 1 else int(rng.integers(1, 7))
     chain, flatness = rng.uniform(0, 1), rng.uniform(0.2, 1.0)

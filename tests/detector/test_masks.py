@@ -12,9 +12,10 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
+from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.masks import MaskOptions, exclude, mask_of, read_mask
 from cryoflow.detector.model import Detector
-from cryoflow.detector.pick import MicrographToPick, PickedResult, pick
+from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.pick_set import write_mask
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.micrographs.image import write_mrc

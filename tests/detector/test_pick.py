@@ -11,9 +11,11 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
+from cryoflow.detector.diameter import estimate_diameter
+from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.metrics import ScoredDetections, figures
 from cryoflow.detector.model import Detector
-from cryoflow.detector.pick import MicrographToPick, PickedResult, estimate_diameter, pick, score_picks
+from cryoflow.detector.pick import PickedResult, pick, score_picks
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph, write_mrc

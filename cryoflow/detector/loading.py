@@ -1,0 +1,128 @@
+"""Reading micrographs for a detector: their pixel sizes, what makes them unusable, and their prepared images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.detector.parameters import LARGEST_DIAMETER_A, LEAST_DIAMETER_A
+from cryoflow.detector.prepare import prepare
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.image import MicrographFile
+
+_LEAST_PIXELS = 6.0  # a particle of fewer pixels across is a dot in any image
+_LEAST_DIAMETERS = 2.0  # a micrograph narrower than that holds no surroundings to compare with
+_MOST_PIXELS = 9000
+
+
+@dataclass(frozen=True)
+class MicrographToPick:
+    """A micrograph that is to be picked.
+
+    Attributes
+    ----------
+    name
+        As its table names it.
+    pixel_size_A
+        None takes the header's.
+    """
+
+    name: str
+    path: Path
+    pixel_size_A: float | None = None
+
+
+Loaded = tuple[MicrographToPick, tuple[int, int], float, npt.NDArray[np.float16]]
+
+
+def check_diameter(diameter_A: float) -> None:
+    """Refuse a diameter that no particle has.
+
+    Raises
+    ------
+    BadInput
+        Below 30 and above 3,000 angstrom.
+    """
+    if not LEAST_DIAMETER_A <= diameter_A <= LARGEST_DIAMETER_A:
+        raise BadInput(
+            f"{diameter_A:g} A",
+            f"is no particle diameter: detectors look for {LEAST_DIAMETER_A:g} to {LARGEST_DIAMETER_A:g} A.",
+            "Give the diameter in angstrom, not in pixels or nanometers.",
+        )
+
+
+def open_micrograph(item: MicrographToPick) -> tuple[MicrographFile, float]:
+    """Open a micrograph and return it with its pixel size in angstrom.
+
+    Raises
+    ------
+    BadInput
+        Where the pixel size is unknown, or another one than the header's.
+    """
+    file = MicrographFile.open(item.path)
+    in_header = file.header.pixel_size_A
+    known = in_header is not None and in_header > 0 and abs(in_header - 1) > 1e-3  # 0 and 1 mean unknown
+    if item.pixel_size_A is None:
+        if in_header is None or not in_header > 0:
+            raise BadInput(item.path, "has no pixel size in its header.", "Give the pixel size in angstrom (--apix).")
+        return file, in_header
+    if known and in_header is not None and abs(in_header / item.pixel_size_A - 1) > 0.1:
+        raise BadInput(
+            item.path,
+            f"its header says {in_header:.4g} A a pixel, but {item.pixel_size_A:.4g} was given.",
+            "Is it binned, or the pixel size that of extracted boxes?",
+        )
+    return file, item.pixel_size_A
+
+
+def prepare_one(
+    item: MicrographToPick, diameter_A: float, pixels_per_diameter: float, *, known: Path | None = None
+) -> tuple[tuple[int, int], npt.NDArray[np.float16]]:
+    """Return a micrograph's shape, and its prepared image, from the file `known` where it was prepared before.
+
+    Raises
+    ------
+    BadInput
+        Where the micrograph cannot be used.
+    """
+    file, pixel_size_A = open_micrograph(item)
+    if problem := problem_of(file.shape, pixel_size_A, diameter_A, pixels_per_diameter):
+        raise BadInput(item.path, problem, "Check the pixel size and the diameter.")
+    if known is not None:
+        mapped: npt.NDArray[np.float16] = np.load(known, mmap_mode="r", allow_pickle=False)
+        return file.shape, mapped
+    return file.shape, prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter)
+
+
+def load(item: MicrographToPick, diameter_A: float, pixels_per_diameter: float) -> Loaded:
+    """Return a micrograph with its shape, its pixel size in angstrom and its prepared image.
+
+    Raises
+    ------
+    BadInput
+        Where the micrograph cannot be used.
+    """
+    file, pixel_size_A = open_micrograph(item)
+    if problem := problem_of(file.shape, pixel_size_A, diameter_A, pixels_per_diameter):
+        raise BadInput(item.path, problem, "Check the pixel size and the diameter.")
+    return (
+        item,
+        file.shape,
+        pixel_size_A,
+        prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter),
+    )
+
+
+def problem_of(shape_yx: tuple[int, ...], pixel_size_A: float, diameter_A: float, pixels_per_diameter: float) -> str:
+    """Return why particles of a diameter cannot be found on a micrograph, empty where they can."""
+    across = diameter_A / pixel_size_A
+    if across < _LEAST_PIXELS:
+        return f"a particle of {diameter_A:g} A is only {across:.1f} pixels of {pixel_size_A:.4g} A across."
+    if min(shape_yx[:2]) < _LEAST_DIAMETERS * across:
+        return f"its {shape_yx[1]} x {shape_yx[0]} pixels are too few for particles of {diameter_A:g} A."
+    if max(shape_yx[:2]) / across * pixels_per_diameter > _MOST_PIXELS:
+        return f"it is {max(shape_yx[:2]) / across:.0f} particles of {diameter_A:g} A wide, more than can be right."
+    return ""
