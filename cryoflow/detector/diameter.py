@@ -27,7 +27,8 @@ PYRAMID_A = (60.0, 80.0, 105.0, 140.0, 185.0, 245.0, 325.0, 430.0)
 _FEW_PARTICLES = 1.0
 """At this expected number of particles on all micrographs together, the quality of an assumed diameter is halved."""
 
-_LEAST_PARTICLES = 0.3
+_LEAST_QUALITY = 0.25
+"""Below this quality nothing is a particle: micrographs of noise reach 0.17, validation specimens at least 0.46."""
 
 _SHARPNESS = 24.0
 """Power of the quality that weighs an assumed diameter. Chosen on validation specimens: at 24, an assumed diameter with
@@ -93,8 +94,8 @@ def estimate_diameter(
         if errors:
             raise errors[0]
         raise BadInput(Path("micrographs"), "there is none to estimate the particle diameter from.")
-    quality, number = np.array([quality_of(np.concatenate(level)) for level in found]).T
-    if number[int(np.argmax(quality))] < _LEAST_PARTICLES * n_used:
+    quality = np.array([quality_of(np.concatenate(level)) for level in found])
+    if quality.max() < _LEAST_QUALITY:
         raise BadInput(
             micrographs[int(spread[0])].path.parent,
             f"no particle was found on {n_used} micrographs at any diameter.",
@@ -105,15 +106,14 @@ def estimate_diameter(
     return DiameterEstimate(diameter_A, tuple(zip(levels_A, quality.tolist(), strict=True)), n_used)
 
 
-def quality_of(probability: Float) -> tuple[float, float]:
-    """Return the quality of the picks at an assumed diameter, and their expected number.
+def quality_of(probability: Float) -> float:
+    """Return the expected F1 of the picks at an assumed diameter, reduced where picks are few.
 
-    The quality is the expected F1, reduced where picks are few. It is highest about the true diameter: too small a
-    diameter gives many peaks, but of low probability.
+    It is highest about the true diameter: too small a diameter gives many peaks, but of low probability.
     """
     number = float(probability[probability > 0.5].sum())
     _, expected_f1 = expected_f1_threshold(probability)
-    return expected_f1 * number / (number + _FEW_PARTICLES), number
+    return expected_f1 * number / (number + _FEW_PARTICLES)
 
 
 def _probabilities(detector: Detector, item: MicrographToPick, levels_A: Sequence[float]) -> list[Float]:

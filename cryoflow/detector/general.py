@@ -27,9 +27,7 @@ from cryoflow.storage.fingerprints import fingerprint_of_values
 
 VALIDATION_BATCHES = 12
 
-_FIRST_FAMILIES = ("globular", "barrel", "shell", "rod", "micelle", "filament-end")
-_BROAD_FAMILIES = ("assembly", "globular", "assembly", "barrel", "shell", "rod", "assembly", "micelle", "filament-end")
-""""assembly" has the greatest variety of shapes, so that it comes three times as often as the others."""
+_FAMILIES = ("globular", "barrel", "shell", "rod", "micelle", "filament-end")
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,8 @@ class GeneralRecipe:
     """
 
     stages: tuple[TrainingStage, ...] = (
-        TrainingStage("first", 1400, 48, 16, 2e-3, _FIRST_FAMILIES),
-        TrainingStage("refine", 1000, 36, 8, 1e-3, _FIRST_FAMILIES, hard=True, low_pass=0.25),
-        TrainingStage("broaden", 2400, 48, 3, 7e-4, _BROAD_FAMILIES, hard=True, low_pass=0.25, only_new=True),
+        TrainingStage("first", 1400, 48, 16, 2e-3, _FAMILIES),
+        TrainingStage("refine", 1000, 36, 8, 1e-3, _FAMILIES, hard=True, low_pass=0.25),
     )
     steps: int = 200
     crop_px: int = 256

@@ -85,6 +85,25 @@ def test_the_diameter_is_estimated(general: Detector, made: tuple[Path, Simulate
     assert estimate_diameter(general, items).diameter_A == pytest.approx(160, rel=0.2)
 
 
+def test_the_diameter_is_estimated_from_the_micrographs_that_can_be_used(
+    general: Detector, made: tuple[Path, SimulatedDataset], tmp_path: Path
+) -> None:
+    good = made[1].micrographs[0].path
+    image = read_micrograph(good)
+    write_mrc(tmp_path / "blank.mrc", np.ones_like(image), PIXEL_A)
+    write_mrc(tmp_path / "movie.mrc", np.stack([image] * 2), PIXEL_A)
+    bad = [MicrographToPick(n, tmp_path / n) for n in ("blank.mrc", "movie.mrc", "missing.mrc")]
+    estimate = estimate_diameter(general, [*bad, MicrographToPick("good", good)])
+    assert estimate.n_micrographs == 1
+    assert estimate == estimate_diameter(general, [MicrographToPick("good", good)])
+    with pytest.raises(BadInput, match="blank"):
+        estimate_diameter(general, bad)
+    noise = np.random.default_rng(0).standard_normal(SHAPE_YX).astype(np.float32)
+    write_mrc(tmp_path / "noise.mrc", noise, PIXEL_A)
+    with pytest.raises(BadInput, match="no particle was found on 1 micrographs"):
+        estimate_diameter(general, [MicrographToPick("noise", tmp_path / "noise.mrc")])
+
+
 def test_the_command_writes_picks_for_all_programs(
     made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
