@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cryoflow.cluster import kubernetes
 from cryoflow.cluster.deployments import POOL_TYPES, STAGES, engine_defaults, load_flow, pool_of, resource_variables
 from cryoflow.cluster.pools import pool_form
 from cryoflow.settings.profiles import ProfileName, deployment_name
@@ -21,7 +22,10 @@ HEAD = """\
 # partitions are defaults of the pools (see docs/cluster.md); here stand the resources of each class.
 # Made by: python -m cryoflow.cluster.templates deployments
 """
-
+KUBERNETES_HEAD = """\
+# Deployments on a Kubernetes pool, for `prefect deploy --all --prefect-file`: docs/cluster.md, "On Kubernetes".
+# Made by: python -m cryoflow.cluster.templates deployments
+"""
 
 _FORMS = {"slurm": POOL_TYPES[ProfileName.SLURM], "docker": POOL_TYPES[ProfileName.DOCKER], "process": "process"}
 """File -> type of pool."""
@@ -32,6 +36,11 @@ def files() -> Iterator[tuple[str, str]]:
     import yaml  # noqa: TID251 (writes templates)
 
     yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)
+    yield (
+        "kubernetes.yaml",
+        KUBERNETES_HEAD + yaml.safe_dump(kubernetes.deployments(), sort_keys=False, width=110, allow_unicode=True),
+    )
+    yield "kubernetes.json", json.dumps(kubernetes.pool_form(), indent=1, ensure_ascii=False) + "\n"
     for name, kind in _FORMS.items():
         yield f"{name}.json", json.dumps(pool_form(kind), indent=1, ensure_ascii=False) + "\n"
 

@@ -1,6 +1,7 @@
-"""A real picker as jobs on a real SLURM: one trains, some pick parts at the same time, and one gathers.
+"""Pickers as jobs on a real SLURM: one trains, some pick shards at the same time, and one gathers.
 
-On the way the parent is killed while the training runs and a new one started, and the job of a part is cancelled.
+With Topaz the parent is killed while the training runs, a new one is started, and the job of a shard is cancelled. The
+picker of the project itself picks with the model that comes with it.
 """
 
 from __future__ import annotations
@@ -76,9 +77,9 @@ class BareSite:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
 
-    def launch(self, parameters: dict[str, Any]) -> UUID:
+    def launch(self, parameters: dict[str, Any], *, stage: str = "train and pick") -> UUID:
         with self.site.client() as client:
-            found = client.read_deployment_by_name("train and pick/train and pick (slurm-bare)")
+            found = client.read_deployment_by_name(f"{stage}/{stage} (slurm-bare)")
             run = client.create_flow_run_from_deployment(found.id, parameters={"parameters": parameters})
             return UUID(str(run.id))
 
@@ -113,15 +114,15 @@ class Call(NamedTuple):
     what: str
 
 
-class Story(NamedTuple):
-    """What happened."""
+class Interrupted(NamedTuple):
+    """Training and picking of which the parent was killed and one shard was cancelled."""
 
     bare: BareSite
     parameters: dict[str, Any]
     training: Any
-    """The run that trained; its first parent was killed meanwhile."""
+    """The run that trained, while its first parent was killed."""
     parent: Any
-    """The parent that was started then, at its end."""
+    """The second parent's run, after its end."""
     cancelled_job: str
     programs: Path
 
@@ -137,7 +138,7 @@ def bare(site: RealSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
 
 @pytest.fixture(scope="module")
-def story(bare: BareSite) -> Story:
+def interrupted(bare: BareSite) -> Interrupted:
     parameters = prepare(bare.folder)
     programs = Path(parameters["programs"])
     (programs / "hold train").touch()
@@ -158,7 +159,7 @@ def story(bare: BareSite) -> Story:
     bare.site.until(part.id, has_ended)
     (programs / "hold extract").unlink()
     ended = bare.site.until(parent, lambda run: run.state.is_final(), within_s=240)
-    return Story(bare, parameters, training, ended, picking[0].job, programs)
+    return Interrupted(bare, parameters, training, ended, picking[0].job, programs)
 
 
 def prepare(folder: Path) -> dict[str, Any]:
@@ -197,55 +198,97 @@ def calls(programs: Path) -> list[Call]:
     return [Call(*line.split()) for line in (programs / "called").read_text().splitlines()]
 
 
-def gathered(story: Story) -> str:
-    (entry,) = [e for e in Database(story.parameters["database"]).entries() if e.job == "topaz"]
+def gathered(interrupted: Interrupted) -> str:
+    (entry,) = [e for e in Database(interrupted.parameters["database"]).entries() if e.job == "topaz"]
     return entry.name
 
 
-def test_a_training_whose_parent_was_killed_is_waited_for_by_the_next_and_not_started_twice(story: Story) -> None:
-    assert story.parent.state.name == "Completed", story.bare.site.messages(story.parent.id, "")
-    (run,) = story.bare.runs_of("train picker")
-    assert (run.id, run.state.name, run.run_count) == (story.training.id, "Completed", 1)
-    (training,) = [call for call in calls(story.programs) if call.what == "train"]
-    assert training.job == story.training.infrastructure_pid
+def test_a_training_whose_parent_was_killed_is_waited_for_by_the_next_and_not_started_twice(
+    interrupted: Interrupted,
+) -> None:
+    assert interrupted.parent.state.name == "Completed", interrupted.bare.site.messages(interrupted.parent.id, "")
+    (run,) = interrupted.bare.runs_of("train picker")
+    assert (run.id, run.state.name, run.run_count) == (interrupted.training.id, "Completed", 1)
+    (training,) = [call for call in calls(interrupted.programs) if call.what == "train"]
+    assert training.job == interrupted.training.infrastructure_pid
 
 
-def test_parts_are_picked_at_the_same_time_on_several_nodes(story: Story) -> None:
-    parts = [call for call in calls(story.programs) if call.what == "extract"][: N_MICROGRAPHS // PART]
+def test_parts_are_picked_at_the_same_time_on_several_nodes(interrupted: Interrupted) -> None:
+    parts = [call for call in calls(interrupted.programs) if call.what == "extract"][: N_MICROGRAPHS // PART]
     assert len({call.job for call in parts}) == len(parts)  # all of them had begun before any could end
     assert len({call.node for call in parts}) == len(parts)
 
 
-def test_the_part_whose_job_was_cancelled_is_picked_by_the_job_that_gathers(story: Story) -> None:
-    runs = {run.infrastructure_pid: run for run in story.bare.runs_of("pick")}
-    assert (runs[story.cancelled_job].state.name, len(runs)) == ("Crashed", N_MICROGRAPHS // PART + 1)
-    *parts, last = [call for call in calls(story.programs) if call.what == "extract"]
+def test_the_part_whose_job_was_cancelled_is_picked_by_the_job_that_gathers(interrupted: Interrupted) -> None:
+    runs = {run.infrastructure_pid: run for run in interrupted.bare.runs_of("pick")}
+    assert (runs[interrupted.cancelled_job].state.name, len(runs)) == ("Crashed", N_MICROGRAPHS // PART + 1)
+    *parts, last = [call for call in calls(interrupted.programs) if call.what == "extract"]
     assert last.job not in {call.job for call in parts}
     assert {runs[call.job].state.name for call in (*parts[1:], last)} == {"Completed"}
-    picks = Database(story.parameters["database"]).load(gathered(story))
+    picks = Database(interrupted.parameters["database"]).load(gathered(interrupted))
     assert len(picks.micrographs) == N_MICROGRAPHS
     assert set(picks.picks["micrograph"]) == set(range(N_MICROGRAPHS))
 
 
-def test_the_trace_of_the_second_parent_has_the_training_that_the_first_had_started(story: Story) -> None:
-    with story.bare.site.client():
-        rows = trace(story.parent.id)
-    runs = [*story.bare.runs_of("train picker"), *story.bare.runs_of("pick")[: N_MICROGRAPHS // PART + 1]]
+def test_the_trace_of_the_second_parent_has_the_training_that_the_first_had_started(interrupted: Interrupted) -> None:
+    with interrupted.bare.site.client():
+        rows = trace(interrupted.parent.id)
+    runs = [*interrupted.bare.runs_of("train picker"), *interrupted.bare.runs_of("pick")[: N_MICROGRAPHS // PART + 1]]
     assert {row.flow_run for row in rows} == {str(run.id) for run in runs}
     assert (rows[0].stage, rows[0].slurm_state) == ("train picker", "COMPLETED")
     assert rows[0].peak_mb
-    assert {row.slurm_state for row in rows if str(row.slurm_job) == story.cancelled_job} == {"CANCELLED"}
+    assert {row.slurm_state for row in rows if str(row.slurm_job) == interrupted.cancelled_job} == {"CANCELLED"}
 
 
-def test_the_same_again_trains_and_picks_nothing_and_needs_no_job_for_a_part(story: Story) -> None:
+def test_the_same_again_trains_and_picks_nothing_and_needs_no_job_for_a_part(interrupted: Interrupted) -> None:
     def left() -> dict[Path, int]:
-        folders = (Path(story.parameters["output"]), Path(story.parameters["database"]))
+        folders = (Path(interrupted.parameters["output"]), Path(interrupted.parameters["database"]))
         return {f: f.stat().st_mtime_ns for folder in folders for f in folder.rglob("*") if f.is_file()}
 
-    before, called, jobs = left(), calls(story.programs), len(story.bare.runs_of("pick"))
-    again = story.bare.site.until(story.bare.launch(story.parameters), lambda run: run.state.is_final(), within_s=180)
+    before, called, jobs = left(), calls(interrupted.programs), len(interrupted.bare.runs_of("pick"))
+    again = interrupted.bare.site.until(
+        interrupted.bare.launch(interrupted.parameters), lambda run: run.state.is_final(), within_s=180
+    )
     assert again.state.name == "Completed"
-    assert calls(story.programs) == called
+    assert calls(interrupted.programs) == called
     changed = {f.name for f, time in left().items() if before.get(f) != time}
     assert changed <= {"training_curve.tsv", "training_curve.png"}  # they are made again of the training's log
-    assert len(story.bare.runs_of("pick")) == jobs + 1
+    assert len(interrupted.bare.runs_of("pick")) == jobs + 1
+
+
+def test_shards_of_the_projects_own_picker_are_jobs_whose_picks_are_gathered_on_the_particles(
+    bare: BareSite, tmp_path: Path
+) -> None:
+    from cryoflow.micrographs.boxes import cut_boxes
+    from cryoflow.micrographs.image import read_micrograph
+    from cryoflow.simulate import simulate_dataset
+
+    dataset = simulate_dataset(
+        tmp_path / "micrographs", specimen="barrel", n_micrographs=4, shape_yx=(360, 480), pixel_size_A=4.0, seed=3
+    )
+    files = [str(micrograph.path) for micrograph in dataset.micrographs]
+    database = Database(tmp_path / "database")
+    parameters = {
+        "picker": "cryoflow", "model": "general", "database": str(database.root), "output": str(tmp_path / "run"),
+        "micrographs": files, "diameter_A": 160.0, "gpus": 0, "cpus": 1, "shard_micrographs": PART,
+    }  # fmt: skip
+    shards = [
+        bare.launch(parameters | {"entry": "", "first": first, "last": first + PART}, stage="pick")
+        for first in range(0, len(files), PART)
+    ]
+    ended = [bare.site.until(run, has_ended, within_s=300) for run in shards]
+    assert [run.state.name for run in ended] == ["Completed"] * len(shards), bare.site.messages(shards[0], "")
+    assert len({run.infrastructure_pid for run in ended}) == len(shards)
+    assert not database.exists
+    gathering = bare.site.until(bare.launch(parameters, stage="pick"), has_ended, within_s=300)
+    assert gathering.state.name == "Completed", bare.site.messages(gathering.id, "")
+    (entry,) = database.entries()
+    picks = database.load(entry.name)
+    assert sorted(picks.micrographs["name"]) == sorted(Path(file).name for file in files)
+    contrast = []
+    for micrograph in dataset.micrographs:
+        xy = picks[micrograph.path.name][["x_px", "y_px"]].to_numpy()
+        assert len(xy) > 3
+        boxes = cut_boxes(read_micrograph(micrograph.path), xy, 61)
+        contrast.extend(boxes[:, 20:41, 20:41].mean(axis=(1, 2)) < boxes.mean(axis=(1, 2)))
+    assert sum(contrast) > 0.9 * len(contrast)  # particles are darker than what is around them
