@@ -33,7 +33,7 @@ test-slow: $(MADE)
 
 test-site: $(MADE)
 	$(BIN)/python tests/cluster/cpu_image.py
-	$(PYTEST) -n 2 --dist loadgroup -m "$(SITE)" $(ARGS)
+	$(PYTEST) -n 2 --dist loadgroup --timeout 1500 -m "$(SITE)" $(ARGS)
 
 test-all: test test-slow test-site
 

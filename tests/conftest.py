@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -152,25 +153,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-        if group := site_group(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-    # An image takes minutes to build, in the background in CI: tests that need none come first.
+    # An image takes minutes to build: tests that need none come first.
     items.sort(key=lambda item: "cpu_image" in getattr(item, "fixturenames", ()))
 
 
-def site_group(item: pytest.Item) -> str:
-    """Return which tests of the site lane one process runs, one after the other; "" for tests of other lanes.
+SHARED = {
+    "tests/cluster/test_docker_real.py": "docker",
+    "tests/pickers/test_picker_images.py": "docker",
+    "tests/pickers/test_slurm_job_of_a_picker.py": "slurm",
+    "tests/cluster/": "slurm",
+}
+"""Start of a test's id -> what the test shares: tests stop its daemons and count its jobs, so they run one by one."""
 
-    Tests on a SLURM cluster or a Docker Engine stop its daemons and count its jobs; others are grouped by module.
-    """
-    markers = {marker.name for marker in item.iter_markers()}
-    for shared in ("slurm", "docker"):
-        if shared in markers:
-            return shared
-    return item.path.stem if markers & PARTS.keys() else ""
+
+def site_group(test: str) -> str:
+    """Return the group of a test of the site lane: what it shares with others, else its file."""
+    return next((group for start, group in SHARED.items() if test.startswith(start)), test.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each group of the site lane to one process. xdist's own `loadgroup` does nothing with pytest 9.2."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class SiteScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return site_group(nodeid)
+
+    return SiteScheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    markers = {marker.name for marker in item.iter_markers()}
+    for shared in markers & set(SHARED.values()):
+        assert site_group(item.nodeid) == shared, "name this file in SHARED: its tests would run beside others"
     for part, is_there in PARTS.items():
         if item.get_closest_marker(part) and not is_there():
             pytest.skip(f"this machine offers no {part}")

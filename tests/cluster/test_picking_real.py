@@ -98,7 +98,7 @@ class BareSite:
         return self._first(stage, lambda run: run.infrastructure_pid and not run.state.is_final(), "was submitted")
 
     def _first(self, stage: str, wanted: Callable[[Any], object], what: str) -> Any:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while time.monotonic() < end:
             if found := [run for run in self.runs_of(stage) if wanted(run)]:
                 return found[0]
@@ -150,7 +150,7 @@ def interrupted(bare: BareSite) -> Interrupted:
 
     (programs / "hold extract").touch()
     (programs / "hold train").unlink()
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(picking := [call for call in calls(programs) if call.what == "extract"]) < N_MICROGRAPHS // PART:
         assert time.monotonic() < end, calls(programs)
         time.sleep(0.5)
