@@ -12,7 +12,7 @@ PREFECT_DEFAULTS = {
     # without PREFECT_API_URL the embedded server serves; its first start takes long on a busy machine
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    # what cryoflow logs shows up in the run's log; outside a run it is nobody's business
+    # records of cryoflow's loggers appear in the run's log; outside a run they are dropped
     "PREFECT_LOGGING_EXTRA_LOGGERS": "cryoflow,flows",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     # the outputs know what is done; results stay in memory, and would be text, never pickles, if they were kept

@@ -17,7 +17,7 @@ PICKER = "cryoflow"
 
 @flow(name="find particles", flow_run_name=run_name("find particles", lambda p: p.database.name))
 def find_particles(parameters: FindParticlesParameters) -> tuple[str, ...]:
-    """Find particles on micrographs that nobody labeled, and return the new entries' names.
+    """Find particles on micrographs without labels, and return the new entries' names.
 
     The detector that ships needs the particle diameter and no training. A second run picks only what is missing.
     """

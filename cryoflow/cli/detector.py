@@ -23,7 +23,7 @@ app = App(name="detector", help="Find particles with our own network: pick, trai
 
 @declared
 def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> int:
-    """Pick micrographs that nobody labeled: no training, and no label is needed.
+    """Pick micrographs without labels and without training.
 
     The picks have calibrated probabilities as scores. They go into the database (--database), or into files
     (--output): relion/ and cryosparc/ to import there (a .cs where CryoSPARC's uids are known), and box/ with one

@@ -12,7 +12,7 @@ from cryoflow.picks import PickSet
 
 
 def project_diameter_A(entries: Sequence[Entry], project: str) -> float | None:
-    """The diameter that the newest job of a project says, None where no job does."""
+    """Return the diameter recorded by the newest job of a project, None where no job has one."""
     known = [e for e in entries if e.project == project and e.status == CURRENT and e.diameter_A]
     return max(known, key=lambda e: (job_number(e.job), e.name)).diameter_A if known else None
 

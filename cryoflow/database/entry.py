@@ -1,4 +1,4 @@
-"""One entry: what its info.txt says, and its picks."""
+"""One entry: the values of its info.txt, and its picks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NEWER = "newer"
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of the database, as its info.txt says.
+    """One entry of the database, by its info.txt.
 
     `pixel_size_A` is the most frequent one where micrographs differ; the picks' own table has each. `status` is
     `current`, the mark that ingest put on it (`deleted`, `stale`, `superseded`), or `damaged`.
@@ -245,7 +245,7 @@ def _set_paths(micrographs: pd.DataFrame, links: Sequence[str], folder: Path) ->
 
 
 def _older_provenance(folder: Path) -> Provenance:
-    """What the folder's name tells, which is all there is of an entry that the older scripts wrote."""
+    """Return the values in a folder's name, the only ones of an entry that the older scripts wrote."""
     project = folder.parent.parent
     kind, job, suffix = layout.split_entry_name(layout.entry_name(folder))
     program: Program = (

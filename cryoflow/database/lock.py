@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 NAME = ".lock"
 TELL_AFTER_S = 5.0
-"""How long a writer waits in silence before it says for whom."""
+"""Seconds to wait before logging who holds the lock."""
 FIRST_PID_SPACE = "pid:[4026531836]"
 """What Linux calls the process numbers of the machine itself, as opposed to a container's."""
 
@@ -94,7 +94,7 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
 def _take(mine: Path, path: Path, timeout_s: float) -> bool:
     """Wait for the lock and take it; whether a dead process held it."""
     begun = time.monotonic()
-    taken_over = told = False
+    taken_over = is_logged = False
     while not _link(mine, path):
         owner = _owner(path)
         if owner is not None and _lives(owner) is False and clear_lock(path, owner):
@@ -103,8 +103,8 @@ def _take(mine: Path, path: Path, timeout_s: float) -> bool:
         waited_s = time.monotonic() - begun
         if waited_s > timeout_s:
             raise DatabaseBusy(_busy(path, owner, timeout_s))
-        if waited_s > TELL_AFTER_S and not told:
-            told = True
+        if waited_s > TELL_AFTER_S and not is_logged:
+            is_logged = True
             log.warning("%s: waiting for %s, which writes to this database", path.parent, owner or "another process")
         time.sleep(random.uniform(0.01, 0.05))  # noqa: S311 spreads waiting processes out, guards nothing
     return taken_over

@@ -85,7 +85,7 @@ def job_number(job: str) -> int:
 
 
 def is_junk(suffix: str) -> bool:
-    """Whether an output's suffix says that its picks are not (all) particles: `excluded`, `unused`, `all_classes`."""
+    """Return whether a suffix marks picks that are not (all) particles: `excluded`, `unused`, `all_classes`."""
     return bool(_JUNK.match(suffix))
 
 

@@ -1,4 +1,4 @@
-"""What commands and jobs may use, and how a job asks SLURM for it."""
+"""Resources of commands and jobs, and the options of sbatch that request them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Resources:
     gpus: tuple[int, ...] = (0,)
     cpus: int = 4
     allocated: bool = False
-    """A scheduler has chosen the GPUs and says so in CUDA_VISIBLE_DEVICES; they count from 0."""
+    """A scheduler has chosen the GPUs and set CUDA_VISIBLE_DEVICES; they count from 0."""
 
 
 class MemoryOption(StrEnum):
@@ -38,7 +38,7 @@ class GpuOption(StrEnum):
 
 @dataclass(frozen=True)
 class JobRequest:
-    """What one job asks SLURM for. What is None or empty is left to the cluster's defaults.
+    """Resources of one SLURM job. Values that are None or empty are left to the cluster's defaults.
 
     Attributes
     ----------

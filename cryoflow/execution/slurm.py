@@ -44,7 +44,7 @@ class QueuedJob:
 
 @dataclass(frozen=True)
 class EndedJob:
-    """How a job ended, as far as SLURM tells. Unknown is None.
+    """The end of a job, as far as SLURM records it. Unknown is None.
 
     Attributes
     ----------

@@ -76,7 +76,7 @@ def body(job: StageJob) -> tuple[str, ...]:
 
 
 WARNED = 79
-"""Exit status of a job whose stage was told to stop before the time limit."""
+"""Exit status of a job whose stage got a signal to stop before the time limit."""
 
 _HEAD = """\
 job=${SLURM_JOB_ID:-${PBS_JOBID:-${LSB_JOBID:-$JOB_ID}}} job=${job%%.*}

@@ -23,7 +23,7 @@ _PLAIN = re.compile(r"[<>|=]?([biufSUO])\d*")
 
 
 class CsHeader(NamedTuple):
-    """What the head of a dataset says: number of rows, and the structured type of one row (text in CSDAT is `O`)."""
+    """The head of a dataset: number of rows, and the structured type of one row (text in CSDAT is `O`)."""
 
     n_rows: int
     dtype: np.dtype[np.void]

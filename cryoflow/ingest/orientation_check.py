@@ -32,7 +32,7 @@ Points = npt.NDArray[np.float64]
 def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[OrientationRecord, dict[str, bytes]]:
     """The verdict on the convention of picks, and pictures (name -> JPEG) of a few micrographs with their picks.
 
-    `flip` is what the picks were turned by on the user's word: where the pixels contradict, the verdict says so.
+    `flip` is the user's change of axes: where the pixels contradict it, the verdict is `contradicted`.
     """
     verdict, pictures = _check(pickset)
     if flip != AS_STORED and verdict.verdict == "contradicted":

@@ -1,4 +1,4 @@
-"""What an ingest tells: one line a job, one sentence for all, an exit code."""
+"""The report of an ingest: one line for each job, one sentence for all, an exit code."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ def line_of_job(
 
 
 def with_dropped(line: IngestLine, picksets: Iterable[PickSet]) -> IngestLine:
-    """The line of a job, with what was left out of these sets of its picks counted and told as its reason's end."""
+    """The line of a job, with what was left out of these sets of its picks counted at the end of its reason."""
     dropped: Counter[str] = Counter()
     for pickset in picksets:
         dropped.update(pickset.counts)
     if not dropped:
         return line
-    told = ", ".join(f"{number} {what}" for what, number in sorted(dropped.items()))
-    return replace(line, dropped=dict(dropped), reason=f"{line.reason} (dropped: {told})".strip())
+    numbers = ", ".join(f"{number} {what}" for what, number in sorted(dropped.items()))
+    return replace(line, dropped=dict(dropped), reason=f"{line.reason} (dropped: {numbers})".strip())
 
 
 def explained(error: Exception, where: Path) -> str:

@@ -47,7 +47,7 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class MicrographHeader:
-    """What the header of an MRC file says.
+    """The header of an MRC file.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The orientation check where nobody knows how large a particle is: at several sizes, one of which fits best."""
+"""The orientation check for particles of unknown size: at several sizes, one of which fits best."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a project. `detail` carries what its reader needs and nobody else looks at."""
+    """One job of a project. `detail` holds values for its reader alone."""
 
     program: Literal["relion", "cryosparc"]
     project: Path
@@ -118,6 +118,6 @@ class Project:
     path: Path
     name: str
     uid: str
-    """Hash of the program's own project uid (where there is one) and the real path; tells equal names apart."""
+    """Hash of the program's own project uid (where there is one) and the real path; distinguishes equal names."""
     program_version: str = ""
     notes: tuple[str, ...] = ()

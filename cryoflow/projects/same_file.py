@@ -1,4 +1,4 @@
-"""Micrographs that a set of picks knows under several names although they are one file: imported twice, or linked."""
+"""Micrographs with several names in one set of picks that are one file: imported twice, or linked."""
 
 from __future__ import annotations
 

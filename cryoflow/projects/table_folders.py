@@ -36,7 +36,7 @@ class TableGroup:
 
 @dataclass(frozen=True)
 class TableFolder:
-    """The sets of picks in a folder, the main one first; where its micrographs are, if it says so; notes."""
+    """The sets of picks in a folder, the main one first; where its micrographs are, if known; notes."""
 
     groups: tuple[TableGroup, ...]
     micrographs: Path | None = None

@@ -178,7 +178,7 @@ def timeline(rows: Sequence[TraceRow]) -> Figure:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Return seconds as text for people.
 
     >>> duration(7.4), duration(83), duration(7384)
     ('7 s', '1 min 23 s', '2 h 03 min')

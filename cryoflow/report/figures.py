@@ -39,7 +39,7 @@ class Marks:
     centers_xy_px : (n, 2) float
         In the frame of `cryoflow.picks`.
     label
-        What the legend says; the number of picks is added to it.
+        Text of the legend; the number of picks is added.
     color
         Any matplotlib colour.
     """

@@ -50,7 +50,7 @@ class Picture:
     Attributes
     ----------
     alt
-        What a screen reader says; the caption where empty.
+        Text for screen readers; the caption where empty.
     photo
         The figure is mostly micrograph: kept as JPEG, which is much smaller for noise.
     """

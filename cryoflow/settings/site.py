@@ -1,4 +1,4 @@
-"""What a site says once about its machines, in the table `[site]` of cryoflow.toml: folders, images, resources."""
+"""Settings of a site, in the table `[site]` of cryoflow.toml: folders, images, resources."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
 class ResourceClass(BaseModel):
-    """What one class of stages asks the cluster for."""
+    """Resources of one class of stages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

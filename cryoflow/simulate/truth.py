@@ -24,7 +24,7 @@ def write_truth(folder: Path, dataset: SimulatedDataset, recipe: Mapping[str, ob
     Parameters
     ----------
     recipe
-        The arguments that it was made from, by which a second run knows that it needs not be made again.
+        The arguments that it was made from, which a second run compares.
     """
     head = {
         "recipe": dict(recipe),

@@ -166,7 +166,7 @@ def server_problem(url: str) -> str:
 
 
 def access_problem(url: str) -> str:
-    """Why runs cannot be started at a Prefect server, empty where they can: it is away, or asks for a secret."""
+    """Return why runs cannot be started at a Prefect server (away, or a secret is needed), empty where they can."""
     if problem := server_problem(url):
         return problem
     secret = os.environ.get("PREFECT_API_AUTH_STRING", "")

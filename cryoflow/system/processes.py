@@ -39,7 +39,7 @@ def some_runs(pid: int) -> bool:
 
 
 def text_of(path: str) -> str:
-    """What a file of the system says, empty where it is not there."""
+    """Return the text of a file of the system, empty where it is missing."""
     try:
         return Path(path).read_text().strip()
     except OSError:

@@ -69,7 +69,7 @@ def read(path: Path) -> FilePicks:
 
 
 def has_helices(lines: list[str]) -> bool:
-    """Whether a comment says that rows are segments of helices."""
+    """Return whether a comment marks rows as segments of helices."""
     return any(_HELIX.match(line.strip()) for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""What the name of a file of picks says: of which micrograph it is, and whether its picks are particles."""
+"""Values in the name of a file of picks: its micrograph, and whether its picks are particles."""
 
 from __future__ import annotations
 

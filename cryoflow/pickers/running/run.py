@@ -182,7 +182,7 @@ def pick(
     Parameters
     ----------
     model
-        A file, or a name that the picker knows (`resnet16` for Topaz).
+        A file, or a model that comes with the picker (`resnet16` for Topaz).
     output
         Folder to write: links, manifest, what the picker writes, and its log.
     name
@@ -256,7 +256,7 @@ def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
 
 
 def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = None, project: str = "") -> PickSet:
-    """A set without picks, of micrograph files that no project in the database knows.
+    """A set without picks, of micrograph files that belong to no project in the database.
 
     Parameters
     ----------

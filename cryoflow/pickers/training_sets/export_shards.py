@@ -37,7 +37,7 @@ _ENDING = ".cryoflow-parts"
 
 
 def plan_of(shard: Shard) -> Path:
-    """Return the file that says how to write the files of a shard; its result is a folder beside this file."""
+    """Return the file with the plan of a shard; its result is a folder beside this file."""
     return shard.result.with_name(f"{shard.result.name}{_SUFFIX}")
 
 

@@ -104,7 +104,7 @@ def nearest(path: Path) -> Path | None:
 
 
 def made_with(path: Path) -> str:
-    """What the first line says about how the set was made."""
+    """Values of the first line: how the set was made."""
     path = path / NAME if path.is_dir() else path
     try:
         file = inputs.text_lines(path, errors="replace")

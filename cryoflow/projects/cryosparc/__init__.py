@@ -1,4 +1,4 @@
-"""Reads CryoSPARC projects of versions 2 to 5. `find.py` says which jobs there are, `read.py` gives their picks."""
+"""Reads CryoSPARC projects of versions 2 to 5. `find.py` lists the jobs, `read.py` reads their picks."""
 
 from cryoflow.projects.cryosparc.count import counted
 from cryoflow.projects.cryosparc.find import find_jobs, is_own_folder, recognise

@@ -246,16 +246,16 @@ def box(output: OutputDatasets, index: ProjectIndex, record: Record) -> tuple[fl
 
 
 def diameter_A(index: ProjectIndex, record: Record) -> tuple[float | None, list[str]]:
-    """The particle's diameter as the nearest picker among the ancestors was told, and notes on it.
+    """Return the diameter set in the nearest picker among the ancestors, and notes on it.
 
     Else that of the circular mask of a 2D classification, which is an upper bound.
     """
     lineage = _lineage(index, record)
     for candidate in lineage:
         if candidate.kind is Kind.AUTO_PICK:
-            told = [v for v in (_number(candidate, "diameter"), _number(candidate, "diameter_max")) if v]
-            if told:
-                return sum(told) / len(told), []
+            diameters = [v for v in (_number(candidate, "diameter"), _number(candidate, "diameter_max")) if v]
+            if diameters:
+                return sum(diameters) / len(diameters), []
     for candidate in lineage:
         if candidate.kind is Kind.CLASS_2D and (mask_A := _number(candidate, "class2D_window_inner_A")):
             return mask_A, ["diameter is that of a mask, so the particle may be smaller"]

@@ -11,7 +11,7 @@ from cryoflow.projects.cryosparc.find import outputs_of
 from cryoflow.projects.found import Job, Output, damaged
 
 _LARGEST_BYTES = 1 << 30
-"""A larger dataset is not read through for the sake of a number; ingest tells it."""
+"""A larger dataset is not read through to count its rows; ingest counts them."""
 _MICROGRAPH = ("location/micrograph_uid", "location/micrograph_path")
 
 

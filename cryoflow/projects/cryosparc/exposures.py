@@ -1,4 +1,4 @@
-"""What a project knows of its micrographs beside the picks: paths, pixel sizes and optics, by exposure uid."""
+"""Paths, pixel sizes and optics of the micrographs of a project, by exposure uid."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SMALLEST_PIXEL_A = 1e-3
 
 @dataclass
 class Exposures:
-    """What is known by exposure uid; what was found first, nearest to the job, stays."""
+    """Values by exposure uid; those found first, nearest to the job, stay."""
 
     path: dict[int, str] = field(default_factory=dict)
     pixel_size_A: dict[int, float] = field(default_factory=dict)

@@ -41,7 +41,7 @@ class Group:
 
 @dataclass(frozen=True)
 class JobFile:
-    """What `job.json` says, or what was found out without it.
+    """Values of `job.json`, or values found without it.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def read_job_json(folder: Path, project: Path) -> JobFile:
-    """What the `job.json` in a job's folder says; values of a wrong type count as missing.
+    """Read the `job.json` in a job's folder; values of a wrong type count as missing.
 
     Raises
     ------

@@ -65,11 +65,11 @@ def tabulate(
         Distinct rows of `micrograph_path`, `micrograph_uid`, `micrograph_shape` and `micrograph_psize_A`, as far as the
         dataset has them.
     exposures
-        What the project knows by exposure uid.
+        Values of the project by exposure uid.
     searched
         Micrographs that were searched for particles, those where none was found included.
     particle_optics
-        By column of the micrograph table, one value for each distinct row; used where no exposure tells.
+        By column of the micrograph table, one value for each distinct row; used where no exposure has the value.
     box_pixel_size_A
         Pixel size of boxes that were cut without resampling.
     """
@@ -151,8 +151,8 @@ def tabulate(
     exposure_uids = [rows[name][0] for name in ordered]
     of_particles = np.array([rows[name][1] for name in ordered], np.intp)
     for name in OPTICS:
-        told = exposures.optics[name]
-        numbers = np.array([told.get(uid, np.nan) for uid in exposure_uids], np.float64)
+        of_uid = exposures.optics[name]
+        numbers = np.array([of_uid.get(uid, np.nan) for uid in exposure_uids], np.float64)
         if particle_optics and name in particle_optics and len(numbers):
             taken = np.where(of_particles >= 0, particle_optics[name][of_particles], np.nan)
             numbers = np.where(np.isnan(numbers), taken, numbers)

@@ -35,7 +35,7 @@ class DatasetTable:
 
     @property
     def has_positions(self) -> bool:
-        """Whether it says where particles lie, and on which micrographs."""
+        """Whether it has positions of particles and their micrographs."""
         names = ("location/micrograph_path", "location/micrograph_uid", "location/micrograph_shape")
         is_on_some = self.has_text(names[0]) or self.has(names[1]) or self.has(names[2], (2,))
         return self.has("location/center_x_frac") and self.has("location/center_y_frac") and is_on_some

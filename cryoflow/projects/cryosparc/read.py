@@ -160,8 +160,8 @@ def _pickset(
     picks |= _attributes(joined, planned, role, rows)
     table, extracted, said = merge_names(picks, micrographs.table, extracted)
     notes += said
-    diameter_A, told = plan.diameter_A(context.index, context.record)
-    notes += told
+    diameter_A, diameter_notes = plan.diameter_A(context.index, context.record)
+    notes += diameter_notes
     pixel_sizes_A = np.unique(table["pixel_size_A"].dropna().round(4))
     box_px = box_A / float(pixel_sizes_A[0]) if box_A and len(pixel_sizes_A) == 1 else None
     is_helical = bool(job.detail.get("is_helical"))

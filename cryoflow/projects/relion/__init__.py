@@ -1,4 +1,4 @@
-"""Reads RELION projects of versions 1 to 5. `jobs.py` says which jobs there are, `reading.py` gives their picks."""
+"""Reads RELION projects of versions 1 to 5. `jobs.py` lists the jobs, `reading.py` reads their picks."""
 
 from cryoflow.projects.relion.count import counted
 from cryoflow.projects.relion.jobs import find_jobs

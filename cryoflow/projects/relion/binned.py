@@ -1,4 +1,4 @@
-"""Micrographs that are not the size that the picks were made at: binned copies, told by several signs at once.
+"""Micrographs that are not the size that the picks were made at: binned copies, recognized by several signs at once.
 
 RELION's particle tables give pixels, and no shape to hold them against. A copy is taken for binned where its header has
 another pixel size than the project, and either the motion correction's own record of the movie's size agrees, or the
@@ -66,14 +66,14 @@ def scale_to_files(
         members = np.flatnonzero(differs & (np.round(ratio, 2) == group))
         of_these = np.isin(rows, members)
         x_part, y_part = x_px[of_these] / nx[rows[of_these]], y_px[of_these] / ny[rows[of_these]]
-        told = _told_ratio(micrographs, members, metadata, project)
-        is_binned = told is not None and abs(told / group - 1) <= _SAME
-        if told is None:
+        stated = _stated_ratio(micrographs, members, metadata, project)
+        is_binned = stated is not None and abs(stated / group - 1) <= _SAME
+        if stated is None:
             is_binned = _fills_once_scaled(x_part, y_part, group)
         if is_binned:
-            scale[members] = 1 / (told if told is not None else ratio[members])
+            scale[members] = 1 / (stated if stated is not None else ratio[members])
             n_scaled += len(members)
-        elif told is None and _outside(x_part, y_part) >= _MANY_OUTSIDE:
+        elif stated is None and _outside(x_part, y_part) >= _MANY_OUTSIDE:
             n_odd += len(members)
             micrographs.loc[members, "status"] = "unreadable"
             micrographs.loc[members, ["ny", "nx"]] = pd.NA
@@ -105,7 +105,7 @@ def _fills_once_scaled(x_part: FloatArray, y_part: FloatArray, ratio: float) -> 
     return len(x_part) >= _ENOUGH_PICKS and scaled <= _FEW_OUTSIDE and ratio < 1 - _MANY_OUTSIDE
 
 
-def _told_ratio(
+def _stated_ratio(
     micrographs: pd.DataFrame, members: npt.NDArray[np.intp], metadata: Mapping[str, str], project: Path
 ) -> float | None:
     """How many times coarser a file is than what motion correction wrote; None where it left no record."""

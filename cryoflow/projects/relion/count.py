@@ -18,13 +18,13 @@ from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage import inputs
 
 _LARGEST_BYTES = 2 << 30
-"""A larger table is not read through for the sake of a number; ingest tells it."""
+"""A larger table is not read through to count its rows; ingest counts them."""
 
 
 def counted(job: Job) -> Job:
     """A job whose outputs say how many picks and micrographs they have, as far as its tables can be read.
 
-    A table that is cut off in its middle looks well from its beginning: the job then says so.
+    A table that is cut off in its middle looks complete from its beginning: the job then has a reason.
     """
     tables: dict[Path, tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None] | None] = {}
     outputs, problems = [], []

@@ -1,4 +1,4 @@
-"""A particle's diameter, as the jobs around a set of picks were told it."""
+"""A particle's diameter, from the options of the jobs around a set of picks."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from cryoflow.projects.relion.options import is_yes, job_options
 from cryoflow.projects.relion.pipeline import Pipeline
 
 _MANUAL_DEFAULT_A = 100.0
-"""What ManualPick draws where nobody said anything."""
+"""Diameter that ManualPick draws by default."""
 
 Options = Mapping[str, str]
 
 
 def diameter_A(pipeline: Pipeline, process: str) -> tuple[float | None, list[str]]:
-    """The diameter by the best that a job, those before it and those after it were told, and notes on it.
+    """Return the best diameter in the options of a job, those before it and those after it, and notes on it.
 
     In this order: Topaz's and the Laplacian picker's diameter, the circle of manual picks where it was set, and the
     mask of a classification or a refinement, which is an upper bound.
     """
     jobs = [(job.split("/")[0], job_options(pipeline.folder(job))) for job in _related(pipeline, process)]
-    for folders, told in _SOURCES:
+    for folders, diameter_in in _SOURCES:
         for folder, options in jobs:
-            if folder in folders and (value := told(options)):
-                is_mask = told is _mask
+            if folder in folders and (value := diameter_in(options)):
+                is_mask = diameter_in is _mask
                 notes = ["diameter is that of a mask, so the particle may be smaller"] if is_mask else []
                 return value, notes
     return None, []
@@ -76,7 +76,7 @@ _SOURCES: tuple[tuple[tuple[str, ...], Callable[[Options], float | None]], ...] 
 
 
 def positive(text: str) -> float | None:
-    """The number that an option holds, None where it is none or says nothing (RELION writes -1)."""
+    """Return the number that an option holds, None for no number or none set (RELION writes -1)."""
     try:
         value = float(text)
     except ValueError:

@@ -55,7 +55,7 @@ def extracted_sample(
 
 
 def _box_A(stack: Path, particles: Particles) -> float | None:
-    """Before 3.1 only the stack itself says how large a box is."""
+    """Return the size of a box from the stack itself, its only place before 3.1."""
     sizes = {optics.image_pixel_size_A for optics, _ in particles.own.values()}
     try:
         return read_header(stack).shape_yx[1] * sizes.pop() if len(sizes) == 1 else None

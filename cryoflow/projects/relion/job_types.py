@@ -77,7 +77,7 @@ JOB_FOLDER = re.compile(r"job\d{3,}")
 
 
 def type_label(label_or_number: str, folder: str) -> str:
-    """The label of a job's type, from what the pipeline says or else from the name of its folder."""
+    """Return the label of a job's type, from the pipeline or else from the name of its folder."""
     word = label_or_number.strip()
     if word.lstrip("-").isdigit():
         return _OF_NUMBER.get(int(word), _OF_FOLDER.get(folder, f"relion.{folder.lower()}"))
@@ -99,7 +99,7 @@ def status_word(label_or_number: str) -> str:
 
 
 def node_kind(label_or_number: str) -> str:
-    """`movies`, `micrographs`, `coordinates`, `particles`, or what the label says."""
+    """Return `movies`, `micrographs`, `coordinates`, `particles`, or the label."""
     word = label_or_number.strip()
     if word.isdigit():
         return _NODE_OF_NUMBER.get(int(word), word)

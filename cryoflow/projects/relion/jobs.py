@@ -172,9 +172,9 @@ def _problem(pipeline: Pipeline, process: Process, found: FoundTables) -> _Verdi
 
 
 def _ended(folder: Path, process: Process, names: Collection[str]) -> _Verdict | None:
-    """Why a job has not ended well; None where it has. Its exit file knows best, then the pipeline.
+    """Return why a job has not ended well, None where it has: by its exit file, else by the pipeline.
 
-    `job_pipeline.star` in the job's folder says Running for ever, and is not asked.
+    `job_pipeline.star` in the job's folder stays at Running, and is not read.
     """
     marks = [name for name in (SUCCESS, FAILURE, ABORTED) if name in names]
     if marks:

@@ -102,7 +102,7 @@ def searched_micrographs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
 
 
 def option_of_ancestor(pipeline: Pipeline, process: str, kind_folder: str, option: str) -> str:
-    """An option of the nearest job of a type before a job (or of itself), empty where nobody says."""
+    """Option value of the closest ancestor of that type (or of the job itself), or ""."""
     jobs = [process, *(maker for _, node in pipeline.ancestors(process) if (maker := pipeline.process_of(node)))]
     for job in dict.fromkeys(jobs):
         if job.split("/")[0] == kind_folder and (value := job_options(pipeline.folder(job)).get(option, "").strip()):

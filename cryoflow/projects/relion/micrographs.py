@@ -122,7 +122,7 @@ def tabulate(
     Parameters
     ----------
     own
-        What the file with the picks says of each of its micrographs.
+        Values of each micrograph in the file with the picks.
     known
         What tables of micrographs say.
     searched

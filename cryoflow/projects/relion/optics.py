@@ -121,7 +121,7 @@ def agreed(all_optics: Iterable[Optics]) -> Optics:
 
 
 def merged(first: Optics, second: Optics) -> Optics:
-    """What `first` knows, completed by `second`."""
+    """Return `first`, completed by `second`."""
     changes = {
         name: getattr(second, name)
         for name, value in vars(first).items()

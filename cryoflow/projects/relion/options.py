@@ -1,4 +1,4 @@
-"""What a job was told to do: `job.star` (from 3.1) or `run.job` (up to 3.1)."""
+"""The options of a job: `job.star` (from 3.1) or `run.job` (up to 3.1)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class FoundTables:
     expected
         What was looked for.
     mixes_classes
-        All classes, good and bad, are in one file and nobody says how many there are.
+        All classes, good and bad, are in one file and their number is unknown.
     """
 
     stars: tuple[tuple[Path, str], ...] = ()
@@ -90,7 +90,7 @@ def _refinement(folder: Path, names: Collection[str]) -> FoundTables:
 
 
 def _by_class(folder: Path, found: FoundTables) -> FoundTables:
-    """One output a class; where nobody says how many there are, they stay together and are marked so."""
+    """Return one output for each class; where their number is unknown, one that is marked so."""
     if not found.stars:
         return found
     path = found.stars[0][0]
@@ -103,7 +103,7 @@ def _by_class(folder: Path, found: FoundTables) -> FoundTables:
 
 
 def _number_of_classes(data: Path) -> int | None:
-    """As the model beside a data file says in its first block."""
+    """Return the number of classes in the first block of the model beside a data file."""
     path = data.with_name(data.name.replace("_data.star", "_model.star"))
     try:
         block = next(walk(path), None)

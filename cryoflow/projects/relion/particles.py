@@ -51,7 +51,7 @@ class Particles:
     origin_in_A
         Whether it is in angstrom; else it is in pixels of the box.
     own
-        What the file says of each micrograph.
+        Values of each micrograph in the file.
     box_A
         Edge of the extracted box, NaN where unknown.
     """
@@ -233,7 +233,7 @@ def _own_knowledge(
 
 
 def _medians(codes: npt.NDArray[np.int32], values: FloatArray, n_groups: int) -> FloatArray:
-    """Median of the finite values of each group; groups are told by sorted codes."""
+    """Median of the finite values of each group; `codes` are sorted."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.full(n_groups, np.nan)

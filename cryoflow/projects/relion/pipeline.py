@@ -82,7 +82,7 @@ class Pipeline:
         )
 
     def users_of(self, process: str) -> tuple[str, ...]:
-        """Jobs that read something of a job, as the pipeline says."""
+        """Return the jobs that read something of a job."""
         return self._users.get(process, ())
 
     @cached_property

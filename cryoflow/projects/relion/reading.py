@@ -248,12 +248,12 @@ def _box_px(
     pixel_size_A: npt.NDArray[np.float64],
     scale: npt.NDArray[np.float64],
 ) -> float | None:
-    """Edge of the box in micrograph pixels: from the optics, else as Extract was told; None where it differs."""
+    """Return the edge of the box in micrograph pixels: from the optics, else from Extract; None where it differs."""
     known = np.unique(np.round(pixel_size_A[np.isfinite(pixel_size_A)], 4))
     if np.isfinite(particles.box_A) and len(known) == 1:
         return round(float(particles.box_A / known[0]), 1)
     scales = np.unique(scale)
     if not context.process or len(scales) != 1:
         return None
-    told = positive(option_of_ancestor(context.pipeline, context.process, "Extract", "extract_size"))
-    return round(told * float(scales[0]), 1) if told else None
+    extract_px = positive(option_of_ancestor(context.pipeline, context.process, "Extract", "extract_size"))
+    return round(extract_px * float(scales[0]), 1) if extract_px else None
