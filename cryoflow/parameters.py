@@ -299,37 +299,6 @@ def _fields_of(declaration: type) -> tuple[Field, ...]:
     return tuple(sorted(found, key=lambda f: (f.option.group == RARE, not (f.required or f.option.required_in_form))))
 
 
-def field_rows(declaration: type[Parameters]) -> list[tuple[tuple[str, ...], str, str]]:
-    """Return names, default and meaning of each field that the command line shows."""
-    return [
-        (
-            (field.title,) if field.option.positional else (*field.names, *_negative(field)),
-            "required" if field.required else shown(field.default),
-            f"{field.option_meaning}{field.example}",
-        )
-        for field in fields_of(declaration)
-        if field.option.command_line is not False and not field.option.hidden
-    ]
-
-
-def _negative(field: Field) -> tuple[str, ...]:
-    return (f"--no-{field.names[0].removeprefix('--')}",) if field.has_negative else ()
-
-
-def options_table(rows: Iterable[tuple[tuple[str, ...], str, str]]) -> str:
-    """Return option names, defaults and meanings (`field_rows`) as a Markdown table."""
-    lines = ["| option | default | meaning |", "|---|---|---|"]
-    for names, default, meaning in rows:
-        cells = (f"`{', '.join(names)}`", default or "-", meaning)
-        lines.append("| " + " | ".join(map(_escaped_cell, cells)) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _escaped_cell(text: str) -> str:
-    """Return a text as a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) -> Field:
     option, limits = Option(), []
     for item in _metadata(annotation):

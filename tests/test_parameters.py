@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError, create_model
 
 from cryoflow.cli.declared import declared
 from cryoflow.cli.output import UsageError
+from cryoflow.cli.reference import field_rows, options_table
 from cryoflow.parameters import (
     RARE,
     Count,
@@ -29,9 +30,7 @@ from cryoflow.parameters import (
     Remaps,
     Roots,
     Share,
-    field_rows,
     fields_of,
-    options_table,
 )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING
 from pathlib import Path
 
 from cyclopts import App
 
 from cryoflow.cli.main import COMMANDS, EVERYWHERE, app
-from cryoflow.parameters import field_rows, options_table, shown
+from cryoflow.parameters import Field, Parameters, fields_of, shown
 
 NAME = "commands.md"
 HEAD = (
@@ -80,6 +80,37 @@ def _table(command: App) -> str:
 def _escaped(text: str) -> str:
     """Return a text whose angle brackets are no HTML."""
     return text.replace("<", "&lt;")
+
+
+def field_rows(declaration: type[Parameters]) -> list[tuple[tuple[str, ...], str, str]]:
+    """Return names, default and meaning of each field that the command line shows."""
+    return [
+        (
+            (field.title,) if field.option.positional else (*field.names, *_negative(field)),
+            "required" if field.required else shown(field.default),
+            f"{field.option_meaning}{field.example}",
+        )
+        for field in fields_of(declaration)
+        if field.option.command_line is not False and not field.option.hidden
+    ]
+
+
+def _negative(field: Field) -> tuple[str, ...]:
+    return (f"--no-{field.names[0].removeprefix('--')}",) if field.has_negative else ()
+
+
+def options_table(rows: Iterable[tuple[tuple[str, ...], str, str]]) -> str:
+    """Return option names, defaults and meanings (`field_rows`) as a Markdown table."""
+    lines = ["| option | default | meaning |", "|---|---|---|"]
+    for names, default, meaning in rows:
+        cells = (f"`{', '.join(names)}`", default or "-", meaning)
+        lines.append("| " + " | ".join(map(_escaped_cell, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped_cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 if __name__ == "__main__":

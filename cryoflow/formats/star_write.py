@@ -20,8 +20,6 @@ from cryoflow.storage.files import write_atomically
 _ROWS_AT_ONCE = 1_000
 _PLAIN = re.compile(r"(?!data_|loop_|save_|stop_|global_)[^\s\"'#_;][^\s]*", re.IGNORECASE)
 
-Pairs = Mapping[str, object]
-
 
 def write_star(
     path: str | Path,

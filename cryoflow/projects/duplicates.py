@@ -31,8 +31,6 @@ _SCATTER = np.uint64(0x9E3779B97F4A7C15)
 """Multiplication by this odd number spreads cells over the slots."""
 _ROUNDS = 64
 """More are needed only by files that no program wrote."""
-_DEPTH = 8
-"""How many followers in its cell a pick is compared with. More lie there only in files that no program wrote."""
 
 
 def fold_duplicates(columns: Columns, distance_px: float) -> int:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,23 +120,15 @@ def read_tables(
     return TableReading(tuple(picksets), tuple(failures))
 
 
-def read_table_of_picks(
-    file: str | Path,
-    micrographs_dir: str | Path | None = None,
-    *,
-    remaps: Mapping[str, str] | Iterable[tuple[str, str]] = (),
-    flip_y: bool | None = None,
-    scale: float = 1.0,
-    flip: AxisConvention = AS_STORED,
-) -> PickSet:
-    """Return the main set of picks of a table or of a folder of tables: see `read_tables`.
+def read_table_of_picks(file: str | Path, micrographs_dir: str | Path | None = None, **options: Any) -> PickSet:
+    """Return the main set of picks of a table or of a folder of tables; options are those of `read_tables`.
 
     Raises
     ------
     BadInput
         Where it cannot be read as a whole.
     """
-    reading = read_tables(file, micrographs_dir, remaps=remaps, flip_y=flip_y, scale=scale, flip=flip)
+    reading = read_tables(file, micrographs_dir, **options)
     main = reading.picksets[0]
     return replace(main, notes=(*main.notes, *reading.failures)) if reading.failures else main
 

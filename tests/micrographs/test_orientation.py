@@ -18,9 +18,9 @@ from cryoflow.micrographs.orientation import (
     check_orientation,
 )
 from cryoflow.micrographs.orientation_sizes import SIZES_A, check_at_sizes
+from cryoflow.simulate.blob_picker import pick_blobs
 from cryoflow.simulate.density import find_specimen
 from cryoflow.simulate.micrograph import Exposure, simulate_exposure
-from cryoflow.simulate.picker import pick_blobs
 
 SHAPE_YX = (600, 900)
 PIXEL_SIZE_A = 3.0

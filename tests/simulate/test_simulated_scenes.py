@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cryoflow.simulate.blob_picker import RIGHT_WITHIN, match_to_truth, pick_blobs
 from cryoflow.simulate.density import SPECIMENS, find_specimen, random_rotation
 from cryoflow.simulate.micrograph import simulate_exposure
-from cryoflow.simulate.picker import RIGHT_WITHIN, match_to_truth, pick_blobs
 from cryoflow.simulate.scene import Scene, Thing, build_scene
 from cryoflow.simulate.surroundings import build_surroundings
 
