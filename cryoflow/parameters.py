@@ -22,7 +22,7 @@ library
     when it is made, by pydantic, and `ParameterError` names the field. The command line words the same error with the
     option's name.
 documentation
-    `options_table` returns the Markdown table; `python -m cryoflow.cli.reference` writes those of all commands.
+    `python -m cryoflow.cli.reference` writes the Markdown tables of all commands.
 
 Help comes from the attribute's docstring, else from the `Option` of its type. Limits are those of `annotated_types`
 (`Gt`, `Ge`, `Le`, `Lt`, `MinLen`). Fields that several stages share are types of this module. Modules of declarations
@@ -31,20 +31,17 @@ import only the standard library, `annotated_types` and this module, which keeps
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
-import itertools
-import textwrap
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from cryoflow.annotations import attribute_docstrings, limits_in_words, metadata_of, without_metadata
 from cryoflow.errors import CryoflowError
 
 if TYPE_CHECKING:
@@ -293,7 +290,7 @@ def _fields_of(declaration: type) -> tuple[Field, ...]:
     for base in declaration.__mro__:
         if base is not Parameters and dataclasses.is_dataclass(base):
             order |= dict.fromkeys(name for name in inspect.get_annotations(base) if name not in order)
-            docs = _attribute_docstrings(base) | docs
+            docs = attribute_docstrings(base) | docs
     declared = {field.name: field for field in dataclasses.fields(declaration)}
     found = [_field(declared[name], hints[name], docs.get(name, "")) for name in order]
     return tuple(sorted(found, key=lambda f: (f.option.group == RARE, not (f.required or f.option.required_in_form))))
@@ -301,7 +298,7 @@ def _fields_of(declaration: type) -> tuple[Field, ...]:
 
 def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) -> Field:
     option, limits = Option(), []
-    for item in _metadata(annotation):
+    for item in metadata_of(annotation):
         if isinstance(item, Option):
             given = {f.name: v for f in dataclasses.fields(item) if (v := getattr(item, f.name)) is not None}
             option = dataclasses.replace(option, **given)
@@ -311,45 +308,9 @@ def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) ->
     if declared.default_factory is not dataclasses.MISSING:
         default = declared.default_factory()
     text = " ".join((docstring or option.help or "").split())
-    return Field(declared.name, annotation, _without_metadata(annotation), default, text, _in_words(limits), option)
-
-
-def _metadata(annotation: Any) -> Iterator[object]:
-    """Yield the metadata of an annotation, those of inner types first."""
-    if get_origin(annotation) is Annotated:
-        inner, *items = get_args(annotation)
-        yield from _metadata(inner)
-        yield from items
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for member in get_args(annotation):
-            yield from _metadata(member)
-
-
-def _without_metadata(annotation: Any) -> Any:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _without_metadata(arguments[0])
-    if origin is None or origin is Literal:
-        return annotation
-    bare = tuple(a if a is Ellipsis else _without_metadata(a) for a in arguments)
-    if origin in (Union, types.UnionType):
-        return Union[bare]  # noqa: UP007  # made at run time
-    return origin[bare]
-
-
-def _in_words(limits: Iterable[object]) -> str:
-    words = []
-    for limit in limits:
-        match limit:
-            case Ge(value) | MinLen(value):
-                words.append(f"at least {value}")
-            case Gt(value):
-                words.append(f"more than {value}")
-            case Le(value):
-                words.append(f"at most {value}")
-            case Lt(value):
-                words.append(f"less than {value}")
-    return ", ".join(words)
+    return Field(
+        declared.name, annotation, without_metadata(annotation), default, text, limits_in_words(limits), option
+    )
 
 
 def shown(value: object) -> str:
@@ -372,23 +333,6 @@ def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
     kinds = [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]
     rest = {k: v for k, v in schema.items() if k != "anyOf" and not (k == "default" and v is None)}
     return {**(kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}), **rest}
-
-
-@cache
-def _attribute_docstrings(declaration: type) -> dict[str, str]:
-    """Return the string that stands below each field, by the field's name."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(declaration)))
-    except (OSError, TypeError, SyntaxError):  # made at run time: the help of its types is what there is
-        return {}
-    docs = {}
-    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    for field, below in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
-            text = below.value.value if isinstance(below.value, ast.Constant) else None
-            if isinstance(text, str):
-                docs[field.target.id] = inspect.cleandoc(text)
-    return docs
 
 
 @cache
