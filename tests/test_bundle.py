@@ -1,0 +1,94 @@
+"""The bundle for sites without the internet: made from a commit, checked, and installed with no package index."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+PYPROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "cryoflow-em"
+version = "7.8.9"
+[project.optional-dependencies]
+cryosparc = []
+[tool.setuptools]
+packages = ["cryoflow"]
+"""
+NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_NO_INDEX": "0"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A small project of the same name, committed, whose environment is this one: the real one has 700 MB of wheels."""
+    folder = tmp_path / "check out"
+    for name in ("containers", "cryoflow", "docs", ".venv/bin"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "containers" / "bundle", folder / "containers")
+    (folder / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (folder / ".venv/bin/python").chmod(0o755)
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "cryoflow/__init__.py").write_text('__version__ = "7.8.9"\n')
+    (folder / "requirements.lock").touch()
+    (folder / "docs/conf.py").write_text('project = "cryoflow"\n')
+    (folder / "docs/index.rst").write_text("cryoflow\n========\n")
+    (folder / ".gitignore").write_text(".venv\n")
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    return folder
+
+
+def run(*argv: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | NO_NETWORK | variables
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+def bundle(checkout: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    return run(checkout / "containers" / "bundle", output, "--no-images")
+
+
+def test_a_bundle_installs_without_a_package_index_and_holds_docs_and_source(checkout: Path, tmp_path: Path) -> None:
+    output, site = tmp_path / "the bundle", tmp_path / "s i te"
+    done = bundle(checkout, output)
+    assert done.returncode == 0, done.stderr
+    installed = run("sh", output / "install.sh", site, PYTHON=sys.executable)
+    assert installed.returncode == 0, installed.stderr
+    where = "import cryoflow; print(cryoflow.__version__, cryoflow.__file__)"
+    found = run(site / "venv/bin/python", "-P", "-c", where).stdout
+    assert found.startswith(f"7.8.9 {site}/venv/lib/")
+    assert (site / "docs/index.html").is_file()
+    assert (site / "source/pyproject.toml").is_file()
+    assert [path.name for path in tmp_path.glob("the bundle*")] == ["the bundle"]
+
+
+def test_a_bundle_damaged_on_the_way_is_not_installed(checkout: Path, tmp_path: Path) -> None:
+    assert bundle(checkout, tmp_path / "b").returncode == 0
+    (wheel,) = (tmp_path / "b/wheels").glob("*.whl")
+    wheel.write_bytes(wheel.read_bytes()[:-1])
+    done = run("sh", tmp_path / "b/install.sh", tmp_path / "site", PYTHON=sys.executable)
+    assert done.returncode != 0
+    assert wheel.name in done.stdout + done.stderr
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_bundle_is_complete_or_absent_and_of_a_commit(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "cryoflow/new.py").touch()
+    done = bundle(checkout, tmp_path / "b")
+    assert (done.returncode, "commit your changes" in done.stderr) == (1, True)
+    (checkout / "cryoflow/new.py").unlink()
+    (checkout / ".venv/bin/python").write_text("#!/bin/sh\nexit 3\n")
+    assert bundle(checkout, tmp_path / "b").returncode != 0
+    assert list(tmp_path.glob("b*")) == []
+    (tmp_path / "b").mkdir()
+    assert "name a new folder" in bundle(checkout, tmp_path / "b").stderr
