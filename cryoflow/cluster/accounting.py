@@ -36,7 +36,7 @@ class JobRecord:
 
 
 def job_records(job_ids: Collection[int]) -> dict[int, JobRecord]:
-    """The accounting records of jobs, in one call. Without accounting there are none."""
+    """Return the accounting records of jobs, read in one call; none where SLURM keeps no accounts."""
     if not job_ids:
         return {}
     jobs = ",".join(map(str, sorted(job_ids)))
@@ -79,7 +79,7 @@ def parse_records(printed: str) -> dict[int, JobRecord]:
 
 
 def megabytes(text: str) -> float | None:
-    """`1536K`, `2G`, `4000Mn` (per node) in MB of 1024 KB; None for anything else.
+    """Return `1536K`, `2G`, or `4000Mn` (per node) in MB of 1024 KB; None for anything else.
 
     >>> megabytes("1536K"), megabytes("2G"), megabytes("")
     (1.5, 2048.0, None)
@@ -91,7 +91,7 @@ def megabytes(text: str) -> float | None:
 
 
 def seconds(text: str) -> float | None:
-    """`1-02:03:04`, `02:03:04`, `03:04.500` in seconds; None for anything else.
+    """Return `1-02:03:04`, `02:03:04`, or `03:04.500` in seconds; None for anything else.
 
     >>> seconds("01:30.500"), seconds("1-00:00:01"), seconds("")
     (90.5, 86401.0, None)

@@ -60,7 +60,7 @@ class Work:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The parameters as JSON has them."""
+        """Return the parameters as JSON holds them."""
         p = self.parameters
         return p.to_json() if isinstance(p, Parameters) else p.model_dump(mode="json")
 
@@ -78,7 +78,7 @@ class Done:
 
     @property
     def succeeded(self) -> bool:
-        """Whether its flow completed."""
+        """Return whether the flow completed."""
         return self.state == "Completed"
 
 
@@ -106,11 +106,11 @@ class Attempt:
     ended_at: float | None = None
 
     def waited_enough(self) -> bool:
-        """Whether a reason that did not come is not waited for any longer."""
+        """Return whether the wait for a reason is over."""
         return self.ended_at is not None and time.monotonic() - self.ended_at > REASON_PATIENCE_S
 
     def another(self, flow_run: FlowRun, most: int) -> Attempt | None:
-        """The next attempt, with more of what ran out; None where it would not help or enough were made."""
+        """Return the next attempt, with more of what ran out; None where it would not help or enough were made."""
         end = end_of(flow_run)
         is_last = (self.number >= most and uses_up_attempt(end)) or self.preemptions >= MOST_JOBS
         if flow_run.state_type != StateType.CRASHED or end not in GROWTH or is_last:
@@ -122,7 +122,7 @@ class Attempt:
         return Attempt(self.work, self.number + 1, 0, variables, self.preemptions)
 
     def done(self, flow_run: FlowRun) -> Done:
-        """How it ended, to be told."""
+        """Return how the work ended."""
         state = flow_run.state.name if flow_run.state else "unknown"
         if flow_run.state is not None and flow_run.state.is_completed():
             state = "Completed"
@@ -132,22 +132,22 @@ class Attempt:
 
 
 def digest(values: object) -> str:
-    """Parameters in short: the same for the same work."""
+    """Return a fingerprint of parameters: the same for the same work."""
     return fingerprint_of_values(values, digits=16)
 
 
 def end_of(flow_run: FlowRun) -> ExitReason | None:
-    """What the worker said of how its job or container ended; None where it has not."""
+    """Return the exit reason that the worker reported; None as long as it has not."""
     label = flow_run.labels.get(END_LABELS.get(str(flow_run.labels.get("prefect.worker.type")), ""))
     return ExitReason(label) if label in set(ExitReason) else None
 
 
 def reason_is_missing(flow_run: FlowRun) -> bool:
-    """Whether a run crashed whose worker has not said why yet."""
+    """Return whether a run crashed whose worker has not reported the reason yet."""
     is_told = str(flow_run.labels.get("prefect.worker.type")) in END_LABELS and bool(flow_run.infrastructure_pid)
     return is_told and flow_run.state_type == StateType.CRASHED and end_of(flow_run) is None
 
 
 def message(flow_run: FlowRun) -> str:
-    """What its state says."""
+    """Return the message of a run's state."""
     return (flow_run.state.message if flow_run.state else None) or ""

@@ -51,7 +51,7 @@ class EndedContainer:
 
     @property
     def end(self) -> ExitReason:
-        """How it ended, as far as running it again is concerned."""
+        """Return the exit reason, which decides whether the stage is run again."""
         if self.memory or (self.exit_code == _KILLED and self.seen and not self.asked):
             return (
                 ExitReason.MEMORY
@@ -63,7 +63,7 @@ class EndedContainer:
         return ExitReason.DONE if self.seen else ExitReason.NODE
 
     def explain(self) -> str:
-        """Why its flow run crashed."""
+        """Return the sentence on why the flow run crashed."""
         text = f"The container {self.name} ended with exit code {self.exit_code}"
         if self.end == ExitReason.MEMORY:
             limit = f" of {self.memory_limit_mb} MB" if self.memory_limit_mb else ""
@@ -83,18 +83,18 @@ class Engine:
     """Docker Engine of this machine, or of the one that DOCKER_HOST names. Each call has a client of its own."""
 
     def id(self) -> str:
-        """What tells this engine from others; it outlives restarts."""
+        """Return the engine's identifier, which outlives restarts."""
         with _client() as client:
             return str(client.info()["ID"])
 
     def containers(self, pool: str) -> list[RunContainer]:
-        """All containers of a pool's runs, in one request."""
+        """Return all containers of a pool's runs, read in one request."""
         with _client() as client:
             rows = client.api.containers(all=True, filters={"label": [f"{LABEL_POOL}={pool}", LABEL_RUN]})
         return [RunContainer(r["Id"], r["Labels"][LABEL_RUN], r["State"] in ("exited", "dead")) for r in rows]
 
     def ended(self, container_id: str) -> EndedContainer:
-        """How a container ended, with the last lines of its output."""
+        """Return how a container ended, with the last lines of its output."""
         with _client() as client:
             known = client.api.inspect_container(container_id)
             state = known["State"]
@@ -105,7 +105,7 @@ class Engine:
         return ended_container(known, actions, log)
 
     def stop(self, container_id: str) -> None:
-        """Ask a container to stop, and end it where it does not within 10 s."""
+        """Stop a container by SIGTERM, and by SIGKILL after 10 s."""
         with _client() as client:
             client.api.stop(container_id, timeout=10)
 
@@ -130,7 +130,7 @@ def ended_container(known: Mapping[str, Any], actions: set[str], log: str) -> En
 
 
 def _second(text: str) -> int:
-    """The engine's time in whole seconds since 1970."""
+    """Return the engine's time in whole seconds since 1970."""
     return int(datetime.fromisoformat(text[:19]).replace(tzinfo=UTC).timestamp())
 
 

@@ -77,27 +77,27 @@ STAGES: tuple[DeployedStage, ...] = (
 
 
 def pool_name(profile: ProfileName) -> str:
-    """The pool that a profile's stages run on."""
+    """Return the pool that a profile's stages run on."""
     return f"cryoflow-{profile}"
 
 
 def service_pool_name(profile: ProfileName) -> str:
-    """The pool of flows that only wait for others; locally it is the same."""
+    """Return the pool of flows that only wait for others; locally it is the same."""
     return pool_name(profile) if profile == ProfileName.LOCAL else "cryoflow-service"
 
 
 def pool_of(stage: DeployedStage, profile: ProfileName) -> str:
-    """The pool that a stage runs on."""
+    """Return the pool that a stage runs on."""
     return service_pool_name(profile) if stage.resources is None else pool_name(profile)
 
 
 def pools(profile: ProfileName) -> dict[str, str]:
-    """Name -> type of the pools that a profile needs."""
+    """Return the pools that a profile needs: name -> type."""
     return {service_pool_name(profile): "process"} | {pool_name(profile): POOL_TYPES[profile]}
 
 
 def environment(site: Site) -> dict[str, str]:
-    """Variables that every run needs, wherever it is."""
+    """Return the variables that every run needs, wherever it is."""
     return {
         "PREFECT_API_URL": f"{site.server.rstrip('/')}/api",
         "PREFECT_LOGGING_LEVEL": "INFO",
@@ -107,14 +107,14 @@ def environment(site: Site) -> dict[str, str]:
 
 
 def engine_defaults() -> dict[str, str]:
-    """What `flows` sets for Prefect; an engine reads it before it imports a flow, so it must be there already."""
+    """Return what `flows` sets for Prefect; an engine reads it before it imports a flow, so it must be set before."""
     from flows import PREFECT_DEFAULTS
 
     return {name: value for name, value in PREFECT_DEFAULTS.items() if "SERVER" not in name}
 
 
 def job_variables(stage: DeployedStage, settings: Settings, profile: ProfileName) -> dict[str, Any]:
-    """What a stage's pool is told about its resources, in the words of that pool's type."""
+    """Return a stage's resources in the job variables of its pool's type."""
     env = environment(settings.site)
     if stage.resources is None:
         return {"env": env | _where_stages_run(profile)}
@@ -128,7 +128,7 @@ def job_variables(stage: DeployedStage, settings: Settings, profile: ProfileName
 
 
 def _where_stages_run(profile: ProfileName) -> dict[str, str]:
-    """Flows that start others read the profile and the settings file of whoever deployed them."""
+    """Return the variables by which flows that start others find the profile and the settings file of the deploy."""
     from cryoflow.settings.load import find_file
 
     file = find_file()
@@ -136,7 +136,7 @@ def _where_stages_run(profile: ProfileName) -> dict[str, str]:
 
 
 def resource_variables(resources: ResourceClass) -> dict[str, Any]:
-    """The numbers of a class as a SLURM pool's form has them; what is not set is left to the pool."""
+    """Return the numbers of a class as a SLURM pool's form has them; what is not set is left to the pool."""
     values = resources.model_dump(mode="json")
     return {key: value for key, value in values.items() if value not in (None, [], 0) or key == "gpus"}
 
@@ -190,7 +190,7 @@ def _image(site: Site, gpus: int) -> str:
 
 
 def scheduled_parameters(stage: DeployedStage, settings: Settings) -> dict[str, Any] | None:
-    """Parameters of a stage that runs by itself, from the site's settings; None where these do not say enough."""
+    """Return the parameters of a scheduled stage from the site's settings; None where a setting is missing."""
     site, database = settings.site, settings.database
     if database is None:
         return None
@@ -202,13 +202,13 @@ def scheduled_parameters(stage: DeployedStage, settings: Settings) -> dict[str, 
 
 
 def load_flow(stage: DeployedStage) -> Any:
-    """Import a stage's flow."""
+    """Load a stage's flow."""
     module, _, name = stage.entrypoint.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def deployments(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeployment]:
-    """All deployments of a profile, not yet registered."""
+    """Return all deployments of a profile, not yet registered."""
     import cryoflow
 
     for stage in STAGES:
@@ -227,7 +227,7 @@ def register(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeploym
 
 
 def _keep_schedules(client: SyncPrefectClient, deployment: RunnerDeployment) -> None:
-    """Registering replaces schedules: one that was switched on would be off again, one that was moved moved back."""
+    """Keep the schedules that users changed: registering would switch them off, or move them back."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.exceptions import ObjectNotFound
 

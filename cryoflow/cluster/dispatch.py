@@ -65,7 +65,7 @@ class StageFailed(CryoflowError):
 
 
 def dispatches(settings: Settings | None = None) -> bool:
-    """Whether stages run elsewhere than in the process of their parent."""
+    """Return whether stages run elsewhere than in the process of their parent."""
     return (settings or load_settings().settings).place != ProfileName.LOCAL
 
 
@@ -213,7 +213,7 @@ class ShardRunner:
                 time.sleep(POLL_S)
 
     def _is_unwanted(self, stop: BaseException) -> bool:
-        """Whether what still runs is to end too: a user pressed Ctrl-C or cancelled the parent.
+        """Return whether running stages must end too: a user pressed Ctrl-C or cancelled the parent.
 
         Where the parent's process only came to its end (its worker was stopped, the machine went down), jobs go on and
         are found again.
@@ -276,7 +276,7 @@ class ShardRunner:
             log.warning("The trace will not list the run %s: %s", flow_run.name, error)
 
     def _look(self, ids: list[UUID]) -> list[FlowRun]:
-        """All runs that are waited for, in one request for every 200."""
+        """Return all runs that are waited for, read in one request for every 200."""
         found: list[FlowRun] = []
         for start in range(0, len(ids), 200):
             some = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + 200]))
@@ -286,7 +286,7 @@ class ShardRunner:
 
 
 def _patiently(call: Callable[[], R]) -> R:
-    """Ask the server, again and again while it is away or has too much to do."""
+    """Call the server, and repeat the call while it is away or overloaded."""
     end = time.monotonic() + SERVER_PATIENCE_S
     while True:
         try:

@@ -33,7 +33,7 @@ class ContainerOptions:
 
 
 def container(site: Site) -> ContainerOptions:
-    """Mounts and user of a site's containers.
+    """Return mounts and user of a site's containers.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def container(site: Site) -> ContainerOptions:
 
 
 def variables(site: Site, resources: ResourceClass, image: str) -> dict[str, Any]:
-    """The job variables of a stage. A GPU is asked for where the site names an image for it."""
+    """Return the job variables of a stage, with a GPU where the site names an image for it."""
     shared = container(site)
     create: dict[str, Any] = {"user": shared.user}
     if resources.gpus and site.gpu_image:

@@ -52,7 +52,7 @@ class ContainerConfiguration(DockerWorkerJobConfiguration):  # type: ignore[misc
     )
 
     def prepare_for_flow_run(self, *args: Any, **options: Any) -> None:
-        """As prefect-docker does; and the container stays until it was looked at how it ended."""
+        """Prepare it as prefect-docker does, and keep the container until its exit reason was read."""
         super().prepare_for_flow_run(*args, **options)
         self.auto_remove = False
         if (limit := self.mem_limit) is not None:  # type: ignore[has-type]
@@ -127,7 +127,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
             self._silent = False
 
     async def _conclude(self, container: RunContainer, *, was_silent: bool) -> None:
-        """Bring the run of a container that has ended to its end, and remove the container."""
+        """End the run of a container that has ended, and remove the container."""
         ended = await anyio.to_thread.run_sync(self.engine.ended, container.container_id)
         if was_silent:  # an engine that comes back stops what it finds running, as if somebody had asked for it
             ended = replace(ended, asked=False, seen=False)
@@ -179,7 +179,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
             self._stopping.discard(container_id)
 
     async def _find_lost_runs(self, containers: Sequence[RunContainer]) -> None:
-        """Tell the end of runs of this engine that have no container any more, and start those that never had one."""
+        """Report the end of this engine's runs whose container is gone, and start those that never had one."""
         engine = await anyio.to_thread.run_sync(self.engine.id)
         there = {container.flow_run for container in containers}
         now = datetime.datetime.now(datetime.UTC)

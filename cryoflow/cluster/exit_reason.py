@@ -79,7 +79,7 @@ class Action(StrEnum):
 
 
 def exit_reason_of(job: EndedJob) -> ExitReason:
-    """How a job ended.
+    """Return how a job ended.
 
     >>> exit_reason_of(EndedJob(7, "FAILED", exit_code=0, signal=9))
     <ExitReason.MEMORY: 'memory'>
@@ -96,7 +96,7 @@ def exit_reason_of(job: EndedJob) -> ExitReason:
 
 
 def action(state: StateType | None, end: ExitReason, *, cancelled: bool = False) -> Action:
-    """What to do with a flow run in `state` whose job ended so, and that a user may have `cancelled`.
+    """Return what to do with a flow run in `state` whose job ended so, and that a user may have `cancelled`.
 
     The engine reports the state itself wherever it can. It cannot where it was killed; and where SLURM asked it to stop
     it says Crashed without knowing why, so such a state is replaced by one with SLURM's reason.
@@ -111,7 +111,7 @@ def action(state: StateType | None, end: ExitReason, *, cancelled: bool = False)
 
 
 def explain(job: EndedJob) -> str:
-    """Why a flow run crashed, for its state's message.
+    """Return why a flow run crashed, for its state's message.
 
     >>> explain(EndedJob(7, "NODE_FAIL", 0, None, "cpu1", 61))
     'SLURM job 7 ended NODE_FAIL on cpu1 after 0:01:01. The node failed or was taken away: run it again.'
@@ -138,7 +138,7 @@ def explain(job: EndedJob) -> str:
 
 
 def tail(log: Path, *, lines: int = 40, width: int = 500) -> str:
-    """The last lines of a job's log, or why there are none."""
+    """Return the last lines of a job's log, or why there are none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - lines * width))

@@ -100,7 +100,7 @@ def compare_image(answer: Mapping[str, Any], *, wants_gpu: bool) -> Iterator[Che
 
 
 def _versions(image: Mapping[str, str], python: str) -> CheckResult:
-    """The image's packages against ours; the CPU build of TensorFlow counts as TensorFlow."""
+    """Compare the image's packages with ours; the CPU build of TensorFlow counts as TensorFlow."""
     inside = {("tensorflow" if name == "tensorflow-cpu" else name): version for name, version in image.items()}
     here = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
     both = sorted(inside.keys() & here.keys() - {"pip", "setuptools", "wheel"})

@@ -41,14 +41,14 @@ REFUSED_DIRECTIVES = {
 
 
 def _one_line(text: str) -> str:
-    """SLURM reads a directive to the end of its line, and nothing can quote that end."""
+    """Refuse line breaks: SLURM reads a directive to the end of its line, and nothing can quote that end."""
     if any(character in text for character in "\n\r\0"):
         raise ValueError(f"{text!r} has a line break in it, which sbatch cannot be given")
     return text
 
 
 def _absolute(text: str) -> str:
-    """A path that is the same wherever the job starts; `~` is the home of whoever runs the worker."""
+    """Return a path that is the same wherever the job starts; `~` is the home of the worker's account."""
     path = Path(_one_line(text)).expanduser()
     if not path.is_absolute():
         raise ValueError(f"{text!r} must be an absolute path: the job starts in another folder")
@@ -235,12 +235,12 @@ class SlurmJobConfiguration(BaseJobConfiguration):
 
     @property
     def mounts(self) -> Mounts:
-        """Folders that the image sees."""
+        """Return the folders that the image sees."""
         return Mounts(tuple(self.read_only), tuple(self.read_write))
 
     @property
     def argv(self) -> list[str]:
-        """Command of the flow run. `prefect flow-run execute` would import Prefect twice."""
+        """Return the command of the flow run. `prefect flow-run execute` would import Prefect twice."""
         if self.command and self.command != self._base_flow_run_command():
             return shlex.split(self.command)
         return ["python" if self.image else sys.executable, "-m", START_STAGE]

@@ -60,12 +60,12 @@ def own_runs() -> Iterator[None]:
 
 
 def tag() -> str:
-    """What marks the runs of this process."""
+    """Return the tag of this process's runs."""
     return " ".join((_TAG, socket.gethostname(), pid_space(), str(os.getpid()), started(os.getpid())))
 
 
 def is_dead(tag: str) -> bool:
-    """Whether a tag is of a process of this machine that no longer runs."""
+    """Return whether a tag is of a process of this machine that no longer runs."""
     words = tag.split(" ")
     if len(words) != 5 or words[:3] != [_TAG, socket.gethostname(), pid_space()] or not words[3].isdigit():
         return False
@@ -103,7 +103,7 @@ def end_pools(pools: Collection[str], *, tell: Callable[[str], object] = log.inf
 
 
 def _is_served(client: SyncPrefectClient, pool: str, tell: Callable[[str], object]) -> bool:
-    """Whether a worker of a pool gives a sign of life."""
+    """Return whether a worker of a pool is online."""
 
     def beats() -> set[object]:
         workers = client.read_workers_for_work_pool(pool)
@@ -123,7 +123,7 @@ def _is_served(client: SyncPrefectClient, pool: str, tell: Callable[[str], objec
 
 
 def _process_is_gone(run: FlowRun) -> bool:
-    """Whether a run's process does not run here. Its number may be another's by now, as after a reboot."""
+    """Return whether a run's process no longer runs here. After a reboot its number may be another process's."""
     pid = run.infrastructure_pid or ""
     if not pid.isdigit():
         return False
@@ -151,7 +151,7 @@ def _crash(is_lost: Callable[[FlowRun], bool], which: FlowRunFilter, pool: WorkP
 
 
 def _end(client: SyncPrefectClient, run: FlowRun) -> None:
-    """A run, its tasks, and the runs that it called in its own process."""
+    """Return a run, its tasks, and the runs that it called in its own process."""
     state: State[None] = Crashed(message="Its process was killed. Run it again: it goes on from what is done.")
     only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
     of_state = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=UNFINISHED)))

@@ -21,7 +21,7 @@ from prefect.utilities.engine import propose_state
 
 
 async def runs_in(client: PrefectClient, pool: str, *states: StateType) -> list[FlowRun]:
-    """All flow runs of a pool in these states."""
+    """Return all flow runs of a pool in these states."""
     flow_runs: list[FlowRun] = []
     while True:
         page = await client.read_flow_runs(
@@ -45,7 +45,7 @@ async def set_labels(client: PrefectClient, flow_run_id: UUID, labels: dict[str,
 
 
 async def propose(client: PrefectClient, flow_run_id: UUID, state: State) -> None:
-    """Propose a state; where the engine was quicker, or a user cancelled, theirs stays."""
+    """Set a state, except where the engine or a user's cancelling set another one first."""
     try:
         await propose_state(client, state, flow_run_id=flow_run_id)
     except Abort:
@@ -65,7 +65,7 @@ async def report_crash(client: PrefectClient, flow_run: FlowRun, message: str) -
 
 
 def is_away(error: Exception) -> bool:
-    """Whether the server cannot be reached or has too much to do, rather than refuses."""
+    """Return whether the server is away or overloaded, as opposed to refusing."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code >= 500
     return isinstance(error, httpx.TransportError)

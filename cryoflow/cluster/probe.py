@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 def main(asked: dict[str, list[str]]) -> dict[str, object]:
-    """Answer all that is asked; whatever goes wrong is an answer too."""
+    """Run all checks; an exception is a result too."""
     versions = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
     ours = "cryoflow-em" in versions or "topaz-em" not in versions
     modules = ("cryoflow", "flows", "prefect", "keras", "tensorflow") if ours else ("torch", "topaz")
@@ -39,7 +39,7 @@ def main(asked: dict[str, list[str]]) -> dict[str, object]:
 
 
 def problem_of(action: object) -> str:
-    """What goes wrong, empty where nothing does."""
+    """Return the exception of a call as text, empty where there is none."""
     try:
         action()  # type: ignore[operator]
     except BaseException as error:  # an import may end the interpreter
@@ -48,7 +48,7 @@ def problem_of(action: object) -> str:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that the network would use."""
+    """Return the names of the GPUs that the network would use."""
     try:
         if "tensorflow" in sys.modules:
             return [device.name for device in sys.modules["tensorflow"].config.list_physical_devices("GPU")]
@@ -59,7 +59,7 @@ def gpus() -> list[str]:
 
 
 def certificates() -> int:
-    """How many authorities a TLS connection trusts, in the file and the folder that OpenSSL looks into."""
+    """Return how many authorities a TLS connection trusts, in the file and the folder that OpenSSL reads."""
     try:
         paths = ssl.get_default_verify_paths()
         in_folder = len(list(Path(paths.capath).glob("*.0"))) if paths.capath else 0
@@ -69,7 +69,7 @@ def certificates() -> int:
 
 
 def is_read_only(folder: str) -> bool:
-    """Whether the mount forbids to write; nothing is tried in folders of projects."""
+    """Return whether the mount is read-only; nothing is written to folders of projects."""
     try:
         return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     except OSError:
@@ -83,7 +83,7 @@ def write(folder: str) -> None:
 
 
 def visit(url: str) -> None:
-    """Ask a server."""
+    """Read a page of a server."""
     with urllib.request.urlopen(url, timeout=5):  # noqa: S310  # http or https, as who asks has checked
         pass
 

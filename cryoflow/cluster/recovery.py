@@ -43,7 +43,7 @@ class FoundRun:
 
 
 def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None, now: datetime.datetime) -> FoundRun:
-    """What to do with a run that nobody looks after.
+    """Return what to do with a run that no worker waits for.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None,
 
 
 def job_in_log(log: Path) -> int | None:
-    """The number of the last job that wrote to this log, None where there is none."""
+    """Return the number of the last job that wrote to this log, None where there is none."""
     try:
         with log.open(errors="replace") as file:
             numbers = [int(match[1]) for line in file if (match := _FIRST_LINE.match(line))]
@@ -157,7 +157,7 @@ class Recovery:
             await worker._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
 
     async def _expected_log(self, flow_run: FlowRun) -> Path | None:
-        """Where the run's log is, or would be."""
+        """Return where the run's log is, or would be."""
         if label := flow_run.labels.get(LABEL_LOG):
             return Path(str(label))
         worker = self.worker

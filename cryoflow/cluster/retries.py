@@ -23,7 +23,7 @@ LABEL_JOBS = "cryoflow.jobs"
 async def retry(
     client: PrefectClient, flow_run: FlowRun, reason: ExitReason, message: str, *, most: int, node: str = ""
 ) -> bool:
-    """Schedule a run again whose job died, where more resources or another node may help; return whether it was.
+    """Schedule a run again whose job died, where more resources or another node may help; return whether it did.
 
     It never becomes Crashed in between: a pipeline that waits for it would start a run of its own.
 

@@ -49,7 +49,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
 
 
 def server(settings: Settings, *, host: str = "127.0.0.1") -> Service:
-    """Prefect's server. It listens on loopback unless told otherwise: a reverse proxy gives it to the network."""
+    """Return Prefect's server. It listens on loopback by default: a reverse proxy gives it to the network."""
     port = urlsplit(settings.site.server).port or 4200
     argv = (sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port))
     return Service("server", argv, server_environment(settings))
@@ -229,7 +229,7 @@ def check_port(address: str) -> None:
 
 
 def _listener(port: int) -> int | None:
-    """Number of the user who listens on a port of this machine, as far as /proc tells."""
+    """Return the number of the user who listens on a port of this machine, None where /proc lists none."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text().splitlines()[1:]
@@ -242,7 +242,7 @@ def _listener(port: int) -> int | None:
 
 
 def answers(address: str) -> bool:
-    """Whether a Prefect server answers there."""
+    """Return whether a Prefect server answers there."""
     if urlsplit(address).scheme not in ("http", "https"):
         return False
     try:

@@ -88,7 +88,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
     # -- polling -----------------------------------------------------------------------------------------------------
 
     def _steps(self, turn: int) -> Sequence[Callable[[], Awaitable[None]]]:
-        """Runs that users cancel are looked for each round, SLURM's queue at the site's interval."""
+        """Return what a round does: find cancelled runs each time, read SLURM's queue at the site's interval."""
         now = time.monotonic()
         steps: list[Callable[[], Awaitable[None]]] = [self._cancel_what_users_cancelled]
         if now - self._recovered_at >= RECOVER_EVERY_S:
@@ -164,7 +164,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         return {*template.get("variables", {}).get("properties", {}), *SlurmJobConfiguration.model_fields}
 
     async def _propose_queued(self, flow_run: FlowRun) -> None:
-        """Name the state that the run waits in. Before sbatch: later it could overwrite what a quick job reported."""
+        """Set the state Queued. Before sbatch: later it could overwrite what a quick job reported."""
         queued: State[Any] = Pending(name="Queued", message="It waits in SLURM's queue.")
         if flow_run.labels.get(LABEL_END):  # of an earlier job, where a user ran it again
             await set_labels(self.client, flow_run.id, {LABEL_END: ""})
@@ -211,7 +211,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         return tell
 
     async def _conclude(self, flow_run: FlowRun, job: EndedJob, log_file: Path | None) -> None:
-        """Bring a run whose job has ended to its end, with SLURM's reason and its log where it crashed."""
+        """End a run whose job has ended, with SLURM's reason and its log where it crashed."""
         logger = self.get_flow_run_logger(flow_run)
         try:
             flow_run = await self.client.read_flow_run(flow_run.id)
@@ -264,7 +264,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
 
     async def _cancel_run(self, flow_run_id: UUID) -> None:
-        """Not used: `_cancel_what_users_cancelled` sees every run, this hook only runs that are being submitted."""
+        """Do nothing: `_cancel_what_users_cancelled` finds every run, this hook only runs that are being submitted."""
 
     async def kill_infrastructure(
         self,

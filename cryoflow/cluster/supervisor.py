@@ -87,11 +87,11 @@ class Running:
         return len(self.processes)
 
     def log(self, service: Service) -> Path:
-        """Where a service's output goes."""
+        """Return the file of a service's output."""
         return self.log_folder / f"{service.name.replace(' ', '-')}.log"
 
     def ended(self) -> Service | None:
-        """A service that has ended by itself, None where all run."""
+        """Return a service that has ended by itself, None where all run."""
         return next((service for service, process in self.processes if process.poll() is not None), None)
 
     def wait_for(self, what: str, is_ready: Callable[[], bool], *, timeout_s: float = 180) -> None:

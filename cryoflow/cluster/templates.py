@@ -32,7 +32,7 @@ _FORMS = {"slurm": POOL_TYPES[ProfileName.SLURM], "docker": POOL_TYPES[ProfileNa
 
 
 def files() -> Iterator[tuple[str, str]]:
-    """Name and content of each file."""
+    """Yield name and content of each file."""
     import yaml  # noqa: TID251 (writes templates)
 
     yield "prefect.yaml", HEAD + yaml.safe_dump(prefect_yaml(), sort_keys=False, width=110, allow_unicode=True)
@@ -46,7 +46,7 @@ def files() -> Iterator[tuple[str, str]]:
 
 
 def prefect_yaml() -> dict[str, Any]:
-    """The profile `slurm` as Prefect's file of deployments."""
+    """Return the profile `slurm` as Prefect's file of deployments."""
     profile = ProfileName.SLURM
     deployments: list[dict[str, Any]] = []
     for stage in STAGES:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
-    """One row for each stage and shard that a run has started, and those that these have started, in order of time.
+    """Return one row for each stage and shard that a run and its descendants started, in order of time.
 
     Runs that another had started and that one of these waited for are among them.
 
@@ -57,7 +57,7 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
 
 
 def settled_trace(flow_run_id: UUID, *, patience_s: float = 60) -> tuple[TraceRow, ...]:
-    """The trace once the jobs of ended runs have ended too: some seconds later, and then SLURM knows their memory."""
+    """Return the trace once the jobs of ended runs have ended too, some seconds later: then SLURM has their memory."""
     end = time.monotonic() + patience_s
     while True:
         rows = trace(flow_run_id)
@@ -67,7 +67,7 @@ def settled_trace(flow_run_id: UUID, *, patience_s: float = 60) -> tuple[TraceRo
 
 
 def _children(client: SyncPrefectClient, parents: list[UUID]) -> list[FlowRun]:
-    """The runs that some runs have started, 200 a request."""
+    """Return the runs that some runs have started, 200 a request."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -90,7 +90,7 @@ def _children(client: SyncPrefectClient, parents: list[UUID]) -> list[FlowRun]:
 
 
 def _taken_over(client: SyncPrefectClient, parents: list[FlowRun]) -> list[FlowRun]:
-    """The runs that some runs found at work and waited for; those that were deleted since are left out."""
+    """Return the runs that some runs found at work and waited for; runs deleted since are left out."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
     from cryoflow.cluster.exit_reason import TOOK_OVER

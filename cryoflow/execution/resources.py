@@ -105,17 +105,17 @@ class JobRequest:
 
     @property
     def all_cpus(self) -> int:
-        """CPUs to ask for. They carry the growth of memory where no option does."""
+        """Return the CPUs to request. They carry the growth of memory where no option does."""
         return math.ceil(self.cpus * self.memory_factor) if self.memory_option == MemoryOption.NONE else self.cpus
 
     @property
     def all_memory_mb(self) -> int:
-        """Memory to ask for, in MB."""
+        """Return the memory to request in MB."""
         return math.ceil((self.memory_mb or 0) * self.memory_factor)
 
     @property
     def all_minutes(self) -> int:
-        """Time limit to ask for, 0 for the cluster's default."""
+        """Return the time limit to request, 0 for the cluster's default."""
         return math.ceil((self.minutes or 0) * self.time_factor)
 
     def _memory(self) -> tuple[str, str]:

@@ -61,7 +61,7 @@ class EndedJob:
 
     @property
     def out_of_memory(self) -> bool:
-        """Killed for memory. Without cgroups SLURM only says that signal 9 ended it."""
+        """Return whether the job was killed for memory. Without cgroups SLURM reports only that signal 9 ended it."""
         killed = self.signal == 9 or self.exit_code == 137
         return self.state == "OUT_OF_MEMORY" or (self.state == "FAILED" and killed)
 
@@ -135,7 +135,7 @@ class Scheduler:
         return parse_queue(printed)
 
     def ended(self, job_ids: Collection[int]) -> dict[int, EndedJob]:
-        """The jobs among `job_ids` that SLURM says have ended; one sacct for all, scontrol where that does not know."""
+        """Return the jobs of `job_ids` that have ended, by one sacct for all, and scontrol for those it lacks."""
         found: dict[int, EndedJob] = {}
         if not job_ids:
             return found
@@ -205,13 +205,13 @@ def parse_job(printed: str) -> EndedJob | None:
 
 
 def _exit(text: str) -> tuple[int | None, int | None]:
-    """`0:9` is exit code 0 and signal 9; signal 0 is none."""
+    """Return exit code and signal: `0:9` is code 0 and signal 9; signal 0 is none."""
     code, _, signal = text.partition(":")
     return (int(code) if code.isdigit() else None, (int(signal) or None) if signal.isdigit() else None)
 
 
 def _seconds(text: str) -> int | None:
-    """`1-02:03:04` in seconds."""
+    """Return `1-02:03:04` in seconds."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
     if not match:
         return None
