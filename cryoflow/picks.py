@@ -243,6 +243,9 @@ class PickSet:
         x_px = picks["x_px"].to_numpy(np.float64)
         y_px = picks["y_px"].to_numpy(np.float64)
 
+        if diameter_A is not None and not is_diameter(diameter_A):
+            notes = (*notes, f"a diameter of {diameter_A:.3g} A cannot be that of a particle: it is taken for unknown")
+            diameter_A = None
         finite, inside = _finite_and_inside(micrographs, new_index, x_px, y_px)
         keep = finite & inside
         tally = dict(counts or {})
@@ -390,6 +393,14 @@ def confirmed_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
     ('1 micrograph was found under another name: the orientation check confirms the picks',)
     """
     return tuple(note.replace(NEEDS_CONFIRMATION, CONFIRMED) for note in notes)
+
+
+SMALLEST_DIAMETER_A, LARGEST_DIAMETER_A = 1.0, 1e5
+
+
+def is_diameter(value_A: float) -> bool:
+    """Return whether a number can be a particle's diameter; files of others hold 0, NaN and 1e300."""
+    return SMALLEST_DIAMETER_A <= value_A <= LARGEST_DIAMETER_A
 
 
 def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:

@@ -116,8 +116,7 @@ class Database:
             if self._depth:
                 yield
                 return
-            with files.clear_errors(self.root):
-                self.root.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.root)
             with locked(self.root, timeout_s=self.lock_timeout_s) as taken_over:
                 self._depth = 1
                 try:

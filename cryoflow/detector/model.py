@@ -45,7 +45,7 @@ from cryoflow.preparation.model_folder import (
     write_metrics,
 )
 from cryoflow.storage import inputs
-from cryoflow.storage.files import clear_errors, remove, write_atomically
+from cryoflow.storage.files import make_folder, remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.sealing import unsealed
 from cryoflow.unpicker.devices import load_keras
@@ -158,8 +158,7 @@ class Detector:
         NotWritten
             Where the disk is full, read-only or failing; the folder then holds no model.
         """
-        with clear_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         remove(folder / DESCRIPTION)
         write_atomically(folder / WEIGHTS, npz_bytes(half(self.weights)))
         write_metrics(folder, self.metrics)

@@ -16,7 +16,7 @@ from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Provenance
-from cryoflow.storage.files import replacing
+from cryoflow.storage.files import make_folder, replacing
 
 SCORE_KIND = "cryoflow/probability"
 
@@ -143,7 +143,7 @@ def write_mask(folder: Path, result: PickedResult) -> Path:
 
     assert result.junk is not None
     path = folder / f"{Path(result.name).stem}_junk.mrc"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     coarse = result.pixel_size_A * result.shape_yx[0] / result.junk.shape[0]
     write_mrc(path, result.junk.astype(np.float32), coarse)
     return path
@@ -154,7 +154,7 @@ def write_boxes(picks: PickSet, folder: Path) -> int:
 
     The box is the set's, else one and a half diameters.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = [Path(str(n)).stem for n in picks.micrographs["name"]]
     sizes = picks.micrographs["pixel_size_A"].to_numpy(np.float64)
     for (row, table), stem, pixel_size_A in zip(picks.by_micrograph(), names, sizes, strict=True):

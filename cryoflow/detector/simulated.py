@@ -26,7 +26,7 @@ from cryoflow.simulate.density import Specimen
 from cryoflow.simulate.families import FAMILIES, make_specimen
 from cryoflow.simulate.micrograph import Exposure, simulate_exposure
 from cryoflow.simulate.scene import Scene, Thing
-from cryoflow.storage.files import replacing
+from cryoflow.storage.files import make_folder, replacing
 
 HELD_OUT = ("ring", "two-domain", "y-shaped")
 """Families that no model learns from. With the densities of real complexes they judge the general model."""
@@ -151,7 +151,7 @@ def simulate_examples(
     on_made: Callable[[int], None] | None = None,
 ) -> list[Example]:
     """Make the examples of some plans in a folder; those that are there already are not made again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     made: list[Example] = []
     if workers <= 1:
         results: Iterator[Example] = (make_example(p, folder) for p in plan_list)

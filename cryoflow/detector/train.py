@@ -30,7 +30,7 @@ from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.preparation.model_folder import DESCRIPTION
-from cryoflow.storage.files import replacing, write_atomically
+from cryoflow.storage.files import make_folder, replacing, write_atomically
 from cryoflow.storage.fingerprints import fingerprint, fingerprint_of, fingerprint_of_values
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def prepare_projects(
     The class prior of a project, the share of particles among candidates of unknown fate, is the mean probability that
     `start` gives them on validation micrographs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     training: list[Example] = []
     validation: list[Example] = []
     failed: list[BadInput] = []

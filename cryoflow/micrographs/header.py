@@ -16,6 +16,8 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
 
+SMALLEST_PIXEL_A, LARGEST_PIXEL_A = 1e-3, 1e3
+"""Pixel sizes of micrographs; any other is one that is not known. Atlases of whole grids have some hundred angstrom."""
 HEADER_BYTES = 1024
 MODE_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 """MRC mode -> NumPy type of a pixel, without byte order."""
@@ -184,10 +186,17 @@ def _pixel_type(mode: int, start: bytes, order: str) -> str:
     return "u1" if mode == 0 and stamp == _IMOD_STAMP and not flags & 1 else MODE_DTYPES[mode]
 
 
+def is_pixel_size(value_A: float) -> bool:
+    """Return whether a number can be the pixel size of a micrograph; files of others hold 0, NaN and 1e-300."""
+    return SMALLEST_PIXEL_A <= value_A <= LARGEST_PIXEL_A
+
+
 def _pixel_size(cell_x_A: float, mx: int, cell_y_A: float, my: int) -> float | None:
     if mx <= 0 or my <= 0 or not (np.isfinite(cell_x_A) and np.isfinite(cell_y_A)) or cell_x_A <= 0 or cell_y_A <= 0:
         return None
     size_x_A, size_y_A = cell_x_A / mx, cell_y_A / my
     if abs(size_x_A - size_y_A) > 0.01 * size_x_A:
+        return None
+    if not is_pixel_size(size_x_A):
         return None
     return float(f"{size_x_A:.7g}")  # a float32 quotient carries no more digits

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,9 @@ def _copied(path: Path) -> Path | None:
     if copy is None:
         return None
     try:
-        shutil.copyfile(path, copy)
+        # Only regular files: a pipe or a device in a project has no end.
+        with inputs.unbuffered(path) as old, copy.open("wb") as new:
+            shutil.copyfileobj(old, new, 1 << 23)
     except OSError as error:
         copy.unlink(missing_ok=True)
         log.warning("%s: read where it lies, it could not be copied to %s: %s", path, scratch, error)

@@ -66,7 +66,7 @@ class HeldOut:
         learned
             Fingerprints of micrographs that a version has learned from: they are never held out after that.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path.parent)
         with locked(self.path.parent):
             known = self.read()
             drawn = dict(known)

@@ -198,8 +198,7 @@ class ModelRegistry:
         model = Path(model)
         if not model.exists():
             raise BadInput(model, "does not exist: there is no model to add.")
-        with files.clear_errors(home):
-            home.mkdir(parents=True, exist_ok=True)
+        files.make_folder(home)
         with locked(home, timeout_s=self.lock_timeout_s):
             files.clean(home, root=home)
             number = max(self._numbers(home), default=0) + 1
@@ -331,7 +330,7 @@ def _copy(model: Path, to: Path) -> None:
     """Copy regular files only: a link could lead to anything."""
     if model.is_file():
         to.mkdir(parents=True)
-        shutil.copyfile(model, to / model.name)
+        _copy_file(model, to / model.name)
         return
     to.mkdir(parents=True)
     for path in sorted(model.rglob("*")):
@@ -341,7 +340,12 @@ def _copy(model: Path, to: Path) -> None:
         if path.is_dir():
             target.mkdir(exist_ok=True)
         else:
-            shutil.copyfile(path, target)
+            _copy_file(path, target)
+
+
+def _copy_file(model: Path, to: Path) -> None:
+    with inputs.opened(model) as old, to.open("xb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
 
 
 def _sums(folder: Path) -> dict[str, tuple[int, str]]:

@@ -17,11 +17,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.errors import BadInput
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.normalise import normalise, normalise_locally
 from cryoflow.preparation.patches import Image, Patches, flip_phases
 from cryoflow.preparation.picked import PickedMicrograph
+
+MOST_PIXELS = 16_384
+"""Longest edge of a prepared micrograph; sampled at 27 pixels a diameter, real ones have 300 to 3000."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,14 @@ class TwoChannelPreprocessing:
     def channels(self, image: Image, micrograph: PickedMicrograph) -> npt.NDArray[np.float16]:
         """Return the two channels of a whole micrograph, (ny, nx, 2) after cropping."""
         target = self.target_pixel_size_A(micrograph.diameter_A)
+        across = max(image.shape) * micrograph.pixel_size_A / target
+        if across > MOST_PIXELS:
+            raise BadInput(
+                micrograph.path,
+                f"at {micrograph.pixel_size_A:g} A a pixel and particles of {micrograph.diameter_A:g} A it would be "
+                f"enlarged to {across:.0f} pixels.",
+                "Check the pixel size and the diameter.",
+            )
         small, pixel_size_yx_A = fourier_resample(image, micrograph.pixel_size_A, target, workers=1)
         if self.phase_flip:
             small = flip_phases(small, pixel_size_yx_A, micrograph)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.picks import is_diameter
+
 Columns = dict[str, npt.NDArray[np.generic]]
 OF_DIAMETER = 0.1
 OF_BOX = 0.05
@@ -69,7 +71,7 @@ def distance_px(
     if is_helical:
         return ONE_PLACE_PX
     known = pixel_sizes_A[np.isfinite(pixel_sizes_A) & (pixel_sizes_A > 0)]
-    if diameter_A and len(known):
+    if diameter_A and is_diameter(diameter_A) and len(known):
         return float(OF_DIAMETER * diameter_A / known.max())
     return OF_BOX * box_px if box_px else _UNKNOWN_PX
 

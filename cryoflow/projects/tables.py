@@ -24,7 +24,7 @@ from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.pick_tables import FilePicks, format_of, read_file
 from cryoflow.formats.pick_tables.file_names import is_repeated, negative_suffix, without_appended
 from cryoflow.micrographs.find import Finder, notes_on_other_names
-from cryoflow.micrographs.header import micrograph_status
+from cryoflow.micrographs.header import is_pixel_size, micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
@@ -238,7 +238,7 @@ def _pickset(path: Path, read: list[tuple[Path, FilePicks]], options: _Options) 
     keep = sorted(merged.values())
     row_of = {row: new for new, row in enumerate(keep)}
     to_row = np.array([row_of[merged[name]] for name in shown], np.int32)
-    sizes_A = {picks.pixel_size_A for _, picks in read if picks.pixel_size_A}
+    sizes_A = {picks.pixel_size_A for _, picks in read if is_pixel_size(picks.pixel_size_A or 0)}
     own_size_A = sizes_A.pop() if len(sizes_A) == 1 else np.nan
     table = {
         "name": [shown[i] for i in keep],

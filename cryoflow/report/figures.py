@@ -312,7 +312,9 @@ def _circles(axes: Axes, marks: Sequence[Marks], diameter_px: float) -> None:
     for mark in marks:
         centers = np.asarray(mark.centers_xy_px, float).reshape(-1, 2)
         if len(centers):
-            size = np.full(len(centers), diameter_px)
+            # Time to draw a circle grows with its size: one of a claimed pixel size of 1e-9 A would take for ever.
+            largest = float(np.ptp(axes.get_xlim()) + np.ptp(axes.get_ylim()))
+            size = np.full(len(centers), min(diameter_px, largest))
             axes.add_collection(
                 EllipseCollection(
                     size,

@@ -436,6 +436,18 @@ def remove_folder(path: Path, *, root: Path | None = None) -> None:
         _remove_tree(hidden, folder)
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder that the user named for output, and its parents, where they are missing.
+
+    Raises
+    ------
+    NotWritten
+        If it cannot be created, or something else stands there.
+    """
+    with clear_errors(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def clean(folder: Path, *, root: Path) -> None:
     """Remove what killed writers left in a folder, also if this process did so before."""
     with suppress(OSError, UnsafePath), held(folder / "any", root) as (descriptor, _):

@@ -131,6 +131,10 @@ def _regular(path: str, flags: int) -> int:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise
         descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO and stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is a socket, not a file", path) from None
+        raise
     kind = os.fstat(descriptor).st_mode
     if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # of a folder, Python itself says that it is one
         return descriptor

@@ -42,7 +42,7 @@ from cryoflow.preparation.model_folder import (
 from cryoflow.preparation.patches import Patches, PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage import inputs
-from cryoflow.storage.files import clear_errors, remove, write_atomically
+from cryoflow.storage.files import make_folder, remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.sealing import refuse_newer, unsealed
 from cryoflow.unpicker.devices import find_devices, load_keras
@@ -173,8 +173,7 @@ class ModelBundle:
         NotWritten
             Where the disk is full, read-only or failing; the folder then holds no model.
         """
-        with clear_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         remove(folder / DESCRIPTION)
         write_atomically(folder / WEIGHTS, npz_bytes(self.weights))
         write_metrics(folder, self.metrics)

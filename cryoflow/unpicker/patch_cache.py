@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.preparation.patches import Patches, PatchExtractor, load_patches
 from cryoflow.preparation.picked import PickedMicrograph
-from cryoflow.storage.files import clear_errors, write_atomically
+from cryoflow.storage.files import make_folder, write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 
 
@@ -79,8 +79,7 @@ def prepare(
     """
     from cryoflow.system.cpus import available_cpus
 
-    with clear_errors(cache_dir):
-        cache_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(cache_dir)
 
     def one(micrograph: PickedMicrograph) -> CachedMicrograph | BadInput:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cryoflow.errors import NotWritten
-from cryoflow.storage.files import clear_errors
+from cryoflow.storage.files import make_folder
 
 
 class Scalars:
@@ -23,8 +23,7 @@ class Scalars:
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            with clear_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             self._writer = tf.summary.create_file_writer(str(folder))
 
     def add(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -121,7 +121,7 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self.path.parent)
         number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.lockf(number, fcntl.LOCK_EX)  # also between hosts that share the file over NFS

@@ -8,6 +8,7 @@ as a program, each goes through its readers, in a process whose memory and CPU t
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -65,14 +66,16 @@ def _tiff_of_zeros() -> bytes:
     return b"II*\0" + struct.pack("<I", start) + packed + ifd
 
 
-def _gzipped(head: bytes, n_bytes: int = 1 << 28) -> bytes:
-    """Return a text and 256 MB of zeros behind it, compressed to a thousandth."""
-    raw = io.BytesIO()
-    with gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as file:
-        file.write(head)
-        for _ in range(n_bytes >> 20):
-            file.write(bytes(1 << 20))
-    return raw.getvalue()
+@functools.cache
+def _zeros() -> bytes:
+    """Return 256 MB of zeros as a gzip file, compressed to a thousandth; it takes seconds to make."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
+
+
+def _gzipped(head: bytes) -> bytes:
+    """Return a text and 256 MB of zeros behind it, compressed; gzip files are read one after another."""
+    return gzip.compress(head, mtime=0) + _zeros()
 
 
 def _zipped(head: bytes) -> bytes:
@@ -154,9 +157,9 @@ def bombs_of(form: PickFormat, sound: bytes) -> Iterator[tuple[str, bytes, int]]
     yield "a word of 30 MB", head + b"x" * 30_000_000, 0
     yield "numbers of 5,000 digits", re.sub(rb"(?<=\d)\.\d+", b"9" * 5000 + b".5", sound), 0
     yield "exponents", re.sub(rb"(?<=\d)\.\d+", b"e999999999", sound), 0
-    yield "blank lines before it", b"\n" * 2_000_000 + sound, 0
+    yield "blank lines before it", b"\n" * 300_000 + sound, 0
     yield "blanks before it", b" \t" * 500_000 + sound, 0
-    yield "blank lines behind it", sound + b"\n" * 2_000_000, 0
+    yield "blank lines behind it", sound + b"\n" * 300_000, 0
     yield "comments", b"# micrograph: a\n#helix: x\n" * 100_000 + sound, 0
     yield "a comment of blanks", b"#micrograph:" + b" " * 500_000 + b"\n" + sound, 0
     yield "quotation marks", head + row + b' "' * 100_000, 0

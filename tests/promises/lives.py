@@ -1,11 +1,13 @@
 """Work that is killed and begun again, several lives in one process tree: TensorFlow is imported once, then forked.
 
-Run by test_promise_12_long_work.py: `lives.py training FOLDER` and `lives.py flow FOLDER ROOT`.
+Run by test_promise_12_long_work.py: `lives.py training FOLDER` and `lives.py flow FOLDER ROOT`; by it and by
+benchmarks/promises.py: `lives.py random FOLDER ROOT KILLS SECONDS SEED`.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -114,22 +116,16 @@ WAITED_FOR = (
 """What is on the disk when the process is killed: in the middle of ingest, of training and of un-picking."""
 
 
+def run_line(root: Path, out: Path) -> list[str]:
+    """Return a small run of all stages."""
+    return ["run", str(root), "-o", str(out), "--epochs", "2", "--chunk-micrographs", "1", "--picker", "topaz"]
+
+
 def flow(folder: Path, root: Path) -> None:
     """`cryoflow run`, killed in each of its stages, then let be."""
     from cryoflow.cli.main import launch
 
-    line = [
-        "run",
-        str(root),
-        "-o",
-        str(folder / "out"),
-        "--epochs",
-        "2",
-        "--chunk-micrographs",
-        "1",
-        "--picker",
-        "topaz",
-    ]
+    line = run_line(root, folder / "out")
 
     def work(pattern: str) -> None:
         if pattern:
@@ -144,6 +140,109 @@ def flow(folder: Path, root: Path) -> None:
             if not path.exists() or path.stat().st_mtime_ns != time_ns:
                 print("AGAIN", path, flush=True)
         print("FINISHED", len(before), flush=True)
+
+
+# ---- kills at random moments --------------------------------------------------------------------------------------
+
+
+def at_random(folder: Path, root: Path, kills: int, seconds: float, seed: int) -> None:
+    """`cryoflow run`, killed at random moments over its whole length, until it ends by itself; then from the start.
+
+    A line `KILLED SECONDS same|LOST ...` for each kill says whether all that was finished before is still there and the
+    database is sound; a line `ENDED same|DIFFERENT ...` for each finished run compares it with one that was not killed.
+    """
+    from cryoflow.cli.main import launch
+
+    rng = random.Random(seed)
+    begun = time.monotonic()
+    assert life(lambda: launch(run_line(root, folder / "plain/out"))) == 0
+    whole_s = time.monotonic() - begun
+    n_killed = number = 0
+    while n_killed < kills and time.monotonic() - begun < seconds + whole_s:
+        number += 1
+        place = folder / f"killed {number}"
+        is_over = False
+        while not is_over:
+            before = {path: path.read_bytes() for path in finished(place)}
+            # Half of the kills come early, where a run looks for what an earlier one has done.
+            wait_s = rng.uniform(0, whole_s * rng.choice((0.2, 1.0)))
+            is_last = n_killed >= kills or time.monotonic() - begun > seconds + whole_s
+            status = life_of(lambda place=place: launch(run_line(root, place / "out")), None if is_last else wait_s)
+            is_over = status == 0
+            lost = [str(path) for path, content in before.items() if not path.exists() or path.read_bytes() != content]
+            if not is_over:
+                assert status == -signal.SIGKILL, status
+                n_killed += 1
+                lost += unsound(place / "out/database")
+                print("KILLED", round(wait_s / whole_s, 3), "LOST" if lost else "same", *lost[:3], flush=True)
+        other = differences(folder / "plain/out", place / "out")
+        print("ENDED", "DIFFERENT" if other else "same", *other[:3], flush=True)
+
+
+def life_of(work: Callable[[], object], wait_s: float | None) -> int:
+    """Do some work in a fork of this process, and kill it after a while; its exit status, or -9."""
+    pid = os.fork()
+    if pid == 0:
+        status = 9
+        try:
+            os.setpgid(0, 0)
+            status = int(work() or 0)  # type: ignore[call-overload]
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    end = None if wait_s is None else time.monotonic() + wait_s
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if end is not None and time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            end = None
+        time.sleep(0.02)
+
+
+def unsound(root: Path) -> list[str]:
+    """Return the damage in a database, and entries that do not load."""
+    from cryoflow.database import Database, verify
+
+    database = Database(root)
+    if not database.exists:
+        return []
+    found = [
+        f"{f.path}: {f.what}" for f in verify(database) if f.severity == "damage" and "/Micrographs/" not in str(f)
+    ]
+    return found + [e.name for e in database.entries() if len(database.load(e)) != e.n_picks]
+
+
+def differences(plain: Path, killed: Path) -> list[str]:
+    """Return what a run that was killed holds otherwise than one that was not.
+
+    Weights are equal to rounding, since a training that goes on adds its numbers in another order; so picks are equal
+    but for those whose probability lies at the threshold.
+    """
+    import numpy as np
+    from promise_tools import has_times, leftovers, tree
+
+    from cryoflow.database import Database, verify
+    from cryoflow.unpicker.bundle import ModelBundle
+
+    def entries(out: Path) -> dict[str, str]:
+        whole = tree(out / "database", ignore=has_times)
+        return {name: digest for name, digest in whole.items() if "Unpicked" not in name and "entries.json" not in name}
+
+    one, other = entries(plain), entries(killed)
+    found = [name for name in {*one, *other} if one.get(name) != other.get(name)]
+    models = [ModelBundle.load(out / "unpicker") for out in (plain, killed)]
+    found += [
+        f"weights {name}"
+        for name, value in models[0].weights.items()
+        if not np.allclose(models[1].weights[name], value, rtol=1e-3, atol=1e-4)
+    ]
+    kept = [{e.name: e.n_picks or 0 for e in Database(out / "database")} for out in (plain, killed)]
+    if kept[0].keys() != kept[1].keys():
+        found.append(f"entries {kept}")
+    found += [f"{n}: {kept[0][n]} and {kept[1][n]} picks" for n in kept[0] if abs(kept[0][n] - kept[1].get(n, 0)) > 2]
+    return found + [str(f) for f in verify(killed / "database")] + leftovers(killed)
 
 
 def finished(folder: Path) -> list[Path]:
@@ -166,5 +265,8 @@ if __name__ == "__main__":
     load_tensorflow()
     if sys.argv[1] == "training":
         training(Path(sys.argv[2]))
+    elif sys.argv[1] == "random":
+        kills, seconds, seed = map(int, sys.argv[4:])
+        at_random(Path(sys.argv[2]), Path(sys.argv[3]), kills, seconds, seed)
     else:
         flow(Path(sys.argv[2]), Path(sys.argv[3]))

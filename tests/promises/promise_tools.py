@@ -148,7 +148,7 @@ def on_each_change(root: Path, act: Callable[[str, str], None]) -> None:
             if not where.startswith(os.sep) and folder_numbers:  # rmtree names files by their folder's number
                 where = os.path.join(_name_of(folder_numbers[0]), where)
             where = os.path.abspath(where)  # noqa: PTH100
-            if where == below or where.startswith(below + os.sep):
+            if where == below or where.startswith(below.rstrip(os.sep) + os.sep):
                 act(event, where)
                 return
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs_rows
+from cryoflow.micrographs.header import is_pixel_size
 from cryoflow.picks import FloatArray, Kind
-from cryoflow.projects.cryosparc.exposures import OPTICS, SMALLEST_PIXEL_A
+from cryoflow.projects.cryosparc.exposures import OPTICS
 from cryoflow.projects.cryosparc.job_types import NOT_RECENTRED, Role
 from cryoflow.projects.cryosparc.join import Joined
 from cryoflow.projects.cryosparc.outputs import DatasetTable, OutputDatasets, ProjectIndex, Record
@@ -239,7 +240,7 @@ def box(output: OutputDatasets, index: ProjectIndex, record: Record) -> tuple[fl
     except BadInput:
         return None, None
     edge_px, pixel_size_A = int(first["blob/shape"][0, 0]), float(first["blob/psize_A"][0])
-    if edge_px <= 0 or not np.isfinite(pixel_size_A) or pixel_size_A < SMALLEST_PIXEL_A:
+    if edge_px <= 0 or not is_pixel_size(pixel_size_A):
         return None, None
     cut_px = next((size for r in _lineage(index, record) if (size := _number(r, "box_size_pix"))), None)
     return edge_px * pixel_size_A, pixel_size_A if cut_px == edge_px else None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs
+from cryoflow.micrographs.header import is_pixel_size
 from cryoflow.projects.cryosparc.outputs import OutputDatasets, ProjectIndex, Record
 
 OPTICS = {  # column of a micrograph table -> (columns of a dataset in order of preference, factor)
@@ -31,8 +32,6 @@ _MAX_OUTPUTS = 30  # of exposures that are asked, nearest first: a chain of cura
 
 LARGEST_EDGE_PX = 1 << 20
 """A micrograph that is said to be larger is one of unknown shape."""
-SMALLEST_PIXEL_A = 1e-3
-"""A smaller pixel is not known either."""
 
 
 @dataclass
@@ -142,7 +141,7 @@ def _add(found: Exposures, output: OutputDatasets) -> None:
 
 def _keep_positive(kept: dict[int, float], uids: list[int], values: npt.NDArray[np.generic]) -> None:
     for uid, value in zip(uids, values.astype(np.float64).tolist(), strict=True):
-        if np.isfinite(value) and value >= SMALLEST_PIXEL_A:
+        if is_pixel_size(value):
             kept.setdefault(uid, value)
 
 

@@ -13,9 +13,9 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.find import Finder, notes_on_other_names
-from cryoflow.micrographs.header import read_header
+from cryoflow.micrographs.header import is_pixel_size, read_header
 from cryoflow.picks import FloatArray, micrograph_table
-from cryoflow.projects.cryosparc.exposures import FLAGS, LARGEST_EDGE_PX, OPTICS, SMALLEST_PIXEL_A, Exposures, as_text
+from cryoflow.projects.cryosparc.exposures import FLAGS, LARGEST_EDGE_PX, OPTICS, Exposures, as_text
 
 _MOVIES = (".tif", ".tiff", ".eer", ".mrcs", ".bz2")
 IntArray = npt.NDArray[np.intp]
@@ -80,7 +80,7 @@ def tabulate(
     shapes = located.get("micrograph_shape", np.zeros((n_distinct, 2))).astype(np.float64)
     sizes = located.get("micrograph_psize_A", np.zeros(n_distinct)).astype(np.float64)
     shapes[~((shapes > 0) & (shapes <= LARGEST_EDGE_PX)).all(axis=1)] = np.nan
-    sizes[~((sizes >= SMALLEST_PIXEL_A) & np.isfinite(sizes))] = np.nan
+    sizes[[not is_pixel_size(size) for size in sizes.tolist()]] = np.nan
     for i, uid in enumerate(uids):
         if np.isnan(shapes[i, 0]) and uid in exposures.shape_yx:
             shapes[i] = exposures.shape_yx[uid]

@@ -14,6 +14,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import Table, read_table
+from cryoflow.micrographs.header import is_pixel_size
 
 NAN = float("nan")
 OLD_COLUMNS = (
@@ -70,12 +71,12 @@ def read_optics(path: Path) -> dict[int, Optics]:
         number = _value(table, "rlnOpticsGroup", row) if numbers is not None else float(row + 1)
         if np.isnan(number):
             raise BadInput(path, "an optics group has no number (_rlnOpticsGroup).")
-        image = _positive(table, "rlnImagePixelSize", row)
+        image = _pixel_size(table, "rlnImagePixelSize", row)
         groups[int(number)] = Optics(
             name=str(table["rlnOpticsGroupName"][row]) if "rlnOpticsGroupName" in table else "",
             image_pixel_size_A=image,
-            micrograph_pixel_size_A=_positive(table, "rlnMicrographPixelSize", row),
-            movie_pixel_size_A=_positive(table, "rlnMicrographOriginalPixelSize", row),
+            micrograph_pixel_size_A=_pixel_size(table, "rlnMicrographPixelSize", row),
+            movie_pixel_size_A=_pixel_size(table, "rlnMicrographOriginalPixelSize", row),
             box_A=_positive(table, "rlnImageSize", row) * image,
             voltage_kV=_positive(table, "rlnVoltage", row),
             cs_mm=_value(table, "rlnSphericalAberration", row),
@@ -87,12 +88,14 @@ def read_optics(path: Path) -> dict[int, Optics]:
 def old_optics(table: Table, row: int) -> Optics:
     """The optics that a row of an old table carries itself."""
     magnification = _positive(table, "rlnMagnification", row)
-    pixel_size_A = _positive(table, "rlnPixelSize", row)
+    pixel_size_A = _pixel_size(table, "rlnPixelSize", row)
     if np.isnan(pixel_size_A):
-        pixel_size_A = round(_positive(table, "rlnDetectorPixelSize", row) * 1e4 / magnification, 6)
+        on_detector_um = _positive(table, "rlnDetectorPixelSize", row)
+        pixel_size_A = round(on_detector_um * 1e4 / magnification, 6)
+        pixel_size_A = pixel_size_A if is_pixel_size(pixel_size_A) else NAN
     return Optics(
         image_pixel_size_A=pixel_size_A,
-        micrograph_pixel_size_A=_positive(table, "rlnMicrographPixelSize", row),
+        micrograph_pixel_size_A=_pixel_size(table, "rlnMicrographPixelSize", row),
         voltage_kV=_positive(table, "rlnVoltage", row),
         cs_mm=_value(table, "rlnSphericalAberration", row),
         amplitude_contrast=_value(table, "rlnAmplitudeContrast", row),
@@ -142,3 +145,8 @@ def _value(table: Table, column: str, row: int) -> float:
 def _positive(table: Table, column: str, row: int) -> float:
     value = _value(table, column, row)
     return value if np.isfinite(value) and value > 0 else NAN
+
+
+def _pixel_size(table: Table, column: str, row: int) -> float:
+    value = _value(table, column, row)
+    return value if is_pixel_size(value) else NAN

@@ -1,0 +1,75 @@
+"""Promises 1, 5 and 7: users' files are opened, and files are changed, by `cryoflow.storage` alone.
+
+Its guards hold for all that goes through it; what goes past it has none. Every open and every change is watched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import doors
+from promise_tools import in_child
+from test_promise_01_read_only import commands, run_all, train_and_unpick
+
+from cryoflow.pickers.registry import names
+
+
+def past_storage(work: Callable[[], object], users: Path, output: Path) -> list[str]:
+    """What some work opens or changes without `cryoflow.storage`, `users` being what others wrote."""
+
+    log = output.with_suffix(".past")
+
+    def run() -> None:
+        number = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        doors.watch(users, output, lambda line: os.write(number, f"{line}\n".encode()) and None)
+        work()
+
+    assert in_child(run) == 0
+    return log.read_text().splitlines()
+
+
+def test_files_of_others_are_opened_and_files_are_changed_by_storage_alone(
+    finished_projects: Path, tmp_path: Path
+) -> None:
+    """Crawl, ingest, database, all exports, copies, report, picks in files."""
+    out = tmp_path / "out"
+    out.mkdir()
+    at = ["--db", str(out / "DB")]
+    entry = "CS-demo/NonUniform_J11"
+    more = [
+        *(["export", n, entry, *at, "-o", str(out / f"set {n}"), "--diameter", "150"] for n in names()),
+        ["export", "topaz", entry, *at, "-o", str(out / "copied"), "--diameter", "150", "--copy"],
+        ["export", "verify", str(out / "copied")],
+        ["database", "show", entry, *at],
+        ["database", "remove", entry, "CS-demo/Homo_J10", *at],
+        ["ingest", str(finished_projects), *at, "--again"],
+    ]
+    lines = [*commands(finished_projects, out), *more]
+    assert past_storage(lambda: run_all(finished_projects, out, lines), finished_projects.parent, out) == []
+
+
+def test_training_and_unpicking_too(finished_projects: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def work() -> None:
+        run_all(finished_projects, out, [[*commands(finished_projects, out)[1], "--no-check-orientation"]])
+        train_and_unpick(finished_projects, out)
+
+    assert past_storage(work, finished_projects.parent, out) == []
+
+
+def test_what_goes_past_storage_would_be_seen(finished_projects: Path, tmp_path: Path) -> None:
+    """The control of this file."""
+    star = next(finished_projects.rglob("*.star"))
+
+    def work() -> None:
+        with star.open() as file:
+            file.read()
+        (tmp_path / "new.txt").write_text("x")
+        (tmp_path / "new.txt").rename(tmp_path / "newer.txt")
+
+    past = past_storage(work, finished_projects.parent, tmp_path)
+    assert [line.split()[0] for line in past] == ["read", "open", "os.rename"]
