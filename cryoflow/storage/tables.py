@@ -1,7 +1,8 @@
 """Tables as text with tabs between the cells, which no spreadsheet takes for formulas.
 
 A cell that begins with `=`, `+`, `@` or `-` (unless it is a number) gets a backslash before it; so do backslashes,
-quotation marks and tabs in a cell. `read_table_text` removes them.
+quotation marks and tabs in a cell. Characters that would steer a terminal, end a row or reverse what is displayed are
+written as `\\x1b` or `\\u2028`. `read_table_text` gives the cells as they were.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+_STEERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]|\\(?=x[0-9a-f]{2}|u[0-9a-f]{4})")
+"""Such characters, and what looks like one that was written out."""
+_WRITTEN_OUT = re.compile(r"\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
 _FORMULA = re.compile(r"(?m)(^|\t)(?=[=+@]|-(?!\d+(?:\.\d*)?(?:[eE][-+]?\d+)?(?:\t|$)))")
 
 
 def table_text(table: pd.DataFrame, float_format: str | None = None) -> str:
     """Return a table as text; an empty cell is a value that is not known."""
+    from pandas.api.types import is_numeric_dtype
+
+    words = [name for name, column in table.items() if not is_numeric_dtype(column)]
+    table = table.assign(**{name: table[name].map(_written_out) for name in words})
     text: str = table.to_csv(
         sep="\t", index=False, na_rep="", float_format=float_format, lineterminator="\n", quoting=3, escapechar="\\"
     )
@@ -33,6 +41,19 @@ def read_table_text(file: IO[bytes], skip_lines: int = 0) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.read_csv(
+    table = pd.read_csv(
         file, sep="\t", skiprows=skip_lines, dtype=str, keep_default_na=False, quoting=3, escapechar="\\"
     )
+    for name in [name for name in table if table[name].str.contains("\\", regex=False).any()]:
+        table[name] = table[name].map(_read)
+    return table
+
+
+def _written_out(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    return _STEERS.sub(lambda m: f"\\x{ord(m[0]):02x}" if m[0] <= "\xff" else f"\\u{ord(m[0]):04x}", cell)
+
+
+def _read(cell: str) -> str:
+    return _WRITTEN_OUT.sub(lambda m: chr(int(m[1] or m[2], 16)), cell)

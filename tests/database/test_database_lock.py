@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -175,6 +176,31 @@ def test_no_link_of_the_lock_is_left(tmp_path: Path) -> None:
     with locking.locked(tmp_path):
         assert [p.name for p in tmp_path.iterdir()] == [".lock"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["..lock.tmp-{ours}-{pid}-0123abcd", ".lock-{host}-{pid}-0123abcd"])
+@pytest.mark.parametrize("is_empty", [True, False])
+def test_the_owners_file_of_a_killed_process_is_told_and_goes_with_the_next_write(
+    form: str, is_empty: bool, tmp_path: Path, make_pickset: Make
+) -> None:
+    """It is empty where the process was killed at once. The second form is that of earlier versions."""
+    database = Database(tmp_path / "DB")
+    database.add(make_pickset("P", folder=tmp_path / "P", job="J1"))
+    dead = os.fork()
+    if dead == 0:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    files_of = {}
+    for pid in (dead, os.getpid()):
+        name = form.format(ours=stale_files.host_name(), host=socket.gethostname(), pid=pid)
+        files_of[pid] = database.root / name
+        changes = {} if pid == os.getpid() else {"pid": dead, "started": "1"}
+        owner = json.dumps(asdict(replace(locking.this_process(), **changes)))  # type: ignore[arg-type]
+        files_of[pid].write_text("" if is_empty else owner)
+    assert [f.path for f in verify(database) if f.severity == "leftover"] == [files_of[dead]]
+    Database(database.root).add(make_pickset("Q", folder=tmp_path / "Q", job="J1"))
+    assert not files_of[dead].exists()
+    assert files_of[os.getpid()].exists()
 
 
 def test_a_read_needs_no_lock_and_an_entry_is_never_seen_half(tmp_path: Path, make_pickset: Make) -> None:

@@ -151,6 +151,7 @@ def at_random(folder: Path, root: Path, kills: int, seconds: float, seed: int) -
     A line `KILLED SECONDS same|LOST ...` for each kill says whether all that was finished before is still there and the
     database is sound; a line `ENDED same|DIFFERENT ...` for each finished run compares it with one that was not killed.
     """
+    import flows.pipeline  # noqa: F401  # imports Prefect, before the forks
     from cryoflow.cli.main import launch
 
     rng = random.Random(seed)
