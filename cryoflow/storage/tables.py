@@ -23,8 +23,9 @@ def table_text(table: pd.DataFrame, float_format: str | None = None) -> str:
     """Return a table as text; an empty cell is a value that is not known."""
     from pandas.api.types import is_numeric_dtype
 
-    words = [name for name, column in table.items() if not is_numeric_dtype(column)]
-    table = table.assign(**{name: table[name].map(_written_out) for name in words})
+    table = table.copy(deep=False)
+    for name in [name for name, column in table.items() if not is_numeric_dtype(column)]:
+        table[name] = table[name].map(_written_out)
     text: str = table.to_csv(
         sep="\t", index=False, na_rep="", float_format=float_format, lineterminator="\n", quoting=3, escapechar="\\"
     )
