@@ -162,7 +162,13 @@ def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float) -> No
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         raise ValueError(f"an image is (ny, nx) and a stack (n, ny, nx), not {pixels.shape}")
     with replacing(Path(path)) as hidden, mrcfile.new(hidden, overwrite=True) as file:
-        file.set_data(pixels.astype(pixels.dtype.newbyteorder("<"), copy=False))
+        pixels = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False)
+        if np.isfinite(pixels).all():
+            file.set_data(pixels)
+        else:  # mrcfile warns when it computes statistics of NaN, which this image has none of
+            file.set_data(np.zeros_like(pixels))
+            file.data[...] = pixels
+            file.reset_header_stats()
         if pixels.ndim == 3:
             file.set_image_stack()
         file.voxel_size = pixel_size_A

@@ -104,6 +104,17 @@ def test_the_same_image_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_pixels_that_are_not_finite_are_written_as_they_are(tmp_path: Path, bad: float) -> None:
+    image = RAMP.astype("f4")
+    image[1, 2] = bad
+    write_mrc(tmp_path / "a.mrc", image, 1.5)
+    with mrcfile.open(tmp_path / "a.mrc") as mrc:
+        np.testing.assert_array_equal(mrc.data, image)
+        assert float(mrc.voxel_size.x) == 1.5
+        assert float(mrc.header.rms) == -1  # unknown
+
+
 def test_chosen_images_of_a_stack_are_read_in_order(tmp_path: Path) -> None:
     stack = np.arange(3 * 4 * 6, dtype="f4").reshape(3, 4, 6)
     write_mrc(tmp_path / "s.mrcs", stack, 2.0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import pytest
 
 from cryoflow.errors import BadInput
+from cryoflow.micrographs.image import write_mrc
 from cryoflow.simulate import load_dataset, simulate_dataset
 from cryoflow.simulate.conditions import STANDARD, random_conditions
 from cryoflow.simulate.density import find_specimen
@@ -19,8 +19,7 @@ from cryoflow.simulate.specimens import specimen_from_density, specimen_from_str
 
 
 def write_map(path: Path, density: np.ndarray, voxel_A: float) -> Path:
-    with mrcfile.new(path, density.astype("<f4"), overwrite=True) as file:
-        file.voxel_size = voxel_A
+    write_mrc(path, density.astype("<f4"), voxel_A)
     return path
 
 
