@@ -170,8 +170,10 @@ def read_pyramid(path: Path) -> Pyramid:
     """
     pyramid = open_micrograph(path)
     ny, nx = pyramid.shape_yx
-    blocks = (pyramid.region(0, (row, min(row + _ROWS, ny)), (0, nx)) for row in range(0, ny, _ROWS))
-    level = np.concatenate([_halved(block) for block in blocks])
+    level = np.empty(pyramid.shape_of(1), np.float32)  # filled in place: joining blocks would take the memory twice
+    for row in range(0, ny, _ROWS):
+        block = _halved(pyramid.region(0, (row, min(row + _ROWS, ny)), (0, nx)))
+        level[row // 2 : row // 2 + len(block)] = block
     pyramid.levels.append(level)
     while max(level.shape) > TILE_PX // 2:
         level = _halved(level)

@@ -105,6 +105,12 @@ def test_a_form_of_another_site_cannot_pass_as_json(writer: TestClient) -> None:
     assert writer.post("/api/act", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_other_methods_reach_no_address(writer: TestClient, method: str) -> None:
+    for place in ("/api/act", "/nowhere"):
+        assert writer.request(method, place).status_code == 405
+
+
 def test_requests_are_bounded(writer: TestClient) -> None:
     big = b'{"x":"' + b"a" * (1 << 20) + b'"}'
     assert writer.post("/api/act", content=big, headers={"content-type": "application/json"}).status_code == 413

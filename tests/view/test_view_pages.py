@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from view_client import TestClient
-from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents, entry_files, write_mask
+from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents, entry_files, put_pixels, write_mask
 
 from cryoflow.database import Database
 from cryoflow.micrographs.image import write_mrc
@@ -71,6 +73,43 @@ def test_a_missing_image_is_told_and_its_picks_are_shown(reader: TestClient, dat
     tile = {"entry": SCORED, "micrograph": 2, "level": 0, "row": 0, "column": 0}
     assert reader.get("/api/tile", params=tile).status_code == 404
     assert reader.get("/api/patches", params={"entry": SCORED, "picks": "2.0,1.0"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda good: b"", "0 bytes long"),
+        (lambda good: good[:5000], "cut short"),
+        (lambda good: b"\xff" * 8 + good[8:], "not an MRC file"),
+        (lambda good: good[:8] + struct.pack("<2i", 1, 99) + good[16:], "MRC mode 99"),
+        (lambda good: good[:4] + struct.pack("<2i", 30, 10) + good[12:], "a stack"),
+    ],
+)
+def test_a_broken_image_is_told_and_its_picks_are_shown(
+    reader: TestClient, database: Database, damage: Callable[[bytes], bytes], told: str
+) -> None:
+    path = Path(str(database.load(SCORED).micrographs["path"].iloc[1]))
+    path.write_bytes(damage(path.read_bytes()))
+    m = reader.get("/api/micrograph", params={"entry": SCORED, "micrograph": 1}).json()
+    assert told in m["problem"]
+    assert (len(m["x"]), m["ny"], m["nx"]) == (12, *SHAPE_YX)
+    answer = reader.get("/api/tile", params={"entry": SCORED, "micrograph": 1, "level": 0, "row": 0, "column": 0})
+    assert answer.status_code == 404
+    assert told in answer.json()["detail"]
+    patches = reader.get("/api/patches", params={"entry": SCORED, "picks": "1.0,0.1"}).content
+    assert Image.open(io.BytesIO(patches)).size == (192, 96)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38, 0.0])
+def test_an_image_of_odd_values_is_a_picture(reader: TestClient, database: Database, value: float) -> None:
+    path = Path(str(database.load(SCORED).micrographs["path"].iloc[1]))
+    pixels = np.full(SHAPE_YX, value, "<f4")
+    pixels[::2] *= -1
+    put_pixels(path, pixels)
+    for level in (0, 1):
+        params = {"entry": SCORED, "micrograph": 1, "level": level, "row": 0, "column": 0, "lowpass": 20}
+        answer = reader.get("/api/tile", params=params)
+        assert Image.open(io.BytesIO(answer.content)).size == (SHAPE_YX[1] >> level, SHAPE_YX[0] >> level)
 
 
 def test_a_montage_is_ordered_by_distance_from_the_threshold(reader: TestClient, database: Database) -> None:

@@ -80,11 +80,18 @@ def write_mask(folder: Path, micrograph: str = "mic_0", *, scale: int = 20, nan:
     ny, nx = (n // scale for n in SHAPE_YX)
     mask = np.full((ny, nx), 0.1, np.float32)
     mask[ny // 2 :, : nx // 3] = 0.9
-    mask[0, 0] = np.nan if nan else 0.1
     folder.mkdir(exist_ok=True)
     path = folder / f"{micrograph}_junk.mrc"
     write_mrc(path, mask, PIXEL_SIZE_A * scale)
+    if nan:
+        mask[0, 0] = np.nan
+        put_pixels(path, mask)
     return path
+
+
+def put_pixels(path: Path, pixels: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> None:
+    """Replace the pixels of an image by others that may be no numbers; mrcfile would warn about these."""
+    path.write_bytes(path.read_bytes()[:1024] + pixels.astype("<f4").tobytes())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
