@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoflow.errors import CryoflowError
 from cryoflow.formats.cs import read_cs, read_cs_header
 from cryoflow.formats.pick_tables import read_file
-from cryoflow.formats.pick_tables.declaration import FilePicks
 from cryoflow.formats.star import list_blocks, read_blocks
 from cryoflow.ingest import ingest_tables
 from cryoflow.micrographs.header import read_header
@@ -85,47 +82,3 @@ def test_a_micrograph(realdata: Path, tmp_path: Path, edits, cut: float) -> None
     edits = [(at * 1024 / len(head), new, len(new)) for at, new, _ in edits]  # in the header
     path.write_bytes(mutated(head, edits, cut))
     tried(path, read_header, read_micrograph)
-
-
-SAMPLES = (
-    "two_particle_blocks/two.star",
-    "optics_one_group_no_column/with.star",
-    "eman1_helix_box/micA.box",
-    "gautomatch_suffix/picks/micA_automatch.star",
-    "gautomatch_suffix/picks/micA_automatch.box",
-    "relion31_import_coordinates/proj/Import/job021/Movies/barrel_0001.box",
-)
-WORDS = st.sampled_from(["x", "nan", "inf", "-inf", "1e400", "", "7 8", "1,5", "--3", "'", '"', "7", "-2.5"])
-
-
-def positions(read: FilePicks) -> Counter[tuple[float, float]]:
-    return Counter(zip(read.x_px.tolist(), read.y_px.tolist(), strict=True))
-
-
-@pytest.mark.parametrize("sample", SAMPLES)
-@SOME
-@given(row=st.integers(0, 10_000), column=st.integers(0, 10), word=WORDS)
-def test_a_word_changed_in_a_row_costs_no_other_row_and_no_row_in_silence(
-    cases: Path, tmp_path: Path, sample: str, row: int, column: int, word: str
-) -> None:
-    path = tmp_path / Path(sample).name
-    path.write_bytes((cases / "readers" / sample).read_bytes())
-    unchanged = read_file(path)
-    whole, lines = positions(unchanged), path.read_text().splitlines()
-    rows = [i for i, line in enumerate(lines) if len(line.split()) > 1 and line.strip()[0] not in "_#d"]
-    at = rows[row % len(rows)]
-    words = lines[at].split()
-    words[column % len(words)] = word
-    path.write_text("\n".join([*lines[:at], " ".join(words), *lines[at + 1 :]]) + "\n")
-    try:
-        read = read_file(path)
-    except CryoflowError as error:
-        read, message = None, str(error)
-    if read is None:
-        assert path.name in message
-        return
-    assert sum((whole - positions(read)).values()) <= 1, "another row changed"
-    n_lost = sum(whole.values()) - len(read)
-    assert n_lost in (0, 1)
-    if n_lost:
-        assert sum(read.counts.values()) == sum(unchanged.counts.values()) + 1, read.notes

@@ -5,6 +5,7 @@ A new format is a new module in this package. Recognition goes by content, since
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +14,7 @@ from pkgutil import iter_modules
 import numpy as np
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
+from cryoflow.formats.pick_tables.text import note_on_end
 from cryoflow.formats.pick_tables.unknown import unknown_content
 
 __all__ = ["FilePicks", "Head", "PickFormat", "format_of", "formats", "read_file", "suffixes"]
@@ -61,4 +63,8 @@ def read_file(path: Path) -> FilePicks:
         tomograms).
     """
     form = format_of(path)
-    return FilePicks("empty", np.zeros(0), np.zeros(0)) if form is None else form.read(path)
+    if form is None:
+        return FilePicks("empty", np.zeros(0), np.zeros(0))
+    picks = form.read(path)
+    note = note_on_end(path) if form.is_lines else ""
+    return replace(picks, notes=(*picks.notes, note)) if note else picks

@@ -67,6 +67,7 @@ FORMAT = PickFormat(
     kept="position minus refined shift, score, class and its posterior, uid, psi of 2D classes, exposure group, CTF",
     not_kept="3D angles; datasets without `location`",
     rounding_px=0.001,
+    is_lines=False,
     priority=20,
     project_reader="cryosparc",
 )

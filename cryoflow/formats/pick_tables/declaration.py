@@ -222,6 +222,8 @@ class PickFormat:
         For the documentation: what a database gets of it.
     rounding_px
         How far a position may be off, since the format rounds.
+    is_lines
+        Rows are lines of text: a last line without an end may have been cut short.
     priority
         Formats of a higher priority are tried first.
     project_reader
@@ -243,5 +245,6 @@ class PickFormat:
     marks: str = ""
     blocks: str = ""
     rounding_px: float = 0.0
+    is_lines: bool = True
     priority: int = 0
     project_reader: Literal["", "relion", "cryosparc"] = ""

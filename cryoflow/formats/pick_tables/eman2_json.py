@@ -93,5 +93,6 @@ FORMAT = PickFormat(
     blocks="`boxes`, else `boxes_rct`",
     kept="center, score, box size",
     not_kept="tags; boxes in three dimensions (`boxes_3d`)",
+    is_lines=False,
     priority=10,
 )

@@ -44,6 +44,18 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
+def note_on_end(path: Path) -> str:
+    """Return a note where the last line of a file does not end: it may have been cut within a number.
+
+    Programs end each line. Other damage of a file that was cut short is an error: rows of too few words.
+    """
+    with inputs.opened(path) as file:
+        size_bytes = file.seek(0, 2)
+        file.seek(max(0, size_bytes - 1))
+        is_ended = file.read(1) in (b"", b"\n", b"\r")
+    return "" if is_ended else "the last line has no end: 1 row may have been cut short"
+
+
 def without_comments(lines: Sequence[str]) -> list[str]:
     """The lines that do not begin with `#`."""
     return [line for line in lines if not line.lstrip().startswith("#")]
@@ -114,6 +126,8 @@ def read_frame(path: Path) -> pd.DataFrame:
         raise BadInput(
             path, f"has {short} rows of fewer values than its first line names columns.", "Was it cut short?"
         )
+    if any(frame[name].str.contains("\n", regex=False).any() for name in frame.columns):
+        raise BadInput(path, "has a value that reaches over several lines.", "Is a quote not closed?")
     frame.columns = pd.Index([str(label).strip().lstrip("#_").strip().lower() for label in frame.columns])
     return frame.loc[:, ~frame.columns.duplicated()]
 

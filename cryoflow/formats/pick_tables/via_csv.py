@@ -32,11 +32,13 @@ def read(path: Path) -> FilePicks:
     """
     frame = read_frame(path)
     places, sizes, rows, n_unknown = [], [], [], 0
+    n_regions = frame["region_count"].tolist() if "region_count" in frame else ["0"] * len(frame)
     deadline = Deadline(path, path.stat().st_size)
     for row, text in enumerate(deadline.watch(required_column(path, frame, _SHAPES).tolist())):
         text = text.strip()
         if text in ("", "{}"):
-            continue  # a picture without regions
+            n_unknown += n_regions[row].strip() not in ("", "0")  # else a picture without regions
+            continue
         try:
             shape = json.loads(text)
             found = _place(shape) if isinstance(shape, dict) else None

@@ -20,6 +20,7 @@ import pandas as pd
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.pick_tables.relion_star import SCORE
 from cryoflow.formats.pick_tables.star_text import UNKNOWN, drop_disabled, read_position_blocks
+from cryoflow.formats.pick_tables.text import note_on_end
 from cryoflow.formats.star import Table
 from cryoflow.projects.relion.micrographs import RelionCtf
 from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, optics_of_row, read_optics
@@ -96,6 +97,7 @@ def read_particles(path: Path, classes: frozenset[int] | None = None, only_micro
     table, notes, others, is_negative = read_position_blocks(
         path, needed, optional=optional, narrow=_NARROW, name_column="rlnMicrographName"
     )
+    notes += filter(None, [note_on_end(path)])
     counts: dict[str, int] = {}
     drop_disabled(table, "rlnEnabled", counts)
     if "rlnMicrographName" not in table:
