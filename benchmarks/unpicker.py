@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +35,12 @@ from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.simulate.make import simulate_dataset
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.detector_features import DetectorFeatures
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labeled import LabeledSet, Split
+from cryoflow.unpicker.network import ArchitectureName
 from cryoflow.unpicker.train import train
 from cryoflow.unpicker.train_options import TrainOptions
 from cryoflow.unpicker.unpick import ScoredMicrograph, score
@@ -134,7 +137,8 @@ def hide(split: Split, share: float, seed: int, *, as_label: int) -> Split:
 
 RECIPES = {
     "ours": "ours, all labels",
-    "classic": "classic, all labels, 25 epochs",
+    "residual": "from patches alone (--architecture residual), all labels",
+    "classic": "emunpicker, all labels, 25 epochs",
     "few": "ours, 200 right picks",
     "unlabeled": "ours, wrong picks and a fifth of the right unlabeled",
     "dropped": "ours, wrong picks and a fifth of the right called wrong",
@@ -148,7 +152,8 @@ def accuracy(
     few = {"epochs": epochs} if epochs else {}
     key = f"{name}/{part}" if seed == SEED else f"{name}/{part}, seed {seed}"
     output = folder / "models" / key.replace("/", "_").replace(", seed ", "_")
-    options = TrainOptions(cache_dir=folder / "cache", seed=seed, **few)
+    architecture: ArchitectureName = "residual" if part == "residual" else "detector"
+    options = TrainOptions.of(architecture, cache_dir=folder / "cache", seed=seed, **few)
     used = split
     if part == "classic":
         preprocessing = EmUnpickerPreprocessing(1.5 * split.train[0].diameter_A)
@@ -208,23 +213,28 @@ def speed(folder: Path, name: str, *, n_micrographs: int) -> None:
                 "picks_a_second": 300 * n_micrographs / whole,
             },
         )
-        if part == "ours":
-            keep(folder, "speed/ours, taken apart", taken_apart(bundle, micrographs[0]))
+        if part in ("ours", "residual"):
+            keep(folder, f"speed/{part}, taken apart", taken_apart(bundle, micrographs[0]))
 
 
 def taken_apart(bundle: ModelBundle, micrograph: PickedMicrograph, *, repeats: int = 20) -> dict[str, float]:
-    """CPU seconds of the steps of one micrograph, of all threads: the least of some repeats."""
-    preprocessing = bundle.preprocessing
-    assert isinstance(preprocessing, TwoChannelPreprocessing)
-    target = preprocessing.target_pixel_size_A(micrograph.diameter_A)
-    boxes = load_patches(preprocessing, micrograph)
-    steps = {
-        "read_and_crop": lambda: fourier_resample(
-            MicrographFile.open(micrograph.path), micrograph.pixel_size_A, target, workers=1
-        ),
-        "read_crop_and_boxes": lambda: load_patches(preprocessing, micrograph),
-        "network": lambda: bundle.logits(boxes),
+    """CPU seconds of the steps of one micrograph, of all threads: the least of some repeats. Reading is the limit."""
+    extractor = bundle.preprocessing
+    images = extractor.images if isinstance(extractor, DetectorFeatures) else extractor
+    assert isinstance(images, TwoChannelPreprocessing)
+    target = images.target_pixel_size_A(micrograph.diameter_A)
+    file = MicrographFile.open(micrograph.path)
+    patches = load_patches(extractor, micrograph)
+    steps: dict[str, Callable[[], object]] = {
+        "read": lambda: MicrographFile.open(micrograph.path).whole(),
+        "read_and_crop": lambda: fourier_resample(file, micrograph.pixel_size_A, target, workers=1),
+        "read_crop_and_channels": lambda: images.channels(file, micrograph),
+        "read_crop_and_patches": lambda: load_patches(extractor, micrograph),
+        "score_patches": lambda: bundle.logits(patches),
     }
+    if isinstance(extractor, DetectorFeatures):
+        prepared = images.channels(file, micrograph)
+        steps["detector"] = lambda: extractor.backbone.maps(prepared)
     seconds = {}
     for name, step in steps.items():
         each = []
@@ -264,6 +274,7 @@ def our_way(bundle: ModelBundle, micrographs: list[PickedMicrograph]) -> list[fl
 
 WAYS = {
     "ours": ("ours", False, our_way),
+    "residual": ("residual", False, our_way),
     "classic": ("classic", False, classic_way),
     "ours, CTF corrected": ("ours", True, our_way),
     "classic, CTF corrected": ("classic", True, classic_way),
@@ -307,8 +318,8 @@ def print_table(folder: Path) -> None:
         if r := results.get(f"speed/{part}"):
             clock, median, cpu = (r[k] for k in ("seconds_a_micrograph", "median_seconds", "cpu_seconds_a_micrograph"))
             print(f"un-picking, {part}: {clock:.3f} s a micrograph, median {median:.3f}, CPU {cpu:.3f}")
-    if r := results.get("speed/ours, taken apart"):
-        print("of it, CPU seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in r.items() if k != "machine"))
+        if r := results.get(f"speed/{part}, taken apart"):
+            print("  of it, CPU seconds: " + ", ".join(f"{k} {v:.3f}" for k, v in r.items() if k != "machine"))
     for text in sorted({f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in results.values()}):
         print(f"measured on: {text}")
 

@@ -109,6 +109,10 @@ def _preprocessing(parameters: TrainUnpickerParameters, training_set: LabeledSet
     from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 
     p = parameters
+    if p.architecture == "detector":
+        from cryoflow.unpicker.detector_features import DetectorFeatures
+
+        return DetectorFeatures(phase_flip=p.phase_flip)
     if p.architecture == "residual":
         return TwoChannelPreprocessing(phase_flip=p.phase_flip)
     edge_A = _box_edge_A(training_set, p.boxsize)

@@ -74,13 +74,18 @@ class DetectorArchitecture:
         return cls(int(values["n_channels"]), widths, blocks)  # type: ignore[call-overload]
 
 
-def build(architecture: DetectorArchitecture, *, mixed_precision: str | None = None) -> keras.Model:
+def build(
+    architecture: DetectorArchitecture, *, mixed_precision: str | None = None, folded: bool = False
+) -> keras.Model:
     """Build a detector with random weights.
 
     Parameters
     ----------
     mixed_precision
         Type to compute in, `float16` or `bfloat16`; weights and the output stay float32. None computes in float32.
+
+    folded
+        Without batch normalization, for weights that `cryoflow.unpicker.network.fold` made.
 
     Returns
     -------
@@ -99,11 +104,13 @@ def build(architecture: DetectorArchitecture, *, mixed_precision: str | None = N
             edge,
             strides=stride,
             padding="same",
-            use_bias=False,
+            use_bias=folded,
             kernel_initializer="he_normal",
             dtype=dtype,
             name=name,
         )(x)
+        if folded:
+            return x
         return layers.BatchNormalization(momentum=0.97, epsilon=1e-3, dtype=dtype, name=f"{name}_norm")(x)
 
     def relu(x: object, name: str) -> object:

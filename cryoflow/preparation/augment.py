@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+ORIENTATIONS = (0, 3, 5, 6, 1, 2, 4, 7)
+"""All orientations, in an order whose first 1, 2 and 4 average best: the identity, then a half turn."""
 
 
 def augment(
@@ -32,7 +39,7 @@ def augment(
     return augmented
 
 
-def oriented(patch: npt.NDArray[np.generic], orientation: int) -> npt.NDArray[np.generic]:
+def oriented(patch: npt.NDArray[Scalar], orientation: int) -> npt.NDArray[Scalar]:
     """Return one of the eight orientations of a patch, (y, x, channels) or (n, y, x, channels)."""
     y_axis = patch.ndim - 3
     if orientation & 4:
@@ -42,6 +49,19 @@ def oriented(patch: npt.NDArray[np.generic], orientation: int) -> npt.NDArray[np
     if orientation & 1:
         patch = np.flip(patch, y_axis + 1)
     return patch
+
+
+def oriented_xy(xy_px: npt.NDArray[np.float64], orientation: int, shape_yx: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return where points of an image of this shape lie after `oriented`."""
+    x, y = xy_px.T
+    ny, nx = shape_yx
+    if orientation & 4:
+        x, y, nx, ny = y, x, ny, nx
+    if orientation & 2:
+        y = ny - 1 - y
+    if orientation & 1:
+        x = nx - 1 - x
+    return np.stack([x, y], axis=1)
 
 
 def center_crop(patches: npt.NDArray[np.float16], input_px: int) -> npt.NDArray[np.float32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.ctf import phase_flip
 from cryoflow.micrographs.image import MicrographFile
+from cryoflow.preparation.augment import ORIENTATIONS, augment, center_crop, oriented
 from cryoflow.preparation.picked import PickedMicrograph
 
 Patches = npt.NDArray[np.float16]
@@ -39,11 +40,59 @@ class PatchExtractor(Protocol):
     def phase_flip(self) -> bool:
         """Whether patches depend on the CTF."""
 
+    @property
+    def values_a_pick(self) -> int:
+        """Numbers that are stored of a pick."""
+
+    def with_orientations(self, number: int) -> PatchExtractor:
+        """Return the extractor whose patches contain so many orientations; itself where patches can be rotated."""
+
     def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
-        """Return patches, (n, input_px + 2 margin_px, same, n_channels)."""
+        """Return patches: images of (n, input_px + 2 margin_px, same, n_channels), or features."""
+
+    def training_views(
+        self, patches: Patches, rng: np.random.Generator, *, contrast: float = 0.15
+    ) -> npt.NDArray[np.float32]:
+        """Return a random variant of each patch, (n, input_px, input_px, n_channels)."""
+
+    def view(self, patches: Patches, number: int) -> npt.NDArray[np.float32]:
+        """Return the patches in the orientation of a number, 0 to 7, (n, input_px, input_px, n_channels)."""
 
     def to_json(self) -> dict[str, object]:
         """Return plain values from which the preprocessing can be built again."""
+
+
+class _Sized(Protocol):
+    @property
+    def input_px(self) -> int: ...
+    @property
+    def margin_px(self) -> int: ...
+    @property
+    def n_channels(self) -> int: ...
+
+
+class ImagePatches:
+    """Views of patches that are images, which can be rotated, flipped and shifted."""
+
+    @property
+    def values_a_pick(self: _Sized) -> int:
+        """Numbers that are stored of a pick."""
+        return (self.input_px + 2 * self.margin_px) ** 2 * self.n_channels
+
+    def with_orientations(self, number: int) -> Self:  # noqa: ARG002
+        """Return itself: patches are rotated when they are used."""
+        return self
+
+    def training_views(
+        self: _Sized, patches: Patches, rng: np.random.Generator, *, contrast: float = 0.15
+    ) -> npt.NDArray[np.float32]:
+        """Return each patch in a random orientation, shifted within its margin, with random contrast and level."""
+        return augment(patches, self.input_px, rng, contrast=contrast)
+
+    def view(self: _Sized, patches: Patches, number: int) -> npt.NDArray[np.float32]:
+        """Return the patches without their margin, in the orientation of a number."""
+        turned = oriented(center_crop(patches, self.input_px), ORIENTATIONS[number])
+        return np.ascontiguousarray(turned, np.float32)
 
 
 def load_patches(preprocessing: PatchExtractor, micrograph: PickedMicrograph) -> Patches:

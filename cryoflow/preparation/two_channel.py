@@ -21,7 +21,7 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.normalise import normalise, normalise_locally
-from cryoflow.preparation.patches import Image, Patches, flip_phases
+from cryoflow.preparation.patches import Image, ImagePatches, Patches, flip_phases
 from cryoflow.preparation.picked import PickedMicrograph
 
 MOST_PIXELS = 16_384
@@ -29,7 +29,7 @@ MOST_PIXELS = 16_384
 
 
 @dataclass(frozen=True)
-class TwoChannelPreprocessing:
+class TwoChannelPreprocessing(ImagePatches):
     """Preprocessing with lengths in particle diameters, so that one model serves several specimens.
 
     Attributes

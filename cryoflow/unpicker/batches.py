@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.preparation.augment import augment
 from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 
@@ -52,9 +51,8 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.class_priors: Mapping[str, float] = {}
         total = sum(len(m.labels) for m in self.micrographs)
         self.batch = min(batch, total)
-        edge = preprocessing.input_px + 2 * preprocessing.margin_px
         self._repeats = max(1.0, least_steps * self.batch / total)
-        self._group_picks = max(4 * self.batch, memory_bytes // (2 * edge * edge * preprocessing.n_channels))
+        self._group_picks = max(4 * self.batch, memory_bytes // (2 * preprocessing.values_a_pick))
         self._lock = threading.Lock()
         self.loaded_group: tuple[tuple[int, ...], npt.NDArray[np.float16]] = ((), np.zeros(0, np.float16))
         self._plan()
@@ -69,7 +67,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         members = [self.micrographs[i] for i in group]
         labels = np.concatenate([m.labels for m in members])
         priors = np.concatenate([np.full(len(m.labels), self.class_priors.get(m.data_set, 0.0)) for m in members])
-        views = augment(boxes[rows], self.preprocessing.input_px, rng, contrast=self.contrast)
+        views = self.preprocessing.training_views(boxes[rows], rng, contrast=self.contrast)
         return views, np.column_stack((labels, priors))[rows].astype(np.float32)
 
     def start_at(self, epoch: int) -> None:

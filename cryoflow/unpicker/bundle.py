@@ -5,6 +5,7 @@
     metrics.json          what was measured on validation and test micrographs
     training_set.tsv      every micrograph: part, data set, counts, defocus, pixel size, content hash
     learning_curves.png   of the training
+    detector/             the detector whose features it takes, where it does
 
 `bundle.json` is written last, with a checksum of its own: a folder without it is no model. The network is built by
 cryoflow from its description; weights are arrays and nothing else.
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.detector.model import Detector
 from cryoflow.errors import BadInput
-from cryoflow.preparation.augment import center_crop, oriented
 from cryoflow.preparation.calibration import Calibration
 from cryoflow.preparation.model_folder import (
     DESCRIPTION,
@@ -45,6 +46,7 @@ from cryoflow.storage import inputs
 from cryoflow.storage.files import make_folder, remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.sealing import refuse_newer, unsealed
+from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.network import Architecture, build, fold
@@ -58,7 +60,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 """1: version 0.1, whose bundle.json has no checksum of its own and one operating point; still read."""
-MANIFEST = "training_set.tsv"
+MANIFEST, DETECTOR = "training_set.tsv", "detector"
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class ModelBundle:
 
     def logits(self, patches: Patches, *, orientations: int = 1, batch: int | None = None) -> npt.NDArray[np.float64]:
         """Return the network's logits, (n,), each the mean over so many orientations of the patch."""
-        return logits_of(self.network, patches, self.architecture.input_px, orientations=orientations, batch=batch)
+        return logits_of(self.network, patches, self.preprocessing, orientations=orientations, batch=batch)
 
     def probabilities(
         self, patches: Patches, *, project: str = "", orientations: int = 1, batch: int | None = None
@@ -178,6 +180,10 @@ class ModelBundle:
         write_atomically(folder / WEIGHTS, npz_bytes(self.weights))
         write_metrics(folder, self.metrics)
         write_atomically(folder / MANIFEST, _manifest_text(self.manifest))
+        files = [WEIGHTS, METRICS, MANIFEST]
+        if isinstance(self.preprocessing, DetectorFeatures):
+            self.preprocessing.backbone.detector.save(folder / DETECTOR)
+            files.append(f"{DETECTOR}/{DESCRIPTION}")
         description = {
             "format": FORMAT,
             "program": "cryoflow unpicker",
@@ -191,7 +197,7 @@ class ModelBundle:
             "fingerprint": self.fingerprint,
             "versions": dict(self.versions),
         }
-        write_description(folder, description, (WEIGHTS, METRICS, MANIFEST))
+        write_description(folder, description, files)
 
     @classmethod
     def load(cls, folder: Path | str) -> ModelBundle:
@@ -218,7 +224,7 @@ class ModelBundle:
             refuse_changed(folder, sums, "Copy the model again.")
             return cls(
                 architecture=Architecture.from_json(values["architecture"]),
-                preprocessing=preprocessing_from_json(values["preprocessing"]),
+                preprocessing=preprocessing_from_json(values["preprocessing"], folder),
                 weights=inputs.read_npz(folder / WEIGHTS),
                 diameter_A=float(values["diameter_A"]),
                 temperature=float(values["temperature"]),
@@ -235,8 +241,13 @@ class ModelBundle:
             raise BadInput(file, f"cannot be read as a model: {error!r}.", "Was it made by another version?") from error
 
 
-def preprocessing_from_json(text_or_values: str | dict[str, object]) -> PatchExtractor:
+def preprocessing_from_json(text_or_values: str | dict[str, object], folder: Path | None = None) -> PatchExtractor:
     """Build the preprocessing that `to_json` described; `classic` is the older name of `emunpicker`.
+
+    Parameters
+    ----------
+    folder
+        Of the model, which holds the detector where patches are its features.
 
     Raises
     ------
@@ -249,7 +260,19 @@ def preprocessing_from_json(text_or_values: str | dict[str, object]) -> PatchExt
         return _from_fields(TwoChannelPreprocessing, values)
     if kind in (EmUnpickerPreprocessing.kind, "classic"):
         return _from_fields(EmUnpickerPreprocessing, values)
+    if kind == DetectorFeatures.kind and folder is not None:
+        return _features_of(folder / DETECTOR, values)
     raise ValueError(f"preprocessing of unknown kind {kind!r}")
+
+
+def _features_of(folder: Path, values: dict[str, Any]) -> DetectorFeatures:
+    backbone = Backbone(Detector.load(folder))
+    if values.pop("detector", None) != backbone.fingerprint:
+        raise ValueError("features of another detector than the one in its folder")
+    features = DetectorFeatures(backbone, values.pop("phase_flip"), values.pop("n_orientations"))
+    if values or features.n_orientations not in (1, 2, 4, 8) or not isinstance(features.phase_flip, bool):
+        raise ValueError(f"features with fields {sorted(values)}")
+    return features
 
 
 def _from_fields(kind: type[PatchExtractor], values: dict[str, Any]) -> PatchExtractor:
@@ -270,14 +293,13 @@ def _description(file: Path) -> dict[str, Any]:
 
 
 def logits_of(
-    model: keras.Model, boxes: Patches, input_px: int, *, orientations: int = 1, batch: int | None = None
+    model: keras.Model, patches: Patches, extractor: PatchExtractor, *, orientations: int = 1, batch: int | None = None
 ) -> npt.NDArray[np.float64]:
-    """Mean logit over `orientations` (1, 2, 4 or 8) of each box."""
-    views = center_crop(boxes, input_px)
+    """Return the mean logit over `orientations` (1, 2, 4 or 8) of each patch."""
     size = batch or (512 if model.jit_compile else 160)  # of a GPU; of a CPU's cache
-    total = np.zeros(len(views))
-    for orientation in (0, 3, 5, 6, 1, 2, 4, 7)[:orientations]:
-        total += _predict(model, np.ascontiguousarray(oriented(views, orientation)), size)
+    total = np.zeros(len(patches))
+    for number in range(orientations):
+        total += _predict(model, extractor.view(patches, number), size)
     return total / orientations
 
 

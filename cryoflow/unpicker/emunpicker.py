@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import MicrographFile, check_pixels
-from cryoflow.preparation.patches import Image, Patches, flip_phases
+from cryoflow.preparation.patches import Image, ImagePatches, Patches, flip_phases
 from cryoflow.preparation.picked import PickedMicrograph
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EmUnpickerPreprocessing:
+class EmUnpickerPreprocessing(ImagePatches):
     """The older preprocessing; a value of 0 leaves a step out.
 
     Attributes

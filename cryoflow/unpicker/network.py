@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 NORM_EPSILON = 1e-3
 """Added to the variance by batch normalization."""
 
-ArchitectureName = Literal["residual", "emunpicker"]
+STANDARDIZE = "standardize"
+"""Layer that subtracts the mean of each feature and divides by its standard deviation; it is not trained."""
+
+_MOST_DEVIATIONS = 6.0
+_FEATURE_NOISE = 0.15
+"""Standard deviation of the noise on standardized features while training."""
+
+_LEAST_VARIANCE = 1e-5
+"""Added to the variance of each feature: some are the same for nearly all picks."""
+
+ArchitectureName = Literal["detector", "residual", "emunpicker"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +36,13 @@ class Architecture:
     Attributes
     ----------
     name
-        `residual`, or `emunpicker` for the older emUnpicker's.
+        `detector` for a small network on a detector's features, `residual` for one that sees patches, or `emunpicker`
+        for the older emUnpicker's.
     input_px, n_channels
-        Of a box.
+        Of a patch.
     widths
-        Channels of each stage of the residual network; each stage halves the edge.
+        Channels of each stage of the residual network; each stage halves the edge. Units of each dense layer of the
+        detector's.
     blocks
         Residual blocks of each stage.
     dropout
@@ -137,13 +149,48 @@ def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.
     return keras.Model(inputs, logit, name="residual")
 
 
+def _detector(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:  # noqa: ARG001
+    """Standardized features with noise, dense layers with dropout, one output."""
+    import keras
+    from keras import layers
+
+    edge = architecture.input_px
+    inputs = keras.Input((edge, edge, architecture.n_channels), name="features")
+    x = layers.Flatten(dtype="float32", name="flat")(inputs)
+    x = layers.BatchNormalization(
+        center=False, scale=False, epsilon=1e-6, trainable=False, dtype="float32", name=STANDARDIZE
+    )(x)
+    x = keras.ops.clip(x, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+    x = layers.GaussianNoise(_FEATURE_NOISE, dtype="float32", name="noise")(x)
+    x = layers.Dropout(architecture.dropout / 2, dtype=dtype, name="feature_dropout")(x)
+    for i, width in enumerate(architecture.widths, start=1):
+        x = layers.Dense(width, activation="relu", kernel_initializer="he_normal", dtype=dtype, name=f"dense{i}")(x)
+        x = layers.Dropout(architecture.dropout, dtype=dtype, name=f"dropout{i}")(x)
+    logit = layers.Dense(1, dtype="float32", name="logit")(x)
+    return keras.Model(inputs, logit, name="detector_head")
+
+
+def standardize(model: keras.Model, patches: Iterable[npt.NDArray[np.float16]]) -> None:
+    """Set the standardization of a network of features from those of all training micrographs, (n, ..., features)."""
+    n, total, squares = 0, 0.0, 0.0
+    for some in patches:
+        values = some.reshape(-1, some.shape[-1]).astype(np.float64)
+        n, total, squares = n + len(values), total + values.sum(0), squares + (values**2).sum(0)
+    mean = np.asarray(total) / n
+    layer = model.get_layer(STANDARDIZE)
+    layer.moving_mean.assign(mean.astype(np.float32))
+    layer.moving_variance.assign(
+        (np.maximum(np.asarray(squares) / n - mean**2, 0) + _LEAST_VARIANCE).astype(np.float32)
+    )
+
+
 def _emunpicker(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:  # noqa: ARG001
     from cryoflow.unpicker.emunpicker import build_emunpicker
 
     return build_emunpicker(architecture.input_px, architecture.n_channels, dropout=architecture.dropout, dtype=dtype)
 
 
-BUILDERS = {"residual": _residual, "emunpicker": _emunpicker}
+BUILDERS = {"detector": _detector, "residual": _residual, "emunpicker": _emunpicker}
 
 
 def fold(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
@@ -152,7 +199,10 @@ def fold(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArra
     norms = set()
     for path, kernel in weights.items():
         layer, _, kind = path.rpartition("/")
-        norm = layer.replace("_conv", "_norm") if "_conv" in layer else f"{layer}_norm"
+        # A residual block of the unpicker has conv1 and norm1; all other layers have their own name and `_norm`.
+        norm = f"{layer}_norm"
+        if f"{norm}/gamma" not in weights:
+            norm = layer.replace("_conv", "_norm")
         if kind == "kernel" and f"{norm}/gamma" in weights:
             gamma, beta, mean, variance = (
                 np.asarray(weights[f"{norm}/{name}"], np.float32)

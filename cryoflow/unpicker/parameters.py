@@ -127,14 +127,24 @@ class Recipe:
     patience: int
     batch: int
     learning_rate: float
+    least_steps: int
+    """Batches of an epoch at least, where the training set is small."""
+    widths: tuple[int, ...] = (24, 48, 96)
+    dropout: float = 0.3
+    weight_decay: float = 1e-3
+    label_smoothing: float = 0.05
 
 
-RECIPES = {"residual": Recipe(30, 8, 64, 0.002), "emunpicker": Recipe(25, 25, 16, 0.01)}
+RECIPES = {
+    "detector": Recipe(12, 6, 128, 0.002, 50, (192, 64), dropout=0.4, weight_decay=1e-2),
+    "residual": Recipe(30, 8, 64, 0.002, 160),
+    "emunpicker": Recipe(25, 25, 16, 0.01, 1, dropout=0.5, weight_decay=0.0, label_smoothing=0.0),
+}
 
 
 def _defaults(name: str) -> str:
-    own, older = (getattr(RECIPES[architecture], name) for architecture in ("residual", "emunpicker"))
-    return f"by default {own}, and {older} for emunpicker"
+    own, residual, older = (getattr(RECIPES[architecture], name) for architecture in RECIPES)
+    return f"by default {own}; {residual} for residual, {older} for emunpicker"
 
 
 UnpickerEpochs = Annotated[Epochs, Option(help=f"Most epochs of the unpicker's training; {_defaults('epochs')}")]
@@ -151,8 +161,9 @@ class TrainUnpickerParameters(LabeledSource):
     """Projects of the database to learn from; by default all."""
     entries: Annotated[Entries, Option(form=True)] = ()
     """Labeled entries of the database, such as reviewed ones; by default picks are labeled by what became of them."""
-    architecture: Annotated[Literal["residual", "emunpicker", "classic"], Option(form=False)] = "residual"
-    """residual, or emunpicker (also: classic): the older program's network and preprocessing."""
+    architecture: Annotated[Literal["detector", "residual", "emunpicker", "classic"], Option(form=False)] = "detector"
+    """detector: learn from the general detector's features; residual: from patches alone; emunpicker (also: classic):
+    the older program's network and preprocessing."""
     epochs: UnpickerEpochs | None = None
     patience: Patience | None = None
     batch: Annotated[Count | None, Option(form=False, help=f"Patches of a batch; {_defaults('batch')}")] = None

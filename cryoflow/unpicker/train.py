@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.augment import ORIENTATIONS
 from cryoflow.preparation.model_folder import DESCRIPTION, versions
 from cryoflow.preparation.patches import PatchExtractor, require_ctf
 from cryoflow.preparation.picked import POSITIVE
@@ -60,7 +61,7 @@ def train(
     BadInput
         Where labels of one kind are missing, too few micrographs can be used, or `output` is of another training.
     """
-    options = options or TrainOptions()
+    options = options or TrainOptions.of("detector")
     training_set.check()
     start = ModelBundle.load(options.start_from) if options.start_from else None
     if start is not None:
@@ -77,6 +78,12 @@ def train(
     parts = _prepare_parts(preprocessing, split, output, options, on_progress)
     if start is not None:
         parts = parts.without_leaks(start)
+        # Micrographs that came from the test part were prepared in one orientation.
+        members = [m.micrograph for m in parts.train]
+        again = prepare(
+            _training_extractor(preprocessing), members, _cache_dir(output, options), workers=options.workers
+        )
+        parts = replace(parts, train=again.micrographs)
     mark = _fingerprint(preprocessing, architecture, parts, options, start)
     if finished := finished_model(output, mark, overwrite=overwrite):
         return finished
@@ -98,10 +105,17 @@ def train(
     return ModelBundle.load(output)
 
 
+def _training_extractor(preprocessing: PatchExtractor) -> PatchExtractor:
+    return preprocessing.with_orientations(len(ORIENTATIONS))
+
+
+def _cache_dir(output: Path, options: TrainOptions) -> Path:
+    return options.cache_dir or output.parent / "unpicker_cache"
+
+
 def _prepare_parts(
     preprocessing: PatchExtractor, split: Split, output: Path, options: TrainOptions, on_progress: OnProgress | None
 ) -> PreparedSplit:
-    cache_dir = options.cache_dir or output.parent / "unpicker_cache"
     total = sum(len(members) for _, members in split.parts())
     before = 0
     prepared: dict[str, tuple[CachedMicrograph, ...]] = {}
@@ -112,7 +126,8 @@ def _prepare_parts(
             if on_progress:
                 on_progress(Progress("preparing", start + done, total))
 
-        result = prepare(preprocessing, members, cache_dir, workers=options.workers, on_done=report)
+        extractor = _training_extractor(preprocessing) if part == "train" else preprocessing
+        result = prepare(extractor, members, _cache_dir(output, options), workers=options.workers, on_done=report)
         prepared[part] = result.micrographs
         failed += result.failed
         before += len(members)

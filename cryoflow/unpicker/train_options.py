@@ -9,6 +9,9 @@ from pathlib import Path
 from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.detector_features import DetectorFeatures
+from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.network import Architecture, ArchitectureName
 from cryoflow.unpicker.parameters import RECIPES, TrainUnpickerParameters
 
@@ -20,7 +23,8 @@ class TrainOptions:
     Attributes
     ----------
     architecture
-        `residual`, or `emunpicker` for the older emUnpicker's network.
+        See `Architecture`. `TrainOptions.of(architecture)` has the recipe of each; the defaults here are those of
+        `residual`.
     preprocessing
         None takes the one that belongs to the architecture.
     epochs, patience
@@ -58,12 +62,12 @@ class TrainOptions:
     epochs: int = RECIPES["residual"].epochs
     patience: int = RECIPES["residual"].patience
     batch: int = RECIPES["residual"].batch
-    least_steps: int = 160
+    least_steps: int = RECIPES["residual"].least_steps
     learning_rate: float = RECIPES["residual"].learning_rate
-    weight_decay: float = 1e-3
-    label_smoothing: float = 0.05
-    dropout: float = 0.3
-    widths: tuple[int, ...] = (24, 48, 96)
+    weight_decay: float = RECIPES["residual"].weight_decay
+    label_smoothing: float = RECIPES["residual"].label_smoothing
+    dropout: float = RECIPES["residual"].dropout
+    widths: tuple[int, ...] = RECIPES["residual"].widths
     blocks: tuple[int, ...] = (1, 1, 1)
     class_prior: float = TrainUnpickerParameters.class_prior
     max_positives: int | None = None
@@ -85,8 +89,11 @@ class TrainOptions:
         """Return the parameters of the same names, and the architecture's own values where a user gave none."""
         p, names = parameters, {f.name for f in dataclasses.fields(cls)} - {"architecture"}
         given = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name in names}
-        make = cls.emunpicker if p.architecture != "residual" else cls
-        return make(
+        architecture: ArchitectureName = "emunpicker" if p.architecture == "classic" else p.architecture
+        if p.start_from is not None:
+            architecture = ModelBundle.load(p.start_from).architecture.name
+        return cls.of(
+            architecture,
             **{name: value for name, value in given.items() if value is not None},
             preprocessing=preprocessing,
             goal=Goal(p.precision, p.recall),
@@ -94,17 +101,14 @@ class TrainOptions:
         )
 
     @classmethod
+    def of(cls, architecture: ArchitectureName, **changes: object) -> TrainOptions:
+        """Return the recipe of an architecture, with changes."""
+        return cls(**{"architecture": architecture, **vars(RECIPES[architecture]), **changes})
+
+    @classmethod
     def emunpicker(cls, **changes: object) -> TrainOptions:
         """What the older program did: its network, momentum, L2, quarter turns, no smoothing."""
-        values: dict[str, object] = {
-            **vars(RECIPES["emunpicker"]),
-            "architecture": "emunpicker",
-            "least_steps": 1,
-            "label_smoothing": 0.0,
-            "dropout": 0.5,
-            "weight_decay": 0.0,
-        }
-        return cls(**{**values, **changes})  # type: ignore[arg-type]
+        return cls.of("emunpicker", **changes)
 
     def network(self, preprocessing: PatchExtractor) -> Architecture:
         """The network for these boxes."""
@@ -119,17 +123,16 @@ class TrainOptions:
 
     def preprocessing_for(self, diameter_A: float) -> PatchExtractor:
         """The one given, or the one that belongs to the architecture."""
-        from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
-
         if self.preprocessing is not None:
             return self.preprocessing
-        return (
-            EmUnpickerPreprocessing(1.5 * diameter_A)
-            if self.architecture == "emunpicker"
-            else TwoChannelPreprocessing()
-        )
+        if self.architecture == "detector":
+            return DetectorFeatures()
+        if self.architecture == "emunpicker":
+            return EmUnpickerPreprocessing(1.5 * diameter_A)
+        return TwoChannelPreprocessing()
 
     def deciding(self) -> dict[str, object]:
         """The options that change the result, as plain values."""
-        left_out = ("preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB")
-        return {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
+        left_out = {"preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB"}
+        kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        return {**kept, "goal": dataclasses.asdict(self.goal)}

@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import get_weights, npz_bytes, set_weights
+from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.preparation.picked import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle, logits_of
 from cryoflow.unpicker.devices import Devices, find_devices
-from cryoflow.unpicker.network import build, pick_loss
+from cryoflow.unpicker.network import build, pick_loss, standardize
 from cryoflow.unpicker.operating_point import decide
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
@@ -73,6 +74,8 @@ def fit(
     model = build(bundle.architecture, mixed_precision=devices.mixed_precision)
     if start is not None:
         set_weights(model, start.weights, options.start_from or output)
+    elif bundle.architecture.name == "detector":
+        standardize(model, (m.load() for m in parts.train))
     batches = TrainingBatches(
         parts.train,
         bundle.preprocessing,
@@ -204,7 +207,7 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
                 f"the loss became {logs['loss']} in epoch {epoch + 1}.",
                 "Use a lower learning rate (--learning-rate), or turn mixed precision off.",
             )
-        logits = logits_of_all(self.model, self.validation, self.bundle.architecture.input_px)
+        logits = logits_of_all(self.model, self.validation, self.bundle.preprocessing)
         targets = np.column_stack((self.labels, self.prior_of_pick)).astype(np.float32)
         loss = float(self.loss(targets, logits.astype(np.float32)[:, None]))
         decided = decide(
@@ -247,7 +250,7 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def logits_of_all(
-    model: keras.Model, micrographs: Sequence[CachedMicrograph], input_px: int
+    model: keras.Model, micrographs: Sequence[CachedMicrograph], extractor: PatchExtractor
 ) -> npt.NDArray[np.float64]:
     """Of the boxes of many micrographs, a few thousand at a time."""
     logits: list[npt.NDArray[np.float64]] = []
@@ -255,7 +258,7 @@ def logits_of_all(
     for i, m in enumerate(micrographs):
         held.append(m.load())
         if sum(map(len, held)) >= 4096 or i == len(micrographs) - 1:
-            logits.append(logits_of(model, np.concatenate(held), input_px))
+            logits.append(logits_of(model, np.concatenate(held), extractor))
             held = []
     return np.concatenate(logits) if logits else np.zeros(0)
 

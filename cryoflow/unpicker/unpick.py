@@ -116,11 +116,12 @@ def score(
     network = bundle.network  # built before the threads start
     assert network is not None
     n_workers = workers or min(8, available_cpus())
+    extractor = bundle.preprocessing.with_orientations(orientations)
 
     def patches_of(micrograph: PickedMicrograph) -> Patches | BadInput:
         try:
             with local_copy(micrograph.path) as path:
-                return load_patches(bundle.preprocessing, replace(micrograph, path=path))
+                return load_patches(extractor, replace(micrograph, path=path))
         except BadInput as error:
             return error
         except OSError as error:

@@ -1,0 +1,229 @@
+"""Features of picks: what the detector's network computes around each of them, in one pass over the micrograph.
+
+The general detector has learned from thousands of simulated specimens. A small network on its features learns from few
+labels in seconds, and a micrograph costs about the same whatever the number of its picks.
+
+Features of a rotated micrograph are not the rotated features. To learn from all eight orientations, the micrograph is
+rotated and passed through the network eight times; to use a model, once.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.detector.model import Detector, half, tiles_of
+from cryoflow.detector.network import JUNK, PARTICLE, STRIDE, build
+from cryoflow.micrographs.fourier import rescale_xy
+from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
+from cryoflow.preparation.model_folder import WEIGHTS, npz_bytes, set_weights
+from cryoflow.preparation.patches import Image, Patches
+from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
+from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.unpicker.network import fold
+
+if TYPE_CHECKING:
+    import keras
+
+Float32 = npt.NDArray[np.float32]
+
+_RINGS_DIAMETERS = (0.25, 0.5, 0.85)
+"""Radii of the rings around a pick that features are taken on: within the particle, at its edge, at its neighbors."""
+
+_ANGLES = np.arange(8) * np.pi / 4
+_CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_GRID = 4
+"""The detector's particle and junk logits are taken on a grid of (2 * 4 + 1)^2 output pixels around a pick."""
+
+_PADDED_PX = 64
+"""Sides are padded to multiples of this: each new size of an image is traced anew, which takes seconds."""
+
+
+class Backbone:
+    """A detector's network, from the micrograph to the maps that features are taken from."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self._lock = threading.Lock()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Backbone) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of what decides the features, which the detector's calibration does not."""
+        described = (self.detector.architecture.to_json(), self.detector.pixels_per_diameter)
+        return fingerprint_of(npz_bytes(half(self.detector.weights)), json.dumps(described, sort_keys=True), digits=16)
+
+    @property
+    def levels(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, stride in pixels and channels of the maps, the last one the detector's answers."""
+        widths, blocks = self.detector.architecture.widths, self.detector.architecture.blocks
+        coarse = [(f"level{i}_block{blocks[i - 1]}_relu2", 2**i, widths[i - 1]) for i in (2, 3, 4) if blocks[i - 1] > 0]
+        return (*coarse, ("up2_relu2", STRIDE, widths[1]), ("answers", STRIDE, 5))
+
+    @cached_property
+    def network(self) -> keras.Model:
+        """From a prepared micrograph to its maps."""
+        import keras
+
+        whole = build(self.detector.architecture, folded=True)
+        set_weights(whole, fold(self.detector.weights), self.detector.folder or Path(WEIGHTS))
+        return keras.Model(whole.inputs, [whole.get_layer(name).output for name, _, _ in self.levels])
+
+    def maps(self, prepared: npt.NDArray[np.float16]) -> list[Float32]:
+        """Return the maps of a prepared micrograph, each (height, width, channels)."""
+        ny, nx = prepared.shape[:2]
+        padded = np.pad(prepared, [(0, -ny % _PADDED_PX), (0, -nx % _PADDED_PX), (0, 0)], mode="edge")
+        with self._lock:  # threads prepare micrographs; the network has threads of its own
+            found = self.network.predict_on_batch(padded.astype(np.float32)[None])
+        return [np.asarray(one)[0] for one in found]
+
+
+@dataclass(frozen=True)
+class DetectorFeatures:
+    """Preprocessing whose patches are feature vectors, (n, orientations, 1, n_channels) float16.
+
+    Attributes
+    ----------
+    backbone
+        The detector's network; it becomes a part of every model that is trained on its features.
+    phase_flip
+        Whether to correct the phases by the CTF first.
+    n_orientations
+        Orientations of the micrograph: 1, 2, 4 or 8.
+    """
+
+    backbone: Backbone = field(default_factory=lambda: Backbone(Detector.general()))
+    phase_flip: bool = False
+    n_orientations: int = 1
+
+    kind: ClassVar[str] = "detector-features"
+    input_px: ClassVar[int] = 1
+    margin_px: ClassVar[int] = 0
+
+    @property
+    def n_channels(self) -> int:
+        """Features of a pick."""
+        *coarse, fine, answers = (channels for _, _, channels in self.backbone.levels)
+        per_ring = 3 * len(_RINGS_DIAMETERS)
+        return 4 * sum(coarse) + (1 + per_ring) * (fine + answers) + 2 * (2 * _GRID + 1) ** 2
+
+    @property
+    def values_a_pick(self) -> int:
+        """Numbers that are stored of a pick."""
+        return self.n_orientations * self.n_channels
+
+    @property
+    def images(self) -> TwoChannelPreprocessing:
+        """Preparation of the micrograph, as the detector learned from it."""
+        return TwoChannelPreprocessing(self.backbone.detector.pixels_per_diameter, phase_flip=self.phase_flip)
+
+    def with_orientations(self, number: int) -> DetectorFeatures:
+        """Return the same with another number of orientations."""
+        return DetectorFeatures(self.backbone, self.phase_flip, number)
+
+    def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
+        """Return the features of all picks of a micrograph, (n, n_orientations, 1, n_channels)."""
+        prepared = self.images.channels(image, micrograph)
+        centers = rescale_xy(micrograph.centers_xy_px, image.shape, prepared.shape[:2])
+        found = np.empty((len(centers), self.n_orientations, 1, self.n_channels), np.float16)
+        for i, orientation in enumerate(ORIENTATIONS[: self.n_orientations]):
+            xy = oriented_xy(centers, orientation, prepared.shape[:2])
+            found[:, i, 0] = self.features(oriented(prepared, orientation), xy)
+        return found
+
+    def features(self, prepared: npt.NDArray[np.float16], xy_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float16]:
+        """Return the features at points of a prepared micrograph, (n, n_channels); large ones are cut into tiles."""
+        limit = np.finfo(np.float16).max
+        found = np.empty((len(xy_px), self.n_channels), np.float16)
+        nearest = np.clip(np.rint(xy_px).astype(np.intp), 0, np.array(prepared.shape[1::-1]) - 1)
+        for rows, inner_rows in tiles_of(prepared.shape[0]):
+            for columns, inner_columns in tiles_of(prepared.shape[1]):
+                mine = np.ones(len(xy_px), bool)
+                for axis, inner in enumerate((inner_columns, inner_rows)):
+                    mine &= (nearest[:, axis] >= inner.start) & (nearest[:, axis] < inner.stop)
+                if mine.any():
+                    maps = self.backbone.maps(prepared[rows, columns])
+                    near = self.from_maps(maps, xy_px[mine] - (columns.start, rows.start))
+                    found[mine] = np.clip(near, -limit, limit)
+        return found
+
+    def from_maps(self, maps: list[Float32], xy_px: npt.NDArray[np.float64]) -> Float32:
+        """Return the features at points of a micrograph whose maps are given, (n, n_channels)."""
+        diameter_px = self.backbone.detector.pixels_per_diameter
+        parts: list[Float32] = []
+        for values, (name, stride, _) in zip(maps, self.backbone.levels, strict=True):
+            fine = name in ("up2_relu2", "answers")
+            radii = _RINGS_DIAMETERS if fine else _RINGS_DIAMETERS[:2]
+            points = np.concatenate([np.zeros((1, 2)), *(r * _CIRCLE for r in radii)]) * diameter_px
+            near = sampled(values, xy_px[:, None] + points, stride)
+            on_rings = np.split(near[:, 1:], len(radii), axis=1)
+            parts.append(near[:, 0])
+            if fine:
+                parts += [f for ring in on_rings for f in (ring.mean(1), ring.max(1), ring.min(1))]
+            else:
+                # These maps are coarse: their outer ring, and extremes of their inner one, repeat the rest.
+                parts += [on_rings[0].mean(1), on_rings[1].mean(1), on_rings[1].max(1)]
+        row, column = np.mgrid[-_GRID : _GRID + 1, -_GRID : _GRID + 1] * STRIDE
+        grid = np.stack([column.ravel(), row.ravel()], axis=1)
+        logits = sampled(maps[-1][..., [PARTICLE, JUNK]], xy_px[:, None] + grid, STRIDE)
+        parts.append(logits.reshape(len(xy_px), -1))
+        return np.concatenate(parts, axis=1)
+
+    def training_views(self, patches: Patches, rng: np.random.Generator, *, contrast: float = 0.0) -> Float32:
+        """Return each pick in a random orientation, (n, 1, 1, n_channels); contrast is left to the network's noise."""
+        del contrast
+        drawn = rng.integers(0, patches.shape[1], len(patches))
+        return patches[np.arange(len(patches)), drawn][:, None].astype(np.float32)
+
+    def view(self, patches: Patches, number: int) -> Float32:
+        """Return the picks in the orientation of a number, (n, 1, 1, n_channels)."""
+        return patches[:, number % patches.shape[1]][:, None].astype(np.float32)
+
+    def to_json(self) -> dict[str, object]:
+        """Return kind and fields; the detector by its fingerprint."""
+        return {
+            "kind": self.kind,
+            "detector": self.backbone.fingerprint,
+            "phase_flip": self.phase_flip,
+            "n_orientations": self.n_orientations,
+        }
+
+
+def sampled(values: Float32, xy_px: npt.NDArray[np.float64], stride: int) -> Float32:
+    """Return a map at points, interpolated linearly, (n, points, channels); beyond the map its edge goes on.
+
+    Parameters
+    ----------
+    values : (height, width, channels)
+        Its pixel (i, j) covers `stride` pixels of the micrograph on each axis.
+    xy_px : (n, points, 2)
+        In pixels of the micrograph.
+    """
+    from scipy.sparse import csr_array
+
+    ny, nx, channels = values.shape
+    at = (xy_px - (stride - 1) / 2).reshape(-1, 2) / stride
+    low = np.floor(at).astype(np.intp)
+    fraction = (at - low).astype(np.float32)
+    column, row = (np.clip(low[:, i, None] + (0, 1), 0, n - 1) for i, n in ((0, nx), (1, ny)))
+    weight_x, weight_y = (np.stack([1 - fraction[:, i], fraction[:, i]], axis=1) for i in (0, 1))
+    indices = row[:, :, None] * nx + column[:, None, :]
+    weights = weight_y[:, :, None] * weight_x[:, None, :]
+    # One row of four weights a point: a product of matrices is several times as fast as indexing.
+    n = len(at)
+    interpolation = csr_array((weights.ravel(), indices.ravel(), np.arange(0, 4 * n + 1, 4)), shape=(n, ny * nx))
+    found: Float32 = (interpolation @ values.reshape(-1, channels)).reshape(*xy_px.shape[:2], channels)
+    return found

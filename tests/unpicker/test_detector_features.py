@@ -1,0 +1,189 @@
+"""Features of picks from the detector's network: their places, their orientations, and models that learn from them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from unpicker_rings import SHAPE_YX
+
+from cryoflow.detector.model import Detector
+from cryoflow.errors import BadInput
+from cryoflow.micrographs.image import MicrographFile, write_mrc
+from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
+from cryoflow.preparation.patches import load_patches
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, sampled
+from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.evaluate import evaluate
+from cryoflow.unpicker.parameters import TrainUnpickerParameters
+from cryoflow.unpicker.train import train
+from cryoflow.unpicker.train_options import TrainOptions
+from cryoflow.unpicker.unpick import score
+
+
+@pytest.fixture(scope="module")
+def features() -> DetectorFeatures:
+    load_keras()
+    return DetectorFeatures()
+
+
+def options_of(folder, features, **changes) -> TrainOptions:
+    values = {"preprocessing": features, "epochs": 4, "least_steps": 20, "validation": 0.25, "test": 0.25}
+    return TrainOptions.of("detector", **{**values, "cache_dir": folder / "cache", "workers": 2, **changes})
+
+
+@pytest.fixture(scope="module")
+def learned(rings, features, tmp_path_factory) -> ModelBundle:
+    folder = tmp_path_factory.mktemp("features")
+    return train(rings, folder / "model", options_of(folder, features))
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_maps_are_sampled_where_the_micrograph_is(stride):
+    row, column = np.mgrid[:10, :13] * stride + (stride - 1) / 2  # centers of what each output pixel covers
+    values = np.stack([column, row], axis=-1).astype(np.float32)
+    xy = np.random.default_rng(0).uniform(stride, 8 * stride, (5, 3, 2))
+    np.testing.assert_allclose(sampled(values, xy, stride), xy, rtol=1e-5)
+
+
+def test_beyond_its_edge_a_map_goes_on():
+    values = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
+    outside = np.array([[[-50.0, -50.0], [500.0, 500.0]]])
+    np.testing.assert_array_equal(sampled(values, outside, 4)[0, :, 0], [0, 11])
+
+
+@pytest.mark.parametrize("orientation", range(8))
+def test_points_turn_with_the_image(orientation):
+    image = np.zeros((5, 8, 1))
+    image[1, 6] = 1
+    turned = oriented(image, orientation)
+    (x, y) = oriented_xy(np.array([[6.0, 1.0]]), orientation, (5, 8))[0]
+    assert turned[int(y), int(x), 0] == 1
+
+
+def test_the_features_of_a_pick_are_those_of_its_place(features, rings):
+    micrograph = rings.micrographs[0]
+    all_picks = load_patches(features, micrograph)
+    assert all_picks.shape == (len(micrograph.labels), 1, 1, features.n_channels)
+    some = replace(micrograph, centers_xy_px=micrograph.centers_xy_px[[5, 2]], labels=micrograph.labels[[5, 2]])
+    np.testing.assert_array_equal(load_patches(features, some), all_picks[[5, 2]])
+
+
+def test_each_orientation_is_that_of_a_turned_micrograph(features, rings, tmp_path):
+    micrograph = rings.micrographs[0]
+    each = load_patches(features.with_orientations(8), micrograph).astype(np.float64)
+    assert each.shape[1] == 8
+    np.testing.assert_array_equal(each[:, :1], load_patches(features, micrograph))
+    whole = MicrographFile.open(micrograph.path).whole()
+    for i in (1, 4, 7):
+        turned = oriented(whole[..., None], ORIENTATIONS[i])[..., 0]
+        write_mrc(tmp_path / "m.mrc", np.ascontiguousarray(turned), micrograph.pixel_size_A)
+        xy = oriented_xy(micrograph.centers_xy_px, ORIENTATIONS[i], SHAPE_YX)
+        of_turned = load_patches(features, replace(micrograph, path=tmp_path / "m.mrc", centers_xy_px=xy))
+        # The local normalization rounds differently on a turned image: alike, not equal.
+        alike = np.corrcoef(of_turned.ravel().astype(np.float64), each[:, i].ravel())[0, 1]
+        others = np.corrcoef(of_turned.ravel().astype(np.float64), each[:, i - 1].ravel())[0, 1]
+        assert alike > 0.999
+        assert others < alike - 0.002
+
+
+def test_a_training_view_is_one_of_the_orientations(features):
+    patches = np.arange(2 * 8 * 3, dtype=np.float16).reshape(2, 8, 1, 3)
+    views = {
+        tuple(view)
+        for seed in range(40)
+        for view in features.training_views(patches, np.random.default_rng(seed))[:, 0, 0]
+    }
+    assert views == {tuple(one) for pick in patches for one in pick[:, 0]}
+
+
+def test_a_model_learns_from_features(learned, rings):
+    assert learned.architecture.name == "detector"
+    assert evaluate(learned, rings).error.value < 0.2
+
+
+def test_features_are_standardized_by_those_of_the_training(learned, rings, features):
+    names = {r.name for r in learned.manifest if r.part == "train"}
+    train_set = [m for m in rings.micrographs if m.name in names]
+    each = np.concatenate([load_patches(features.with_orientations(8), m) for m in train_set])
+    expected = each.reshape(-1, features.n_channels).astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(learned.weights["standardize/moving_mean"], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_copied_model_gives_the_same_probabilities(learned, rings, tmp_path):
+    copy = ModelBundle.load(shutil.copytree(learned.folder, tmp_path / "copy"))
+    one, other = (next(iter(score(b, rings.micrographs[:1]))).probabilities for b in (learned, copy))
+    np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_the_detector_is_part_of_the_model(learned, tmp_path):
+    copy = shutil.copytree(learned.folder, tmp_path / "copy")
+    (copy / "detector" / "weights.npz").write_bytes(b"other")
+    with pytest.raises(BadInput, match=r"weights\.npz"):
+        ModelBundle.load(copy)
+    shutil.rmtree(copy / "detector")
+    with pytest.raises(BadInput, match="detector"):
+        ModelBundle.load(copy)
+
+
+def test_another_detector_in_its_place_is_refused(learned, tmp_path):
+    copy = shutil.copytree(learned.folder, tmp_path / "copy")
+    replace(Detector.general(), pixels_per_diameter=20.0).save(copy / "detector")
+    with pytest.raises(BadInput, match="changed since"):
+        ModelBundle.load(copy)
+
+
+def test_un_picking_passes_a_micrograph_through_the_network_once(learned, rings, monkeypatch):
+    passes = []
+    real = Backbone.maps
+    monkeypatch.setattr(Backbone, "maps", lambda self, prepared: passes.append(1) or real(self, prepared))
+    one, four = (next(iter(score(learned, rings.micrographs[:1], orientations=n))).probabilities for n in (1, 4))
+    assert len(passes) == 1 + 4
+    assert not np.allclose(one, four)
+
+
+def test_a_training_that_starts_from_another_model_has_its_recipe(trained, learned, tmp_path):
+    options = [
+        TrainOptions.from_parameters(TrainUnpickerParameters(model=tmp_path, start_from=folder))
+        for folder in (trained.folder, learned.folder)
+    ]
+    assert [o.architecture for o in options] == ["residual", "detector"]
+    assert options[0].epochs == TrainOptions.of("residual").epochs
+
+
+def test_test_micrographs_of_the_start_are_learned_from_in_all_orientations(learned, rings, features, tmp_path):
+    options = options_of(tmp_path, features, start_from=learned.folder, seed=5, epochs=1)
+    again = train(rings, tmp_path / "model", options)
+    assert again.preprocessing == learned.preprocessing
+
+
+def test_the_maps_are_those_of_the_detector(features):
+    prepared = np.random.default_rng(0).normal(0, 1, (96, 160, 2)).astype(np.float16)
+    answers = features.backbone.detector.answers(prepared)
+    maps = features.backbone.maps(prepared)
+    assert [m.shape[2] for m in maps] == [channels for _, _, channels in features.backbone.levels]
+    np.testing.assert_allclose(
+        maps[-1][: answers.shape[0], : answers.shape[1]][2:-16, 2:-16], answers[2:-16, 2:-16], atol=2e-3
+    )
+
+
+def test_a_large_micrograph_is_cut_into_tiles(features):
+    prepared = np.random.default_rng(0).normal(0, 1, (80, 1700, 2)).astype(np.float16)
+    xy = np.array([[10.0, 40.0], [760.0, 30.0], [840.0, 50.0], [1690.0, 70.0]])
+    whole = features.from_maps(features.backbone.maps(prepared), xy)
+    calls = []
+    maps = features.backbone.maps
+
+    class Counted(Backbone):
+        def maps(self, prepared):
+            calls.append(prepared.shape)
+            return maps(prepared)
+
+    tiled = replace(features, backbone=Counted(features.backbone.detector)).features(prepared, xy)
+    assert len(calls) == 2
+    assert max(shape[1] for shape in calls) < 1536
+    spread = np.abs(whole).mean()
+    assert np.abs(tiled - whole).mean() < 0.02 * spread
