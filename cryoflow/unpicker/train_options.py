@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryoflow.preparation.calibration import Goal
+from cryoflow.preparation.model_folder import DESCRIPTION
 from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker.bundle import ModelBundle
@@ -90,7 +91,7 @@ class TrainOptions:
         p, names = parameters, {f.name for f in dataclasses.fields(cls)} - {"architecture"}
         given = {f.name: getattr(p, f.name) for f in dataclasses.fields(p) if f.name in names}
         architecture: ArchitectureName = "emunpicker" if p.architecture == "classic" else p.architecture
-        if p.start_from is not None:
+        if p.start_from is not None and (p.start_from / DESCRIPTION).is_file():
             architecture = ModelBundle.load(p.start_from).architecture.name
         return cls.of(
             architecture,

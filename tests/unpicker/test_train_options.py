@@ -16,7 +16,8 @@ def options(**given: object) -> TrainOptions:
 
 
 def test_without_values_the_options_are_the_defaults_of_the_architecture() -> None:
-    assert options() == TrainOptions()
+    assert options() == TrainOptions.of("detector")
+    assert options(architecture="residual") == TrainOptions() == TrainOptions.of("residual")
     assert options(architecture="classic") == options(architecture="emunpicker") == TrainOptions.emunpicker()
 
 
