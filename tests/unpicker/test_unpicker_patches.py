@@ -73,7 +73,6 @@ def test_a_micrograph_without_picks_gives_no_boxes(tmp_path):
     assert boxes.ndim == 4
 
 
-@pytest.mark.filterwarnings("ignore:Data array contains NaN")  # mrcfile, which writes the image
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
