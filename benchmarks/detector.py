@@ -21,6 +21,7 @@ candidates. Both print the AP on other micrographs of that specimen.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -53,6 +54,7 @@ from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.detector.train import class_prior_of, with_rule
+from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.preparation.metrics import calibration_error
@@ -330,6 +332,17 @@ def measure_speed(detector: Detector, folder: Path, topaz: str | None) -> None:
             f"{(used() - cpu) / n:.2f} CPU s; peak memory {before / 1e6:.2f} GB, load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
+    items = [MicrographToPick(p.name, p, 1.05) for p in paths[:4]]
+    for measured in (False, True):  # first tracing
+        began, cpu = time.monotonic(), used()
+        with contextlib.suppress(BadInput):  # noise has no diameter; all of the pyramid is looked at all the same
+            estimate_diameter(detector, items)
+        if measured:
+            print(
+                f"speed     pyramid, 4096 x 4096, 1.05 A: {(time.monotonic() - began) / len(items):.2f} s elapsed, "
+                f"{(used() - cpu) / len(items):.2f} CPU s, load {os.getloadavg()[0]:.1f}",
+                flush=True,
+            )
     if topaz:
         began, cpu = time.monotonic(), children()
         extract = ["extract", "-m", "resnet16_u64", "-r", "15", "-x", "5", "-o", str(home / "t.txt")]

@@ -20,7 +20,8 @@ def simulate(parameters: SimulateParameters, *, json: Json = False) -> None:
 
     DIRECTORY gets Micrographs/, truth.json (true particles, picks and whether they are right), a RELION project
     and a CryoSPARC project. Specimens: barrel, large, small; new ones of a family (globular, barrel, shell, rod, ring,
-    y-shaped, two-domain, micelle, filament-end), named with a number; or your own, from a density map or a structure.
+    y-shaped, two-domain, micelle, filament-end, assembly), named with a number; or your own, from a density map or a
+    structure.
     What is there already from the same arguments is kept; another data set is not overwritten.
     """
     from cryoflow.simulate import simulate_dataset

@@ -32,7 +32,7 @@ HELD_OUT = ("ring", "two-domain", "y-shaped")
 """Families that no model learns from. With the densities of real complexes they judge the general model."""
 
 TRAINED = tuple(f for f in FAMILIES if f not in HELD_OUT)
-"""Families that the general model learns from, in this order."""
+"""Families that models may learn from; the recipe of the general model names those that it uses."""
 
 OVERSAMPLING = 1.5
 FIELD_DIAMETERS = 16.0
