@@ -100,17 +100,17 @@ const coming = new Map();
 /** Revision at which a micrograph was last changed. @type {Map<number, number>} */
 const changedAt = new Map();
 
-/** @param {number} i @returns {Promise<Micrograph>} */
-async function fetchMicrograph(i) {
+/** @param {number} i @param {boolean} anew Whether to ask again for one that is held. @returns {Promise<Micrograph>} */
+async function fetchMicrograph(i, anew = false) {
   const there = held.get(i);
-  if (there) return there;
+  if (there && !anew) return there;
   const shown = reference && !others.includes(reference) ? [...others, reference] : others;
   const key = JSON.stringify([i, shown]);
   const asked = coming.get(key) ?? get("micrograph", { entry: config.entry, micrograph: i, other: shown });
   coming.set(key, asked);
   const since = revision;
   const m = await asked.finally(() => coming.delete(key));
-  if ((changedAt.get(i) ?? 0) > since) return fetchMicrograph(i); // the answer may be older than the change
+  if ((changedAt.get(i) ?? 0) > since) return fetchMicrograph(i, anew); // the answer may be older than the change
   held.set(i, m);
   for (const old of held.keys()) {
     if (held.size <= MOST_HELD) break;
@@ -119,13 +119,13 @@ async function fetchMicrograph(i) {
   return m;
 }
 
-/** @param {number} i @param {boolean} remember */
-async function goTo(i, remember = true) {
+/** @param {number} i @param {boolean} remember @param {boolean} anew */
+async function goTo(i, remember = true, anew = false) {
   if (!(i >= 0 && i < entry.names.length)) return;
   wanted = i;
   list.choose(i);
   try {
-    const m = await fetchMicrograph(i);
+    const m = await fetchMicrograph(i, anew);
     if (wanted !== i) return;
     current = i;
     selected = -1;
@@ -358,8 +358,8 @@ async function setOthers(names) {
 }
 
 async function reload() {
-  held.clear();
-  await goTo(current, false);
+  for (const i of held.keys()) if (i !== current) held.delete(i); // the shown one takes decisions until the new one is there
+  await goTo(current, false, true);
 }
 
 async function loadDisagreement() {
@@ -514,11 +514,10 @@ async function pollScores() {
   const moved = threshold !== entry.threshold;
   entry = newer;
   list.entry = newer;
-  held.clear();
   rangeSlider();
   setThreshold(moved && newer.calibrated && threshold <= 1 ? threshold : newer.threshold, false);
   setUpNotes();
-  await goTo(current, false);
+  await reload();
   await loadList();
 }
 
@@ -809,6 +808,7 @@ function setUpKeys() {
     const found = rows.find(([keys]) => keys.includes(event.key));
     if (!found) return;
     event.preventDefault();
+    tell(undefined); // it would stay where the pick was before a zoom
     found[2]();
   });
 }
