@@ -19,6 +19,7 @@ from cyclopts import App, ArgumentCollection, Group, Token
 
 import cryoflow
 from cryoflow.errors import CryoflowError, ExitCode
+from cryoflow.system import memory
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,8 @@ def launch(arguments: Sequence[str]) -> int:
     debug = "debug" in flags or os.environ.get("CRYOFLOW_DEBUG", "0") not in ("", "0")
     output.set_up(verbose="verbose" in flags, quiet="quiet" in flags, debug=debug)
     try:
+        if not {"--help", "-h", "--version"}.intersection(tokens):
+            memory.require(memory.LEAST_TO_READ)  # with less, loading SciPy may not end
         result = app(tokens)
         sys.stdout.flush()  # a full disk, or a closed stdout, is an error of the command
         return result if isinstance(result, int) else ExitCode.OK
@@ -179,13 +182,12 @@ def _take_config(tokens: list[str]) -> list[str]:
 
 def _code_and_message(error: BaseException) -> tuple[int, str]:
     from cryoflow.cli.output import UsageError
-    from cryoflow.system.memory import shortage
 
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted; what was written is complete, run the same command again to go on."
     if isinstance(error, CryoflowError):
         return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED, str(error)
-    if lack := shortage(error):
+    if lack := memory.shortage(error):
         return ExitCode.FAILED, lack
     if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
         return ExitCode.FAILED, "what was printed could not be written: standard output is closed."

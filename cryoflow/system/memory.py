@@ -9,7 +9,7 @@ _ADVICE = "Ask for more memory, or use fewer workers (--workers)."
 
 
 LEAST_TO_READ = 1 << 30
-"""Bytes of address space for reading projects; with less, OpenBLAS tries for ever to get memory while it is loaded."""
+"""Bytes of address space for any command; with less, OpenBLAS tries for ever to get memory while it is loaded."""
 
 
 def require(least: int) -> None:

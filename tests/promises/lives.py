@@ -267,6 +267,11 @@ if __name__ == "__main__":
     if sys.argv[1] == "training":
         training(Path(sys.argv[2]))
     elif sys.argv[1] == "random":
+        import tensorflow as tf
+
+        # Two threads add numbers in another order each time, and a training enlarges that.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
         kills, seconds, seed = map(int, sys.argv[4:])
         at_random(Path(sys.argv[2]), Path(sys.argv[3]), kills, seconds, seed)
     else:

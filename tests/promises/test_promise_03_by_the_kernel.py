@@ -82,7 +82,7 @@ def test_an_executor_that_cannot_start_a_thread_ends_the_command(finished_projec
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc: memory in use is not known")
-@pytest.mark.parametrize("command", ["ingest"])
+@pytest.mark.parametrize("command", ["ingest", "export"])
 def test_too_little_memory_is_one_clear_error_and_leaves_nothing_half_written(
     command: str, finished_projects: Path, tmp_path: Path
 ) -> None:
