@@ -24,7 +24,7 @@ Action = Literal["read", "unchanged", "skip"]
 class PlannedJob:
     """A job and what is to be done with it.
 
-    `key` is what `memory.job_key` said before the job is read, so that a change while it is read is noticed by the next
+    `key` is `state.job_key` before the job is read, so that a change while it is read is noticed by the next
     run. `entries` are those that the job has in the database now; `mark` is what to mark them with, empty for nothing.
     """
 
@@ -121,7 +121,7 @@ def _planned(job: Job, entries: list[Entry], state: JobState | None, options: In
     key = job_key(job, options)
     sound = {e.name for e in entries if e.status != DAMAGED}
     if state is None or state.status == "failed":
-        reason = "new" if not has else "not state: read again"
+        reason = "new" if not has else "no record of its last reading"
     elif state.key != key:
         reason = "changed"
     elif not set(state.entries) <= sound:

@@ -104,7 +104,7 @@ def jobs_of(
                 jobs.extend(result)
     if count:
         with ThreadPoolExecutor(_N_COUNTING) as pool:  # few at a time: each may hold a large table
-            jobs = [_told(job, on_job) for job in pool.map(_counted, jobs)]
+            jobs = [_reported(job, on_job) for job in pool.map(_counted, jobs)]
     return JobsResult(jobs, unreadable)
 
 
@@ -112,7 +112,7 @@ def _counted(job: Job) -> Job:
     return counted(job) if job.status is not JobStatus.NOT_OF_INTEREST else job
 
 
-def _told(job: Job, on_job: Callable[[Job], None] | None) -> Job:
+def _reported(job: Job, on_job: Callable[[Job], None] | None) -> Job:
     if on_job and job.outputs:
         on_job(job)
     return job

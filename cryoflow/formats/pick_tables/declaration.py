@@ -227,7 +227,7 @@ class PickFormat:
     priority
         Formats of a higher priority are tried first.
     project_reader
-        `relion` or `cryosparc`: the reader of projects that also knows optics, shifts and other datasets.
+        `relion` or `cryosparc`: the reader of projects, which also reads optics, shifts and other datasets.
     """
 
     name: str

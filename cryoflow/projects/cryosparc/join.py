@@ -101,7 +101,7 @@ def join(primary: Path, wanted: Mapping[Path, Collection[str]], repeated: tuple[
     distinct = None
     for path in dict.fromkeys([primary, *wanted, repeated[0]]):
         names = list(repeated[1]) if path == repeated[0] else []
-        values, told_apart = read_cs_distinct(path, ["uid", *wanted.get(path, ())], names)
+        values, repeating = read_cs_distinct(path, ["uid", *wanted.get(path, ())], names)
         own = values.pop("uid").astype(np.uint64, copy=False)
         if path == primary:
             columns["uid"], match = own, Match()
@@ -112,8 +112,8 @@ def join(primary: Path, wanted: Mapping[Path, Collection[str]], repeated: tuple[
         for name in list(values):
             columns[name] = match.take(values.pop(name))
         if path == repeated[0]:
-            codes = told_apart.codes if match.rows is None else told_apart.codes[match.rows]
-            distinct = Distinct(codes, told_apart.columns, told_apart.first_row)
+            codes = repeating.codes if match.rows is None else repeating.codes[match.rows]
+            distinct = Distinct(codes, repeating.columns, repeating.first_row)
     if distinct is None:
         distinct = Distinct(np.zeros(len(columns["uid"]), np.int32), {}, np.zeros(0, np.int64))
     return Joined(columns, distinct, matches[repeated[0]].found, matches)

@@ -1,6 +1,6 @@
 """The micrograph table of a set of picks: every micrograph that was searched, with the best that is known of each.
 
-The pixel size comes from the first of these that knows it: the optics of the file itself; the tables of micrographs
+The pixel size comes from the first of these that has it: the optics of the file itself; the tables of micrographs
 that the job goes back to, by micrograph name, then by the name of the optics group; the MRC header; the movie's pixel
 size times the binning of motion correction. Else it is unknown.
 """
