@@ -32,6 +32,10 @@ from cryoflow.unpicker.train_options import TrainOptions
 
 log = logging.getLogger(__name__)
 
+MOST_PASSES = 2000
+"""Passes of micrographs through the detector's network, a tenth of a second each, that orientations may bring a
+training to. The particles of more micrographs lie in all orientations anyway."""
+
 BEFORE = "before"
 """Part of a manifest's row: learnt from by the model that this one started from."""
 
@@ -80,9 +84,8 @@ def train(
         parts = parts.without_leaks(start)
         # Micrographs that came from the test part were prepared in one orientation.
         members = [m.micrograph for m in parts.train]
-        again = prepare(
-            _training_extractor(preprocessing), members, _cache_dir(output, options), workers=options.workers
-        )
+        extractor = preprocessing.with_orientations(training_orientations(len(members)))
+        again = prepare(extractor, members, _cache_dir(output, options), workers=options.workers)
         parts = replace(parts, train=again.micrographs)
     mark = _fingerprint(preprocessing, architecture, parts, options, start)
     if finished := finished_model(output, mark, overwrite=overwrite):
@@ -105,8 +108,9 @@ def train(
     return ModelBundle.load(output)
 
 
-def _training_extractor(preprocessing: PatchExtractor) -> PatchExtractor:
-    return preprocessing.with_orientations(len(ORIENTATIONS))
+def training_orientations(n_micrographs: int) -> int:
+    """Return in how many orientations features of micrographs to learn from are made: fewer, the more there are."""
+    return max(n for n in (1, 2, 4, len(ORIENTATIONS)) if n == 1 or n * n_micrographs <= MOST_PASSES)
 
 
 def _cache_dir(output: Path, options: TrainOptions) -> Path:
@@ -126,7 +130,8 @@ def _prepare_parts(
             if on_progress:
                 on_progress(Progress("preparing", start + done, total))
 
-        extractor = _training_extractor(preprocessing) if part == "train" else preprocessing
+        n_orientations = training_orientations(len(members)) if part == "train" else 1
+        extractor = preprocessing.with_orientations(n_orientations)
         result = prepare(extractor, members, _cache_dir(output, options), workers=options.workers, on_done=report)
         prepared[part] = result.micrographs
         failed += result.failed

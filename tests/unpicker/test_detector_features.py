@@ -19,7 +19,7 @@ from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, samp
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
-from cryoflow.unpicker.train import train
+from cryoflow.unpicker.train import train, training_orientations
 from cryoflow.unpicker.train_options import TrainOptions
 from cryoflow.unpicker.unpick import score
 
@@ -111,6 +111,11 @@ def test_features_are_standardized_by_those_of_the_training(learned, rings, feat
     each = np.concatenate([load_patches(features.with_orientations(8), m) for m in train_set])
     expected = each.reshape(-1, features.n_channels).astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(learned.weights["standardize/moving_mean"], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("n_micrographs", "expected"), [(1, 8), (250, 8), (251, 4), (1000, 2), (1001, 1), (10**6, 1)])
+def test_many_micrographs_are_learned_from_in_fewer_orientations(n_micrographs, expected):
+    assert training_orientations(n_micrographs) == expected
 
 
 def test_a_copied_model_gives_the_same_probabilities(learned, rings, tmp_path):
