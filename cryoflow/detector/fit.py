@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture, build
-from cryoflow.detector.stream import Batch, CropStream
+from cryoflow.detector.stream import Batch, Batches
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import WEIGHTS, array_of, get_weights, npz_bytes, set_weights
 from cryoflow.storage.files import write_atomically
@@ -50,6 +50,12 @@ class FitOptions:
         Type to compute in; None is float32.
     tensorboard
         Whether to write a log that TensorBoard reads.
+    frozen_norm
+        Keep the statistics and scales of the normalization as they are: those of few new micrographs would replace
+        those of all earlier ones.
+    distill
+        Weight of the distance from the answers of an earlier model, which the batches bring along
+        (`stream.MixedStream`).
     """
 
     rounds: int = 30
@@ -63,6 +69,8 @@ class FitOptions:
     seed: int = 1
     mixed_precision: str | None = None
     tensorboard: bool = False
+    frozen_norm: bool = False
+    distill: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Round:
 
 def fit(
     architecture: DetectorArchitecture,
-    training: CropStream,
+    training: Batches,
     validation: Sequence[Batch],
     output: Path,
     options: FitOptions,
@@ -119,7 +127,7 @@ def fit(
 
 def _fit(
     architecture: DetectorArchitecture,
-    training: CropStream,
+    training: Batches,
     validation: Sequence[Batch],
     output: Path,
     options: FitOptions,
@@ -131,6 +139,10 @@ def _fit(
     model = build(architecture, mixed_precision=options.mixed_precision)
     if start is not None:
         set_weights(model, start, output)
+    if options.frozen_norm:
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     total = options.rounds * options.steps
     optimizer = keras.optimizers.AdamW(
         _schedule(options, total), weight_decay=options.weight_decay, global_clipnorm=options.clip
@@ -149,7 +161,7 @@ def _fit(
     for done in range(len(history), options.rounds):
         unlabeled = done >= change
         if compiled != unlabeled:
-            model.compile(optimizer=optimizer, loss=detector_loss(unlabeled=unlabeled))
+            model.compile(optimizer=optimizer, loss=detector_loss(unlabeled=unlabeled, distill=options.distill))
             compiled = unlabeled
         began = time.monotonic()
         loss = _one_round(model, training, done, options, average)
@@ -167,7 +179,7 @@ def _fit(
     return average, history
 
 
-def _one_round(model: keras.Model, stream: CropStream, done: int, options: FitOptions, average: Weights) -> float:
+def _one_round(model: keras.Model, stream: Batches, done: int, options: FitOptions, average: Weights) -> float:
     """Train on the batches of a round and return their mean loss; `average` follows the weights."""
     batches = _RoundOfBatches(stream, done * options.steps, options.steps)
     following = _Average(average, done * options.steps, options.average)
@@ -178,7 +190,7 @@ def _one_round(model: keras.Model, stream: CropStream, done: int, options: FitOp
 class _RoundOfBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches `first` and on of a stream; the next ones are made while the network learns."""
 
-    def __init__(self, stream: CropStream, first: int, number: int) -> None:
+    def __init__(self, stream: Batches, first: int, number: int) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=2)
         self.stream, self.first, self.number = stream, first, number
 

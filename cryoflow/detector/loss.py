@@ -13,16 +13,35 @@ if TYPE_CHECKING:
 OFFSET_WEIGHT, SIZE_WEIGHT, JUNK_WEIGHT = 0.5, 0.5, 2.0
 
 
-def detector_loss(*, unlabeled: bool = False) -> keras.losses.Loss:
+def detector_loss(*, unlabeled: bool = False, distill: float = 0.0) -> keras.losses.Loss:
     """Return the loss that compares answers with target maps.
 
     Centers: the penalty-reduced focal loss (Law & Deng 2018, CornerNet; powers 2 and 4), over the number of particles.
     Places of unknown fate have no part in it unless `unlabeled`; then they enter by the non-negative
     positive-unlabeled risk (Kiryo et al. 2017): as negatives, less what the particles among them add to that, estimated
     from the labeled particles and the class prior, but never below zero.
+
+    With `distill`, the targets end with an earlier model's answers and their weight (`stream.MixedStream`): the
+    cross-entropy between its probabilities of particles and junk and ours, and the distance of offsets and sizes where
+    it sees a particle, are added.
     """
     import keras
     from keras import ops
+
+    def taught(true: Any, answers: Any) -> Any:
+        teacher, weight = true[..., t.N_TARGETS : t.N_TARGETS + net.N_OUTPUTS], true[..., -1]
+        some = ops.maximum(ops.sum(weight), 1.0)
+        total: Any = 0.0
+        for channel in (net.PARTICLE, net.JUNK):
+            p = ops.sigmoid(teacher[..., channel])
+            entropy = ops.softplus(teacher[..., channel]) - p * teacher[..., channel]
+            cross = ops.softplus(answers[..., channel]) - p * answers[..., channel]
+            total = total + ops.sum(weight * (cross - entropy)) / some
+        sure = weight * ops.sigmoid(teacher[..., net.PARTICLE])
+        for channel in (net.OFFSET_X, net.OFFSET_Y, net.LOG_SIZE):
+            distance = ops.abs(answers[..., channel] - teacher[..., channel])
+            total = total + ops.sum(sure * distance) / ops.maximum(ops.sum(sure), 1.0)
+        return total
 
     class DetectorLoss(keras.losses.Loss):  # type: ignore[misc]
         def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -64,6 +83,8 @@ def detector_loss(*, unlabeled: bool = False) -> keras.losses.Loss:
             looked = channel(t.JUNK_KNOWN)
             junk = ops.sum(looked * junk_loss) / ops.maximum(ops.sum(looked), 1.0)
             loss = centers + OFFSET_WEIGHT * offset + SIZE_WEIGHT * size + JUNK_WEIGHT * junk
+            if distill:
+                loss = loss + distill * taught(true, answers)
             # A vector of one: Keras divides the loss by the number of devices while it reduces, and reduces no scalar.
             return ops.expand_dims(loss, 0)
 

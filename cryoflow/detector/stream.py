@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
 from cryoflow.detector.examples import POSITIVE, Example
-from cryoflow.detector.network import STRIDE
+from cryoflow.detector.network import N_OUTPUTS, STRIDE
 from cryoflow.detector.targets import N_TARGETS, WEIGHT, Labels, target_maps
+
+if TYPE_CHECKING:
+    import keras
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
@@ -42,6 +46,13 @@ class StreamOptions:
     centered: float = 0.8
     power: float = 0.5
     low_pass: float = 0.0
+
+
+class Batches(Protocol):
+    """Batches by number."""
+
+    def batch(self, number: int) -> Batch:
+        """Return inputs and targets of batch `number`."""
 
 
 class CropStream:
@@ -114,6 +125,30 @@ class CropStream:
             corner = [rng.uniform(0, r) for r in room]
         row, column = (int(np.clip(c, 0, r)) // STRIDE * STRIDE for c, r in zip(corner, room, strict=True))
         return row, column
+
+
+class MixedStream:
+    """Batches whose first half is new and whose second half is replayed, with a teacher's answers for the latter.
+
+    The targets have `network.N_OUTPUTS` more channels, the answers, and a last one: the weight of distillation, 1 on
+    replayed crops. On new ones the earlier model may be wrong, so that it teaches nothing there.
+    """
+
+    def __init__(self, new: CropStream, replayed: CropStream, teacher: keras.Model | None) -> None:
+        self.new, self.replayed, self.teacher = new, replayed, teacher
+
+    def batch(self, number: int) -> Batch:
+        """Return inputs and targets of batch `number`."""
+        x_new, y_new = self.new.batch(number)
+        x_old, y_old = self.replayed.batch(number)
+        x = np.concatenate((x_new, x_old))
+        y = np.concatenate((y_new, y_old))
+        if self.teacher is None:
+            return x, y
+        taught = np.zeros((*y.shape[:-1], N_OUTPUTS + 1), np.float32)
+        taught[len(x_new) :, ..., :N_OUTPUTS] = self.teacher.predict_on_batch(x_old)
+        taught[len(x_new) :, ..., N_OUTPUTS] = 1
+        return x, np.concatenate((y, taught), axis=-1)
 
 
 def band_limited(crop: npt.NDArray[np.float32], highest: float) -> npt.NDArray[np.float32]:

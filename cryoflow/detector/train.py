@@ -289,7 +289,7 @@ def prepare_projects(
         names: list[str] = []
         for i in sorted(order):
             try:
-                example = _prepared(usable[i], project, folder, pixels_per_diameter)
+                example = prepared_example(usable[i], project, folder, pixels_per_diameter)
             except BadInput as error:
                 failed.append(error)
                 continue
@@ -344,7 +344,16 @@ def with_rule(example: Example, rule: UnlabeledRule, start: Detector) -> Example
     )
 
 
-def _prepared(labels: MicrographLabels, project: LabeledProject, folder: Path, pixels_per_diameter: float) -> Example:
+def prepared_example(
+    labels: MicrographLabels, project: LabeledProject, folder: Path, pixels_per_diameter: float
+) -> Example:
+    """Return a labeled micrograph, prepared in `folder` unless it is there already.
+
+    Raises
+    ------
+    BadInput
+        Where the micrograph cannot be used.
+    """
     assert labels.path is not None
     path = Path(labels.path)
     try:

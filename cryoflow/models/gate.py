@@ -2,7 +2,8 @@
 
 Both versions are scored on the same held-out micrographs. The candidate passes only where the mean F1 of the projects
 that were known before falls by at most `GateRule.max_macro_fall`, that of no single one by more than
-`max_project_fall`, and the new projects gain. Intervals are a paired bootstrap over micrographs.
+`max_project_fall`, and the new projects gain, unless they were found nearly perfectly before.
+Intervals are a paired bootstrap over micrographs.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def compare(
         _change(project, before, after, project not in known_projects, rule, seed)
         for project in sorted({c.project for c in after})
     )
-    reasons = [*_falls(changes, rule), *_gain(changes)]
+    reasons = [*_falls(changes, rule), *_gain(changes, rule)]
     accepted = not reasons
     if accepted:
         old = [c for c in changes if not c.is_new]
@@ -131,9 +132,14 @@ def _falls(changes: Sequence[ProjectChange], rule: GateRule) -> list[str]:
     return reasons
 
 
-def _gain(changes: Sequence[ProjectChange]) -> list[str]:
-    """Return why the new projects do not gain; where nothing is new, the known ones must not lose."""
+def _gain(changes: Sequence[ProjectChange], rule: GateRule) -> list[str]:
+    """Return why the new projects do not gain; where nothing is new, the known ones must not lose.
+
+    New projects that were found nearly perfectly before have nothing to gain; they must not lose.
+    """
     new = [c for c in changes if c.is_new]
+    if new and all(min(c.f1_before, c.f1_after) >= 1 - rule.max_macro_fall - _ROUNDING for c in new):
+        return []
     if new and not float(np.mean([c.change for c in new])) > 0:
         names = ", ".join(f"{c.project} {c.f1_before:.3f} -> {c.f1_after:.3f}" for c in new)
         return [f"the new projects do not gain: {names}"]

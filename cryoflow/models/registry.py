@@ -11,6 +11,7 @@ writers take numbers under a lock. `current.json` is replaced in one step.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -179,6 +180,7 @@ class ModelRegistry:
         metrics: Mapping[str, Mapping[str, float]] | None = None,
         status: Status = "accepted",
         reasons: tuple[str, ...] = (),
+        carried: tuple[ModelVersion, tuple[str, ...]] | None = None,
     ) -> ModelVersion:
         """Copy a trained model into the registry as the next version. It is not in use until it is promoted.
 
@@ -186,6 +188,9 @@ class ModelRegistry:
         ----------
         model
             Folder (or single file) that a training left.
+        carried
+            Files of an earlier version that this one has as well. They are linked, not copied, where the file system
+            can: what thousands of projects taught lies on disk once.
 
         Raises
         ------
@@ -205,6 +210,7 @@ class ModelRegistry:
             place = home / version_name(number)
             with files.replacing_folder(place) as filling, files.clear_errors(place):
                 _copy(model, filling / MODEL)
+                known = _link(carried, filling / MODEL) if carried else {}
                 card = ModelCard(
                     kind=kind,
                     name=name,
@@ -216,7 +222,7 @@ class ModelRegistry:
                     metrics=metrics or {},
                     status=status,
                     reasons=reasons,
-                    files=_sums(filling / MODEL),
+                    files=_sums(filling / MODEL, known),
                 )
                 files.write_atomically(filling / CARD, card.text())
         return ModelVersion(name, number, place, card)
@@ -348,7 +354,20 @@ def _copy_file(model: Path, to: Path) -> None:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
-def _sums(folder: Path) -> dict[str, tuple[int, str]]:
-    return {
-        str(p.relative_to(folder)): (p.stat().st_size, checksum(p)) for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+def _link(carried: tuple[ModelVersion, tuple[str, ...]], to: Path) -> dict[str, tuple[int, str]]:
+    """Link files of an earlier version, and return their sums, which its card knows."""
+    version, names = carried
+    for name in names:
+        target = to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(version.model / name, target)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(version.model / name, target)
+    return {name: version.card.files[name] for name in names}
+
+
+def _sums(folder: Path, known: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Return size and checksum of each file; those that are known are not read again."""
+    names = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: known.get(name) or (p.stat().st_size, checksum(p)) for name, p in names.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,7 +22,8 @@ from cryoflow.unpicker.patch_cache import CachedMicrograph
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of equal size for `model.fit`: augmented patches, and their labels and class priors.
 
-    `class_priors` has the share of positives among unlabeled picks of each project; 0 for the others.
+    `class_priors` has the share of positives among unlabeled picks of each project; 0 for the others. With `teacher`,
+    the logits of an earlier model by patches file, targets have two more columns: its logit, and whether it is known.
 
     Parameters
     ----------
@@ -49,6 +51,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.preprocessing = preprocessing
         self.seed, self.contrast, self.epoch = seed, contrast, 0
         self.class_priors: Mapping[str, float] = {}
+        self.teacher: Mapping[Path, npt.NDArray[np.float64]] | None = None
         total = sum(len(m.labels) for m in self.micrographs)
         self.batch = min(batch, total)
         self._repeats = max(1.0, least_steps * self.batch / total)
@@ -68,7 +71,14 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         labels = np.concatenate([m.labels for m in members])
         priors = np.concatenate([np.full(len(m.labels), self.class_priors.get(m.data_set, 0.0)) for m in members])
         views = self.preprocessing.training_views(boxes[rows], rng, contrast=self.contrast)
-        return views, np.column_stack((labels, priors))[rows].astype(np.float32)
+        targets = [labels, priors]
+        if self.teacher is not None:
+            unknown = [np.full(len(m.labels), np.nan) for m in members]
+            taught = np.concatenate(
+                [self.teacher.get(m.patches_file, u) for m, u in zip(members, unknown, strict=True)]
+            )
+            targets += [np.nan_to_num(taught), np.isfinite(taught)]
+        return views, np.column_stack(targets)[rows].astype(np.float32)
 
     def start_at(self, epoch: int) -> None:
         """Go to an epoch (from 0)."""

@@ -214,7 +214,7 @@ def fold(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArra
     return {p: w for p, w in weights.items() if p not in folded and p.rpartition("/")[0] not in norms} | folded
 
 
-def pick_loss(label_smoothing: float) -> keras.losses.Loss:
+def pick_loss(label_smoothing: float, *, distill: float = 0.0) -> keras.losses.Loss:
     """Return the loss for targets of two columns: label (1 positive, -1 negative, 0 unlabeled) and class prior.
 
     Without unlabeled picks it is the cross-entropy. Unlabeled picks enter by the non-negative positive-unlabeled risk
@@ -226,6 +226,9 @@ def pick_loss(label_smoothing: float) -> keras.losses.Loss:
     ----------
     label_smoothing
         Targets move towards a half by half of this.
+    distill
+        Weight of the cross-entropy with an earlier model's answers; targets then have two more columns: its logit, and
+        whether it counts.
     """
     import keras
     from keras import ops
@@ -250,6 +253,10 @@ def pick_loss(label_smoothing: float) -> keras.losses.Loss:
             of_unlabeled = ops.sum(unlabeled * as_negative) - hidden * ops.sum(positive * as_negative) / some_positive
             of_positive = of_positive + hidden * of_positive / some_positive
             total = of_positive + of_negative + ops.maximum(of_unlabeled, 0.0)
+            if distill:
+                teacher, counts = ops.sigmoid(targets[:, 2]), targets[:, 3]
+                cross = teacher * ops.softplus(-logits) + (1 - teacher) * ops.softplus(logits)
+                total = total + distill * ops.sum(counts * cross)
             return total / ops.cast(ops.shape(labels)[0], "float32")
 
     return PickLoss(name="pick_loss", reduction=None)

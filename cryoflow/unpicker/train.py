@@ -87,6 +87,32 @@ def train(
         extractor = preprocessing.with_orientations(training_orientations(len(members)))
         again = prepare(extractor, members, _cache_dir(output, options), workers=options.workers)
         parts = replace(parts, train=again.micrographs)
+    return train_prepared(
+        preprocessing,
+        architecture,
+        parts,
+        diameter,
+        output,
+        options,
+        start=start,
+        overwrite=overwrite,
+        on_progress=on_progress,
+    )
+
+
+def train_prepared(
+    preprocessing: PatchExtractor,
+    architecture: Architecture,
+    parts: PreparedSplit,
+    diameter_A: float,
+    output: Path,
+    options: TrainOptions,
+    *,
+    start: ModelBundle | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ModelBundle:
+    """Train on patches that are prepared already; see `train`."""
     mark = _fingerprint(preprocessing, architecture, parts, options, start)
     if finished := finished_model(output, mark, overwrite=overwrite):
         return finished
@@ -97,7 +123,7 @@ def train(
         architecture=architecture,
         preprocessing=preprocessing,
         weights={},
-        diameter_A=diameter,
+        diameter_A=diameter_A,
         options=options.deciding(),
         manifest=(*parts.manifest(), *rows_learned_before(parts, start)),
         fingerprint=mark,

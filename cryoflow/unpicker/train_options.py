@@ -56,6 +56,10 @@ class TrainOptions:
         None turns it on where a GPU is.
     tensorboard
         Whether to write logs that TensorBoard shows.
+    frozen_norm
+        Keep the statistics and scales of the normalization of the model that it starts from.
+    distill, replayed
+        Weight of the distance from the answers of that model, on the patches of these files.
     """
 
     architecture: ArchitectureName = "residual"
@@ -82,6 +86,9 @@ class TrainOptions:
     memory_MB: int = 2000
     mixed_precision: bool | None = None
     tensorboard: bool = True
+    frozen_norm: bool = False
+    distill: float = 0.0
+    replayed: frozenset[Path] = frozenset()
 
     @classmethod
     def from_parameters(
@@ -134,6 +141,7 @@ class TrainOptions:
 
     def deciding(self) -> dict[str, object]:
         """The options that change the result, as plain values."""
-        left_out = {"preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB"}
+        left_out = {"preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB", "replayed"}
+        left_out |= {k for k in ("frozen_norm", "distill") if not getattr(self, k)}  # trainings of before had none
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         return {**kept, "goal": dataclasses.asdict(self.goal)}

@@ -76,6 +76,10 @@ def fit(
         set_weights(model, start.weights, options.start_from or output)
     elif bundle.architecture.name == "detector":
         standardize(model, (m.load() for m in parts.train))
+    if options.frozen_norm:
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
     batches = TrainingBatches(
         parts.train,
         bundle.preprocessing,
@@ -86,6 +90,10 @@ def fit(
         least_steps=options.least_steps,
         workers=4 if devices.gpus else 1,
     )
+    if options.distill and start is not None:
+        batches.teacher = {
+            m.patches_file: start.logits(m.load()) for m in parts.train if m.patches_file in options.replayed
+        }
     history = History([])
     stages = _stages(parts, options)
     _compile(model, _optimizer(options, len(batches)), options, devices)
@@ -282,7 +290,8 @@ def _optimizer(options: TrainOptions, steps: int) -> keras.Optimizer:
 
 
 def _compile(model: keras.Model, optimizer: keras.Optimizer, options: TrainOptions, devices: Devices) -> None:
-    model.compile(optimizer=optimizer, loss=pick_loss(options.label_smoothing), jit_compile=devices.compiled)
+    loss = pick_loss(options.label_smoothing, distill=options.distill)
+    model.compile(optimizer=optimizer, loss=loss, jit_compile=devices.compiled)
     if not optimizer.built:  # variables that come while a step is traced have it traced twice
         optimizer.build(model.trainable_variables)
 

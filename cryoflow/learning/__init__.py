@@ -1,0 +1,1 @@
+"""Models that learn from one finished project after the other, and keep what they learned from the earlier ones."""

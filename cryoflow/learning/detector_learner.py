@@ -1,0 +1,350 @@
+"""The detector as a learner: crops of prepared micrographs are its exemplars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.database.store import Database
+from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
+from cryoflow.detector.labels import LabeledProject, best_entries, labeled, project_labels
+from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, outcomes
+from cryoflow.detector.model import DESCRIPTION, Detector
+from cryoflow.detector.peaks import find_peaks
+from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
+from cryoflow.detector.train import class_prior_of, prepared_example, with_rule
+from cryoflow.errors import BadInput
+from cryoflow.learning.items import Item, Piece
+from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
+from cryoflow.learning.variety import features, looks, most_varied
+from cryoflow.models.card import ModelKind
+from cryoflow.models.gate import MicrographCounts
+from cryoflow.picks import PickSet
+from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
+
+EXEMPLARS = 64
+CROP_PX = 256
+"""Exemplars of a project, and their edge: 64 crops of two channels are 17 MB."""
+WITHIN = 0.5
+"""Part of the diameter within which a pick matches."""
+SET_APART = 8
+"""Each so many-th item is not learned from: it calibrates the scores."""
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DetectorTraining:
+    """How a detector learns in an update.
+
+    Attributes
+    ----------
+    rounds, steps
+        Rounds of so many batches.
+    joint_rounds
+        Rounds of a training on all projects.
+    replay, distill, frozen_norm
+        What keeps earlier projects: exemplars in every batch, the weight of the earlier model's answers, statistics of
+        the normalization as they were.
+    at_most
+        Most micrographs of a project.
+    """
+
+    rounds: int = 4
+    steps: int = 50
+    joint_rounds: int = 20
+    batch: int = 8
+    crop_px: int = CROP_PX
+    learning_rate: float = 3e-4
+    replay: bool = True
+    distill: float = 0.1
+    frozen_norm: bool = True
+    at_most: int = 200
+    seed: int = 1
+    mixed_precision: str | None = None
+
+
+class DetectorLearner:
+    """Learn from the best entry of each project of a database, and the candidates that did not survive in it."""
+
+    kind: ModelKind = "detector"
+
+    def __init__(
+        self,
+        database: Database,
+        training: DetectorTraining | None = None,
+        *,
+        base: Detector | None = None,
+        diameter_A: float | None = None,
+    ) -> None:
+        self.database = database
+        self.training = training or DetectorTraining()
+        self.start = base or Detector.general()
+        self.diameter_A = diameter_A
+        self._labels: dict[str, tuple[LabeledProject, PickSet]] = {}
+
+    @property
+    def recipe(self) -> str:
+        """Return a fingerprint of what decides the result, besides labels and micrographs."""
+        return fingerprint_of_values([asdict(self.training), self.start.fingerprint, self.diameter_A])
+
+    def base(self) -> Path | None:
+        """Return the model that joint training starts from."""
+        return self.start.folder
+
+    def sources(self) -> tuple[list[Source], list[str]]:
+        """Return all projects with labels, and why others have none."""
+        entries, notes = best_entries(self.database, ())
+        found = []
+        for entry in entries:
+            try:
+                labels = project_labels(self.database, entry, diameter_A=self.diameter_A)
+            except BadInput as error:
+                notes.append(str(error))
+                continue
+            project = labeled(labels)
+            self._labels[labels.project] = (project, labels.positives)
+            rows = [m for m in project.micrographs if m.path is not None and len(m.xy_px)]
+            names = set(names_in_drawn_order([m.name for m in rows], labels.project, self.training.at_most))
+            content = (piece for m in rows for piece in (m.name, m.xy_px.tobytes(), m.kind.tobytes()))
+            found.append(
+                Source(
+                    labels.project,
+                    (entry.name,),
+                    fingerprint_of(f"{labels.diameter_A:.6g}", *content),
+                    labels.diameter_A,
+                    sum(int((m.kind == POSITIVE).sum()) for m in rows),
+                    {m.name: Path(str(m.path)) for m in rows if m.name in names},
+                )
+            )
+        return found, notes
+
+    def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
+        """Prepare some micrographs (name -> content) with their labels; those done before are not done again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        project, positives = self._labels[source.project]
+        defocus = {m.name: m.defocus_A for m in picked_micrographs(positives, diameter_A=project.diameter_A)[0]}
+        items, failed = [], []
+        for labels in project.micrographs:
+            if labels.name not in wanted:
+                continue
+            try:
+                example = prepared_example(labels, project, folder, self.start.pixels_per_diameter)
+                example = with_rule(example, "positive-unlabeled", self.start)
+            except BadInput as error:
+                failed.append(error)
+                continue
+            items.append(
+                Item(
+                    source.project,
+                    wanted[labels.name],
+                    example.pixels,
+                    _arrays(example),
+                    defocus.get(labels.name, math.nan),
+                    project.diameter_A,
+                )
+            )
+        return items, failed
+
+    def exemplars(self, items: Sequence[Item]) -> list[Piece]:
+        """Choose crops that differ in defocus, number of particles and looks."""
+        pieces = [p for i, item in enumerate(items) for p in _crops(item, self.training.crop_px, i)]
+        if not pieces:
+            return []
+        points = features(
+            np.array([p.defocus_A for p in pieces]),
+            np.array([float((p.labels["kind"] == POSITIVE).sum()) for p in pieces]),
+            np.stack([looks(p.pixels) for p in pieces]),
+        )
+        return [pieces[i] for i in most_varied(points, EXEMPLARS)]
+
+    def train(
+        self, start: Path | None, new: Sequence[Item], kept: Sequence[Item], work: Path, *, joint: bool, say: Say
+    ) -> Path:
+        """Train, or go on with a training that was stopped, and return the folder of the model."""
+        from cryoflow.unpicker.devices import load_keras
+
+        load_keras()
+        from cryoflow.detector.fit import FitOptions, fit
+        from cryoflow.detector.general import calibrated
+
+        t, model = self.training, work / "model"
+        if (model / DESCRIPTION).is_file():
+            return model
+        begin = Detector.load(start) if start else self.start
+        teacher = begin if t.distill and t.replay and kept and not joint else None
+        learn_new, set_apart = _divided(new, begin)
+        learn_old, more = _divided(kept, begin) if t.replay or joint else ([], [])
+        if joint:
+            stream: CropStream | MixedStream = self._stream([*learn_new, *learn_old], begin, t.batch)
+        elif learn_old:
+            first, second = (self._stream(part, begin, t.batch // 2) for part in (learn_new, learn_old))
+            stream = MixedStream(first, second, teacher.network if teacher else None)
+        else:
+            stream = self._stream(learn_new, begin, t.batch)
+        weights, history = fit(
+            begin.architecture,
+            stream,
+            [],
+            work,
+            FitOptions(
+                rounds=t.joint_rounds if joint else t.rounds,
+                steps=t.steps,
+                learning_rate=t.learning_rate,
+                average=0.98,
+                seed=t.seed,
+                mixed_precision=t.mixed_precision,
+                frozen_norm=t.frozen_norm,
+                distill=t.distill if teacher else 0.0,
+            ),
+            fingerprint=begin.fingerprint,
+            start=dict(begin.weights),
+            on_round=lambda r: say(
+                f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, {r.seconds_left / 60:.0f} min left"
+            ),
+        )
+        recipe = {"start": begin.fingerprint, "joint": joint, "last_loss": history[-1]["loss"], "seed": t.seed}
+        trained = Detector(begin.architecture, weights, begin.pixels_per_diameter, recipe=recipe)
+        names = sorted({i.project for i in (*new, *kept)})
+        text = "\n".join(f"- {name}" for name in names)
+        trained = replace(calibrated(trained, [*set_apart, *more]), card=f"# A detector that learned from\n\n{text}\n")
+        trained.save(model)
+        return model
+
+    def count(self, model: Path, items: Sequence[Item]) -> list[MicrographCounts]:
+        """Score a model on held-out items: as many picks of each as it has particles and candidates of unknown fate.
+
+        With the number of picks fixed no threshold matters, and picks on candidates of unknown fate count neither way,
+        so that the figure means something where the labels are not all particles that there are.
+        """
+        counts = []
+        for item, scored in _picked(model, items):
+            outcome = outcomes(scored, WITHIN)
+            counts.append(
+                MicrographCounts(
+                    item.project,
+                    item.content,
+                    len(scored.true_xy_px),
+                    int((outcome != IGNORED).sum()),
+                    int((outcome == HIT).sum()),
+                )
+            )
+        return counts
+
+    def fit_of(self, model: Path, items: Sequence[Item]) -> LabelFit:
+        """Compare matches of the labels as they are with those of the same labels, axes swapped or mirrored."""
+        matches = np.zeros(8, int)
+        for item, scored in _picked(model, items):
+            shape_yx = item.map_pixels().shape[:2]
+            for orientation in range(8):
+                xy = _oriented(scored.true_xy_px, shape_yx, orientation)
+                turned = replace(scored, true_xy_px=xy, ignored_xy_px=np.zeros((0, 2)))
+                matches[orientation] += int((outcomes(turned, WITHIN) == HIT).sum())
+        return LabelFit(int(matches[0]), int(matches[1:].max()))
+
+    def _stream(self, examples: Sequence[Example], begin: Detector, batch: int) -> CropStream:
+        options = StreamOptions(crop_px=self.training.crop_px, batch=max(1, batch))
+        return CropStream(examples, begin.pixels_per_diameter, seed=self.training.seed, options=options)
+
+
+def example_of(item: Item) -> Example:
+    """Return an item as the detector's training takes it."""
+    labels = item.labels
+    return Example(
+        pixels=item.pixels,
+        data_set=item.project,
+        xy_px=np.asarray(labels["xy"], np.float64),
+        kind=np.asarray(labels["kind"], np.int8),
+        weight=np.asarray(labels["weight"], np.float32),
+        log_size=float(labels["log_size"]),
+        background=bool(labels["background"]),
+        class_prior=float(labels["class_prior"]),
+    )
+
+
+def _arrays(example: Example) -> dict[str, npt.NDArray[np.generic]]:
+    return {
+        "xy": np.asarray(example.xy_px, np.float32),
+        "kind": example.kind,
+        "weight": example.weight,
+        "log_size": np.float32(example.log_size),  # type: ignore[dict-item]
+        "background": np.bool_(example.background),  # type: ignore[dict-item]
+        "class_prior": np.float32(example.class_prior),  # type: ignore[dict-item]
+    }
+
+
+def _divided(items: Sequence[Item], start: Detector) -> tuple[list[Example], list[Example]]:
+    """Return examples to learn from and those that calibrate, with the class prior that `start` estimates."""
+    examples = [example_of(i) for i in items]
+    priors = {}
+    for project in dict.fromkeys(e.data_set for e in examples):
+        priors[project] = class_prior_of(start, [e for e in examples if e.data_set == project])
+    examples = [replace(e, class_prior=priors[e.data_set]) for e in examples]
+    apart = {i for i in range(len(examples)) if i % SET_APART == SET_APART - 1} or {len(examples) - 1}
+    if len(examples) < 2:
+        return examples, examples  # one micrograph must do for both
+    return [e for i, e in enumerate(examples) if i not in apart], [e for i, e in enumerate(examples) if i in apart]
+
+
+def _crops(item: Item, edge: int, number: int) -> Iterator[Piece]:
+    """Yield crops of a prepared micrograph: a grid that is shifted from one micrograph to the next."""
+    pixels = item.map_pixels()
+    ny, nx = pixels.shape[:2]
+    xy = np.asarray(item.labels["xy"], np.float64)
+    size_yx = (min(edge, ny), min(edge, nx))
+    rows, columns = (
+        _starts(n, size, np.random.default_rng(number).random()) for n, size in zip((ny, nx), size_yx, strict=True)
+    )
+    for row in rows:
+        for column in columns:
+            shifted = xy - (column, row)
+            inside = ((shifted >= 0) & (shifted < size_yx[::-1])).all(axis=1)
+            labels = {**item.labels, "xy": shifted[inside].astype(np.float32)}
+            labels |= {name: item.labels[name][inside] for name in ("kind", "weight")}
+            part = np.array(pixels[row : row + size_yx[0], column : column + size_yx[1]])
+            if inside.any() or bool(item.labels["background"]):
+                yield Piece(item.content, part, labels, item.defocus_A, item.diameter_A)
+
+
+def _starts(length: int, size: int, shift: float) -> list[int]:
+    """Starts of crops along an axis, multiples of 4 as the network's output is."""
+    room = length - size
+    first = int(shift * (room % size if room else 0)) // 4 * 4
+    return list(range(first, room + 1, size)) or [0]
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: Path, _changed_ns: int) -> Detector:
+    return Detector.load(model)
+
+
+def _picked(model: Path, items: Sequence[Item]) -> Iterator[tuple[Item, ScoredDetections]]:
+    """Yield each item with the best picks of it, as many as it has particles and candidates of unknown fate."""
+    detector = _loaded(model, (model / DESCRIPTION).stat().st_mtime_ns)
+    for item in items:
+        pixels = np.asarray(item.map_pixels())
+        peaks = find_peaks(detector.answers(pixels), detector.pixels_per_diameter, shape_yx=pixels.shape[:2])
+        peaks = peaks.where(peaks.junk <= 0)
+        xy, kind = np.asarray(item.labels["xy"], np.float64), item.labels["kind"]
+        true_xy, unknown_xy = xy[kind == POSITIVE], xy[kind == UNKNOWN]
+        best = np.argsort(-peaks.logit, kind="stable")[: len(true_xy) + len(unknown_xy)]
+        across = detector.pixels_per_diameter
+        yield item, ScoredDetections(peaks.xy_px[best], peaks.logit[best], true_xy, unknown_xy, across, item.project)
+
+
+def _oriented(xy: Float, shape_yx: tuple[int, int], orientation: int) -> Float:
+    """Return points with axes swapped (4) and mirrored (1: x, 2: y); those that fall outside are left out."""
+    ny, nx = shape_yx
+    turned = xy[:, ::-1].copy() if orientation & 4 else xy.copy()
+    if orientation & 1:
+        turned[:, 0] = nx - 1 - turned[:, 0]
+    if orientation & 2:
+        turned[:, 1] = ny - 1 - turned[:, 1]
+    return turned[((turned >= 0) & (turned < (nx, ny))).all(axis=1)]

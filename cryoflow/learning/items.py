@@ -1,0 +1,145 @@
+"""Learning material: prepared micrographs, or parts of them, with labels; and the files that hold some of them.
+
+Both networks learn from items. An item of the detector is a prepared image with labeled points, one of the unpicker a
+stack of patches with a label each. Files of items are `.npz` archives of plain arrays, never pickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
+from cryoflow.storage.files import clear_errors, replacing
+from cryoflow.preparation.model_folder import npz_bytes
+
+PIXELS = "pixels"
+DESCRIBED = "described"
+_FORMAT = 1
+_HINT = "Restore it from a copy of the model."
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labeled piece of a project; pixels stay on disk.
+
+    Attributes
+    ----------
+    content
+        Fingerprint of the micrograph's file.
+    pixels
+        `.npy` file, float16.
+    labels
+        Small arrays by name; which ones is the network's matter.
+    defocus_A
+        NaN where unknown.
+    diameter_A
+        Of the project's particle.
+    """
+
+    project: str
+    content: str
+    pixels: Path
+    labels: Mapping[str, Array]
+    defocus_A: float
+    diameter_A: float
+
+    def map_pixels(self) -> npt.NDArray[np.float16]:
+        """Map the pixels; only what is read of them is loaded."""
+        mapped: npt.NDArray[np.float16] = np.load(self.pixels, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The content of an item in memory, on its way into a file."""
+
+    content: str
+    pixels: npt.NDArray[np.float16]
+    labels: Mapping[str, Array]
+    defocus_A: float
+    diameter_A: float
+
+
+def piece_of(item: Item) -> Piece:
+    """Return a whole item as a piece."""
+    return Piece(item.content, np.asarray(item.map_pixels()), item.labels, item.defocus_A, item.diameter_A)
+
+
+def write_pieces(path: Path, project: str, pieces: Sequence[Piece], learned: Iterable[str] = ()) -> None:
+    """Write pieces of a project as one file, complete or not at all.
+
+    Parameters
+    ----------
+    learned
+        Fingerprints of all micrographs that the model learned from, those without a piece included.
+    """
+    described = {
+        "format": _FORMAT,
+        "project": project,
+        "learned": sorted(set(learned)),
+        "pieces": [[p.content, p.defocus_A if np.isfinite(p.defocus_A) else None, p.diameter_A] for p in pieces],
+    }
+    arrays: dict[str, Array] = {DESCRIBED: np.frombuffer(json.dumps(described).encode(), np.uint8)}
+    for i, piece in enumerate(pieces):
+        arrays |= {f"{i:04d}/{name}": np.asarray(array) for name, array in piece.labels.items()}
+        arrays[f"{i:04d}/{PIXELS}"] = piece.pixels.astype(np.float16)
+    with clear_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as hidden:
+        hidden.write_bytes(npz_bytes(arrays))
+
+
+def read_pieces(path: Path, folder: Path) -> list[Item]:
+    """Read a file of pieces; their pixels are unpacked into `folder` once, so that they can be mapped.
+
+    Raises
+    ------
+    BadInput
+        Where the file was changed or is of another version.
+    """
+    arrays, described = _read(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        items = []
+        for i, (content, defocus_A, diameter_A) in enumerate(described["pieces"]):  # type: ignore[arg-type,var-annotated]
+            start = f"{i:04d}/"
+            labels = {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
+            pixels = labels.pop(PIXELS)
+            file = folder / f"{i:04d}.npy"
+            if not file.is_file():
+                raw = io.BytesIO()
+                np.save(raw, pixels, allow_pickle=False)
+                with replacing(file) as hidden:
+                    hidden.write_bytes(raw.getvalue())
+            defocus = float("nan") if defocus_A is None else float(defocus_A)
+            items.append(Item(str(described["project"]), str(content), file, labels, defocus, float(diameter_A)))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(path, f"holds no learning material ({error!r}).", _HINT) from error
+    return items
+
+
+def read_learned(path: Path) -> frozenset[str]:
+    """Return the fingerprints of the micrographs that a file says were learned from."""
+    learned = _read(path)[1].get("learned")
+    return frozenset(map(str, learned)) if isinstance(learned, list) else frozenset()
+
+
+def _read(path: Path) -> tuple[dict[str, Array], dict[str, object]]:
+    try:
+        arrays = dict(inputs.read_npz(path))
+        described = json.loads(arrays.pop(DESCRIBED).tobytes())
+        if not isinstance(described, dict) or described.get("format") != _FORMAT:
+            raise ValueError("of another version")
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(path, f"cannot be read as learning material: {error}.", _HINT) from error
+    return arrays, described

@@ -1,0 +1,296 @@
+"""The unpicker as a learner: patches of picks, with what became of each, are its exemplars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.store import Database
+from cryoflow.errors import BadInput
+from cryoflow.learning.items import Item, Piece
+from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
+from cryoflow.learning.variety import features, looks, most_varied
+from cryoflow.micrographs.ctf import Ctf
+from cryoflow.models.card import ModelKind
+from cryoflow.models.gate import MicrographCounts
+from cryoflow.preparation.picked import POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
+from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
+from cryoflow.unpicker.bundle import DESCRIPTION, ModelBundle
+from cryoflow.unpicker.label import label_from_database
+from cryoflow.unpicker.label_sources import label_sources
+from cryoflow.unpicker.patch_cache import CachedMicrograph, prepare
+from cryoflow.unpicker.prepared_split import PreparedSplit, Progress
+from cryoflow.unpicker.train_options import TrainOptions
+
+EXEMPLARS = 1024
+"""Exemplars of a project: 1,024 patches of two channels are some 12 MB."""
+LOOKED_AT = 4096
+"""Patches of a project among which the exemplars are chosen."""
+SET_APART = 5
+"""Each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
+REPLAYED_OF_EACH = 64
+"""Patches that an update replays of each earlier project at least; it replays as many as are new in all."""
+
+
+@dataclass(frozen=True)
+class UnpickerTraining:
+    """How an unpicker learns in an update.
+
+    Attributes
+    ----------
+    options
+        Of a training on all projects.
+    update_epochs, update_learning_rate
+        Of an update, which starts from the version in use.
+    replay, distill, frozen_norm
+        What keeps earlier projects: exemplars, the weight of the earlier model's answers on them, statistics of the
+        normalization as they were.
+    at_most
+        Most micrographs of a project.
+    """
+
+    options: TrainOptions = field(default_factory=TrainOptions)
+    update_epochs: int = 8
+    update_learning_rate: float = 5e-4
+    replay: bool = True
+    distill: float = 0.1
+    frozen_norm: bool = True
+    at_most: int = 200
+
+
+class UnpickerLearner:
+    """Learn from all picks of each project's autopick job, labeled by what became of them."""
+
+    kind: ModelKind = "unpicker"
+
+    def __init__(
+        self, database: Database, training: UnpickerTraining | None = None, *, diameter_A: float | None = None
+    ) -> None:
+        self.database, self.training, self.diameter_A = database, training or UnpickerTraining(), diameter_A
+        self._micrographs: dict[str, dict[str, PickedMicrograph]] = {}
+
+    @property
+    def recipe(self) -> str:
+        """Return a fingerprint of what decides the result, besides labels and micrographs."""
+        t = self.training
+        return fingerprint_of_values([{**asdict(t), "options": t.options.deciding()}, self.diameter_A])
+
+    def base(self) -> Path | None:
+        """Return None: no unpicker comes with cryoflow, a training on all projects starts from random weights."""
+        return None
+
+    def sources(self) -> tuple[list[Source], list[str]]:
+        """Return all projects with labels, and why others have none."""
+        sources, notes = label_sources(self.database.entries())
+        found = []
+        for s in sources:
+            try:
+                picks = label_from_database(
+                    self.database.load(s.positives),
+                    load_with_diameter(self.database, s.candidates.name),
+                    self.database.load(s.excluded) if s.excluded else None,
+                    diameter_A=self.diameter_A,
+                )
+                micrographs, _ = picked_micrographs(picks, diameter_A=self.diameter_A)
+            except BadInput as error:
+                notes.append(f"{s.project}: {error}")
+                continue
+            if not micrographs:
+                notes.append(f"{s.project}: no micrograph with picks is there")
+                continue
+            chosen = names_in_drawn_order([m.name for m in micrographs], s.project, self.training.at_most)
+            self._micrographs[s.project] = {m.name: m for m in micrographs if m.name in set(chosen)}
+            pieces = (
+                p for m in micrographs for p in (m.name, m.centers_xy_px.tobytes(), np.asarray(m.labels).tobytes())
+            )
+            found.append(
+                Source(
+                    s.project,
+                    tuple(e.name for e in (s.positives, s.candidates, s.excluded) if e is not None),
+                    fingerprint_of(f"{micrographs[0].diameter_A:.6g}", *pieces),
+                    micrographs[0].diameter_A,
+                    sum(len(m.labels) for m in micrographs),
+                    {name: m.path for name, m in self._micrographs[s.project].items()},
+                )
+            )
+        return found, notes
+
+    def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
+        """Cut the patches of some micrographs (name -> content); those done before are not done again."""
+        mine = [m for name, m in sorted(self._micrographs[source.project].items()) if name in wanted]
+        preprocessing = self.training.options.preprocessing_for(source.diameter_A)
+        prepared = prepare(preprocessing, mine, folder, workers=self.training.options.workers)
+        items = [
+            Item(
+                source.project,
+                m.content,
+                m.patches_file,
+                {"label": np.asarray(m.labels, np.int8)},
+                m.micrograph.defocus_A,
+                source.diameter_A,
+            )
+            for m in prepared.micrographs
+        ]
+        return items, list(prepared.failed)
+
+    def exemplars(self, items: Sequence[Item]) -> list[Piece]:
+        """Choose patches that differ in defocus, picks of their micrograph and looks, evenly of each label."""
+        places = [(i, j) for i, item in enumerate(items) for j in range(len(item.labels["label"]))]
+        labels = np.concatenate([np.asarray(item.labels["label"]) for item in items] or [np.zeros(0, np.int8)])
+        rng = np.random.default_rng(0)
+        kinds = [k for k in np.unique(labels).tolist()]
+        chosen: list[tuple[int, int]] = []
+        for kind in kinds:
+            mine = np.flatnonzero(labels == kind)
+            mine = np.sort(rng.permutation(mine)[: LOOKED_AT // len(kinds)])
+            these = [places[k] for k in mine.tolist()]
+            points = features(
+                np.array([items[i].defocus_A for i, _ in these]),
+                np.array([float(len(items[i].labels["label"])) for i, _ in these]),
+                np.stack([looks(items[i].map_pixels()[j]) for i, j in these]),
+            )
+            chosen += [these[k] for k in most_varied(points, EXEMPLARS // len(kinds)).tolist()]
+        pieces = []
+        for i in sorted({i for i, _ in chosen}):
+            rows = sorted(j for k, j in chosen if k == i)
+            item = items[i]
+            pixels = np.asarray(item.map_pixels()[rows])
+            labels_here = {"label": np.asarray(item.labels["label"])[rows]}
+            pieces.append(Piece(item.content, pixels, labels_here, item.defocus_A, item.diameter_A))
+        return pieces
+
+    def train(
+        self, start: Path | None, new: Sequence[Item], kept: Sequence[Item], work: Path, *, joint: bool, say: Say
+    ) -> Path:
+        """Train, or go on with a training that was stopped, and return the folder of the model."""
+        from cryoflow.unpicker.train import train_prepared
+
+        t, model = self.training, work / "model"
+        if (model / DESCRIPTION).is_file():
+            return model
+        begin = ModelBundle.load(start) if start else None
+        learn_new, apart = _divided(new)
+        replayed = (
+            list(kept) if joint else _replayed(kept, sum(len(i.labels["label"]) for i in new)) if t.replay else []
+        )
+        learn_old, more = _divided(replayed)
+        diameter_A = float(np.median([i.diameter_A for i in (*new, *kept)]))
+        options = replace(t.options, cache_dir=work, start_from=start)
+        if begin is not None:
+            options = replace(
+                options,
+                epochs=t.update_epochs,
+                learning_rate=t.update_learning_rate,
+                frozen_norm=t.frozen_norm,
+                distill=t.distill if learn_old else 0.0,
+                replayed=frozenset(m.patches_file for m in learn_old),
+            )
+        preprocessing = begin.preprocessing if begin else options.preprocessing_for(diameter_A)
+
+        def on_progress(progress: Progress) -> None:
+            if progress.done % 100 == 0:
+                say(f"batch {progress.done} of {progress.total}, {progress.note}")
+
+        training = work / "training"
+        train_prepared(
+            preprocessing,
+            begin.architecture if begin else options.network(preprocessing),
+            PreparedSplit((*learn_new, *learn_old), (*apart, *more), (), ()),
+            diameter_A,
+            training,
+            options,
+            start=begin,
+            on_progress=on_progress,
+        )
+        ModelBundle.load(training).save(model)  # without the checkpoints
+        return model
+
+    def count(self, model: Path, items: Sequence[Item]) -> list[MicrographCounts]:
+        """Score a model on held-out items: as many picks of each are kept as survived, unlabeled ones left out.
+
+        With the number fixed no threshold matters: precision, recall and F1 are the share of survivors among the best.
+        """
+        counts = []
+        for item, labels, logits in _scored(model, items):
+            best = np.argsort(-logits, kind="stable")[: int((labels == POSITIVE).sum())]
+            matched = int((labels[best] == POSITIVE).sum())
+            counts.append(MicrographCounts(item.project, item.content, len(best), len(best), matched))
+        return counts
+
+    def fit_of(self, model: Path, items: Sequence[Item]) -> LabelFit:
+        """Compare the survivors among the best picks with what a random choice would have."""
+        found, by_chance, variance = 0, 0.0, 0.0
+        for _, labels, logits in _scored(model, items):
+            n = int((labels == POSITIVE).sum())
+            best = np.argsort(-logits, kind="stable")[:n]
+            found += int((labels[best] == POSITIVE).sum())
+            share = n / max(len(labels), 1)
+            by_chance += n * share
+            variance += n * share * (1 - share) ** 2  # of a draw without replacement
+        return LabelFit(found, round(by_chance), variance)
+
+
+def _scored(model: Path, items: Sequence[Item]) -> Iterator[tuple[Item, npt.NDArray[np.int8], npt.NDArray[np.float64]]]:
+    """Yield labels and logits of each item's picks; unlabeled ones are left out unless no pick is negative."""
+    bundle = _loaded(model, (model / DESCRIPTION).stat().st_mtime_ns)
+    for item in items:
+        labels = np.asarray(item.labels["label"], np.int8)
+        logits = bundle.logits(np.asarray(item.map_pixels()))
+        known = labels != UNLABELED
+        if (labels[known] == POSITIVE).all():
+            known[:] = True
+        yield item, labels[known], logits[known]
+
+
+@lru_cache(maxsize=2)
+def _loaded(model: Path, _changed_ns: int) -> ModelBundle:
+    return ModelBundle.load(model)
+
+
+def _divided(items: Sequence[Item]) -> tuple[tuple[CachedMicrograph, ...], tuple[CachedMicrograph, ...]]:
+    """Return what is learned from, and what ends the training: each so many-th item of a project."""
+    learn: list[CachedMicrograph] = []
+    apart: list[CachedMicrograph] = []
+    for project in dict.fromkeys(i.project for i in items):
+        mine = [i for i in items if i.project == project]
+        for k, item in enumerate(mine):
+            last = k % SET_APART == SET_APART - 1 or (len(mine) < SET_APART and k == len(mine) - 1)
+            (apart if last and len(mine) > 1 else learn).append(_cached(item))
+    return tuple(learn), tuple(apart)
+
+
+def _replayed(kept: Sequence[Item], n_new: int) -> list[Item]:
+    """Return exemplars of all earlier projects, about as many patches as are new, some of each project at least."""
+    projects = list(dict.fromkeys(i.project for i in kept))
+    of_each = max(REPLAYED_OF_EACH, n_new // max(len(projects), 1))
+    chosen = []
+    for project in projects:
+        n = 0
+        for item in (i for i in kept if i.project == project):
+            if n < of_each:
+                chosen.append(item)
+                n += len(item.labels["label"])
+    return chosen
+
+
+def _cached(item: Item) -> CachedMicrograph:
+    """Return an item as the unpicker's training takes it."""
+    labels = np.asarray(item.labels["label"], np.int8)
+    ctf = Ctf(item.defocus_A, item.defocus_A) if np.isfinite(item.defocus_A) else None
+    micrograph = PickedMicrograph(
+        name=f"{item.content}-{item.pixels.stem}",
+        path=item.pixels,
+        pixel_size_A=1.0,
+        diameter_A=item.diameter_A,
+        centers_xy_px=np.zeros((len(labels), 2)),
+        labels=labels,
+        data_set=item.project,
+        ctf=ctf,
+    )
+    return CachedMicrograph(micrograph, item.pixels, item.content)

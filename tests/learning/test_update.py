@@ -1,0 +1,303 @@
+"""An update: it learns what is new, keeps what is held out apart, survives being killed, and refuses poison."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from learning_stub import StubLearner, StubProject
+
+from cryoflow.errors import BadInput, DatabaseBusy
+from cryoflow.learning import update as module
+from cryoflow.learning.items import read_learned, read_pieces
+from cryoflow.learning.update import EXEMPLARS, WORK, UpdateOptions, UpdateResult, update
+from cryoflow.models.held_out import HeldOut
+from cryoflow.models.registry import ModelRegistry
+from cryoflow.storage.fingerprints import checksum
+
+NAME = "detector"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "models", lock_timeout_s=0.5)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Callable[..., StubProject]:
+    def make(name: str, *, of: str = "", **values: Any) -> StubProject:
+        return StubProject(name, tmp_path / name, **values).write(of)
+
+    return make
+
+
+def run(registry: ModelRegistry, learner: StubLearner, **options: Any) -> UpdateResult:
+    return update(registry, NAME, learner, UpdateOptions(**options), say=lambda _: None)
+
+
+def in_use(registry: ModelRegistry) -> int:
+    current = registry.current(NAME)
+    assert current is not None
+    return current.number
+
+
+def test_what_is_new_is_learned_once(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
+    learner = StubLearner([project("A")])
+    first = run(registry, learner)
+    assert (first.outcome, first.learned, in_use(registry)) == ("promoted", ("A",), 1)
+    assert run(registry, learner).outcome == "nothing new"
+
+    learner.projects.append(project("B"))
+    second = run(registry, learner)
+    assert (second.outcome, second.learned, second.joint) == ("promoted", ("B",), False)
+    card = registry.version(NAME, 2).card
+    assert (card.parent, [t.project for t in card.trained_on]) == (1, ["A", "B"])
+    assert card.metrics["A"]["f1"] == pytest.approx(0.9)
+
+    learner.projects[0].version = 2
+    assert run(registry, learner).learned == ("A",)
+
+
+def test_exemplars_of_all_projects_stay_in_the_model_after_their_micrographs_are_gone(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.projects = [project("B")]  # A is archived
+    run(registry, learner)
+    current = registry.current(NAME)
+    assert current is not None
+    kept = current.model / EXEMPLARS
+    assert sorted(p.name for p in kept.iterdir()) == ["A.npz", "B.npz"]
+    assert current.problems() == []
+    contents = {i.content for i in read_pieces(kept / "A.npz", tmp_path / "unpacked")}
+    assert contents <= read_learned(kept / "A.npz")
+    assert contents <= set(learner.learned)
+
+
+def test_a_held_out_micrograph_is_never_learned_from_under_any_name(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    held = HeldOut(registry.root / NAME).read()["A"]
+    assert len(held) >= 2
+    learner.projects.append(project("copy", of="A", names=[f"renamed_{i}.mrc" for i in range(12)]))
+    run(registry, learner)
+    learner.projects[0].version = 2
+    learner.projects[0].names = (*learner.projects[0].names, *(f"new{i}.mrc" for i in range(20)))
+    learner.projects[0].write()
+    run(registry, learner)
+    assert not set(learner.learned) & HeldOut(registry.root / NAME).all_fingerprints()
+    assert HeldOut(registry.root / NAME).read()["A"] >= held
+
+
+def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    taught = sorted(set(learner.learned))[:2]
+    HeldOut(registry.root / "unpicker").draw({"X": taught})
+    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
+    assert drawn
+    learner.learned.clear()
+    learner.projects.append(project("B"))
+    run(registry, learner)
+    assert learner.learned
+    assert not set(learner.learned) & drawn
+
+
+def test_a_candidate_that_forgets_is_followed_by_a_joint_training(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.forgets = 0.05
+    learner.projects.append(project("B"))
+    result = run(registry, learner)
+    assert (result.outcome, result.joint, learner.trainings) == ("promoted", True, [True, False, True])
+    assert registry.version(NAME, 2).card.parent is None
+
+
+def test_every_so_many_updates_all_projects_are_learned_together(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([])
+    for name in "ABCDE":
+        learner.projects.append(project(name))
+        run(registry, learner, joint_every=3)
+    assert learner.trainings == [True, False, False, True, False]
+
+
+def test_a_candidate_that_the_gate_refused_is_kept_with_its_reason_and_not_trained_again(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.projects.append(project("B", skill=0.3))  # below the 0.4 that it had without learning
+    result = run(registry, learner)
+    assert result.outcome == "candidate"
+    assert in_use(registry) == 1
+    card = registry.version(NAME, 2).card
+    assert card.status == "candidate"
+    assert "do not gain: B 0.400 -> 0.300" in card.reasons[0]
+    trainings = len(learner.trainings)
+    assert run(registry, learner).outcome == "refused before"
+    assert len(learner.trainings) == trainings
+    assert run(registry, learner, again=True).outcome == "candidate"
+    assert len(learner.trainings) > trainings
+
+
+def test_what_was_rolled_back_does_not_come_back_by_itself(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.projects.append(project("B"))
+    run(registry, learner)
+    registry.rollback(NAME)
+    assert run(registry, learner).outcome == "refused before"
+    assert in_use(registry) == 1
+
+
+def test_labels_that_mean_nothing_are_put_aside_and_the_other_projects_are_learned(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A"), project("bad", fits=False)])
+    result = run(registry, learner)
+    assert (result.outcome, result.learned) == ("promoted", ("A",))
+    assert "match labels that mean nothing" in (result.put_aside or {})["bad"]
+    assert "bad" not in {t.project for t in registry.version(NAME, 1).card.trained_on}
+    trainings = len(learner.trainings)
+    again = run(registry, learner)
+    assert (again.outcome, list(again.put_aside or {})) == ("nothing new", ["bad"])
+    assert len(learner.trainings) == trainings
+    learner.projects[1].version, learner.projects[1].fits = 2, True  # mended
+    assert run(registry, learner).learned == ("bad",)
+
+
+def test_another_particle_under_the_same_name_is_put_aside_unless_it_is_trusted(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A"), project("B")])
+    run(registry, learner)
+    a = learner.projects[0]
+    a.version, a.diameter_A = 2, 110.0
+    result = run(registry, learner)
+    assert (result.outcome, in_use(registry)) == ("nothing new", 1)
+    assert "had a diameter of 160 A, and has 110 A now" in (result.put_aside or {})["A"]
+    assert run(registry, learner, trusted=("A",), again=True).learned == ("A",)
+
+
+def test_a_known_project_whose_new_micrographs_are_hardly_found_is_put_aside(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    known = {checksum(p) for p in learner.projects[0].folder.iterdir()}
+    count = learner.count
+
+    def poor_on_new(model: Path, items: Any) -> Any:
+        return [
+            c if c.micrograph in known else module.replace(c, n_matched=20)  # type: ignore[attr-defined]
+            for c in count(model, items)
+        ]
+
+    monkeypatch.setattr(learner, "count", poor_on_new)
+    learner.projects[0].write(of="another specimen")
+    learner.projects[0].version = 2
+    result = run(registry, learner)
+    assert (result.outcome, in_use(registry)) == ("nothing new", 1)
+    assert "F1 0.90 on its earlier micrographs and 0.20 on its new ones" in (result.put_aside or {})["A"]
+
+
+@pytest.mark.parametrize(
+    "step", ["HeldOut.draw", "prepare", "train", "exemplars", "add", "keep_held_out", "promote", "clear_work"]
+)
+def test_an_update_that_is_killed_at_any_step_goes_on_to_the_same_versions(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.projects.append(project("B"))
+    owner: object
+    owner, name = {
+        "HeldOut.draw": (HeldOut, "draw"),
+        "prepare": (StubLearner, "prepare"),
+        "train": (StubLearner, "train"),
+        "exemplars": (StubLearner, "exemplars"),
+        "add": (ModelRegistry, "add"),
+        "keep_held_out": (module.OneUpdate, "keep_held_out"),
+        "promote": (ModelRegistry, "promote"),
+        "clear_work": (module.OneUpdate, "clear_work"),
+    }[step]
+    for before in (True, False):  # killed just before the step, and just after it
+        whole = getattr(owner, name)
+
+        def killed(*args: Any, _whole: Any = whole, _before: bool = before, **values: Any) -> Any:
+            if not _before:
+                _whole(*args, **values)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(registry, learner)
+    run(registry, learner)
+    assert [v.number for v in registry.versions(NAME)] == [1, 2]
+    assert in_use(registry) == 2
+    assert {t.project for t in registry.version(NAME, 2).card.trained_on} == {"A", "B"}
+    assert run(registry, learner).outcome == "nothing new"
+    assert [p.name for p in (registry.root / NAME / WORK).iterdir()] == []
+    held = {p.name.split("-")[0] for p in (registry.root / NAME / "held_out").iterdir()}
+    assert held == {"A", "B"}
+
+
+def test_two_updates_of_one_model_wait_for_each_other(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = StubLearner([project("A")])
+    entered, go_on = threading.Event(), threading.Event()
+    train = learner.train
+
+    def slow(*args: Any, **values: Any) -> Path:
+        entered.set()
+        assert go_on.wait(60)
+        return train(*args, **values)
+
+    monkeypatch.setattr(learner, "train", slow)
+    first = threading.Thread(target=run, args=(registry, learner))
+    first.start()
+    assert entered.wait(60)
+    with pytest.raises(DatabaseBusy):
+        run(registry, StubLearner([project("A")]))
+    go_on.set()
+    first.join()
+    assert run(registry, StubLearner([project("A")])).outcome == "nothing new"
+    assert [v.number for v in registry.versions(NAME)] == [1]
+
+
+def test_too_few_micrographs_are_told(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
+    result = run(registry, StubLearner([project("A", names=["0.mrc"])]))
+    assert result.outcome == "nothing new"
+    assert "too few micrographs" in (result.put_aside or {})["A"]
+    assert registry.names() == []
+
+
+def test_a_project_that_is_not_there_is_an_error(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
+    with pytest.raises(BadInput, match="P999"):
+        run(registry, StubLearner([project("A")]), projects=("P999",))
+
+
+def test_a_damaged_list_of_projects_put_aside_is_one_clear_error(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    (registry.root / NAME).mkdir(parents=True)
+    (registry.root / NAME / module.PUT_ASIDE).write_text(json.dumps([1]))
+    with pytest.raises(BadInput, match=module.PUT_ASIDE):
+        run(registry, StubLearner([project("A")]))
