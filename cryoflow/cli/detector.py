@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
+from cryoflow.cli.learning import update_detector
 from cryoflow.detector.parameters import EvaluateDetectorParameters, PickWithDetectorParameters, TrainDetectorParameters
 from cryoflow.errors import BadInput, ExitCode
 
@@ -219,6 +220,7 @@ def pick_exported(folder: Path, *, model: str = "general", workers: int = 2) -> 
 
 
 app.command(pick)
+app.command(update_detector, name="update")
 
 
 def _sources(p: PickWithDetectorParameters) -> Iterator[PickSet]:

@@ -1,4 +1,4 @@
-"""`cryoflow unpicker ...`: label, train, evaluate, unpick, suggest, info.
+"""`cryoflow unpicker ...`: label, train, update, evaluate, unpick, suggest, info.
 
 Options that the older emUnpicker had keep their names (`--train-root`, `--boxsize`, `--sigma-contrast`, `--apix`, ...);
 those of preprocessing are given at training alone, for the model keeps them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cyclopts import App
 
+from cryoflow.cli.learning import update_unpicker
 from cryoflow.cli.unpicker_train import label, train
 from cryoflow.cli.unpicker_unpick import unpick
 from cryoflow.cli.unpicker_use import evaluate, info, suggest
@@ -19,3 +20,4 @@ app.command(evaluate, sort_key=3)
 app.command(unpick, sort_key=4)
 app.command(suggest, sort_key=5)
 app.command(info, sort_key=6)
+app.command(update_unpicker, name="update", sort_key=7)

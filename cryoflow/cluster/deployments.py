@@ -70,6 +70,9 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.detector:train_detector", "gpu", ("picking", "training")),
     DeployedStage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
     DeployedStage("flows.scoring:score", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.learning:learn", None, ("training",), cron="0 3 * * *"),
+    DeployedStage("flows.learning:update_detector", "gpu", ("training",)),
+    DeployedStage("flows.learning:update_unpicker", "gpu", ("training",)),
     DeployedStage("flows.unpicker:unpick", "gpu", ("picking",)),
     DeployedStage("flows.evaluation:evaluate", "small", ("reporting",)),
     DeployedStage("flows.report:report", "small", ("reporting",)),
@@ -196,6 +199,9 @@ def scheduled_parameters(stage: DeployedStage, settings: Settings) -> dict[str, 
         return None
     if stage.entrypoint == "flows.ingest:ingest" and site.read_only:
         return {"roots": [str(p) for p in site.read_only], "database": str(database)}
+    if stage.entrypoint == "flows.learning:learn" and site.read_only and site.models:
+        roots = [str(p) for p in site.read_only]
+        return {"roots": roots, "database": str(database), "models": str(site.models)}
     if stage.entrypoint == "flows.nightly:retrain" and site.models:
         return {"database": str(database), "models": str(site.models)}
     return None

@@ -15,7 +15,7 @@ from cryoflow.database.store import Database
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import LabeledProject, best_entries, labeled, project_labels
 from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, outcomes
-from cryoflow.detector.model import DESCRIPTION, Detector
+from cryoflow.detector.model import Detector
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
 from cryoflow.detector.train import class_prior_of, prepared_example, with_rule
@@ -26,6 +26,7 @@ from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.picks import PickSet
+from cryoflow.preparation.model_folder import DESCRIPTION
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.storage import inputs
 from cryoflow.storage.files import clear_errors, replacing
-from cryoflow.preparation.model_folder import npz_bytes
 
 PIXELS = "pixels"
 DESCRIBED = "described"

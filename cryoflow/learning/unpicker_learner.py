@@ -19,9 +19,10 @@ from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
+from cryoflow.preparation.model_folder import DESCRIPTION
 from cryoflow.preparation.picked import POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
-from cryoflow.unpicker.bundle import DESCRIPTION, ModelBundle
+from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_from_database
 from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.patch_cache import CachedMicrograph, prepare

@@ -13,7 +13,7 @@ same current version, projects and options give the same work folder, so that a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -30,7 +30,7 @@ from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry, ModelVersion
 from cryoflow.storage import inputs
 from cryoflow.storage.files import remove_folder, write_atomically
-from cryoflow.storage.fingerprints import checksum, fingerprint_of_values
+from cryoflow.storage.fingerprints import checksum, fingerprint_of, fingerprint_of_values
 from cryoflow.storage.safe_names import safe_name
 
 EXEMPLARS, COUNTS, HELD_OUT, WORK = "exemplars", "held_out.json", "held_out", "update"
@@ -39,6 +39,8 @@ SCORED_MICROGRAPHS = 8
 """Held-out micrographs of a project that versions are scored on."""
 ORIENTED_MICROGRAPHS = 16
 """Micrographs of a project on which its labels are compared with turned ones."""
+REPLAYED_PROJECTS = 200
+"""Earlier projects that an update replays, others each time; a training on all projects replays all."""
 SAME_DIAMETER = 0.2
 """A project whose particle diameter changed by more than this share has another particle."""
 LARGEST_FALL = 0.3
@@ -170,10 +172,10 @@ class OneUpdate:
         key = [self.current.label if self.current else "", labels, options, self.learner.recipe]
         self.work = self.home / WORK / fingerprint_of_values(key, digits=16)
         self.clear_work(self.work)
-        kept = self._kept()
+        joint = self._joint_is_due()
+        kept = self._kept(None if joint else self._replayed(changed))
         projects, aside, failed = self._prepare(changed, kept)
         notes += [str(error) for error in failed]
-        joint = self._joint_is_due()
         if projects:
             model, verdict = self._train_and_judge(projects, kept, joint=joint)
             if wrong := self._labels_that_do_not_fit(model, projects):
@@ -190,7 +192,7 @@ class OneUpdate:
         if not verdict.accepted and not joint and self.current:
             self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
             joint = True
-            model, verdict = self._train_and_judge(projects, kept, joint=True)
+            model, verdict = self._train_and_judge(projects, self._kept(None), joint=True)
         version = self._registered_before(projects) if verdict.accepted else None
         version = version or self._register(model, projects, verdict, joint=joint)
         if verdict.accepted:
@@ -340,12 +342,22 @@ class OneUpdate:
         homes = [p for p in self.registry.root.iterdir() if p.is_dir()]
         return frozenset().union(*(HeldOut(home).all_fingerprints() for home in homes))
 
-    def _kept(self) -> dict[str, list[Item]]:
-        """Return the exemplars of the version in use, by project."""
+    def _replayed(self, changed: Sequence[Source]) -> set[str]:
+        """Return the projects whose exemplars an update replays: changed ones, and others drawn for each version."""
+        changed_names = {s.project for s in changed}
+        label = self.current.label if self.current else ""
+        others = sorted(self.before.keys() - changed_names, key=lambda p: fingerprint_of(f"{label}/{p}"))
+        return changed_names | set(others[:REPLAYED_PROJECTS])
+
+    def _kept(self, projects: Collection[str] | None) -> dict[str, list[Item]]:
+        """Return the exemplars of the version in use, of some projects or of all."""
         found: dict[str, list[Item]] = {}
         excluded = self._held_out_anywhere()
         files = sorted((self.current.model / EXEMPLARS).glob("*.npz")) if self.current else []
+        stems = None if projects is None else {safe_name(p) for p in projects}
         for file in files:
+            if stems is not None and file.stem not in stems:
+                continue
             items = read_pieces(file, self.work / "kept" / file.stem)
             # Another model of the registry may hold out today what this one learned from before.
             if usable := [i for i in items if i.content not in excluded]:

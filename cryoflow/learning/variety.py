@@ -12,9 +12,9 @@ Float = npt.NDArray[np.float64]
 
 
 def looks(image: npt.NDArray[np.floating]) -> Float:
-    """Return the log power of an image (n, n, channels) in rings of spatial frequency, (rings * channels,)."""
-    edge = image.shape[0]
-    k = np.hypot(np.fft.fftfreq(edge)[:, None], np.fft.fftfreq(edge)[None, :])
+    """Return the log power of an image (ny, nx, channels) in rings of spatial frequency, (rings * channels,)."""
+    ny, nx = image.shape[:2]
+    k = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.fftfreq(nx)[None, :])
     ring = np.minimum((k / 0.5 * RINGS).astype(int), RINGS - 1)
     count = np.bincount(ring.ravel(), minlength=RINGS)
     found = []

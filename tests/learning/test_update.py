@@ -112,6 +112,23 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
     assert not set(learner.learned) & drawn
 
 
+def test_an_update_replays_some_projects_and_a_joint_training_all(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REPLAYED_PROJECTS", 1)
+    learner = StubLearner([project(name) for name in "ABC"])
+    run(registry, learner)
+    owner = {checksum(p): s.name for s in learner.projects for p in s.folder.iterdir()}
+    learner.learned.clear()
+    learner.projects.append(project("D"))
+    assert not run(registry, learner, joint_every=3).joint
+    assert len({owner[c] for c in learner.learned if c in owner}) == 1
+    learner.learned.clear()
+    learner.projects.append(project("E"))
+    assert run(registry, learner, joint_every=2).joint
+    assert {owner[c] for c in learner.learned if c in owner} == {"A", "B", "C"}
+
+
 def test_a_candidate_that_forgets_is_followed_by_a_joint_training(
     registry: ModelRegistry, project: Callable[..., StubProject]
 ) -> None:

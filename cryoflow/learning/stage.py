@@ -1,0 +1,53 @@
+"""The stages of learning, as commands and flows run them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cryoflow.database.store import Database
+from cryoflow.learning.learner import Learner, Say
+from cryoflow.learning.parameters import UpdateDetectorParameters, UpdateParameters, UpdateUnpickerParameters
+from cryoflow.learning.update import UpdateOptions, UpdateResult, update
+from cryoflow.models.registry import ModelRegistry
+
+
+def update_detector(p: UpdateDetectorParameters, *, say: Say) -> UpdateResult:
+    """Let the detector learn what is new; see `cryoflow.learning.update`."""
+    from cryoflow.learning.detector_learner import DetectorLearner, DetectorTraining
+
+    training = DetectorTraining(
+        rounds=p.rounds, joint_rounds=p.joint_rounds, steps=p.steps, at_most=p.micrographs, seed=p.seed
+    )
+    return _update(p, p.name, DetectorLearner(Database(p.database), training, diameter_A=p.diameter_A), say)
+
+
+def update_unpicker(p: UpdateUnpickerParameters, *, say: Say) -> UpdateResult:
+    """Let the unpicker learn what is new; see `cryoflow.learning.update`."""
+    from cryoflow.learning.unpicker_learner import UnpickerLearner, UnpickerTraining
+    from cryoflow.unpicker.train_options import TrainOptions
+
+    options = replace(TrainOptions(), epochs=p.joint_epochs, seed=p.seed)
+    training = UnpickerTraining(options, update_epochs=p.epochs, at_most=p.micrographs)
+    return _update(p, p.name, UnpickerLearner(Database(p.database), training, diameter_A=p.diameter_A), say)
+
+
+def _update(p: UpdateParameters, name: str, learner: Learner, say: Say) -> UpdateResult:
+    options = UpdateOptions(joint_every=p.joint_every, projects=p.projects, trusted=p.trusted, again=p.again)
+    return update(ModelRegistry(p.root), name, learner, options, say=say)
+
+
+def described(result: UpdateResult) -> dict[str, object]:
+    """Return what an update did, as a record."""
+    return {
+        "outcome": result.outcome,
+        "version": result.version.label if result.version else None,
+        "learned_from": list(result.learned),
+        "trained_on_all": result.joint,
+        "reasons": list(result.reasons),
+        "put_aside": [f"{project}: {why.removeprefix(f'{project}: ')}" for project, why in _aside(result)],
+        "notes": list(result.notes),
+    }
+
+
+def _aside(result: UpdateResult) -> list[tuple[str, str]]:
+    return sorted((result.put_aside or {}).items())

@@ -1,0 +1,63 @@
+"""The night: ingest, update, gate, promote, and a page; a stage that fails stops no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import learning_projects as small
+import pytest
+
+from cryoflow.cluster.dispatch import StageFailed
+from cryoflow.database import Database
+from cryoflow.learning.parameters import LearnParameters, UpdateDetectorParameters
+from cryoflow.models.registry import ModelRegistry
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+
+
+def test_a_night_learns_what_is_new_and_writes_the_page_although_a_stage_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryoflow.learning import stage
+    from flows.learning import learn
+
+    database = Database(tmp_path / "database")
+    small.add_project(database, tmp_path, "A", seed=1)
+    (tmp_path / "new").mkdir()
+    parameters = LearnParameters(
+        roots=(tmp_path / "new",), database=tmp_path / "database", models=tmp_path / "models", unpicker=False
+    )
+    update = stage.update_detector
+
+    def short(p: UpdateDetectorParameters, **values: Any) -> Any:
+        return update(UpdateDetectorParameters(database=p.database, models=p.models, joint_rounds=1, steps=1), **values)
+
+    monkeypatch.setattr(stage, "update_detector", short)
+    page = learn(parameters)
+    assert "detector@v0001 is in use" in page.read_text()
+    current = ModelRegistry(tmp_path / "models").current("detector")
+    assert current is not None
+    assert [t.project for t in current.card.trained_on] == ["A"]
+
+    (tmp_path / "database" / "database.json").unlink(missing_ok=True)
+    broken = LearnParameters(roots=(tmp_path / "gone",), database=tmp_path / "database", models=tmp_path / "models")
+    monkeypatch.setattr(stage, "update_unpicker", lambda _, say: update(_, say=say))
+    with pytest.raises(StageFailed):
+        learn(broken)
+    assert "detector@v0001 is in use" in page.read_text()
+    assert "failed" in page.read_text()
+
+
+def test_it_is_scheduled_with_the_sites_settings_and_off(tmp_path: Path) -> None:
+    from cryoflow.cluster.deployments import STAGES, scheduled_parameters
+    from cryoflow.settings.load import Settings
+    from cryoflow.settings.site import Site
+
+    site = Site(read_only=(tmp_path / "projects",), models=tmp_path / "models")
+    stage = next(s for s in STAGES if s.entrypoint == "flows.learning:learn")
+    form = scheduled_parameters(stage, Settings(database=tmp_path / "picks", site=site))
+    assert stage.cron
+    assert form is not None
+    assert LearnParameters.from_values(form).root == tmp_path / "models"
+    assert scheduled_parameters(stage, Settings(database=tmp_path / "picks", site=Site())) is None

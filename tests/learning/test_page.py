@@ -1,0 +1,31 @@
+"""The page of models that keep learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryoflow.learning.page import f1_over_time, write_page
+from cryoflow.models.registry import ModelRegistry
+
+
+def test_it_says_which_version_is_in_use_and_why_and_escapes_names(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "weights").write_text("w")
+    odd = "<img src=x onerror=alert(1)>$x_1$"
+    for f1 in (0.7, 0.9):
+        metrics = {odd: {"f1": f1}, "A": {"f1": 0.5}}
+        version = registry.add("detector", "detector", tmp_path / "trained", metrics=metrics)
+        registry.promote("detector", version.number, f"F1 {f1} & more")
+    registry.add("detector", "detector", tmp_path / "trained", status="candidate", reasons=("A: it fell",))
+    text = write_page(registry, ("detector", "unpicker"), ["3 jobs <new>"]).read_text()
+    assert "detector@v0002 is in use" in text
+    assert "F1 0.9 &amp; more" in text
+    assert "A: it fell" in text
+    assert "3 jobs &lt;new&gt;" in text
+    assert "<img src=x" not in text
+    assert "data:image/png;base64," in text
+    assert "<h2>unpicker" not in text
+    over_time = f1_over_time(registry.versions("detector"))
+    assert over_time[odd][:2] == [0.7, 0.9]
+    assert over_time[odd][2] != over_time[odd][2]  # not measured
