@@ -1,7 +1,7 @@
 """Features of picks: what the detector's network computes around each of them, in one pass over the micrograph.
 
-The general detector has learned from thousands of simulated specimens. A small network on its features learns from few
-labels in seconds, and a micrograph costs about the same whatever the number of its picks.
+The general detector has learned from thousands of simulated specimens. A small network on its features learns in
+seconds, and a micrograph costs about the same whatever the number of its picks.
 
 Features of a rotated micrograph are not the rotated features. To learn from all eight orientations, the micrograph is
 rotated and passed through the network eight times; to use a model, once.
