@@ -76,8 +76,9 @@ def _copied(path: Path) -> Path | None:
         return None
     try:
         # Only regular files: a pipe or a device in a project has no end.
-        with inputs.unbuffered(path) as old, copy.open("wb") as new:
+        with inputs.unbuffered(path) as old, copy.open("r+b") as new:  # "wb" would give the room back
             shutil.copyfileobj(old, new, 1 << 23)
+            new.truncate()
     except OSError as error:
         copy.unlink(missing_ok=True)
         log.warning("%s: read where it lies, it could not be copied to %s: %s", path, scratch, error)

@@ -71,9 +71,17 @@ def test_a_full_disk_leaves_nothing_behind_and_the_file_itself_is_read(
         assert copy == micrograph
     monkeypatch.undo()
     monkeypatch.setenv("CRYOFLOW_SCRATCH", str(scratch))
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(shutil, "copyfileobj", full)
     with local_copy(micrograph) as copy:
         assert copy == micrograph
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_pipe_is_not_copied_and_leaves_nothing_behind(scratch: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "micrograph.mrc"
+    os.mkfifo(pipe)
+    with local_copy(pipe) as copy:
+        assert copy == pipe
     assert list(scratch.iterdir()) == []
 
 
