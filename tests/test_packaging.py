@@ -60,9 +60,9 @@ def test_make_knows_its_targets_and_each_makes_the_environment_first(target: str
 def test_the_help_states_the_same_time_of_the_demo_as_the_readme_which_ci_measures() -> None:
     from cryoflow.cli.demo import demo
 
-    stated = re.search(r"the demo takes about (\d+) minutes", (ROOT / "README.md").read_text())
+    stated = re.search(r"the demo takes about (\d+) minute", (ROOT / "README.md").read_text())
     assert stated
-    assert f"about {stated[1]} minutes on 2 cores" in str(demo.__doc__)
+    assert f"about {stated[1]} minute on 2 cores" in str(demo.__doc__)
     assert "\nstage demo .ci/demo\n" in (ROOT / ".ci" / "run").read_text()
 
 

@@ -29,7 +29,7 @@ START, DATA, PICKING, RUNNING = (
 )
 
 COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
-    ("demo", "cryoflow.cli.demo:demo", START, "Run the whole path on two simulated projects, about 3 minutes."),
+    ("demo", "cryoflow.cli.demo:demo", START, "Run the whole path on two simulated projects, about 1 minute."),
     ("doctor", "cryoflow.cli.doctor:doctor", START, "Check this machine and this installation."),
     ("settings", "cryoflow.cli.settings:app", START, "Show every setting and the source of its value."),
     ("simulate", "cryoflow.cli.simulate:simulate", START, "Write simulated projects whose true particles are known."),
