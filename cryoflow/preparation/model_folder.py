@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import platform
+import sys
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -108,11 +109,10 @@ def versions() -> dict[str, str]:
     import keras
 
     backend = keras.backend.backend()
-    module = __import__(backend)
     return {
         "cryoflow": cryoflow.__version__,
         "python": platform.python_version(),
         "keras": keras.__version__,
-        backend: str(getattr(module, "__version__", "")),
+        backend: str(getattr(sys.modules[backend], "__version__", "")),  # Keras has loaded it
         "numpy": np.__version__,
     }

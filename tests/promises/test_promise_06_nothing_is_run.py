@@ -65,7 +65,6 @@ DYNAMIC_IMPORTS = {
     "cryoflow/simulate/__init__.py": "modules of its own package, by the names of its own table",
     "cryoflow/projects/__init__.py": "the readers, by the two names of its own table",
     "cryoflow/pickers/registry.py": "modules of its own package, and entry points of installed packages",
-    "cryoflow/unpicker/bundle.py": "the Keras backend in use, for its version",
 }
 """Where a module is imported by a name that is made at run time, and whence that name comes: never from a file."""
 
