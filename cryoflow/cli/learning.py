@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def update_detector(parameters: UpdateDetectorParameters, *, json: out.Json = False) -> int:
     """Learn from projects that are new or changed, and put the result into use if it is better.
 
-    The same command goes on where it was stopped. The exit code is 3 where projects were put aside or the gate refused
-    the result: the version in use stays.
+    The same command goes on where it was stopped. The exit code is 3 where projects were quarantined or the gate
+    refused the result: the version in use stays.
     """
     from cryoflow.learning.stage import update_detector as run
 
@@ -29,8 +29,8 @@ def update_detector(parameters: UpdateDetectorParameters, *, json: out.Json = Fa
 def update_unpicker(parameters: UpdateUnpickerParameters, *, json: out.Json = False) -> int:
     """Learn from projects that are new or changed, and put the result into use if it is better.
 
-    The same command goes on where it was stopped. The exit code is 3 where projects were put aside or the gate refused
-    the result: the version in use stays.
+    The same command goes on where it was stopped. The exit code is 3 where projects were quarantined or the gate
+    refused the result: the version in use stays.
     """
     from cryoflow.learning.stage import update_unpicker as run
 
@@ -42,4 +42,4 @@ def _ending(result: UpdateResult, *, as_json: bool) -> int:
 
     out.emit_record(described(result), as_json=as_json)
     refused = result.outcome in ("candidate", "refused before")
-    return ExitCode.PARTLY_FAILED if refused or result.put_aside else ExitCode.OK
+    return ExitCode.PARTLY_FAILED if refused or result.quarantined else ExitCode.OK

@@ -201,7 +201,7 @@ class Database:
         files.write_atomically(folder / layout.RECORD, record_text(record), root=self.root)
 
     def reseal(self, folder: Path) -> None:
-        """Take the entries of a project folder for what they should be, after `verify` put aside all others."""
+        """Take the entries of a project folder for what they should be, after `verify` quarantined all others."""
         with self.writing():
             if layout.is_project(folder):
                 self.write_record(folder, self._record_of_what_is_there(folder))

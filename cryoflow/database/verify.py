@@ -1,4 +1,4 @@
-"""Check a database against its checksums, and put aside what is damaged.
+"""Check a database against its checksums, and quarantine what is damaged.
 
 Checked are: the marker and its list of projects; each project's list of entries, and each entry against it; each
 project's record of links and the links themselves; each entry's files against its manifest, the manifest against its
@@ -6,7 +6,7 @@ own checksum, the folder's name, marks; that data.txt names recorded links only;
 writers left. A database of the older scripts has no checksums, and one of format 1 no lists: a notice says so.
 
 Repair moves damaged files into `.quarantine/` and deletes nothing. It makes links again from their record, and the
-record from the entries. The next ingest reads the jobs of the entries that were put aside.
+record from the entries. The next ingest reads the jobs of the entries that were quarantined.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _marker(root: Path) -> Iterator[_Broken]:
     except NewerFormat:
         raise
     except BadInput as error:
-        yield _Broken(Finding("damage", path, error.reason), lambda _: "put aside and written again")
+        yield _Broken(Finding("damage", path, error.reason), lambda _: "quarantined and written again")
 
 
 def _everything(database: Database) -> Iterator[_Broken]:
@@ -175,13 +175,13 @@ def _project(database: Database, project: Path, projects: dict[str, str] | None)
         elif links is not None and record is not None and str(links.project) != record.project:
             what = f"it is of the project {links.project}; this folder is of {record.project}"
             yield _Broken(
-                Finding("damage", project / layout.MICROGRAPHS_TEXT, what), _put_aside_and_rebuild(project, entries)
+                Finding("damage", project / layout.MICROGRAPHS_TEXT, what), _quarantine_and_rebuild(project, entries)
             )
             links = None
     except NewerFormat:
         raise
     except BadInput as error:
-        yield _Broken(Finding("damage", error.path, error.reason), _put_aside_and_rebuild(project, entries))
+        yield _Broken(Finding("damage", error.path, error.reason), _quarantine_and_rebuild(project, entries))
     if links is not None:
         yield from _links(project, links)
     yield from _strangers(project / layout.ENTRIES, {f.name for f in entries})
@@ -201,7 +201,7 @@ def _record(database: Database, project: Path) -> Iterator[_Broken]:
         except NewerFormat:
             raise
         except BadInput as error:
-            yield _Broken(Finding("damage", error.path, error.reason), _put_aside(path), project)
+            yield _Broken(Finding("damage", error.path, error.reason), _quarantine(path), project)
             return
         listed = projects.get(project.name)
         if record is None and listed is None and next(layout.entry_folders_of(project), None) is None:
@@ -217,7 +217,7 @@ def _record(database: Database, project: Path) -> Iterator[_Broken]:
         yield _Broken(Finding("damage", path, "the list of entries is missing"), lambda _: "made again", project)
     elif record.folder != project.name and listed is not None and listed == str(project_of(project)):
         what = f"the list of entries is that of {record.folder}"
-        yield _Broken(Finding("damage", path, what), _put_aside(path), project)
+        yield _Broken(Finding("damage", path, what), _quarantine(path), project)
     elif record.folder != project.name:
         what = f"this folder was {record.folder}: it was renamed, copied or exchanged"
         yield _Broken(Finding("damage", project, what), _move_back(project, record.folder))
@@ -255,13 +255,13 @@ def _difference_from(recorded: State | None, found: State | None, folder: Path, 
         return _Broken(Finding("damage", folder, what), lambda _: "taken off the list", project)
     if recorded is None:
         what = "the entry is not in the project's list of entries: it was copied here, or its job was written elsewhere"
-        return _Broken(Finding("damage", folder, what), _put_aside(folder), project)
+        return _Broken(Finding("damage", folder, what), _quarantine(folder), project)
     if found.files != recorded.files:
         what = "the entry is not the one in the project's list of entries: it was exchanged or copied"
-        return _Broken(Finding("damage", folder, what), _put_aside(folder), project)
+        return _Broken(Finding("damage", folder, what), _quarantine(folder), project)
     if recorded.mark is None:
         what = "a mark that cryoflow did not put on this entry"
-        return _Broken(Finding("damage", folder / layout.MARK, what), _put_aside(folder / layout.MARK), project)
+        return _Broken(Finding("damage", folder / layout.MARK, what), _quarantine(folder / layout.MARK), project)
     what = "its mark is missing" if found.mark is None else "its mark is not the recorded one"
     return _Broken(Finding("damage", folder / layout.MARK, what), lambda db: _mark_again(db, folder), project)
 
@@ -286,7 +286,7 @@ def _links(project: Path, record: ProjectLinks) -> Iterator[_Broken]:
 
 
 def _entry(folder: Path, record: ProjectLinks | None) -> Iterator[_Broken]:
-    put_aside = _put_aside(folder)
+    quarantine = _quarantine(folder)
     project = folder.parent.parent
     if folder.name.startswith("."):
         yield _Broken(Finding("leftover", folder, "moved aside by a writer that was killed"), _mend(folder))
@@ -294,23 +294,23 @@ def _entry(folder: Path, record: ProjectLinks | None) -> Iterator[_Broken]:
         if _is_older(folder):
             yield _Broken(Finding("notice", folder, "written by the older scripts: there are no checksums to compare"))
         else:
-            yield _Broken(Finding("damage", folder / MANIFEST, "the manifest is missing"), put_aside, project)
+            yield _Broken(Finding("damage", folder / MANIFEST, "the manifest is missing"), quarantine, project)
         return
     try:
         manifest = read_manifest(folder / MANIFEST)
     except NewerFormat:
         raise
     except BadInput as error:
-        yield _Broken(Finding("damage", error.path, error.reason), put_aside, project)
+        yield _Broken(Finding("damage", error.path, error.reason), quarantine, project)
         return
     if manifest.entry != layout.entry_name(folder):
         what = f"the folder holds the entry {manifest.entry}: it was renamed"
-        yield _Broken(Finding("damage", folder, what), put_aside, project)
+        yield _Broken(Finding("damage", folder, what), quarantine, project)
     sound = True
     for name, (size, mark) in sorted(manifest.sums.items()):
         if what := _difference(folder, name, size, mark):
             sound = False
-            yield _Broken(Finding("damage", folder / name, what), put_aside, project)
+            yield _Broken(Finding("damage", folder / name, what), quarantine, project)
     if sound:
         check_formats(folder)
     if sound and record is not None:
@@ -361,7 +361,7 @@ def _sealed_file(path: Path) -> Iterator[_Broken]:
     except NewerFormat:
         raise
     except BadInput as error:
-        yield _Broken(Finding("damage", path, error.reason), _put_aside(path))
+        yield _Broken(Finding("damage", path, error.reason), _quarantine(path))
 
 
 def _strangers(folder: Path, expected: set[str], *, folders: bool = False) -> Iterator[_Broken]:
@@ -372,30 +372,30 @@ def _strangers(folder: Path, expected: set[str], *, folders: bool = False) -> It
             continue
         if stale_files.is_unfinished(name):
             if stale_files.is_abandoned(path):
-                yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _put_aside(path))
+                yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _quarantine(path))
         elif name.startswith(".") and name.endswith(files.ASIDE):
             yield _Broken(Finding("leftover", path, "moved aside by a writer that was killed"), _mend(path))
         elif is_abandoned_lock(path):
-            yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _put_aside(path))
+            yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _quarantine(path))
         elif not name.startswith(LOCK):
             yield _Broken(Finding("notice", path, "not made by cryoflow, or by a write that was killed"))
 
 
-def _put_aside(path: Path) -> Callable[[Database], str]:
-    def put_aside(database: Database) -> str:
+def _quarantine(path: Path) -> Callable[[Database], str]:
+    def quarantine(database: Database) -> str:
         if not os.path.lexists(path):
-            return "put aside already"
-        return f"put aside to {database.quarantine(path).relative_to(database.root)}"
+            return "quarantined already"
+        return f"quarantined in {database.quarantine(path).relative_to(database.root)}"
 
-    return put_aside
+    return quarantine
 
 
-def _put_aside_and_rebuild(project: Path, entries: list[Path]) -> Callable[[Database], str]:
-    def put_aside_and_rebuild(database: Database) -> str:
+def _quarantine_and_rebuild(project: Path, entries: list[Path]) -> Callable[[Database], str]:
+    def quarantine_and_rebuild(database: Database) -> str:
         database.quarantine(project / layout.MICROGRAPHS_TEXT)
-        return "put aside; " + _rebuild_record(database, project, entries)
+        return "quarantined; " + _rebuild_record(database, project, entries)
 
-    return put_aside_and_rebuild
+    return quarantine_and_rebuild
 
 
 def _forget(name: str) -> Callable[[Database], str]:
@@ -414,7 +414,7 @@ def _move_back(project: Path, name: str) -> Callable[[Database], str]:
         if safe_name(name) == name and not os.path.lexists(to) and name in (database.projects() or {}):
             files.move(project, to, root=database.root)
             return f"renamed to {name}"
-        return f"put aside to {database.quarantine(project).relative_to(database.root)}"
+        return f"quarantined in {database.quarantine(project).relative_to(database.root)}"
 
     return move_back
 
@@ -424,7 +424,7 @@ def _mend(hidden: Path) -> Callable[[Database], str]:
         if not hidden.exists():
             return "mended already"
         if hidden.with_name(layout.entry_name(hidden)).exists():
-            return f"put aside to {database.quarantine(hidden).relative_to(database.root)}"
+            return f"quarantined in {database.quarantine(hidden).relative_to(database.root)}"
         files.move(hidden, hidden.with_name(layout.entry_name(hidden)), root=database.root)
         return "moved back"
 
@@ -449,7 +449,7 @@ def _mark_again(database: Database, folder: Path) -> str:
     reason = "its mark was damaged; ingest will look at it again"
     mark = {"format": layout.MARK_VERSION, "status": "stale", "reason": reason}
     files.write_atomically(path, sealed(mark), root=database.root)
-    return "put aside; marked as stale"
+    return "quarantined; marked as stale"
 
 
 def _rebuild_record(database: Database, project: Path, entries: list[Path]) -> str:

@@ -1,4 +1,4 @@
-"""Labels for a detector from the jobs of finished projects: what survived, what was put aside, what nobody ever saw.
+"""Labels for a detector from the jobs of finished projects: what survived, what was excluded, what no job ever picked.
 
 Not labeled is not negative: a refinement keeps some picks of many. So what some job picked and no job kept is unknown.
 A place is a reliable negative only where no picking job of the project found a candidate within half a diameter, or
@@ -29,7 +29,7 @@ SAME_DIAMETERS = 0.5
 """Candidates within so many diameters of a positive are that particle."""
 
 EXCLUDED_DIAMETERS = 0.25
-"""Put aside picks that lie within so many diameters of a positive were kept by another job after all."""
+"""Excluded picks that lie within so many diameters of a positive were kept by another job after all."""
 
 Float = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class ProjectLabels:
     candidates
         All picking jobs; empty where every unlabeled place is unknown.
     excluded
-        Picks that selections put aside.
+        Picks that selections excluded.
     labeled
         The positives are those of an entry with labels, such as a review: its other micrographs are left out.
     """

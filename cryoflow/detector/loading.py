@@ -88,9 +88,7 @@ def prepare_one(
     BadInput
         Where the micrograph cannot be used.
     """
-    file, pixel_size_A = open_micrograph(item)
-    if problem := problem_of(file.shape, pixel_size_A, diameter_A, pixels_per_diameter):
-        raise BadInput(item.path, problem, "Check the pixel size and the diameter.")
+    file, pixel_size_A = _open_to_pick(item, diameter_A, pixels_per_diameter)
     if known is not None:
         mapped: npt.NDArray[np.float16] = np.load(known, mmap_mode="r", allow_pickle=False)
         return file.shape, mapped
@@ -105,15 +103,19 @@ def load(item: MicrographToPick, diameter_A: float, pixels_per_diameter: float) 
     BadInput
         Where the micrograph cannot be used.
     """
+    file, pixel_size_A = _open_to_pick(item, diameter_A, pixels_per_diameter)
+    prepared = prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter)
+    return item, file.shape, pixel_size_A, prepared
+
+
+def _open_to_pick(
+    item: MicrographToPick, diameter_A: float, pixels_per_diameter: float
+) -> tuple[MicrographFile, float]:
+    """Open a micrograph on which particles of a diameter can be found; see `open_micrograph`."""
     file, pixel_size_A = open_micrograph(item)
     if problem := problem_of(file.shape, pixel_size_A, diameter_A, pixels_per_diameter):
         raise BadInput(item.path, problem, "Check the pixel size and the diameter.")
-    return (
-        item,
-        file.shape,
-        pixel_size_A,
-        prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter),
-    )
+    return file, pixel_size_A
 
 
 def problem_of(shape_yx: tuple[int, ...], pixel_size_A: float, diameter_A: float, pixels_per_diameter: float) -> str:

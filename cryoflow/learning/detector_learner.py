@@ -26,6 +26,7 @@ from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.picks import PickSet
+from cryoflow.preparation.augment import ORIENTATIONS, oriented_xy
 from cryoflow.preparation.model_folder import DESCRIPTION
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
@@ -241,11 +242,12 @@ class DetectorLearner:
 
     def fit_of(self, model: Path, items: Sequence[Item]) -> LabelFit:
         """Compare matches of the labels as they are with those of the same labels, axes swapped or mirrored."""
-        matches = np.zeros(8, int)
+        matches = np.zeros(len(ORIENTATIONS), int)
         for item, scored in _picked(model, items):
             shape_yx = item.map_pixels().shape[:2]
-            for orientation in range(8):
-                xy = _oriented(scored.true_xy_px, shape_yx, orientation)
+            for orientation in ORIENTATIONS:
+                xy = oriented_xy(scored.true_xy_px, orientation, shape_yx)
+                xy = xy[((xy >= 0) & (xy < shape_yx[::-1])).all(axis=1)]
                 turned = replace(scored, true_xy_px=xy, ignored_xy_px=np.zeros((0, 2)))
                 matches[orientation] += int((outcomes(turned, WITHIN) == HIT).sum())
         return LabelFit(int(matches[0]), int(matches[1:].max()))
@@ -338,14 +340,3 @@ def _picked(model: Path, items: Sequence[Item]) -> Iterator[tuple[Item, ScoredDe
         best = np.argsort(-peaks.logit, kind="stable")[: len(true_xy) + len(unknown_xy)]
         across = detector.pixels_per_diameter
         yield item, ScoredDetections(peaks.xy_px[best], peaks.logit[best], true_xy, unknown_xy, across, item.project)
-
-
-def _oriented(xy: Float, shape_yx: tuple[int, int], orientation: int) -> Float:
-    """Return points with axes swapped (4) and mirrored (1: x, 2: y); those that fall outside are left out."""
-    ny, nx = shape_yx
-    turned = xy[:, ::-1].copy() if orientation & 4 else xy.copy()
-    if orientation & 1:
-        turned[:, 0] = nx - 1 - turned[:, 0]
-    if orientation & 2:
-        turned[:, 1] = ny - 1 - turned[:, 1]
-    return turned[((turned >= 0) & (turned < (nx, ny))).all(axis=1)]

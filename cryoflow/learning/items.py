@@ -130,13 +130,13 @@ def read_pieces(path: Path, folder: Path) -> list[Item]:
 
 def read_learned(path: Path) -> frozenset[str]:
     """Return the fingerprints of the micrographs that a file says were learned from."""
-    learned = _read(path)[1].get("learned")
+    learned = _read(path, DESCRIBED)[1].get("learned")
     return frozenset(map(str, learned)) if isinstance(learned, list) else frozenset()
 
 
-def _read(path: Path) -> tuple[dict[str, Array], dict[str, object]]:
+def _read(path: Path, only: str | None = None) -> tuple[dict[str, Array], dict[str, object]]:
     try:
-        arrays = dict(inputs.read_npz(path))
+        arrays = dict(inputs.read_npz(path, only))
         described = json.loads(arrays.pop(DESCRIBED).tobytes())
         if not isinstance(described, dict) or described.get("format") != _FORMAT:
             raise ValueError("of another version")

@@ -56,7 +56,7 @@ class UpdateParameters(LearningParameters):
     trusted: Annotated[tuple[str, ...], Option(names=("--trust",), examples=(("P190",),))] = ()
     """Learn from this project although its particle seems to be another one than before."""
     again: bool = False
-    """Learn also from what was put aside, refused by the gate or rolled back before."""
+    """Learn also from what was quarantined, refused by the gate or rolled back before."""
     diameter_A: DiameterA | None = None
 
 

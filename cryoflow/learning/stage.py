@@ -44,10 +44,6 @@ def described(result: UpdateResult) -> dict[str, object]:
         "learned_from": list(result.learned),
         "trained_on_all": result.joint,
         "reasons": list(result.reasons),
-        "put_aside": [f"{project}: {why.removeprefix(f'{project}: ')}" for project, why in _aside(result)],
+        "quarantined": [f"{project}: {why}" for project, why in sorted(result.quarantined.items())],
         "notes": list(result.notes),
     }
-
-
-def _aside(result: UpdateResult) -> list[tuple[str, str]]:
-    return sorted((result.put_aside or {}).items())

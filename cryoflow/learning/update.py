@@ -4,7 +4,7 @@
     models/detector/v0008/model/held_out.json         counts of version 8 on each held-out micrograph
     models/detector/held_out/P190-<content>.npz       a held-out micrograph, prepared, with its labels of the first day
     models/detector/update/<fingerprint>/             the update that is going on; a killed one continues there
-    models/detector/put_aside.json                    projects whose labels do not fit, until their labels change
+    models/detector/quarantine.json                    projects whose labels do not fit, until their labels change
 
 Nothing of a project is needed after it was learned from: exemplars and held-out micrographs outlive its archiving. The
 same current version, projects and options give the same work folder, so that a second call goes on with the first.
@@ -12,9 +12,8 @@ same current version, projects and options give the same work folder, so that a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,17 +23,17 @@ from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
+from cryoflow.learning.records import add_quarantined, f1_of, read_counts, read_quarantined, write_counts
 from cryoflow.models.card import TrainedOn
-from cryoflow.models.gate import GateRule, MicrographCounts, Verdict, compare, f1
+from cryoflow.models.gate import GateRule, MicrographCounts, Verdict, compare
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry, ModelVersion
-from cryoflow.storage import inputs
-from cryoflow.storage.files import remove_folder, write_atomically
+from cryoflow.storage.files import remove_folder
 from cryoflow.storage.fingerprints import checksum, fingerprint_of, fingerprint_of_values
 from cryoflow.storage.safe_names import safe_name
 
 EXEMPLARS, COUNTS, HELD_OUT, WORK = "exemplars", "held_out.json", "held_out", "update"
-PUT_ASIDE = "put_aside.json"
+QUARANTINE = "quarantine.json"
 SCORED_MICROGRAPHS = 8
 """Held-out micrographs of a project that versions are scored on."""
 ORIENTED_MICROGRAPHS = 16
@@ -46,7 +45,6 @@ SAME_DIAMETER = 0.2
 LARGEST_FALL = 0.3
 """A known project that the version in use finds worse by more than this, on micrographs that are new, has another
 particle, or labels of another kind."""
-_LARGEST_BYTES = 256 << 20
 
 Outcome = Literal["nothing new", "promoted", "candidate", "refused before"]
 
@@ -64,7 +62,7 @@ class UpdateOptions:
     trusted
         Projects whose particle may differ from the one learned before.
     again
-        Learn also from what was refused, put aside or rolled back before.
+        Learn also from what was refused, quarantined or rolled back before.
     """
 
     joint_every: int = 5
@@ -84,7 +82,7 @@ class UpdateResult:
         The new version, or the one in use where nothing was learned.
     learned
         Projects that it learned from.
-    put_aside
+    quarantined
         Project -> why its labels were not learned from.
     verdict
         Of the gate; None where nothing was scored.
@@ -93,7 +91,7 @@ class UpdateResult:
     outcome: Outcome
     version: ModelVersion | None
     learned: tuple[str, ...] = ()
-    put_aside: Mapping[str, str] | None = None
+    quarantined: Mapping[str, str] = field(default_factory=dict)
     verdict: Verdict | None = None
     joint: bool = False
     notes: tuple[str, ...] = ()
@@ -142,6 +140,7 @@ class OneUpdate:
         self.before = {t.project: t for t in self.current.card.trained_on} if self.current else {}
         self.start = self.current.model if self.current else learner.base()
         self.counts = read_counts(self.current.model / COUNTS) if self.current else {}
+        self.held_out: dict[str, list[Item]] = {}
 
     def run(self) -> UpdateResult:
         """Learn, compare and promote."""
@@ -149,24 +148,24 @@ class OneUpdate:
         wanted = self.options.projects
         if unknown := sorted(set(wanted) - {s.project for s in sources}):
             raise BadInput(unknown[0], "is no project with labels.", " ".join(notes))
-        known_aside = {} if self.options.again else self._read_put_aside()
-        put_aside: dict[str, str] = {}
+        known = {} if self.options.again else read_quarantined(self.home / QUARANTINE)
+        quarantined: dict[str, str] = {}
         changed = []
         for s in sources:
             learned = s.project in self.before and self.before[s.project].fingerprint == s.fingerprint
             if learned or (wanted and s.project not in wanted):
                 continue
-            fingerprint, reason = known_aside.get(s.project, ("", ""))
+            fingerprint, reason = known.get(s.project, ("", ""))
             if fingerprint == s.fingerprint:
-                put_aside[s.project] = reason
+                quarantined[s.project] = reason
             else:
                 changed.append(s)
         if not changed:
             self.clear_work(None)
-            return UpdateResult("nothing new", self.current, put_aside=put_aside, notes=tuple(notes))
+            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=tuple(notes))
         refused = None if self.options.again else self._refused_before(changed)
         if refused:
-            return UpdateResult("refused before", refused, put_aside=put_aside, notes=tuple(notes))
+            return UpdateResult("refused before", refused, quarantined=quarantined, notes=tuple(notes))
         options = [self.options.joint_every, sorted(self.options.trusted), vars(self.options.rule or GateRule())]
         labels = [[s.project, s.fingerprint] for s in changed]
         key = [self.current.label if self.current else "", labels, options, self.learner.recipe]
@@ -180,15 +179,18 @@ class OneUpdate:
             model, verdict = self._train_and_judge(projects, kept, joint=joint)
             if wrong := self._labels_that_do_not_fit(model, projects):
                 aside |= wrong
-                self.say(f"put aside: {'; '.join(wrong.values())}")
+                self.say(f"quarantined: {'; '.join(f'{project}: {why}' for project, why in wrong.items())}")
                 projects = [p for p in projects if p.source.project not in wrong]
                 if projects:  # these need not wait until somebody mends the others
                     model, verdict = self._train_and_judge(projects, kept, joint=joint)
-        self._remember_put_aside({s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside})
-        put_aside |= aside
+        add_quarantined(
+            self.home / QUARANTINE,
+            {s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside},
+        )
+        quarantined |= aside
         if not projects:
             self.clear_work(None)
-            return UpdateResult("nothing new", self.current, put_aside=put_aside, notes=tuple(notes))
+            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=tuple(notes))
         if not verdict.accepted and not joint and self.current:
             self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
             joint = True
@@ -203,7 +205,7 @@ class OneUpdate:
             "promoted" if verdict.accepted else "candidate",
             version,
             tuple(p.source.project for p in projects),
-            put_aside,
+            quarantined,
             verdict,
             joint,
             tuple(notes),
@@ -238,22 +240,6 @@ class OneUpdate:
         alike = self._learned_alike({p.source.project: p.source.fingerprint for p in projects})
         return next((v for v in alike if v.card.status == "accepted" and v.number not in used), None)
 
-    def _read_put_aside(self) -> dict[str, tuple[str, str]]:
-        """Return project -> fingerprint of the labels that did not fit, and why."""
-        path = self.home / PUT_ASIDE
-        try:
-            rows = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
-            return {str(project): (str(fingerprint), str(reason)) for project, (fingerprint, reason) in rows.items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise BadInput(path, f"is no list of projects: {error}.", "Remove it.") from error
-
-    def _remember_put_aside(self, aside: Mapping[str, tuple[str, str]]) -> None:
-        if aside:
-            known = self._read_put_aside() | dict(aside)
-            write_atomically(self.home / PUT_ASIDE, json.dumps(dict(sorted(known.items()))) + "\n")
-
     def _joint_is_due(self) -> bool:
         if self.current is None:
             return True
@@ -269,7 +255,7 @@ class OneUpdate:
     def _prepare(
         self, changed: Sequence[Source], kept: Mapping[str, list[Item]]
     ) -> tuple[list[_Project], dict[str, str], list[BadInput]]:
-        """Draw held-out micrographs, prepare, and put projects aside whose labels do not fit their pixels."""
+        """Draw held-out micrographs, prepare, and quarantine projects whose labels do not fit their pixels."""
         failed: list[BadInput] = []
         contents: dict[str, dict[str, str]] = {}
         for source in changed:
@@ -282,7 +268,7 @@ class OneUpdate:
         learned = self._learned_before()
         drawn = HeldOut(self.home).draw({p: c.values() for p, c in contents.items()}, learned)
         excluded = self._held_out_anywhere()
-        projects, put_aside = [], {}
+        projects, quarantined = [], {}
         for source in changed:
             mine = contents[source.project]
             folder = self.work / safe_name(source.project)
@@ -297,11 +283,11 @@ class OneUpdate:
             failed += errors
             project = _Project(source, new, held)
             if reason := self._problem(project, kept.get(source.project, ())):
-                put_aside[source.project] = reason
-                self.say(f"put aside: {source.project}: {reason}")
+                quarantined[source.project] = reason
+                self.say(f"quarantined: {source.project}: {reason}")
             else:
                 projects.append(project)
-        return projects, put_aside, failed
+        return projects, quarantined, failed
 
     def _problem(self, project: _Project, kept: Sequence[Item]) -> str:
         """Return why a project cannot be learned from, or ""."""
@@ -389,9 +375,12 @@ class OneUpdate:
 
     def _held_out_of(self, project: str) -> list[Item]:
         """Return the held-out micrographs of a project that versions were scored on, with labels of the first day."""
-        files = sorted((self.home / HELD_OUT).glob(f"{safe_name(project)}-*.npz"))
-        items = [i for f in files for i in read_pieces(f, self.work / "judged" / f.stem)]
-        return [i for i in items if i.project == project]  # names that only begin alike are found, too
+        if project not in self.held_out:
+            files = sorted((self.home / HELD_OUT).glob(f"{safe_name(project)}-*.npz"))
+            items = [i for f in files for i in read_pieces(f, self.work / "judged" / f.stem)]
+            # Names that only begin alike are found, too.
+            self.held_out[project] = [i for i in items if i.project == project]
+        return self.held_out[project]
 
     def _counts_in_use(self, items: Sequence[Item]) -> list[MicrographCounts]:
         """Return the counts of the version in use, in order of the items; known ones are not counted again."""
@@ -418,7 +407,7 @@ class OneUpdate:
             fits = [self.learner.fit_of(m, p.held_out) for m in (model, self.start) if m is not None]
             if all(f.sigma <= LEAST_SIGMA for f in fits):
                 reasons[p.source.project] = (
-                    f"{p.source.project}: {fits[0].given} picks match its labels, and {fits[0].otherwise} match labels "
+                    f"{fits[0].given} picks match its labels, and {fits[0].otherwise} match labels "
                     f"that mean nothing; are they of these micrographs?"
                 )
         return reasons
@@ -458,28 +447,3 @@ class OneUpdate:
             reasons=verdict.reasons,
             carried=carried,
         )
-
-
-def f1_of(counts: Sequence[MicrographCounts]) -> float:
-    """Return F1 over some micrographs, NaN without any."""
-    if not counts:
-        return float("nan")
-    return f1(np.array([[c.n_reference, c.n_picks, c.n_matched] for c in counts], np.float64))
-
-
-def write_counts(path: Path, counts: Sequence[MicrographCounts]) -> None:
-    """Write what a version scored on each held-out micrograph, so that it need not be scored again."""
-    rows = [[c.project, c.micrograph, c.n_reference, c.n_picks, c.n_matched] for c in counts]
-    write_atomically(path, json.dumps(rows) + "\n")
-
-
-def read_counts(path: Path) -> dict[tuple[str, str], MicrographCounts]:
-    """Return the counts of a version by project and micrograph; empty where it has none."""
-    try:
-        rows = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
-        counts = [MicrographCounts(str(p), str(m), int(r), int(n), int(k)) for p, m, r, n, k in rows]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError) as error:
-        raise BadInput(path, f"holds no counts: {error}.", "Restore it from a copy of the model.") from error
-    return {(c.project, c.micrograph): c for c in counts}

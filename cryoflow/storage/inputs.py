@@ -100,8 +100,13 @@ def read_text(path: str | Path, *, encoding: str = "utf-8", errors: str = "stric
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[np.generic]]:
     """Arrays by name that lie in the file as they are: a compressed one may claim to be larger than any memory.
+
+    Parameters
+    ----------
+    only
+        Read the array of this name alone; the others of a large file cost nothing then.
 
     Raises
     ------
@@ -119,6 +124,7 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[np.generic]]:
             return {
                 name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
                 for name in archive.namelist()
+                if only is None or name == f"{only}.npy"
             }
     except (zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path.name}: {error}") from error

@@ -235,7 +235,7 @@ def _history(folder: Path) -> list[Mapping[str, float]]:
     if (folder / _HISTORY).is_file():
         epochs = json.loads(inputs.read_text(folder / _HISTORY))
     elif state := _state_of(folder):
-        epochs = json.loads(inputs.read_npz(state[0])[state[1]].tobytes())
+        epochs = json.loads(inputs.read_npz(state[0], state[1])[state[1]].tobytes())
         epochs = epochs["history"] if isinstance(epochs, dict) else epochs
     else:
         return []

@@ -115,7 +115,7 @@ class Scoring:
 
     def _read(self, file: Path) -> Float | None:
         try:
-            scores = inputs.read_npz(file)["scores"]
+            scores = inputs.read_npz(file, "scores")["scores"]
         except (OSError, ValueError, KeyError):
             return None
         return scores.astype(np.float64) if scores.shape == (len(self.first),) and scores.dtype.kind == "f" else None

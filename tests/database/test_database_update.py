@@ -71,7 +71,7 @@ def test_a_diameter_that_a_job_does_not_say_is_that_of_the_newest_job_that_does(
     assert load_with_diameter(database, "P1/ManualPick_job004").diameter_A == 150.0
 
 
-def test_labels_come_from_the_best_job_all_picks_and_what_was_put_aside(tmp_path: Path) -> None:
+def test_labels_come_from_the_best_job_all_picks_and_what_was_excluded(tmp_path: Path) -> None:
     database = Database(tmp_path / "DB")
     for kind, job, n, suffix in (
         (Kind.AUTO_PICK, "job005", 50, ""),

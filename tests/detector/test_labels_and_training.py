@@ -66,7 +66,7 @@ def at(labels: MicrographLabels, x: float, y: float) -> int | None:
     return int(labels.kind[np.argmin(distance)]) if distance.min() < 3 else None
 
 
-def test_what_survived_is_positive_what_was_dropped_unknown_what_was_put_aside_negative(database: Database) -> None:
+def test_what_survived_is_positive_what_was_dropped_unknown_what_was_excluded_negative(database: Database) -> None:
     a = labels_of(database)["a.mrc"]
     assert at(a, 100, 100) == POSITIVE
     assert (a.kind == POSITIVE).sum() == 1  # its candidate and its excluded double are the particle itself

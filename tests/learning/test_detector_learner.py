@@ -98,11 +98,11 @@ def test_poisoned_projects_do_not_pass_and_a_good_one_beside_them_does(tmp_path:
     small.add_project(database, tmp_path, "random", seed=4, labels=small.at_random)
     result = run(tmp_path)
     assert (result.outcome, ModelRegistry(tmp_path / "models").names()) == ("nothing new", [])
-    assert "axes swapped or mirrored" in (result.put_aside or {})["swapped"]
-    assert "labels that mean nothing" in (result.put_aside or {})["random"]
+    assert "axes swapped or mirrored" in result.quarantined["swapped"]
+    assert "labels that mean nothing" in result.quarantined["random"]
     small.add_project(database, tmp_path, "good", seed=5)
     assert run(tmp_path).learned == ("good",)
     small.add_project(database, tmp_path, "good", seed=6, n=9, diameter_A=2 * small.DIAMETER_A)
     other = run(tmp_path)
     assert (other.outcome, other.version and other.version.number) == ("nothing new", 1)
-    assert "is it another particle under the same name?" in (other.put_aside or {})["good"]
+    assert "is it another particle under the same name?" in other.quarantined["good"]

@@ -57,7 +57,7 @@ def test_it_learns_two_projects_and_refuses_one_with_labels_at_random(tmp_path: 
     small.add_project(database, tmp_path, "B", seed=2, sigma_px=8, n_false=9)
     small.add_project(database, tmp_path, "random", seed=4, labels=small.at_random, n_false=9)
     second = run(tmp_path)
-    assert "labels that mean nothing" in (second.put_aside or {})["random"]
+    assert "labels that mean nothing" in second.quarantined["random"]
     assert second.version is not None
     if second.outcome == "promoted":
         assert second.learned == ("B",)

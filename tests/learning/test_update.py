@@ -182,23 +182,23 @@ def test_what_was_rolled_back_does_not_come_back_by_itself(
     assert in_use(registry) == 1
 
 
-def test_labels_that_mean_nothing_are_put_aside_and_the_other_projects_are_learned(
+def test_labels_that_mean_nothing_are_quarantined_and_the_other_projects_are_learned(
     registry: ModelRegistry, project: Callable[..., StubProject]
 ) -> None:
     learner = StubLearner([project("A"), project("bad", fits=False)])
     result = run(registry, learner)
     assert (result.outcome, result.learned) == ("promoted", ("A",))
-    assert "match labels that mean nothing" in (result.put_aside or {})["bad"]
+    assert "match labels that mean nothing" in result.quarantined["bad"]
     assert "bad" not in {t.project for t in registry.version(NAME, 1).card.trained_on}
     trainings = len(learner.trainings)
     again = run(registry, learner)
-    assert (again.outcome, list(again.put_aside or {})) == ("nothing new", ["bad"])
+    assert (again.outcome, list(again.quarantined)) == ("nothing new", ["bad"])
     assert len(learner.trainings) == trainings
     learner.projects[1].version, learner.projects[1].fits = 2, True  # mended
     assert run(registry, learner).learned == ("bad",)
 
 
-def test_another_particle_under_the_same_name_is_put_aside_unless_it_is_trusted(
+def test_another_particle_under_the_same_name_is_quarantined_unless_it_is_trusted(
     registry: ModelRegistry, project: Callable[..., StubProject]
 ) -> None:
     learner = StubLearner([project("A"), project("B")])
@@ -207,11 +207,11 @@ def test_another_particle_under_the_same_name_is_put_aside_unless_it_is_trusted(
     a.version, a.diameter_A = 2, 110.0
     result = run(registry, learner)
     assert (result.outcome, in_use(registry)) == ("nothing new", 1)
-    assert "had a diameter of 160 A, and has 110 A now" in (result.put_aside or {})["A"]
+    assert "had a diameter of 160 A, and has 110 A now" in result.quarantined["A"]
     assert run(registry, learner, trusted=("A",), again=True).learned == ("A",)
 
 
-def test_a_known_project_whose_new_micrographs_are_hardly_found_is_put_aside(
+def test_a_known_project_whose_new_micrographs_are_hardly_found_is_quarantined(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = StubLearner([project("A")])
@@ -230,7 +230,7 @@ def test_a_known_project_whose_new_micrographs_are_hardly_found_is_put_aside(
     learner.projects[0].version = 2
     result = run(registry, learner)
     assert (result.outcome, in_use(registry)) == ("nothing new", 1)
-    assert "F1 0.90 on its earlier micrographs and 0.20 on its new ones" in (result.put_aside or {})["A"]
+    assert "F1 0.90 on its earlier micrographs and 0.20 on its new ones" in result.quarantined["A"]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_two_updates_of_one_model_wait_for_each_other(
 def test_too_few_micrographs_are_told(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
     result = run(registry, StubLearner([project("A", names=["0.mrc"])]))
     assert result.outcome == "nothing new"
-    assert "too few micrographs" in (result.put_aside or {})["A"]
+    assert "too few micrographs" in result.quarantined["A"]
     assert registry.names() == []
 
 
@@ -311,10 +311,10 @@ def test_a_project_that_is_not_there_is_an_error(registry: ModelRegistry, projec
         run(registry, StubLearner([project("A")]), projects=("P999",))
 
 
-def test_a_damaged_list_of_projects_put_aside_is_one_clear_error(
+def test_a_damaged_list_of_projects_quarantined_is_one_clear_error(
     registry: ModelRegistry, project: Callable[..., StubProject]
 ) -> None:
     (registry.root / NAME).mkdir(parents=True)
-    (registry.root / NAME / module.PUT_ASIDE).write_text(json.dumps([1]))
-    with pytest.raises(BadInput, match=module.PUT_ASIDE):
+    (registry.root / NAME / module.QUARANTINE).write_text(json.dumps([1]))
+    with pytest.raises(BadInput, match=module.QUARANTINE):
         run(registry, StubLearner([project("A")]))

@@ -1,0 +1,65 @@
+"""What an update keeps between versions: counts on held-out micrographs, and projects that are not learned from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cryoflow.errors import BadInput
+from cryoflow.models.gate import MicrographCounts, f1
+from cryoflow.storage import inputs
+from cryoflow.storage.files import write_atomically
+
+_LARGEST_BYTES = 256 << 20
+
+
+def read_quarantined(path: Path) -> dict[str, tuple[str, str]]:
+    """Return project -> fingerprint of the labels that did not fit, and why; empty without a file.
+
+    Raises
+    ------
+    BadInput
+        Where the file is no such list.
+    """
+    try:
+        rows = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
+        return {str(project): (str(fingerprint), str(reason)) for project, (fingerprint, reason) in rows.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BadInput(path, f"is no list of projects: {error}.", "Remove it.") from error
+
+
+def add_quarantined(path: Path, projects: Mapping[str, tuple[str, str]]) -> None:
+    """Add projects to the list, in place of what it says of them."""
+    if projects:
+        known = read_quarantined(path) | dict(projects)
+        write_atomically(path, json.dumps(dict(sorted(known.items()))) + "\n")
+
+
+def f1_of(counts: Sequence[MicrographCounts]) -> float:
+    """Return F1 over some micrographs, NaN without any."""
+    if not counts:
+        return float("nan")
+    return f1(np.array([[c.n_reference, c.n_picks, c.n_matched] for c in counts], np.float64))
+
+
+def write_counts(path: Path, counts: Sequence[MicrographCounts]) -> None:
+    """Write what a version scored on each held-out micrograph, so that it need not be scored again."""
+    rows = [[c.project, c.micrograph, c.n_reference, c.n_picks, c.n_matched] for c in counts]
+    write_atomically(path, json.dumps(rows) + "\n")
+
+
+def read_counts(path: Path) -> dict[tuple[str, str], MicrographCounts]:
+    """Return the counts of a version by project and micrograph; empty where it has none."""
+    try:
+        rows = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
+        counts = [MicrographCounts(str(p), str(m), int(r), int(n), int(k)) for p, m, r, n, k in rows]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(path, f"holds no counts: {error}.", "Restore it from a copy of the model.") from error
+    return {(c.project, c.micrograph): c for c in counts}
