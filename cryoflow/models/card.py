@@ -10,6 +10,7 @@ from typing import Literal
 
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
+from cryoflow.storage.safe_names import inside
 from cryoflow.storage.sealing import sealed, unsealed
 
 NAME = "card.json"
@@ -82,7 +83,7 @@ def read_card(path: Path) -> ModelCard:
     Raises
     ------
     BadInput
-        Where it is missing, was changed, lacks a field, or a newer cryoflow wrote it.
+        Where it is missing, was changed, lacks a field, names a file outside its version, or a newer cryoflow wrote it.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -100,8 +101,11 @@ def read_card(path: Path) -> ModelCard:
             if isinstance(values, dict)
         }
     try:
-        return TypeAdapter(ModelCard).validate_python(record)
+        card = TypeAdapter(ModelCard).validate_python(record)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise BadInput(path, f"{where}: {first['msg']}.", "Remove this version, or restore it from a copy.") from None
+    for name in card.files:
+        inside(path.parent, name)
+    return card

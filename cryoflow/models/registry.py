@@ -350,6 +350,7 @@ def _copy(model: Path, to: Path) -> None:
 
 
 def _copy_file(model: Path, to: Path) -> None:
+    """Copy a regular file to a name that is not taken."""
     with inputs.opened(model) as old, to.open("xb") as new:
         shutil.copyfileobj(old, new, 1 << 20)
 
@@ -360,10 +361,12 @@ def _link(carried: tuple[ModelVersion, tuple[str, ...]], to: Path) -> dict[str, 
     for name in names:
         target = to / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        if (version.model / name).is_symlink():
+            raise BadInput(version.model / name, "is a link, not a file of this version.", "Restore it from a copy.")
         try:
             os.link(version.model / name, target)
         except OSError:  # another file system, or one without hard links
-            shutil.copyfile(version.model / name, target)
+            _copy_file(version.model / name, target)
     return {name: version.card.files[name] for name in names}
 
 

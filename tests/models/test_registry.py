@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,37 @@ def test_a_broken_history_is_an_error_and_not_another_version(registry: ModelReg
     path.write_text(path.read_text().replace("first", "other"))
     with pytest.raises(CryoflowError, match="checksum"):
         registry.resolve("unpicker")
+
+
+@pytest.mark.parametrize("name", ["../../../home", "exemplars/../../../../home", "/home"])
+def test_a_card_that_names_a_file_elsewhere_is_refused(registry: ModelRegistry, model: Path, name: str) -> None:
+    version = registry.add("detector", "detector", model)
+    card = replace(version.card, files={name: (1, "0" * 16)})
+    (version.folder / "card.json").write_text(card.text())
+    with pytest.raises(BadInput, match="outside this folder"):
+        registry.version("detector", 1)
+
+
+def test_files_carried_over_are_links_to_the_earlier_version_and_never_to_anything_else(
+    registry: ModelRegistry, model: Path, tmp_path: Path
+) -> None:
+    weights = "checkpoints/weights.npz"
+    first = registry.add("detector", "detector", model)
+    small = tmp_path / "small"
+    small.mkdir()
+    (small / "bundle.json").write_text("{}")
+    second = registry.add("detector", "detector", small, carried=(first, (weights,)))
+    assert (second.model / weights).samefile(first.model / weights)
+    assert second.problems() == []
+
+    private = tmp_path / "private"
+    private.write_text("secret")
+    (second.model / weights).unlink()
+    (second.model / weights).symlink_to(private)
+    with pytest.raises(BadInput, match="is a link"):
+        registry.add("detector", "detector", small, carried=(second, (weights,)))
+    assert [v.number for v in registry.versions("detector")] == [1, 2]
+    (small / "checkpoints").mkdir()
+    (small / weights).write_text("of this training")
+    with pytest.raises(CryoflowError):  # a name that is taken is not overwritten
+        registry.add("detector", "detector", small, carried=(first, (weights,)))
