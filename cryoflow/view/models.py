@@ -29,7 +29,7 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, Recursi
 
 
 @dataclass(frozen=True)
-class Line:
+class PlotLine:
     """One line of a plot, as the points of an SVG polyline."""
 
     kind: str
@@ -37,14 +37,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Plot:
     """A plot of one measure by epoch, with the values at the ends of its axis."""
 
     title: str
     low: str
     high: str
     n: int
-    lines: tuple[Line, ...]
+    lines: tuple[PlotLine, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Training:
     name: str
     state: str
     epochs: int
-    curves: tuple[Curve, ...]
+    curves: tuple[Plot, ...]
     measures: tuple[tuple[str, str], ...]
     problem: str
 
@@ -98,7 +98,7 @@ class RegisteredModel:
     versions: tuple[VersionRow, ...]
     columns: tuple[str, ...]
     measures: tuple[MeasureRow, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[Plot, ...]
     problem: str
 
 
@@ -199,7 +199,7 @@ def _measures(versions: Sequence[ModelVersion]) -> tuple[MeasureRow, ...]:
 
 
 def _training(folder: Path) -> Training:
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[Plot, ...] = ()
     measures: tuple[tuple[str, str], ...] = ()
     state, n_epochs, problem = "finished", 0, ""
     try:
@@ -244,7 +244,7 @@ def _history(folder: Path) -> list[Mapping[str, float]]:
     return epochs
 
 
-def _curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Curve, ...]:
+def _curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Plot, ...]:
     """Return a plot for each measure of validation, together with the same measure of training where it is known."""
     keys = {key.removeprefix(p): key for e in epochs for p in ("val_", "validation_") for key in e if key.startswith(p)}
     found = []
@@ -254,8 +254,8 @@ def _curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Curve, ...]:
         if not len(known):
             continue
         low, high = float(known.min()), float(known.max())
-        drawn = tuple(Line(kind, _points(values, low, high)) for kind, values in lines.items())
-        found.append(Curve(name.replace("_", " "), f"{low:.3g}", f"{high:.3g}", len(epochs), drawn))
+        drawn = tuple(PlotLine(kind, _points(values, low, high)) for kind, values in lines.items())
+        found.append(Plot(name.replace("_", " "), f"{low:.3g}", f"{high:.3g}", len(epochs), drawn))
     return tuple(found)
 
 

@@ -14,7 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chromium import Page, another_tab, browser
-from view_fixtures import DIAMETER_A, PIXEL_SIZE_A, SCORED, SHAPE_YX, UNPICKED, entry_files, make_database, write_mask
+from view_fixtures import (
+    DIAMETER_A,
+    PIXEL_SIZE_A,
+    SCORED,
+    SHAPE_YX,
+    UNPICKED,
+    entry_files,
+    links_of,
+    make_database,
+    write_mask,
+)
 
 from cryoflow.database import Database
 
@@ -54,13 +64,7 @@ def start(database: Database, tmp_path: Path) -> Iterator[Callable[..., Viewer]]
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
         )
         started.append(process)
-        assert process.stdout
-        text = ""
-        while "}" not in text:
-            line = process.stdout.readline()
-            assert line, "the viewer ended"
-            text += line
-        links = json.loads(text)
+        links = links_of(process)
         port = int(links["read"].split(":")[2].split("/")[0])
         return Viewer(process, links["read"], links["write"])
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from view_fixtures import SCORED, contents, entry_files
+from view_fixtures import SCORED, contents, entry_files, links_of
 
 from cryoflow.database import Database
 
@@ -65,13 +65,7 @@ def serve(database: Database, tmp_path: Path) -> Iterator[Callable[[Path], Serve
             env={**os.environ, "PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(tmp_path / "state")},
         )
         started.append(process)
-        assert process.stdout
-        text = ""
-        while "}" not in text:
-            line = process.stdout.readline()
-            assert line, "the viewer ended"
-            text += line
-        return Server(json.loads(text)["write"])
+        return Server(links_of(process)["write"])
 
     yield run
     for process in started:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +21,18 @@ DIAMETER_A = 80.0
 PIXEL_SIZE_A = 2.0
 SCORED, UNPICKED, OTHER = "P1/AutoPick_job005", "P1/Unpicked_job005", "P1/External_topaz"
 HOSTILE = "<script>document.title='ran'</script>.mrc"
+
+
+def links_of(viewer: subprocess.Popen[str]) -> dict[str, str]:
+    """Wait for a viewer that was started with --json, and return its links."""
+    assert viewer.stdout
+    text = ""
+    while "}" not in text:
+        line = viewer.stdout.readline()
+        assert line, "the viewer ended"
+        text += line
+    links: dict[str, str] = json.loads(text)
+    return links
 
 
 def make_database(
