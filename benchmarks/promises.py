@@ -13,6 +13,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [str(TESTS / "promises"), str(TESTS / "database")]
+sys.path[:0] = [str(TESTS), str(TESTS / "promises"), str(TESTS / "database")]
 
 import promise_tools as tools  # noqa: E402
 import test_database_verify as rearrange  # noqa: E402
@@ -186,11 +187,38 @@ def disks(folder: Path, rng: random.Random) -> Iterator[bool]:
                 yield row[2] in ("0", "1") and row[3:] == ["same", "clear"]
 
 
+def killed_runs(folder: Path, rng: random.Random) -> Iterator[bool]:
+    """`cryoflow run` is killed at random moments, until it ends: what was done stays, and the result is the same."""
+    import flows  # noqa: F401  # sets Prefect's environment before it is imported
+
+    # isort: split
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    root = tools.simulated_project(folder)
+    argv = [sys.executable, "-u", str(TESTS / "promises" / "lives.py"), "random", str(folder), str(root)]
+    argv += [str(10**6), str(10**6), str(rng.randrange(10**6))]
+    with prefect_test_harness(server_startup_timeout=120):
+        env = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+        with subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env, start_new_session=True
+        ) as lives:
+            assert lives.stdout is not None
+            try:
+                for line in lives.stdout:
+                    if line.startswith(("KILLED", "ENDED")):
+                        yield " same" in line
+                yield False  # it never ends by itself
+            finally:
+                os.killpg(lives.pid, signal.SIGKILL)
+
+
 ATTACKS: dict[str, tuple[Attack, str]] = {
     "process killed at a step of a write": (kills, "second run gives the same bytes"),
     "bit flipped in a file of a database": (flips, "found by verify"),
     "entry, project, mark or list exchanged, copied, deleted": (rearrangements, "found by verify"),
     "disk full, read-only or without its journal at a step of a write": (disks, "one clear error, then the same bytes"),
+    "`cryoflow run` killed at a random moment": (killed_runs, "what was done stays; at its end the same result"),
     "folder swapped for a link during a write": (swaps, "nothing written outside"),
     "random bytes in a sound file, through a reader": (mutations, "a result or one clear error"),
     "small file that asks for much, through a reader": (bombs, "within the budget of its size"),
@@ -202,10 +230,11 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=60.0, help="time for each attack")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--only", choices=sorted(ATTACKS), help="one attack alone")
     options = arguments.parse_args()
     failed = False
     print("| attack | tried | held | what holds |\n|---|---|---|---|")
-    for name, (attack, promise) in ATTACKS.items():
+    for name, (attack, promise) in ATTACKS.items() if not options.only else [(options.only, ATTACKS[options.only])]:
         with tempfile.TemporaryDirectory() as folder:
             end = time.monotonic() + options.seconds
             tried = held = 0

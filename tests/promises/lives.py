@@ -186,7 +186,6 @@ def life_of(work: Callable[[], object], wait_s: float | None) -> int:
     if pid == 0:
         status = 9
         try:
-            os.setpgid(0, 0)
             status = int(work() or 0)  # type: ignore[call-overload]
         finally:
             sys.stdout.flush()

@@ -31,6 +31,19 @@ _CHANGES = frozenset(
 """Audit events of calls that change files. `open` is one of them where it opens for writing."""
 
 
+def simulated_project(folder: Path) -> Path:
+    """Write one finished project of four micrographs; return the root to crawl."""
+    from cryosparc_projects import write_cryosparc_project
+
+    from cryoflow.simulate.make import simulate_dataset
+
+    dataset = simulate_dataset(
+        folder / "raw", specimen="barrel", n_micrographs=4, shape_yx=(360, 480), pixel_size_A=4.0, seed=3, workers=1
+    )
+    write_cryosparc_project(folder / "projects" / "CS-barrel", dataset)
+    return folder / "projects"
+
+
 def blob_image(centers_xy: np.ndarray, rng: np.random.Generator, shape_yx: tuple[int, int] = SHAPE_YX) -> np.ndarray:
     """Noise of deviation 1 with dark discs of depth 4."""
     image = rng.normal(0, 1, shape_yx).astype(np.float32)

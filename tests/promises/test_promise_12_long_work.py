@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from promise_tools import simulated_project
 
 from cryoflow.database import Database, verify
 from cryoflow.unpicker.bundle import ModelBundle
@@ -29,7 +30,9 @@ def lives(*arguments: str | Path, **environment: str) -> list[list[str]]:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [
-        line.split() for line in done.stdout.splitlines() if line.startswith(("LIFE", "STEPS", "AGAIN", "FINISHED"))
+        line.split()
+        for line in done.stdout.splitlines()
+        if line.startswith(("LIFE", "STEPS", "AGAIN", "FINISHED", "KILLED", "ENDED"))
     ]
     assert rows, done.stderr[-3000:]
     return rows
@@ -56,15 +59,7 @@ def test_a_training_that_is_killed_again_and_again_ends_at_the_same_model(tmp_pa
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A root with one finished project of four micrographs."""
-    from cryosparc_projects import write_cryosparc_project
-
-    from cryoflow.simulate.make import simulate_dataset
-
-    dataset = simulate_dataset(
-        tmp_path / "raw", specimen="barrel", n_micrographs=4, shape_yx=(360, 480), pixel_size_A=4.0, seed=3, workers=1
-    )
-    write_cryosparc_project(tmp_path / "projects" / "CS-barrel", dataset)
-    return tmp_path / "projects"
+    return simulated_project(tmp_path)
 
 
 def api_url() -> str:
@@ -97,6 +92,18 @@ def test_a_flow_killed_in_each_of_its_stages_goes_on_and_repeats_nothing(
     assert {run.state.name for run in ours if run.state} == {"Completed", "Crashed"}
     in_ours = [task.state.name for task in tasks if task.flow_run_id in {run.id for run in ours} and task.state]
     assert set(in_ours) == {"Completed", "Crashed"}
+
+
+def test_a_run_killed_at_random_moments_loses_nothing_and_comes_to_the_same(
+    project: Path, tmp_path: Path, prefect_server: None
+) -> None:
+    """`benchmarks/promises.py` does this for longer."""
+    rows = lives("random", tmp_path, project, "5", "120", "11", PREFECT_API_URL=api_url())
+    killed, ended = ([row for row in rows if row[0] == word] for word in ("KILLED", "ENDED"))
+    assert killed
+    assert ended
+    assert [row for row in killed if row[2] != "same"] == []
+    assert [row for row in ended if row[1] != "same"] == []
 
 
 def test_only_runs_of_dead_processes_of_this_machine_are_called_crashed(prefect_server: None) -> None:
