@@ -8,11 +8,16 @@ from typing import Any
 
 import learning_projects as small
 import pytest
+from prefect.deployments.runner import RunnerDeployment
 
+from cryoflow.cluster.deployments import deployments
 from cryoflow.cluster.dispatch import StageFailed
 from cryoflow.database import Database
 from cryoflow.learning.parameters import LearnParameters, UpdateDetectorParameters
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.settings.load import Settings
+from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -48,14 +53,11 @@ def test_a_night_learns_what_is_new_and_writes_the_page_although_a_stage_fails(
 
 
 def test_it_is_scheduled_with_the_sites_settings_and_off(tmp_path: Path) -> None:
-    from cryoflow.cluster.deployments import STAGES, scheduled_parameters
-    from cryoflow.settings.load import Settings
-    from cryoflow.settings.site import Site
+    def learning(site: Site) -> RunnerDeployment:
+        offered = deployments(Settings(database=tmp_path / "picks", site=site), ProfileName.LOCAL)
+        return next(d for d in offered if d.flow_name == "learn")
 
-    site = Site(read_only=(tmp_path / "projects",), models=tmp_path / "models")
-    stage = next(s for s in STAGES if s.entrypoint == "flows.learning:learn")
-    form = scheduled_parameters(stage, Settings(database=tmp_path / "picks", site=site))
-    assert stage.cron
-    assert form is not None
-    assert LearnParameters.from_values(form).root == tmp_path / "models"
-    assert scheduled_parameters(stage, Settings(database=tmp_path / "picks", site=Site())) is None
+    deployment = learning(Site(read_only=(tmp_path / "projects",), models=tmp_path / "models"))
+    assert LearnParameters.from_values(deployment.parameters["parameters"]).root == tmp_path / "models"
+    assert [(s.schedule.cron, s.active) for s in deployment.schedules or ()] == [("0 3 * * *", False)]
+    assert not learning(Site()).schedules
