@@ -1,11 +1,12 @@
 # make demo    the whole path on simulated projects        make test    the fast tests, some minutes
 # make env     the environment alone (.venv); GPU=1 adds TensorFlow's GPU libraries
 # make test-all   every test: fast, slow, and those that need SLURM, Docker, Apptainer, pickers or Chromium
+# make explore    tests with generated inputs, on new inputs
 # make lint types docs lock images clean
 #
 # PYTHON=python3.12 chooses an interpreter (3.11 to 3.13); ARGS="..." goes to the command behind demo, test and images.
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-site test-all env lint format types front-end docs lock images clean
+.PHONY: help demo test test-slow test-site test-all explore env lint format types front-end docs lock images clean
 
 BIN := .venv/bin
 MADE := $(if $(filter 1,$(GPU)),.venv/with-gpu,.venv/made-from-lock)
@@ -14,7 +15,7 @@ SITE := slurm or docker or apptainer or pickers or browser
 ARGS :=
 
 help:
-	@sed -n '1,6s/^# \?//p' Makefile
+	@sed -n '1,7s/^# \?//p' Makefile
 
 env: $(MADE)
 
@@ -36,6 +37,13 @@ test-site: $(MADE)
 	$(PYTEST) -n 2 --dist loadgroup --timeout 1500 -m "$(SITE)" $(ARGS)
 
 test-all: test test-slow test-site
+
+# Tests with generated inputs, on inputs that were not tried before; ROUNDS=20 for a night.
+ROUNDS := 1
+explore: $(MADE)
+	for round in $$(seq $(ROUNDS)); do \
+	    HYPOTHESIS_PROFILE=explore $(PYTEST) -n auto --dist worksteal -m "hypothesis and not ($(SITE))" $(ARGS) || exit; \
+	done
 
 lint: $(MADE)
 	$(BIN)/ruff check .

@@ -14,10 +14,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-# In CI a change is judged by the same examples each time; elsewhere new ones are looked for.
-hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
-hypothesis.settings.register_profile("default", deadline=None)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+# Each run tries the same examples, so that a change is judged by what it changes; `make explore` looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pick_writers import MICROGRAPH, WRITERS
 
@@ -161,6 +161,7 @@ def test_a_last_line_without_an_end_is_noted(tmp_path: Path, sample: Sample, nam
 @pytest.mark.parametrize("name", ["CryoSPARC dataset", *DATASETS])
 @SOME
 @given(at=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+@example(at=0.171875, byte=0)  # of the first row's shape of the micrograph
 def test_a_changed_byte_of_a_dataset_costs_no_other_row(
     tmp_path: Path, sample: Sample, name: str, at: float, byte: int
 ) -> None:

@@ -320,7 +320,6 @@ SEEDS = (STAR, BOX, TOPAZ, CSV, JOB, CSG, NPY + bytes(16), MRC, MANIFEST)
 @settings(
     max_examples=100,
     deadline=None,
-    derandomize=bool(os.environ.get("CI")),
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -50,6 +51,7 @@ def tabulate(
     exposures: Exposures,
     finder: Finder,
     *,
+    codes: npt.NDArray[np.integer] | None = None,
     searched: Exposures | None = None,
     particle_optics: Mapping[str, FloatArray] | None = None,
     box_pixel_size_A: float | None = None,
@@ -64,6 +66,8 @@ def tabulate(
     located
         Distinct rows of `micrograph_path`, `micrograph_uid`, `micrograph_shape` and `micrograph_psize_A`, as far as the
         dataset has them.
+    codes : (n_particles,) int
+        Distinct row of each particle: of two shapes of one micrograph, that of more particles is taken.
     exposures
         Values of the project by exposure uid.
     searched
@@ -87,6 +91,7 @@ def tabulate(
         if np.isnan(sizes[i]) and uid in exposures.pixel_size_A and _is_same_image(names[i], shapes[i], uid, exposures):
             sizes[i] = exposures.pixel_size_A[uid]
 
+    notes = _agree_on_shapes(names, shapes, codes)
     rows: dict[str, tuple[int, int]] = {}  # name -> (exposure uid, distinct row or -1)
     for i, (name, uid) in enumerate(zip(names, uids, strict=True)):
         if name:
@@ -100,7 +105,7 @@ def tabulate(
     movies = [rows[name][0] in exposures.is_movie for name in ordered]
     status = [_status(*found) for found in zip(ordered, paths, movies, strict=True)]
 
-    notes = notes_on_other_names(ordered, [p if s == "found" else None for p, s in zip(paths, status, strict=True)])
+    notes += notes_on_other_names(ordered, [p if s == "found" else None for p, s in zip(paths, status, strict=True)])
     notes += _adopt_file_shapes(place, paths, status, names, shapes, sizes)
     table_shape = np.full((len(ordered), 2), np.nan)
     table_size = np.full(len(ordered), np.nan)
@@ -158,6 +163,30 @@ def tabulate(
             numbers = np.where(np.isnan(numbers), taken, numbers)
         columns[name] = np.round(numbers, 4)
     return CryosparcMicrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
+
+
+def _agree_on_shapes(names: list[str], shapes: FloatArray, codes: npt.NDArray[np.integer] | None) -> list[str]:
+    """Give all distinct rows of one micrograph the shape that most particles tell; changes `shapes`, returns notes."""
+    told: dict[str, dict[tuple[float, float], list[int]]] = {}
+    for i, name in enumerate(names):
+        if name and not np.isnan(shapes[i, 0]):
+            told.setdefault(name, {}).setdefault((float(shapes[i, 0]), float(shapes[i, 1])), []).append(i)
+    disagreeing = [rows_of for rows_of in told.values() if len(rows_of) > 1]
+    if not disagreeing:
+        return []
+    n_rows = np.ones(len(names), np.intp) if codes is None else np.bincount(codes, minlength=len(names))
+    n_anywhere: Counter[tuple[float, float]] = Counter()
+    for rows_of in told.values():
+        for shape, rows in rows_of.items():
+            n_anywhere[shape] += int(n_rows[rows].sum())
+    n_changed = 0
+    for rows_of in disagreeing:
+        votes = {shape: (int(n_rows[rows].sum()), n_anywhere[shape]) for shape, rows in rows_of.items()}
+        taken = max(votes, key=votes.__getitem__)
+        n_changed += sum(votes[shape][0] for shape in votes if shape != taken)
+        for rows in rows_of.values():
+            shapes[rows] = taken
+    return [f"{n_changed} particles tell another shape of their micrograph than most others, whose shape was taken"]
 
 
 def _adopt_file_shapes(

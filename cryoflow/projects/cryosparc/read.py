@@ -262,11 +262,12 @@ def _positions(
         part, here = rows[start : start + _ROWS_AT_A_TIME], slice(start, start + _ROWS_AT_A_TIME)
         code = codes[part]
         index[here] = row_of[code]
-        x_px[here] = x_frac[part] * micrographs.shape_yx[code, 1]
-        y_px[here] = y_frac[part] * micrographs.shape_yx[code, 0]
+        with np.errstate(invalid="ignore"):  # a NaN may be one that warns
+            x_px[here] = x_frac[part] * micrographs.shape_yx[code, 1]
+            y_px[here] = y_frac[part] * micrographs.shape_yx[code, 0]
         if planned.alignments:
-            shift_A = shift[part].T * step_A[part].astype(np.float64)
             with np.errstate(invalid="ignore"):
+                shift_A = shift[part].T * step_A[part].astype(np.float64)
                 moved_px = shift_A / micrographs.pixel_size_A[code]
                 is_sane = (np.hypot(*shift_A) <= longest_A) & np.isfinite(moved_px).all(axis=0)
             moved_px[:, ~is_sane] = 0.0
@@ -328,6 +329,7 @@ def _micrographs(
         len(distinct.first_row),
         exposures,
         context.finder,
+        codes=distinct.codes,
         searched=searched,
         particle_optics=plan.particle_optics(planned, joined),
         box_pixel_size_A=box_pixel_size_A,
