@@ -28,6 +28,7 @@ from cryoflow.preparation.patches import Image, Patches
 from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.unpicker.devices import inference_precision
 from cryoflow.unpicker.network import fold
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Backbone:
         """From a prepared micrograph to its maps."""
         import keras
 
-        whole = build(self.detector.architecture, folded=True)
+        whole = build(self.detector.architecture, mixed_precision=inference_precision(), folded=True)
         set_weights(whole, fold(self.detector.weights), self.detector.folder or Path(WEIGHTS))
         return keras.Model(whole.inputs, [whole.get_layer(name).output for name, _, _ in self.levels])
 
@@ -88,7 +89,7 @@ class Backbone:
         padded = np.pad(prepared, [(0, -ny % _PADDED_PX), (0, -nx % _PADDED_PX), (0, 0)], mode="edge")
         with self._lock:  # threads prepare micrographs; the network has threads of its own
             found = self.network.predict_on_batch(padded.astype(np.float32)[None])
-        return [np.asarray(one)[0] for one in found]
+        return [np.asarray(one)[0].astype(np.float32, copy=False) for one in found]
 
 
 @dataclass(frozen=True)

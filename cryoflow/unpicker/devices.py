@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cryoflow.errors import CryoflowError
+from cryoflow.system.cpus import multiplies_bfloat16
 from cryoflow.system.tensorflow_import import load_tensorflow
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,19 @@ def list_gpus() -> tuple[str, ...]:
         return tuple(keras.distribution.list_devices("gpu"))
     except (RuntimeError, ValueError, ImportError, NotImplementedError):
         return ()
+
+
+def inference_precision() -> str | None:
+    """Return the type that a network's products are fastest in where nothing is learned; None for float32.
+
+    bfloat16 halves the time of convolutions on processors that multiply it. It rounds to 8 bits, so results on such
+    a machine differ by about 1 % from those of float32. Where a GPU is, and on other backends, float32 is kept.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or list_gpus():
+        return None
+    return "bfloat16" if multiplies_bfloat16() else None
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
 from cryoflow.preparation.patches import load_patches
+from cryoflow.system.cpus import multiplies_bfloat16
+from cryoflow.unpicker import detector_features, devices
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, sampled
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.devices import inference_precision, load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
 from cryoflow.unpicker.train import train, training_orientations
@@ -165,11 +167,19 @@ def test_test_micrographs_of_the_start_are_learned_from_in_all_orientations(lear
     assert again.preprocessing == learned.preprocessing
 
 
-def test_the_maps_are_those_of_the_detector(features):
+def in_precision(features, precision, monkeypatch) -> DetectorFeatures:
+    monkeypatch.setattr(detector_features, "inference_precision", lambda: precision)
+    again = replace(features, backbone=Backbone(features.backbone.detector))
+    assert again.backbone.network is not None
+    return again
+
+
+def test_the_maps_are_those_of_the_detector(features, monkeypatch):
     prepared = np.random.default_rng(0).normal(0, 1, (96, 160, 2)).astype(np.float16)
     answers = features.backbone.detector.answers(prepared, orientations=1)
-    maps = features.backbone.maps(prepared)
-    assert [m.shape[2] for m in maps] == [channels for _, _, channels in features.backbone.levels]
+    backbone = in_precision(features, None, monkeypatch).backbone
+    maps = backbone.maps(prepared)
+    assert [m.shape[2] for m in maps] == [channels for _, _, channels in backbone.levels]
     np.testing.assert_allclose(
         maps[-1][: answers.shape[0], : answers.shape[1]][2:-16, 2:-16], answers[2:-16, 2:-16], atol=2e-3
     )
@@ -192,3 +202,37 @@ def test_a_large_micrograph_is_cut_into_tiles(features):
     assert max(shape[1] for shape in calls) < 1536
     spread = np.abs(whole).mean()
     assert np.abs(tiled - whole).mean() < 0.02 * spread
+
+
+def test_bfloat16_rounds_features_and_changes_nothing_else(features, rings, monkeypatch):
+    micrograph = rings.micrographs[0]
+    exact, rounded = (
+        load_patches(in_precision(features, precision, monkeypatch), micrograph).astype(np.float64)
+        for precision in (None, "bfloat16")
+    )
+    assert 1e-4 < np.abs(exact - rounded).mean() / np.abs(exact).mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("native", "gpus", "expected"), [(True, (), "bfloat16"), (False, (), None), (True, ("gpu:0",), None)]
+)
+def test_bfloat16_is_for_processors_that_multiply_it(native, gpus, expected, monkeypatch):
+    monkeypatch.setattr(devices, "multiplies_bfloat16", lambda: native)
+    monkeypatch.setattr(devices, "list_gpus", lambda: gpus)
+    monkeypatch.setattr("keras.backend.backend", lambda: "tensorflow")
+    assert inference_precision() == expected
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags : fpu avx512f avx512_bf16\n", True),
+        ("flags : fpu amx_bf16 amx_tile\n", True),
+        ("flags : fpu avx512f avx512_vnni\n", False),
+        ("Features : asimd bf16\n", False),
+    ],
+)
+def test_the_processor_is_known_by_its_flags(cpuinfo, expected, tmp_path):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
+    assert multiplies_bfloat16(tmp_path / "none") is False
