@@ -45,10 +45,21 @@ def set_up(*, verbose: bool = False, quiet: bool = False, debug: bool = False) -
 
 
 class _StderrHandler(logging.Handler):
-    """Writes one line for each record to the current sys.stderr, which rich replaces while a progress bar is drawn."""
+    """Writes one line for each record to the current sys.stderr, which rich replaces while a progress bar is drawn.
+
+    A record with `extra={"once": True}` is written once a command: settings, for one, are read at several places.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = f"{record.levelname.lower()}: {record.getMessage()}"
+        if getattr(record, "once", False):
+            if text in self._written:
+                return
+            self._written.add(text)
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
         print(visible(text), file=sys.stderr)

@@ -21,6 +21,8 @@ from cryoflow.formats.star_rows import text, tokens
 from cryoflow.storage import budgets, inputs
 
 PIECE_BYTES = 2 << 20
+_FIRST_LOOK_BYTES = 1 << 14
+"""Bytes in which the next block is looked for first, then twice as many: a file may have thousands of short blocks."""
 _BORDER = re.compile(rb"(?:data_\S*|loop_)[ \t]*(?:#[^\n]*)?\r?(?:\n|$)")
 
 
@@ -164,10 +166,15 @@ def _border(piece: bytes) -> int | None:
         return 0
     # The first letters of all lines: searching 25 columns for a word takes seven times as long.
     characters = np.frombuffer(piece, np.uint8)
-    first = np.flatnonzero(characters[:-1] == ord("\n")) + 1
-    letter = characters[first]
-    candidates = first[(letter == ord("d")) | (letter == ord("l"))]
-    return next((at for at in candidates.tolist() if _BORDER.match(piece, at)), None)
+    start, size = 0, _FIRST_LOOK_BYTES
+    while start < len(piece) - 1:
+        first = np.flatnonzero(characters[start : min(start + size, len(piece) - 1)] == ord("\n")) + start + 1
+        letter = characters[first]
+        candidates = first[(letter == ord("d")) | (letter == ord("l"))]
+        if (found := next((at for at in candidates.tolist() if _BORDER.match(piece, at)), None)) is not None:
+            return int(found)
+        start, size = start + size, 2 * size
+    return None
 
 
 def _shown(line: bytes) -> str:

@@ -112,7 +112,7 @@ def _content_if_trusted(file: Path, crawled: Iterable[Path]) -> bytes | None:
     if file.parent == user_folder().resolve() or file.parent == SITE_FOLDER:
         return _content(file)
     if any(file.is_relative_to(os.path.realpath(root)) for root in crawled):
-        log.warning("%s: not used, since it lies in a folder that is being crawled.", file)
+        log.warning("%s: not used, since it lies in a folder that is being crawled.", file, extra={"once": True})
         return None
     content = _content(file)
     if is_trusted(file, content):
@@ -122,6 +122,7 @@ def _content_if_trusted(file: Path, crawled: Iterable[Path]) -> bytes | None:
         "cryoflow settings trust %s",
         file,
         shlex.quote(str(file)),
+        extra={"once": True},
     )
     return None
 

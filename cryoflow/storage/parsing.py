@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cryoflow.errors import BadInput, OverBudget
 from cryoflow.storage import budgets, inputs
 
 if TYPE_CHECKING:
     import yaml
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -70,14 +72,23 @@ def validated(path: str | Path, values: object, kind: type[T], hint: str = "") -
     BadInput
         If a value is missing or has another type than `kind` declares; says which.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_python(values)
+        checked: T = _adapter(kind).validate_python(values)  # type: ignore[arg-type]  # types are hashable
+        return checked
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))[:100] or "its content"
         raise BadInput(path, f"{where}: {first['msg'][:1].lower()}{first['msg'][1:200]}.", hint) from None
+
+
+@functools.cache  # to build one takes longer than to read a record
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return what checks values against a type."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def read_yaml(path: Path) -> object:

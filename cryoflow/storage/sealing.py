@@ -43,6 +43,8 @@ def unsealed(path: Path, raw: bytes, newest: int, hint: str = REPAIR_HINT) -> di
     BadInput
         If the text is not exactly what `sealed` writes for its content.
     """
+    if b'"checksum": "' not in raw[-200:]:  # before parsing, which may take long
+        raise BadInput(path, "damaged: it does not end with its checksum.", hint)
     try:
         check_json(path, raw)
         record = json.loads(raw)
