@@ -50,14 +50,26 @@ def fold_duplicates(columns: Columns, distance_px: float) -> int:
     """
     keep = np.ones(len(columns["micrograph"]), bool)
     slots = np.empty(_SLOTS, np.int64)
-    for part in _parts(columns["micrograph"].astype(np.int32, copy=False)):
+    for part in whole_micrographs(columns["micrograph"].astype(np.int32, copy=False)):
         here: Columns = {name: columns[name][part] for name in _NEEDED if name in columns}
         _fold(here, distance_px, keep[part], slots)
     n = len(keep) - int(np.count_nonzero(keep))
     if n:
         for name in list(columns):
-            columns[name] = columns[name][keep]
+            columns[name] = _kept(columns[name], keep)
     return n
+
+
+def _kept(values: npt.NDArray[np.generic], keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
+    """The kept rows of a column, moved together in place where the column is an array of its own."""
+    if values.base is not None or not values.flags.writeable:
+        return values[keep]
+    end = 0
+    for start in range(0, len(values), _PICKS_AT_A_TIME):
+        part = values[start : start + _PICKS_AT_A_TIME][keep[start : start + _PICKS_AT_A_TIME]]
+        values[end : end + len(part)] = part
+        end += len(part)
+    return values[:end]
 
 
 def distance_px(
@@ -76,10 +88,10 @@ def distance_px(
     return OF_BOX * box_px if box_px else _UNKNOWN_PX
 
 
-def _parts(micrograph: npt.NDArray[np.integer]) -> Iterator[slice]:
+def whole_micrographs(micrograph: npt.NDArray[np.integer]) -> Iterator[slice]:
     """Slices of whole micrographs, a few ten thousand picks each; one of all where they are in no order."""
     if not bool(np.all(micrograph[1:] >= micrograph[:-1])):
-        yield slice(None)
+        yield slice(0, len(micrograph))
         return
     start = 0
     while start < len(micrograph):

@@ -23,6 +23,7 @@ import pandas as pd
 from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.pick_tables import FilePicks, format_of, read_file
 from cryoflow.formats.pick_tables.file_names import is_repeated, negative_suffix, without_appended
+from cryoflow.formats.pick_tables.text import median
 from cryoflow.micrographs.find import Finder, notes_on_other_names
 from cryoflow.micrographs.header import is_pixel_size, micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
@@ -267,8 +268,8 @@ def _pickset(path: Path, read: list[tuple[Path, FilePicks]], options: _Options) 
     notes += notes_on_other_names([plain[i] for i in keep], [found[i] for i in keep])
     notes += apply(columns, micrographs, options.flip, path)
     formats = sorted({picks.format for _, picks in read})
-    box_px = _common([picks.box_px for _, picks in read])
-    diameter_px = _common([picks.diameter_px for _, picks in read])
+    box_px = _common("box", [picks.box_px for _, picks in read], micrographs, notes)
+    diameter_px = _common("diameter", [picks.diameter_px for _, picks in read], micrographs, notes)
     sizes = micrographs["pixel_size_A"].dropna().unique()
     box_px = box_px * options.scale if box_px else None
     diameter_A = float(diameter_px * options.scale * sizes[0]) if diameter_px and len(sizes) == 1 else None
@@ -354,6 +355,11 @@ def _flip(
     return ["y was turned around, as asked" if asked else "y was turned around: CryoPPP counts it from the last row"]
 
 
-def _common(values: list[float | None]) -> float | None:
-    known = [value for value in values if value]
-    return round(float(np.mean(known)), 2) if known else None
+def _common(what: str, values: list[float | None], micrographs: pd.DataFrame, notes: list[str]) -> float | None:
+    """The median size of several files in pixels; None, with a note, where it is larger than all micrographs."""
+    size_px = median(np.array([value for value in values if value], np.float64))
+    edges = micrographs[["ny", "nx"]].to_numpy(np.float64, na_value=np.nan)
+    if size_px and np.isfinite(edges).any() and size_px > np.nanmax(edges):
+        notes.append(f"a {what} of {size_px:.6g} pixels is larger than the micrographs: it was taken for unknown")
+        return None
+    return size_px

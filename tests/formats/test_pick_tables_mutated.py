@@ -46,7 +46,9 @@ REAL = ("relion3_micrograph/Ucsf_stack_1142_DW_autopick.star",)
 DATASETS = ("cross_program_match/picked.cs", "cs_pair_without_csg/P12_J11_passthrough_particles.cs")
 WRITTEN = [form.name for form in formats() if form.name in WRITERS and form.name != "CryoSPARC dataset"]
 LINES = [form.name for form in formats() if form.is_lines and form.name in WRITERS]
-WORDS = st.sampled_from(["x", "nan", "inf", "-inf", "1e400", "", "7 8", "1,5", "--3", "'", '"', "7", "-2.5"])
+WORDS = st.sampled_from(
+    ["x", "nan", "inf", "-inf", "1e400", "1e9", "9999", "", "7 8", "1,5", "--3", "'", '"', "7", "-2.5"]
+)
 Sample = Callable[[str, Path], Path]
 
 
@@ -107,6 +109,8 @@ def rows_with_positions(lines: list[str]) -> list[int]:
 @pytest.mark.parametrize("name", [*WRITTEN, *CASES, *REAL])
 @SOME
 @given(row=st.integers(0, 10_000), column=st.integers(0, 20), word=WORDS)
+@example(row=0, column=12, word="1e400")  # EMAN2 JSON: a box that is infinite
+@example(row=0, column=2, word="1e9")  # boxes: one that is far larger than the others
 def test_a_changed_word_costs_no_other_row_and_no_row_in_silence(
     tmp_path: Path, sample: Sample, name: str, row: int, column: int, word: str
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
 from cryoflow.formats.pick_tables.star_text import drop_disabled
-from cryoflow.formats.pick_tables.text import mean
+from cryoflow.formats.pick_tables.text import median
 from cryoflow.formats.star import Table, Unread, concatenated, read_tables
 
 _BOX = ("CoordinateX", "CoordinateY", "Width", "Height")
@@ -54,8 +54,8 @@ def read(path: Path) -> FilePicks:
         np.asarray(table["CoordinateY"]) + height / 2,
         confidence,
         "crYOLO confidence" if confidence is not None else "",
-        box_px=mean(np.concatenate([width, height])) or None,
-        diameter_px=mean(np.concatenate(estimated or [width])) or None,
+        box_px=median(np.concatenate([width, height])) or None,
+        diameter_px=median(np.concatenate(estimated or [width])) or None,
         is_helical=bool(np.isfinite(tubes).any()),
         notes=tuple(notes),
         counts=counts,
@@ -88,6 +88,6 @@ FORMAT = PickFormat(
     score="`_Confidence`, 0 to 1; no threshold is applied to it",
     marks="`_filamentid`: segments of helices",
     blocks="`data_cryolo`; `data_filament_vertices` is noted, not read",
-    kept="center, confidence, mean box and mean estimated size",
+    kept="center, confidence, median box and median estimated size",
     not_kept="sizes of single boxes, angle, number of boxes; tomograms (`_CoordinateZ`)",
 )

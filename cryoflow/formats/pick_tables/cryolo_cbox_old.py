@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import mean, numbers, read_lines, without_comments
+from cryoflow.formats.pick_tables.text import median, numbers, read_lines, without_comments
 
 
 def read(path: Path) -> FilePicks:
@@ -17,8 +17,8 @@ def read(path: Path) -> FilePicks:
         rows[:, 1] + rows[:, 3] / 2,
         rows[:, 4],
         "crYOLO confidence",
-        box_px=mean(rows[:, 2:4]),
-        diameter_px=mean(rows[:, 5:7]),
+        box_px=median(rows[:, 2:4]),
+        diameter_px=median(rows[:, 5:7]),
     )
 
 
@@ -35,6 +35,6 @@ FORMAT = PickFormat(
     read=read,
     position="corner",
     score="the fifth number, 0 to 1; no threshold is applied to it",
-    kept="center, confidence, mean box and mean estimated size",
+    kept="center, confidence, median box and median estimated size",
     not_kept="sizes of single boxes",
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import column_of_numbers, mean, read_frame, required_column
+from cryoflow.formats.pick_tables.text import column_of_numbers, median, read_frame, required_column
 
 
 def read(path: Path) -> FilePicks:
@@ -20,7 +20,7 @@ def read(path: Path) -> FilePicks:
         FORMAT.name,
         column_of_numbers(path, "x-coordinate", required_column(path, frame, "x-coordinate")),
         column_of_numbers(path, "y-coordinate", required_column(path, frame, "y-coordinate")),
-        diameter_px=mean(column_of_numbers(path, "diameter", frame["diameter"])) if "diameter" in frame else None,
+        diameter_px=median(column_of_numbers(path, "diameter", frame["diameter"])) if "diameter" in frame else None,
         y_is_flipped=True,
     )
 
@@ -38,7 +38,7 @@ FORMAT = PickFormat(
     read=read,
     position="center",
     y_counts_from="last row",
-    kept="center, mean diameter",
+    kept="center, median diameter",
     not_kept="angles, origins, defocus",
     marks="files in `false_positives`, or named so, are kept apart and labeled -1",
     priority=10,

@@ -52,7 +52,7 @@ class FilePicks:
     micrograph
         The one micrograph that the file names in a comment; empty where it names none.
     box_px
-        Edge of the boxes; their mean where they differ.
+        Edge of the boxes; their median where they differ.
     diameter_px, pixel_size_A
         Where the file says it.
     y_is_flipped

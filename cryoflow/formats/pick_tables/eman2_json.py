@@ -8,6 +8,7 @@ Sources: EMAN2 (programs/e2boxer.py, e2rctboxer.py, e2import.py).
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -36,24 +37,20 @@ def read(path: Path) -> FilePicks:
     except OverBudget:
         raise
     except (BadInput, OSError) as error:
-        raise BadInput(path, f"is no info file of EMAN2 with boxes: {error}", "It may be cut short.") from error
-    try:
-        if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
-        lists = {name: found[name] for name in _LISTS if found.get(name)}
-        if not lists and "boxes_3d" in found and "boxes" not in found:
-            raise BadInput(path, "is of tomography (it has boxes_3d).", "Picks in three dimensions are not read.")
-        boxes: list[list[object]] = next(iter(lists.values()), [])
-        xy = np.array([[float(str(box[0])), float(str(box[1]))] for box in boxes], np.float64).reshape(-1, 2)
-        tags = [box[2] if len(box) > 2 and isinstance(box[2], str) else "" for box in boxes]
-        scores = np.array(
-            [float(box[3]) if len(box) > 3 and isinstance(box[3], int | float) else np.nan for box in boxes]
-        )
-        size = found.get("boxsize", found.get("global.boxsize"))
-        size = size[0] if isinstance(size, list) and size else size
-        box_px = float(size) if isinstance(size, int | float) and size > 0 else None
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
-        raise BadInput(path, f"is no info file of EMAN2 with boxes: {error}", "It may be cut short.") from error
+        raise _damaged(path, error) from error
+    if not isinstance(found, dict):
+        raise _damaged(path, "it holds no JSON object")
+    if wrong := [name for name in _LISTS if not isinstance(found.get(name) or [], list)]:
+        raise _damaged(path, f"{wrong[0]} is no list")
+    lists: dict[str, list[object]] = {name: found[name] for name in _LISTS if found.get(name)}
+    if not lists and "boxes_3d" in found and "boxes" not in found:
+        raise BadInput(path, "is of tomography (it has boxes_3d).", "Picks in three dimensions are not read.")
+    rows = [box if isinstance(box, list) else [] for box in next(iter(lists.values()), [])]
+    xy = np.array([[_number(row, 0), _number(row, 1)] for row in rows], np.float64).reshape(-1, 2)
+    tags = [row[2] if len(row) > 2 and isinstance(row[2], str) else "" for row in rows]
+    scores = np.array([_number(row, 3) for row in rows], np.float64)
+    size = found.get("boxsize", found.get("global.boxsize"))
+    box_px = _number(size if isinstance(size, list) else [size], 0)
     keep = np.array([tag.lower() not in _BAD_TAGS for tag in tags], bool)
     counts = {"marked_bad": int((~keep).sum())} if not keep.all() else {}
     notes = []
@@ -70,10 +67,23 @@ def read(path: Path) -> FilePicks:
         xy[keep, 1],
         scores[keep] if has_score else None,
         "EMAN2 score" if has_score else "",
-        box_px=box_px,
+        box_px=box_px if box_px > 0 else None,
         notes=tuple(notes),
         counts=counts,
     )
+
+
+def _damaged(path: Path, why: object) -> BadInput:
+    return BadInput(path, f"is no info file of EMAN2 with boxes: {why}", "It may be cut short.")
+
+
+def _number(row: list[object], at: int) -> float:
+    """The number at a place of a row; NaN where there is none, since a damaged row costs no other."""
+    try:
+        number = float(str(row[at]))
+    except (ValueError, IndexError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _sniff(head: Head) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import mean, numbers, read_lines, without_comments
+from cryoflow.formats.pick_tables.text import median, numbers, read_lines, without_comments
 
 _ENDS, _ORDINARY = (-1.0, -2.0), -3.0
 _MICROGRAPH = re.compile(r"#\s*micrograph:\s*(?P<name>.+?)\s*$")
@@ -61,7 +61,7 @@ def read(path: Path) -> FilePicks:
         score,
         "fifth column" if score is not None else "",
         micrograph=named_micrograph(lines),
-        box_px=mean(sizes[sizes > 0]),
+        box_px=median(sizes) or None,
         is_helical=has_helices(lines),
         notes=tuple(notes),
         counts=counts,
@@ -107,6 +107,6 @@ FORMAT = PickFormat(
         "fifth number -3: an ordinary box; -1 and -2: ends of a helix, left out and counted as `helix_end`; "
         "lines `#helix:`: segments of helices; width and height 0: x and y are the center"
     ),
-    kept="center, score, mean box; the micrograph that a line `#micrograph:` names",
+    kept="center, score, median box; the micrograph that a line `#micrograph:` names",
     not_kept="sizes of single boxes",
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import mean, numbers, read_lines, without_comments
+from cryoflow.formats.pick_tables.text import median, numbers, read_lines, without_comments
 
 
 def read(path: Path) -> FilePicks:
@@ -14,7 +14,7 @@ def read(path: Path) -> FilePicks:
     rows = numbers(path, without_comments(read_lines(path)))
     if rows.shape[1] != 4:
         raise BadInput(path, "is no EPicker table of four numbers a line.", "It may be cut short.")
-    return FilePicks(FORMAT.name, rows[:, 0], rows[:, 1], rows[:, 3], "EPicker score", box_px=mean(rows[:, 2]))
+    return FilePicks(FORMAT.name, rows[:, 0], rows[:, 1], rows[:, 3], "EPicker score", box_px=median(rows[:, 2]))
 
 
 def _sniff(head: Head) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FilePicks, FloatArray, Head, PickFormat
-from cryoflow.formats.pick_tables.text import column, column_of_names, column_of_numbers, mean, read_frame
+from cryoflow.formats.pick_tables.text import column, column_of_names, column_of_numbers, median, read_frame
 from cryoflow.formats.pick_tables.unknown import X_LABELS, Y_LABELS
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def read(path: Path) -> FilePicks:
         None if score is None else column_of_numbers(path, "score", score),
         "" if score is None else "score",
         micrographs=None if names is None else column_of_names(names),
-        box_px=mean(boxes.sizes) if boxes else None,
+        box_px=median(boxes.sizes) if boxes else None,
         notes=(boxes.note,) if boxes else (),
-        diameter_px=None if diameter is None else mean(column_of_numbers(path, "diameter", diameter)),
+        diameter_px=None if diameter is None else median(column_of_numbers(path, "diameter", diameter)),
     )
 
 
@@ -107,7 +107,7 @@ FORMAT = PickFormat(
     position="center",
     marks="columns `width` and `height` beside `x` and `y`, or `xmin` to `ymax`: boxes, of which the middle is taken",
     score="`score`, `confidence`, `probability` or `fom`",
-    kept="center, score, mean diameter, micrograph",
+    kept="center, score, median diameter, micrograph",
     not_kept="other columns; tables with a z above 0",
     priority=-10,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import mean, numbers, read_lines, without_comments
+from cryoflow.formats.pick_tables.text import median, numbers, read_lines, without_comments
 
 
 def read(path: Path) -> FilePicks:
@@ -22,7 +22,7 @@ def read(path: Path) -> FilePicks:
         FORMAT.name,
         rows[:, 0] + rows[:, 2] / 2,
         rows[:, 1] + rows[:, 3] / 2,
-        box_px=mean(rows[:, 2:4]),
+        box_px=median(rows[:, 2:4]),
         counts=counts,
     )
 
@@ -43,6 +43,6 @@ FORMAT = PickFormat(
     read=read,
     position="corner",
     marks="fifth number 0 (outside) or sixth 0 (not selected): left out and counted as `switched_off`",
-    kept="center, mean box",
+    kept="center, median box",
     not_kept="class of the selection",
 )

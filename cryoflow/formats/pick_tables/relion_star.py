@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
 from cryoflow.formats.pick_tables.star_text import drop_disabled, read_position_blocks, without_unknown
-from cryoflow.formats.pick_tables.text import mean
+from cryoflow.formats.pick_tables.text import median
 from cryoflow.formats.pick_tables.tomography import tomography_label
 from cryoflow.formats.star import Table
 
@@ -73,7 +73,7 @@ def read(path: Path) -> FilePicks:
         without_unknown(table, "rlnAnglePsi"),
         None if classes is None else _class_numbers(np.asarray(classes)),
         micrographs=None if names is None else np.asarray(names, object),
-        diameter_px=mean(np.asarray(table["rlnDiameter"])) if "rlnDiameter" in table else None,
+        diameter_px=median(np.asarray(table["rlnDiameter"])) if "rlnDiameter" in table else None,
         is_helical=bool((tubes > 0).any()),
         label=-1 if is_negative else None,
         notes=tuple(notes),

@@ -182,7 +182,10 @@ def column_of_names(values: pd.Series) -> npt.NDArray[np.object_]:
     return np.array([str(value) for value in values], object)
 
 
-def mean(values: npt.NDArray[np.floating]) -> float | None:
-    """The mean of the finite values; None where there is none."""
-    finite = values[np.isfinite(values)]
-    return round(float(finite.mean()), 2) if finite.size else None
+def median(values: npt.NDArray[np.floating]) -> float | None:
+    """The lower median of the finite values; None where there is none.
+
+    One damaged size must not decide: of two sizes the smaller one counts, since near picks are folded by it.
+    """
+    finite = np.sort(values[np.isfinite(values)], axis=None)
+    return round(float(finite[(finite.size - 1) // 2]), 2) if finite.size else None

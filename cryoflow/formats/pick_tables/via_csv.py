@@ -16,7 +16,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FilePicks, Head, PickFormat
-from cryoflow.formats.pick_tables.text import column_of_names, mean, read_frame, required_column
+from cryoflow.formats.pick_tables.text import column_of_names, median, read_frame, required_column
 from cryoflow.storage.budgets import Deadline
 
 _SHAPES = "region_shape_attributes"
@@ -53,7 +53,7 @@ def read(path: Path) -> FilePicks:
     xy = np.array(places, np.float64).reshape(-1, 2)
     names = column_of_names(required_column(path, frame, "filename"))[rows] if len(rows) else np.zeros(0, object)
     counts = {"unknown_shape": n_unknown} if n_unknown else {}
-    diameter_px = mean(np.array(sizes, np.float64)) or None
+    diameter_px = median(np.array(sizes, np.float64)) or None
     return FilePicks(
         FORMAT.name,
         xy[:, 0],
@@ -97,7 +97,7 @@ FORMAT = PickFormat(
     read=read,
     position="center",
     marks="regions of an unknown shape are counted as `unknown_shape`",
-    kept="middle of each region, mean diameter, picture",
+    kept="middle of each region, median diameter, picture",
     not_kept="shapes and attributes of regions",
     priority=10,
 )

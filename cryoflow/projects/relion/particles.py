@@ -22,6 +22,7 @@ from cryoflow.formats.pick_tables.relion_star import SCORE
 from cryoflow.formats.pick_tables.star_text import UNKNOWN, drop_disabled, read_position_blocks
 from cryoflow.formats.pick_tables.text import note_on_end
 from cryoflow.formats.star import Table
+from cryoflow.projects.duplicates import whole_micrographs
 from cryoflow.projects.relion.micrographs import RelionCtf
 from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, optics_of_row, read_optics
 from cryoflow.projects.relion.sniff import sniff
@@ -222,7 +223,7 @@ def _own_knowledge(
     medians = {}
     for label in _DEFOCUS:
         if label in table:
-            values = np.asarray(table.pop(label), np.float64)
+            values = np.asarray(table.pop(label))
             # Angles run in circles, so that of the first stands for all.
             medians[label] = _medians(codes, values, len(names)) if label in _DEFOCUS[:2] else values[starts]
     own = {}
@@ -234,12 +235,21 @@ def _own_knowledge(
     return own
 
 
-def _medians(codes: npt.NDArray[np.int32], values: FloatArray, n_groups: int) -> FloatArray:
-    """Median of the finite values of each group; `codes` are sorted."""
+def _medians(codes: npt.NDArray[np.int32], values: npt.NDArray[np.floating], n_groups: int) -> FloatArray:
+    """Median of the finite values of each group; `codes` are sorted. A few groups at a time, to save memory."""
+    medians = np.full(n_groups, np.nan)
+    for part in whole_micrographs(codes):
+        first, last = int(codes[part.start]), int(codes[part.stop - 1])
+        medians[first : last + 1] = _medians_of_some(codes[part] - first, values[part], last + 1 - first)
+    return medians
+
+
+def _medians_of_some(codes: npt.NDArray[np.int32], values: npt.NDArray[np.floating], n_groups: int) -> FloatArray:
+    """Median of the finite values of each group, with one sort for all of them."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.full(n_groups, np.nan)
-    codes, values = codes[finite], values[finite]
+    codes, values = codes[finite], values[finite].astype(np.float64)
     low = values.min()
     span = values.max() - low + 1.0
     ordered = np.sort(codes * span + (values - low))  # one sort for all groups: each has a range of its own
