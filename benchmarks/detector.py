@@ -53,7 +53,7 @@ from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
 from cryoflow.detector.stream import CropStream, StreamOptions
-from cryoflow.detector.train import class_prior_of, with_rule
+from cryoflow.detector.training_data import class_prior_of, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc

@@ -23,7 +23,8 @@ from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.model import Detector
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.pick import PickedResult, pick
-from cryoflow.detector.train import HISTORY, PreparedProjects, TrainingOptions, precision_on, train_on
+from cryoflow.detector.train import HISTORY, precision_on, train_on
+from cryoflow.detector.training_data import PreparedProjects, TrainingOptions
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.training_sets import manifest

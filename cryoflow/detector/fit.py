@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
+from cryoflow.detector.checkpoint import STATE, Weights, restore, state_bytes
 from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.detector.stream import Batch, Batches
 from cryoflow.errors import BadInput
-from cryoflow.preparation.model_folder import WEIGHTS, array_of, get_weights, npz_bytes, set_weights
+from cryoflow.preparation.model_folder import WEIGHTS, array_of, get_weights, set_weights
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.devices import shared_by
 from cryoflow.unpicker.tensorboard import Scalars
-
-STATE = "state.npz"
-Weights = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ def _fit(
     history: list[dict[str, float]] = []
     state = output / STATE
     if state.is_file():
-        average, history = _restore(model, optimizer, state, fingerprint)
+        average, history = restore(model, optimizer, state, fingerprint)
     log = Scalars(output / "logs") if options.tensorboard else None
     change = max(1, round(options.unlabeled_from * options.rounds))
     compiled: bool | None = None
@@ -170,7 +164,7 @@ def _fit(
         record = {"round": done + 1.0, "loss": loss, "validation_loss": _validate(model, average, validation)}
         seconds.append(time.monotonic() - began)
         history.append({**record, "seconds": seconds[-1]})
-        write_atomically(state, _state_bytes(model, optimizer, average, history, fingerprint))
+        write_atomically(state, state_bytes(model, optimizer, average, history, fingerprint))
         if log:
             log.add(done + 1, record)
         if on_round:
@@ -247,65 +241,3 @@ def _schedule(options: FitOptions, total: int) -> keras.optimizers.schedules.Lea
         warmup_target=options.learning_rate,
         warmup_steps=warm,
     )
-
-
-def _state_bytes(
-    model: keras.Model,
-    optimizer: keras.Optimizer,
-    average: Weights,
-    history: list[dict[str, float]],
-    fingerprint: str,
-) -> bytes:
-    arrays: Weights = {f"average/{k}": v for k, v in average.items()}
-    for i, v in enumerate([*model.variables, *optimizer.variables]):
-        arrays[f"variable/{i:04d}"] = array_of(v)
-    described = json.dumps({"history": history, "fingerprint": fingerprint})
-    arrays["described"] = np.frombuffer(described.encode(), np.uint8)
-    return npz_bytes(arrays)
-
-
-def finished(output: Path, fingerprint: str, rounds: int) -> Weights | None:
-    """Return the averaged weights of a training that came to its end in a folder, None where there is none.
-
-    Raises
-    ------
-    BadInput
-        Where the checkpoint is of another training.
-    """
-    state = output / STATE
-    if not state.is_file():
-        return None
-    arrays, history = _read_state(state, fingerprint)
-    return _average_of(arrays) if len(history) >= rounds else None
-
-
-def _restore(
-    model: keras.Model, optimizer: keras.Optimizer, path: Path, fingerprint: str
-) -> tuple[Weights, list[dict[str, float]]]:
-    arrays, history = _read_state(path, fingerprint)
-    try:
-        for i, v in enumerate([*model.variables, *optimizer.variables]):
-            v.assign(arrays[f"variable/{i:04d}"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _no_state(path, error) from error
-    return _average_of(arrays), history
-
-
-def _average_of(arrays: Weights) -> Weights:
-    return {k.removeprefix("average/"): v for k, v in arrays.items() if k.startswith("average/")}
-
-
-def _read_state(path: Path, fingerprint: str) -> tuple[Weights, list[dict[str, float]]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        described = json.loads(arrays["described"].tobytes())
-        if described["fingerprint"] != fingerprint:
-            raise ValueError("made with other labels, micrographs or options")
-        return arrays, list(described["history"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise _no_state(path, error) from error
-
-
-def _no_state(path: Path, error: Exception) -> BadInput:
-    return BadInput(path, f"is no state of this training ({error}).", "Name another folder, or remove it.")

@@ -111,7 +111,8 @@ def train_general(
         Folder for simulated micrographs (2 GB with the recipe that ships) and checkpoints.
     """
     from cryoflow.detector.card import general_card
-    from cryoflow.detector.fit import FitOptions, finished, fit
+    from cryoflow.detector.checkpoint import finished
+    from cryoflow.detector.fit import FitOptions, fit
 
     recipe = recipe or GeneralRecipe()
     architecture = DetectorArchitecture(2, recipe.widths, recipe.blocks)

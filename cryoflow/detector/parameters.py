@@ -30,7 +30,7 @@ GENERAL = "general"
 """Name of the model that comes with cryoflow."""
 
 UnlabeledRule = Literal["positive-unlabeled", "ignored", "negative"]
-"""What is done with candidates that no label decides; see `detector.train.TrainingOptions.unlabeled`."""
+"""What is done with candidates that no label decides; see `detector.training_data.TrainingOptions.unlabeled`."""
 
 ParticleDiameterA = Annotated[
     float,

@@ -18,7 +18,7 @@ from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, outcomes
 from cryoflow.detector.model import Detector
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
-from cryoflow.detector.train import class_prior_of, prepared_example, with_rule
+from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, Piece
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order

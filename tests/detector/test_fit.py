@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoflow.detector.checkpoint import STATE
 from cryoflow.detector.examples import POSITIVE, Example
-from cryoflow.detector.fit import STATE, FitOptions, Round, fit
+from cryoflow.detector.fit import FitOptions, Round, fit
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput

@@ -13,7 +13,8 @@ from cryoflow.database import Database
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.detector.labels import MicrographLabels, best_entries, micrograph_labels, project_labels
 from cryoflow.detector.model import Detector
-from cryoflow.detector.train import TrainingOptions, train
+from cryoflow.detector.train import train
+from cryoflow.detector.training_data import TrainingOptions
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
