@@ -99,6 +99,55 @@ def until(page: Page, expression: str) -> None:
         time.sleep(0.01)
 
 
+def first_picture(page: Page, link: str) -> float:
+    """Open a link, and return the milliseconds from there to the first micrograph's whole picture."""
+    page.call("Page.navigate", url=link)
+    until(page, "performance.getEntriesByName('picture 0').length")
+    return float(page.js("performance.getEntriesByName('picture 0')[0].startTime"))
+
+
+def decide_in_montage(page: Page, n: int, database: Database) -> float:
+    """Accept and remove patches of the montage with one key each, and return the seconds until all are on the disk.
+
+    Each key is pressed when the page shows the decision on the patch before, and the picture of the patch in focus.
+    """
+    waits = """(async n => {
+      const pictures = new Map();
+      const pictured = async patch => {
+        const url = patch.querySelector('.image').style.backgroundImage.slice(5, -2);
+        if (!pictures.has(url)) {
+          const image = new Image();
+          image.src = url;
+          pictures.set(url, image.decode());
+        }
+        await pictures.get(url);
+      };
+      const frame = () => new Promise(requestAnimationFrame);
+      const focus = () => document.activeElement.classList.contains('patch') ? document.activeElement : null;
+      while (!focus()) await frame();
+      for (let i = 0; i < n; i++) {
+        const patch = focus();
+        await pictured(patch);
+        patch.dispatchEvent(new KeyboardEvent('keydown', {key: i % 3 ? 'a' : 'r', bubbles: true, cancelable: true}));
+        while (!focus() || focus() === patch) await frame();
+      }
+    })"""
+    before, began = n_actions(database), time.monotonic()
+    page.js("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'm', bubbles: true}))")
+    page.js(f"window.decided = 0; {waits}({n}).then(() => (window.decided = 1)); 0")
+    until(page, "window.decided")
+    while n_actions(database) < before + n:
+        time.sleep(0.05)
+        assert time.monotonic() - began < 600, "decisions are missing"
+    return time.monotonic() - began
+
+
+def n_actions(database: Database) -> int:
+    """Return how many actions the journal of the review holds."""
+    (journal,) = (database.root / ".reviews").glob("*.jsonl")
+    return len(journal.read_text().splitlines()) - 1
+
+
 def waited_ms(page: Page, key: str, condition: str) -> float:
     """Press a key within the page, and wait for a condition frame by frame."""
     return float(
@@ -120,6 +169,7 @@ def main() -> None:
     parser.add_argument("--picks", type=int, default=1000)
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--patches", type=int, default=1000)
     options = parser.parse_args()
     database = make(options.folder, options.micrographs, options.picks, options.size)
     command = [sys.executable, "-m", "cryoflow", "view", ENTRY, "--database", str(database.root), "--write", "--json"]
@@ -129,14 +179,18 @@ def main() -> None:
     while "}" not in text:
         text += process.stdout.readline()
     time.sleep(8)  # the entry is loaded meanwhile, as while a person opens the link
+    links = json.loads(text)
     try:
         with tempfile.TemporaryDirectory() as profile, browser(Path(profile), width=1400, height=900) as page:
             clock = CpuClock(process.pid)
             print(f"load of the machine {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
-            page.call("Page.navigate", url=json.loads(text)["write"])
-            until(page, "performance.getEntriesByName('picture 0').length")
-            first = float(page.js("performance.getEntriesByName('picture 0')[0].startTime"))
-            print("first picture,", clock.lap())
+            first = first_picture(page, links["write"])
+            print("first picture, browser just started,", clock.lap())
+            page.call("Page.navigate", url=links["write"].replace("/look?", "/compare?"))
+            time.sleep(2)
+            clock.lap()
+            again = first_picture(page, links["write"])
+            print("first picture, browser open,", clock.lap())
             until(page, "document.getElementById('all').textContent.includes(' of ')")
             time.sleep(3)
             clock.lap()
@@ -158,13 +212,18 @@ def main() -> None:
                 kept.append(waited_ms(page, " ", confirmed))
                 time.sleep(0.5)
             print(f"{2 * options.rounds} toggles, {clock.lap()}")
+            one_by_one = decide_in_montage(page, options.patches, database)
+            print(f"{options.patches} patches, {clock.lap()}")
     finally:
         process.terminate()
         process.wait(30)
     print(f"micrographs {options.micrographs}  picks {options.picks} each  {options.size} x {options.size} pixels")
-    print(f"first picture      {first:8.0f} ms")
+    print(f"first picture      {first:8.0f} ms in a browser that was just started, {again:.0f} ms in one that is open")
     for name, times in (("next picture", following), ("toggle, shown", shown), ("toggle, kept", kept)):
         print(f"{name:16s}   {statistics.median(times):8.0f} ms (median of {len(times)}), {max(times):.0f} at most")
+    print(
+        f"montage            {one_by_one:8.1f} s for {options.patches} patches, one key each, until all are on the disk"
+    )
 
 
 if __name__ == "__main__":

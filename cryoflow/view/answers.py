@@ -12,8 +12,10 @@ from fastapi.responses import Response
 from cryoflow.errors import BadInput
 from cryoflow.view import pictures
 from cryoflow.view.candidates import Float
+from cryoflow.view.counts import Tally, doubt, per_micrograph, tally
+from cryoflow.view.decisions import Added
 from cryoflow.view.library import SAME_PICK_DIAMETERS, Library, Opened
-from cryoflow.view.review import Added, Tally, doubt, per_micrograph, tally
+from cryoflow.view.review import kept_by, touched_by
 
 DOUBTFUL = (0.25, 0.75)
 """Probabilities between these are doubtful: more than one in four of the decisions on such picks is wrong."""
@@ -51,6 +53,7 @@ def about(opened: Opened) -> dict[str, object]:
         "has_labels": bool(c.labels.any()),
         "notes": [printable(note) for note in (*problem, *c.notes, *c.picks.notes)],
         "lowpass_A": list(pictures.LOWPASS_A),
+        "first_lowpass_A": pictures.FIRST_LOWPASS_A,
         "tile_px": pictures.TILE_PX,
         "patch_px": pictures.PATCH_PX,
         "revision": opened.review.revision,
@@ -63,18 +66,17 @@ def about(opened: Opened) -> dict[str, object]:
 
 def listed(opened: Opened, threshold: float) -> dict[str, object]:
     """Return what the list of micrographs shows of decisions."""
-    review = opened.review
-    kept = per_micrograph(opened.candidates, review.kept(threshold))
-    d = review.decisions
+    c, d = opened.candidates, opened.review.decisions
+    kept = per_micrograph(c, kept_by(c, d, threshold))
     for micrograph, added in d.added.items():
         if d.marks.get(micrograph) != "bad":
             kept[micrograph] += sum(added.labels)
     return {
         "n_kept": kept.tolist(),
         "marks": {str(m): mark for m, mark in sorted(d.marks.items())},
-        "touched": sorted(review.touched()),
-        "tally": counted(tally(review, threshold)),
-        "revision": review.revision,
+        "touched": sorted(touched_by(c, d)),
+        "tally": counted(tally(opened.review, threshold)),
+        "revision": d.revision,
     }
 
 

@@ -21,11 +21,11 @@ from cryoflow.system.cpus import available_cpus
 from cryoflow.view import pictures
 from cryoflow.view.access import Visitor, clean_name
 from cryoflow.view.answers import about, as_json, changed, counted, listed, one_micrograph, shape_of
+from cryoflow.view.counts import tally
 from cryoflow.view.library import Library, Opened
 from cryoflow.view.montage import MOST_PATCHES, Order, montage_page, patches_picture
 from cryoflow.view.next_steps import next_steps
 from cryoflow.view.records import check_micrograph, count_of, number_of, read_record, text_of
-from cryoflow.view.review import tally
 from cryoflow.view.save import save, star_archive
 from cryoflow.view.training import FLOWS, Trained, Trainings
 
@@ -80,8 +80,7 @@ class Api:
 
     def _load(self, entry: str, micrograph: int) -> None:
         with contextlib.suppress(CryoflowError, OSError, IndexError):  # the page's own requests report them
-            opened = self.library.opened(entry)
-            self.library.pyramid(opened.path(micrograph))
+            self.library.prepare(entry, micrograph)
 
     def seen(self, window: str, name: str, entry: str, micrograph: int) -> list[dict[str, object]]:
         """Note what a window shows, and return the other windows that show the same entry."""
@@ -182,7 +181,7 @@ def routes(api: Api) -> APIRouter:
     def patches(
         entry: EntryName,
         picks: Annotated[str, Query(max_length=2000, pattern=r"^\d+\.\d+(,\d+\.\d+)*$")],
-        lowpass: float = 20.0,
+        lowpass: float = pictures.FIRST_LOWPASS_A,
     ) -> Response:
         if lowpass not in pictures.LOWPASS_A:
             raise HTTPException(422, f"lowpass is one of {pictures.LOWPASS_A}")
@@ -273,11 +272,13 @@ def _save(api: Api, visitor: Visitor, record: Mapping[str, object]) -> Response:
     others = record.get("others")
     if others not in ("leave out", "threshold"):
         raise HTTPException(422, "others is 'leave out' or 'threshold'")
-    if (since := count_of(record, "revision")) != opened.review.revision:
+    seen = opened.review.decisions
+    if (since := count_of(record, "revision")) != seen.revision:
         return as_json({"conflict": changed(opened, since, text_of(record, "window", 40))}, status=409)
     by = _name(api, visitor, text_of(record, "by", 300))
+    threshold = number_of(record, "threshold")
     with api.slot():
-        entry = save(opened.review, api.library.database, by, threshold=number_of(record, "threshold"), others=others)
+        entry = save(opened.review, api.library.database, by, threshold=threshold, others=others, decisions=seen)
     saved = api.library.database.load(entry)
     labels = saved.picks["label"].to_numpy()
     return as_json(

@@ -211,6 +211,21 @@ class Library:
 
         return self._tiles.get((str(path), _version(path), size, level, row, column, lowpass_A), make)
 
+    def prepare(self, name: str, micrograph: int) -> None:
+        """Load an entry and the tiles that show one of its micrographs, before the page asks for them.
+
+        Raises
+        ------
+        BadInput
+            Where the entry or the micrograph cannot be read.
+        IndexError
+            Where there is no such micrograph.
+        """
+        opened = self.opened(name)
+        pyramid = self.pyramid(opened.path(micrograph))
+        for level, row, column in pictures.tiles_on_screen(pyramid.shape_yx):
+            self.tile(opened, micrograph, level, row, column, pictures.FIRST_LOWPASS_A)
+
     def mask_path(self, opened: Opened, micrograph: int) -> Path | None:
         """Return the file with the mask of a micrograph, of the first folder that has one; None where none has."""
         name = str(opened.candidates.picks.micrographs["name"].iloc[micrograph])

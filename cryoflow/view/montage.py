@@ -16,6 +16,7 @@ from cryoflow.view.answers import finite_or_none
 from cryoflow.view.candidates import Float
 from cryoflow.view.library import Opened
 from cryoflow.view.records import check_micrograph
+from cryoflow.view.review import kept_by, labels_by
 
 MOST_PATCHES = 60
 """Most patches of one picture."""
@@ -26,10 +27,10 @@ def montage_page(
     opened: Opened, threshold: float, order: Order, micrograph: int, page: int, size: int
 ) -> dict[str, object]:
     """Return one page of the picks in the order in which a person looks at them."""
-    c = opened.candidates
+    c, decisions = opened.candidates, opened.review.decisions
     rows = np.arange(len(c)) if micrograph < 0 else np.arange(c.rows(micrograph).start, c.rows(micrograph).stop)
     scores = c.scores[rows]
-    bad = [m for m, mark in opened.review.decisions.marks.items() if mark == "bad"]
+    bad = [m for m, mark in decisions.marks.items() if mark == "bad"]
     usable = ~np.isin(c.micrograph[rows], bad)
     if order == "random" or not c.has_scores:
         key = np.random.default_rng(0).random(len(rows))
@@ -39,7 +40,7 @@ def montage_page(
         key = scores if order == "low" else -scores
     rows = rows[usable]
     these = rows[_first(np.nan_to_num(key[usable], nan=np.inf), (page + 1) * size)[page * size :]]
-    kept, decided = opened.review.kept(threshold), opened.review.labels
+    kept, decided = kept_by(c, decisions, threshold), labels_by(c, decisions)
     return {
         "n": len(rows),
         "page": page,

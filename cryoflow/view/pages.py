@@ -10,7 +10,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import HTTPException
@@ -72,7 +72,10 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
             "micrograph": micrograph,
             "can_train": api.trainings is not None,
         }
-        return page(request, "look.html", entry=name, entries=names, config=config, named=bool(visitor.name))
+        shown = {"entry": name, "micrograph": micrograph, "other": config["with"]}
+        needed = [f"api/entry?{urlencode({'entry': name})}", f"api/micrograph?{urlencode(shown, doseq=True)}"]
+        named = bool(visitor.name)
+        return page(request, "look.html", entry=name, entries=names, config=config, named=named, needed=needed)
 
     @router.get("/picture")
     def picture(entry: Annotated[str, Query(max_length=600)], name: Annotated[str, Query(max_length=200)]) -> Response:
@@ -146,6 +149,11 @@ def page(request: Request, template: str, *, status: int = 200, **values: object
     may_write = visitor_of(request).may_write
     text = _templates().get_template(template).render(root=root, may_write=may_write, **values)
     return HTMLResponse(text, status)
+
+
+def prepare() -> None:
+    """Read the template of the page that most people open first: it takes longer than all that follows."""
+    _templates().get_template("look.html")
 
 
 @cache

@@ -32,6 +32,10 @@ TILE_PX = 512
 """Edge of a tile in pixels of its level."""
 LOWPASS_A = (0.0, 5.0, 10.0, 20.0, 40.0)
 """Resolutions to choose from in angstrom; 0 filters nothing. Each one more is another set of tiles in the cache."""
+FIRST_LOWPASS_A = 20.0
+"""The one of them that is chosen at first."""
+SCREEN_PX = 850
+"""Longest edge of a micrograph on a screen of ordinary size."""
 PATCH_PX = 96
 """Edge of a patch on the screen."""
 PATCH_DIAMETERS = 1.6
@@ -187,6 +191,13 @@ def n_levels(shape_yx: tuple[int, int]) -> int:
     while longest > TILE_PX // 2:
         longest, levels = -(-longest // 2), levels + 1
     return levels
+
+
+def tiles_on_screen(shape_yx: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Return level, row and column of the tiles that show a whole micrograph on a screen of ordinary size."""
+    level = min(max(0, int(np.log2(max(shape_yx) / SCREEN_PX))), n_levels(shape_yx) - 1)
+    rows, columns = (range(-(-n // (TILE_PX << level))) for n in shape_yx)
+    return [(level, row, column) for row in rows for column in columns]
 
 
 def tile(pyramid: Pyramid, level: int, row: int, column: int, lowpass_A: float, pixel_size_A: float | None) -> bytes:

@@ -17,13 +17,23 @@ from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.unpicker.star_labels import star_files
-from cryoflow.view.review import Added, Review, names_of, per_micrograph
+from cryoflow.view.counts import names_of, per_micrograph
+from cryoflow.view.decisions import Added, Decisions
+from cryoflow.view.review import Review, kept_by, labels_by, touched_by
 
 Others = Literal["leave out", "threshold"]
 """What becomes of micrographs that nobody looked at."""
 
 
-def save(review: Review, database: Database, by: str, *, threshold: float, others: Others = "leave out") -> Entry:
+def save(
+    review: Review,
+    database: Database,
+    by: str,
+    *,
+    threshold: float,
+    others: Others = "leave out",
+    decisions: Decisions | None = None,
+) -> Entry:
     """Add the reviewed picks to the database as a new entry, `X_reviewed` or the next free number.
 
     Parameters
@@ -36,6 +46,8 @@ def save(review: Review, database: Database, by: str, *, threshold: float, other
         "leave out": the entry holds the micrographs that somebody decided something on; on those that are not marked as
         finished, picks that nobody decided on are labeled 0, not known. It is meant for training. "threshold": the
         entry holds all micrographs but the bad ones, and every pick is labeled 1 or -1. It is meant for export.
+    decisions
+        The state that the person saw; None takes the present one.
 
     Raises
     ------
@@ -45,7 +57,7 @@ def save(review: Review, database: Database, by: str, *, threshold: float, other
         Where the database cannot be written; it is then what it was.
     """
     with database.writing():
-        reviewed = reviewed_picks(review, by, threshold=threshold, others=others)
+        reviewed = reviewed_picks(review, by, threshold=threshold, others=others, decisions=decisions)
         source = review.candidates.entry
         taken = {e.name.partition("/")[2] for e in database.entries() if e.project == source.project}
         stem = f"{source.suffix}_reviewed" if source.suffix else "reviewed"
@@ -55,10 +67,17 @@ def save(review: Review, database: Database, by: str, *, threshold: float, other
         return database.add(replace(reviewed, provenance=replace(who, suffix=suffix)))
 
 
-def reviewed_picks(review: Review, by: str, *, threshold: float, others: Others = "leave out") -> PickSet:
+def reviewed_picks(
+    review: Review,
+    by: str,
+    *,
+    threshold: float,
+    others: Others = "leave out",
+    decisions: Decisions | None = None,
+) -> PickSet:
     """Return the candidates and added picks with the labels of a review; see `save`."""
-    c, d = review.candidates, review.decisions
-    touched = review.touched()
+    c, d = review.candidates, decisions or review.decisions
+    touched = touched_by(c, d)
     if not touched and others == "leave out":
         raise BadInput(
             c.entry.name,
@@ -71,9 +90,9 @@ def reviewed_picks(review: Review, by: str, *, threshold: float, others: Others 
     if not wanted.any():
         raise BadInput(c.entry.name, "all its reviewed micrographs are marked as bad: no picks are left to save.")
     finished = np.array([d.marks.get(m) == "finished" for m in range(n_micrographs)], bool)
-    shown = np.where(review.kept(threshold), 1, -1).astype(np.int8)
+    shown = np.where(kept_by(c, d, threshold), 1, -1).astype(np.int8)
     confirmed = finished[c.micrograph] | (others == "threshold")
-    labels = np.where(confirmed, shown, review.labels)
+    labels = np.where(confirmed, shown, labels_by(c, d))
     table = c.picks.picks.assign(label=labels.astype(np.int8))
     if not np.isfinite(c.scores).any():
         table = table.drop(columns="score", errors="ignore")

@@ -104,8 +104,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
     )
     try:
         on_started(links_of(port, read, write if p.write else None, names))
-        for name in names:  # loaded while the person still opens the link
-            threading.Thread(target=_load, args=(library, name), daemon=True).start()
+        threading.Thread(target=_prepare, args=(library, names), daemon=True).start()
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
@@ -162,9 +161,14 @@ def tokens(file: Path | None) -> tuple[str, str]:
     return lines[0], lines[1]
 
 
-def _load(library: Library, name: str) -> None:
-    with contextlib.suppress(CryoflowError, OSError):  # the page will tell
-        library.opened(name)
+def _prepare(library: Library, names: Sequence[str]) -> None:
+    """Load what the first page needs while the person still opens the link."""
+    from cryoflow.view import pages
+
+    pages.prepare()
+    for name in names:
+        with contextlib.suppress(CryoflowError, OSError, IndexError):  # the page will tell
+            library.prepare(name, 0)
 
 
 def _listening(port: int) -> socket.socket:

@@ -46,8 +46,8 @@ class Viewer:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return make_database(tmp_path)
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> Database:
+    return make_database(tmp_path, per_micrograph=getattr(request, "param", 12))
 
 
 @pytest.fixture
@@ -229,6 +229,87 @@ def test_everything_can_be_done_with_keys_alone(start: Callable[..., Viewer], pa
     saved = database.load(shown(page, "saved-entry"))
     finished = saved.picks[saved.picks["micrograph"] == list(saved.micrographs["name"]).index("mic_0.mrc")]
     assert sorted(finished["label"].tolist()) == [-1, -1] + [1] * 11
+
+
+def test_a_click_on_a_patch_goes_to_its_micrograph_with_the_pick_in_the_middle(
+    start: Callable[..., Viewer], page: Page, database: Database
+) -> None:
+    open_entry(page, start().read)
+    page.press("m")
+    page.js("(e => { e.value = 'high'; e.dispatchEvent(new Event('change')) })(document.getElementById('order'))")
+    picks = database.load(SCORED)
+    scores, xy = picks.picks["score"].to_numpy(), picks.centers_xy_px
+    inner = (np.abs(xy - np.array(SHAPE_YX[::-1]) / 2) < (110, 50)).all(axis=1)  # the edges are far from the middle
+    number = next(i for i, row in enumerate(np.argsort(-scores)) if inner[row] and row >= 12)
+    row = int(np.argsort(-scores)[number])
+    page.wait_for(f"document.querySelector('.patch .score')?.textContent.endsWith('{scores.max():.3f}')")
+    page.click(f"document.querySelector('.patch[data-index=\"{number}\"]')")
+    page.wait_for("!document.getElementById('stage').hidden && !document.getElementById('tip').hidden")
+    name = str(picks.micrographs["name"].iloc[picks.picks["micrograph"].iloc[row]])
+    assert shown(page, "where") == name.rpartition("/")[2]
+    assert f"score {scores[row]:.3f}" in shown(page, "tip")
+    page.wait_for(f"document.getElementById('stage').dataset.pictured === '{picks.picks['micrograph'].iloc[row]}'")
+    grey = """(() => {
+      const c = document.getElementById('picture'), width = c.getBoundingClientRect().width;
+      const [x, y, r] = [c.width / 2, c.height / 2, 10 * c.width / width];
+      const mean = d => { let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i]; return 4 * s / d.length };
+      const at = (x, y, w, h) => mean(c.getContext('2d').getImageData(x, y, w, h).data);
+      return [at(x - r, y - r, 2 * r, 2 * r), at(0, 0, c.width, c.height)];
+    })()"""
+    middle, whole = page.js(grey)
+    assert middle < 0.6 * whole  # a particle is dark
+
+
+@pytest.mark.parametrize("database", [30], indirect=True)
+def test_patches_are_decided_by_keys_faster_than_pages_load_and_none_is_skipped(
+    start: Callable[..., Viewer], page: Page, database: Database
+) -> None:
+    """One key for each patch, held down: 120 patches on three pages."""
+    open_entry(page, start().write)
+    page.press("m")
+    page.wait_for("document.activeElement.classList.contains('patch')")
+    held = """(async n => {
+      const frame = () => new Promise(requestAnimationFrame);
+      const undecided = () => document.querySelectorAll('.patch:not(.decided)').length;
+      const where = () => document.getElementById('page').textContent;
+      const end = performance.now() + 60000;
+      while (performance.now() < end && !(where() === 'page 3 of 3' && !undecided())) {
+        const at = document.activeElement;
+        at.dispatchEvent(new KeyboardEvent('keydown', {key: 'r', bubbles: true, cancelable: true}));
+        await frame();
+      }
+      return undecided();
+    })()"""
+    assert page.js(held) == 0
+    page.wait_for("document.getElementById('all').textContent === '0 of 120'")
+    lines = [json.loads(line)["do"] for line in journal(database).splitlines()[1:]]
+    decided = [(m, i) for line in lines for m, numbers in line["picks"].items() for i in numbers]
+    assert set(decided) == {(str(m), i) for m in range(4) for i in range(30)}
+    assert {line["label"] for line in lines} == {-1}
+
+
+def test_the_montage_shows_what_is_undone_and_its_keys_leave_the_hidden_micrograph_alone(
+    start: Callable[..., Viewer], page: Page
+) -> None:
+    open_entry(page, start().write)
+    page.press(".")  # a pick of the micrograph is chosen
+    page.wait_for("!document.getElementById('tip').hidden")
+    page.press("m")
+    page.wait_for("document.activeElement.classList.contains('patch')")
+    page.press("r")
+    page.wait_for("document.querySelectorAll('.patch.removed').length === 1")
+    page.wait_for("document.getElementById('all').textContent === '47 of 48'")
+    page.press("u")
+    page.wait_for("document.querySelectorAll('.patch.removed').length === 0")
+    assert page.js("document.activeElement.dataset.index") == "1"
+    page.js("document.activeElement.blur()")
+    for key in ("r", "d", "x", "f"):
+        page.press(key)
+    page.press("r")
+    page.press("m")
+    page.wait_for("document.getElementById('here').textContent === '12 of 12'")
+    assert shown(page, "all") == "48 of 48"
+    assert page.js("document.querySelectorAll('#list .mark.finished, #list .mark.bad').length") == 0
 
 
 def test_a_mask_lies_over_the_micrograph_where_it_marks_junk(

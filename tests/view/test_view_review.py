@@ -19,8 +19,10 @@ from cryoflow.pickers.training_sets.export import export
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.view.candidates import open_candidates
+from cryoflow.view.counts import tally
+from cryoflow.view.decisions import BadAction
 from cryoflow.view.journal import journal_of
-from cryoflow.view.review import BadAction, Review, tally
+from cryoflow.view.review import Review
 from cryoflow.view.save import reviewed_picks, save, star_archive
 
 
@@ -83,6 +85,30 @@ def test_every_action_is_there_after_the_server_was_killed(database: Database) -
     assert again.decisions.added[1].xy_px == [(50.0, 60.5)]
     assert again.decisions.marks == {2: "bad"}
     assert again.decisions.people == {"ada", "bo"}
+
+
+def test_whoever_reads_decisions_sees_them_as_they_were_between_two_actions(database: Database) -> None:
+    review = review_of(database)
+    review.act("ada", "w", {"do": "add", "micrograph": 0, "xy_px": [[50, 60]]})
+    before = review.decisions
+    review.act("ada", "w", label(0, 0, 12, to=-1))
+    review.act("ada", "w", {"do": "mark", "micrograph": 2, "mark": "bad"})
+    review.act("ada", "w", {"do": "undo"})
+    review.act("bo", "v", {"do": "add", "micrograph": 0, "xy_px": [[70, 80]]})
+    assert (before.revision, review.decisions.revision) == (1, 5)
+    assert not before.labels.any()
+    assert (before.added[0].xy_px, before.added[0].labels) == ([(50.0, 60.0)], [1])
+    assert (before.marks, before.people) == ({}, {"ada"})
+    assert review.decisions.added[0].labels == [0, 1]
+
+
+def test_an_action_after_the_state_that_is_saved_is_not_saved_with_it(database: Database) -> None:
+    review = review_of(database)
+    review.act("ada", "w", label(0, 0, to=-1))
+    seen = review.decisions
+    review.act("bo", "v", label(0, 1, to=-1))
+    saved = database.load(save(review, database, "ada", threshold=0.0, decisions=seen))
+    assert saved.picks["label"].tolist() == [-1] + [0] * 11
 
 
 def test_a_torn_last_line_is_dropped_and_the_journal_goes_on(database: Database) -> None:

@@ -17,6 +17,8 @@ import { COLORS, OTHERS, Stage } from "./stage.js";
 const POLL_MS = 3000;
 const MOVE_PX = 60;
 const MOST_HELD = 12;
+/** Keys that act on the micrograph, which is hidden while the montage is shown. */
+const OF_MICROGRAPH = new Set([" ", "Enter", "a", "r", "x", "f", "d", ".", ",", "v", "i", "b", "B", "h", "k", "0", "1", "+", "=", "-", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"]);
 
 /** @type {import("./types.js").Config} */
 const config = JSON.parse(element("top", HTMLElement).dataset.config ?? "{}");
@@ -28,7 +30,7 @@ const montage = new Montage({
     entry: config.entry,
     threshold,
     micrograph: current,
-    lowpass: Number(lowpass.value) || entry.lowpass_A[3] || 0,
+    lowpass: Number(lowpass.value) || entry.first_lowpass_A,
     patchPx: entry.patch_px,
     mayWrite: config.may_write,
   }),
@@ -83,7 +85,7 @@ async function start() {
   stage.entry = config.entry;
   stage.tilePx = entry.tile_px;
   fill(lowpass, entry.lowpass_A.map((a) => [String(a), a ? `${a} Å` : "none"]));
-  lowpass.value = localStorage.lowpass ?? String(entry.lowpass_A[3] ?? 0);
+  lowpass.value = localStorage.lowpass ?? String(entry.first_lowpass_A);
   stage.lowpass = Number(lowpass.value);
   setUpSlider();
   setUpOthers();
@@ -91,6 +93,7 @@ async function start() {
   setUpPicture();
   list.sort();
   await goTo(Math.min(config.micrograph, entry.names.length - 1), false);
+  await stage.drawnWhole(); // what the picture does not need comes after it
   await loadList();
   setInterval(() => void poll(), POLL_MS);
 }
@@ -132,13 +135,19 @@ async function goTo(i, remember = true, anew = false) {
     if (remember) history.replaceState(null, "", pageAddress(config.entry, i));
     render();
     if (m.mask && !stage.masks.has(i)) stage.loadMask(m).then(render, fail);
-    if (element("scope", HTMLSelectElement).value === "one" && !element("montage", HTMLElement).hidden) void montage.load();
-    for (const step of [1, -1]) {
-      const near = list.beside(step);
-      if (near !== null && !m.problem) void fetchMicrograph(near).then((n) => stage.prefetch(n), () => {});
-    }
+    if (element("scope", HTMLSelectElement).value === "one" && inMontage()) void montage.load();
+    if (!m.problem) void stage.drawnWhole().then(() => prefetchBeside(i));
   } catch (error) {
     fail(error);
+  }
+}
+
+/** Fetch the micrographs beside the shown one, unless a person has gone on. @param {number} i */
+function prefetchBeside(i) {
+  if (i !== wanted) return;
+  for (const step of [1, -1]) {
+    const near = list.beside(step);
+    if (near !== null) void fetchMicrograph(near).then((n) => stage.prefetch(n), () => {});
   }
 }
 
@@ -273,7 +282,7 @@ async function askTally() {
     if (askAgain) {
       askAgain = false;
       void askTally();
-    } else if (!element("montage", HTMLElement).hidden) {
+    } else if (inMontage()) {
       void montage.load();
     }
   }
@@ -401,7 +410,7 @@ function setUpPicture() {
     localStorage.lowpass = lowpass.value;
     stage.lowpass = Number(lowpass.value);
     stage.draw();
-    if (!element("montage", HTMLElement).hidden) montage.draw();
+    if (inMontage()) montage.draw();
   });
   apply();
 }
@@ -431,7 +440,10 @@ function send(action, before) {
       waiting--;
       takeIn(changes);
       if (changes.done === false) toast(`There is nothing to ${action.do}.`);
-      else if (action.do === "undo" || action.do === "redo") tellUndo(action.do, changes);
+      else if (action.do === "undo" || action.do === "redo") {
+        tellUndo(action.do, changes);
+        if (inMontage() && !waiting) void montage.refresh();
+      }
       if (changes.tally) showTally(changes.tally, threshold);
       if (action.do !== "label" || !waiting) void loadListSoon();
     } catch (error) {
@@ -471,6 +483,7 @@ function takeIn(changes) {
       if (m) m.state = state;
     }
     render();
+    if (changes.by_others.length && inMontage()) void montage.refresh();
   }
   if (changes.by_others.length && Object.keys(changes.micrographs).length) {
     const n = Object.keys(changes.micrographs).length;
@@ -585,6 +598,10 @@ async function openPatch(micrograph, pick) {
   await goTo(micrograph);
   select(pick, true);
   stage.circles.focus();
+}
+
+function inMontage() {
+  return !element("montage", HTMLElement).hidden;
 }
 
 /** @param {boolean} on */
@@ -748,7 +765,7 @@ const KEYS = [
   [["t"], "threshold: left and right keys move it", () => slider.focus(), false],
   [["h"], "hide or show all circles", () => flip("all"), false],
   [["k"], "hide or show the mask", () => flip("mask"), false],
-  [["m"], "micrograph or montage", () => showMontage(element("montage", HTMLElement).hidden === true), false],
+  [["m"], "micrograph or montage", () => showMontage(!inMontage()), false],
   [["c"], "montage: keep the page as it is shown; next page", () => montage.confirm(), true],
   [["l"], "list of micrographs", () => element("list", HTMLElement).focus(), false],
   [["s"], "save as a new entry", () => openSave(), true],
@@ -806,7 +823,7 @@ function setUpKeys() {
       return step(event.key === "ArrowDown" ? 1 : -1);
     }
     const found = rows.find(([keys]) => keys.includes(event.key));
-    if (!found) return;
+    if (!found || (inMontage() && OF_MICROGRAPH.has(event.key))) return;
     event.preventDefault();
     tell(undefined); // it would stay where the pick was before a zoom
     found[2]();

@@ -7,6 +7,7 @@ import { count, element, make } from "./page.js";
 /** @typedef {import("./types.js").Patch} Patch */
 
 const SIZE = 48;
+const DECISIONS = ["a", "r", " "];
 
 export class Montage {
   /**
@@ -24,6 +25,7 @@ export class Montage {
     /** @type {Patch[]} */
     this.patches = [];
     this.asked = 0;
+    this.loading = false;
     this.box.addEventListener("click", (event) => {
       const patch = this.patchOf(event.target);
       if (!patch) return;
@@ -53,19 +55,12 @@ export class Montage {
 
   /** @param {boolean} focus Put the focus on the first patch. */
   async load(focus = false) {
-    const now = this.way.now();
     const asked = ++this.asked;
-    const scope = element("scope", HTMLSelectElement).value;
+    this.loading = true;
     try {
-      const found = await get("montage", {
-        entry: now.entry,
-        threshold: now.threshold,
-        order: element("order", HTMLSelectElement).value,
-        micrograph: scope === "one" ? now.micrograph : -1,
-        page: this.page,
-        size: SIZE,
-      });
+      const found = await this.fetchPage(this.page);
       if (asked !== this.asked) return;
+      this.loading = false;
       this.n = found.n;
       this.patches = found.picks;
       if (!this.patches.length && this.page > 0) {
@@ -74,15 +69,62 @@ export class Montage {
       }
       this.draw();
       if (focus) this.button(0)?.focus();
+      void this.fetchAhead(asked);
+    } catch (error) {
+      if (asked === this.asked) this.loading = false;
+      this.way.fail(String(error instanceof Error ? error.message : error));
+    }
+  }
+
+  /** @param {number} page @returns {Promise<{n: number, picks: Patch[]}>} */
+  fetchPage(page) {
+    const now = this.way.now();
+    return get("montage", {
+      entry: now.entry,
+      threshold: now.threshold,
+      order: element("order", HTMLSelectElement).value,
+      micrograph: element("scope", HTMLSelectElement).value === "one" ? now.micrograph : -1,
+      page,
+      size: SIZE,
+    });
+  }
+
+  /** Have the browser hold the pictures of the next page. @param {number} asked */
+  async fetchAhead(asked) {
+    if ((this.page + 1) * SIZE >= this.n) return;
+    const next = await this.fetchPage(this.page + 1).catch(() => null);
+    if (next?.picks.length && asked === this.asked) new Image().src = this.pictures(next.picks);
+  }
+
+  /** Take in what was decided elsewhere, or undone; the focus stays. */
+  async refresh() {
+    const asked = ++this.asked;
+    try {
+      const found = await this.fetchPage(this.page);
+      if (asked !== this.asked) return;
+      const same = found.picks.length === this.patches.length && found.picks.every((p, i) => p.micrograph === this.patches[i]?.micrograph && p.pick === this.patches[i]?.pick);
+      if (!same) return void this.load(this.focused() >= 0);
+      this.patches = found.picks;
+      this.patches.forEach((_, i) => this.mark(i));
     } catch (error) {
       this.way.fail(String(error instanceof Error ? error.message : error));
     }
   }
 
-  draw() {
+  /** The address of the picture that holds some patches side by side. @param {Patch[]} patches */
+  pictures(patches) {
     const now = this.way.now();
-    const picks = this.patches.map((p) => `${p.micrograph}.${p.pick}`).join(",");
-    const url = picks ? address("patches", { entry: now.entry, picks, lowpass: now.lowpass }) : "";
+    return address("patches", { entry: now.entry, picks: patches.map((p) => `${p.micrograph}.${p.pick}`).join(","), lowpass: now.lowpass });
+  }
+
+  /** Number of the patch that has the focus, -1 where none has. */
+  focused() {
+    const at = document.activeElement;
+    return at && this.box.contains(at) ? [...this.box.children].indexOf(at) : -1;
+  }
+
+  draw() {
+    const url = this.patches.length ? this.pictures(this.patches) : "";
     this.box.replaceChildren(
       ...this.patches.map((_, i) => {
         const image = make("span", { class: "image" });
@@ -133,6 +175,7 @@ export class Montage {
 
   /** Keep the decisions of the page as they are shown, and turn the page. */
   confirm() {
+    if (this.loading) return; // these patches are confirmed already
     const open = this.patches.filter((p) => !p.decided);
     this.decide(open.filter((p) => p.kept), 1);
     this.decide(open.filter((p) => !p.kept), -1);
@@ -142,10 +185,15 @@ export class Montage {
   /** @param {KeyboardEvent} event */
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const at = this.box.contains(document.activeElement) ? [...this.box.children].indexOf(/** @type {Element} */ (document.activeElement)) : -1;
+    const at = this.focused();
     const patch = this.patches[at];
     if (!patch) return;
     const columns = Math.max(1, Math.round(this.box.clientWidth / ((this.button(0)?.offsetWidth ?? 96) + 6)));
+    if (this.loading && DECISIONS.includes(event.key)) {
+      event.preventDefault(); // the next page is on its way: the decision would be of the patch that is left
+      event.stopPropagation();
+      return;
+    }
     /** @type {Record<string, number>} */
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
     let to = at + (steps[event.key] ?? 0);

@@ -24,7 +24,7 @@ export function address(name, query) {
 
 /** @param {string} name @param {Query} query @returns {Promise<any>} */
 export async function get(name, query) {
-  return content(await reached(fetch(address(name, query), { headers: { accept: "application/json" } })));
+  return content(await reached(fetch(address(name, query))));
 }
 
 /** @param {string} name @param {Query} query @returns {Promise<ImageBitmap>} */

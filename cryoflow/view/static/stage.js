@@ -16,6 +16,7 @@ const HIT_PX = 14;
 const LEAST_STAMPED = 40;
 const LARGEST_STAMP_PX = 120;
 const MOST_STAMPS = 64;
+const WHOLE_WITHIN_MS = 1500;
 
 /** Half the side of a circle's stamp: whole pixels, so that its middle lies between two of them. @param {number} radius @param {number} width */
 function stampReach(radius, width) {
@@ -57,6 +58,8 @@ export class Stage {
     this.maskOpacity = 0.4;
     this.asked = false;
     this.circlesChanged = false;
+    /** Called when the whole picture is drawn. @type {(() => void)[]} */
+    this.onWhole = [];
     /** Circles that were drawn once, by their looks. @type {Map<string, HTMLCanvasElement>} */
     this.stamps = new Map();
     new ResizeObserver(() => this.resized()).observe(host);
@@ -83,6 +86,15 @@ export class Stage {
     this.drawn = drawn;
     if (other && !keepPlace) this.fit();
     else this.draw();
+    if (other && this.width && !m.problem) this.inSight(m, this.levelFor(m)); // asked for now, not at the next frame
+  }
+
+  /** Return when the whole picture is drawn, or after a while where it is not. @returns {Promise<void>} */
+  drawnWhole() {
+    return new Promise((done) => {
+      this.onWhole.push(done);
+      setTimeout(done, WHOLE_WITHIN_MS);
+    });
   }
 
   /** Show the whole micrograph. */
@@ -197,10 +209,9 @@ export class Stage {
     const m = this.drawn?.micrograph;
     const context = this.context(this.picture);
     if (!m || m.problem) return;
-    const wanted = Math.log2(1 / (this.scale * (window.devicePixelRatio || 1)));
-    const level = Math.max(0, Math.min(m.levels - 1, Math.floor(wanted)));
+    const level = this.levelFor(m);
     context.imageSmoothingEnabled = this.scale < 3;
-    const whole = this.visible(m, level).every(([row, column]) => this.tile(m, level, row, column)?.complete);
+    const whole = this.inSight(m, level).every((tile) => tile.complete);
     // Coarser tiles that are there already stand in for those that are on their way.
     for (let l = m.levels - 1; !whole && l > level; l--) this.drawLevel(context, m, l);
     this.drawLevel(context, m, level);
@@ -210,6 +221,18 @@ export class Stage {
       this.host.dataset.pictured = pictured;
       performance.mark(`picture ${pictured}`);
     }
+    if (whole) for (const done of this.onWhole.splice(0)) done();
+  }
+
+  /** The level whose pixels are as large as the screen's, or the next finer one. @param {Micrograph} m @param {number} scale */
+  levelFor(m, scale = this.scale) {
+    const wanted = Math.log2(1 / (scale * (window.devicePixelRatio || 1)));
+    return Math.max(0, Math.min(m.levels - 1, Math.floor(wanted)));
+  }
+
+  /** Tiles in sight. All are asked for, also where the first is not there yet. @param {Micrograph} m @param {number} level */
+  inSight(m, level) {
+    return this.visible(m, level).map(([row, column]) => this.tile(m, level, row, column));
   }
 
   /** Fetch the mask of a micrograph that has one. @param {Micrograph} m */
@@ -317,9 +340,7 @@ export class Stage {
 
   /** Ask for the tiles that another micrograph will need when it is fitted. @param {Micrograph} m */
   prefetch(m) {
-    const scale = Math.min(this.width / m.nx, this.height / m.ny);
-    const wanted = Math.log2(1 / (scale * (window.devicePixelRatio || 1)));
-    const level = Math.max(0, Math.min(m.levels - 1, Math.floor(wanted)));
+    const level = this.levelFor(m, Math.min(this.width / m.nx, this.height / m.ny));
     const span = this.tilePx * 2 ** level;
     for (let row = 0; row * span < m.ny; row++) {
       for (let column = 0; column * span < m.nx; column++) this.tile(m, level, row, column);

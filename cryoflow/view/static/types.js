@@ -35,6 +35,7 @@
  * @property {[number, number]} doubtful
  * @property {string[]} notes
  * @property {number[]} lowpass_A
+ * @property {number} first_lowpass_A
  * @property {number} tile_px
  * @property {number} patch_px
  * @property {number} revision
