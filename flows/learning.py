@@ -1,4 +1,4 @@
-"""Models that keep learning: updates of detector and unpicker, and the night that runs all of it."""
+"""Models that keep learning: updates, the improvement of a picker, and the night that runs all updates."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cryoflow.errors import CryoflowError
 from cryoflow.ingest import IngestReport
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.learning.parameters import (
+    ImproveParameters,
     LearnParameters,
     UpdateDetectorParameters,
     UpdateParameters,
@@ -63,6 +64,28 @@ def learn_what_is_new(parameters: P, run: Callable[..., UpdateResult]) -> Update
         ]
         show_table(f"gate {parameters.name}", rows, f"F1 of {parameters.name} on held-out micrographs")
     return result
+
+
+@flow(name="improve", flow_run_name=run_name("improve", lambda p: p.picker))
+def improve(parameters: ImproveParameters) -> dict[str, object]:
+    """Improve a picker on micrographs without labels: pick, clean the picks, train on them, keep the better model.
+
+    Rounds are compared on held-out micrographs, and end when nothing is gained. A stopped run goes on where it was.
+    """
+    return improve_picker.with_options(task_run_name=f"improve {parameters.picker}")(parameters)
+
+
+@task
+def improve_picker(parameters: ImproveParameters) -> dict[str, object]:
+    """Do the rounds that are missing, and put the best model into use."""
+    from cryoflow.learning.improve_stage import improve_picker as run
+
+    done = run(parameters, say=log.info, on_line=log.info)
+    rows = [{"round": r.number, "score": r.score, "better": r.better, "why": r.why} for r in done.result.rounds]
+    show_table(f"improve {parameters.picker}", rows, f"{done.result.measure}; {done.result.ended}")
+    record = done.described()
+    show_table(f"improved {parameters.picker}", [record], f"picks in {done.entry.name}")
+    return record
 
 
 @flow(name="learn", flow_run_name=run_name("learn", lambda p: p.database.name))

@@ -1,4 +1,4 @@
-"""`cryoflow detector update` and `cryoflow unpicker update`."""
+"""`cryoflow detector update`, `cryoflow unpicker update` and `cryoflow improve`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
 from cryoflow.errors import ExitCode
-from cryoflow.learning.parameters import UpdateDetectorParameters, UpdateUnpickerParameters
+from cryoflow.learning.parameters import ImproveParameters, UpdateDetectorParameters, UpdateUnpickerParameters
 
 if TYPE_CHECKING:
     from cryoflow.learning.update import UpdateResult
@@ -35,6 +35,19 @@ def update_unpicker(parameters: UpdateUnpickerParameters, *, json: out.Json = Fa
     from cryoflow.learning.stage import update_unpicker as run
 
     return _ending(run(parameters, say=out.say), as_json=json)
+
+
+@declared
+def improve(parameters: ImproveParameters, *, json: out.Json = False) -> None:
+    """Improve a picker on micrographs without labels: pick, clean the picks, train on them, keep the better model.
+
+    Rounds are compared on held-out micrographs, and end when nothing is gained. The same command goes on where it was
+    stopped. The best model goes into use as a version of the registry; its picks become an entry of the database.
+    """
+    from cryoflow.cli.picker import log_lines
+    from cryoflow.learning.improve_stage import improve_picker as run
+
+    out.emit_record(run(parameters, say=out.say, on_line=log_lines()).described(), as_json=json)
 
 
 def _ending(result: UpdateResult, *, as_json: bool) -> int:

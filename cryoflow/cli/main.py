@@ -42,6 +42,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
     ("detector", "cryoflow.cli.detector:app", PICKING, "Pick with our own network, train it, see how good it is."),
     ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and import their picks."),
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
+    ("improve", "cryoflow.cli.learning:improve", PICKING, "Improve a picker on new micrographs, without labels."),
     ("model", "cryoflow.cli.model:app", PICKING, "List, compare and switch versions of trained models."),
     ("evaluate", "cryoflow.cli.evaluate:evaluate", PICKING, "Compare picks with reference picks."),
     ("run", "cryoflow.cli.run:run", RUNNING, "Run the whole pipeline on your own projects."),

@@ -74,11 +74,12 @@ def train(parameters: TrainPickerParameters, *, json: out.Json = False) -> None:
 @declared
 def pick(parameters: PickParameters, *, json: out.Json = False) -> None:
     """Pick micrographs with a trained model, and add the picks to the database."""
+    from cryoflow.models.named import with_model
     from cryoflow.pickers.running.run import micrographs_to_pick
     from cryoflow.pickers.running.run import pick as run
     from cryoflow.pickers.stages import executor_of
 
-    p = parameters
+    p = with_model(parameters)
     picksets = load(p.entries, p.database) if p.entries else []
     if p.micrographs:
         picksets.append(micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A))

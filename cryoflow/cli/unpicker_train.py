@@ -80,10 +80,11 @@ def train(parameters: TrainUnpickerParameters, *, json: out.Json = False) -> int
 
     Several projects make one model, each in its own pixel size.
     """
+    from cryoflow.models.named import with_model
     from cryoflow.unpicker.train import train as run
     from cryoflow.unpicker.train_options import TrainOptions
 
-    p = parameters
+    p = with_model(parameters, "start_from")
     training_set, bad = labeled(p, p.diameter_A, boxsize_px=p.boxsize)
     options = TrainOptions.from_parameters(p, _preprocessing(p, training_set))
     with _training_bars() as on_progress:

@@ -73,6 +73,7 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.learning:learn", None, ("training",), cron="0 3 * * *"),
     DeployedStage("flows.learning:update_detector", "gpu", ("training",)),
     DeployedStage("flows.learning:update_unpicker", "gpu", ("training",)),
+    DeployedStage("flows.learning:improve", "gpu", ("picking", "training")),
     DeployedStage("flows.unpicker:unpick", "gpu", ("picking",)),
     DeployedStage("flows.evaluation:evaluate", "small", ("reporting",)),
     DeployedStage("flows.report:report", "small", ("reporting",)),

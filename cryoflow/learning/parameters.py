@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
@@ -14,28 +15,42 @@ from cryoflow.parameters import (
     Count,
     DatabaseFolder,
     DiameterA,
+    ModelFolder,
     Option,
+    ParameterError,
     Parameters,
+    Positive,
     Remaps,
     Roots,
+    Seed,
     ShardMicrographs,
+    Share,
 )
+from cryoflow.pickers.parameters import PickerName, PickerProgram, PickerSettings
+
+if TYPE_CHECKING:
+    from cryoflow.models.card import ModelKind
+
+KINDS: Mapping[str, ModelKind] = {"cryoflow": "detector", "cryolo": "cryolo", "topaz": "topaz"}
+"""Pickers that can be improved, and the kind of their models in the registry."""
+
+
+def improvable() -> Iterable[str]:
+    """Return the names of the pickers that can be improved."""
+    return KINDS
+
 
 JOINT_EVERY = 5
 """Updates from one training on all projects to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningParameters(Parameters):
-    """From which projects to learn, and where the models are."""
+class RegistryOfDatabase(Parameters):
+    """A database, and where its models are."""
 
     database: DatabaseFolder
     models: Annotated[Path | None, Option(examples=("/data/models",))] = None
     """Folder of the models; by default `models` beside the database."""
-    joint_every: Annotated[Count, Option(group=RARE)] = JOINT_EVERY
-    """Train on all projects, from the start, in each so many-th update."""
-    micrographs: Annotated[Count, Option(group=RARE)] = 200
-    """Most micrographs of a project."""
 
     @property
     def root(self) -> Path:
@@ -43,6 +58,16 @@ class LearningParameters(Parameters):
         from cryoflow.models.named import registry_beside
 
         return self.models or registry_beside(self.database)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningParameters(RegistryOfDatabase):
+    """From which projects to learn, and where the models are."""
+
+    joint_every: Annotated[Count, Option(group=RARE)] = JOINT_EVERY
+    """Train on all projects, from the start, in each so many-th update."""
+    micrographs: Annotated[Count, Option(group=RARE)] = 200
+    """Most micrographs of a project."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,3 +126,62 @@ class LearnParameters(LearningParameters):
     """Update the detector."""
     unpicker: bool = True
     """Update the unpicker."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImproveParameters(RegistryOfDatabase, PickerProgram):
+    """Which picker to improve on which micrographs: pick, clean, train, compare, and keep the better model."""
+
+    picker: Annotated[PickerName, Option(choices=improvable)]
+    entry: Annotated[str, Option(positional=True, examples=("P190/AutoPick_J12",))] = ""
+    """Entry of the database whose micrographs are picked; its picks are not used."""
+    micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
+    """MRC files, or folders of them, in place of an entry."""
+    output: Annotated[Path, Option(names=("--output", "-o"), examples=("/data/improved/topaz",))]
+    """Folder to work in; the same command goes on there where it was stopped."""
+    model: str = ""
+    """The base model that picks first, a file or a name; by default the version in use of `name`, else the picker's
+    own general model."""
+    first: str = ""
+    """Entry of the first picks, in place of a base model."""
+    unpicker: Annotated[ModelFolder, Option(help="The un-picker that cleans: a folder, NAME, or general")] = Path(
+        "general"
+    )
+    reference: str = ""
+    """Entry whose picks on held-out micrographs must be found, such as a refinement; by default the best entry of the
+    project, and without one the agreement with the un-picker counts."""
+    selected: Annotated[tuple[str, ...], Option(names=("--selected",), examples=(("P190/Select2D_J20",),))] = ()
+    """Entry of a 2D selection that a round learns from, in place of un-picking; the first one is of the first round."""
+    agreeing: Annotated[dict[str, str], Option(names=("--with",), examples=({"topaz": "resnet16_u64"},))] = field(
+        default_factory=dict
+    )
+    """Another picker and its model, PICKER=MODEL; the first round learns from the picks on which pickers agree."""
+    at_least: Count = 2
+    """How many pickers must agree."""
+    rounds: Count = 3
+    """Most rounds; a round without a gain is the last."""
+    least_gain: Annotated[Share, Option(group=RARE)] = 0.005
+    """A round gains where its score on held-out micrographs rises by more than this."""
+    sample: Annotated[Count, Option(names=("--sample",), group=RARE)] = 200
+    """Most micrographs that a round picks."""
+    name: Annotated[str, Option(examples=("topaz-P190",))] = ""
+    """Name of the model in the registry; by default PICKER-PROJECT."""
+    diameter_A: DiameterA | None = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size",))] = None
+    """Pixel size in angstrom of micrographs whose headers have none."""
+    settings: PickerSettings = field(default_factory=dict)
+    seed: Seed = 0
+
+    def check(self) -> None:
+        """Refuse what does not go together."""
+        super().check()
+        if bool(self.entry) == bool(self.micrographs):
+            raise ParameterError("Name an {entry} of the database or {micrographs}, one of the two.")
+        if self.model and self.first:
+            raise ParameterError("Give {model} or {first}, not both.")
+        if self.selected and self.agreeing:
+            raise ParameterError("Give {selected} or {agreeing}, not both: each labels the first round.")
+        if self.picker in self.agreeing:
+            raise ParameterError("{agreeing}: name other pickers; the improved one always takes part.")
+        if self.agreeing and self.at_least > len(self.agreeing) + 1:
+            raise ParameterError("{at_least} is more than there are pickers.")

@@ -26,7 +26,7 @@ from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
 from cryoflow.learning.records import add_quarantined, f1_of, read_counts, read_quarantined, write_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, MicrographCounts, Verdict, compare
-from cryoflow.models.held_out import HeldOut
+from cryoflow.models.held_out import HeldOut, held_out_anywhere
 from cryoflow.models.registry import ModelRegistry, ModelVersion
 from cryoflow.storage.files import remove_folder
 from cryoflow.storage.fingerprints import checksum, fingerprint_of, fingerprint_of_values
@@ -267,7 +267,7 @@ class OneUpdate:
                     failed.append(BadInput(path, f"cannot be read: {error.strerror or error}."))
         learned = self._learned_before()
         drawn = HeldOut(self.home).draw({p: c.values() for p, c in contents.items()}, learned)
-        excluded = self._held_out_anywhere()
+        excluded = held_out_anywhere(self.registry.root)
         projects, quarantined = [], {}
         for source in changed:
             mine = contents[source.project]
@@ -323,11 +323,6 @@ class OneUpdate:
         files = (self.current.model / EXEMPLARS).glob("*.npz") if self.current else ()
         return frozenset().union(*(read_learned(f) for f in files))
 
-    def _held_out_anywhere(self) -> frozenset[str]:
-        """Return the held-out micrographs of every model of the registry."""
-        homes = [p for p in self.registry.root.iterdir() if p.is_dir()]
-        return frozenset().union(*(HeldOut(home).all_fingerprints() for home in homes))
-
     def _replayed(self, changed: Sequence[Source]) -> set[str]:
         """Return the projects whose exemplars an update replays: changed ones, and others drawn for each version."""
         changed_names = {s.project for s in changed}
@@ -338,7 +333,7 @@ class OneUpdate:
     def _kept(self, projects: Collection[str] | None) -> dict[str, list[Item]]:
         """Return the exemplars of the version in use, of some projects or of all."""
         found: dict[str, list[Item]] = {}
-        excluded = self._held_out_anywhere()
+        excluded = held_out_anywhere(self.registry.root)
         files = sorted((self.current.model / EXEMPLARS).glob("*.npz")) if self.current else []
         stems = None if projects is None else {safe_name(p) for p in projects}
         for file in files:

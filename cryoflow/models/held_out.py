@@ -84,6 +84,12 @@ class HeldOut:
         return frozenset().union(*self.read().values())
 
 
+def held_out_anywhere(root: Path) -> frozenset[str]:
+    """Return the held-out micrographs of every model below a folder of models."""
+    homes = [p for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    return frozenset().union(*(HeldOut(home).all_fingerprints() for home in homes))
+
+
 def is_drawn(fingerprint: str) -> bool:
     """Whether a micrograph is held out by its content alone; true for a share of `SHARE`."""
     return int(fingerprint[:8], 16) < SHARE * 0x1_0000_0000

@@ -194,7 +194,7 @@ class PickParameters(MicrographsToPick, PickerProgram):
         Entries, Option(help="Entries of the database whose micrographs are picked; their picks are not used")
     ] = ()
     model: str
-    """The model's file, or a name that the picker knows."""
+    """The model's file, a name that the picker knows, or NAME or NAME@VERSION of the registry."""
     database: DatabaseFolder | None = None
     output: OutputFolder
     diameter_A: DiameterA | None = None

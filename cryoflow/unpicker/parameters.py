@@ -183,7 +183,7 @@ class TrainUnpickerParameters(LabeledSource):
     recall: Annotated[Probability | None, Option(form=False)] = None
     """Choose the threshold for this recall."""
     start_from: Annotated[Path | None, Option(form=False)] = None
-    """Folder of an earlier model to start from."""
+    """An earlier model to start from: its folder, NAME or NAME@VERSION of the registry."""
     phase_flip: Annotated[bool, Option(form=False)] = False
     """Flip the phases that the CTF flipped; needs the CTF."""
     boxsize: Annotated[Positive | None, Option(group=EMUNPICKER, form=False)] = None

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cryoflow.cli.main import launch
+from cryoflow.database import Database
 from cryoflow.detector.model import GENERAL_FOLDER
 from cryoflow.errors import BadInput
 from cryoflow.models.named import find_model, with_model
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.pickers.registry import picker
+from cryoflow.pickers.running.run import model_file
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.parameters import UnpickParameters
 
 
@@ -71,3 +76,35 @@ def test_a_command_takes_a_name(
     monkeypatch.chdir(tmp_path)
     assert launch(["detector", "info", "found@1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folder"] == str(registry.version("found", 1).model)
+
+
+def test_the_unpickers_training_and_pickers_take_names(
+    registry: ModelRegistry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = ["--database", str(tmp_path / "picks")]
+    Database(tmp_path / "picks").add(_picks(tmp_path))
+    assert launch(
+        ["unpicker", "train", "P/AutoPick_job1", "-o", str(tmp_path / "m"), "--start-from", "found@9", *database]
+    )
+    assert "v0001, v0002" in capsys.readouterr().err
+    output = ["--output", str(tmp_path / "o")]
+    assert launch(["picker", "pick", "topaz", "P/AutoPick_job1", "--model", "found@9", *output, *database])
+    assert "v0001, v0002" in capsys.readouterr().err
+
+
+def test_a_version_of_another_picker_is_its_one_file_beside_the_settings_of_its_training(tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    trained.mkdir()
+    for name in ("topaz_epoch1.sav", "manifest.tsv", "settings.tsv"):
+        (trained / name).write_text(name)
+    registry = ModelRegistry(tmp_path / "models")
+    registry.add("topaz-P1", "topaz", trained)
+    model = model_file(picker("topaz"), str(find_model(registry.root / "topaz-P1@1")))
+    assert model == registry.version("topaz-P1", 1).model / "topaz_epoch1.sav"
+
+
+def _picks(folder: Path) -> PickSet:
+    columns = {"name": ["a.mrc"], "path": [None], "status": ["missing"], "pixel_size_A": [1.0]}
+    where = Provenance("relion", folder, "P", "job1", Kind.AUTO_PICK)
+    picks = pd.DataFrame({"micrograph": [0], "x_px": [1.0], "y_px": [1.0]})
+    return PickSet.build(where, micrograph_table(columns), picks, diameter_A=100.0)

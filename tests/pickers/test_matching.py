@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.comparing.compare import average_precision, compare
-from cryoflow.pickers.comparing.consensus import consensus
+from cryoflow.pickers.comparing.consensus import consensus, labels_by_agreement
 from cryoflow.pickers.comparing.evaluate import per_micrograph, table_of, write_evaluation
 from cryoflow.pickers.comparing.matching import match_picks, without_duplicates
 from cryoflow.pickers.training_sets.names import match_names
@@ -146,6 +146,37 @@ def test_consensus_of_two_is_more_precise_than_either_and_the_union_finds_more(m
     assert both.picks.equals(consensus(sets, at_least=2, name="agreed").picks)
     with pytest.raises(BadInput, match="cannot agree"):
         consensus(sets, at_least=4)
+
+
+def test_labels_by_agreement_are_sure_particles_and_keep_the_disagreement_as_unlabeled(make_entry):
+    entry = make_entry()
+    rng = np.random.default_rng(2)
+    sets = [_picker(entry, n, rng) for n in "abc"]
+    labels = labels_by_agreement(sets, at_least=2, name="agreed")
+    union, both = consensus(sets, at_least=1), consensus(sets, at_least=2)
+    assert len(labels) == len(union)  # no pick is dropped
+    positive = labels.where(labels.picks["label"].to_numpy() == 1)
+    unlabeled = labels.where(labels.picks["label"].to_numpy() == 0)
+    assert 0 < len(positive) <= len(both)
+    assert compare(positive, entry).precision >= compare(both, entry).precision
+    assert len(positive) + len(unlabeled) == len(labels)
+    # A pick that pickers score highly is surer than one of low scores: the scores are not dropped.
+    assert compare(positive, entry).recall > 0.7
+    assert unlabeled.picks["score"].mean() < positive.picks["score"].mean() - 0.2
+
+
+def test_agreement_on_picks_of_low_scores_is_not_a_label(make_entry):
+    entry = make_entry()
+    rng = np.random.default_rng(3)
+    sets = [_picker(entry, n, rng, wrong=400, jitter=1.0) for n in "ab"]
+    same = pd.DataFrame({"micrograph": np.zeros(1, np.int32), "x_px": [300.0], "y_px": [5.0], "score": [-9.0]})
+    sets = [
+        PickSet.build(s.provenance, s.micrographs, pd.concat([s.picks, same]), diameter_A=s.diameter_A) for s in sets
+    ]
+    labels = labels_by_agreement(sets, at_least=2)
+    at = labels.picks[(labels.picks["x_px"] == 300) & (labels.picks["y_px"] == 5)]
+    assert at["label"].tolist() == [0]
+    assert 5.0 in consensus(sets, at_least=2).picks["y_px"].tolist()
 
 
 def test_names_are_found_from_strict_to_forgiving_and_never_guessed():

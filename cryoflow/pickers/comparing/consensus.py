@@ -1,10 +1,11 @@
-"""Picks on which several pickers agree."""
+"""Picks on which several pickers agree: as a set of their own, or as labels to train on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
@@ -13,6 +14,11 @@ from cryoflow.pickers.comparing.compare import positive_radius_A, same_micrograp
 from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.picks import NEEDS_CONFIRMATION, FloatArray, Kind, PickSet, Provenance
 from cryoflow.storage.safe_names import safe_name
+
+LEAST_AGREEMENT = 0.5
+"""Least mean probability of agreement of a pick that is labeled as a particle."""
+_PRIOR = 0.01
+"""Weight of the squared slope of a calibration: ends the fit where scores separate agreement perfectly."""
 
 
 def consensus(
@@ -45,6 +51,126 @@ def consensus(
     MissingMetadata
         Where the diameter or a pixel size is not known.
     """
+    diameter, radius_A, pixel_A = _checked(picksets, at_least, radius, diameter_A)
+    first = picksets[0]
+    per_set = [_by_first(first, pickset) for pickset in picksets]
+    rows = []
+    for i in range(len(first.micrographs)):
+        xy, members = _merge([p[i][0] if i in p else np.zeros((0, 2)) for p in per_set], radius_A / pixel_A[i])
+        agree = (members >= 0).sum(axis=1).astype(np.float64)
+        rows.append(pd.DataFrame({"micrograph": i, "x_px": xy[:, 0], "y_px": xy[:, 1], "score": agree}))
+    picks = pd.concat(rows, ignore_index=True)
+    picks = picks[picks["score"] >= at_least]
+    title = f"at least {at_least} of {', '.join(p.provenance.entry_name for p in picksets)}"
+    return PickSet.build(
+        _provenance(picksets, name, title),
+        first.micrographs,
+        picks.reset_index(drop=True),
+        box_px=first.box_px,
+        diameter_A=diameter,
+        score_kind="number of pickers that agree",
+        notes=(
+            f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one",
+            *_unconfirmed(picksets),
+        ),
+    )
+
+
+def labels_by_agreement(
+    picksets: Sequence[PickSet],
+    *,
+    at_least: int = 2,
+    radius: float = MATCH_RADIUS,
+    diameter_A: float | None = None,
+    name: str = "",
+) -> PickSet:
+    """Return all picks of some pickers with labels: 1 where the pickers agree, 0 where they do not.
+
+    Scores of different pickers cannot be compared, so each picker's are calibrated first: to the probability that
+    another picker has the pick, too. A pick is labeled 1 where at least so many pickers have it and the mean of their
+    probabilities is `LEAST_AGREEMENT` or more. Its `score` is the probability that not all of its pickers are wrong.
+    Places without any pick have no label: training takes them for background.
+
+    Parameters
+    ----------
+    picksets, at_least, radius
+        See `consensus`. A picker that gives no scores counts with the share of its picks that another one has.
+
+    Raises
+    ------
+    BadInput, MissingMetadata
+        See `consensus`.
+    """
+    diameter, radius_A, pixel_A = _checked(picksets, at_least, radius, diameter_A)
+    first = picksets[0]
+    per_set = [_by_first(first, pickset) for pickset in picksets]
+    groups = []
+    shared = [np.zeros(len(p), bool) for p in picksets]
+    for i in range(len(first.micrographs)):
+        xy, members = _merge([p[i][0] if i in p else np.zeros((0, 2)) for p in per_set], radius_A / pixel_A[i])
+        rows = np.full(members.shape, -1, np.intp)
+        for k, positions in enumerate(per_set):
+            has = members[:, k] >= 0
+            rows[has, k] = members[has, k] + (positions[i][1].start if i in positions else 0)
+            shared[k][rows[has & ((members >= 0).sum(axis=1) > 1), k]] = True
+        groups.append((i, xy, rows))
+    chances = [_chance_of_agreement(p, s) for p, s in zip(picksets, shared, strict=True)]
+    tables = []
+    for i, xy, rows in groups:
+        has = rows >= 0
+        p = np.stack([np.where(has[:, k], c[rows[:, k]] if len(c) else 0, 0) for k, c in enumerate(chances)], axis=1)
+        agree = has.sum(axis=1)
+        positive = (agree >= at_least) & (p.sum(axis=1) >= LEAST_AGREEMENT * agree)
+        score = 1 - (1 - p).prod(axis=1)
+        columns = {"x_px": xy[:, 0], "y_px": xy[:, 1], "score": score, "label": positive.astype(np.int8)}
+        tables.append(pd.DataFrame({"micrograph": i, **columns}))
+    title = f"labels by agreement of {at_least} of {', '.join(p.provenance.entry_name for p in picksets)}"
+    return PickSet.build(
+        _provenance(picksets, name, title),
+        first.micrographs,
+        pd.concat(tables, ignore_index=True),
+        box_px=first.box_px,
+        diameter_A=diameter,
+        score_kind="probability that a picker that has it is right",
+        notes=(f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one", *_unconfirmed(picksets)),
+    )
+
+
+def _chance_of_agreement(picks: PickSet, shared: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return the probability that another picker has each pick, (n,): logistic in the rank of its score.
+
+    Ranks do not depend on the scale of a picker's scores. The slope is not negative: a higher score is no worse sign.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit
+    from scipy.stats import rankdata
+
+    n = len(picks)
+    share = np.full(n, (shared.sum() + 1) / (n + 2))
+    scores = picks.picks["score"].to_numpy(np.float64) if "score" in picks.picks else np.full(n, np.nan)
+    if np.isnan(scores).any() or shared.all() or not shared.any():
+        return share
+    x = rankdata(scores) / n - 0.5
+
+    def loss(v: FloatArray) -> float:
+        z = v[0] * x + v[1]
+        return float(np.logaddexp(0, np.where(shared, -z, z)).sum() + _PRIOR * v[0] ** 2)
+
+    slope, offset = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
+    chance: FloatArray = expit(slope * x + offset)
+    return chance
+
+
+def _checked(
+    picksets: Sequence[PickSet], at_least: int, radius: float, diameter_A: float | None
+) -> tuple[float, float, FloatArray]:
+    """Return the diameter and the matching radius in angstrom, and the pixel size of each micrograph of the first set.
+
+    Raises
+    ------
+    BadInput, MissingMetadata
+        See `consensus`.
+    """
     entries = [f"{p.provenance.project_name}/{p.provenance.entry_name}" for p in picksets]
     if not 1 <= at_least <= len(picksets):
         raise BadInput("consensus", f"of {len(picksets)} entries, at least {at_least} cannot agree.")
@@ -61,36 +187,7 @@ def consensus(
     pixel_A = first.micrographs["pixel_size_A"].to_numpy(np.float64)
     if np.isnan(pixel_A).any():
         raise MissingMetadata(entries[0], "has micrographs of unknown pixel size.", "Ingest its project with one.")
-    per_set = [_by_first(first, pickset) for pickset in picksets]
-    rows = []
-    for i in range(len(first.micrographs)):
-        xy, agree = _merge([positions.get(i, np.zeros((0, 2))) for positions in per_set], radius_A / pixel_A[i])
-        rows.append(pd.DataFrame({"micrograph": i, "x_px": xy[:, 0], "y_px": xy[:, 1], "score": agree}))
-    picks = pd.concat(rows, ignore_index=True)
-    picks = picks[picks["score"] >= at_least]
-    source = first.provenance
-    provenance = Provenance(
-        "cryoflow",
-        source.project,
-        source.project_name,
-        safe_name(name or _name_of(picksets)),
-        Kind.CONSENSUS,
-        job_type="consensus",
-        title=f"at least {at_least} of {', '.join(p.provenance.entry_name for p in picksets)}",
-        sources=tuple(dict.fromkeys(s for p in picksets for s in p.provenance.sources)),
-    )
-    return PickSet.build(
-        provenance,
-        first.micrographs,
-        picks.reset_index(drop=True),
-        box_px=first.box_px,
-        diameter_A=diameter,
-        score_kind="number of pickers that agree",
-        notes=(
-            f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one",
-            *_unconfirmed(picksets),
-        ),
-    )
+    return diameter, radius_A, pixel_A
 
 
 def _unconfirmed(picksets: Sequence[PickSet]) -> tuple[str, ...]:
@@ -104,23 +201,44 @@ def _name_of(picksets: Sequence[PickSet]) -> str:
     return "_".join(jobs if len(set(jobs)) == len(jobs) else [p.provenance.entry_name for p in picksets])
 
 
-def _by_first(first: PickSet, other: PickSet) -> dict[int, FloatArray]:
-    """Positions of another set on each micrograph of the first, in the first's pixels."""
+def _provenance(picksets: Sequence[PickSet], name: str, title: str) -> Provenance:
+    source = picksets[0].provenance
+    return Provenance(
+        "cryoflow",
+        source.project,
+        source.project_name,
+        safe_name(name or _name_of(picksets)),
+        Kind.CONSENSUS,
+        job_type="consensus",
+        title=title,
+        sources=tuple(dict.fromkeys(s for p in picksets for s in p.provenance.sources)),
+    )
+
+
+def _by_first(first: PickSet, other: PickSet) -> dict[int, tuple[FloatArray, slice]]:
+    """Return positions of another set on each micrograph of the first, in the first's pixels, and their rows."""
     bounds = other.offsets.tolist()
     xy = other.centers_xy_px
     mine, theirs = (p.micrographs["pixel_size_A"].to_numpy(np.float64) for p in (first, other))
     pairs = ((i, i) for i in range(len(first.micrographs))) if other is first else same_micrographs(other, first)
-    return {i: xy[bounds[j] : bounds[j + 1]] * (1.0 if np.isnan(theirs[j]) else theirs[j] / mine[i]) for j, i in pairs}
+    found = {}
+    for j, i in pairs:
+        rows = slice(bounds[j], bounds[j + 1])
+        found[i] = xy[rows] * (1.0 if np.isnan(theirs[j]) else theirs[j] / mine[i]), rows
+    return found
 
 
-def _merge(sets: Sequence[FloatArray], radius_px: float) -> tuple[FloatArray, FloatArray]:
-    """Mean position of each group of picks, and how many sets are in it."""
-    total, agree = np.zeros((0, 2)), np.zeros(0)
-    for xy in sets:
+def _merge(sets: Sequence[FloatArray], radius_px: float) -> tuple[FloatArray, npt.NDArray[np.intp]]:
+    """Return the mean position of each group, (n, 2), and which pick of each set is in it, (n, sets); -1 is none."""
+    total, members = np.zeros((0, 2)), np.zeros((0, len(sets)), np.intp)
+    for k, xy in enumerate(sets):
+        agree = (members >= 0).sum(axis=1)
         pairs = match_picks(total / agree[:, None], xy, radius_px)
         total[pairs.reference] += xy[pairs.pick]
-        agree[pairs.reference] += 1
+        members[pairs.reference, k] = pairs.pick
         new = np.ones(len(xy), bool)
         new[pairs.pick] = False
-        total, agree = np.vstack([total, xy[new]]), np.append(agree, np.ones(int(new.sum())))
-    return total / agree[:, None], agree
+        alone = np.full((int(new.sum()), len(sets)), -1, np.intp)
+        alone[:, k] = np.flatnonzero(new)
+        total, members = np.vstack([total, xy[new]]), np.vstack([members, alone])
+    return total / (members >= 0).sum(axis=1)[:, None], members

@@ -16,6 +16,7 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine, run_steps, write_script
 from cryoflow.micrographs.header import micrograph_status
+from cryoflow.models.named import is_version
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.curves import plot_curve
 from cryoflow.pickers.importing.import_picks import import_picks
@@ -173,6 +174,7 @@ def pick(
     box_px: int | None = None,
     settings: Mapping[str, object] | None = None,
     threshold: float | None = None,
+    keep_all: bool = False,
     overwrite: bool = False,
     script_only: bool = False,
     on_line: OnLine | None = None,
@@ -189,6 +191,8 @@ def pick(
         Of the run, part of the entries' names; by default the output folder's.
     threshold
         Picks below it are left out; the picker's default where None.
+    keep_all
+        Apply no threshold at all.
     """
     target, output = picker(picker_name), Path(output).absolute()
     if not target.picks:
@@ -198,7 +202,7 @@ def pick(
             "Pick in its own program, then: cryoflow ingest FOLDER_OF_ITS_PICKS --micrographs FOLDER --database DB.",
         )
     staging.mend(output)
-    model_path = _model(target, str(model))
+    model_path = model_file(target, str(model))
     training = build_training_set(
         picksets, diameter_A=diameter_A, box_px=box_px, link=target.links_micrographs, for_picking=True
     )
@@ -223,18 +227,32 @@ def pick(
     with _micrographs_watched(output), scratch:
         seconds = run_steps(steps, executor, work_folder(output), log, on_line)
     found = import_picks(
-        picker_name, output / "picks", output, name=name or output.name, threshold=threshold, model=model_path.name
+        picker_name,
+        output / "picks",
+        output,
+        name=name or output.name,
+        threshold=threshold,
+        keep_all=keep_all,
+        model=model_path.name,
     )
     return Picked(output, log, tuple(found), seconds=seconds)
 
 
-def _model(target: Picker, model: str) -> Path:
-    """A model's file, absolute, or a name as it is."""
+def model_file(target: Picker, model: str) -> Path:
+    """Return a model's file, absolute, or a name that the picker knows as it is.
+
+    Raises
+    ------
+    BadInput
+        Where it is neither a file, a folder with one, nor such a name.
+    """
     path = Path(model).expanduser()
     if path.is_file():
         return path.absolute()
     if target.model_file and (path / target.model_file).is_file():
         return (path / target.model_file).absolute()
+    if is_version(path) and (file := _only_file(path)):
+        return file
     if model in target.model_names:
         return Path(model)
     names = f", or {' or '.join(target.model_names)}" if target.model_names else ""
@@ -243,6 +261,12 @@ def _model(target: Picker, model: str) -> Path:
         "is a folder, no model." if path.is_dir() else "is not there.",
         f"Name the model that `cryoflow picker train` reported{names}.",
     )
+
+
+def _only_file(version: Path) -> Path | None:
+    """Return the model of a registry's version beside its training's manifest and settings; None where unclear."""
+    files = [p for p in version.iterdir() if p.is_file() and p.name not in (manifests.NAME, manifests.SETTINGS)]
+    return files[0].absolute() if len(files) == 1 else None
 
 
 def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:

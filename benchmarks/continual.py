@@ -1,0 +1,292 @@
+"""Let specimens arrive one after the other, and measure what a model that keeps learning forgets.
+
+    python benchmarks/continual.py --folder DIR                       the detector, 12 specimens, one seed
+    python benchmarks/continual.py --folder DIR --network unpicker
+    python benchmarks/continual.py --folder DIR --seeds 1 2 3
+    python benchmarks/continual.py --folder DIR --specimens 3 --steps 4 --epochs 1     a try
+
+Each specimen is a project: its own family, density, microscope, dose, ice and contamination. A blob picker's picks are
+the candidates; 80 % of the particles "survived" and are the labels. After each arrival the model is scored on held-out
+micrographs of all specimens, whose labels are complete, at a fixed number of picks of each micrograph. Four ways to
+learn are compared, all with the learner of `cryoflow detector update` and `cryoflow unpicker update`:
+
+    fine-tuned    on the new project alone, from the version before
+    replayed      with exemplars of earlier projects, and frozen statistics of the normalization
+    distilled     replayed, and held to the earlier version's answers: what an update does
+    joint         on all projects from the base model, once, at the end
+
+forgetting         mean fall of a project's F1 from its best to the end
+backward transfer  mean change of a project's F1 from when it was learned to the end
+forward transfer   mean F1 of a project just before it is learned, minus that of the first model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cryoflow.database import Database
+from cryoflow.detector.examples import POSITIVE
+from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
+from cryoflow.detector.simulated import OVERSAMPLING, truth_of
+from cryoflow.learning.detector_learner import DetectorLearner, DetectorTraining
+from cryoflow.learning.items import Item, read_pieces, write_pieces
+from cryoflow.learning.learner import Learner
+from cryoflow.learning.records import f1_of
+from cryoflow.learning.unpicker_learner import UnpickerLearner, UnpickerTraining
+from cryoflow.micrographs.image import write_mrc
+from cryoflow.pickers.comparing.matching import match_picks
+from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+from cryoflow.simulate.blob_picker import pick_blobs
+from cryoflow.simulate.conditions import random_conditions
+from cryoflow.simulate.families import FAMILIES, make_specimen
+from cryoflow.simulate.micrograph import simulate_exposure
+from cryoflow.storage.fingerprints import checksum
+from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.train_options import TrainOptions
+
+FIELD_DIAMETERS = 12.0
+N_LEARNED, N_HELD_OUT = 6, 3
+SURVIVED = 0.8
+"""Share of the particles that a refinement keeps."""
+BLOB_THRESHOLD = 2.0
+
+WAYS: Mapping[str, Mapping[str, object]] = {
+    "fine-tuned": {"replay": False, "distill": 0.0, "frozen_norm": False},
+    "replayed": {"replay": True, "distill": 0.0, "frozen_norm": True},
+    "distilled": {"replay": True, "distill": 0.1, "frozen_norm": True},
+}
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Items of one project: learned from, and held out."""
+
+    name: str
+    new: list[Item]
+    held_out: list[Item]
+
+
+def main() -> None:
+    """Run the sequence once a seed, and print one record of each way."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where micrographs and models go")
+    parser.add_argument("--network", choices=("detector", "unpicker"), default="detector")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--specimens", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=60, help="batches of an update of the detector; joint: 5 times")
+    parser.add_argument("--epochs", type=int, default=3, help="of an update of the unpicker; joint: 5 times")
+    parser.add_argument("--least-steps", type=int, default=20, help="batches of an epoch of the unpicker at least")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--crop", type=int, default=160)
+    given = parser.parse_args()
+    load_keras()
+    rows = []
+    for seed in given.seeds:
+        folder = given.folder / f"seed{seed}"
+        database = Database(folder / "database")
+        names = add_projects(database, folder, given.specimens, seed)
+        rows += run_sequence(database, folder / given.network, names, seed, given)
+    if len(given.seeds) > 1:
+        for way in dict.fromkeys(r["way"] for r in rows):
+            mine = [r for r in rows if r["way"] == way]
+            numbers = [k for k, v in mine[0].items() if isinstance(v, float) and k != "seed"]
+            print(json.dumps({"way": way, **{k: _spread([float(r[k]) for r in mine]) for k in numbers}}))  # type: ignore[arg-type]
+
+
+def add_projects(database: Database, folder: Path, number: int, seed: int) -> list[str]:
+    """Simulate projects, families in turn, and add their picks to a database; those that are there stay."""
+    names = []
+    for i in range(number):
+        family = FAMILIES[i % len(FAMILIES)]
+        name = f"{family}-{1000 * seed + i}"
+        names.append(name)
+        home = folder / name
+        if not (home / "done").is_file():
+            _add_project(database, home, name, family, 1000 * seed + i)
+            (home / "done").touch()
+    return names
+
+
+def _add_project(database: Database, home: Path, name: str, family: str, seed: int) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    specimen = make_specimen(family, seed)
+    conditions = random_conditions(np.random.default_rng([seed, 90]), points_per_object=3000)
+    pixel_A = specimen.diameter_A / PIXELS_PER_DIAMETER / OVERSAMPLING
+    edge = 2 * round(FIELD_DIAMETERS * PIXELS_PER_DIAMETER * OVERSAMPLING / 2)
+    radius_px = 0.25 * specimen.diameter_A / pixel_A
+    kept, seen = [], []
+    for i in range(N_LEARNED + N_HELD_OUT):
+        rng = np.random.default_rng([seed, 91, i])
+        exposure = simulate_exposure(specimen, (edge, edge), pixel_A, rng, conditions)
+        write_mrc(home / _micrograph(i), exposure.image, pixel_A)
+        truth = truth_of(exposure, specimen, pixel_A)
+        xy = truth.xy_px[truth.kind == POSITIVE]
+        blobs, _ = pick_blobs(exposure.image, pixel_A, specimen.diameter_A, threshold=BLOB_THRESHOLD)
+        found = match_picks(xy, blobs, radius_px)
+        complete = i >= N_LEARNED
+        survived = np.ones(len(xy), bool) if complete else rng.random(len(xy)) < SURVIVED
+        # A picking job of the project found all particles: those that the blob picker misses are candidates as well.
+        missed = np.setdiff1d(np.arange(len(xy)), found.reference)
+        kept += [(i, *p) for p in xy[survived].tolist()]
+        seen += [(i, *p) for p in np.concatenate([blobs, xy[missed]]).tolist()]
+    n = N_LEARNED + N_HELD_OUT
+    for kind, job, rows in ((Kind.REFINE_3D, "job010", kept), (Kind.AUTO_PICK, "job003", seen)):
+        table = micrograph_table(
+            {
+                "name": [_micrograph(i) for i in range(n)],
+                "path": [str(home / _micrograph(i)) for i in range(n)],
+                "status": ["found"] * n,
+                "ny": [edge] * n,
+                "nx": [edge] * n,
+                "pixel_size_A": [pixel_A] * n,
+            }
+        )
+        picks = pd.DataFrame(rows, columns=["micrograph", "x_px", "y_px"])
+        where = Provenance("relion", home, name, job, kind)
+        database.add(PickSet.build(where, table, picks, diameter_A=specimen.diameter_A))
+
+
+def _micrograph(number: int) -> str:
+    return f"{number:02d}.mrc"
+
+
+def learner_of(database: Database, way: Mapping[str, object], seed: int, given: argparse.Namespace) -> Learner:
+    """Return the learner of the network, which learns in one way."""
+    if given.network == "detector":
+        rounds = 2
+        training = DetectorTraining(
+            rounds=rounds, steps=max(1, given.steps // rounds), joint_rounds=5 * rounds, batch=given.batch,
+            crop_px=given.crop, seed=seed,
+        )  # fmt: skip
+        return DetectorLearner(database, replace(training, **way))  # type: ignore[arg-type]
+    options = replace(
+        TrainOptions(),
+        epochs=5 * given.epochs,
+        patience=5 * given.epochs,
+        least_steps=given.least_steps,
+        seed=seed,
+        workers=1,
+    )
+    return UnpickerLearner(database, replace(UnpickerTraining(options, update_epochs=given.epochs), **way))  # type: ignore[arg-type]
+
+
+def run_sequence(
+    database: Database, folder: Path, names: Sequence[str], seed: int, given: argparse.Namespace
+) -> list[Row]:
+    """Learn the projects one after the other in each way, and all together; return one record of each way."""
+    projects = _prepared(learner_of(database, {}, seed, given), folder / "prepared", names)
+    held_out = [item for p in projects for item in p.held_out]
+    rows = []
+    joint, joint_s = _joint(learner_of(database, WAYS["distilled"], seed, given), projects, folder / "joint")
+    together = _scores(learner_of(database, {}, seed, given), joint, names, held_out)
+    for way, options in WAYS.items():
+        learner = learner_of(database, options, seed, given)
+        start = learner.base()
+        first = _scores(learner, start, names, held_out) if start else np.zeros(len(names))
+        table, seconds = _one_way(learner, projects, folder / way, held_out)
+        record = {**figures(first, table), "joint": together.mean(), "update_cpu_s": float(np.mean(seconds[1:]))}
+        rows.append({"way": way, "seed": seed, **_rounded(record), "joint_cpu_s": round(joint_s, 1)})
+        print(json.dumps({"network": given.network, **rows[-1]}), flush=True)
+    return rows
+
+
+def _prepared(learner: Learner, folder: Path, names: Sequence[str]) -> list[Project]:
+    sources = {s.project: s for s in learner.sources()[0]}
+    projects = []
+    for name in names:
+        source = sources[name]
+        contents = {micrograph: checksum(path) for micrograph, path in source.paths.items()}
+        held = {_micrograph(i) for i in range(N_LEARNED, N_LEARNED + N_HELD_OUT)}
+        new, failed = learner.prepare(
+            source, {m: c for m, c in contents.items() if m not in held}, folder / name / "new"
+        )
+        apart, more = learner.prepare(source, {m: c for m, c in contents.items() if m in held}, folder / name / "held")
+        for error in (*failed, *more):
+            raise error
+        projects.append(Project(name, new, apart))
+    return projects
+
+
+def _joint(learner: Learner, projects: Sequence[Project], work: Path) -> tuple[Path, float]:
+    began = _cpu_s()
+    new = [item for p in projects for item in p.new]
+    return learner.train(learner.base(), new, [], work, joint=True, say=lambda _: None), _cpu_s() - began
+
+
+def _one_way(
+    learner: Learner, projects: Sequence[Project], folder: Path, held_out: Sequence[Item]
+) -> tuple[npt.NDArray[np.float64], list[float]]:
+    """Return F1 of each project after each arrival, (arrivals, projects), and the CPU seconds of each update."""
+    names = [p.name for p in projects]
+    kept: list[Item] = []
+    start, table, seconds = learner.base(), [], []
+    for number, project in enumerate(projects):
+        work = folder / f"{number:02d}"
+        began = _cpu_s()
+        start = learner.train(start, project.new, kept, work, joint=start is None, say=lambda _: None)
+        seconds.append(_cpu_s() - began)
+        file = work / "exemplars.npz"
+        write_pieces(file, project.name, learner.exemplars(project.new))
+        kept = [*kept, *read_pieces(file, work / "exemplars")]
+        table.append(_scores(learner, start, names, held_out))
+    return np.array(table), seconds
+
+
+def _scores(
+    learner: Learner, model: Path | None, names: Sequence[str], held_out: Sequence[Item]
+) -> npt.NDArray[np.float64]:
+    """Return F1 of a model on the held-out micrographs of each project."""
+    assert model is not None
+    counts = learner.count(model, held_out)
+    return np.array([f1_of([c for c in counts if c.project == name]) for name in names])
+
+
+def figures(first: npt.NDArray[np.float64], table: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Return forgetting, transfer and F1 from F1 of the first model (projects,) and after each arrival.
+
+    >>> table = np.array([[0.8, 0.5], [0.7, 0.9]])
+    >>> {k: round(v, 2) for k, v in figures(np.array([0.6, 0.4]), table).items()}
+    {'forgetting': 0.1, 'backward': -0.1, 'forward': 0.1, 'new_before': 0.55, 'new_after': 0.85, 'at_the_end': 0.8}
+    """
+    learned, end = np.diag(table), table[-1]
+    best = np.array([table[i:, i].max() for i in range(len(end))])
+    before = np.array([first[0], *(table[i - 1, i] for i in range(1, len(end)))])
+    return {
+        "forgetting": float((best - end)[:-1].mean()),
+        "backward": float((end - learned)[:-1].mean()),
+        "forward": float((before - first)[1:].mean()),
+        "new_before": float(before.mean()),
+        "new_after": float(learned.mean()),
+        "at_the_end": float(end.mean()),
+    }
+
+
+def _rounded(record: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(value), 3) for name, value in record.items()}
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f} +- {np.std(values, ddof=1) / math.sqrt(len(values)):.3f}"
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    main()
