@@ -39,18 +39,19 @@ def path_pattern(folders: Sequence[str]) -> str:
 
 
 def offered_values(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the values that a form offers: the site's database, folders of projects and models, field by field."""
+    """Return the paths that a form offers, field by field: the database, folders of projects, models and masks."""
     site = settings.site
     known: dict[str, Any] = {
         "database": str(settings.database) if settings.database else None,
         "roots": [str(p) for p in site.read_only],
         "models": str(site.models) if site.models else None,
+        "masks": str(site.masks[0]) if site.masks else None,
     }
     known = {name: value for name, value in known.items() if value}
     offered: dict[str, Any] = {}
     for name, field in schema.get("properties", {}).items():
         fields = _definition(schema, field).get("properties", {})
-        if values := {key: value for key, value in known.items() if key in fields}:
+        if values := {key: value for key, value in known.items() if key in fields and any(_path_parts(fields[key]))}:
             offered[name] = values
         elif not fields and name in known:
             offered[name] = known[name]

@@ -127,6 +127,9 @@ class Site(BaseModel):
     reports: tuple[Folder, ...] = Field(
         default=(), description="folders whose reports the viewer serves; by default those of read_write"
     )
+    masks: tuple[Folder, ...] = Field(
+        default=(), description="folders of masks of carbon, ice and aggregates that the viewer draws"
+    )
     models: Folder | None = Field(
         default=None, description="folder of trained models that nightly retraining keeps up to date"
     )

@@ -134,9 +134,9 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
 
     @router.get("/static/{name}")
     def static(name: str) -> Response:
-        file = STATIC / safe_name(name)
-        if file.suffix not in KINDS or not file.is_file():
+        if name not in static_names():
             raise HTTPException(404, "there is no such file")
+        file = STATIC / name
         return Response(inputs.read_bytes(file), media_type=KINDS[file.suffix], headers={"cache-control": "no-cache"})
 
     return router

@@ -24,7 +24,7 @@ class ViewParameters(Parameters):
     model: ModelFolder | None = None
     """Score picks that have no probabilities with this unpicker, in the background."""
     masks: Annotated[tuple[Path, ...], Option(examples=(("/data/picks/masks",),))] = ()
-    """Folder of masks of carbon, ice and aggregates to draw (`cryoflow pick --masks`)."""
+    """Folder of masks of carbon, ice and aggregates to draw (`cryoflow pick --masks`); by default the site's."""
     models: Annotated[tuple[Path, ...], Option(examples=(("/data/models",),))] = ()
     """Folder of models and trainings to show; by default the site's, and the registry beside the database."""
     reports: Annotated[tuple[Path, ...], Option(examples=(("/data/runs",),))] = ()

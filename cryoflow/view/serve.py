@@ -64,7 +64,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
     if not database.exists:
         raise BadInput(p.database, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'.")
     names = [database.entry(name).name for name in p.entries]
-    library = Library(database, state_folder=p.state, model=p.model, masks=p.masks)
+    library = Library(database, state_folder=p.state, model=p.model, masks=p.masks or settings.site.masks)
     listening = _listening(p.port)
     port = int(listening.getsockname()[1])
     read, write = tokens(p.token_file)

@@ -15,7 +15,10 @@ from cryoflow.settings.site import Site
 SETTINGS = Settings(
     database=Path("/data/cryo-flow/picks"),
     site=Site(
-        read_only=(Path("/data/pro jects.x"),), read_write=(Path("/data/cryo-flow"),), models=Path("/data/cryo-flow/m")
+        read_only=(Path("/data/pro jects.x"),),
+        read_write=(Path("/data/cryo-flow"),),
+        models=Path("/data/cryo-flow/m"),
+        masks=(Path("/data/cryo-flow/masks"), Path("/data/more")),
     ),
 )
 INSIDE = ("/data/pro jects.x/P12", "/data/cryo-flow", "/data/cryo-flow/picks/.hidden/..x")
@@ -71,13 +74,15 @@ def test_a_field_says_where_its_path_may_lie(forms: dict[str, Any]) -> None:
     assert "below /data/pro jects.x or /data/cryo-flow" in text
 
 
-def test_forms_offer_the_sites_database_projects_and_models(forms: dict[str, Any]) -> None:
+def test_forms_offer_the_sites_database_projects_models_and_masks(forms: dict[str, Any]) -> None:
     assert forms["ingest"].parameters["parameters"] == {
         "roots": ["/data/pro jects.x"],
         "database": "/data/cryo-flow/picks",
     }
     assert forms["unpick"].parameters["parameters"]["database"] == "/data/cryo-flow/picks"
     assert forms["retrain"].parameters["parameters"]["models"] == "/data/cryo-flow/m"
+    assert forms["report"].parameters["parameters"]["masks"] == "/data/cryo-flow/masks"
+    assert "masks" not in forms["pick"].parameters["parameters"]  # whether to write them
 
 
 def test_a_site_without_folders_takes_any_absolute_path_but_no_relative_one() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import struct
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -62,6 +64,23 @@ def test_tiles_show_the_micrograph_and_nothing_beyond_it(reader: TestClient) -> 
         assert reader.get("/api/tile", params={**tile, **change}).status_code == 404
     for change in ({"lowpass": 7}, {"level": -1}, {"micrograph": -1}, {"lowpass": "nan"}, {"row": 10**9}):
         assert reader.get("/api/tile", params={**tile, **change}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("place", "query"),
+    [
+        ("micrograph", {}),
+        ("tile", {"level": 0, "row": 0, "column": 0}),
+        ("mask", {}),
+        ("montage", {"threshold": 0.5}),
+        ("patches", {"picks": "0.0,4.0"}),
+    ],
+)
+def test_the_number_of_a_micrograph_that_is_not_there_is_told(
+    reader: TestClient, place: str, query: dict[str, object]
+) -> None:
+    answer = reader.get(f"/api/{place}", params={"entry": SCORED, "micrograph": 4, **query})
+    assert (answer.status_code, answer.json()["detail"]) == (404, f"{SCORED} has no micrograph 4")
 
 
 def test_a_missing_image_is_told_and_its_picks_are_shown(reader: TestClient, database: Database) -> None:
@@ -261,10 +280,20 @@ def test_pictures_are_those_that_an_entry_names(reader: TestClient, name: str) -
 
 
 @pytest.mark.parametrize(
-    "name", ["../app.py", "..%2fapp.py", "%2e%2e%2fapp.py", "tsconfig.json", "__init__.py", "%00", "look.js%00"]
+    "name", ["../app.py", "..%2fapp.py", "%2e%2e%2fapp.py", "tsconfig.json", "%2e", "__init__.py", "%00", "look.js%00"]
 )
 def test_static_files_are_those_of_the_package(reader: TestClient, name: str) -> None:
     assert reader.get(f"/static/{name}").status_code == 404
+
+
+def test_other_kinds_of_files_beside_the_static_ones_are_not_served(
+    reader: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("page.js", "page.js.orig", "notes.txt"):
+        (tmp_path / name).write_text("text")
+    monkeypatch.setattr("cryoflow.view.pages.STATIC", tmp_path)
+    status = {name: reader.get(f"/static/{name}").status_code for name in ("page.js", "page.js.orig", "notes.txt")}
+    assert status == {"page.js": 200, "page.js.orig": 404, "notes.txt": 404}
 
 
 def test_every_static_file_is_served_with_its_type(reader: TestClient) -> None:
@@ -285,6 +314,16 @@ def test_pages_escape_names_and_hold_no_code(reader: TestClient, database: Datab
         assert "style=" not in text
         assert " onclick" not in text
     assert HOSTILE in reader.get("/api/entry", params={"entry": SCORED}).json()["names"]
+
+
+def test_the_page_of_an_entry_carries_its_configuration_as_text(writer: TestClient) -> None:
+    text = writer.get(f"/look?entry={SCORED}&with={OTHER}&micrograph=1").text
+    written = re.search(r'data-config="([^"]*)"', text)
+    assert written
+    config = json.loads(unescape(written[1]))
+    assert (config["entry"], config["with"], config["micrograph"]) == (SCORED, [OTHER], 1)
+    for needed in re.findall(r'rel="preload" as="fetch" crossorigin href="([^"]*)"', text):
+        assert writer.get(unescape(needed).removeprefix(".")).status_code == 200, needed
 
 
 def test_a_page_of_an_entry_that_is_not_there_says_so(reader: TestClient) -> None:

@@ -10,9 +10,10 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
-from view_fixtures import make_database
+from view_fixtures import SCORED, make_database, write_mask
 
 from cryoflow.cli.cluster import start_viewer
 from cryoflow.cluster import services
@@ -40,9 +41,11 @@ def settings_of(database: Path, viewer: str | None) -> Settings:
 
 
 def test_the_viewer_of_up_answers_at_the_sites_address_and_its_log_holds_no_token(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = make_database(tmp_path)
+    write_mask(tmp_path / "masks")
+    monkeypatch.setenv("CRYOFLOW_SITE", json.dumps({"masks": [str(tmp_path / "masks")]}))
     settings = settings_of(database.root, f"http://127.0.0.1:{free_port()}")
     with Running(tmp_path / "logs") as running:
         assert start_viewer(running, settings)
@@ -51,6 +54,9 @@ def test_the_viewer_of_up_answers_at_the_sites_address_and_its_log_holds_no_toke
         request = urllib.request.Request(f"{settings.site.viewer}/", headers={"authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert "P1" in answer.read().decode()
+        request.full_url += f"api/micrograph?{urlencode({'entry': SCORED, 'micrograph': 1})}"
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.load(answer)["mask"] is True  # of the site's folder
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{settings.site.viewer}/", timeout=60)
         log = (tmp_path / "logs" / "viewer.log").read_text()
