@@ -3,6 +3,7 @@
     python benchmarks/continual.py --folder DIR                       the detector, 12 specimens, one seed
     python benchmarks/continual.py --folder DIR --network unpicker
     python benchmarks/continual.py --folder DIR --seeds 1 2 3
+    python benchmarks/continual.py --folder DIR --ways distilled      a second call does only what is missing
     python benchmarks/continual.py --folder DIR --specimens 3 --steps 4 --epochs 1     a try
 
 Each specimen is a project: its own family, density, microscope, dose, ice and contamination. A blob picker's picks are
@@ -90,6 +91,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="batches of an update of the detector; joint: 5 times")
     parser.add_argument("--epochs", type=int, default=3, help="of an update of the unpicker; joint: 5 times")
     parser.add_argument("--least-steps", type=int, default=20, help="batches of an epoch of the unpicker at least")
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=160)
     given = parser.parse_args()
@@ -193,8 +195,8 @@ def run_sequence(
     rows = []
     joint, joint_s = _joint(learner_of(database, WAYS["distilled"], seed, given), projects, folder / "joint")
     together = _scores(learner_of(database, {}, seed, given), joint, names, held_out)
-    for way, options in WAYS.items():
-        learner = learner_of(database, options, seed, given)
+    for way in given.ways:
+        learner = learner_of(database, WAYS[way], seed, given)
         start = learner.base()
         first = _scores(learner, start, names, held_out) if start else np.zeros(len(names))
         table, seconds = _one_way(learner, projects, folder / way, held_out)
@@ -224,7 +226,8 @@ def _prepared(learner: Learner, folder: Path, names: Sequence[str]) -> list[Proj
 def _joint(learner: Learner, projects: Sequence[Project], work: Path) -> tuple[Path, float]:
     began = _cpu_s()
     new = [item for p in projects for item in p.new]
-    return learner.train(learner.base(), new, [], work, joint=True, say=lambda _: None), _cpu_s() - began
+    model = learner.train(learner.base(), new, [], work, joint=True, say=lambda _: None)
+    return model, _spent(work / "cpu_s.txt", _cpu_s() - began)
 
 
 def _one_way(
@@ -238,7 +241,7 @@ def _one_way(
         work = folder / f"{number:02d}"
         began = _cpu_s()
         start = learner.train(start, project.new, kept, work, joint=start is None, say=lambda _: None)
-        seconds.append(_cpu_s() - began)
+        seconds.append(_spent(work / "cpu_s.txt", _cpu_s() - began))
         file = work / "exemplars.npz"
         write_pieces(file, project.name, learner.exemplars(project.new))
         kept = [*kept, *read_pieces(file, work / "exemplars")]
@@ -281,6 +284,13 @@ def _rounded(record: Mapping[str, float]) -> dict[str, float]:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3f} +- {np.std(values, ddof=1) / math.sqrt(len(values)):.3f}"
+
+
+def _spent(file: Path, seconds: float) -> float:
+    """Return the CPU seconds of a training; those of one that an earlier run did are read."""
+    if not file.is_file():
+        file.write_text(f"{seconds:.1f}")
+    return float(file.read_text())
 
 
 def _cpu_s() -> float:

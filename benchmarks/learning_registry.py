@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "learn
 
 from learning_stub import StubLearner, StubProject
 
-from cryoflow.learning.update import UpdateOptions, update
+from cryoflow.learning.update import update
+from cryoflow.learning.update_material import UpdateOptions
 from cryoflow.models.registry import ModelRegistry
 
 MICROGRAPHS = tuple(f"{i}.mrc" for i in range(20))

@@ -18,8 +18,9 @@ from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, outcomes
 from cryoflow.detector.model import Detector
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
-from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
+from cryoflow.detector.training_data import prepared_example, with_rule
 from cryoflow.errors import BadInput
+from cryoflow.learning.detector_items import crops, divided, labels_of
 from cryoflow.learning.items import Item, Piece
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
 from cryoflow.learning.variety import features, looks, most_varied
@@ -36,8 +37,6 @@ CROP_PX = 256
 """Exemplars of a project, and their edge: 64 crops of two channels are 17 MB."""
 WITHIN = 0.5
 """Part of the diameter within which a pick matches."""
-SET_APART = 8
-"""Each so many-th item is not learned from: it calibrates the scores."""
 
 Float = npt.NDArray[np.float64]
 
@@ -148,7 +147,7 @@ class DetectorLearner:
                     source.project,
                     wanted[labels.name],
                     example.pixels,
-                    _arrays(example),
+                    labels_of(example),
                     defocus.get(labels.name, math.nan),
                     project.diameter_A,
                 )
@@ -157,7 +156,7 @@ class DetectorLearner:
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:
         """Choose crops that differ in defocus, number of particles and looks."""
-        pieces = [p for i, item in enumerate(items) for p in _crops(item, self.training.crop_px, i)]
+        pieces = [p for i, item in enumerate(items) for p in crops(item, self.training.crop_px, i)]
         if not pieces:
             return []
         points = features(
@@ -182,8 +181,8 @@ class DetectorLearner:
             return model
         begin = Detector.load(start) if start else self.start
         teacher = begin if t.distill and t.replay and kept and not joint else None
-        learn_new, set_apart = _divided(new, begin)
-        learn_old, more = _divided(kept, begin) if t.replay or joint else ([], [])
+        learn_new, set_apart = divided(new, begin)
+        learn_old, more = divided(kept, begin) if t.replay or joint else ([], [])
         if joint:
             stream: CropStream | MixedStream = self._stream([*learn_new, *learn_old], begin, t.batch)
         elif learn_old:
@@ -255,72 +254,6 @@ class DetectorLearner:
     def _stream(self, examples: Sequence[Example], begin: Detector, batch: int) -> CropStream:
         options = StreamOptions(crop_px=self.training.crop_px, batch=max(1, batch))
         return CropStream(examples, begin.pixels_per_diameter, seed=self.training.seed, options=options)
-
-
-def example_of(item: Item) -> Example:
-    """Return an item as the detector's training takes it."""
-    labels = item.labels
-    return Example(
-        pixels=item.pixels,
-        data_set=item.project,
-        xy_px=np.asarray(labels["xy"], np.float64),
-        kind=np.asarray(labels["kind"], np.int8),
-        weight=np.asarray(labels["weight"], np.float32),
-        log_size=float(labels["log_size"]),
-        background=bool(labels["background"]),
-        class_prior=float(labels["class_prior"]),
-    )
-
-
-def _arrays(example: Example) -> dict[str, npt.NDArray[np.generic]]:
-    return {
-        "xy": np.asarray(example.xy_px, np.float32),
-        "kind": example.kind,
-        "weight": example.weight,
-        "log_size": np.float32(example.log_size),  # type: ignore[dict-item]
-        "background": np.bool_(example.background),  # type: ignore[dict-item]
-        "class_prior": np.float32(example.class_prior),  # type: ignore[dict-item]
-    }
-
-
-def _divided(items: Sequence[Item], start: Detector) -> tuple[list[Example], list[Example]]:
-    """Return examples to learn from and those that calibrate, with the class prior that `start` estimates."""
-    examples = [example_of(i) for i in items]
-    priors = {}
-    for project in dict.fromkeys(e.data_set for e in examples):
-        priors[project] = class_prior_of(start, [e for e in examples if e.data_set == project])
-    examples = [replace(e, class_prior=priors[e.data_set]) for e in examples]
-    apart = {i for i in range(len(examples)) if i % SET_APART == SET_APART - 1} or {len(examples) - 1}
-    if len(examples) < 2:
-        return examples, examples  # one micrograph must do for both
-    return [e for i, e in enumerate(examples) if i not in apart], [e for i, e in enumerate(examples) if i in apart]
-
-
-def _crops(item: Item, edge: int, number: int) -> Iterator[Piece]:
-    """Yield crops of a prepared micrograph: a grid that is shifted from one micrograph to the next."""
-    pixels = item.map_pixels()
-    ny, nx = pixels.shape[:2]
-    xy = np.asarray(item.labels["xy"], np.float64)
-    size_yx = (min(edge, ny), min(edge, nx))
-    rows, columns = (
-        _starts(n, size, np.random.default_rng(number).random()) for n, size in zip((ny, nx), size_yx, strict=True)
-    )
-    for row in rows:
-        for column in columns:
-            shifted = xy - (column, row)
-            inside = ((shifted >= 0) & (shifted < size_yx[::-1])).all(axis=1)
-            labels = {**item.labels, "xy": shifted[inside].astype(np.float32)}
-            labels |= {name: item.labels[name][inside] for name in ("kind", "weight")}
-            part = np.array(pixels[row : row + size_yx[0], column : column + size_yx[1]])
-            if inside.any() or bool(item.labels["background"]):
-                yield Piece(item.content, part, labels, item.defocus_A, item.diameter_A)
-
-
-def _starts(length: int, size: int, shift: float) -> list[int]:
-    """Starts of crops along an axis, multiples of 4 as the network's output is."""
-    room = length - size
-    first = int(shift * (room % size if room else 0)) // 4 * 4
-    return list(range(first, room + 1, size)) or [0]
 
 
 @lru_cache(maxsize=2)

@@ -21,7 +21,8 @@ from cryoflow.learning.picks_judge import Clean, PicksJudge, on_micrographs
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.held_out import HeldOut, held_out_anywhere
 from cryoflow.models.named import find_model
-from cryoflow.models.registry import ModelRegistry, ModelVersion
+from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import ModelVersion
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import PickParameters
 from cryoflow.pickers.registry import picker

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoflow.models.registry import ModelRegistry, ModelVersion, version_name
+from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.files import write_atomically
 
 if TYPE_CHECKING:

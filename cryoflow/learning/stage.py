@@ -7,7 +7,8 @@ from dataclasses import replace
 from cryoflow.database.store import Database
 from cryoflow.learning.learner import Learner, Say
 from cryoflow.learning.parameters import UpdateDetectorParameters, UpdateParameters, UpdateUnpickerParameters
-from cryoflow.learning.update import UpdateOptions, UpdateResult, update
+from cryoflow.learning.update import UpdateResult, update
+from cryoflow.learning.update_material import UpdateOptions
 from cryoflow.models.registry import ModelRegistry
 
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from cryoflow.detector.parameters import GENERAL
 from cryoflow.models.card import NAME as CARD
-from cryoflow.models.registry import MODEL, ModelRegistry
+from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import MODEL
 from cryoflow.parameters import Parameters
 
 REGISTRY = "models"

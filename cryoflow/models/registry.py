@@ -11,11 +11,8 @@ writers take numbers under a lock. `current.json` is replaced in one step.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,73 +21,17 @@ from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.models.card import NAME as CARD
 from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
+from cryoflow.models.version import MODEL, ModelVersion, Switch, copy_model, link_files, sums_of, version_name
 from cryoflow.storage import files, inputs
-from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import sealed, unsealed
 
 CURRENT = "current.json"
-MODEL = "model"
 _FORMAT = 1
 HINT = "Restore it from a copy, or remove it and promote a version: `cryoflow model promote`."
 _LARGEST_BYTES = 4 << 20
 _VERSION = re.compile(r"v(\d{4,})")
 _REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?(\d+))?")
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One version that the registry holds."""
-
-    name: str
-    number: int
-    folder: Path
-    card: ModelCard
-
-    @property
-    def label(self) -> str:
-        """How a command names it.
-
-        >>> from pathlib import Path
-        >>> ModelVersion("unpicker", 7, Path("v0007"), None).label  # type: ignore[arg-type]
-        'unpicker@v0007'
-        """
-        return f"{self.name}@{version_name(self.number)}"
-
-    @property
-    def model(self) -> Path:
-        """Folder of the model itself."""
-        return self.folder / MODEL
-
-    def problems(self) -> list[str]:
-        """Return what differs from the card: files that are missing, changed or not listed."""
-        found = []
-        there = {str(p.relative_to(self.model)) for p in self.model.rglob("*") if p.is_file()}
-        for name, (size, digest) in self.card.files.items():
-            path = self.model / name
-            if name not in there:
-                found.append(f"{name} is missing")
-            elif path.stat().st_size != size or checksum(path) != digest:
-                found.append(f"{name} was changed")
-        return found + [f"{name} is not of this version" for name in sorted(there - set(self.card.files))]
-
-
-@dataclass(frozen=True)
-class Switch:
-    """One change of the version in use."""
-
-    version: int
-    when: str
-    reason: str
-
-
-def version_name(number: int) -> str:
-    """Return the folder name of a version.
-
-    >>> version_name(7)
-    'v0007'
-    """
-    return f"v{number:04d}"
 
 
 class ModelRegistry:
@@ -209,8 +150,8 @@ class ModelRegistry:
             number = max(self._numbers(home), default=0) + 1
             place = home / version_name(number)
             with files.replacing_folder(place) as filling, files.clear_errors(place):
-                _copy(model, filling / MODEL)
-                known = _link(carried, filling / MODEL) if carried else {}
+                copy_model(model, filling / MODEL)
+                known = link_files(carried, filling / MODEL) if carried else {}
                 card = ModelCard(
                     kind=kind,
                     name=name,
@@ -222,7 +163,7 @@ class ModelRegistry:
                     metrics=metrics or {},
                     status=status,
                     reasons=reasons,
-                    files=_sums(filling / MODEL, known),
+                    files=sums_of(filling / MODEL, known),
                 )
                 files.write_atomically(filling / CARD, card.text())
         return ModelVersion(name, number, place, card)
@@ -330,47 +271,3 @@ class ModelRegistry:
             return []
         found = (_VERSION.fullmatch(p.name) for p in home.iterdir() if p.is_dir() and not p.is_symlink())
         return sorted(int(m[1]) for m in found if m)
-
-
-def _copy(model: Path, to: Path) -> None:
-    """Copy regular files only: a link could lead to anything."""
-    if model.is_file():
-        to.mkdir(parents=True)
-        _copy_file(model, to / model.name)
-        return
-    to.mkdir(parents=True)
-    for path in sorted(model.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise BadInput(path, "is not a regular file: a model consists of regular files.")
-        target = to / path.relative_to(model)
-        if path.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            _copy_file(path, target)
-
-
-def _copy_file(model: Path, to: Path) -> None:
-    """Copy a regular file to a name that is not taken."""
-    with inputs.opened(model) as old, to.open("xb") as new:
-        shutil.copyfileobj(old, new, 1 << 20)
-
-
-def _link(carried: tuple[ModelVersion, tuple[str, ...]], to: Path) -> dict[str, tuple[int, str]]:
-    """Link files of an earlier version, and return their sums, which its card knows."""
-    version, names = carried
-    for name in names:
-        target = to / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (version.model / name).is_symlink():
-            raise BadInput(version.model / name, "is a link, not a file of this version.", "Restore it from a copy.")
-        try:
-            os.link(version.model / name, target)
-        except OSError:  # another file system, or one without hard links
-            _copy_file(version.model / name, target)
-    return {name: version.card.files[name] for name in names}
-
-
-def _sums(folder: Path, known: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """Return size and checksum of each file; those that are known are not read again."""
-    names = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: known.get(name) or (p.stat().st_size, checksum(p)) for name, p in names.items()}

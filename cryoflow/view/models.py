@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.models.registry import ModelRegistry, ModelVersion, version_name
+from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage import inputs
 from cryoflow.view.answers import printable
 

@@ -12,7 +12,8 @@ from cryoflow.database import Database
 from cryoflow.detector.examples import POSITIVE
 from cryoflow.detector.model import Detector
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
-from cryoflow.learning.detector_learner import EXEMPLARS, DetectorLearner, DetectorTraining, example_of
+from cryoflow.learning.detector_items import example_of
+from cryoflow.learning.detector_learner import EXEMPLARS, DetectorLearner, DetectorTraining
 from cryoflow.learning.items import Item, read_pieces, write_pieces
 from cryoflow.learning.update import UpdateResult, update
 from cryoflow.models.registry import ModelRegistry

@@ -15,11 +15,13 @@ import pytest
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, ExitCode
+from cryoflow.execution.executor import Executor
 from cryoflow.learning import improve_steps
 from cryoflow.learning.improve import ImproveResult, improve
 from cryoflow.learning.improve_record import NAME as RECORD
 from cryoflow.learning.picks_judge import PicksJudge, best_picks, on_micrographs
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.pickers.running.run import Picked
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
 HOLD, LEARN = ("a.mrc", "b.mrc"), ("c.mrc", "d.mrc", "e.mrc")
@@ -153,6 +155,57 @@ def test_picks_of_some_micrographs_keep_their_places_and_the_best_are_those_of_t
     best = best_picks(some, {"d.mrc": 3})
     assert best["d.mrc"]["score"].tolist() == [1.0, 0.95, 0.9]
     assert len(best["b.mrc"]) == 0
+
+
+def steps_of(folder: Path, **changes: object) -> improve_steps.PickerSteps:
+    source = picks_of(0.5, folder=folder)
+    steps = improve_steps.PickerSteps("topaz", source, 160.0, Executor(), clean)
+    return replace(steps, **changes)  # type: ignore[arg-type]
+
+
+def test_what_the_unpicker_removes_is_unlabeled_and_picks_below_the_pickers_threshold_have_no_label(
+    tmp_path: Path,
+) -> None:
+    picks = picks_of(0.5)
+    below = picks.picks.assign(score=picks.picks["score"] - 0.5)  # Topaz keeps scores of 0 and above
+    labels = steps_of(tmp_path).labels(1, replace(picks, picks=below), tmp_path)
+    assert len(labels) == 5 * 11
+    assert labels.picks["label"].tolist() == (labels.picks["y_px"] == 30).astype(int).tolist()
+    first = steps_of(tmp_path, entry=picks).labels(1, replace(picks, picks=below), tmp_path)
+    assert len(first) == len(picks)  # the first picks are an entry's: their scores are another picker's
+
+
+def test_a_round_learns_from_the_2d_selection_of_its_number_and_then_from_the_unpicker(tmp_path: Path) -> None:
+    selected = picks_of(0.25)
+    steps = steps_of(tmp_path, selected=[selected])
+    picks = on_micrographs(picks_of(1.0), LEARN)
+    labels = steps.labels(1, picks, tmp_path)
+    assert (len(labels), set(labels.micrographs["name"])) == (len(LEARN) * N, set(LEARN))
+    assert (labels.picks["label"] == 1).all()
+    assert (steps.labels(2, picks, tmp_path).picks["label"] == 1).sum() == len(LEARN) * N
+    with pytest.raises(BadInput, match="has no picks on the micrographs"):
+        steps_of(tmp_path, selected=[selected.where(np.zeros(len(selected), bool))]).labels(1, picks, tmp_path)
+
+
+def test_the_first_round_learns_where_pickers_agree_and_never_from_held_out_micrographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def pick(picker: str, model: str, sets: list[PickSet], *_: object, **options: object) -> object:
+        asked.append((picker, model, options["keep_all"]))
+        return Picked(tmp_path, tmp_path / "log", (picks_of(0.5, str(options["name"])),))
+
+    monkeypatch.setattr(improve_steps, "pick", pick)
+    steps = steps_of(tmp_path, agreeing={"cryoflow": "general"})
+    mine = on_micrographs(picks_of(1.0, "mine"), LEARN)  # all on particles, where the other picker has half of them
+    labels = steps.labels(1, mine, tmp_path)
+    assert asked == [("cryoflow", "general", False)]
+    assert set(labels.micrographs["name"]) == set(LEARN)
+    positive = labels.picks[labels.picks["label"] == 1]
+    assert set(positive["y_px"]) == {30.0}
+    assert 0.4 * N * len(LEARN) <= len(positive) <= 0.5 * N * len(LEARN)
+    assert (labels.picks["label"] == 0).sum() == N * len(LEARN)  # each picker's lone picks are unlabeled
 
 
 @pytest.mark.slow

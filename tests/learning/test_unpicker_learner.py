@@ -11,8 +11,8 @@ import pytest
 from cryoflow.database import Database
 from cryoflow.learning.items import read_pieces
 from cryoflow.learning.unpicker_learner import EXEMPLARS, UnpickerLearner, UnpickerTraining
-from cryoflow.learning.update import EXEMPLARS as KEPT
 from cryoflow.learning.update import UpdateResult, update
+from cryoflow.learning.update_material import EXEMPLARS as KEPT
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle

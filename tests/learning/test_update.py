@@ -13,8 +13,10 @@ from learning_stub import StubLearner, StubProject
 
 from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.learning import update as module
+from cryoflow.learning import update_material
 from cryoflow.learning.items import read_learned, read_pieces
-from cryoflow.learning.update import EXEMPLARS, WORK, UpdateOptions, UpdateResult, update
+from cryoflow.learning.update import WORK, UpdateResult, update
+from cryoflow.learning.update_material import EXEMPLARS, UpdateOptions
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum
@@ -115,7 +117,7 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
 def test_an_update_replays_some_projects_and_a_joint_training_all(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "REPLAYED_PROJECTS", 1)
+    monkeypatch.setattr(update_material, "REPLAYED_PROJECTS", 1)
     learner = StubLearner([project(name) for name in "ABC"])
     run(registry, learner)
     owner = {checksum(p): s.name for s in learner.projects for p in s.folder.iterdir()}

@@ -1,0 +1,84 @@
+"""Items of the detector: labeled examples, divided for training and calibration, and crops that are kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.detector.examples import Example
+from cryoflow.detector.model import Detector
+from cryoflow.detector.training_data import class_prior_of
+from cryoflow.learning.items import Item, Piece
+
+SET_APART = 8
+"""Each so many-th item is not learned from: it calibrates the scores."""
+
+
+def example_of(item: Item) -> Example:
+    """Return an item as the detector's training takes it."""
+    labels = item.labels
+    return Example(
+        pixels=item.pixels,
+        data_set=item.project,
+        xy_px=np.asarray(labels["xy"], np.float64),
+        kind=np.asarray(labels["kind"], np.int8),
+        weight=np.asarray(labels["weight"], np.float32),
+        log_size=float(labels["log_size"]),
+        background=bool(labels["background"]),
+        class_prior=float(labels["class_prior"]),
+    )
+
+
+def labels_of(example: Example) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the labels of an example as the arrays of an item; `example_of` reads them."""
+    return {
+        "xy": np.asarray(example.xy_px, np.float32),
+        "kind": example.kind,
+        "weight": example.weight,
+        "log_size": np.float32(example.log_size),  # type: ignore[dict-item]
+        "background": np.bool_(example.background),  # type: ignore[dict-item]
+        "class_prior": np.float32(example.class_prior),  # type: ignore[dict-item]
+    }
+
+
+def divided(items: Sequence[Item], start: Detector) -> tuple[list[Example], list[Example]]:
+    """Return examples to learn from and those that calibrate, with the class prior that `start` estimates."""
+    examples = [example_of(i) for i in items]
+    priors = {}
+    for project in dict.fromkeys(e.data_set for e in examples):
+        priors[project] = class_prior_of(start, [e for e in examples if e.data_set == project])
+    examples = [replace(e, class_prior=priors[e.data_set]) for e in examples]
+    apart = {i for i in range(len(examples)) if i % SET_APART == SET_APART - 1} or {len(examples) - 1}
+    if len(examples) < 2:
+        return examples, examples  # one micrograph must do for both
+    return [e for i, e in enumerate(examples) if i not in apart], [e for i, e in enumerate(examples) if i in apart]
+
+
+def crops(item: Item, edge: int, number: int) -> Iterator[Piece]:
+    """Yield crops of a prepared micrograph: a grid that is shifted from one micrograph to the next."""
+    pixels = item.map_pixels()
+    ny, nx = pixels.shape[:2]
+    xy = np.asarray(item.labels["xy"], np.float64)
+    size_yx = (min(edge, ny), min(edge, nx))
+    rows, columns = (
+        _starts(n, size, np.random.default_rng(number).random()) for n, size in zip((ny, nx), size_yx, strict=True)
+    )
+    for row in rows:
+        for column in columns:
+            shifted = xy - (column, row)
+            inside = ((shifted >= 0) & (shifted < size_yx[::-1])).all(axis=1)
+            labels = {**item.labels, "xy": shifted[inside].astype(np.float32)}
+            labels |= {name: item.labels[name][inside] for name in ("kind", "weight")}
+            part = np.array(pixels[row : row + size_yx[0], column : column + size_yx[1]])
+            if inside.any() or bool(item.labels["background"]):
+                yield Piece(item.content, part, labels, item.defocus_A, item.diameter_A)
+
+
+def _starts(length: int, size: int, shift: float) -> list[int]:
+    """Starts of crops along an axis, multiples of 4 as the network's output is."""
+    room = length - size
+    first = int(shift * (room % size if room else 0)) // 4 * 4
+    return list(range(first, room + 1, size)) or [0]
