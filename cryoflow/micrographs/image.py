@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, OverBudget
 from cryoflow.micrographs.header import MODE_DTYPES, MicrographHeader, read_header
-from cryoflow.storage import inputs
+from cryoflow.storage import budgets, inputs
 from cryoflow.storage.files import replacing
 
 FloatImage = npt.NDArray[np.float32]
@@ -54,7 +54,19 @@ class MicrographFile:
         return self.header.shape_yx
 
     def whole(self) -> FloatImage:
-        """All pixels, (ny, nx) float32; not checked."""
+        """All pixels, (ny, nx) float32; not checked.
+
+        Raises
+        ------
+        OverBudget
+            If there are more than `budgets.MOST_PIXELS`; `blocks` and views of parts have no such limit.
+        """
+        ny, nx = self.shape
+        if ny * nx > budgets.MOST_PIXELS:
+            raise OverBudget(
+                self.path,
+                f"has {ny} x {nx} pixels, and at most {budgets.MOST_PIXELS >> 20} million are held in memory at once.",
+            )
         return _read_section(self.path, self.header, 0)
 
     def blocks(self, n_rows: int) -> Iterator[FloatImage]:

@@ -45,6 +45,8 @@ MOST_COLUMNS = 2048
 """Most columns of a table of text; RELION's widest tables have about 60."""
 LONGEST_ROW_BYTES = 1 << 16
 """Most bytes of one row of a table of text."""
+MOST_PIXELS = 1 << 28
+"""Most pixels of a micrograph that is held whole, 1 GiB; the largest cameras have 94 million in super-resolution."""
 EXPANSION_BYTES = 1 << 28
 """Bytes that a compressed file may unpack to, however small it is: an empty micrograph of 8192 x 8192."""
 EXPANSION_PER_BYTE = 64
