@@ -16,6 +16,7 @@ from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.projects.found import Job
 from cryoflow.storage import files
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import safe_name, short_hash
 from cryoflow.storage.sealing import sealed, unsealed
 
@@ -37,6 +38,27 @@ class JobState:
     missing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _StoredJob:
+    """A `JobState` as its file has it."""
+
+    key: str
+    status: str
+    reason: str
+    entries: tuple[str, ...]
+    picks: int
+    micrographs: int
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _StoredStates:
+    """The file of a project's ingest state."""
+
+    project: str
+    jobs: dict[str, _StoredJob]
+
+
 def job_key(job: Job, options: IngestOptions) -> str:
     """A hash of all that decides a job's entries: its files' sizes and times, what the crawl says, and the options."""
     parts = [
@@ -56,29 +78,20 @@ def job_key(job: Job, options: IngestOptions) -> str:
 
 
 def read_states(database: Database, project: Path) -> dict[str, JobState]:
-    """What is state of a project's jobs; nothing where the file is absent or damaged."""
+    """Read the states of a project's jobs; none if the file is absent, damaged, or of another project."""
     path = state_file(database, project)
     try:
-        record = unsealed(path, layout.content(path), VERSION)
-        jobs = record["jobs"]
-        if not isinstance(jobs, dict) or record["project"] != str(project):
-            return {}  # damaged, or copied here from another project
-        return {
-            str(name): JobState(
-                str(j["key"]),
-                str(j["status"]),
-                str(j["reason"]),
-                tuple(map(str, j["entries"])),
-                int(j["picks"]),
-                int(j["micrographs"]),
-                tuple(map(str, j.get("missing", ()))),
-            )
-            for name, j in jobs.items()
-        }
+        found = validated(path, unsealed(path, layout.content(path), VERSION), _StoredStates)
     except NewerFormat:
         raise
-    except (OSError, BadInput, KeyError, TypeError, ValueError):
+    except (OSError, BadInput):
         return {}
+    if found.project != str(project):  # copied here from another project
+        return {}
+    return {
+        name: JobState(j.key, j.status, j.reason, j.entries, j.picks, j.micrographs, j.missing)
+        for name, j in found.jobs.items()
+    }
 
 
 def write_states(database: Database, project: Path, changes: Mapping[str, JobState | None]) -> None:
