@@ -314,8 +314,10 @@ function drawHistogram() {
 async function loadList() {
   try {
     const at = threshold;
-    list.listed = await get("list", { entry: config.entry, threshold: at });
-    if (list.listed) showTally(list.listed.tally, at);
+    const found = /** @type {import("./types.js").Listed} */ (await get("list", { entry: config.entry, threshold: at }));
+    if (found.revision < revision) return loadListSoon(); // it was on its way when something was decided
+    list.listed = found;
+    showTally(found.tally, at);
     fillOrders();
     list.sort();
     list.choose(current);
