@@ -1,10 +1,14 @@
 """What the SLURM worker costs, on a cluster of any size: idle with many jobs queued, and many short jobs to their end.
 
     python benchmarks/cluster.py [--queued 200] [--shards 100] [--image cryoflow-cpu.sif]
+    python benchmarks/cluster.py --at-once 500 [--pack 8]
 
 Starts a PostgreSQL, a Prefect server and a worker of its own and submits to the cluster that `squeue` talks to. Stages
 are stubs that report Running and Completed. With an image, the start of real stages in it is measured too, beside two
 bare `import prefect` in the same image. Prints one line a figure.
+
+With --at-once a parent starts so many shards, all at the same time, as a pipeline does, and waits for their end; with
+--pack so many of them share a job.
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cluster"))
 
+from pydantic import BaseModel
 from real_site import FLOWS, RealSite, postgres
 
 TICK_HZ = os.sysconf("SC_CLK_TCK")
@@ -74,13 +80,62 @@ def start_up(image: Path, starts: int = 7) -> None:
     print("each start over the two imports before it:", ", ".join(f"{ratio:.2f}" for ratio in ratios))
 
 
+class Number(BaseModel):
+    number: int
+
+
+def controller_s() -> float:
+    """CPU seconds that slurmctld has used so far; 0 where it runs on another machine."""
+    processes = (p for p in Path("/proc").glob("[0-9]*/comm") if p.read_text().strip() == "slurmctld")
+    return sum(cpu_s(int(p.parent.name))[0] for p in processes)
+
+
+def all_at_once(n: int, pack: int) -> None:
+    """Start shards all at the same time, as a pipeline does, and count what became of each."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from cryoflow.cluster.dispatch import Work, run_shards
+
+    with postgres() as database, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cryoflow.toml"
+        file.write_text(f"[site]\nshards_at_once = {-(-n // pack)}\n")
+        os.environ |= {"CRYOFLOW_CONFIG": str(file), "CRYOFLOW_PROFILE": "slurm"}
+        site = RealSite(Path(folder), database=database)
+        try:
+            site.start_server()
+            stub = f"{sys.executable} {FLOWS / 'stub_engine.py'}"
+            site.set_up(name="stage (slurm)", command=stub, memory_gb=0.1, pack=pack)
+            site.start_worker()
+            assert site.worker is not None
+            controller, start = controller_s(), time.monotonic()
+            with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):
+                done = run_shards("stage", [Work(f"shard {i}", Number(number=i)) for i in range(n)])
+            took_s = time.monotonic() - start
+            own, children = cpu_s(site.worker.pid)
+            used = controller_s() - controller
+        finally:
+            site.close()
+    jobs = sorted({d.slurm_job for d in done})
+    sacct = ["sacct", "-nPX", "-j", ",".join(jobs), "-o", "State"]
+    states = subprocess.run(sacct, capture_output=True, text=True, check=True).stdout.split()
+    ends = Counter(d.state for d in done)
+    print(f"{n} shards at once, {pack} a job: {dict(ends)}, jobs {dict(Counter(states))}, in {took_s:.0f} s")
+    print(f"attempts: {dict(Counter(d.attempts for d in done))}; {60 * n / took_s:.0f} shards a minute")
+    print(f"CPU seconds: slurmctld {used:.1f}, worker {own:.1f}, its sbatch, squeue and sacct {children:.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queued", type=int, default=200)
     parser.add_argument("--shards", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to watch the idle worker")
     parser.add_argument("--image", type=Path, help="measure the start of stages in this image")
+    parser.add_argument("--at-once", type=int, help="start so many shards at the same time, and nothing else")
+    parser.add_argument("--pack", type=int, default=1, help="so many of them share a job")
     options = parser.parse_args()
+    if options.at_once:
+        all_at_once(options.at_once, options.pack)
+        return
     if options.image:
         start_up(options.image)
     queued: list[UUID] = []

@@ -126,6 +126,7 @@ def _answers(*argv: str) -> bool:
 
 PARTS: dict[str, Callable[[], bool]] = {
     "slurm": cache(lambda: _answers("sinfo")),
+    "slurmrestd": cache(lambda: _answers("sinfo") and bool(shutil.which("slurmrestd"))),
     "docker": cache(lambda: _answers("docker", "info")),
     "apptainer": cache(lambda: _answers("apptainer", "version")),
     "pickers": cache(lambda: all(shutil.which(name, path=pickers_path()) for name in ("topaz", "cryolo_predict"))),

@@ -25,6 +25,11 @@ cryosparc = []
 [tool.setuptools]
 packages = ["cryoflow"]
 """
+BUILD = """#!/bin/sh
+# Stands in for containers/build --apptainer --output FOLDER ...: an image takes minutes.
+[ "$1 $2" = "--apptainer --output" ] || exit 2
+mkdir "$3" && printf '%s\\n' "$@" > "$3/cryoflow-cpu.sif"
+"""
 NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_NO_INDEX": "0"}
 
 
@@ -35,6 +40,8 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("containers", "cryoflow", "docs", ".venv/bin"):
         (folder / name).mkdir(parents=True)
     shutil.copy(ROOT / "containers" / "bundle", folder / "containers")
+    (folder / "containers/build").write_text(BUILD)
+    (folder / "containers/build").chmod(0o755)
     (folder / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (folder / ".venv/bin/python").chmod(0o755)
     (folder / "pyproject.toml").write_text(PYPROJECT)
@@ -54,19 +61,21 @@ def run(*argv: str | Path, **variables: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def bundle(checkout: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    return run(checkout / "containers" / "bundle", output, "--no-images")
+def bundle(checkout: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return run(checkout / "containers" / "bundle", output, *(options or ("--no-images",)))
 
 
-def test_a_bundle_installs_without_a_package_index_and_holds_docs_and_source(checkout: Path, tmp_path: Path) -> None:
+def test_a_bundle_with_images_installs_without_a_package_index(checkout: Path, tmp_path: Path) -> None:
     output, site = tmp_path / "the bundle", tmp_path / "s i te"
-    done = bundle(checkout, output)
+    done = bundle(checkout, output, "--", "--base", "/a base.sif", "cpu")
     assert done.returncode == 0, done.stderr
+    assert "images/cryoflow-cpu.sif" in (output / "SHA256SUMS").read_text()
     installed = run("sh", output / "install.sh", site, PYTHON=sys.executable)
     assert installed.returncode == 0, installed.stderr
     where = "import cryoflow; print(cryoflow.__version__, cryoflow.__file__)"
     found = run(site / "venv/bin/python", "-P", "-c", where).stdout
     assert found.startswith(f"7.8.9 {site}/venv/lib/")
+    assert (site / "images/cryoflow-cpu.sif").read_text().endswith("\n--base\n/a base.sif\ncpu\n")
     assert (site / "docs/index.html").is_file()
     assert (site / "source/pyproject.toml").is_file()
     assert [path.name for path in tmp_path.glob("the bundle*")] == ["the bundle"]

@@ -17,6 +17,7 @@ from cryoflow.cluster.exit_reason import SLURM_TYPE
 from cryoflow.cluster.forms import offered_values, restrict_paths
 from cryoflow.cluster.start_stage import PATIENCE
 from cryoflow.errors import BadInput
+from cryoflow.execution.job_script import slurm_script
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import ProfileName, deployment_name
 from cryoflow.settings.site import ClassName, ResourceClass, Site
@@ -142,6 +143,8 @@ def _where_stages_run(profile: ProfileName) -> dict[str, str]:
 def resource_variables(resources: ResourceClass) -> dict[str, Any]:
     """Return the numbers of a class as a SLURM pool's form has them; what is not set is left to the pool."""
     values = resources.model_dump(mode="json")
+    unset = {key: field.default for key, field in ResourceClass.model_fields.items() if key.startswith("pack")}
+    values = {key: value for key, value in values.items() if unset.get(key) != value}
     return {key: value for key, value in values.items() if value not in (None, [], 0) or key == "gpus"}
 
 
@@ -162,7 +165,7 @@ def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[
         values["image"] = _image(site, resources.gpus)
     values = {key: value for key, value in values.items() if value not in (None, "", [])}
     values = resource_variables(resources) | values
-    _check_form(name, values)
+    _check_form(name, values, slurmrestd=bool(site.slurmrestd))
     return values
 
 
@@ -171,19 +174,23 @@ def _folders_of_pickers(site: Site) -> list[Path]:
     return [picker.programs for picker in site.pickers.values() if picker.programs]
 
 
-def _check_form(name: ClassName, values: Mapping[str, Any]) -> None:
-    """Refuse values now that the form of a job would refuse when a stage starts."""
+def _check_form(name: ClassName, values: Mapping[str, Any], *, slurmrestd: bool) -> None:
+    """Refuse values now that the form of a job, or slurmrestd, would refuse when a stage starts."""
     from pydantic import ValidationError
 
     from cryoflow.cluster.job import SlurmJobConfiguration
 
     try:
-        SlurmJobConfiguration.model_validate(values)
+        job = SlurmJobConfiguration.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
         text = str(first["msg"]).removeprefix("Value error, ")
         raise BadInput(FILE_NAME, f"resources.{name}: {field}: {text}.") from None
+    if slurmrestd:
+        from cryoflow.execution.slurm_rest import job_fields
+
+        job_fields(slurm_script(job.request(name=name, flow_run_id="", log=Path("/log")).sbatch_options()))
 
 
 def _image(site: Site, gpus: int) -> str:

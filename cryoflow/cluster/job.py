@@ -169,6 +169,19 @@ class SlurmJobConfiguration(BaseJobConfiguration):
         description="Seconds before the time limit at which the stage is told to stop, so that it can write a "
         "checkpoint; 0 for no warning.",
     )
+    pack: int = Field(
+        default=1,
+        ge=1,
+        title="Runs of one job",
+        description="Up to so many runs that ask for the same share a job. For clusters that limit a user's jobs.",
+    )
+    pack_at_once: int = Field(
+        default=1,
+        ge=1,
+        title="Runs of one job at once",
+        description="How many runs of a shared job run at the same time. The job asks for so many times the resources; "
+        "with 1 its runs follow one another.",
+    )
     memory_factor: float = Field(
         default=1,
         ge=1,

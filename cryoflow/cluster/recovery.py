@@ -25,8 +25,9 @@ from cryoflow.cluster.exit_reason import LABEL_END, LABEL_LOG
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.pool_runs import runs_in
 from cryoflow.execution import stage_script
-from cryoflow.execution.slurm import QueuedJob, Scheduler, SchedulerSilent
-from cryoflow.execution.template_scheduler import TemplateScheduler
+from cryoflow.execution.pack_script import pack_of
+from cryoflow.execution.schedulers import AnyScheduler
+from cryoflow.execution.slurm import QueuedJob, SchedulerSilent
 
 GRACE_S = 120.0
 """How long a run may be Pending without a job: another worker may be submitting it."""
@@ -42,7 +43,13 @@ class FoundRun:
     start_anew: bool = False
 
 
-def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None, now: datetime.datetime) -> FoundRun:
+def find(
+    flow_run: FlowRun,
+    queue: Mapping[int, QueuedJob],
+    log_job: int | None,
+    now: datetime.datetime,
+    pack_id: str | None = None,
+) -> FoundRun:
     """Return what to do with a run that no worker waits for.
 
     Parameters
@@ -51,11 +58,14 @@ def find(flow_run: FlowRun, queue: Mapping[int, QueuedJob], log_job: int | None,
         All jobs of this user that wait or run.
     log_job
         The number in the run's log, None where there is no log.
+    pack_id
+        The pack that the run was put into, whose job's comment names it.
     """
     if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
         return FoundRun(int(flow_run.infrastructure_pid))
-    if (job_id := stage_script.find(queue.values(), flow_run.id)) is not None:
-        return FoundRun(job_id)
+    for tag in filter(None, (flow_run.id, pack_id)):
+        if (job_id := stage_script.find(queue.values(), tag)) is not None:
+            return FoundRun(job_id)
     if log_job is not None:
         return FoundRun(log_job)
     state = flow_run.state
@@ -88,7 +98,7 @@ class Recovery:
     def __init__(
         self,
         worker: BaseWorker[SlurmJobConfiguration, Any, Any],
-        scheduler: Scheduler | TemplateScheduler,
+        scheduler: AnyScheduler,
         attended: set[UUID],
         attend: Callable[[FlowRun, int], Coroutine[Any, Any, None]],
     ) -> None:
@@ -133,7 +143,7 @@ class Recovery:
             All jobs of this user; None reads it.
         """
         worker = self.worker
-        log_job = None
+        log_job, pack = None, None
         if not flow_run.infrastructure_pid:
             if queue is None:
                 try:
@@ -142,7 +152,8 @@ class Recovery:
                     return  # nothing is known: the next round asks again
             log_file = await self._expected_log(flow_run)
             log_job = job_in_log(log_file) if log_file else None
-        found = find(flow_run, queue or {}, log_job, _now())
+            pack = pack_of(log_file) if log_file else None
+        found = find(flow_run, queue or {}, log_job, _now(), pack and pack[0])
         if found.job_id is not None:
             self.attended.add(flow_run.id)
             if not flow_run.infrastructure_pid:
@@ -165,7 +176,8 @@ class Recovery:
             flow_run, client=worker.client, work_pool=worker.work_pool, worker_name=worker.name
         )
         folder = Path(configuration.log_folder)
-        return next(iter(sorted(folder.glob(f"*.{flow_run.id}.log"))), None)
+        found = sorted([*folder.glob(f"*.{flow_run.id}.log"), *folder.glob(f"*.{flow_run.id}.pack")])
+        return found[0].with_suffix(".log") if found else None
 
 
 def _now() -> datetime.datetime:

@@ -120,6 +120,7 @@ def cryoflow_toml(partitions: Sequence[Partition], associations: Sequence[Associ
     if limits:
         at_once = max(1, min(20, min(limits) - 2))
         lines += [f"shards_at_once = {at_once}              # this account may submit {min(limits)} jobs"]
+        lines += ["# pack = 8 in a class lets eight of its runs share a job"]
     lines += ["", "# Partitions that sinfo lists:"]
     lines += [f"#   {_describe(p)}" for p in partitions]
     if associations:

@@ -29,6 +29,7 @@ from cryoflow.cluster import exit_reason, submission
 from cryoflow.cluster.exit_reason import LABEL_END, LABEL_JOB, LABEL_LOG, LABEL_NODE, Action, ExitReason
 from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.job_poller import JobPoller
+from cryoflow.cluster.packs import CancelledRun, jobs_to_cancel
 from cryoflow.cluster.polling_worker import PollingWorker
 from cryoflow.cluster.pool_runs import is_away, propose, report_crash, runs_in, set_labels
 from cryoflow.cluster.recovery import Recovery
@@ -36,8 +37,9 @@ from cryoflow.cluster.retries import retry
 from cryoflow.cluster.submission import CancelledBeforeSubmission, Submission
 from cryoflow.cluster.variables import refuse_unknown_variables
 from cryoflow.execution import stage_script
-from cryoflow.execution.slurm import EndedJob, QueuedJob, Scheduler
-from cryoflow.execution.template_scheduler import SchedulerTemplates, TemplateScheduler
+from cryoflow.execution.pack_script import pack_of
+from cryoflow.execution.schedulers import scheduler_of
+from cryoflow.execution.slurm import EndedJob, QueuedJob
 from cryoflow.settings.load import load_settings
 
 CANCEL_EVERY_S = 4.0
@@ -70,15 +72,11 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         site = load_settings().settings.site
         self.poll_s = float(os.environ.get("CRYOFLOW_SLURM_POLL_SECONDS", site.poll_seconds))
         self.attempts = site.attempts
-        quiet_s = self.poll_s if self.poll_s > QUIET_S else 0.0
-        self.scheduler: Scheduler | TemplateScheduler = (
-            TemplateScheduler(SchedulerTemplates.model_validate(site.scheduler))
-            if site.scheduler
-            else Scheduler(min_interval_s=quiet_s)
-        )
+        self.scheduler = scheduler_of(site, self.poll_s if self.poll_s > QUIET_S else 0.0)
         self.poller = JobPoller(self.scheduler, lost_after_s=site.lost_after_seconds)
         self.attended: set[UUID] = set()
         """Flow runs whose job this worker waits for."""
+        self._logs: dict[UUID, Path] = {}
         self.recovery = Recovery(self, self.scheduler, self.attended, self.attend_again)
         self.submission = Submission(self.scheduler, poll_s=self.poll_s)
         self._quick_polls = 0
@@ -143,7 +141,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
             finally:
                 reporting.cancel()
         finally:
-            self.attended.discard(flow_run.id)
+            self._forget(flow_run.id)
         # The run has its state, with SLURM's reason: any other status would make the base worker propose one without.
         return SlurmWorkerResult(identifier=str(job_id), status_code=0)
 
@@ -157,7 +155,11 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         except Exception:
             self._logger.exception("Waiting for SLURM job %s failed; it is tried again", job_id)
         finally:
-            self.attended.discard(flow_run.id)
+            self._forget(flow_run.id)
+
+    def _forget(self, flow_run_id: UUID) -> None:
+        self.attended.discard(flow_run_id)
+        self._logs.pop(flow_run_id, None)
 
     def _known_variables(self) -> set[str]:
         template = self._work_pool.base_job_template if self._work_pool else {}
@@ -183,12 +185,17 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         except (httpx.HTTPError, ObjectNotFound):
             return
         if state is not None and state.is_cancelled():
-            await anyio.to_thread.run_sync(self.scheduler.cancel, [job_id])
+            jobs = await anyio.to_thread.run_sync(jobs_to_cancel, [CancelledRun(str(flow_run.id), job_id, log_file)])
+            await anyio.to_thread.run_sync(self.scheduler.cancel, jobs)
 
     async def _attend(
         self, flow_run: FlowRun, job_id: int, log_file: Path | None, *, after: Awaitable[None] | None = None
     ) -> None:
-        job = await self.poller.wait(job_id, flow_run.id, self._state_logger(flow_run))
+        if log_file:
+            self._logs[flow_run.id] = log_file
+        pack = await anyio.to_thread.run_sync(pack_of, log_file) if log_file else None
+        tag, member_log = (pack[0], log_file) if pack else (flow_run.id, None)
+        job = await self.poller.wait(job_id, tag, self._state_logger(flow_run), member_log=member_log)
         if after is not None:
             await after  # the server merges labels without a lock: two writers at once would lose one
         while True:  # a server that is away now must still hear of it
@@ -242,16 +249,19 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
     async def _cancel_what_users_cancelled(self) -> None:
         """End the jobs of all runs of this pool that are being cancelled; their own waiting then concludes them."""
         cancelling = await runs_in(self.client, self._work_pool_name, StateType.CANCELLING)
-        job_ids = []
+        cancelled = []
         for flow_run in cancelling:
             # The engine will report a crash when SLURM stops it; the label remembers what was meant.
             if flow_run.labels.get(LABEL_END) != ExitReason.CANCELLED:
                 await set_labels(self.client, flow_run.id, {LABEL_END: ExitReason.CANCELLED.value})
                 self._quick_polls = QUICK_POLLS
             if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
-                job_ids.append(int(flow_run.infrastructure_pid))
+                file = self._logs.get(flow_run.id) or flow_run.labels.get(LABEL_LOG)
+                log_file = Path(str(file)) if file else None
+                cancelled.append(CancelledRun(str(flow_run.id), int(flow_run.infrastructure_pid), log_file))
             if flow_run.id not in self.attended and flow_run.id not in self._submitting_flow_run_ids:
                 await self.recovery.take_over(flow_run)
+        job_ids = await anyio.to_thread.run_sync(jobs_to_cancel, cancelled)
         await anyio.to_thread.run_sync(self.scheduler.cancel, job_ids)
 
     async def _is_cancelled(self, flow_run_id: UUID) -> bool:
@@ -272,7 +282,12 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         configuration: SlurmJobConfiguration,  # noqa: ARG002
         grace_seconds: int = 30,  # noqa: ARG002
     ) -> None:
-        """End one job; the server asks for it where cancelling took too long."""
+        """End one job; the server asks for it where cancelling took too long.
+
+        Members of a pack are ended one by one, by `_cancel_what_users_cancelled`.
+        """
         if not infrastructure_pid.isdigit():
             raise InfrastructureNotFound(f"{infrastructure_pid!r} is no SLURM job")
+        if self.poller.waiting_for(int(infrastructure_pid)) > 1:
+            return
         await anyio.to_thread.run_sync(self.scheduler.cancel, [int(infrastructure_pid)])

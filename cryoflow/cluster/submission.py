@@ -9,17 +9,18 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
 
 import anyio
 import anyio.to_thread
 from prefect.client.schemas.objects import FlowRun
 
 from cryoflow.cluster.job import SlurmJobConfiguration
+from cryoflow.cluster.packs import Gatherer
 from cryoflow.errors import CryoflowError, ToolFailed
 from cryoflow.execution import stage_script
-from cryoflow.execution.slurm import Scheduler, SchedulerSilent
-from cryoflow.execution.template_scheduler import TemplateScheduler
+from cryoflow.execution.pack_script import forget_pack
+from cryoflow.execution.schedulers import AnyScheduler
+from cryoflow.execution.slurm import SchedulerSilent
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import safe_name
 
@@ -43,9 +44,10 @@ class CancelledBeforeSubmission(CryoflowError):
 class Submission:
     """Submits jobs, some at the same time."""
 
-    def __init__(self, scheduler: Scheduler | TemplateScheduler, *, poll_s: float) -> None:
+    def __init__(self, scheduler: AnyScheduler, *, poll_s: float) -> None:
         self.scheduler, self.poll_s = scheduler, poll_s
         self._at_once = asyncio.Semaphore(SUBMIT_AT_ONCE)
+        self.packs = Gatherer(self._submit)
 
     async def submit(
         self,
@@ -55,7 +57,7 @@ class Submission:
         is_cancelled: Callable[[], Awaitable[bool]],
         logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = log,
     ) -> int:
-        """Write the job's script, submit it, and return the job's number.
+        """Write the job's script, submit it, and return the job's number: that of a pack where runs share jobs.
 
         Raises
         ------
@@ -66,10 +68,25 @@ class Submission:
         """
         name = _stage_and_name(flow_run, configuration)
         job = configuration.stage_job(name=name, flow_run_id=flow_run.id, log=log_file)
+        if configuration.pack > 1:
+            size, at_once = configuration.pack, configuration.pack_at_once
+            return await self.packs.add(flow_run, job, log_file, is_cancelled, size=size, at_once=at_once)
+        await anyio.to_thread.run_sync(forget_pack, log_file)
+        return await self._submit(str(flow_run.id), job, log_file, is_cancelled, logger)
+
+    async def _submit(
+        self,
+        tag: str,
+        job: stage_script.StageJob,
+        log_file: Path,
+        is_cancelled: Callable[[], Awaitable[bool]],
+        logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = log,
+    ) -> int:
+        """Submit a job, waiting for limits to pass. `tag` is the id of its run or pack, which its comment ends with."""
         is_first = True
         while True:
             try:
-                return await self._submit_now(flow_run.id, job, log_file)
+                return await self._submit_now(tag, job, log_file)
             except ToolFailed as error:
                 if job.request.exclude and _NO_NODES.search(error.tail):
                     logger.warning("No other node than %s can run it: they are allowed again", job.request.exclude)
@@ -82,9 +99,9 @@ class Submission:
                 is_first = False
             await anyio.sleep(LIMIT_PAUSE_S)
             if await is_cancelled():
-                raise CancelledBeforeSubmission(f"The run {flow_run.name} was cancelled before it had a SLURM job.")
+                raise CancelledBeforeSubmission("The run was cancelled before it had a SLURM job.")
 
-    async def _submit_now(self, flow_run_id: UUID, job: stage_script.StageJob, log_file: Path) -> int:
+    async def _submit_now(self, tag: str, job: stage_script.StageJob, log_file: Path) -> int:
         script = log_file.with_suffix(".sbatch")
         environment = stage_script.environment(job, os.environ)
         async with self._at_once:
@@ -95,22 +112,25 @@ class Submission:
                 except ToolFailed as error:
                     if attempt == SUBMIT_ATTEMPTS or not _MAY_PASS.search(error.tail):
                         raise
-                if (job_id := await self._submitted_without_an_answer(flow_run_id)) is not None:
+                if (job_id := await self._submitted_without_an_answer(tag)) is not None:
                     return job_id
         raise AssertionError("the last attempt returns or raises")
 
     async def _sbatch(self, script: Path, environment: Mapping[str, str]) -> int:
         return await anyio.to_thread.run_sync(self.scheduler.submit, script, environment)
 
-    async def _submitted_without_an_answer(self, flow_run_id: UUID) -> int | None:
-        """Return the job of a run after a failed sbatch. Waits for SLURM's answer: a second job must not be made."""
+    async def _submitted_without_an_answer(self, tag: str) -> int | None:
+        """Return the job of a run or pack after a failed sbatch.
+
+        It waits for SLURM's answer: a second job must not be made.
+        """
         while True:
             await anyio.sleep(self.poll_s)
             try:
                 queue = await anyio.to_thread.run_sync(self.scheduler.queue)
             except SchedulerSilent:
                 continue
-            return stage_script.find(queue.values(), flow_run_id)
+            return stage_script.find(queue.values(), tag)
 
 
 def log_file(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> Path:

@@ -65,6 +65,18 @@ def variables_for_stages(client: SyncPrefectClient, deployment: str, *parents: s
     return {name: value for name, value in given.items() if name in theirs - own}
 
 
+def runs_a_job(client: SyncPrefectClient, deployment: str, given: Mapping[str, object]) -> int:
+    """Return how many runs of a deployment share a job, as its job variables and those of its parent say."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        own = client.read_deployment_by_name(deployment).job_variables or {}
+    except ObjectNotFound:
+        return 1  # whoever starts the stage says so
+    value = given.get("pack", own.get("pack", 1))
+    return max(1, value) if isinstance(value, int) else 1
+
+
 def _fields(client: SyncPrefectClient, pool: str) -> set[str]:
     """Return the names of a pool's job variables."""
     template = client.read_work_pool(pool).base_job_template

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from cryoflow.execution.containers import Mounts, apptainer_exec
 from cryoflow.execution.job_script import slurm_script
+from cryoflow.execution.pack_script import Pack, pack_commands
 from cryoflow.execution.resources import JobRequest
 from cryoflow.execution.slurm import QueuedJob
 
@@ -36,6 +37,8 @@ class StageJob:
         Shell lines of the site, run on the node before the command.
     scratch
         Folder of each node in which the job gets a folder of its own; None takes the node's temporary folder.
+    pack
+        Stages that share the job; None for a job of one stage.
     """
 
     request: JobRequest
@@ -47,6 +50,7 @@ class StageJob:
     setup: str = ""
     scratch: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    pack: Pack | None = None
 
     def container_command(self) -> list[str]:
         """Return `apptainer exec` and its arguments, with the image."""
@@ -71,8 +75,12 @@ def script(job: StageJob) -> str:
 def body(job: StageJob) -> tuple[str, ...]:
     """Return the parts of shell behind the directives, whatever the scheduler."""
     setup = f"# Setup of this site\n{job.setup.strip()}\n" if job.setup.strip() else ""
+    pass_variables = _pass_variables() if job.image else ""
+    if job.pack:
+        members = pack_commands(job.pack, _command(job), pass_variables, WARNED)
+        return _HEAD, _job_folder(job.scratch), setup, members
     command = _warned(_command(job)) if job.request.warn_s else _command(job)
-    return _HEAD, _job_folder(job.scratch), setup, _pass_variables() if job.image else "", command
+    return _HEAD, _job_folder(job.scratch), setup, pass_variables, command
 
 
 WARNED = 79
@@ -179,6 +187,6 @@ def environment(job: StageJob, own: Mapping[str, str]) -> dict[str, str]:
     return kept | given
 
 
-def find(jobs: Iterable[QueuedJob], flow_run_id: object) -> int | None:
-    """Return the newest job of a flow run among those in the queue, by its comment; None where there is none."""
-    return max((job.job_id for job in jobs if job.comment == f"{TAG}{flow_run_id}"), default=None)
+def find(jobs: Iterable[QueuedJob], tag: object) -> int | None:
+    """Return the newest job of a flow run or pack among those in the queue, by its comment; None for none."""
+    return max((job.job_id for job in jobs if job.comment == f"{TAG}{tag}"), default=None)

@@ -43,6 +43,11 @@ class ResourceClass(BaseModel):
         default=0, ge=0, description="seconds before the time limit at which a stage is asked to stop; 0 for no warning"
     )
 
+    pack: int = Field(default=1, ge=1, description="stages of this class that share one job, at most")
+    pack_at_once: int = Field(
+        default=1, ge=1, description="stages of a shared job that run at the same time; its resources are so many times"
+    )
+
     @field_validator("gpu_type", mode="before")
     @classmethod
     def _joined(cls, value: object) -> object:
@@ -113,6 +118,13 @@ class Site(BaseModel):
     )
     scheduler: dict[str, Any] | None = Field(
         default=None, description="templates of a scheduler other than SLURM: see examples/sites"
+    )
+    slurmrestd: str | None = Field(
+        default=None,
+        description="address of slurmrestd, http://host:port or unix:/path, where the worker has no commands of SLURM",
+    )
+    slurmrestd_version: str = Field(
+        default="v0.0.38", pattern=r"^v\d+\.\d+\.\d+$", description="version of slurmrestd's OpenAPI plugin"
     )
     pickers: dict[str, PickerSite] = Field(
         default_factory=dict, description="programs and images of pickers, by the picker's name"

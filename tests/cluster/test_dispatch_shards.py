@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,7 +105,7 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     from prefect.client.orchestration import get_client
 
-    monkeypatch.setattr("cryoflow.cluster.dispatch.POLL_S", 0.2)
+    monkeypatch.setattr("cryoflow.cluster.shard_runner.POLL_S", 0.2)
     monkeypatch.setenv("CRYOFLOW_PROFILE", "slurm")
     with get_client(sync_client=True) as client:
         cluster = Cluster(client)
@@ -234,7 +235,7 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
     from prefect import flow
     from prefect.client.orchestration import get_client
 
-    from cryoflow.cluster import dispatch
+    from cryoflow.cluster import dispatch, shard_runner
 
     with get_client(sync_client=True) as client:
         parent = client.create_flow_run(flow(lambda: None, name="parent"))
@@ -242,7 +243,7 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
     class Parent:
         id = root_flow_run_id = str(parent.id)
 
-    monkeypatch.setattr(dispatch, "this_run", Parent)
+    monkeypatch.setattr(shard_runner, "this_run", Parent)
     first = dict(enumerate([cluster.complete, cluster.fail, cluster.ignore]))
     cluster.answer = lambda number, attempt: first[number] if attempt == 1 else cluster.complete
     earlier = threading.Thread(
@@ -290,7 +291,7 @@ def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(clu
 
 
 def test_a_run_of_next_night_is_not_waited_for() -> None:
-    from cryoflow.cluster.dispatch import ShardRunner
+    from cryoflow.cluster.shard_runner import ShardRunner
 
     parameters = {"parameters": {"number": 0}}
     nightly = SimpleNamespace(auto_scheduled=True, state_type="SCHEDULED", parameters=parameters)
@@ -320,12 +321,12 @@ def test_what_runs_is_cancelled_with_its_parent_and_goes_on_where_the_parent_onl
 ) -> None:
     from prefect.states import Cancelling, Running
 
-    from cryoflow.cluster import dispatch
+    from cryoflow.cluster import dispatch, shard_runner
 
     state = Cancelling() if parent_is == "Cancelling" else Running()
     parent = cluster.client.create_flow_run(cluster.flow, parameters={"parameters": {}})
     cluster.client.set_flow_run_state(parent.id, state, force=True)
-    monkeypatch.setattr(dispatch, "this_run", SimpleNamespace(id=str(parent.id), root_flow_run_id=str(parent.id)))
+    monkeypatch.setattr(shard_runner, "this_run", SimpleNamespace(id=str(parent.id), root_flow_run_id=str(parent.id)))
     cluster.answer = lambda number, attempt: cluster.ignore
 
     def sleep(_seconds: float) -> None:
@@ -333,7 +334,29 @@ def test_what_runs_is_cancelled_with_its_parent_and_goes_on_where_the_parent_onl
             raise stop
         time.sleep(0.2)
 
-    monkeypatch.setattr(dispatch, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    monkeypatch.setattr(shard_runner, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     with pytest.raises(type(stop)):
         dispatch.run_shards(cluster.flow_name, works(2))
     assert {run.state.name for run in cluster.runs()} == {children_are}
+
+
+def test_shards_that_share_jobs_are_started_in_full_packs() -> None:
+    from cryoflow.cluster.shard_runner import runs_to_start
+
+    of_packs = partial(runs_to_start, at_once=2, runs_a_job=3)  # two jobs of three runs
+    assert of_packs(n_waiting=10, n_active=0) == 6
+    assert of_packs(n_waiting=4, n_active=4) == 0  # a job of two runs would take the place of one of three
+    assert of_packs(n_waiting=4, n_active=3) == 3
+    assert of_packs(n_waiting=1, n_active=5) == 1  # the last one is alone
+    assert runs_to_start(n_waiting=9, n_active=1, at_once=2, runs_a_job=1) == 1
+
+
+def test_a_parent_reads_from_the_deployment_how_many_runs_share_a_job(cluster: Cluster) -> None:
+    from cryoflow.cluster.variables import runs_a_job
+
+    name = f"{cluster.flow_name}/{cluster.flow_name} (slurm)"
+    assert runs_a_job(cluster.client, name, {}) == 1
+    cluster.client._client.patch(f"/deployments/{cluster.deployment}", json={"job_variables": {"pack": 8}})
+    assert runs_a_job(cluster.client, name, {}) == 8
+    assert runs_a_job(cluster.client, name, {"pack": 2}) == 2  # of the parent's form
+    assert runs_a_job(cluster.client, "no/deployment", {}) == 1

@@ -22,13 +22,13 @@ class Number(BaseModel):
 def test_a_hundred_shards_come_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from cryoflow.cluster import dispatch
+    from cryoflow.cluster import dispatch, shard_runner
 
     file = tmp_path / "cryoflow.toml"
     file.write_text(f"[site]\nshards_at_once = {N}\n")
     monkeypatch.setenv("CRYOFLOW_CONFIG", str(file))
     monkeypatch.setenv("CRYOFLOW_PROFILE", "slurm")
-    monkeypatch.setattr(dispatch, "POLL_S", 2.0)
+    monkeypatch.setattr(shard_runner, "POLL_S", 2.0)
     with postgres() as database:
         if database is None:
             pytest.skip("there is no PostgreSQL server to start")

@@ -11,7 +11,15 @@ from prefect import flow
 
 
 @flow(name="stage", log_prints=True)
-def stage(wait_s: float = 0, eat_mb: int = 0, fail: str = "", read: str = "", write: str = "", tidy: str = "") -> None:
+def stage(
+    wait_s: float = 0,
+    eat_mb: int = 0,
+    fail: str = "",
+    read: str = "",
+    write: str = "",
+    tidy: str = "",
+    hold: str = "",
+) -> None:
     """Do it, in this order."""
     names = ("SLURM_JOB_ID", "SLURMD_NODENAME", "CUDA_VISIBLE_DEVICES", "APPTAINER_CONTAINER", "OMP_NUM_THREADS")
     print("sees", {name: os.environ.get(name) for name in names})
@@ -28,6 +36,8 @@ def stage(wait_s: float = 0, eat_mb: int = 0, fail: str = "", read: str = "", wr
         food[page] = 1
     try:
         time.sleep(wait_s)
+        while hold and Path(hold).exists():
+            time.sleep(0.2)
     finally:
         if tidy:
             Path(tidy).write_text("tidied up")
