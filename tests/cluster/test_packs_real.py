@@ -17,24 +17,20 @@ def test_members_of_one_job_end_each_in_its_own_way(site: RealSite, tmp_path: Pa
 
     hold = tmp_path / "hold"
     hold.touch()
-    pack: dict[str, Any] = {"pack": 4, "pack_at_once": 2, "memory_gb": 0.6, "cpus": 1}
-    cancelled, failing, held, last = [
-        site.launch(pack, **what)
-        for what in ({"hold": str(hold)}, {"fail": "x.star is broken"}, {"hold": str(hold)}, {})
-    ]
-    runs = {run_id: site.until(run_id, is_running) for run_id in (cancelled, held)}
+    pack: dict[str, Any] = {"pack": 3, "pack_at_once": 2, "memory_gb": 0.6, "cpus": 1}
+    cancelled = site.launch(pack, hold=str(hold))
+    site.until(cancelled, lambda run: run.state.is_pending())  # it is the first member: the last one follows it
+    failing, last = site.launch(pack, fail="x.star is broken"), site.launch(pack)
+    jobs = {site.until(cancelled, is_running).infrastructure_pid}
     site.set_state(cancelled, Cancelling())
     site.until(cancelled, lambda run: run.state.name == "Cancelled")
-    assert "x.star is broken" in site.until(failing, has_ended).state.message
-    hold.unlink()
-    ended = {run_id: site.until(run_id, has_ended) for run_id in (held, last)}
-    assert {run.state.name for run in ended.values()} == {"Completed"}
-    jobs = {run.infrastructure_pid for run in (*runs.values(), *ended.values())}
+    ended = [site.until(run_id, has_ended) for run_id in (failing, last)]
+    assert [run.state.name for run in ended] == ["Failed", "Completed"]
+    assert "x.star is broken" in ended[0].state.message
+    jobs |= {run.infrastructure_pid for run in ended}
     assert len(jobs) == 1
-    record = subprocess.run(
-        ["sacct", "-nPX", "-j", *jobs, "-o", "AllocCPUS"], capture_output=True, text=True, check=True
-    )
-    assert record.stdout.strip() == "2"
-    for run in ended.values():
+    sacct = ["sacct", "-nPX", "-j", *jobs, "-o", "AllocCPUS"]
+    assert subprocess.run(sacct, capture_output=True, text=True, check=True).stdout.strip() == "2"
+    for run in ended:
         log = Path(run.labels["slurm.log"]).read_text()
         assert log.startswith(f"cryoflow: job {run.infrastructure_pid} on ")

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cryoflow.errors import BadInput
 from cryoflow.execution import stage_script
 from cryoflow.execution.job_script import job_name
 from cryoflow.execution.quoting import directive, mount
+from cryoflow.execution.resources import JobRequest
 
 GOLDEN = Path(__file__).parents[1] / "execution" / "data"
 
@@ -287,3 +289,30 @@ def test_shlex_reads_the_command_as_it_was_meant() -> None:
     words = shlex.split(command)
     assert words[:2] == ["apptainer", "exec"]
     assert words[-4:] == ["/opt/cryo flow/gpu.sif", "python", "-m", "cryoflow.cluster.start_stage"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run a job as other accounts")
+def test_jobs_of_three_accounts_share_a_node_and_its_scratch() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o1777)
+        command = 'touch "$TMPDIR/mine" "$PREFECT_HOME/mine" && ls "$CRYOFLOW_SCRATCH" && sleep 0.3'
+        job = stage_script.StageJob(JobRequest("x"), ("bash", "-c", command), scratch=name)
+        left = folder / "cryoflow-job-6.killed"  # of a killed job of root's: others cannot remove it
+        left.mkdir()
+        (left / "lock").touch()
+        text = stage_script.script(job)
+        words = ["bash", "-c", text]
+        jobs = [
+            subprocess.Popen(
+                ["runuser", "-u", account, "--", *words],
+                env={"PATH": os.environ["PATH"], "SLURM_JOB_ID": str(number)},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/", text=True,
+            )
+            for number, account in enumerate(("nobody", "games", "root") * 2)
+        ]  # fmt: skip
+        for each in jobs:
+            printed = each.communicate(timeout=60)[0]
+            assert each.returncode == 0, printed
+            assert printed.splitlines()[1:] == ["mine"]
+        assert list(folder.iterdir()) == []
