@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import subprocess
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = (ROOT / "containers" / "Dockerfile").read_text()
@@ -44,3 +48,43 @@ def test_the_builder_says_how_it_is_used_when_it_is_told_what_it_does_not_know()
     done = subprocess.run([ROOT / "containers" / "build", "--gpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "containers/build [--docker | --apptainer]" in done.stdout
+
+
+def build(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the builder with a stand-in of apptainer that copies a base that is a folder to `seen`."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "apptainer").write_text(
+        "#!/bin/bash\n"
+        'for word; do case $word in base=*) base=${word#base=} ;; esac; done; image=${@: -2:1}\n'
+        f'cp -r "$base" "{tmp_path}/seen"; touch "$image"\n'
+    )
+    (programs / "apptainer").chmod(0o755)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    argv = [ROOT / "containers" / "build", "--apptainer", *options, "cpu"]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device node")
+def test_device_nodes_of_a_base_are_left_out_for_they_cannot_be_made_without_privileges(tmp_path: Path) -> None:
+    base = tmp_path / "the base"
+    (base / "dev").mkdir(parents=True)
+    (base / "usr").mkdir()
+    (base / "usr" / "python").write_text("x")
+    (base / "bin").symlink_to("usr")
+    os.mknod(base / "dev" / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    done = build(tmp_path, "--output", str(tmp_path / "out"), "--base", str(base))
+    assert done.returncode == 0, done.stderr
+    seen = {str(path.relative_to(tmp_path / "seen")) for path in (tmp_path / "seen").rglob("*")}
+    assert seen >= {"dev", "usr", "usr/python", "bin"}
+    assert "dev/null" not in seen
+    assert (tmp_path / "out" / "cryoflow-cpu.sif").exists()
+    assert not list(tmp_path.glob("tmp.*"))
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_before_the_first_layer(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = build(tmp_path, "--output", str(tmp_path / "file" / "images"))
+    assert done.returncode != 0
+    assert "cannot be written to" in done.stderr
+    assert not (tmp_path / "seen").exists()

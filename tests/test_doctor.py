@@ -62,6 +62,15 @@ def test_too_little_disk_space_is_a_warning(tmp_path: Path, loaded: LoadedSettin
     assert str(tmp_path) in findings["database"].found
 
 
+def test_an_image_that_is_not_there_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "cpu.sif"
+    monkeypatch.setenv("CRYOFLOW_SITE", json.dumps({"cpu_image": str(image), "gpu_image": "cryoflow:gpu"}))
+    found = _one("images", load_settings())
+    assert (found.status, str(image) in found.found) == ("warning", True)
+    image.touch()
+    assert _one("images", load_settings()).status == "ok"
+
+
 def test_a_prefect_server_that_does_not_answer_is_a_failure(
     loaded: LoadedSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,6 +179,9 @@ def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object
     from cryoflow.cluster.pools import make_pools
 
     say(f"registering the deployments of the profile {profile} at {settings.site.server}")
+    if profile == ProfileName.SLURM:
+        for image in settings.site.missing_images():
+            say(f"the image {image} is not here: jobs that need it will fail; containers/build makes it")
     make_pools(profile)
     rows: list[dict[str, object]] = []
     for deployment in register(settings, profile):

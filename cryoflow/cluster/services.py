@@ -41,6 +41,7 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_UI_STATIC_DIRECTORY": str(state_folder() / f"pages-{prefect.__version__}"),
         "TMPDIR": str(temporary_folder()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",
     }
     if site.server_database:

@@ -159,6 +159,11 @@ class Site(BaseModel):
         known = {str(name): value.model_dump() for name, value in _default_classes().items()}
         return {k: known.get(str(k), {}) | dict(v) if isinstance(v, Mapping) else v for k, v in classes.items()}
 
+    def missing_images(self) -> list[str]:
+        """Return the image files of the site that are not on this machine; names for Docker are no files."""
+        images = (self.cpu_image, self.gpu_image)
+        return [image for image in images if image and image.startswith("/") and not Path(image).exists()]
+
     def resource_class(self, name: ClassName) -> ResourceClass:
         """The numbers of a class; one that the file does not name has its default."""
         return self.resources.get(name) or _default_classes()[name]

@@ -224,6 +224,15 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def _images(loaded: LoadedSettings) -> Iterator[CheckResult]:
+    site = loaded.settings.site
+    if missing := site.missing_images():
+        text = f"{', '.join(missing)}: no such file; containers/build makes it, or correct [site] of cryoflow.toml"
+        yield CheckResult("images", "warning", text)
+    elif images := [image for image in (site.cpu_image, site.gpu_image) if image and image.startswith("/")]:
+        yield CheckResult("images", "ok", f"{', '.join(images)} (`doctor --image` looks into one)")
+
+
 Check = Callable[[LoadedSettings], Iterator[CheckResult]]
 
 CHECKS: Mapping[str, Check] = {
@@ -236,6 +245,7 @@ CHECKS: Mapping[str, Check] = {
     "prefect": _prefect,
     "slurm": _slurm,
     "apptainer": _apptainer,
+    "images": _images,
     "docker": _docker,
 }
 """All checks by name, in the order in which they run."""

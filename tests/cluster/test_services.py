@@ -174,8 +174,16 @@ def test_each_account_has_folders_and_worker_names_of_its_own(
 
 
 def test_the_pages_are_unpacked_where_the_account_can_write(settings: Settings, tmp_path: Path) -> None:
-    folder = Path(services.server(settings).environment["PREFECT_UI_STATIC_DIRECTORY"])
-    assert folder.is_relative_to(tmp_path / "state")
+    environment = services.server(settings).environment
+    assert Path(environment["PREFECT_UI_STATIC_DIRECTORY"]).is_relative_to(tmp_path / "state")
+
+
+def test_the_pages_advertise_no_hosted_product(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings.models.server.ui import ServerUISettings
+
+    for name, value in services.server(settings).environment.items():
+        monkeypatch.setenv(name, value)
+    assert not ServerUISettings().show_promotional_content
 
 
 def test_an_address_that_shows_no_page_is_noticed(tmp_path: Path) -> None:
