@@ -30,6 +30,12 @@ BUILD = """#!/bin/sh
 [ "$1 $2" = "--apptainer --output" ] || exit 2
 mkdir "$3" && printf '%s\\n' "$@" > "$3/cryoflow-cpu.sif"
 """
+CONF = """
+from pathlib import Path
+project = "cryoflow"
+def setup(app):  # as notebooks do
+    (Path(app.outdir).parent / "jupyter_execute").mkdir()
+"""
 NO_NETWORK = {"PIP_INDEX_URL": "http://127.0.0.1:9", "PIP_NO_INDEX": "0"}
 
 
@@ -47,7 +53,7 @@ def checkout(tmp_path: Path) -> Path:
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "cryoflow/__init__.py").write_text('__version__ = "7.8.9"\n')
     (folder / "requirements.lock").touch()
-    (folder / "docs/conf.py").write_text('project = "cryoflow"\n')
+    (folder / "docs/conf.py").write_text(CONF)
     (folder / "docs/index.rst").write_text("cryoflow\n========\n")
     (folder / ".gitignore").write_text(".venv\n")
     git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org"]
@@ -69,6 +75,7 @@ def test_a_bundle_with_images_installs_without_a_package_index(checkout: Path, t
     output, site = tmp_path / "the bundle", tmp_path / "s i te"
     done = bundle(checkout, output, "--", "--base", "/a base.sif", "cpu")
     assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(output)) == ["SHA256SUMS", "docs", "images", "install.sh", "source", "wheels"]
     assert "images/cryoflow-cpu.sif" in (output / "SHA256SUMS").read_text()
     installed = run("sh", output / "install.sh", site, PYTHON=sys.executable)
     assert installed.returncode == 0, installed.stderr
