@@ -187,7 +187,7 @@ def test_only_the_last_members_of_a_pack_take_its_job_along(tmp_path: Path) -> N
 
 def gathered(works: list[tuple[str, str]], size: int, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[list[str]]:
     """The runs of each job that a gatherer submits, for runs of (name, partition) that come one after the other."""
-    monkeypatch.setattr(packs, "GATHER_S", 0.3)
+    monkeypatch.setattr(packs, "GATHER_S", 2.0)
     jobs: list[list[str]] = []
 
     async def submit(pack_id: str, job: StageJob, log: Path, is_cancelled: Any) -> int:
@@ -207,15 +207,15 @@ def gathered(works: list[tuple[str, str]], size: int, monkeypatch: pytest.Monkey
                 job = StageJob(JobRequest(name, log=name, partition=partition), ("true",), environment=environment)
                 log = folder / f"{name}.log"
                 group.create_task(gatherer.add(run, job, log, never, size=size, at_once=1))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
 
     asyncio.run(whole())
-    return jobs
+    return sorted(jobs, key=lambda job: int(job[0]))
 
 
 def test_runs_that_ask_for_the_same_share_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     works = [(str(i), "gpu" if i == 3 else "cpu") for i in range(8)]
-    assert gathered(works, 3, monkeypatch, tmp_path) == [["0", "1", "2"], ["4", "5", "6"], ["3"], ["7"]]
+    assert gathered(works, 3, monkeypatch, tmp_path) == [["0", "1", "2"], ["3"], ["4", "5", "6"], ["7"]]
     assert {pack_of(tmp_path / f"{i}.log")[1] for i in (0, 1, 2)} == {("0", "1", "2")}  # type: ignore[index]
 
 
