@@ -56,7 +56,7 @@ def build(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     programs.mkdir()
     (programs / "apptainer").write_text(
         "#!/bin/bash\n"
-        'for word; do case $word in base=*) base=${word#base=} ;; esac; done; image=${@: -2:1}\n'
+        "for word; do case $word in base=*) base=${word#base=} ;; esac; done; image=${@: -2:1}\n"
         f'cp -r "$base" "{tmp_path}/seen"; touch "$image"\n'
     )
     (programs / "apptainer").chmod(0o755)
