@@ -15,6 +15,7 @@ from cryoflow.view.candidates import Float
 from cryoflow.view.counts import Tally, doubt, per_micrograph, tally
 from cryoflow.view.decisions import Added
 from cryoflow.view.library import SAME_PICK_DIAMETERS, Library, Opened
+from cryoflow.view.pyramid import TILE_PX, n_levels, open_micrograph
 from cryoflow.view.review import kept_by, touched_by
 
 DOUBTFUL = (0.25, 0.75)
@@ -54,7 +55,7 @@ def about(opened: Opened) -> dict[str, object]:
         "notes": [printable(note) for note in (*problem, *c.notes, *c.picks.notes)],
         "lowpass_A": list(pictures.LOWPASS_A),
         "first_lowpass_A": pictures.FIRST_LOWPASS_A,
-        "tile_px": pictures.TILE_PX,
+        "tile_px": TILE_PX,
         "patch_px": pictures.PATCH_PX,
         "revision": opened.review.revision,
         "kind": opened.candidates.entry.kind.value,
@@ -92,7 +93,7 @@ def one_micrograph(library: Library, opened: Opened, i: int, others: Sequence[Op
         "problem": printable(problem),
         "ny": shape[0],
         "nx": shape[1],
-        "levels": pictures.n_levels(shape),
+        "levels": n_levels(shape),
         "pixel_size_A": opened.pixel_size_A(i),
         "diameter_px": opened.diameter_px(i),
         "mask": library.mask_path(opened, i) is not None,
@@ -115,7 +116,7 @@ def shape_of(opened: Opened, i: int) -> tuple[tuple[int, int], str]:
     Without a picture the shape is the one that the database holds, else the extent of the picks.
     """
     try:
-        return pictures.open_micrograph(opened.path(i)).shape_yx, ""
+        return open_micrograph(opened.path(i)).shape_yx, ""
     except BadInput as error:
         problem = f"{error.reason} {error.hint}".strip()
     row = opened.candidates.picks.micrographs.iloc[i]

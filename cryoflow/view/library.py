@@ -20,8 +20,10 @@ from cryoflow.detector.masks import mask_of
 from cryoflow.errors import BadInput
 from cryoflow.pickers.comparing.compare import same_micrographs
 from cryoflow.view import pictures
+from cryoflow.view.bounded_cache import BoundedCache
 from cryoflow.view.candidates import Candidates, Float, open_candidates
 from cryoflow.view.journal import journal_of
+from cryoflow.view.pyramid import Pyramid, read_pyramid
 from cryoflow.view.review import Review
 
 if TYPE_CHECKING:
@@ -105,13 +107,11 @@ class Library:
     ) -> None:
         self.database, self.state_folder, self.model, self.masks = database, state_folder, model, tuple(masks)
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scoring")
-        self._entries: pictures.BoundedCache[Opened] = pictures.BoundedCache(
+        self._entries: BoundedCache[Opened] = BoundedCache(
             ENTRIES_BYTES, lambda o: _BYTES_PER_PICK * len(o.candidates) + (1 << 16)
         )
-        self._pyramids: pictures.BoundedCache[pictures.Pyramid] = pictures.BoundedCache(
-            PYRAMIDS_BYTES, lambda p: p.n_bytes
-        )
-        self._tiles: pictures.BoundedCache[bytes] = pictures.BoundedCache(TILES_BYTES, len)
+        self._pyramids: BoundedCache[Pyramid] = BoundedCache(PYRAMIDS_BYTES, lambda p: p.n_bytes)
+        self._tiles: BoundedCache[bytes] = BoundedCache(TILES_BYTES, len)
         self._reviews: dict[tuple[str, str], Review] = {}
         self._lock = threading.Lock()
 
@@ -184,7 +184,7 @@ class Library:
             found[i] = _lonely(mine, them, reach) + _lonely(them, mine, reach)
         return found
 
-    def pyramid(self, path: Path) -> pictures.Pyramid:
+    def pyramid(self, path: Path) -> Pyramid:
         """Return a micrograph at all levels.
 
         Raises
@@ -192,7 +192,7 @@ class Library:
         BadInput
             Where it cannot be read.
         """
-        return self._pyramids.get((str(path), _version(path)), lambda: pictures.read_pyramid(path))
+        return self._pyramids.get((str(path), _version(path)), lambda: read_pyramid(path))
 
     def tile(self, opened: Opened, micrograph: int, level: int, row: int, column: int, lowpass_A: float) -> bytes:
         """Return a tile of a micrograph as JPEG.

@@ -15,6 +15,7 @@ from cryoflow.view import pictures
 from cryoflow.view.answers import finite_or_none
 from cryoflow.view.candidates import Float
 from cryoflow.view.library import Opened
+from cryoflow.view.pyramid import Pyramid, open_micrograph
 from cryoflow.view.records import check_micrograph
 from cryoflow.view.review import kept_by, labels_by
 
@@ -70,11 +71,11 @@ def patches_picture(pool: Executor, opened: Opened, wanted: Sequence[tuple[int, 
         check_micrograph(opened, micrograph)
         if pick >= opened.review.n_picks(micrograph):
             raise HTTPException(404, "there is no such pick")
-    files: dict[int, pictures.Pyramid | None] = {}
+    files: dict[int, Pyramid | None] = {}
 
-    def open_(micrograph: int) -> pictures.Pyramid | None:
+    def open_(micrograph: int) -> Pyramid | None:
         try:
-            return pictures.open_micrograph(opened.path(micrograph))
+            return open_micrograph(opened.path(micrograph))
         except BadInput:
             return None
 

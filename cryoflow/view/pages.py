@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import HTTPException
@@ -26,19 +24,16 @@ from cryoflow.pickers.comparing.compare import compare
 from cryoflow.picks import PickSet
 from cryoflow.storage import inputs
 from cryoflow.storage.safe_names import inside, safe_name
-from cryoflow.view.addresses import is_served
 from cryoflow.view.api import Api, visitor_of
 from cryoflow.view.models import registered_models, trainings
+from cryoflow.view.served_reports import find_reports, read_report
 
 if TYPE_CHECKING:
     import jinja2
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-MOST_REPORTS = 500
-MOST_FOLDERS = 5000
 MOST_COMPARED = 8
-LARGEST_REPORT_BYTES = 200 << 20
 SANDBOX = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Policy of served reports: whatever a page holds, it runs nothing, fetches nothing, and is nobody of this site."""
 
@@ -124,12 +119,12 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
 
     @router.get("/reports")
     def reports_(request: Request) -> HTMLResponse:
-        found, cut = _reports(reports)
+        found, cut = find_reports(reports)
         return page(request, "reports.html", here="Reports", folders=reports, reports=found, cut=cut)
 
     @router.get("/reports/{path:path}")
     def report(path: str) -> Response:
-        content = _report(Path("/", path), reports)
+        content = read_report(Path("/", path), reports)
         return HTMLResponse(content, headers={"content-security-policy": SANDBOX})
 
     @router.get("/static/{name}")
@@ -268,64 +263,6 @@ def _particles(picks: PickSet) -> PickSet:
 
 def _share(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report that is served."""
-
-    path: str
-    address: str
-    written: str
-
-
-def _reports(folders: Sequence[Path]) -> tuple[list[Report], bool]:
-    """Return the HTML pages in some folders, the newest first, and whether there are more."""
-    found: list[tuple[float, Path]] = []
-    seen = 0
-    cut = False
-    for folder in folders:
-        for where, inner, names in os.walk(folder):
-            seen += 1
-            inner[:] = sorted(n for n in inner if not n.startswith("."))
-            if seen > MOST_FOLDERS or Path(where).relative_to(folder).parts[4:]:
-                inner.clear()
-            for name in names:
-                if name.endswith(".html"):
-                    path = Path(where, name)
-                    found.append((_mtime(path), path))
-            if len(found) > MOST_REPORTS:
-                cut = True
-                break
-    found.sort(key=lambda pair: (-pair[0], str(pair[1])))
-    rows = [
-        Report(
-            str(path).encode(errors="replace").decode(),
-            quote(os.fsencode(path)),
-            datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M") if time else "",
-        )
-        for time, path in found[:MOST_REPORTS]
-    ]
-    return rows, cut
-
-
-def _report(path: Path, folders: Sequence[Path]) -> bytes:
-    """Return a report's content; what does not lie in the folders, by its name and its real path, is not there."""
-    real = Path(os.path.realpath(path))
-    roots = [Path(os.path.realpath(folder)) for folder in folders]
-    if ".." in path.parts or not is_served(path, folders) or not is_served(real, roots):
-        raise HTTPException(404, "there is no such report")
-    try:
-        return inputs.read_bytes(real, at_most=LARGEST_REPORT_BYTES)
-    except OSError as error:
-        raise HTTPException(404, f"this report cannot be read: {error.strerror or error}") from None
-
-
-def _mtime(path: Path) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
 
 
 def static_names() -> Iterator[str]:

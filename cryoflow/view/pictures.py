@@ -1,21 +1,9 @@
-"""Pictures of micrographs for a screen: tiles at powers of two and patches around picks, low-passed and stretched.
-
-Level `k` holds means over blocks of `2**k` pixels, anchored at the image's first edge: pixel `j` of level `k` spans
-`j * 2**k - 0.5` to `(j + 1) * 2**k - 0.5` in the frame of `cryoflow.picks`. The front end draws by those edges, so a
-circle lies on its particle at every zoom.
-"""
+"""Pictures of micrographs for a screen: tiles at powers of two and patches around picks, low-passed and stretched."""
 
 from __future__ import annotations
 
 import io
-import os
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +13,8 @@ from cryoflow.detector.masks import MaskOptions, check_shape
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile
 from cryoflow.micrographs.normalise import median_and_deviation
-from cryoflow.pickers.training_sets.links import read_any
-from cryoflow.storage import inputs
+from cryoflow.view.pyramid import TILE_PX, Image, Pyramid, n_levels, read_region
 
-TILE_PX = 512
-"""Edge of a tile in pixels of its level."""
 LOWPASS_A = (0.0, 5.0, 10.0, 20.0, 40.0)
 """Resolutions to choose from in angstrom; 0 filters nothing. Each one more is another set of tiles in the cache."""
 FIRST_LOWPASS_A = 20.0
@@ -44,8 +29,6 @@ STRETCH = (0.5, 99.5)
 """Percentiles of the low-passed image that become black and white."""
 MOST_DEVIATIONS = 4.5
 """Black and white lie within so many deviations of the median: ice and gold must not take the contrast of particles."""
-LARGEST_PX = 1 << 29
-"""Most pixels of a micrograph that is shown: 23,000 x 23,000."""
 MASK_PX = 1024
 """Longest edge of a mask's picture: the masks of other programs have as many pixels as the micrograph."""
 _GAUSSIAN_PER_A = float(np.sqrt(np.log(2) / 2) / np.pi)
@@ -55,142 +38,6 @@ _SHARP_PX = 0.3
 """A Gaussian of less changes nothing that can be seen."""
 _SAMPLE_PX = 192
 _LARGEST_PATCH_PX = 4096
-_ROWS = 256
-"""Rows that are read at a time: even, so that pairs of rows stay together."""
-
-Image = npt.NDArray[np.float32]
-Value = TypeVar("Value")
-
-
-class BoundedCache(Generic[Value]):
-    """Values that are made once, also when several threads ask at the same time; the least used are dropped.
-
-    Parameters
-    ----------
-    most_bytes
-        Sum of the sizes that are kept.
-    size
-        Bytes of a value.
-    """
-
-    def __init__(self, most_bytes: int, size: Callable[[Value], int]) -> None:
-        self._most, self._size, self._held = most_bytes, size, 0
-        self._lock = threading.Lock()
-        self._futures: OrderedDict[Hashable, Future[Value]] = OrderedDict()
-
-    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """Return the value of a key, made by `make` where it is not held. An error of `make` is not kept."""
-        with self._lock:
-            future = self._futures.get(key)
-            if future is not None:
-                self._futures.move_to_end(key)
-            mine = future is None
-            if future is None:
-                future = self._futures[key] = Future()
-        if not mine:
-            return future.result()
-        try:
-            value = make()
-        except BaseException as error:
-            with self._lock:
-                self._futures.pop(key, None)
-            future.set_exception(error)
-            raise
-        future.set_result(value)
-        with self._lock:
-            self._held += self._size(value)
-            for old in list(self._futures):
-                if self._held <= self._most or old == key:
-                    break
-                if self._futures[old].done():
-                    self._held -= self._size(self._futures.pop(old).result())
-        return value
-
-
-@dataclass
-class Pyramid:
-    """A micrograph at all levels.
-
-    Attributes
-    ----------
-    file
-        Where the pixels of level 0 are read when they are needed, None where `levels[0]` holds them.
-    levels : list of (ny, nx) float32
-        Means over 1, 2, 4, ... pixels; the first is None where `file` is given.
-    """
-
-    shape_yx: tuple[int, int]
-    file: MicrographFile | None
-    levels: list[Image | None]
-    stretches: dict[tuple[int, float], tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory that it takes."""
-        return sum(level.nbytes for level in self.levels if level is not None)
-
-    def shape_of(self, level: int) -> tuple[int, int]:
-        """Return rows and columns of a level."""
-        ny, nx = (-(-n // (1 << level)) for n in self.shape_yx)
-        return ny, nx
-
-    def region(self, level: int, rows: tuple[int, int], columns: tuple[int, int]) -> Image:
-        """Return rows and columns `first` to `last` (not included) of a level."""
-        pixels = self.levels[level]
-        if pixels is not None:
-            return pixels[slice(*rows), slice(*columns)]
-        assert self.file is not None
-        assert level == 0
-        return _finite(_read_region(self.file, rows, columns))
-
-
-def open_micrograph(path: Path) -> Pyramid:
-    """Open a micrograph without its coarse levels: an MRC file is not read yet, a TIFF file is read whole.
-
-    Raises
-    ------
-    BadInput
-        Where the file is missing, unreadable, a movie, or larger than `LARGEST_PX`.
-    """
-    if path.suffix.lower() in (".tif", ".tiff"):
-        whole = _finite(read_any(str(path)))
-        return Pyramid((int(whole.shape[0]), int(whole.shape[1])), None, [whole])
-    file = MicrographFile.open(path)
-    if file.shape[0] * file.shape[1] > LARGEST_PX:
-        raise BadInput(path, f"has {file.shape[1]} x {file.shape[0]} pixels: too many to show.")
-    return Pyramid(file.shape, file, [None])
-
-
-def read_pyramid(path: Path) -> Pyramid:
-    """Open a micrograph and average it down to less than one tile.
-
-    An MRC file is read some rows at a time and its own pixels are not held: an image of 8,192 x 8,192 pixels takes
-    90 MB.
-
-    Raises
-    ------
-    BadInput
-        As `open_micrograph`.
-    """
-    pyramid = open_micrograph(path)
-    ny, nx = pyramid.shape_yx
-    level = np.empty(pyramid.shape_of(1), np.float32)  # filled in place: joining blocks would take the memory twice
-    for row in range(0, ny, _ROWS):
-        block = _halved(pyramid.region(0, (row, min(row + _ROWS, ny)), (0, nx)))
-        level[row // 2 : row // 2 + len(block)] = block
-    pyramid.levels.append(level)
-    while max(level.shape) > TILE_PX // 2:
-        level = _halved(level)
-        pyramid.levels.append(level)
-    return pyramid
-
-
-def n_levels(shape_yx: tuple[int, int]) -> int:
-    """Return how many levels `read_pyramid` makes of a shape."""
-    longest, levels = -(-max(shape_yx) // 2), 2
-    while longest > TILE_PX // 2:
-        longest, levels = -(-longest // 2), levels + 1
-    return levels
 
 
 def tiles_on_screen(shape_yx: tuple[int, int]) -> list[tuple[int, int, int]]:
@@ -272,7 +119,7 @@ def mask(path: Path, shape_yx: tuple[int, int]) -> bytes:
     ny, nx = file.shape
     check_shape(path, (ny, nx), shape_yx)
     step = -(-max(ny, nx) // MASK_PX)
-    rows = [_read_region(file, (y, y + 1), (0, nx))[0, step // 2 :: step] for y in range(step // 2, ny, step)]
+    rows = [read_region(file, (y, y + 1), (0, nx))[0, step // 2 :: step] for y in range(step // 2, ny, step)]
     values = np.stack(rows)
     if not np.isfinite(values).all():
         raise BadInput(path, "has values that are no numbers.")
@@ -289,44 +136,6 @@ def jpeg(grey: npt.NDArray[np.uint8], quality: int = 87) -> bytes:
     stream = io.BytesIO()
     Pictures.fromarray(grey).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
-
-
-def _read_region(file: MicrographFile, rows: tuple[int, int], columns: tuple[int, int]) -> Image:
-    """Read a part of an image. A file that shrinks meanwhile is an error; mapped memory would end the process."""
-    nx, item = file.shape[1], file.header.dtype.itemsize
-    (y0, y1), (x0, x1) = rows, columns
-    try:
-        with inputs.unbuffered(file.path) as opened:
-            number = opened.fileno()
-            start = file.header.data_offset
-            if (x0, x1) == (0, nx):
-                raw = os.pread(number, (y1 - y0) * nx * item, start + y0 * nx * item)
-            else:
-                n_bytes = (x1 - x0) * item
-                raw = b"".join(os.pread(number, n_bytes, start + (y * nx + x0) * item) for y in range(y0, y1))
-    except OSError as error:
-        raise BadInput(file.path, f"cannot be read: {error.strerror or error}.") from error
-    if len(raw) != (y1 - y0) * (x1 - x0) * item:
-        raise BadInput(file.path, "became shorter while it was read.", "Wait until it is written.")
-    return np.frombuffer(raw, file.header.dtype).reshape(y1 - y0, x1 - x0).astype(np.float32)
-
-
-def _finite(image: Image) -> Image:
-    """Replace what is NaN or infinite by the mean of the rest."""
-    bad = ~np.isfinite(image)
-    if bad.any():
-        image = image.copy()
-        image[bad] = image[~bad].mean() if not bad.all() else 0
-    return image
-
-
-def _halved(image: Image) -> Image:
-    """Return means over 2 x 2 pixels; an odd last row or column is taken twice."""
-    ny, nx = image.shape
-    if ny % 2 or nx % 2:
-        image = np.pad(image, ((0, ny % 2), (0, nx % 2)), mode="edge")
-    rows = image[0::2] + image[1::2]
-    return np.asarray((rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25), np.float32)
 
 
 def _sigma_px(lowpass_A: float, pixel_size_A: float | None, level: int) -> float:

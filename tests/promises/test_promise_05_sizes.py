@@ -14,6 +14,7 @@ import pytest
 from cryoflow.errors import ExitCode, OverBudget
 from cryoflow.micrographs.image import MicrographFile
 from cryoflow.view import pictures
+from cryoflow.view.pyramid import read_pyramid
 
 EDGE = {"small": 1, "large": 20_000}
 CENTERS = {"small": [(0, 0)], "large": [(600, 110), (10_000, 150), (19_000, 19_000), (3000, 15_000)]}
@@ -96,7 +97,7 @@ def test_a_micrograph_that_is_too_large_to_be_held_is_refused_in_words_and_read_
 def test_pictures_of_both_are_drawn(place: Path, grown_mb) -> None:
     """The levels of the large one hold a third of its pixels, 530 MB."""
     for name in EDGE:
-        pyramid = pictures.read_pyramid(place / f"{name}.mrc")
+        pyramid = read_pyramid(place / f"{name}.mrc")
         assert pictures.tile(pyramid, len(pyramid.levels) - 1, 0, 0, 0.0, 1.0).startswith(b"\xff\xd8")
         drawn = pictures.patch(pyramid, CENTERS[name][0], 150.0, 0.0, 1.0)
         assert drawn.shape == (pictures.PATCH_PX, pictures.PATCH_PX)

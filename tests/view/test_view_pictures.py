@@ -14,7 +14,9 @@ from view_fixtures import put_pixels
 
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.view.pictures import PATCH_PX, TILE_PX, BoundedCache, open_micrograph, patch, read_pyramid, tile
+from cryoflow.view.bounded_cache import BoundedCache
+from cryoflow.view.pictures import PATCH_PX, patch, tile
+from cryoflow.view.pyramid import TILE_PX, open_micrograph, read_pyramid
 
 
 def _disks(shape_yx: tuple[int, int], centers: list[tuple[int, int]], radius: float) -> np.ndarray:
