@@ -269,8 +269,10 @@ def _features_of(folder: Path, values: dict[str, Any]) -> DetectorFeatures:
     backbone = Backbone(Detector.load(folder))
     if values.pop("detector", None) != backbone.fingerprint:
         raise ValueError("features of another detector than the one in its folder")
-    features = DetectorFeatures(backbone, values.pop("phase_flip"), values.pop("n_orientations"))
-    if values or features.n_orientations not in (1, 2, 4, 8) or not isinstance(features.phase_flip, bool):
+    centered = values.pop("centered", False)
+    features = DetectorFeatures(backbone, values.pop("phase_flip"), values.pop("n_orientations"), centered)
+    flags = (features.phase_flip, features.centered)
+    if values or features.n_orientations not in (1, 2, 4, 8) or not all(isinstance(flag, bool) for flag in flags):
         raise ValueError(f"features with fields {sorted(values)}")
     return features
 

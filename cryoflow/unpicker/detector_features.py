@@ -10,8 +10,9 @@ rotated and passed through the network eight times; to use a model, once.
 from __future__ import annotations
 
 import json
+import math
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -20,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.detector.model import Detector, half, tiles_of
-from cryoflow.detector.network import JUNK, PARTICLE, STRIDE, build
+from cryoflow.detector.network import JUNK, OFFSET_X, OFFSET_Y, PARTICLE, STRIDE, build
+from cryoflow.detector.targets import from_output, to_output
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
 from cryoflow.preparation.model_folder import WEIGHTS, npz_bytes, set_weights
@@ -43,6 +45,12 @@ _ANGLES = np.arange(8) * np.pi / 4
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _GRID = 4
 """The detector's particle and junk logits are taken on a grid of (2 * 4 + 1)^2 output pixels around a pick."""
+
+_REACH_DIAMETERS = 0.3
+"""Features are taken at the likeliest center of a particle within this distance of a pick: picks up to a quarter of a
+diameter off count as positive, and their own places look like broken particles."""
+
+_MOST_MOVED_DIAMETERS = 0.4
 
 _PADDED_PX = 64
 """Sides are padded to multiples of this: each new size of an image is traced anew, which takes seconds."""
@@ -104,11 +112,15 @@ class DetectorFeatures:
         Whether to correct the phases by the CTF first.
     n_orientations
         Orientations of the micrograph: 1, 2, 4 or 8.
+    centered
+        Whether features are taken at the particle's center near the pick, with the distance from the pick as one more
+        feature; False for models of before, whose features are taken at the pick.
     """
 
     backbone: Backbone = field(default_factory=lambda: Backbone(Detector.general()))
     phase_flip: bool = False
     n_orientations: int = 1
+    centered: bool = True
 
     kind: ClassVar[str] = "detector-features"
     input_px: ClassVar[int] = 1
@@ -119,7 +131,8 @@ class DetectorFeatures:
         """Features of a pick."""
         *coarse, fine, answers = (channels for _, _, channels in self.backbone.levels)
         per_ring = 3 * len(_RINGS_DIAMETERS)
-        return 4 * sum(coarse) + (1 + per_ring) * (fine + answers) + 2 * (2 * _GRID + 1) ** 2
+        at_points = 4 * sum(coarse) + (1 + per_ring) * (fine + answers) + 2 * (2 * _GRID + 1) ** 2
+        return at_points + (2 if self.centered else 0)
 
     @property
     def values_a_pick(self) -> int:
@@ -133,7 +146,7 @@ class DetectorFeatures:
 
     def with_orientations(self, number: int) -> DetectorFeatures:
         """Return the same with another number of orientations."""
-        return DetectorFeatures(self.backbone, self.phase_flip, number)
+        return replace(self, n_orientations=number)
 
     def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
         """Return the features of all picks of a micrograph, (n, n_orientations, 1, n_channels)."""
@@ -165,6 +178,11 @@ class DetectorFeatures:
         """Return the features at points of a micrograph whose maps are given, (n, n_channels)."""
         diameter_px = self.backbone.detector.pixels_per_diameter
         parts: list[Float32] = []
+        if self.centered:
+            centers = likeliest_centers(maps[-1], xy_px, diameter_px)
+            moved = (np.linalg.norm(centers - xy_px, axis=1, keepdims=True) / diameter_px).astype(np.float32)
+            parts += [moved, moved**2]
+            xy_px = centers
         for values, (name, stride, _) in zip(maps, self.backbone.levels, strict=True):
             fine = name in ("up2_relu2", "answers")
             radii = _RINGS_DIAMETERS if fine else _RINGS_DIAMETERS[:2]
@@ -200,7 +218,38 @@ class DetectorFeatures:
             "detector": self.backbone.fingerprint,
             "phase_flip": self.phase_flip,
             "n_orientations": self.n_orientations,
+            **({"centered": True} if self.centered else {}),  # models of before have no such field
         }
+
+
+def likeliest_centers(answers: Float32, xy_px: npt.NDArray[np.float64], diameter_px: float) -> npt.NDArray[np.float64]:
+    """Return the center of the particle that each pick is likeliest on, (n, 2), in pixels of the micrograph.
+
+    The output pixel with the highest particle logit within 0.3 diameters of the pick, moved by its offset, but not
+    further than 0.4 diameters from the pick.
+
+    Parameters
+    ----------
+    answers : (height, width, 5)
+        The detector's, at every fourth pixel.
+    xy_px : (n, 2)
+        Picks, in pixels of the micrograph.
+    """
+    ny, nx = answers.shape[:2]
+    reach = math.ceil(_REACH_DIAMETERS * diameter_px / STRIDE)
+    row, column = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    around = np.stack([column.ravel(), row.ravel()], axis=1)
+    near = np.clip(np.rint(to_output(xy_px)).astype(np.intp)[:, None] + around, 0, (nx - 1, ny - 1))
+    answer = answers[near[..., 1], near[..., 0]]
+    distance_px = np.linalg.norm(from_output(near) - xy_px[:, None], axis=2)
+    logit = np.where(distance_px <= _REACH_DIAMETERS * diameter_px, answer[..., PARTICLE], -np.inf)
+    each, best = np.arange(len(xy_px)), logit.argmax(axis=1)
+    moved = from_output(near[each, best] + answer[each, best][:, [OFFSET_X, OFFSET_Y]].astype(np.float64)) - xy_px
+    length = np.linalg.norm(moved, axis=1, keepdims=True)
+    centers: npt.NDArray[np.float64] = xy_px + moved * np.minimum(
+        1, _MOST_MOVED_DIAMETERS * diameter_px / np.maximum(length, 1e-6)
+    )
+    return centers
 
 
 def sampled(values: Float32, xy_px: npt.NDArray[np.float64], stride: int) -> Float32:
