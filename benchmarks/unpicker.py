@@ -39,12 +39,12 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.detector_features import DetectorFeatures
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
-from cryoflow.unpicker.evaluate import evaluate
+from cryoflow.unpicker.evaluate import Evaluation, evaluate
 from cryoflow.unpicker.labeled import LabeledSet, Split
 from cryoflow.unpicker.network import ArchitectureName
+from cryoflow.unpicker.scoring import ScoredMicrograph, score
 from cryoflow.unpicker.train import train
 from cryoflow.unpicker.train_options import TrainOptions
-from cryoflow.unpicker.unpick import ScoredMicrograph, score
 
 SETS = ("barrel", "large", "small")
 TRAIN, VALIDATION, TEST = 20, 7, 17
@@ -186,12 +186,19 @@ def accuracy(
         "best_epoch": bundle.metrics["best_epoch"],
         "train_seconds": seconds,
         "train_cpu_seconds": cpu_seconds,
+        "error_at_half": error_at_half(result),
+        "averaged_error_at_half": error_at_half(averaged),
         "averaged_orientations": orientations if averaged is not result else 1,
         "averaged_error": averaged.error.value,
         "averaged_roc_auc": averaged.roc_auc.value,
         "seed": seed,
     }
     keep(folder, key, row)
+
+
+def error_at_half(result: Evaluation) -> float:
+    """Share of wrong decisions at a probability of 0.5, where they are fewest; the threshold also guards recall."""
+    return float(np.mean((result.probabilities >= 0.5) != result.positive))
 
 
 def speed(folder: Path, name: str, *, n_micrographs: int) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cryoflow.preparation.picked import PickedMicrograph
     from cryoflow.shards import OnProgress
     from cryoflow.unpicker.labeled import LabeledSet
-    from cryoflow.unpicker.unpick import OnScored
+    from cryoflow.unpicker.scoring import OnScored
 
 BOX_DIAMETERS = 1.5
 """Edge of the older emUnpicker's boxes in diameters, as they are mostly chosen."""
@@ -125,7 +125,7 @@ def scoring(what: str, *, json: bool = True) -> Iterator[tuple[OnProgress, OnSco
     On a terminal a bar, elsewhere a line each minute.
     """
     from cryoflow.shards import Rate
-    from cryoflow.unpicker.unpick import ScoredMicrograph
+    from cryoflow.unpicker.scoring import ScoredMicrograph
 
     def line(result: object) -> None:
         if isinstance(result, ScoredMicrograph) and not json:

@@ -39,7 +39,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     check_as_trained(bundle, {name.replace("_", "-"): getattr(p, name) for name in older})
     if p.folder is None or p.output is None:
         return _unpick_entries(bundle, p, json=json)
-    from cryoflow.unpicker.unpick import unpick_star_folder
+    from cryoflow.unpicker.unpick_star import unpick_star_folder
 
     with scoring("unpick", json=json) as (on_progress, on_scored):
         report = unpick_star_folder(

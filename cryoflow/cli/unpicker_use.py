@@ -59,9 +59,9 @@ def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
     from cryoflow.models.named import with_model
     from cryoflow.preparation.patches import require_ctf
     from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.scoring import ScoredMicrograph, score
     from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
-    from cryoflow.unpicker.unpick import ScoredMicrograph, score
 
     p = with_model(parameters)
     bundle = ModelBundle.load(p.model)

@@ -13,7 +13,8 @@ from cryoflow.detector.pick import score_picks
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
 from cryoflow.preparation.picked import picked_micrographs
-from cryoflow.unpicker.unpick import ScoredMicrograph, UnpickReport, keep_above
+from cryoflow.unpicker.scoring import ScoredMicrograph
+from cryoflow.unpicker.unpick import UnpickReport, keep_above
 
 KEEP_FROM = 0.5
 """Least probability of a pick that is kept, where none is given: fewest picks are misjudged there."""

@@ -29,7 +29,7 @@ from cryoflow.report.figures import (
 from cryoflow.report.page import Block, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.evaluate import Evaluation, Row
-from cryoflow.unpicker.unpick import ScoredMicrograph
+from cryoflow.unpicker.scoring import ScoredMicrograph
 
 BOXES = 20
 """Patches in a montage."""

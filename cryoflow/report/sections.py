@@ -27,7 +27,7 @@ from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, PlotL
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.operating_point import DOUBTFUL, is_doubtful
+from cryoflow.unpicker.decision import DOUBTFUL, is_doubtful
 
 EXAMPLES = 2
 """Micrographs that are shown, of each project."""

@@ -13,10 +13,9 @@ cryoflow from its description; weights are arrays and nothing else.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +48,10 @@ from cryoflow.storage.sealing import refuse_newer, unsealed
 from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures
 from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
+from cryoflow.unpicker.inference import logits_of
+from cryoflow.unpicker.model_manifest import ManifestRow, manifest_text, read_manifest
 from cryoflow.unpicker.network import Architecture, build, fold
 from cryoflow.unpicker.operating_point import OperatingPoint
-from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 if TYPE_CHECKING:
     import keras
@@ -61,29 +61,6 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 """1: version 0.1, whose bundle.json has no checksum of its own and one operating point; still read."""
 MANIFEST, DETECTOR = "training_set.tsv", "detector"
-
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """One micrograph of the training set."""
-
-    part: str
-    data_set: str
-    name: str
-    n_positive: int
-    n_negative: int
-    n_unlabeled: int
-    defocus_A: float
-    pixel_size_A: float
-    diameter_A: float
-    content: str
-
-    @classmethod
-    def of(cls, part: str, cached: CachedMicrograph) -> ManifestRow:
-        """Of a prepared micrograph."""
-        m = cached.micrograph
-        counts = (m.count(1), m.count(-1), m.count(0))
-        return cls(part, m.data_set, m.name, *counts, m.defocus_A, m.pixel_size_A, m.diameter_A, cached.content)
 
 
 @dataclass(frozen=True)
@@ -179,7 +156,7 @@ class ModelBundle:
         remove(folder / DESCRIPTION)
         write_atomically(folder / WEIGHTS, npz_bytes(self.weights))
         write_metrics(folder, self.metrics)
-        write_atomically(folder / MANIFEST, _manifest_text(self.manifest))
+        write_atomically(folder / MANIFEST, manifest_text(self.manifest))
         files = [WEIGHTS, METRICS, MANIFEST]
         if isinstance(self.preprocessing, DetectorFeatures):
             self.preprocessing.backbone.detector.save(folder / DETECTOR)
@@ -232,7 +209,7 @@ class ModelBundle:
                 projects={k: OperatingPoint.from_json(v) for k, v in values.get("projects", {}).items()},
                 options=values["options"],
                 metrics=json.loads(inputs.read_text(folder / METRICS)),
-                manifest=_read_manifest(folder / MANIFEST),
+                manifest=read_manifest(folder / MANIFEST),
                 fingerprint=values["fingerprint"],
                 versions=values["versions"],
                 folder=folder.resolve(),
@@ -292,65 +269,3 @@ def _description(file: Path) -> dict[str, Any]:
         return dict(values)
     refuse_newer(file, number, FORMAT)
     return unsealed(file, raw, FORMAT, "Copy the model again from where it was trained, or train it again.")
-
-
-def logits_of(
-    model: keras.Model, patches: Patches, extractor: PatchExtractor, *, orientations: int = 1, batch: int | None = None
-) -> npt.NDArray[np.float64]:
-    """Return the mean logit over `orientations` (1, 2, 4 or 8) of each patch."""
-    size = batch or (512 if model.jit_compile else 160)  # of a GPU; of a CPU's cache
-    total = np.zeros(len(patches))
-    for number in range(orientations):
-        total += _predict(model, extractor.view(patches, number), size)
-    return total / orientations
-
-
-def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> npt.NDArray[np.float64]:
-    """Batches of few sizes, the last one filled up: each size is compiled anew, dearly by XLA."""
-    number = len(views)
-    if not number:
-        return np.zeros(0)
-    step = batch if model.jit_compile else 32
-    filled = -(-number // step) * step
-    if filled > number:
-        views = np.concatenate((views, np.zeros((filled - number, *views.shape[1:]), views.dtype)))
-    out = [np.asarray(model.predict_on_batch(views[i : i + batch])) for i in range(0, filled, batch)]
-    return np.concatenate(out)[:number, 0].astype(np.float64)
-
-
-_COLUMNS: Sequence[str] = tuple(f.name for f in dataclasses.fields(ManifestRow))
-_OLD_COLUMNS = {"n_right": "n_positive", "n_wrong": "n_negative", "n_not_known": "n_unlabeled"}
-"""Columns of version 0.1, still read."""
-
-
-def _manifest_text(rows: Sequence[ManifestRow]) -> str:
-    lines = ["\t".join(_COLUMNS)]
-    for row in rows:
-        cells = (getattr(row, c) for c in _COLUMNS)
-        lines.append(
-            "\t".join(
-                f"{c:.9g}" if isinstance(c, float) else json.dumps(c)[1:-1] if isinstance(c, str) else str(c)
-                for c in cells
-            )
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _read_manifest(path: Path) -> tuple[ManifestRow, ...]:
-    lines = inputs.read_text(path).splitlines()
-    columns = [_OLD_COLUMNS.get(c, c) for c in lines[0].split("\t")] if lines else []
-    if tuple(columns) != tuple(_COLUMNS):
-        raise ValueError(f"unexpected head line of {path.name}")
-    kinds = {
-        "n_positive": int,
-        "n_negative": int,
-        "n_unlabeled": int,
-        "defocus_A": float,
-        "pixel_size_A": float,
-        "diameter_A": float,
-    }
-    rows = []
-    for line in lines[1:]:
-        cells = dict(zip(_COLUMNS, line.split("\t"), strict=True))
-        rows.append(ManifestRow(**{k: kinds[k](v) if k in kinds else json.loads(f'"{v}"') for k, v in cells.items()}))
-    return tuple(rows)

@@ -24,9 +24,10 @@ from cryoflow.preparation.patches import require_ctf
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.decision import Decision
 from cryoflow.unpicker.labeled import LabeledSet
-from cryoflow.unpicker.operating_point import Decision
-from cryoflow.unpicker.unpick import OnScored, ScoredMicrograph, decided, score
+from cryoflow.unpicker.scoring import OnScored, ScoredMicrograph, score
+from cryoflow.unpicker.unpick import decided
 
 Float = npt.NDArray[np.float64]
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cryoflow.errors import BadInput
-from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.model_manifest import ManifestRow
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ import numpy as np
 
 from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.storage.fingerprints import checksum
-from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
-from cryoflow.unpicker.unpick import ScoredMicrograph
+from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.model_manifest import ManifestRow
+from cryoflow.unpicker.scoring import ScoredMicrograph
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from cryoflow.preparation.patches import PatchExtractor, require_ctf
 from cryoflow.preparation.picked import POSITIVE
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import fingerprint_of_values
-from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
+from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.labeled import LabeledSet, Split, balanced_draw, fingerprint, split_by_micrograph
+from cryoflow.unpicker.model_manifest import ManifestRow
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.patch_cache import CachedMicrograph, prepare
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress

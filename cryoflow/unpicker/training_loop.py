@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,47 +14,29 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.preparation.model_folder import get_weights, npz_bytes, set_weights
+from cryoflow.preparation.model_folder import get_weights, set_weights
 from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.preparation.picked import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
-from cryoflow.unpicker.bundle import ModelBundle, logits_of
+from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.devices import Devices, find_devices
+from cryoflow.unpicker.inference import logits_of
 from cryoflow.unpicker.network import build, pick_loss, standardize
 from cryoflow.unpicker.operating_point import decide
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
 from cryoflow.unpicker.tensorboard import Scalars
 from cryoflow.unpicker.train_options import TrainOptions
+from cryoflow.unpicker.training_state import STATE, History, Record, restore_state, save_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STATE = "state.npz"
 PRIOR_OF = "class_prior of "
 """Start of the names of each project's estimated class prior in the history."""
 UNKNOWN_CLASS_PRIOR = 0.2
 """Class prior where it cannot be estimated."""
-Record = dict[str, float]
-
-
-@dataclass
-class History:
-    """What was measured after each epoch, in order."""
-
-    epochs: list[Record]
-
-    @property
-    def best(self) -> int:
-        """Number of the epoch (from 1) with the least validation loss, of those with the same loss as the last."""
-        share = self.epochs[-1].get("class_prior")
-        comparable = [e.get("class_prior") == share for e in self.epochs]
-        return 1 + int(np.argmin(np.where(comparable, [e["val_loss"] for e in self.epochs], np.inf)))
-
-    def ended(self, patience: int) -> bool:
-        """Whether the validation loss has not fallen for too long."""
-        return len(self.epochs) - self.best >= patience
 
 
 def fit(
@@ -294,32 +275,3 @@ def _compile(model: keras.Model, optimizer: keras.Optimizer, options: TrainOptio
     model.compile(optimizer=optimizer, loss=loss, jit_compile=devices.compiled)
     if not optimizer.built:  # variables that come while a step is traced have it traced twice
         optimizer.build(model.trainable_variables)
-
-
-def _all_variables(model: keras.Model) -> list[keras.Variable]:
-    """Weights, the state of dropout, and the optimizer's."""
-    return [*model.variables, *model.optimizer.variables]
-
-
-def save_state(model: keras.Model, history: History, path: Path) -> None:
-    """Write weights, the optimizer's state and the history, from which a stopped training goes on."""
-    arrays: dict[str, npt.NDArray[np.generic]] = {
-        f"{i:04d}": np.array(keras.ops.convert_to_numpy(v.value)) for i, v in enumerate(_all_variables(model))
-    }
-    arrays["history"] = np.frombuffer(json.dumps(history.epochs).encode(), np.uint8)
-    write_atomically(path, npz_bytes(arrays))
-
-
-def restore_state(model: keras.Model, path: Path) -> History:
-    """Load what `save_state` wrote into a model, and return the history."""
-    variables = _all_variables(model)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        if len(arrays) != len(variables) + 1:
-            raise ValueError("of another training")
-        for i, v in enumerate(variables):
-            v.assign(arrays[f"{i:04d}"])
-        return History(json.loads(arrays["history"].tobytes()))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(path, f"is no state of this training ({error}).", "Start anew (--overwrite).") from error

@@ -1,16 +1,12 @@
-"""Un-picking: score the picks of many micrographs with a model, and keep those above their project's threshold.
+"""Un-picking: keep the picks of a set whose probability is above the threshold of their project.
 
-Threads read micrographs and cut patches while the network scores the ones before; a few are in memory at a time, so
-that neither memory nor the time of one grows with their number. With a work folder, micrographs are scored in shards
-(`unpick_shards`), and a second run goes on where the first was stopped.
+With a work folder, micrographs are scored in shards (`unpick_shards`), and a second run goes on where the first was
+stopped.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,51 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.scratch import local_copy
 from cryoflow.picks import Kind, PickSet
 from cryoflow.preparation.calibration import Goal
-from cryoflow.preparation.patches import Patches, load_patches, require_ctf
+from cryoflow.preparation.patches import require_ctf
 from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress
-from cryoflow.storage.files import remove_folder, write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.operating_point import Decision, decision_for, is_doubtful
-from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
-from cryoflow.unpicker.star_rows import FOM
-
-log = logging.getLogger(__name__)
+from cryoflow.unpicker.decision import Decision, decision_for, is_doubtful
+from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 
 SCORE_KIND = "cryoflow/probability"
-
-
-@dataclass(frozen=True)
-class ScoredMicrograph:
-    """A micrograph whose picks have probabilities.
-
-    Attributes
-    ----------
-    probabilities : (n,) float
-        That each pick is a particle, in the order of the picks.
-    kept : (n,) bool
-        Picks of at least the threshold.
-    """
-
-    micrograph: PickedMicrograph
-    probabilities: npt.NDArray[np.float64]
-    kept: npt.NDArray[np.bool_]
-
-    @property
-    def doubtful(self) -> npt.NDArray[np.bool_]:
-        """Picks whose probability lies in the doubtful band, kept or not."""
-        return is_doubtful(self.probabilities)
-
-    def __str__(self) -> str:
-        n, all_ = int(self.kept.sum()), len(self.kept)
-        return f"{self.micrograph.name}: kept {n}/{all_} ({n / max(all_, 1):.1%})".replace("%)", " %)")
-
-
-Result = ScoredMicrograph | BadInput
-OnScored = Callable[[Result], None]
 
 
 @dataclass(frozen=True)
@@ -89,64 +50,6 @@ class UnpickReport:
     def n_doubtful(self) -> int:
         """Number of doubtful picks, kept or not."""
         return sum(int(j.doubtful.sum()) for j in self.scored)
-
-
-def score(
-    bundle: ModelBundle,
-    micrographs: Iterable[PickedMicrograph],
-    *,
-    orientations: int = 1,
-    workers: int | None = None,
-) -> Iterator[Result]:
-    """Score the picks of micrographs one by one, in their order.
-
-    Parameters
-    ----------
-    orientations
-        1, 2, 4 or 8: the mean over so many orientations of each patch, a little better and as many times slower.
-    workers
-        Micrographs prepared at a time; None takes as many as there are cores, at most 8.
-
-    Yields
-    ------
-    The scored micrograph, kept by the threshold of its project or else the pooled one; or why it could not be scored.
-    """
-    from cryoflow.system.cpus import available_cpus
-
-    network = bundle.network  # built before the threads start
-    assert network is not None
-    n_workers = workers or min(8, available_cpus())
-    extractor = bundle.preprocessing.with_orientations(orientations)
-
-    def patches_of(micrograph: PickedMicrograph) -> Patches | BadInput:
-        try:
-            with local_copy(micrograph.path) as path:
-                return load_patches(extractor, replace(micrograph, path=path))
-        except BadInput as error:
-            return error
-        except OSError as error:
-            return BadInput(micrograph.path, f"cannot be read: {error.strerror or error}.")
-
-    def finished(micrograph: PickedMicrograph, patches: Patches | BadInput) -> Result:
-        if isinstance(patches, BadInput):
-            return patches
-        project = micrograph.data_set
-        probabilities = bundle.probabilities(patches, project=project, orientations=orientations)
-        point = bundle.projects.get(project)
-        return ScoredMicrograph(
-            micrograph, probabilities, probabilities >= (point.threshold if point else bundle.threshold)
-        )
-
-    with ThreadPoolExecutor(n_workers) as pool:
-        waiting: deque[tuple[PickedMicrograph, Future[Patches | BadInput]]] = deque()
-        for micrograph in micrographs:
-            waiting.append((micrograph, pool.submit(patches_of, micrograph)))
-            if len(waiting) > n_workers:
-                ready, future = waiting.popleft()
-                yield finished(ready, future.result())
-        while waiting:
-            ready, future = waiting.popleft()
-            yield finished(ready, future.result())
 
 
 def decided(
@@ -209,7 +112,7 @@ def unpick(
         workers=workers,
         on_progress=on_progress,
     )
-    report = _report(bundle, results, _goal(goal, threshold), notes, on_scored)
+    report = report_of(bundle, results, goal_of(goal, threshold), notes, on_scored)
     return keep_above(bundle, picks, report), report
 
 
@@ -219,13 +122,15 @@ def items_of(picks: PickSet, micrographs: Sequence[PickedMicrograph]) -> list[Pi
     return [by_name.get(str(name)) for name in picks.micrographs["name"]]
 
 
-def _goal(goal: Goal | None, threshold: float | None) -> Goal:
+def goal_of(goal: Goal | None, threshold: float | None) -> Goal:
+    """Return the goal that was asked for: a threshold counts as one."""
     return goal or Goal(threshold=threshold)
 
 
-def _report(
+def report_of(
     bundle: ModelBundle, results: Sequence[Result | None], goal: Goal, notes: Sequence[str], on_scored: OnScored | None
 ) -> UnpickReport:
+    """Decide about all results, and report each to `on_scored` in their order."""
     scored, decisions = decided(bundle, [r for r in results if isinstance(r, ScoredMicrograph)], goal)
     if on_scored:
         after = iter(scored)
@@ -310,111 +215,3 @@ def _subset(
         counts=counts,
         notes=(*picks.notes, *notes),
     )
-
-
-def unpick_star_folder(
-    bundle: ModelBundle,
-    folder: Path,
-    output: Path,
-    *,
-    suffix: str = "_autopick",
-    unpick_suffix: str = "_autopick_unpick",
-    scored_suffix: str | None = None,
-    doubtful_suffix: str | None = None,
-    diameter_A: float | None = None,
-    pixel_size_A: float | None = None,
-    micrographs_dir: Path | None = None,
-    ctf_star: Path | None = None,
-    goal: Goal | None = None,
-    threshold: float | None = None,
-    orientations: int = 1,
-    workers: int | None = None,
-    work: Path | None = None,
-    n_a_shard: int = 20,
-    on_progress: OnProgress | None = None,
-    on_scored: OnScored | None = None,
-) -> UnpickReport:
-    """Score the picks of all STAR files of a folder, and write a file of the rows that are kept, as they were.
-
-    Parameters
-    ----------
-    output
-        Folder that `X<unpick_suffix>.star` is written to.
-    scored_suffix
-        Where given, `X<scored_suffix>.star` is written too: all rows, with the probability as
-        `rlnAutopickFigureOfMerit`, for RELION to display and to cut at any threshold.
-    doubtful_suffix
-        Where given, `X<doubtful_suffix>.star` is written too: the rows of doubtful picks.
-    work
-        Folder for the results of shards; None takes `.cryoflow-unpick` in `output`. It is removed at the end.
-    on_progress, on_scored
-        See `unpick`.
-
-    Raises
-    ------
-    BadInput
-        Where there is no file of picks, or it would be written over.
-    """
-    from cryoflow.unpicker.unpick_shards import score_all
-
-    written = tuple(s for s in (unpick_suffix, scored_suffix, doubtful_suffix) if s is not None)
-    refuse_overwriting(folder, output, read=(suffix,), written=written)
-    found, bad = read_star_folder(
-        folder,
-        suffix,
-        diameter_A=diameter_A or bundle.diameter_A,
-        pixel_size_A=pixel_size_A,
-        micrographs_dir=micrographs_dir,
-        ctf_star=ctf_star,
-    )
-    micrographs = [p.micrograph for p in found]
-    require_ctf(bundle.preprocessing, micrographs)
-    work = work or output / WORK
-    results = score_all(
-        bundle,
-        micrographs,
-        work,
-        "picks",
-        n_a_shard=n_a_shard,
-        orientations=orientations,
-        workers=workers,
-        on_progress=on_progress,
-    )
-    sources = {id(p.micrograph): p for p in found}
-
-    def write(result: Result) -> None:
-        if isinstance(result, ScoredMicrograph):
-            picks = sources[id(result.micrograph)]
-            _write_star(picks, result, output, unpick_suffix, scored_suffix, doubtful_suffix)
-        if on_scored:
-            on_scored(result)
-
-    report = _report(bundle, [*bad, *results], _goal(goal, threshold), (), write)
-    if work == output / WORK:
-        remove_folder(work)
-    return report
-
-
-WORK = ".cryoflow-unpick"
-"""Folder of finished shards in the output of un-picking STAR files, while it is not finished."""
-
-
-def _write_star(
-    picks: StarPicks,
-    scored: ScoredMicrograph,
-    output: Path,
-    unpick_suffix: str,
-    scored_suffix: str | None,
-    doubtful_suffix: str | None,
-) -> None:
-    name = scored.micrograph.name
-    write_atomically(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(scored.kept)))
-    if scored_suffix is not None:
-        values = [f"{p:.6f}" for p in scored.probabilities]
-        write_atomically(output / f"{name}{suffix_of(scored_suffix)}", _encoded(picks.rows.with_column(FOM, values)))
-    if doubtful_suffix is not None:
-        write_atomically(output / f"{name}{suffix_of(doubtful_suffix)}", _encoded(picks.rows.where(scored.doubtful)))
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")

@@ -21,7 +21,8 @@ from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import state_of
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.unpick import Result, ScoredMicrograph, items_of, score
+from cryoflow.unpicker.scoring import Result, ScoredMicrograph, score
+from cryoflow.unpicker.unpick import items_of
 
 Items = Sequence[PickedMicrograph | None]
 """Micrographs of an entry in the order of its table; None for those without picks or image."""

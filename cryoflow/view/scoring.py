@@ -20,8 +20,8 @@ from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import short_hash
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.scoring import ScoredMicrograph, score
 from cryoflow.unpicker.suggest import suggest
-from cryoflow.unpicker.unpick import ScoredMicrograph, score
 from cryoflow.view.candidates import Candidates, Float
 from cryoflow.view.journal import user_state_folder
 

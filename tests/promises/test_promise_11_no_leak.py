@@ -157,8 +157,9 @@ def test_rotations_of_a_pick_stay_with_its_micrograph(tmp_path: Path) -> None:
 
 
 def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(tmp_path: Path) -> None:
-    from cryoflow.unpicker.bundle import ManifestRow, ModelBundle
+    from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.evaluate import not_learnt_from
+    from cryoflow.unpicker.model_manifest import ManifestRow
     from cryoflow.unpicker.network import Architecture
     from cryoflow.unpicker.prepared_split import PreparedSplit
     from cryoflow.unpicker.train import rows_learned_before

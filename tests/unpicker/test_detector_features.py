@@ -21,9 +21,9 @@ from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, like
 from cryoflow.unpicker.devices import inference_precision, load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
+from cryoflow.unpicker.scoring import score
 from cryoflow.unpicker.train import train, training_orientations
 from cryoflow.unpicker.train_options import TrainOptions
-from cryoflow.unpicker.unpick import score
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from cryoflow.preparation.calibration import (
     fit_temperature,
 )
 from cryoflow.preparation.metrics import calibration_error
-from cryoflow.unpicker.operating_point import OperatingPoint, decide, decision_for
+from cryoflow.unpicker.decision import decision_for
+from cryoflow.unpicker.operating_point import OperatingPoint, decide
 
 
 def project(rng, n, *, shift=0.0, separation=4.0, share=0.5):

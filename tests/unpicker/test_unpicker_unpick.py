@@ -9,13 +9,15 @@ from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.preparation.calibration import Goal
 from cryoflow.unpicker import unpick_shards
+from cryoflow.unpicker.decision import DOUBTFUL
 from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
 from cryoflow.unpicker.labeled import LabeledSet
-from cryoflow.unpicker.operating_point import DOUBTFUL
+from cryoflow.unpicker.scoring import ScoredMicrograph, score
 from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
 from cryoflow.unpicker.star_rows import StarRows
 from cryoflow.unpicker.suggest import not_cleaned, suggest
-from cryoflow.unpicker.unpick import ScoredMicrograph, doubtful_picks, score, unpick, unpick_star_folder
+from cryoflow.unpicker.unpick import doubtful_picks, unpick
+from cryoflow.unpicker.unpick_star import unpick_star_folder
 
 HEAD = "\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n"
 

@@ -13,7 +13,7 @@ from view_fixtures import SCORED, UNPICKED, make_database
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.picked import PickedMicrograph
-from cryoflow.unpicker.unpick import ScoredMicrograph
+from cryoflow.unpicker.scoring import ScoredMicrograph
 from cryoflow.view import scoring
 from cryoflow.view.library import Library, Opened
 

@@ -1,0 +1,107 @@
+"""Decisions: the threshold that the picks of one project are kept by, and which picks are doubtful."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.preparation.calibration import (
+    Curve,
+    Goal,
+    Threshold,
+)
+from cryoflow.unpicker.operating_point import OperatingPoint
+
+Float = npt.NDArray[np.float64]
+
+DOUBTFUL = (0.3, 0.7)
+"""Band of calibrated probabilities in which picks count as doubtful: nearly one in two such decisions is wrong."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the picks of one project are decided, with a looser and a stricter alternative.
+
+    Attributes
+    ----------
+    source
+        Where the threshold is from: `validation micrographs`, `expected F1`, or what was asked for.
+    precision, recall
+        Estimated: on validation micrographs where the project has some, else from the probabilities.
+    looser, stricter
+        Threshold and number of picks that it would keep.
+    """
+
+    project: str
+    threshold: float
+    source: str
+    precision: float
+    recall: float
+    n_picks: int
+    n_kept: int
+    n_doubtful: int
+    looser: tuple[float, int]
+    stricter: tuple[float, int]
+    reached: bool = True
+
+    def note(self) -> str:
+        """Return the decision as a sentence for the entry's notes."""
+        loose, strict = self.looser, self.stricter
+        return (
+            f"threshold {self.threshold:.3f} from {self.source}: kept {self.n_kept} of {self.n_picks} picks, "
+            f"{self.n_doubtful} of them all doubtful; {loose[0]:.3f} would keep {loose[1]}, "
+            f"{strict[0]:.3f} would keep {strict[1]}"
+        )
+
+
+def decision_for(project: str, point: OperatingPoint | None, probabilities: Float, goal: Goal) -> Decision:
+    """Choose the threshold for the picks of one project.
+
+    Parameters
+    ----------
+    point
+        The model's operating point of that project, None where it did not learn from it.
+    probabilities : (n,)
+        Of all its picks, calibrated; NaN where a pick could not be scored.
+    """
+    p = probabilities[np.isfinite(probabilities)]
+    curve = Curve.expected(p)
+    if goal == Goal() and point is not None:
+        chosen = Threshold(point.threshold, point.precision, point.recall, point.goal_reached)
+        source = "validation micrographs"
+    else:
+        chosen = curve.choose(goal)
+        source = "expected F1" if goal == Goal() else str(goal)
+
+    def count(threshold: float) -> int:
+        return int((p >= threshold).sum())
+
+    expected = curve.at(chosen.probability) if len(p) else chosen
+    alternatives = [
+        min(curve.looser(expected).probability, chosen.probability),
+        max(curve.stricter(expected).probability, chosen.probability),
+    ]
+    looser, stricter = ((t, count(t)) for t in alternatives)
+    return Decision(
+        project,
+        chosen.probability,
+        source,
+        chosen.precision,
+        chosen.recall,
+        len(p),
+        count(chosen.probability),
+        int(is_doubtful(p).sum()),
+        looser,
+        stricter,
+        chosen.reached,
+    )
+
+
+def is_doubtful(probabilities: Float) -> npt.NDArray[np.bool_]:
+    """Return which picks are doubtful."""
+    low, high = DOUBTFUL
+    with np.errstate(invalid="ignore"):
+        doubtful: npt.NDArray[np.bool_] = (probabilities >= low) & (probabilities < high)
+    return doubtful

@@ -1,0 +1,37 @@
+"""Logits of patches from a network, in batches of few sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cryoflow.preparation.patches import Patches, PatchExtractor
+
+if TYPE_CHECKING:
+    import keras
+
+
+def logits_of(
+    model: keras.Model, patches: Patches, extractor: PatchExtractor, *, orientations: int = 1, batch: int | None = None
+) -> npt.NDArray[np.float64]:
+    """Return the mean logit over `orientations` (1, 2, 4 or 8) of each patch."""
+    size = batch or (512 if model.jit_compile else 160)  # of a GPU; of a CPU's cache
+    total = np.zeros(len(patches))
+    for number in range(orientations):
+        total += _predict(model, extractor.view(patches, number), size)
+    return total / orientations
+
+
+def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> npt.NDArray[np.float64]:
+    """Batches of few sizes, the last one filled up: each size is compiled anew, dearly by XLA."""
+    number = len(views)
+    if not number:
+        return np.zeros(0)
+    step = batch if model.jit_compile else 32
+    filled = -(-number // step) * step
+    if filled > number:
+        views = np.concatenate((views, np.zeros((filled - number, *views.shape[1:]), views.dtype)))
+    out = [np.asarray(model.predict_on_batch(views[i : i + batch])) for i in range(0, filled, batch)]
+    return np.concatenate(out)[:number, 0].astype(np.float64)
