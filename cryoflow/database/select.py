@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cryoflow.database.entry import CURRENT, Entry
 from cryoflow.database.store import Database
+from cryoflow.negative_names import is_negative_suffix
 from cryoflow.picks import NEEDS_CONFIRMATION, UNCONFIRMED, Kind
 
 PREFERENCE: tuple[tuple[Kind, ...], ...] = (
@@ -23,7 +24,7 @@ RELION: Refine3D, Select3D, Select2D. CryoSPARC: Homo or NonUniform, Hetero, Sel
 sit on a part of the particle or along a filament, so that they come behind; picks by hand are few, and come last.
 """
 
-_JUNK = re.compile(r"(excluded|unused|discarded|rejected|junk|uncategori[sz]ed|remainder|all)(_|$)", re.IGNORECASE)
+_MIXED = re.compile(r"(unused|uncategori[sz]ed|remainder|all)(_|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def job_number(job: str) -> int:
 
 def is_junk(suffix: str) -> bool:
     """Return whether a suffix marks picks that are not (all) particles: `excluded`, `unused`, `all_classes`."""
-    return bool(_JUNK.match(suffix))
+    return is_negative_suffix(suffix) or bool(_MIXED.match(suffix))
 
 
 def is_unconfirmed(entry: Entry) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables import formats, suffixes
 from cryoflow.formats.pick_tables.file_names import FALSE_POSITIVES, is_repeated, negative_suffix
+from cryoflow.projects.cryosparc.without_json import earlier_iterations
 
 _FOLDERS = ("ground_truth/particle_coordinates", "info", "CBOX", "STAR", "EMAN", "matching")
 """Where programs keep their tables below the folder that people name: CryoPPP, EMAN2, crYOLO, Warp."""
@@ -60,6 +61,10 @@ def tables_of(folder: Path) -> TableFolder:
         raise BadInput(folder, f"holds no table of picks ({', '.join(suffixes())}).")
     rejected = _files(folder.parent / FALSE_POSITIVES) if folder != top else []
     notes: list[str] = []
+    earlier = earlier_iterations(path.name for path in files)
+    if left := [path for path in files if path.name in earlier]:
+        notes.append(f"{_number(left)} left out, of earlier iterations ({left[0].name}, ...)")
+        files = [path for path in files if path not in left]
     main = [path for path in files if not negative_suffix(path) and not is_repeated(path)]
     if repeated := [path for path in files if is_repeated(path)]:
         if main:

@@ -92,5 +92,7 @@ def test_one_selection_a_project_with_its_reason(tmp_path: Path, make_pickset: M
 
 def test_numbers_of_jobs_and_words_for_junk() -> None:
     assert [job_number(j) for j in ("J51", "job035", "job1000", "run1", "manual")] == [51, 35, 1000, 1, -1]
-    assert all(map(is_junk, ("excluded", "unused", "all_classes", "junk_1", "uncategorized")))
+    assert all(
+        map(is_junk, ("excluded", "unused", "all_classes", "junk_1", "uncategorized", "notselected", "junkparticles"))
+    )
     assert not any(map(is_junk, ("", "class1", "split2", "allosteric", "particles")))

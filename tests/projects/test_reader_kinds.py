@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,54 @@ def test_an_unknown_job_type_is_noted_and_passed_over_by_name(cases: Path, tmp_p
     assert best.entry is not None
     assert best.entry.name == "CS-demo/ManualPick_J3"
     assert any("Other_J20: its job type, something_new, is not known" in text for text in best.passed_over)
+
+
+@pytest.mark.parametrize("group", ["particles_not_selected", "junk_particles", "particles_bad"])
+def test_negatives_are_not_selected_even_where_they_are_the_only_output(
+    cases: Path, tmp_path: Path, group: str
+) -> None:
+    project = tmp_path / "CS-demo"
+    shutil.copytree(cases / "readers" / "cs_reference_select_2D" / "CS-demo", project)
+    job_json = project / "J20" / "job.json"
+    text = job_json.read_text().replace('particles_excluded"', f'{group}"').replace('particles_selected"', 'gone_1"')
+    job_json.write_text(text)
+    ingest(project, tmp_path / "DB", check_orientation=False)
+    database = Database(tmp_path / "DB")
+    for entry in [e for e in database.entries() if e.job == "J20" and not e.name.endswith("_J20")]:
+        assert set(database.load(entry).picks["label"]) == {-1}
+    (best,) = select_best(database)
+    assert best.entry is not None
+    assert "label" not in database.load(best.entry).picks
+
+
+def test_a_reviewed_entry_outlives_ingest_and_is_not_selected_in_place_of_its_source(
+    cases: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "CS-demo"
+    shutil.copytree(cases / "readers" / "cs_reference_select_2D" / "CS-demo", project)
+    ingest(project, tmp_path / "DB", check_orientation=False)
+    database = Database(tmp_path / "DB")
+    for name in ("Select2D_J20", "Select2D_J20_excluded"):
+        source = database.load(f"CS-demo/{name}")
+        suffix = f"{source.provenance.suffix}_reviewed".lstrip("_")
+        who = replace(source.provenance, program="cryoflow", job_type="cryoflow.view", suffix=suffix, sources=())
+        database.add(replace(source, picks=source.picks.assign(label=np.int8(1)), provenance=who))
+    ingest(project, tmp_path / "DB", check_orientation=False, reread=True)
+    (best,) = select_best(database)
+    assert best.entry is not None
+    assert best.entry.name == "CS-demo/Select2D_J20"
+    shutil.rmtree(project / "J20")
+    ingest(project, tmp_path / "DB", check_orientation=False)
+    status = {e.name: e.status for e in database.entries() if e.job == "J20"}
+    assert status == {
+        "CS-demo/Select2D_J20": "cleared",
+        "CS-demo/Select2D_J20_excluded": "cleared",
+        "CS-demo/Select2D_J20_excluded_reviewed": "current",
+        "CS-demo/Select2D_J20_reviewed": "current",
+    }
+    (best,) = select_best(database)
+    assert best.entry is not None
+    assert best.entry.name == "CS-demo/Select2D_J20_reviewed"
 
 
 # Kind 4: crawl and ingest answer alike.
@@ -303,6 +352,52 @@ def test_a_dataset_and_its_passthrough_are_joined_by_name(tmp_path: Path, own: s
     dataset(tmp_path / "J8_passthrough_particles.cs", "location", [40])
     whole = read_tables(tmp_path)
     assert sorted(len(pickset) for pickset in whole.picksets) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("own", "passed", "given"),
+    [
+        ("cryosparc_P12_J11_004_particles (1).cs", "P12_J11_passthrough_particles (1).cs", "."),
+        ("J11_004_particles.CS", "J11_passthrough_particles.cs", "."),
+        ("J11-004-particles.cs", "J11-passthrough-particles.cs", "."),
+        ("own/J11_004_particles.cs", "passthrough/J11_passthrough_particles.cs", "own"),
+        ("refined.cs", "picks of before.cs", "refined.cs"),
+    ],
+)
+def test_a_dataset_and_its_passthrough_are_joined_by_their_uids(
+    tmp_path: Path, own: str, passed: str, given: str
+) -> None:
+    for name, columns, uids in ((own, "alignments3D", [10, 20]), (passed, "location", [30, 20, 10])):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        dataset(tmp_path / name, columns, uids)
+    (pickset,) = read_tables(tmp_path / given).picksets
+    assert pickset.centers_xy_px[:, 0].round(3).tolist() == [8, 18]
+    assert any(f"joined by uid with {Path(passed).name}" in note for note in pickset.notes)
+
+
+def test_datasets_of_two_projects_in_one_folder_are_not_mixed(tmp_path: Path) -> None:
+    for project, uids in (("P1", [10]), ("P2", [50])):
+        dataset(tmp_path / f"cryosparc_{project}_J11_004_particles.cs", "alignments3D", uids)
+        dataset(tmp_path / f"{project}_J11_passthrough_particles.cs", "location", uids)
+    reading = read_tables(tmp_path)
+    assert [p.centers_xy_px[:, 0].round(3).tolist() for p in reading.picksets] == [[8], [48]]
+
+
+def test_earlier_iterations_of_a_folder_are_left_out_and_read_where_they_are_named(tmp_path: Path) -> None:
+    for name in ("J11_001_particles.cs", "J11_004_particles.cs"):
+        dataset(tmp_path / name, "alignments3D", [10, 20])
+    dataset(tmp_path / "J11_passthrough_particles.cs", "location", [10, 20])
+    (pickset,) = read_tables(tmp_path).picksets
+    assert pickset.provenance.output_group == "J11_004_particles.cs"
+    assert any("left out, of earlier iterations (J11_001_particles.cs" in note for note in pickset.notes)
+    assert len(read_table_of_picks(tmp_path / "J11_001_particles.cs")) == 2
+
+
+def test_datasets_without_a_common_particle_are_not_joined(tmp_path: Path) -> None:
+    dataset(tmp_path / "J11_004_particles.cs", "alignments3D", [1, 2])
+    dataset(tmp_path / "J11_passthrough_particles.cs", "location", [10, 20])
+    with pytest.raises(BadInput, match="no uid is in both datasets"):
+        read_table_of_picks(tmp_path / "J11_004_particles.cs")
 
 
 def test_a_passthrough_alone_says_that_it_is_one(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cryoflow.formats.pick_tables.star_text import NEGATIVE
+from cryoflow.negative_names import negative_words
 
 FALSE_POSITIVES = "false_positives"
 """CryoPPP's folder of labels that are no particles."""
@@ -34,8 +34,7 @@ def negative_suffix(path: Path) -> str:
     >>> negative_suffix(Path("picks/mic_001_rejected.star")), negative_suffix(Path("picks/mic_001_automatch.star"))
     ('rejected', '')
     """
-    words = [match[2].lower().replace("_", "") for match in NEGATIVE.finditer(path.stem)]
-    if words:
+    if words := negative_words(path.stem):
         return words[-1]
     return "falsepositives" if path.parent.name == FALSE_POSITIVES else ""
 

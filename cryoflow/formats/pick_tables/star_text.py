@@ -13,11 +13,10 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.declaration import FloatArray
 from cryoflow.formats.pick_tables.tomography import tomography_label, tomography_name
 from cryoflow.formats.star import Table, Unread, concatenated, read_tables
+from cryoflow.negative_names import negative_words
 
 UNKNOWN = -999.0
 """What RELION and crYOLO write for a score or an angle that they do not have."""
-NEGATIVE = re.compile(r"(^|_)(excluded|rejected|discarded|junk|bad|not_selected|false_?positives?)(_|$)", re.IGNORECASE)
-"""Names of blocks, files and groups of picks that are no particles."""
 _WITHOUT_PICKS = re.compile(r"optics|general|global|header|job|cryolo_include|micrographs?", re.IGNORECASE)
 
 
@@ -78,7 +77,7 @@ def read_position_blocks(
 
 
 def _is_negative(name: str) -> bool:
-    return bool(NEGATIVE.search(name))
+    return bool(negative_words(name))
 
 
 def _unread(block: Unread, needed: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cryoflow.formats.pick_tables.star_text import NEGATIVE
+from cryoflow.negative_names import negative_words
 from cryoflow.picks import Kind
 from cryoflow.storage.safe_names import safe_name
 
@@ -135,8 +135,8 @@ def role_of(group_name: str, all_groups: tuple[str, ...]) -> Role:
         return Role(f"class{number}", class_number=number)
     if group_name.endswith("all_classes"):
         return Role(is_all_classes=True)
-    main = next((name for name in (*_MAIN, *all_groups) if name in all_groups and not NEGATIVE.search(name)), "")
+    main = next((name for name in (*_MAIN, *all_groups) if name in all_groups and not negative_words(name)), "")
     if group_name == main:
         return Role()
     short = group_name.removeprefix("particles_").replace("_", "") or group_name
-    return Role(safe_name(short), label=-1 if NEGATIVE.search(group_name) else None)
+    return Role(safe_name(short), label=-1 if negative_words(group_name) else None)

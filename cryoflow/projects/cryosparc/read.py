@@ -353,6 +353,12 @@ def _rows(
     for name, condition in (("no_micrograph", has_micrograph), ("no_micrograph_shape", has_shape)):
         counts[name] = int((keep & ~condition).sum())
         keep &= condition
+    if joined.is_located is not None and len(codes) and not joined.is_located.any():
+        raise MissingMetadata(
+            planned.location.path,
+            "has none of the particles whose positions it should hold: no uid is in both datasets.",
+            "Is it of another job?",
+        )
     if len(codes) and not keep.any():
         raise MissingMetadata(
             planned.location.path,

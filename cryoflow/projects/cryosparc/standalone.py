@@ -18,8 +18,9 @@ from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
 from cryoflow.projects.cryosparc.job_types import Role, role_of
 from cryoflow.projects.cryosparc.outputs import ProjectIndex, Record, resolved
+from cryoflow.projects.cryosparc.partner import partner_of
 from cryoflow.projects.cryosparc.read import Context, read_output
-from cryoflow.projects.cryosparc.without_json import from_names, job_of_name, read_csg
+from cryoflow.projects.cryosparc.without_json import from_names, job_of_name, project_of_name, read_csg
 from cryoflow.projects.found import Job, JobStatus, standalone_job
 from cryoflow.storage.files import is_file
 
@@ -45,7 +46,7 @@ def read_standalone(path: Path, finder: Finder | None = None, flip: AxisConventi
     MissingMetadata
         Where nothing says where the particles lie.
     """
-    group, notes = (read_csg(path), ()) if path.suffix == ".csg" else _group_of(path)
+    group, notes = (read_csg(path), ()) if path.suffix.lower() == ".csg" else _group_of(path)
     if group.item_type == "exposure":
         raise MissingMetadata(path, "describes micrographs, not particles.", "Name a group of particles.")
     (output,) = resolved((group,))
@@ -90,7 +91,7 @@ def _finder(path: Path) -> Finder:
 
 def _group_of(path: Path) -> tuple[Group, tuple[str, ...]]:
     """The output group that a dataset is of, with its partner where that lies beside it, and notes."""
-    job = job_of_name(path.name)
+    job, project = job_of_name(path.name), project_of_name(path.name)
     alone = _alone(path)
     try:
         names = os.listdir(path.parent)
@@ -101,7 +102,7 @@ def _group_of(path: Path) -> tuple[Group, tuple[str, ...]]:
         job = jobs.pop() if len(jobs) == 1 else ""
     passthrough = "passthrough" in path.name
     if job and len(names) <= _MOST_BESIDE:
-        of_job = [name for name in names if job_of_name(name) in ("", job)]
+        of_job = [name for name in names if job_of_name(name) in ("", job) and project_of_name(name) in ("", project)]
         by_names = from_names(path.parent, job, of_job)
         for group in by_names.groups if by_names else ():
             files = {file for slot in group.slots for file in slot.files}
@@ -109,6 +110,9 @@ def _group_of(path: Path) -> tuple[Group, tuple[str, ...]]:
                 continue
             others = ", ".join(sorted(files - {path.name}))
             return group, (f"joined by uid with {others}, of the same job and output",)
+    if not passthrough and "location" not in {slot.name for slot in alone.slots} and (partner := partner_of(path)):
+        slots = (*alone.slots, *(replace(slot, is_passthrough=True) for slot in _alone(partner).slots))
+        return replace(alone, slots=slots), (f"joined by uid with {partner.name}, which holds all its particles",)
     if passthrough:
         what = f" of {job}" if job else ""
         note = f"this is the passthrough{what}: what the job itself decided (shifts, classes) is in another dataset"
@@ -119,5 +123,5 @@ def _group_of(path: Path) -> tuple[Group, tuple[str, ...]]:
 def _alone(path: Path) -> Group:
     header = read_cs_header(path)
     prefixes = dict.fromkeys(name.partition("/")[0] for name in header.dtype.names or () if "/" in name)
-    slots = tuple(Slot(prefix, (path.name,), header.n_rows) for prefix in prefixes)
+    slots = tuple(Slot(prefix, (str(path),), header.n_rows) for prefix in prefixes)
     return Group(path.stem, "particle", slots, path.parent, header.n_rows)

@@ -14,7 +14,7 @@ from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot
 from cryoflow.storage.parsing import read_yaml
 
 log = logging.getLogger(__name__)
-_UID = re.compile(r"(?:cryosparc_)?(?:P\d+_)?(J\d+)_")
+_UID = re.compile(r"(?:cryosparc_)?(?:(P\d+)_)?(J\d+)_")
 _PASSTHROUGH = re.compile(r"passthrough_(\w+)\.cs")
 _ITERATION = re.compile(r"(?:class_(\d+)_)?(?:(\d{3,5})_|(final)_)?particles(_\w+)?\.cs")
 _FIXED = {  # file name -> (group, job type that writes it)
@@ -83,7 +83,32 @@ def job_of_name(name: str) -> str:
     ('J11', '')
     """
     match = _UID.match(name)
-    return match[1] if match else ""
+    return match[2] if match else ""
+
+
+def project_of_name(name: str) -> str:
+    """The project that the name of a dataset begins with; empty where it names none.
+
+    >>> project_of_name("cryosparc_P12_J11_004_particles.cs")
+    'P12'
+    """
+    match = _UID.match(name)
+    return match[1] or "" if match else ""
+
+
+def earlier_iterations(names: Iterable[str]) -> set[str]:
+    """Those datasets of which a later iteration, of the same job and class, is among the names.
+
+    >>> sorted(earlier_iterations(["J11_001_particles.cs", "J11_004_particles.cs", "J12_001_particles.cs"]))
+    ['J11_001_particles.cs']
+    """
+    iterations: dict[tuple[str, ...], list[tuple[int, int, str]]] = {}
+    for name in names:
+        if match := _ITERATION.fullmatch(_plain(name)):
+            class_number, iteration, final, rest = match.groups()
+            which = (project_of_name(name), job_of_name(name), class_number or "", rest or "")
+            iterations.setdefault(which, []).append((int(bool(final)), int(iteration or -1), name))
+    return {name for found in iterations.values() for *_, name in sorted(found)[:-1]}
 
 
 def from_names(folder: Path, uid: str, names: Iterable[str] | None = None) -> JobFile | None:
