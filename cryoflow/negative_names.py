@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _WORDS = r"excluded|rejected|discarded|junk|bad|not_?selected|unselected|false_?positives?"
-_NEGATIVE = re.compile(rf"(?:^|_)({_WORDS})(?=_|$)", re.IGNORECASE)
+_NEGATIVE = re.compile(rf"(?:^|[-_. ])({_WORDS})(?=[-_. ]|$)", re.IGNORECASE)
 _NEGATIVE_SUFFIX = re.compile(rf"({_WORDS})(particles|picks)?(_|$)", re.IGNORECASE)
 
 

@@ -110,6 +110,15 @@ CASES = {
         "a.csv", "x,y,filename\n-3,2,mic_a.mrc\n600,2,mic_a.mrc\nnan,3,mic_a.mrc\n,4,mic_a.mrc\n", [],
         {"outside": 2, "nan": 2},
     ),
+    "table: rows cut before the name": Case(
+        "a.csv", "x,y,filename\r\n10,20,mic_a.mrc\r\n1,2\r\n3,4,\r\n", [[10, 20]], {"no_micrograph": 2}
+    ),
+    "table: a path of a share, CRLF": Case(
+        "a.csv", "x,y,filename\r\n10,20,\\\\host\\disk\\mic_a.mrc\r\n", [[10, 20]]
+    ),
+    "table: another extension in capitals": Case(
+        "a.csv", "x,y,filename\n10,20,mic_a.MRC\n", [[10, 20]], note="another name"
+    ),
     "table: names of Windows": Case("a.csv", "x,y,filename\n10,20,C:\\data\\mic_a.mrc\n", [[10, 20]]),
     "VIA: the older line of names, a polygon": Case(
         "a.csv",

@@ -317,6 +317,31 @@ def test_a_part_of_the_micrographs_found_is_no_failure(tmp_path: Path) -> None:
     assert "looked for c.mrc; there is a.mrc" in report.lines[0].warning
 
 
+@pytest.mark.parametrize("rejected", ["a-rejected.box", "a.rejected.box", "a_REJECTED.box", "a_not_selected.box"])
+def test_rejected_picks_are_kept_apart_whatever_separates_the_word(tmp_path: Path, rejected: str) -> None:
+    micrograph(tmp_path / "mics" / "a.mrc")
+    (tmp_path / "picks").mkdir()
+    (tmp_path / "picks" / "a.box").write_text("10 20 4 4\n")
+    (tmp_path / "picks" / rejected).write_text("50 60 4 4\n")
+    picks, negative = read_tables(tmp_path / "picks", tmp_path / "mics").picksets
+    assert picks.centers_xy_px.tolist() == [[12, 22]]
+    assert negative.centers_xy_px.tolist() == [[52, 62]]
+    assert set(negative.picks["label"]) == {-1}
+    assert negative.micrographs["name"].tolist() == ["a.mrc"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\\\\host\\disk\\grid2\\a.mrc", "../grid2/a.mrc", "/gone/grid2/a.mrc", "/gone/grid2/a", "pictures\\grid2\\a.png"],
+)
+def test_tables_name_micrographs_by_the_end_of_a_path(tmp_path: Path, name: str) -> None:
+    for grid in ("grid1", "grid2"):
+        micrograph(tmp_path / "mics" / grid / "a.mrc")
+    (tmp_path / "p.csv").write_text(f"x,y,filename\r\n10,20,{name}\r\n")
+    pickset = read_table_of_picks(tmp_path / "p.csv", tmp_path / "mics")
+    assert pickset.micrographs["path"].tolist() == [str(tmp_path / "mics" / "grid2" / "a.mrc")]
+
+
 # Kind 7: datasets that belong together are joined.
 
 

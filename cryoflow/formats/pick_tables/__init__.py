@@ -65,6 +65,16 @@ def read_file(path: Path) -> FilePicks:
     form = format_of(path)
     if form is None:
         return FilePicks("empty", np.zeros(0), np.zeros(0))
-    picks = form.read(path)
+    picks = _without_nameless(form.read(path))
     note = note_on_end(path) if form.is_lines else ""
     return replace(picks, notes=(*picks.notes, note)) if note else picks
+
+
+def _without_nameless(picks: FilePicks) -> FilePicks:
+    """The picks without rows that name no micrograph where others do: a CSV row that was cut short has empty values."""
+    if picks.micrographs is None or (keep := picks.micrographs != "").all():
+        return picks
+    arrays = ("x_px", "y_px", "score", "psi_deg", "class_number", "uid", "micrographs")
+    kept = {name: values[keep] for name in arrays if (values := getattr(picks, name)) is not None}
+    counts = {**picks.counts, "no_micrograph": int((~keep).sum())}
+    return replace(picks, **kept, counts=counts)
