@@ -28,6 +28,24 @@ def test_a_bomb_costs_one_error_within_the_budget_of_its_size(which: str, least:
     assert int(lines[-1].split()[1]) >= least
 
 
+def test_the_time_of_a_file_is_over_when_clock_and_processor_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loaded machine or a slow network makes no file a bomb."""
+    from cryoflow.errors import OverBudget
+    from cryoflow.storage import budgets
+
+    clock, cpu = [0.0], [0.0]
+    monkeypatch.setattr(budgets.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(budgets.time, "process_time", lambda: cpu[0])
+    deadline = budgets.Deadline("a.star", 1_000_000)
+    clock[0] = 10 * deadline.seconds
+    deadline.check()
+    cpu[0] = deadline.seconds + 1
+    with pytest.raises(OverBudget, match=r"a\.star: reading it takes more than the 22 s"):
+        deadline.check()
+    clock[0] = 0.0
+    deadline.check()
+
+
 def test_two_hundred_thousand_missing_micrographs_are_looked_for_without_a_look_at_each_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,8 +76,8 @@ def test_what_may_not_be_read_is_named_and_the_rest_is_ingested(
     done = as_a_user("ingest", root, "--database", database, "--no-check-orientation")
     assert done.returncode == ExitCode.PARTLY_FAILED, done.stdout + done.stderr
     failed = [line for line in done.stdout.splitlines() if "\tfailed\t" in line]
-    assert any("run_data.star: cannot be read: Permission denied" in line for line in failed)
-    assert "J11" in done.stdout + done.stderr
+    assert any("run_data.star cannot be read: Permission denied" in line for line in failed)
+    assert any("J11" in line and "its folder cannot be read: Permission denied" in line for line in failed)
     found = n_picks(database)
     assert any(name.startswith("relion/") for name in found)
     assert any(name.startswith("CS-demo/") for name in found)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import doors
+import pytest
 from promise_tools import in_child
 from test_promise_01_read_only import commands, run_all
 
@@ -71,6 +72,69 @@ def test_training_and_unpicking_too(finished_projects: Path, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr[-2000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("PAST")] == []
     assert (out / "model/bundle.json").is_file()
+
+
+WATCHED = """
+import sys
+from pathlib import Path
+
+root, out, here, tests = map(Path, sys.argv[1:5])
+sys.path[:0] = [str(here), str(tests / "view")]
+import doors
+from cryoflow.cli.main import launch
+
+doors.watch(root.parent, out, lambda line: print("PAST", line, flush=True))
+at = ["--database", str(out / "DB")]
+entry = "CS-demo/NonUniform_J11"
+assert launch(["ingest", str(root), *at, "--no-check-orientation"]) == 0
+"""
+"""Start of a program of its own: TensorFlow does not work in a fork of a process that has loaded it."""
+PICK = 'assert launch(["pick", entry, *at, "--diameter", "150", "--output", str(out / "picked")]) == 0\n'
+TRAIN = """
+line = ["detector", "train", entry, *at, "--diameter", "150", "--rounds", "1", "--steps", "2"]
+assert launch([*line, "--output", str(out / "detector")]) == 0
+"""
+VIEW = """
+from view_client import TestClient
+from cryoflow.database import Database
+from cryoflow.view.access import Access
+from cryoflow.view.app import make_app
+from cryoflow.view.library import Library
+
+database = Database(out / "DB")
+headers = {"authorization": "Bearer " + "w" * 40, "origin": "http://127.0.0.1"}
+app = make_app(Library(database), Access("r" * 40, "w" * 40), reports=(), models=())
+with TestClient(app, base_url="http://127.0.0.1", headers=headers) as client:
+    of = {"entry": entry, "micrograph": 0}
+    for path, query in {
+        "/": {},
+        "/api/entry": {"entry": entry},
+        "/api/micrograph": of,
+        "/api/tile": {**of, "level": 0, "row": 0, "column": 0},
+        "/api/list": {"entry": entry, "threshold": 0},
+        "/api/montage": {"entry": entry, "threshold": 0},
+        "/api/patches": {"entry": entry, "picks": "0.0,0.1"},
+    }.items():
+        answer = client.get(path, params=query)
+        print("ANSWER", path, answer.status_code, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("work", "written"), [(PICK, "picked"), (TRAIN, "detector/bundle.json"), (VIEW, "DB")])
+def test_pick_detector_training_and_the_viewer_too(
+    work: str, written: str, finished_projects: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    here = Path(__file__).parent
+    argv = [sys.executable, "-c", WATCHED + work, *map(str, (finished_projects, out, here, here.parent))]
+    env = dict(os.environ) | {"XDG_STATE_HOME": str(out / "state")}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=500, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line for line in done.stdout.splitlines() if line.startswith("PAST")] == []
+    assert (out / written).exists()
+    for line in done.stdout.splitlines():
+        assert not line.startswith("ANSWER") or line.endswith(" 200"), line
 
 
 def test_what_goes_past_storage_would_be_seen(finished_projects: Path, tmp_path: Path) -> None:
