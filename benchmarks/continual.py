@@ -28,7 +28,7 @@ import json
 import math
 import os
 import resource
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -199,7 +199,13 @@ def run_sequence(
         learner = learner_of(database, WAYS[way], seed, given)
         start = learner.base()
         first = _scores(learner, start, names, held_out) if start else np.zeros(len(names))
-        table, seconds = _one_way(learner, projects, folder / way, held_out)
+
+        def say(so_far: npt.NDArray[np.float64], way: str = way, first: npt.NDArray[np.float64] = first) -> None:
+            n = len(so_far)
+            if n > 1:
+                print(json.dumps({"way": way, "arrived": n, **_rounded(figures(first[:n], so_far[:, :n]))}), flush=True)
+
+        table, seconds = _one_way(learner, projects, folder / way, held_out, say)
         record = {**figures(first, table), "joint": together.mean(), "update_cpu_s": float(np.mean(seconds[1:]))}
         rows.append({"way": way, "seed": seed, **_rounded(record), "joint_cpu_s": round(joint_s, 1)})
         print(json.dumps({"network": given.network, **rows[-1]}), flush=True)
@@ -231,7 +237,11 @@ def _joint(learner: Learner, projects: Sequence[Project], work: Path) -> tuple[P
 
 
 def _one_way(
-    learner: Learner, projects: Sequence[Project], folder: Path, held_out: Sequence[Item]
+    learner: Learner,
+    projects: Sequence[Project],
+    folder: Path,
+    held_out: Sequence[Item],
+    say: Callable[[npt.NDArray[np.float64]], None],
 ) -> tuple[npt.NDArray[np.float64], list[float]]:
     """Return F1 of each project after each arrival, (arrivals, projects), and the CPU seconds of each update."""
     names = [p.name for p in projects]
@@ -246,6 +256,7 @@ def _one_way(
         write_pieces(file, project.name, learner.exemplars(project.new))
         kept = [*kept, *read_pieces(file, work / "exemplars")]
         table.append(_scores(learner, start, names, held_out))
+        say(np.array(table))
     return np.array(table), seconds
 
 

@@ -108,7 +108,7 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
             project, f"has {len(contents)} usable micrographs: too few to learn from some and compare on others."
         )
     unpicker = find_model(p.unpicker, database=p.database)
-    clean = _clean(unpicker, source.diameter_A)
+    clean = cleaner(unpicker, source.diameter_A)
     if reference is None and KINDS[p.picker] == "detector" and _is_detector(unpicker):
         raise ParameterError(
             "Without {reference} the agreement with the un-picker counts; {unpicker} must not be a detector then."
@@ -193,7 +193,7 @@ def _is_detector(model: Path) -> bool:
     return is_detector(model)
 
 
-def _clean(model: Path, diameter_A: float) -> Clean:
+def cleaner(model: Path, diameter_A: float) -> Clean:
     """Return what keeps the picks that a model takes for particles."""
     if _is_detector(model):
         from cryoflow.detector.model import Detector

@@ -79,7 +79,8 @@ def test_topaz_is_trained_on_its_agreement_with_the_detector_in_one_command(make
     folder = Path(entry.micrographs["path"].iloc[0]).parent
     words = ["improve", "topaz", "--micrographs", str(folder), "--diameter", "100", "--with", "cryoflow=general"]
     words += ["--database", str(tmp_path / "picks"), "--output", str(tmp_path / "work"), "--rounds", "1", "--json"]
-    words += ["--programs", str(real_pickers), "--gpus", "none", "--cpus", "2", "--set", "downsampling=2"]
+    words += ["--programs", str(real_pickers), "--gpus", "none", "--cpus", "2", "--model", "resnet8_u32"]
+    words += ["--set", "downsampling=2"]
     words += ["--set", "epochs=1", "--set", "epoch_size=40", "--set", "minibatch_size=32"]
     assert launch(words) == 0
     record = json.loads(capsys.readouterr().out)
