@@ -22,7 +22,7 @@ from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.learning.improve_record import ImproveRecord, ImproveRound, read_record, write_record
 from cryoflow.learning.learner import Say
-from cryoflow.learning.picks_judge import PicksJudge, on_micrographs
+from cryoflow.learning.picks_scorer import PicksScorer, on_micrographs
 from cryoflow.models.gate import MicrographCounts, compare
 from cryoflow.picks import PickSet
 from cryoflow.storage.files import make_folder
@@ -70,7 +70,7 @@ class ImproveResult:
 
 def improve(
     steps: ImproveSteps,
-    judge: PicksJudge,
+    scorer: PicksScorer,
     learned: Sequence[str],
     folder: Path,
     *,
@@ -99,11 +99,11 @@ def improve(
     DatabaseBusy
         Where another process works in the folder.
     """
-    if both := sorted(set(learned) & set(judge.contents)):
+    if both := sorted(set(learned) & set(scorer.contents)):
         raise ValueError(f"{both[0]} is held out, and must not be learned from")
     make_folder(folder)
     with locked(folder):
-        return _Improvement(steps, judge, learned, folder, key, least_gain, say).run(rounds)
+        return _Improvement(steps, scorer, learned, folder, key, least_gain, say).run(rounds)
 
 
 @dataclass
@@ -111,7 +111,7 @@ class _Improvement:
     """An improvement under way, while its lock is held."""
 
     steps: ImproveSteps
-    judge: PicksJudge
+    scorer: PicksScorer
     learned: Sequence[str]
     folder: Path
     key: str
@@ -123,17 +123,17 @@ class _Improvement:
         record = read_record(self.folder, self.key)
         if record is None:
             model, picks = self.steps.first(self.folder / "round0")
-            numbers = self.judge.numbers(picks)
+            numbers = self.scorer.numbers(picks)
             if not any(numbers.values()):
                 raise BadInput(
                     self.folder, "nothing is to be found on the held-out micrographs, so no model is better."
                 )
-            record = self._judged(ImproveRecord(self.key, numbers), 0, model, picks)
+            record = self._scored(ImproveRecord(self.key, numbers), 0, model, picks)
         while len(record.rounds) <= rounds and record.rounds[-1].better:
             record = self._round(record, len(record.rounds))
         ended = f"{rounds} rounds are done" if record.rounds[-1].better else "the last round gained nothing"
         best = record.best
-        return ImproveResult(record.rounds, best, self._picks.load(best.entry), self.judge.measure, ended)
+        return ImproveResult(record.rounds, best, self._picks.load(best.entry), self.scorer.measure, ended)
 
     @property
     def _picks(self) -> Database:
@@ -148,11 +148,11 @@ class _Improvement:
             raise BadInput(place, "cannot be trained: no pick is taken for a particle.", "Use another un-picker.")
         self.say(f"round {number}: learning from {positives} picks on {len(labels.micrographs)} micrographs")
         model = self.steps.train(labels, place)
-        return self._judged(record, number, model, self.steps.pick(model, place / "picked", f"round{number}"))
+        return self._scored(record, number, model, self.steps.pick(model, place / "picked", f"round{number}"))
 
-    def _judged(self, record: ImproveRecord, number: int, model: str, picks: PickSet) -> ImproveRecord:
+    def _scored(self, record: ImproveRecord, number: int, model: str, picks: PickSet) -> ImproveRecord:
         """Score the picks of a round, keep them, and write the record: the round is done."""
-        counts = tuple(self.judge.counts(picks, record.numbers))
+        counts = tuple(self.scorer.counts(picks, record.numbers))
         better, why = self._compared(record, counts)
         self.say(f"round {number}: {why}")
         entry = self._picks.add(picks).name
@@ -161,7 +161,7 @@ class _Improvement:
         return record
 
     def _compared(self, record: ImproveRecord, counts: Sequence[MicrographCounts]) -> tuple[bool, str]:
-        measure = self.judge.measure
+        measure = self.scorer.measure
         if not record.rounds:
             change = compare(counts, counts, known_projects=()).changes[0]
             return True, f"{measure} {change.f1_after:.3f} on {change.n_micrographs} held-out micrographs"

@@ -17,7 +17,7 @@ from cryoflow.learning.improve import ImproveResult, improve
 from cryoflow.learning.improve_steps import PickerSteps
 from cryoflow.learning.learner import Say, names_in_drawn_order
 from cryoflow.learning.parameters import KINDS, ImproveParameters
-from cryoflow.learning.picks_judge import Clean, PicksJudge, on_micrographs
+from cryoflow.learning.picks_scorer import Clean, PicksScorer, on_micrographs
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.held_out import HeldOut, held_out_anywhere
 from cryoflow.models.named import find_model
@@ -98,12 +98,12 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
     held_out = HeldOut(registry.root / name).draw({project: contents.values()})[project]
     excluded = held_out_anywhere(registry.root)
     reference = _reference(p, database, project)
-    judged = {n: c for n, c in contents.items() if c in held_out}
+    compared_on = {n: c for n, c in contents.items() if c in held_out}
     if reference is not None:
         known = set(reference.micrographs["name"])
-        judged = {n: c for n, c in judged.items() if n in known}
+        compared_on = {n: c for n, c in compared_on.items() if n in known}
     learned = [n for n, c in contents.items() if c not in excluded]
-    if not judged or not learned:
+    if not compared_on or not learned:
         raise BadInput(
             project, f"has {len(contents)} usable micrographs: too few to learn from some and compare on others."
         )
@@ -134,13 +134,13 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
     key = fingerprint_of_values(
         [
             [p.picker, p.entry, p.model, p.first, str(p.unpicker), p.reference, sorted(p.agreeing.items()), p.at_least],
-            [sorted(p.settings.items()), source.diameter_A, p.seed, sorted(contents.items()), sorted(judged)],
+            [sorted(p.settings.items()), source.diameter_A, p.seed, sorted(contents.items()), sorted(compared_on)],
         ]
     )
-    judge = PicksJudge(project, judged, clean, reference, float(source.diameter_A or 0))
-    say(f"{len(learned)} micrographs to learn from, {len(judged)} to compare on: {judge.measure}")
+    scorer = PicksScorer(project, compared_on, clean, reference, float(source.diameter_A or 0))
+    say(f"{len(learned)} micrographs to learn from, {len(compared_on)} to compare on: {scorer.measure}")
     result = improve(
-        steps, judge, learned, p.output.absolute(), key=key, rounds=p.rounds, least_gain=p.least_gain, say=say
+        steps, scorer, learned, p.output.absolute(), key=key, rounds=p.rounds, least_gain=p.least_gain, say=say
     )
     version = _registered(p, registry, name, result, key, source, len(learned))
     where = replace(result.picks.provenance, job=f"improve-{p.picker}")
@@ -222,7 +222,7 @@ def _base_model(p: ImproveParameters, registry: ModelRegistry, name: str) -> str
 
 
 def _executor_of_other(p: ImproveParameters, name: str, model: str) -> Executor:
-    """Return what runs another picker: with the same resources, its programs where the site's settings say."""
+    """Return what runs another picker: with the same resources, and its programs from the site's settings."""
     other = PickParameters(
         picker=name,
         model=model,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine
-from cryoflow.learning.picks_judge import Clean, on_micrographs, picks_per_micrograph
+from cryoflow.learning.picks_scorer import Clean, on_micrographs, picks_per_micrograph
 from cryoflow.pickers.comparing.consensus import labels_by_agreement
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run import pick

@@ -129,7 +129,7 @@ def read_pieces(path: Path, folder: Path) -> list[Item]:
 
 
 def read_learned(path: Path) -> frozenset[str]:
-    """Return the fingerprints of the micrographs that a file says were learned from."""
+    """Return the fingerprints of the micrographs that a file lists as learned from."""
     learned = _read(path, DESCRIBED)[1].get("learned")
     return frozenset(map(str, learned)) if isinstance(learned, list) else frozenset()
 

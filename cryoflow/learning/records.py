@@ -34,7 +34,7 @@ def read_quarantined(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def add_quarantined(path: Path, projects: Mapping[str, tuple[str, str]]) -> None:
-    """Add projects to the list, in place of what it says of them."""
+    """Add projects to the list; their earlier records are replaced."""
     if projects:
         known = read_quarantined(path) | dict(projects)
         write_atomically(path, json.dumps(dict(sorted(known.items()))) + "\n")

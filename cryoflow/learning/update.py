@@ -123,13 +123,13 @@ class OneUpdate(UpdateMaterial):
         projects, aside, failed = self.prepare(changed, kept)
         notes += [str(error) for error in failed]
         if projects:
-            model, verdict = self._train_and_judge(projects, kept, joint=joint)
+            model, verdict = self._train_and_compare(projects, kept, joint=joint)
             if wrong := self.labels_that_do_not_fit(model, projects):
                 aside |= wrong
                 self.say(f"quarantined: {'; '.join(f'{project}: {why}' for project, why in wrong.items())}")
                 projects = [p for p in projects if p.source.project not in wrong]
                 if projects:  # these need not wait until somebody mends the others
-                    model, verdict = self._train_and_judge(projects, kept, joint=joint)
+                    model, verdict = self._train_and_compare(projects, kept, joint=joint)
         add_quarantined(
             self.home / QUARANTINE,
             {s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside},
@@ -141,7 +141,7 @@ class OneUpdate(UpdateMaterial):
         if not verdict.accepted and not joint and self.current:
             self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
             joint = True
-            model, verdict = self._train_and_judge(projects, self.kept(None), joint=True)
+            model, verdict = self._train_and_compare(projects, self.kept(None), joint=True)
         version = self._registered_before(projects) if verdict.accepted else None
         version = version or self._register(model, projects, verdict, joint=joint)
         if verdict.accepted:
@@ -199,7 +199,7 @@ class OneUpdate(UpdateMaterial):
                 break
         return updates >= self.options.joint_every
 
-    def _train_and_judge(
+    def _train_and_compare(
         self, projects: Sequence[UpdateProject], kept: Mapping[str, list[Item]], *, joint: bool
     ) -> tuple[Path, Verdict]:
         new = [item for p in projects for item in p.new]
@@ -209,9 +209,9 @@ class OneUpdate(UpdateMaterial):
         key = fingerprint_of_values([[p.source.project, p.source.fingerprint] for p in projects], digits=8)
         work = self.work / f"{'joint' if joint else 'training'}-{key}"
         model = self.learner.train(start, new, old, work, joint=joint, say=self.say)
-        return model, self._judge(model, projects)
+        return model, self._compared(model, projects)
 
-    def _judge(self, model: Path, projects: Sequence[UpdateProject]) -> Verdict:
+    def _compared(self, model: Path, projects: Sequence[UpdateProject]) -> Verdict:
         held_out = [i for name in sorted(self.before) for i in self.held_out_of(name)]
         known = {(i.project, i.content) for i in held_out}
         held_out += [i for p in projects for i in p.held_out if (i.project, i.content) not in known]
@@ -232,7 +232,7 @@ class OneUpdate(UpdateMaterial):
             earlier = self.current.model / EXEMPLARS / f"{stem}.npz" if self.current else Path()
             pieces = self.learner.exemplars(p.new)
             learned = {i.content for i in p.new}
-            if earlier.is_file():  # a changed project keeps half of what it taught before
+            if earlier.is_file():  # a changed project keeps half of its earlier exemplars
                 old = [piece_of(i) for i in read_pieces(earlier, self.work / "kept" / stem)]
                 pieces = [*old[: len(old) // 2], *pieces[: max(1, len(pieces) // 2)]]
                 learned |= read_learned(earlier)

@@ -131,7 +131,7 @@ class UpdateMaterial:
         if kept and name not in self.options.trusted and (reason := self._other_particle(project, kept)):
             return f"{reason}; is it another particle under the same name? (--trust {name} learns from it)"
         if not project.new or not project.held_out:
-            return "too few micrographs with labels can be read to learn from some and to judge on others"
+            return "too few micrographs with labels can be read to learn from some and to compare on others"
         if self.start is None:
             return ""
         fit = self.learner.fit_of(self.start, [*project.held_out, *project.new][:ORIENTED_MICROGRAPHS])
@@ -185,7 +185,7 @@ class UpdateMaterial:
         """Return the held-out micrographs of a project that versions were scored on, with labels of the first day."""
         if project not in self.held_out:
             files = sorted((self.home / HELD_OUT).glob(f"{safe_name(project)}-*.npz"))
-            items = [i for f in files for i in read_pieces(f, self.work / "judged" / f.stem)]
+            items = [i for f in files for i in read_pieces(f, self.work / "scored" / f.stem)]
             # Names that only begin alike are found, too.
             self.held_out[project] = [i for i in items if i.project == project]
         return self.held_out[project]

@@ -131,7 +131,7 @@ class ModelRegistry:
             Folder (or single file) that a training left.
         carried
             Files of an earlier version that this one has as well. They are linked, not copied, where the file system
-            can: what thousands of projects taught lies on disk once.
+            can: the exemplars of thousands of projects lie on disk once.
 
         Raises
         ------

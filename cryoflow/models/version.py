@@ -96,7 +96,7 @@ def copy_file(model: Path, to: Path) -> None:
 
 
 def link_files(carried: tuple[ModelVersion, tuple[str, ...]], to: Path) -> dict[str, tuple[int, str]]:
-    """Link files of an earlier version, and return their sums, which its card knows."""
+    """Link files of an earlier version, and return their sums from its card."""
     version, names = carried
     for name in names:
         target = to / name

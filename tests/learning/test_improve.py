@@ -19,7 +19,7 @@ from cryoflow.execution.executor import Executor
 from cryoflow.learning import improve_steps
 from cryoflow.learning.improve import ImproveResult, improve
 from cryoflow.learning.improve_record import NAME as RECORD
-from cryoflow.learning.picks_judge import PicksJudge, best_picks, on_micrographs
+from cryoflow.learning.picks_scorer import PicksScorer, best_picks, on_micrographs
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.pickers.running.run import Picked
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
@@ -88,9 +88,9 @@ class StubSteps:
 
 
 def run(steps: StubSteps, folder: Path, *, rounds: int = 5, reference: PickSet | None = None) -> ImproveResult:
-    judge = PicksJudge("P", {n: n for n in HOLD}, clean, reference, 160.0)
+    scorer = PicksScorer("P", {n: n for n in HOLD}, clean, reference, 160.0)
     return improve(
-        steps, judge, LEARN, folder / "work", key="k", rounds=rounds, least_gain=0.005, say=lambda _: None
+        steps, scorer, LEARN, folder / "work", key="k", rounds=rounds, least_gain=0.005, say=lambda _: None
     )  # fmt: skip
 
 
@@ -130,9 +130,9 @@ def test_without_a_reference_the_agreement_with_the_unpicker_counts_at_a_fixed_n
 def test_a_folder_of_another_improvement_and_a_changed_record_are_refused(tmp_path: Path) -> None:
     steps = StubSteps({"base": 0.5, "round1": 0.5}, tmp_path)
     run(steps, tmp_path)
-    judge = PicksJudge("P", {n: n for n in HOLD}, clean, None, 160.0)
+    scorer = PicksScorer("P", {n: n for n in HOLD}, clean, None, 160.0)
     with pytest.raises(BadInput, match="other micrographs, models or settings"):
-        improve(steps, judge, LEARN, tmp_path / "work", key="other", rounds=1, least_gain=0, say=lambda _: None)
+        improve(steps, scorer, LEARN, tmp_path / "work", key="other", rounds=1, least_gain=0, say=lambda _: None)
     record = tmp_path / "work" / RECORD
     record.write_text(record.read_text().replace('"better": false', '"better": true'))
     with pytest.raises(BadInput, match="checksum"):
@@ -140,10 +140,10 @@ def test_a_folder_of_another_improvement_and_a_changed_record_are_refused(tmp_pa
 
 
 def test_a_micrograph_that_is_held_out_is_never_learned_from(tmp_path: Path) -> None:
-    judge = PicksJudge("P", {n: n for n in HOLD}, clean, None, 160.0)
+    scorer = PicksScorer("P", {n: n for n in HOLD}, clean, None, 160.0)
     steps = StubSteps({"base": 0.5}, tmp_path)
     with pytest.raises(ValueError, match=r"b\.mrc is held out"):
-        improve(steps, judge, [*LEARN, "b.mrc"], tmp_path / "w", key="", rounds=1, least_gain=0, say=lambda _: None)
+        improve(steps, scorer, [*LEARN, "b.mrc"], tmp_path / "w", key="", rounds=1, least_gain=0, say=lambda _: None)
 
 
 def test_picks_of_some_micrographs_keep_their_places_and_the_best_are_those_of_the_highest_scores() -> None:
@@ -249,7 +249,7 @@ def test_the_detector_improves_on_bad_picks_and_is_put_into_use(
     assert registry.current("cryoflow-A") is not None
     found = database.load(record["entry"])
     true = database.load("A/Refine3D_job010")
-    matched = PicksJudge("A", {str(n): "" for n in true.micrographs["name"]}, clean, true, small.DIAMETER_A)
+    matched = PicksScorer("A", {str(n): "" for n in true.micrographs["name"]}, clean, true, small.DIAMETER_A)
     counts = matched.counts(found, {str(n): 100 for n in true.micrographs["name"]})
     assert sum(c.n_matched for c in counts) > 0.8 * sum(c.n_reference for c in counts)
     # A second call changes nothing.

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryoflow.cli.main import launch
 from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.compare import compare
@@ -72,40 +71,6 @@ def test_topaz_trains_on_our_tables_and_its_picks_come_back_on_the_particles(mak
     assert found.precision > 0.7
     assert found.localisation_error_A < 12
     assert train("topaz", exported.folder, _place(real_pickers)).reused
-
-
-def test_topaz_is_trained_on_its_agreement_with_the_detector_in_one_command(make_entry, tmp_path, real_pickers, capsys):
-    entry = make_entry(n=6, n_empty=0, pixel_size_A=4.0, diameter_A=100.0)
-    folder = Path(entry.micrographs["path"].iloc[0]).parent
-    words = ["improve", "topaz", "--micrographs", str(folder), "--diameter", "100", "--with", "cryoflow=general"]
-    words += ["--database", str(tmp_path / "picks"), "--output", str(tmp_path / "work"), "--rounds", "1", "--json"]
-    words += ["--programs", str(real_pickers), "--gpus", "none", "--cpus", "2", "--model", "resnet8_u32"]
-    words += ["--set", "downsampling=2"]
-    words += ["--set", "epochs=1", "--set", "epoch_size=40", "--set", "minibatch_size=32"]
-    assert launch(words) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert record["measure"] == "share of the best picks that the un-picker keeps"
-    assert len(record["rounds"]) == 2
-    table = manifest.read_manifest(tmp_path / "work" / "round1" / "training")
-    assert set(table["entry"]) == {f"{folder.name}/Consensus_improve-topaz"}
-    assert 2 <= len(table) <= 4  # at least two micrographs are held out
-    picks = [(m, x, y) for m, rows in _particles(tmp_path / "work" / "round1" / "training").items() for x, y in rows]
-    true = {Path(m).stem: entry[m][["x_px", "y_px"]].to_numpy() for m in entry.micrographs["name"]}
-    near = [np.linalg.norm(true[m] - (x, y), axis=1).min() < 8 for m, x, y in picks]
-    assert len(near) > 5
-    assert np.mean(near) > 0.9
-
-
-def _particles(folder: Path) -> dict[str, np.ndarray]:
-    """Positions of an export for Topaz in pixels of the micrographs, by the stem of the micrograph."""
-    table = manifest.read_manifest(folder)
-    rows = pd.concat(pd.read_csv(f, sep="\t") for f in folder.glob("particles_*.txt"))
-    scale = dict(zip(table["stem"], table["scale"], strict=True))
-    stem = dict(zip(table["stem"], (Path(n).stem for n in table["name"]), strict=True))
-    return {
-        stem[n]: of[["x_coord", "y_coord"]].to_numpy() * scale[n] + (scale[n] - 1) / 2
-        for n, of in rows.groupby("image_name")
-    }
 
 
 def test_topaz_would_look_for_too_many_without_the_correction(real_pickers):

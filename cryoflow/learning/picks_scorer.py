@@ -51,7 +51,7 @@ def picks_per_micrograph(picks: PickSet) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class PicksJudge:
+class PicksScorer:
     """How picks on held-out micrographs are scored.
 
     Attributes
