@@ -1,11 +1,11 @@
-"""From logits to probabilities that mean what they say, and a threshold that needs no labels."""
+"""Calibration of a detector's logits, and a threshold that needs no labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+
+from cryoflow.preparation.calibration import Calibration, Curve, log_loss
 
 Float = npt.NDArray[np.float64]
 
@@ -13,37 +13,22 @@ LISTED_PROBABILITY = 0.05
 """No derived threshold is lower: there are thousands of such peaks, and hardly one is right."""
 
 
-@dataclass(frozen=True)
-class DetectorCalibration:
-    """probability = sigmoid(logit / temperature + offset): the focal loss leaves logits too low as well as too flat."""
+def fit_calibration(logit: Float, hit: npt.NDArray[np.bool_]) -> Calibration:
+    """Return the calibration of least negative log-likelihood; the plain one where only one kind of peak is there.
 
-    temperature: float = 1.0
-    offset: float = 0.0
-
-    def probability(self, logit: npt.ArrayLike) -> Float:
-        """Return the calibrated probability of logits."""
-        from scipy.special import expit
-
-        probability: Float = expit(np.asarray(logit, np.float64) / self.temperature + self.offset)
-        return probability
-
-
-def fit_calibration(
-    logit: Float, hit: npt.NDArray[np.bool_], weight: npt.NDArray[np.floating] | None = None
-) -> DetectorCalibration:
-    """Return the calibration of least negative log-likelihood; the plain one where only one kind of peak is there."""
+    It has a bias too: the focal loss leaves logits too low as well as too flat.
+    """
     from scipy.optimize import minimize
 
     if not hit.any() or hit.all():
-        return DetectorCalibration()
-    w = np.ones(len(logit)) if weight is None else np.asarray(weight, np.float64)
+        return Calibration()
+    right: Float = hit.astype(np.float64)
 
     def loss(x: Float) -> float:
-        z = logit * np.exp(x[0]) + x[1]
-        return float((w * np.where(hit, np.logaddexp(0, -z), np.logaddexp(0, z))).sum() / w.sum())
+        return log_loss(logit * np.exp(x[0]) + x[1], right, 1 - right) / len(right)
 
     found = minimize(loss, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-7, "maxiter": 2000})
-    return DetectorCalibration(float(np.exp(-found.x[0])), float(found.x[1]))
+    return Calibration(float(np.exp(-found.x[0])), float(found.x[1]))
 
 
 def expected_f1_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
@@ -52,13 +37,11 @@ def expected_f1_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
     Keeping the n best picks, sum(p of these) of them are expected to be right, of sum(all p) particles that were
     listed: F1 = 2 sum(p of these) / (n + sum(all p)).
     """
-    p = -np.sort(-np.asarray(probability, np.float64).ravel())
-    if not len(p):
+    curve = Curve.expected(np.asarray(probability, np.float64).ravel())
+    if not len(curve.scores):
         return 0.5, 0.0
-    f1 = 2 * np.cumsum(p) / (np.arange(1, len(p) + 1) + p.sum())
-    best = int(np.argmax(f1))
-    lower = p[best + 1] if best + 1 < len(p) else 0.0
-    return float((p[best] + lower) / 2), float(f1[best])
+    best = int(np.argmax(curve.f1))
+    return curve.below(best), float(curve.f1[best])
 
 
 def best_threshold(probability: npt.ArrayLike) -> tuple[float, float]:

@@ -161,7 +161,7 @@ def _pick_at_levels(detector: Detector, item: MicrographToPick, levels_A: Sequen
         pixels = prepare(field, small_A, level, pixels_per_diameter=across)
         peaks = find_peaks(detector.answers(pixels, orientations=1), across, shape_yx=pixels.shape[:2])
         peaks = peaks.where(peaks.clean)
-        found.append(_LevelPicks(detector.calibration.probability(peaks.logit), peaks.log_size))
+        found.append(_LevelPicks(detector.calibration.probabilities(peaks.logit), peaks.log_size))
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.detector.calibrate import DetectorCalibration, expected_f1_threshold, fit_calibration
+from cryoflow.detector.calibrate import expected_f1_threshold, fit_calibration
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.model import Detector, half
@@ -23,6 +23,7 @@ from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.detector.simulated import plans, simulate_examples
 from cryoflow.detector.stream import CropStream, StreamOptions
+from cryoflow.preparation.calibration import Calibration
 from cryoflow.storage.fingerprints import fingerprint_of_values
 
 VALIDATION_BATCHES = 12
@@ -192,7 +193,7 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
 
     Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them.
     """
-    detector = replace(detector, weights=half(detector.weights), calibration=DetectorCalibration(), orientations=2)
+    detector = replace(detector, weights=half(detector.weights), calibration=Calibration(), orientations=2)
     found: list[tuple[ScoredDetections, npt.NDArray[np.int8]]] = []
     for example in examples:
         pixels = np.asarray(example.map_pixels())
@@ -216,7 +217,7 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
     calibration = fit_calibration(logit[counted], outcome[counted] == HIT)
     detector = replace(detector, calibration=calibration)
     with_particles = [s for s, _ in found if len(s.true_xy_px)]
-    probabilities = [replace(s, score=calibration.probability(s.score)) for s in with_particles]
+    probabilities = [replace(s, score=calibration.probabilities(s.score)) for s in with_particles]
     threshold, _ = expected_f1_threshold(np.concatenate([s.score for s in probabilities]))
     metrics: dict[str, float] = {}
     for within in (0.5, 0.25):

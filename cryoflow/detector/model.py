@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.network import (
     MULTIPLE,
     N_OUTPUTS,
@@ -34,6 +33,7 @@ from cryoflow.detector.network import (
 from cryoflow.detector.parameters import GENERAL
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
+from cryoflow.preparation.calibration import Calibration
 from cryoflow.preparation.model_folder import (
     DESCRIPTION,
     METRICS,
@@ -93,7 +93,7 @@ class Detector:
     architecture: DetectorArchitecture
     weights: Mapping[str, npt.NDArray[np.generic]] = field(repr=False, compare=False)
     pixels_per_diameter: float = PIXELS_PER_DIAMETER
-    calibration: DetectorCalibration = field(default_factory=DetectorCalibration)
+    calibration: Calibration = field(default_factory=Calibration)
     threshold: float = 0.5
     diameter_A: float | None = None
     recipe: Mapping[str, object] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Detector:
                 architecture=DetectorArchitecture.from_json(values["architecture"]),  # type: ignore[arg-type]
                 weights=inputs.read_npz(folder / WEIGHTS),
                 pixels_per_diameter=float(values["pixels_per_diameter"]),  # type: ignore[arg-type]
-                calibration=DetectorCalibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
+                calibration=Calibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
                 threshold=float(values["threshold"]),  # type: ignore[arg-type]
                 diameter_A=None if values["diameter_A"] is None else float(values["diameter_A"]),  # type: ignore[arg-type]
                 orientations=int(values.get("orientations", 1)),  # type: ignore[call-overload]
@@ -168,7 +168,7 @@ class Detector:
             "program": PROGRAM,
             "architecture": self.architecture.to_json(),
             "pixels_per_diameter": self.pixels_per_diameter,
-            "calibration": asdict(self.calibration),
+            "calibration": self._calibration_values,
             "threshold": self.threshold,
             "diameter_A": self.diameter_A,
             "orientations": self.orientations,
@@ -177,10 +177,15 @@ class Detector:
         }
         write_description(folder, description, (WEIGHTS, METRICS, CARD))
 
+    @property
+    def _calibration_values(self) -> dict[str, float]:
+        """The calibration, under the names that model folders have for it."""
+        return {"temperature": self.calibration.temperature, "offset": self.calibration.bias}
+
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of what decides its answers."""
-        described: list[object] = [self.architecture.to_json(), self.pixels_per_diameter, asdict(self.calibration)]
+        described: list[object] = [self.architecture.to_json(), self.pixels_per_diameter, self._calibration_values]
         if self.orientations != 1:  # models of one orientation keep the fingerprint that they had before this field
             described.append(self.orientations)
         return fingerprint_of(npz_bytes(half(self.weights)), json.dumps(described, sort_keys=True), digits=16)

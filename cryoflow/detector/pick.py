@@ -100,7 +100,7 @@ def score_picks(detector: Detector, path: Path, pixel_size_A: float, diameter_A:
     answers = detector.answers(pixels)
     small = rescale_xy(xy_px, shape_yx, pixels.shape[:2])
     logit = logits_at(answers, small, detector.pixels_per_diameter)
-    probability = detector.calibration.probability(logit)
+    probability = detector.calibration.probabilities(logit)
     at = np.rint((small - (STRIDE - 1) / 2) / STRIDE).astype(int)
     row, column = (np.clip(v, 0, n - 1) for v, n in zip(at.T[::-1], answers.shape[:2], strict=True))
     # On carbon or ice, good-looking picks are wrong more often.
@@ -151,7 +151,7 @@ def _picked(
         shape_yx=shape_yx,
         pixel_size_A=pixel_size_A,
         xy_px=xy,
-        probability=detector.calibration.probability(peaks.logit),
+        probability=detector.calibration.probabilities(peaks.logit),
         diameter_A=diameter_A * np.exp(peaks.log_size),
         n_junk=len(every_peak) - len(peaks),
         junk=_probability(answers[..., JUNK]) if masks else None,

@@ -147,7 +147,7 @@ def with_rule(example: Example, rule: UnlabeledRule, start: Detector) -> Example
         return example
     pixels = np.asarray(example.map_pixels())
     peaks = find_peaks(start.answers(pixels), start.pixels_per_diameter, shape_yx=pixels.shape[:2])
-    likely = peaks.xy_px[start.calibration.probability(peaks.logit) >= _CANDIDATE_PROBABILITY]
+    likely = peaks.xy_px[start.calibration.probabilities(peaks.logit) >= _CANDIDATE_PROBABILITY]
     new = likely[far_from(likely, example.xy_px, SAME_DIAMETERS * start.pixels_per_diameter)]
     return replace(
         example,
@@ -203,5 +203,5 @@ def class_prior_of(start: Detector, examples: Sequence[Example]) -> float:
         unknown = example.xy_px[example.kind == UNKNOWN]
         if len(unknown):
             answers = start.answers(np.asarray(example.map_pixels()))
-            found.append(start.calibration.probability(logits_at(answers, unknown, start.pixels_per_diameter)))
+            found.append(start.calibration.probabilities(logits_at(answers, unknown, start.pixels_per_diameter)))
     return float(np.concatenate(found).mean()) if found else 0.0

@@ -87,7 +87,7 @@ def fit_temperature(logits: Float, labels: Labels, *, class_prior: float | Float
         return Calibration()
 
     def loss(log_temperature: float) -> float:
-        return _log_loss(logits / np.exp(log_temperature), positive_weight, negative_weight)
+        return log_loss(logits / np.exp(log_temperature), positive_weight, negative_weight)
 
     found = minimize_scalar(loss, bounds=(np.log(0.1), np.log(20)), method="bounded")
     return Calibration(float(np.exp(found.x)))
@@ -106,13 +106,14 @@ def fit_project(logits: Float, labels: Labels, pooled: Calibration, *, class_pri
     def loss(x: Float) -> float:
         z = logits / (pooled.temperature * np.exp(x[0])) + pooled.bias + x[1]
         prior = (x[0] / SPREAD_OF_LOG_TEMPERATURE) ** 2 / 2 + (x[1] / SPREAD_OF_BIAS) ** 2 / 2
-        return _log_loss(z, positive_weight, negative_weight) + float(prior)
+        return log_loss(z, positive_weight, negative_weight) + float(prior)
 
     found = minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[(-1.5, 1.5), (-6.0, 6.0)]).x
     return Calibration(pooled.temperature * float(np.exp(found[0])), pooled.bias + float(found[1]))
 
 
-def _log_loss(logits: Float, positive_weight: Float, negative_weight: Float) -> float:
+def log_loss(logits: Float, positive_weight: Float, negative_weight: Float) -> float:
+    """Return the negative log-likelihood of weighted picks, each positive and negative by its two weights."""
     return float((positive_weight * np.logaddexp(0, -logits) + negative_weight * np.logaddexp(0, logits)).sum())
 
 

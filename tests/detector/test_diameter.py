@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.diameter import FIELD_DIAMETERS, PYRAMID_A, estimate_diameter
 from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.model import Detector
 from cryoflow.detector.network import JUNK, LOG_SIZE, N_OUTPUTS, PARTICLE, STRIDE, DetectorArchitecture
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.micrographs.image import write_mrc
+from cryoflow.preparation.calibration import Calibration
 
 PIXEL_A = 2.0
 
@@ -49,7 +49,7 @@ def test_small_diameters_are_looked_for_in_the_middle_alone(
         return answers_of(seen[-1], 0.0)
 
     monkeypatch.setattr(Detector, "answers", look)
-    estimate_diameter(Detector(DetectorArchitecture(), {}, calibration=DetectorCalibration()), [micrograph])
+    estimate_diameter(Detector(DetectorArchitecture(), {}, calibration=Calibration()), [micrograph])
     assert len(seen) == len(PYRAMID_A)
     most = FIELD_DIAMETERS * PIXELS_PER_DIAMETER
     assert seen[0] == (most, most)  # of 1536 x 1152
@@ -69,6 +69,6 @@ def test_the_size_that_the_network_sees_moves_the_estimate(
             return answers_of((prepared.shape[0], prepared.shape[1]), size)
 
         monkeypatch.setattr(Detector, "answers", look)
-        detector = Detector(DetectorArchitecture(), {}, calibration=DetectorCalibration())
+        detector = Detector(DetectorArchitecture(), {}, calibration=Calibration())
         estimates.append(estimate_diameter(detector, [micrograph]).diameter_A)
     assert estimates[1] / estimates[0] == pytest.approx(np.exp(0.2), rel=1e-6)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from cryoflow.detector import model as module
-from cryoflow.detector.calibrate import DetectorCalibration
 from cryoflow.detector.model import CARD, Detector, is_detector
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.errors import BadInput
+from cryoflow.preparation.calibration import Calibration
 from cryoflow.preparation.model_folder import DESCRIPTION, METRICS, WEIGHTS, get_weights
 from cryoflow.storage.sealing import sealed
 from cryoflow.unpicker.devices import load_keras
@@ -32,7 +32,7 @@ def detector() -> Detector:
         TINY,
         get_weights(build(TINY)),
         24.0,
-        DetectorCalibration(0.7, 0.3),
+        Calibration(0.7, 0.3),
         0.4,
         160.0,
         {"seed": 1},
@@ -53,7 +53,7 @@ def image(shape_yx: tuple[int, int]) -> np.ndarray:
 
 def test_a_model_is_read_as_it_was_written(saved: Path, detector: Detector) -> None:
     loaded = Detector.load(saved)
-    assert (loaded.architecture, loaded.calibration, loaded.threshold) == (TINY, DetectorCalibration(0.7, 0.3), 0.4)
+    assert (loaded.architecture, loaded.calibration, loaded.threshold) == (TINY, Calibration(0.7, 0.3), 0.4)
     assert (loaded.diameter_A, loaded.card, dict(loaded.metrics)) == (160.0, "# Card\n", {"f1": 0.8})
     assert {w.dtype for w in loaded.weights.values()} == {np.dtype(np.float16)}
     assert loaded.fingerprint == detector.fingerprint

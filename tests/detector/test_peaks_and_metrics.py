@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryoflow.detector.calibrate import DetectorCalibration, expected_f1_threshold, fit_calibration
+from cryoflow.detector.calibrate import expected_f1_threshold, fit_calibration
 from cryoflow.detector.metrics import HIT, IGNORED, MISS, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.network import JUNK, LOG_SIZE, OFFSET_X, OFFSET_Y, PARTICLE
 from cryoflow.detector.peaks import apart, find_peaks, logits_at
+from cryoflow.preparation.calibration import Calibration
 
 
 def answers(points: list[tuple[int, int, float, float, float]], shape: tuple[int, int] = (20, 30)) -> np.ndarray:
@@ -87,8 +88,8 @@ def test_calibration_is_recovered_and_the_threshold_is_near_the_best() -> None:
     logit = 0.5 * (np.log(true_p / (1 - true_p)) - 1.2)
     fitted = fit_calibration(logit, hit)
     assert fitted.temperature == pytest.approx(0.5, rel=0.05)
-    assert fitted.offset == pytest.approx(1.2, abs=0.08)
-    p = fitted.probability(logit)
+    assert fitted.bias == pytest.approx(1.2, abs=0.08)
+    p = fitted.probabilities(logit)
     threshold, promised = expected_f1_threshold(p)
     order = np.argsort(-p)
     f1 = 2 * np.cumsum(hit[order]) / (np.arange(1, len(p) + 1) + hit.sum())
@@ -100,4 +101,4 @@ def test_calibration_is_recovered_and_the_threshold_is_near_the_best() -> None:
 
 def test_thresholds_of_nothing_and_calibration_of_one_kind() -> None:
     assert expected_f1_threshold([]) == (0.5, 0.0)
-    assert fit_calibration(np.ones(3), np.ones(3, bool)) == DetectorCalibration()
+    assert fit_calibration(np.ones(3), np.ones(3, bool)) == Calibration()
