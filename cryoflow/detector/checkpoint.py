@@ -1,4 +1,4 @@
-"""Checkpoints of a training, from which a killed one goes on exactly."""
+"""Checkpoints of a training: a killed one resumes from them, with the same result."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _CERTAIN = 0.5
 """Picks above this probability are counted, and their sizes averaged."""
 
 FIELD_DIAMETERS = 32.0
-"""At each assumed diameter, the network looks at the middle of a micrograph, at most so many diameters wide. A whole
+"""At each assumed diameter, the network processes the middle of a micrograph, at most so many diameters wide. A whole
 micrograph holds thousands of small particles, more than an estimate needs."""
 
 

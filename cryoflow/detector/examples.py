@@ -33,7 +33,7 @@ class Example:
     log_size
         log(true diameter / assumed diameter); NaN where the true one is not known better than the assumed one.
     background
-        Whether places without a label are negatives. False where nobody looked for particles.
+        Whether places without a label are negatives. False where no job searched for particles.
     junk
         `.npy` file of uint8 at the network's output resolution: 1 junk, 0 clean, 255 not known; None where unknown.
     class_prior

@@ -39,7 +39,7 @@ NOT_PICKED = "not_picked.tsv"
 def train_exported(
     folder: Path, *, say: Callable[[str], None] = print, devices: Sequence[str] = ()
 ) -> tuple[Detector, PreparedProjects]:
-    """Train on an exported set, with its settings; go on where a call was stopped.
+    """Train on an exported set, with its settings; resume a call that was stopped.
 
     Raises
     ------

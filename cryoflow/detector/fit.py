@@ -1,4 +1,4 @@
-"""The training loop: batches by number, a checkpoint after each round, from which a killed training goes on exactly."""
+"""The training loop: batches by number, and a checkpoint after each round that a killed training resumes from."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FitOptions:
         Keep the statistics and scales of the normalization as they are: those of few new micrographs would replace
         those of all earlier ones.
     distill
-        Weight of the distance from the answers of an earlier model, which the batches bring along
+        Weight of the distance from the answers of an earlier model, which the batches contain
         (`stream.MixedStream`).
     """
 
@@ -90,7 +90,7 @@ def fit(
     on_round: Callable[[Round], None] | None = None,
     devices: Sequence[str] = (),
 ) -> tuple[Weights, list[dict[str, float]]]:
-    """Train to the end, or go on where a training of the same fingerprint was stopped.
+    """Train to the end; resume a stopped training of the same fingerprint.
 
     Parameters
     ----------

@@ -30,6 +30,9 @@ VALIDATION_BATCHES = 12
 
 _FAMILIES = ("globular", "barrel", "shell", "rod", "micelle", "filament-end")
 
+_WITH_ASSEMBLIES = ("assembly", "globular", "assembly", "barrel", "shell", "rod", "assembly", "micelle", "filament-end")
+"""Assemblies of domains have the most diverse shapes, so that every third specimen is one."""
+
 
 @dataclass(frozen=True)
 class TrainingStage:
@@ -75,6 +78,7 @@ class GeneralRecipe:
     stages: tuple[TrainingStage, ...] = (
         TrainingStage("first", 1400, 48, 16, 2e-3, _FAMILIES),
         TrainingStage("refine", 1000, 36, 8, 1e-3, _FAMILIES, hard=True, low_pass=0.25),
+        TrainingStage("broaden", 2400, 48, 7, 1e-3, _WITH_ASSEMBLIES, hard=True, low_pass=0.25, only_new=True),
     )
     steps: int = 200
     crop_px: int = 256
@@ -104,7 +108,7 @@ def train_general(
     say: Callable[[str], None] = print,
     devices: Sequence[str] = (),
 ) -> Detector:
-    """Train the general model and write it to `output`; go on where an earlier call was stopped.
+    """Train the general model and write it to `output`; resume an earlier call that was stopped.
 
     Parameters
     ----------

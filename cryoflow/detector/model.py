@@ -58,7 +58,7 @@ CARD = "card.md"
 GENERAL_FOLDER = Path(__file__).parent / "general_model"
 PROGRAM = "cryoflow detector"
 TILE_PX, OVERLAP_PX = 1536, 192
-"""Larger images are looked at in tiles of this edge, which share so many pixels: more than the network sees around."""
+"""Larger images are processed in tiles of this edge, which share so many pixels: more than the receptive field."""
 
 _PADDED = 4 * MULTIPLE  # coarser than the network needs: each new size of an image is traced anew, which takes seconds
 
@@ -77,7 +77,7 @@ class Detector:
     architecture, weights
         The network.
     pixels_per_diameter
-        Sampling of the micrographs that it looks at.
+        Sampling of its input.
     calibration
         From logits of peaks to probabilities.
     threshold
@@ -271,7 +271,7 @@ def _look(network: keras.Model, part: npt.NDArray[np.float16], orientations: int
 
 
 def tiles_of(length: int) -> list[tuple[slice, slice]]:
-    """Tiles of an axis: what each looks at, and the part of it that is kept. Both begin at multiples of 16."""
+    """Return the tiles of an axis: the input of each, and its part that is kept. Both begin at multiples of 16."""
     if length <= TILE_PX:
         return [(slice(0, length), slice(0, length))]
     number = math.ceil((length - OVERLAP_PX) / (TILE_PX - OVERLAP_PX))

@@ -62,7 +62,7 @@ def pick(
 ) -> Iterator[PickedResult | BadInput]:
     """Pick micrographs one by one, in their order.
 
-    The next micrographs are read and prepared in threads while the network looks at one.
+    The next micrographs are read and prepared in threads while the network processes one.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ def pick_set(
     workers: int = 2,
     on_picked: OnPicked | None = None,
 ) -> tuple[PickSet, PickReport]:
-    """Pick the micrographs of a set; its own picks are not looked at.
+    """Pick the micrographs of a set; its own picks are not used.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ def _as_picks(
     diameter_A: float,
     name: str,
 ) -> PickSet:
-    # What could not be picked is counted and told, and is not one of the micrographs without particles.
+    # Micrographs that failed are counted and reported apart from those without particles.
     micrographs = source.micrographs[source.micrographs["name"].isin(list(results))].reset_index(drop=True)
     tables = []
     for i, name_of in enumerate(micrographs["name"]):

@@ -1,7 +1,7 @@
 """Labeled, prepared micrographs of simulated specimens: what the general model learns from.
 
 They are simulated at a coarse pixel (36 to a diameter, 1.5 times the network's), where a micrograph of 16 diameters
-takes a tenth of a second. Families of `HELD_OUT` are never trained on: they judge.
+takes a tenth of a second. Families of `HELD_OUT` are never trained on: they test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cryoflow.simulate.scene import Scene, Thing
 from cryoflow.storage.files import make_folder, replacing
 
 HELD_OUT = ("ring", "two-domain", "y-shaped")
-"""Families that no model learns from. With the densities of real complexes they judge the general model."""
+"""Families that no model learns from. With the densities of real complexes they test the general model."""
 
 TRAINED = tuple(f for f in FAMILIES if f not in HELD_OUT)
 """Families that models may learn from; the recipe of the general model names those that it uses."""

@@ -1,6 +1,6 @@
 """Batches for training: random crops of prepared micrographs, drawn and changed at random, in constant memory.
 
-A batch depends on the seed and its number alone, so a training that was stopped goes on with the same batches.
+A batch depends on the seed and its number alone, so a resumed training gets the same batches.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Targets: from labeled points of a crop to the maps that the network is compared with.
 
 The heat map has a Gaussian of a sixth of the diameter at each particle. Everything within half a diameter of a point of
-unknown fate carries no weight as a negative; what the loss does with it is its own matter.
+unknown fate carries no weight as a negative; the loss decides what it counts as.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def train(
     on_progress: Callable[[int, int], None] | None = None,
     devices: Sequence[str] = (),
 ) -> tuple[Detector, PreparedProjects]:
-    """Train a detector on the projects of some entries and write it to `output`; go on where a call was stopped.
+    """Train a detector on the projects of some entries and write it to `output`; resume a call that was stopped.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def train_on(
     devices: Sequence[str] = (),
     entries: tuple[str, ...] = (),
 ) -> tuple[Detector, PreparedProjects]:
-    """Train a detector on labeled micrographs and write it to `output`; go on where a call was stopped.
+    """Train a detector on labeled micrographs and write it to `output`; resume a call that was stopped.
 
     Raises
     ------
