@@ -193,7 +193,7 @@ def test_un_picking_passes_a_micrograph_through_the_network_once(learned, rings,
     monkeypatch.setattr(Backbone, "maps", lambda self, prepared: passes.append(1) or real(self, prepared))
     one, four = (next(iter(score(learned, rings.micrographs[:1], orientations=n))).probabilities for n in (1, 4))
     assert len(passes) == 1 + 4
-    assert not np.allclose(one, four)
+    assert not np.allclose(one, four, rtol=1e-3, atol=0)  # of a model this sure, most are near 0 and differ by a factor
 
 
 def test_a_training_that_starts_from_another_model_has_its_recipe(trained, learned, tmp_path):
