@@ -615,3 +615,64 @@ def test_a_number_in_a_log_is_that_of_the_last_job(tmp_path: Path) -> None:
     assert job_in_log(log) is None
     log.write_text("cryoflow: SLURM job 7 on cpu1, now\ncryoflow: no\ncryoflow: SLURM job 12 on cpu2, later\n")
     assert job_in_log(log) == 12
+
+
+def test_members_of_a_pack_share_a_job_and_have_ends_of_their_own(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoflow.cluster.packs.GATHER_S", 300.0)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling, Completed
+
+        def log(run: Any) -> Path:
+            return Path(str(run.labels["slurm.log"]))
+
+        async with site.worker():
+            ids = [await site.new_run(pack=4) for _ in range(4)]
+            runs = [await site.until(run_id, queued) for run_id in ids]
+            assert slurm.numbers() == [100]
+            assert [run.infrastructure_pid for run in runs] == ["100"] * 4
+            for run in runs:
+                await running(site, slurm, run)
+            # one ends well, one is killed for memory, one is cancelled: the job goes on with the fourth
+            await site.client.set_flow_run_state(ids[0], Completed())
+            log(runs[0]).with_suffix(".end").write_text("0 node1 3\n")
+            log(runs[1]).with_suffix(".end").write_text("137 node1 3\n")
+            await site.client.set_flow_run_state(ids[2], Cancelling())
+            assert (await site.until(ids[0], ended)).labels["slurm.end"] == "done"
+            killed = await site.until(ids[1], ended)
+            assert (killed.labels["slurm.end"], killed.state.name) == ("memory", "Crashed")
+            while not log(runs[2]).with_suffix(".cancel").exists():
+                await asyncio.sleep(0.1)
+            log(runs[2]).with_suffix(".end").write_text("143 node1 3\n")
+            await site.until(ids[2], lambda run: run.state.name == "Cancelled")
+        async with site.worker():  # another worker finds the member that is left
+            assert slurm.job(100)["state"] == "RUNNING"
+            assert not slurm.calls("scancel")
+            await site.client.set_flow_run_state(ids[3], Cancelling())  # the last one takes the job along
+            await site.until(ids[3], lambda run: run.state.name == "Cancelled")
+            assert slurm.job(100)["state"] == "CANCELLED"
+
+    play(scene)
+
+
+def test_where_the_job_of_a_pack_dies_its_reason_is_that_of_each_member_still_at_work(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoflow.cluster.packs.GATHER_S", 300.0)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            ids = [await site.new_run(pack=2) for _ in range(2)]
+            runs = [await site.until(run_id, queued) for run_id in ids]
+            # the number of one was never written down, as when the worker died
+            await site.client._client.patch(f"/flow_runs/{ids[1]}", json={"infrastructure_pid": None})
+        async with site.worker():
+            await site.until(ids[1], lambda run: run.infrastructure_pid == "100")
+            for run in runs:
+                await running(site, slurm, run)
+            slurm.set(100, state="NODE_FAIL")
+            assert [(await site.until(run_id, ended)).labels["slurm.end"] for run_id in ids] == ["node", "node"]
+
+    play(scene)
