@@ -99,7 +99,7 @@ def test_a_mask_of_another_shape_is_named_and_the_rest_goes_on(
 def test_the_report_draws_the_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
-    from cryoflow.report import sections
+    from cryoflow.report import example_pictures
 
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -109,13 +109,13 @@ def test_the_report_draws_the_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     database.add(before)
     database.add(exclude(before, masks)[0])
     drawn: list[tuple[str, np.ndarray | None]] = []
-    plain = sections.overlay
+    plain = example_pictures.overlay
 
     def overlay(image: np.ndarray, marks: object, **options: object) -> Figure:
         drawn.append((str(options["title"]), options["mask"]))  # type: ignore[arg-type]
         return plain(image, marks, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sections, "overlay", overlay)
+    monkeypatch.setattr(example_pictures, "overlay", overlay)
     page = report(ReportParameters(database=tmp_path / "db", output=tmp_path / "r.html", masks=masks)).read_text()
     shown = dict(drawn)
     assert shown["b.mrc"] is None
