@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -441,8 +441,30 @@ def test_lost_coordinate_files_are_said(tmp_path: Path, blots) -> None:
     (pickset,) = read_job(jobs_of(folder)["AutoPick"])
     assert any("1 of 6 coordinate files are gone" in note for note in pickset.notes)
     assert len(pickset) == 55
+    assert len(pickset.micrographs) == 5  # the other is not one without particles
     remove("AutoPick/job005/Movies")(folder)
     with pytest.raises(BadInput, match="none of its 6 coordinate files"):
+        read_job(jobs_of(folder)["AutoPick"])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_damaged_coordinate_file_costs_its_micrograph_alone(tmp_path: Path, blots, listed: bool) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots)
+    if not listed:
+        (folder / "AutoPick/job005/autopick.star").unlink()
+    whole = read_job(jobs_of(folder)["AutoPick"])[0]
+    damaged = folder / "AutoPick/job005/Movies/mic001_autopick.star"
+    damaged.write_text(damaged.read_text().replace("_rlnCoordinateX", "_rlnOther"))
+    (pickset,) = read_job(jobs_of(folder)["AutoPick"])
+    (name,) = set(whole.micrographs["name"]) - set(pickset.micrographs["name"])
+    assert PurePosixPath(name).stem == "mic001"
+    assert len(pickset) == len(whole) - len(whole[name])
+    (note,) = [note for note in pickset.notes if "cannot be read" in note]
+    assert "1 of 6 coordinate files" in note
+    assert str(damaged) in note
+    for file in damaged.parent.glob("*_autopick.star"):
+        file.write_bytes(damaged.read_bytes())
+    with pytest.raises(BadInput, match="_autopick.star: has no _rlnCoordinateX"):
         read_job(jobs_of(folder)["AutoPick"])
 
 

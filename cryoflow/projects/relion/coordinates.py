@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.pick_tables import FilePicks, read_file
 from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.star import read_table
@@ -33,8 +33,11 @@ _THROUGH_JOB = re.compile(r"^[^/]+/job\d{3,}/")
 
 def read_coordinates(
     project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str]
-) -> tuple[Particles, list[Path]]:
-    """The picks of all micrographs of a list, and the files that they are from.
+) -> tuple[Particles, list[Path], frozenset[str]]:
+    """The picks of all micrographs of a list, the files that they are from, and the micrographs whose picks are lost.
+
+    A file that is damaged, or that a list names and that is gone, costs its micrograph only: nobody knows whether there
+    were particles on it, so it must not be taken for one without any.
 
     Parameters
     ----------
@@ -44,15 +47,23 @@ def read_coordinates(
     Raises
     ------
     BadInput
-        Where the list or one of its files is damaged, or nobody knows the micrographs.
+        Where the list or all of its files are damaged, or nobody knows the micrographs.
     """
     files, present, notes = coordinate_files(project, path, known, searched)
-    names = sorted(files)
-    if len(present) > 16:
-        with ThreadPoolExecutor(8) as pool:
-            picks = list(pool.map(read_file, [files[name] for name in present]))
-    else:
-        picks = [read_file(files[name]) for name in present]
+    read = _read_each([files[name] for name in present])
+    errors = {name: one for name, one in zip(present, read, strict=True) if isinstance(one, CryoflowError)}
+    if errors:
+        first = next(iter(errors.values()))
+        if len(errors) == len(present):
+            raise first
+        damaged = f"{len(errors)} of {len(files)} coordinate files cannot be read"
+        notes.append(f"{damaged}, and their micrographs are left out: {first}")
+    lost = set(errors)
+    if not path.name.startswith(SUFFIX_FILE):
+        lost.update(set(files) - set(present))
+    present = [name for name in present if name not in errors]
+    names = sorted(set(files) - lost)
+    picks = [one for one in read if not isinstance(one, CryoflowError)]
     place = {name: i for i, name in enumerate(names)}
     columns: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]] = {
         "micrograph": np.repeat(
@@ -71,7 +82,22 @@ def read_coordinates(
     for p in picks:
         counts.update(p.counts)
     particles = Particles(names, columns, None, True, own, NAN, is_helical, notes, dict(counts))
-    return particles, [path, *(files[n] for n in present)]
+    return particles, [path, *(files[n] for n in present)], frozenset(lost)
+
+
+def _read_each(files: Sequence[Path]) -> list[FilePicks | CryoflowError]:
+    """The picks of each file, or the error of reading it."""
+
+    def read(file: Path) -> FilePicks | CryoflowError:
+        try:
+            return read_file(file)
+        except CryoflowError as error:
+            return error
+
+    if len(files) <= 16:
+        return [read(file) for file in files]
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(read, files))
 
 
 def coordinate_files(
@@ -96,7 +122,7 @@ def coordinate_files(
         raise BadInput(path, f"none of its {len(files)} coordinate files is there.", "Were they moved or cleaned?")
     gone = len(files) - len(present)
     if gone and not path.name.startswith(SUFFIX_FILE):
-        notes.append(f"{gone} of {len(files)} coordinate files are gone")
+        notes.append(f"{gone} of {len(files)} coordinate files are gone, and their micrographs are left out")
     return files, present, notes
 
 

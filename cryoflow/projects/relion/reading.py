@@ -154,14 +154,16 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
     if unusable and unusable.status is not JobStatus.EMPTY:
         raise unusable.error
     is_list = sniff(path).is_coordinate_list
+    lost: frozenset[str] = frozenset()
     if is_list:
-        particles, sources = read_coordinates(
+        particles, sources, lost = read_coordinates(
             context.job.project, path, context.micrographs.known, context.micrographs.searched
         )
     else:
         only = context.micrographs.known.names[0] if len(context.micrographs.known.names) == 1 else ""
         particles, sources = read_particles(path, classes, only), [path]
     searched = context.micrographs.searched or (context.micrographs.known.names if is_list else ())
+    searched = tuple(name for name in searched if name not in lost)
     tabulated = tabulate(particles.own, context.micrographs.values, searched, context.finder, context.binning)
     micrographs, notes = tabulated.table, tabulated.notes
     row_of = {name: row for row, name in enumerate(micrographs["name"])}
