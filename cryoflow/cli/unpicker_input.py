@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
-from cryoflow.errors import BadInput, ExitCode
+from cryoflow.errors import BadInput, CryoflowError, ExitCode
 from cryoflow.unpicker.parameters import LabeledSource, SuggestParameters
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def load_entries(entries: Sequence[str], database: Path | None) -> list[PickSet]
     return [source.load(entry) for entry in entries]
 
 
-def ending(failed: Sequence[BadInput], n_good: int) -> int:
+def ending(failed: Sequence[CryoflowError], n_good: int) -> int:
     """Print what failed, and return the exit code."""
     for error in failed:
         out.say(f"left out: {error}")

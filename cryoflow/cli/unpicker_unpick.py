@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
 from cryoflow.cli.unpicker_input import ending, load_entries, scoring, warn_coverage
 from cryoflow.cli.unpicker_older import check_as_trained
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.unpicker.parameters import UnpickParameters
 
 if TYPE_CHECKING:
     from cryoflow.detector.model import Detector
+    from cryoflow.picks import PickSet
     from cryoflow.unpicker.bundle import ModelBundle
 
 
@@ -71,7 +73,29 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     return ending(report.failed, len(report.scored))
 
 
-def _unpick_entries(bundle: ModelBundle | Detector, parameters: UnpickParameters, *, json: bool) -> int:
+def _unpick_entries(model: ModelBundle | Detector, parameters: UnpickParameters, *, json: bool) -> int:
+    """Un-pick one entry after the other; one that cannot be un-picked does not keep the others from it."""
+    p = parameters
+    rows: list[dict[str, object]] = []
+    failed: list[CryoflowError] = []
+    for name, picks in zip(p.entries, load_entries(p.entries, p.database), strict=True):
+        try:
+            row, left_out = _unpick_entry(model, name, picks, p, json=json)
+        except CryoflowError as error:
+            if len(p.entries) == 1:
+                raise
+            failed.append(error)
+            continue
+        rows.append(row)
+        failed += left_out
+    out.emit_table(rows, as_json=json)
+    return ending(failed, len(rows))
+
+
+def _unpick_entry(
+    model: ModelBundle | Detector, name: str, picks: PickSet, p: UnpickParameters, *, json: bool
+) -> tuple[dict[str, object], Sequence[BadInput]]:
+    """Add the cleaned picks of an entry to the database and write their files; a line of the table, and what failed."""
     from cryoflow.database import Database
     from cryoflow.detector.model import Detector
     from cryoflow.detector.unpick import unpick_with_detector
@@ -79,49 +103,42 @@ def _unpick_entries(bundle: ModelBundle | Detector, parameters: UnpickParameters
     from cryoflow.unpicker.unpick import doubtful_picks
     from cryoflow.unpicker.unpick import unpick as run
 
-    p = parameters
-    rows = []
-    failed: list[BadInput] = []
-    for name, picks in zip(p.entries, load_entries(p.entries, p.database), strict=True):
-        with scoring(name, json=json) as (on_progress, on_scored):
-            if isinstance(bundle, Detector):
-                kept, report = unpick_with_detector(
-                    bundle, picks, diameter_A=p.diameter_A, threshold=p.threshold, on_scored=on_scored
-                )
-            else:
-                kept, report = run(
-                    bundle,
-                    picks,
-                    goal=p.goal,
-                    orientations=p.orientations,
-                    workers=p.workers,
-                    work=p.work_folder,
-                    n_a_shard=p.chunk_micrographs,
-                    on_progress=on_progress,
-                    on_scored=on_scored,
-                )
-                warn_coverage(bundle, [j.micrograph for j in report.scored])
-        for note in (*report.notes, *(d.note() for d in report.decisions)):
-            out.say(f"note: {note}")
-        failed += report.failed
-        entry = Database(p.database_folder).add(kept)
-        if p.doubtful:
-            Database(p.database_folder).add(doubtful_picks(bundle, picks, report))
-        for program in ("relion", "cryosparc") if p.output else ():
-            assert p.output is not None
-            folder = p.output / safe_name(name.replace("/", "_")) / program
-            written = export(program, [kept], folder, diameter_A=kept.diameter_A, overwrite=True)
-            for command in written.next_commands:
-                out.say(f"next: {command}")
-        rows.append(
-            {
-                "entry": entry.name,
-                "from": name,
-                "picks": len(picks),
-                "kept": len(kept),
-                "doubtful": report.n_doubtful,
-                "micrographs": len(report.scored),
-            }
-        )
-    out.emit_table(rows, as_json=json)
-    return ending(failed, len(rows))
+    with scoring(name, json=json) as (on_progress, on_scored):
+        if isinstance(model, Detector):
+            kept, report = unpick_with_detector(
+                model, picks, diameter_A=p.diameter_A, threshold=p.threshold, on_scored=on_scored
+            )
+        else:
+            kept, report = run(
+                model,
+                picks,
+                goal=p.goal,
+                orientations=p.orientations,
+                workers=p.workers,
+                work=p.work_folder,
+                n_a_shard=p.chunk_micrographs,
+                on_progress=on_progress,
+                on_scored=on_scored,
+            )
+            warn_coverage(model, [j.micrograph for j in report.scored])
+    for note in (*report.notes, *(d.note() for d in report.decisions)):
+        out.say(f"note: {note}")
+    database = Database(p.database_folder)
+    entry = database.add(kept)
+    if p.doubtful:
+        database.add(doubtful_picks(model, picks, report))
+    for program in ("relion", "cryosparc") if p.output else ():
+        assert p.output is not None
+        folder = p.output / safe_name(name.replace("/", "_")) / program
+        written = export(program, [kept], folder, diameter_A=kept.diameter_A, overwrite=True)
+        for command in written.next_commands:
+            out.say(f"next: {command}")
+    row: dict[str, object] = {
+        "entry": entry.name,
+        "from": name,
+        "picks": len(picks),
+        "kept": len(kept),
+        "doubtful": report.n_doubtful,
+        "micrographs": len(report.scored),
+    }
+    return row, report.failed

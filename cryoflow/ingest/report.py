@@ -58,7 +58,8 @@ class IngestReport:
         tally = Counter(line.status for line in jobs)
         parts = [f"{tally[s]} {s}" for s in ("read", "unchanged") if tally[s]]
         if tally["skipped"]:
-            reasons = Counter(line.reason.partition(":")[0] for line in jobs if line.status == "skipped")
+            skipped = (line.reason.partition(" (dropped: ")[0] for line in jobs if line.status == "skipped")
+            reasons = Counter(reason.partition(":")[0] for reason in skipped)
             several = len(reasons) > 1
             said = ", ".join(f"{n} {reason}" if several else reason for reason, n in sorted(reasons.items()))
             parts.append(f"{tally['skipped']} skipped ({said})")

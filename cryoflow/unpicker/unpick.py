@@ -164,7 +164,16 @@ class Decides(Protocol):
 
 
 def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet:
-    """Return the picks that the report keeps, as a set of kind Unpicked."""
+    """Return the picks that the report keeps, as a set of kind Unpicked.
+
+    Raises
+    ------
+    BadInput
+        Where there are picks and not one of them could be scored: nobody knows whether they are right.
+    """
+    if len(picks) and not report.scored:
+        why = [str(error) for error in report.failed[:1]] or list(report.notes)
+        raise BadInput(picks.provenance.entry_name, f"none of its {len(picks)} picks can be scored: {'; '.join(why)}.")
     scores = scores_of(picks, report.scored)
     limit = report.decisions[0].threshold if report.decisions else bundle.threshold
     with np.errstate(invalid="ignore"):

@@ -163,6 +163,14 @@ def test_entries_of_a_database_are_picked_and_cleaned_without_labels(
     assert near > 0.75 * right.sum()
     assert near / len(kept) > right.mean() + 0.1
 
+    gone = source.micrographs.assign(name=["gone_1.mrc", "gone_2.mrc"], path=None, status="missing")
+    lost = Database(db).add(PickSet.build(replace(where, job="job008"), gone, table, diameter_A=160.0))
+    argv = ["unpicker", "unpick", "general", lost.name, entry.name, "--database", db, "--json"]
+    assert launch(argv) == ExitCode.PARTLY_FAILED
+    captured = capsys.readouterr()
+    assert [row["from"] for row in json.loads(captured.out)] == [entry.name]
+    assert "left out: " in captured.err
+
 
 @pytest.mark.parametrize("diameter", ["10", "5000"])
 def test_diameters_that_no_particle_has_are_refused(

@@ -132,7 +132,12 @@ def test_the_last_sentence_and_the_exit_code(lines: list[str], summary: str, cod
 
 def test_reasons_of_skipping_are_counted_and_unreadable_folders_told() -> None:
     report = IngestReport(
-        (line("read"), line("skipped", "unfinished: runs"), line("skipped", "cleared"), line("skipped", "cleared")),
+        (
+            line("read"),
+            line("skipped", "unfinished: runs"),
+            line("skipped", "cleared (dropped: 2 nan)"),
+            line("skipped", "cleared"),
+        ),
         (BadInput("/x", "cannot be read."),),
     )
     assert report.summary == ("4 jobs: 1 read, 3 skipped (2 cleared, 1 unfinished); 1 folder could not be looked into")

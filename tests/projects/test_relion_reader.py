@@ -464,7 +464,7 @@ def test_a_damaged_coordinate_file_costs_its_micrograph_alone(tmp_path: Path, bl
     assert str(damaged) in note
     for file in damaged.parent.glob("*_autopick.star"):
         file.write_bytes(damaged.read_bytes())
-    with pytest.raises(BadInput, match="_autopick.star: has no _rlnCoordinateX"):
+    with pytest.raises(BadInput, match="has no _rlnCoordinateX"):
         read_job(jobs_of(folder)["AutoPick"])
 
 
