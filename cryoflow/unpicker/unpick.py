@@ -173,7 +173,8 @@ def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet
     """
     if len(picks) and not report.scored:
         why = [str(error) for error in report.failed[:1]] or list(report.notes)
-        raise BadInput(picks.provenance.entry_name, f"none of its {len(picks)} picks can be scored: {'; '.join(why)}.")
+        why_not = "; ".join(why).rstrip(".")
+        raise BadInput(picks.provenance.entry_name, f"none of its {len(picks)} picks can be scored: {why_not}.")
     scores = scores_of(picks, report.scored)
     limit = report.decisions[0].threshold if report.decisions else bundle.threshold
     with np.errstate(invalid="ignore"):
