@@ -333,7 +333,7 @@ def print_table(folder: Path) -> None:
         if len(of_sets) == len(SETS):
             seeds = min(map(len, of_sets))
             cells = (
-                _over_seeds([np.mean([rows[i].get(name, np.nan) for rows in of_sets]) for i in range(seeds)], ".1%")
+                _over_seeds([np.mean([_figure(rows[i], name) for rows in of_sets]) for i in range(seeds)], ".1%")
                 for name in ("test_error", "averaged_error")
             )
             print(f"| mean | {title} | {seeds} | {' | '.join(cells)} | | | | |")
@@ -353,16 +353,22 @@ def _over_seeds(values: Sequence[float | np.floating], form: str) -> str:
     return f"{np.mean(values):{form}}" + (f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else "")
 
 
+def _figure(row: dict[str, float], name: str) -> float:
+    """A recorded figure; NaN where it was not measured, as with averaged orientations where there is one."""
+    if name == "averaged_error" and row.get("averaged_orientations", 1) == 1:
+        return np.nan
+    return row.get(name, np.nan)
+
+
 def _row(rows: list[dict[str, float]]) -> str:
     def over_seeds(name: str, form: str) -> str:
-        return _over_seeds([r.get(name, np.nan) for r in rows], form)
+        return _over_seeds([_figure(r, name) for r in rows], form)
 
     low, high = (np.mean([r[name] for r in rows]) for name in ("error_low", "error_high"))
-    averaged = [r for r in rows if r.get("averaged_orientations", 1) > 1]
     loads = [r["machine"]["load"] for r in rows]  # type: ignore[index]
     cells = (
         f"{over_seeds('test_error', '.1%')} ({100 * low:.1f} to {100 * high:.1f})",
-        over_seeds("averaged_error", ".1%") if averaged else "",
+        over_seeds("averaged_error", ".1%"),
         over_seeds("roc_auc", ".3f"),
         over_seeds("calibration_error", ".3f"),
         f"{np.mean([r['train_cpu_seconds'] for r in rows]):.0f} s",
