@@ -222,6 +222,31 @@ def test_what_crawl_calls_usable_is_read_and_nothing_else(tmp_path: Path, blots,
         assert failed == {job.job for job in listed if job.status is JobStatus.UNREADABLE}, root.name
 
 
+DAMAGES = {
+    "deleted": None,
+    "emptied": lambda content: b"",
+    "halved": lambda content: content[: len(content) // 2],
+    "cut short": lambda content: content[:-7],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("case", ["relion31_import_coordinates/proj", "cs_reference_select_2D/CS-demo"])
+def test_crawl_and_ingest_agree_whichever_file_is_damaged(tmp_path: Path, cases: Path, case: str, damage: str) -> None:
+    whole = cases / "readers" / case
+    for i, file in enumerate(sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())):
+        root = tmp_path / str(i) / whole.name
+        shutil.copytree(whole, root)
+        if change := DAMAGES[damage]:
+            (root / file).write_bytes(change((root / file).read_bytes()))
+        else:
+            (root / file).unlink()
+        usable = {job.job for job in jobs_of(crawl(root).projects, count=True).jobs if job.status is JobStatus.USABLE}
+        report = ingest(root, tmp_path / f"DB{i}", check_orientation=False)
+        assert {line.job for line in report.lines if line.status == "read"} == usable, (file, damage)
+
+
 # Kind 5: a missing join key keeps what is unambiguous.
 
 ROWS = "a.mrc 100 50 8 -4"
