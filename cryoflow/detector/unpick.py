@@ -35,7 +35,7 @@ def unpick_with_detector(
     Raises
     ------
     BadInput
-        Where the particle diameter is not known.
+        Where the particle diameter is not known, or none of the picks can be scored.
     """
     micrographs, notes = picked_micrographs(picks, diameter_A=diameter_A)
     limit = KEEP_FROM if threshold is None else threshold

@@ -30,7 +30,7 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, Recursi
 
 
 @dataclass(frozen=True)
-class PlotLine:
+class ChartLine:
     """One line of a plot, as the points of an SVG polyline."""
 
     kind: str
@@ -45,7 +45,7 @@ class Plot:
     low: str
     high: str
     n: int
-    lines: tuple[PlotLine, ...]
+    lines: tuple[ChartLine, ...]
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Plot, ...]:
         if not len(known):
             continue
         low, high = float(known.min()), float(known.max())
-        drawn = tuple(PlotLine(kind, _points(values, low, high)) for kind, values in lines.items())
+        drawn = tuple(ChartLine(kind, _points(values, low, high)) for kind, values in lines.items())
         found.append(Plot(name.replace("_", " "), f"{low:.3g}", f"{high:.3g}", len(epochs), drawn))
     return tuple(found)
 
