@@ -97,9 +97,10 @@ def _job_folder(scratch: str | None) -> str:
     where = shlex.quote(scratch) if scratch else '"${TMPDIR:-/tmp}"'
     lines = [
         "# A folder of this job's own, removed when it ends. Folders of killed jobs are removed too: no job locks them",
+        "# (no message: a job that starts at the same moment may have removed it already)",
         f"where={where}",
         'for left in "$where"/cryoflow-job-*/lock; do',
-        '    [ -O "$left" ] && flock --nonblock "$left" rm -rf -- "${left%/lock}"',
+        '    [ -O "$left" ] && flock --nonblock "$left" rm -rf -- "${left%/lock}" 2> /dev/null',
         "done",
         'folder=$(mktemp -d -p "$where" cryoflow-job-$job.XXXXXX) || exit',
         'exec 9> "$folder/new" && flock 9 && mv "$folder/new" "$folder/lock"  # as `lock` it is locked from the start',
