@@ -264,6 +264,26 @@ def test_what_a_killed_job_left_in_scratch_goes_with_the_next_job_and_what_a_run
                 job.wait()
 
 
+def left_by_a_job(number: str, node: str = os.uname().nodename) -> str:
+    return f"cryoflow-job-{number}.{node.replace('.', '-')}.killed"
+
+
+def test_a_job_removes_what_a_killed_one_left_at_any_moment_and_nothing_of_other_nodes(tmp_path: Path) -> None:
+    for moment in ("just made", "half removed"):
+        (tmp_path / left_by_a_job(moment)).mkdir()
+    (tmp_path / left_by_a_job("half removed") / "tmp").mkdir()
+    elsewhere = left_by_a_job("7", "another-node"), left_by_a_job("7", f"other.{os.uname().nodename}")
+    for name in elsewhere:  # `scratch` may be a file system that nodes share, and locks hold on one node
+        (tmp_path / name).mkdir()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    job = stage_script.StageJob(JobRequest("x"), ("true",), scratch=str(tmp_path))
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "8", "folder": str(mine)}  # sbatch hands on any variable
+    ran = subprocess.run(["bash", "-c", stage_script.script(job)], env=environment, capture_output=True, check=True)
+    assert ran.stderr == b""
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((*elsewhere, "mine"))
+
+
 def test_every_field_of_the_form_says_what_it_is_and_is_used_by_the_template() -> None:
     template = SlurmWorker.get_default_base_job_template()
     fields = template["variables"]["properties"]
@@ -298,9 +318,8 @@ def test_jobs_of_three_accounts_share_a_node_and_its_scratch() -> None:
         folder.chmod(0o1777)
         command = 'touch "$TMPDIR/mine" "$PREFECT_HOME/mine" && ls "$CRYOFLOW_SCRATCH" && sleep 0.3'
         job = stage_script.StageJob(JobRequest("x"), ("bash", "-c", command), scratch=name)
-        left = folder / "cryoflow-job-6.killed"  # of a killed job of root's: others cannot remove it
-        left.mkdir()
-        (left / "lock").touch()
+        left = folder / left_by_a_job("6")  # of a killed job of root's: others cannot remove it
+        (left / "tmp").mkdir(parents=True)
         text = stage_script.script(job)
         words = ["bash", "-c", text]
         jobs = [
