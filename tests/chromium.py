@@ -56,6 +56,23 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, *places: tuple[float, float], steps: int = 5) -> None:
+        """Press the mouse at the first place, move it to each of the others in so many steps, and release it."""
+        (x, y), *rest = places
+        self._mouse("mousePressed", x, y)
+        for to_x, to_y in rest:
+            for k in range(1, steps + 1):
+                self._mouse("mouseMoved", x + (to_x - x) * k / steps, y + (to_y - y) * k / steps)
+            x, y = to_x, to_y
+        self._mouse("mouseReleased", x, y)
+
+    def wheel(self, x: float, y: float, delta: float) -> None:
+        """Turn the mouse's wheel at a position of the window; less than 0 is away from the person."""
+        self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=delta)
+
+    def _mouse(self, kind: str, x: float, y: float) -> None:
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
     def press(self, key: str, *, code: int = 0) -> None:
         """Press a key: a character, or the name of a key with its code."""
         text = {"text": key} if len(key) == 1 else {"text": "\r"} if key == "Enter" else {}

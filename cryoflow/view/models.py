@@ -59,11 +59,6 @@ class Training:
     measures: tuple[tuple[str, str], ...]
     problem: str
 
-    @property
-    def running(self) -> bool:
-        """Whether an epoch ended lately, and more may come."""
-        return self.state == "running"
-
 
 @dataclass(frozen=True)
 class VersionRow:

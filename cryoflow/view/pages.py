@@ -83,16 +83,7 @@ def routes(api: Api, *, reports: Sequence[Path], models: Sequence[Path]) -> APIR
     @router.get("/models")
     def models_(request: Request) -> HTMLResponse:
         registered, shown = registered_models(models), trainings(models)
-        running = any(t.running for t in shown)
-        return page(
-            request,
-            "models.html",
-            here="Models",
-            folders=models,
-            registered=registered,
-            trainings=shown,
-            running=running,
-        )
+        return page(request, "models.html", here="Models", folders=models, registered=registered, trainings=shown)
 
     @router.get("/compare")
     def compare_(

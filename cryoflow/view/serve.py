@@ -100,6 +100,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
         timeout_graceful_shutdown=3,
         server_header=False,
         ws="none",
+        http="h11",  # the other one that uvicorn takes where it is installed does not bound a request's headers
         lifespan="off",
     )
     try:

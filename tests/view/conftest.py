@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chromium import Page, browser
+from view_browser import Viewer
 from view_client import TestClient
-from view_fixtures import READ, WRITE, make_database
+from view_fixtures import READ, SCORED, WRITE, links_of, make_database
 
 from cryoflow.database import Database
 from cryoflow.view.access import Access
@@ -16,8 +21,38 @@ from cryoflow.view.library import Library
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return make_database(tmp_path)
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> Database:
+    return make_database(tmp_path, per_micrograph=getattr(request, "param", 12))
+
+
+@pytest.fixture
+def start(database: Database, tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
+    """Start a viewer; the same tokens and the same port again after it was killed."""
+    started: list[subprocess.Popen[str]] = []
+    port = 0
+
+    def run(*options: str) -> Viewer:
+        nonlocal port
+        command = [sys.executable, "-m", "cryoflow", "view", SCORED, "--database", str(database.root), "--write"]
+        command += ["--json", "--port", str(port), "--token-file", str(tmp_path / "tokens"), *options]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        started.append(process)
+        links = links_of(process)
+        port = int(links["read"].split(":")[2].split("/")[0])
+        return Viewer(process, links["read"], links["write"])
+
+    yield run
+    for process in started:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    with browser(tmp_path / "chromium", width=1300, height=800) as page:
+        yield page
 
 
 @pytest.fixture

@@ -3,113 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from chromium import Page, another_tab, browser
-from view_fixtures import (
-    DIAMETER_A,
-    PIXEL_SIZE_A,
-    SCORED,
-    SHAPE_YX,
-    UNPICKED,
-    entry_files,
-    links_of,
-    make_database,
-    write_mask,
-)
+from chromium import Page, another_tab
+from view_browser import Viewer, journal, lonely_pick, open_entry, place_of, shown
+from view_fixtures import SCORED, SHAPE_YX, UNPICKED, entry_files, write_mask
 
 from cryoflow.database import Database
 
 pytestmark = pytest.mark.browser
 TAB = 9
-
-
-@dataclass
-class Viewer:
-    """A running `cryoflow view`."""
-
-    process: subprocess.Popen[str]
-    read: str
-    write: str
-
-    def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait(20)
-
-
-@pytest.fixture
-def database(tmp_path: Path, request: pytest.FixtureRequest) -> Database:
-    return make_database(tmp_path, per_micrograph=getattr(request, "param", 12))
-
-
-@pytest.fixture
-def start(database: Database, tmp_path: Path) -> Iterator[Callable[..., Viewer]]:
-    """Start a viewer; the same tokens and the same port again after it was killed."""
-    started: list[subprocess.Popen[str]] = []
-    port = 0
-
-    def run(*options: str) -> Viewer:
-        nonlocal port
-        command = [sys.executable, "-m", "cryoflow", "view", SCORED, "--database", str(database.root), "--write"]
-        command += ["--json", "--port", str(port), "--token-file", str(tmp_path / "tokens"), *options]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-        )
-        started.append(process)
-        links = links_of(process)
-        port = int(links["read"].split(":")[2].split("/")[0])
-        return Viewer(process, links["read"], links["write"])
-
-    yield run
-    for process in started:
-        process.terminate()
-        process.wait(30)
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with browser(tmp_path / "chromium", width=1300, height=800) as page:
-        yield page
-
-
-def open_entry(page: Page, address: str) -> None:
-    page.call("Page.navigate", url=address)
-    page.wait_for("document.getElementById('all')?.textContent.includes(' of ')")
-    page.wait_for("document.querySelectorAll('#list .row').length > 0")
-
-
-def shown(page: Page, element: str) -> str:
-    return str(page.js(f"document.getElementById('{element}').textContent"))
-
-
-def place_of(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a position of the fitted micrograph is in the window."""
-    box = page.js("(r => [r.x, r.y, r.width, r.height])(document.getElementById('stage').getBoundingClientRect())")
-    ny, nx = SHAPE_YX
-    scale = min(box[2] / nx, box[3] / ny) * 0.985
-    return box[0] + box[2] / 2 + (x - (nx - 1) / 2) * scale, box[1] + box[3] / 2 + (y - (ny - 1) / 2) * scale
-
-
-def lonely_pick(database: Database) -> tuple[int, float, float, float]:
-    """A pick of the first micrograph that no other overlaps: number, x, y, score."""
-    picks = database.load(SCORED)
-    xy = picks.centers_xy_px[: picks.offsets[1]]
-    apart = np.array([np.delete(np.hypot(*(xy - p).T), i).min() for i, p in enumerate(xy)])
-    i = int(np.argmax(apart))
-    assert apart[i] > DIAMETER_A / PIXEL_SIZE_A / 2
-    return i, float(xy[i, 0]), float(xy[i, 1]), float(picks.picks["score"].iloc[i])
-
-
-def journal(database: Database) -> str:
-    return "".join(p.read_text() for p in (database.root / ".reviews").glob("*.jsonl"))
 
 
 def test_the_slider_counts_what_unpicking_keeps(start: Callable[..., Viewer], page: Page, database: Database) -> None:

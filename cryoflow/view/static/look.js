@@ -4,7 +4,7 @@
 import { List } from "./list.js";
 import { Montage } from "./montage.js";
 import { baseName, button, count, element, fill, make, percent, press, toast } from "./page.js";
-import { foldIn, isDrawn, missed, shownPicks } from "./picks.js";
+import { distanceToSegment, foldIn, isDrawn, missed, shownPicks } from "./picks.js";
 import { address, get, post, Refused } from "./server.js";
 import { COLORS, OTHERS, Stage } from "./stage.js";
 
@@ -130,6 +130,7 @@ async function goTo(i, remember = true, anew = false) {
   try {
     const m = await fetchMicrograph(i, anew);
     if (wanted !== i) return;
+    if (current !== i) painted.clear(); // numbers of another micrograph's picks
     current = i;
     selected = -1;
     if (remember) history.replaceState(null, "", pageAddress(config.entry, i));
@@ -641,15 +642,19 @@ function place(event) {
   return [event.clientX - box.left, event.clientY - box.top];
 }
 
-/** @param {number} x @param {number} y */
-function paint(x, y) {
+/**
+ * Paint from the position before, where a pointer is down: a fast hand is far away at the next event.
+ *
+ * @param {number} x @param {number} y @param {{x: number, y: number}} [from]
+ */
+function paint(x, y, from = { x, y }) {
   const radius = Number(element("brush", HTMLInputElement).value) / 2;
   brush = { x, y, radius };
-  if (pointers.size) {
+  if (pointers.size && held.get(current)?.state.mark !== "bad") {
     picks.forEach((pick, i) => {
       const [px, py] = stage.toScreen(pick.x, pick.y);
       const other = tool === "accept" ? !pick.kept : pick.kept;
-      if (other && isDrawn(pick) && !stage.isHidden(pick) && Math.hypot(px - x, py - y) <= radius) {
+      if (other && isDrawn(pick) && !stage.isHidden(pick) && distanceToSegment(px, py, from, { x, y }) <= radius) {
         painted.add(i);
         pick.kept = tool === "accept";
         pick.decided = true;
@@ -679,7 +684,10 @@ function setUpPointer() {
       else tell(picks[stage.pickAt(x, y)], x, y);
       return;
     }
-    if (isBrush() && pointers.size === 1) return paint(x, y);
+    if (isBrush() && pointers.size === 1) {
+      pointers.set(event.pointerId, { x, y });
+      return paint(x, y, from);
+    }
     if (pointers.size === 2) {
       const other = [...pointers.entries()].find(([id]) => id !== event.pointerId)?.[1];
       if (other) {

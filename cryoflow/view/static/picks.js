@@ -78,6 +78,18 @@ export function missed(among, picks, reach) {
 }
 
 /**
+ * Return the distance of a position from the straight line between two others.
+ *
+ * @param {number} x @param {number} y @param {{x: number, y: number}} from @param {{x: number, y: number}} to
+ */
+export function distanceToSegment(x, y, from, to) {
+  const [dx, dy] = [to.x - from.x, to.y - from.y];
+  const share = ((x - from.x) * dx + (y - from.y) * dy) / (dx * dx + dy * dy || 1);
+  const at = Math.max(0, Math.min(1, share));
+  return Math.hypot(x - from.x - at * dx, y - from.y - at * dy);
+}
+
+/**
  * Fold an action of this window into a micrograph before the server has confirmed it.
  *
  * @param {Micrograph} m @param {import("./types.js").Action} action
