@@ -175,8 +175,8 @@ def _require_server(settings: Settings) -> None:
 
 
 def _register(settings: Settings, profile: ProfileName) -> list[dict[str, object]]:
-    from cryoflow.cluster.deployments import register
     from cryoflow.cluster.pools import make_pools
+    from cryoflow.cluster.registration import register
 
     say(f"registering the deployments of the profile {profile} at {settings.site.server}")
     if profile == ProfileName.SLURM:

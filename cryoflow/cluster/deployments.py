@@ -1,4 +1,4 @@
-"""Deployments: the one table of what is offered in Prefect's pages, and its registration for a profile.
+"""Deployments: the one table of what is offered in Prefect's pages, for a profile.
 
 A deployment is named after its flow and its place (`ingest (slurm)`), so that several may stand side by side. Its
 description is the flow's own docstring, its form the flow's parameters, its resources those of its class at the site.
@@ -19,11 +19,10 @@ from cryoflow.cluster.start_stage import PATIENCE
 from cryoflow.errors import BadInput
 from cryoflow.execution.job_script import slurm_script
 from cryoflow.settings.load import FILE_NAME, Settings
-from cryoflow.settings.profiles import ProfileName, deployment_name
+from cryoflow.settings.profiles import INTERNAL_FLOWS, ProfileName, deployment_name
 from cryoflow.settings.site import ClassName, ResourceClass, Site
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.deployments.runner import RunnerDeployment
 
 POOL_TYPES: Mapping[ProfileName, str] = {
@@ -60,17 +59,17 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.demo:demo", None, ("pipeline", "demo")),
     DeployedStage("flows.ingest:ingest", "large", ("data",), cron="0 2 * * *"),
     DeployedStage("flows.export:export", None, ("picking",)),
-    DeployedStage("flows.export_parts:cut_export", "small", ("picking", "internal")),
-    DeployedStage("flows.export_parts:write_part", "small", ("picking", "shard", "internal")),
-    DeployedStage("flows.export:write_training_set", "small", ("picking", "internal")),
+    DeployedStage("flows.export_parts:cut_export", "small", ("picking",)),
+    DeployedStage("flows.export_parts:write_part", "small", ("picking", "shard")),
+    DeployedStage("flows.export:write_training_set", "small", ("picking",)),
     DeployedStage("flows.picking:train_picker_and_pick", None, ("picking", "training")),
-    DeployedStage("flows.picking_parts:train_picker", "gpu", ("picking", "training", "internal")),
-    DeployedStage("flows.picking_parts:pick", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.picking_parts:train_picker", "gpu", ("picking", "training")),
+    DeployedStage("flows.picking_parts:pick", "gpu", ("picking", "shard")),
     DeployedStage("flows.finding:find_particles", None, ("picking",)),
     DeployedStage("flows.unpicker:train_unpicker", "gpu", ("picking", "training")),
     DeployedStage("flows.detector:train_detector", "gpu", ("picking", "training")),
     DeployedStage("flows.nightly:retrain", "gpu", ("picking", "training"), cron="0 4 * * *"),
-    DeployedStage("flows.scoring:score", "gpu", ("picking", "shard", "internal")),
+    DeployedStage("flows.scoring:score", "gpu", ("picking", "shard")),
     DeployedStage("flows.learning:learn", None, ("training",), cron="0 3 * * *"),
     DeployedStage("flows.learning:update_detector", "gpu", ("training",)),
     DeployedStage("flows.learning:update_unpicker", "gpu", ("training",)),
@@ -79,6 +78,11 @@ STAGES: tuple[DeployedStage, ...] = (
     DeployedStage("flows.evaluation:evaluate", "small", ("reporting",)),
     DeployedStage("flows.report:report", "small", ("reporting",)),
 )
+
+
+def tags_of(stage: DeployedStage, flow_name: str, place: str) -> list[str]:
+    """Return the tags of a stage's deployment, by which users filter Prefect's lists."""
+    return ["cryoflow", *stage.tags, *(["internal"] if flow_name in INTERNAL_FLOWS else []), place]
 
 
 def pool_name(profile: ProfileName) -> str:
@@ -229,33 +233,6 @@ def deployments(settings: Settings, profile: ProfileName) -> Iterator[RunnerDepl
         yield _deployment(stage, settings, profile, cryoflow.__version__)
 
 
-def register(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeployment]:
-    """Register all deployments of a profile; what users did to the schedules of earlier ones stays."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        for deployment in deployments(settings, profile):
-            _keep_schedules(client, deployment)
-            deployment.apply()
-            yield deployment
-
-
-def _keep_schedules(client: SyncPrefectClient, deployment: RunnerDeployment) -> None:
-    """Keep the schedules that users changed: registering would switch them off, or move them back."""
-    from prefect.client.schemas.actions import DeploymentScheduleCreate
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        there = client.read_deployment_by_name(f"{deployment.flow_name}/{deployment.name}").schedules
-    except ObjectNotFound:
-        return
-    if there and deployment.schedules:
-        deployment.schedules = [
-            DeploymentScheduleCreate(schedule=s.schedule, active=s.active, parameters=s.parameters, slug=s.slug)
-            for s in there
-        ]
-
-
 def _deployment(stage: DeployedStage, settings: Settings, profile: ProfileName, version: str) -> RunnerDeployment:
     from prefect.deployments.runner import EntrypointType  # type: ignore[attr-defined]
     from prefect.schedules import Cron
@@ -265,7 +242,7 @@ def _deployment(stage: DeployedStage, settings: Settings, profile: ProfileName, 
     deployment: RunnerDeployment = flow.to_deployment(
         name=deployment_name(flow.name, profile),
         description=_description(flow.description or "", stage, profile),
-        tags=["cryoflow", *stage.tags, str(profile)],
+        tags=tags_of(stage, flow.name, str(profile)),
         version=version,
         work_pool_name=pool_of(stage, profile),
         job_variables=job_variables(stage, settings, profile),

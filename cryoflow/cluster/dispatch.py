@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from cryoflow.cluster.attempts import Done, Work
 from cryoflow.cluster.shard_runner import ShardRunner, StageFailed, patiently
+from cryoflow.cluster.users import users_of_run
 from cryoflow.parameters import Parameters
 from cryoflow.settings.load import Settings, load_settings
 from cryoflow.settings.profiles import ProfileName, deployment_name
@@ -94,7 +95,7 @@ def run_shards(
     name = f"{flow_name}/{deployment_name(flow_name, settings.place)}"
     with get_client(sync_client=True) as client:
         runner = ShardRunner(client, name, settings.site.attempts, settings.site.shards_at_once)
-        runner.tags = list(tags)
+        runner.tags = [*tags, *users_of_run()]
         runner.read_variables()
         runner.find_unfinished()
         ended = runner.run(works, on_done)

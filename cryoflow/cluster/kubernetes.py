@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryoflow.cluster.deployments import STAGES, engine_defaults, load_flow
+from cryoflow.cluster.deployments import STAGES, engine_defaults, load_flow, tags_of
 from cryoflow.cluster.forms import number_fields
+from cryoflow.settings.profiles import INTERNAL_FLOWS
 from cryoflow.settings.site import ClassName, ResourceClass, Site
 
 POOL = "cryoflow-kubernetes"
@@ -94,15 +95,15 @@ def deployments() -> dict[str, Any]:
     """Return the user's flows as a file for `prefect deploy --all --prefect-file`."""
     found: list[dict[str, Any]] = []
     for stage in STAGES:
-        if "internal" in stage.tags:
-            continue
         flow = load_flow(stage)
+        if flow.name in INTERNAL_FLOWS:
+            continue
         resources = Site().resource_class(stage.resources or WHOLE_PIPELINE)
         found.append({
             "name": f"{flow.name} (kubernetes)",
             "entrypoint": stage.entrypoint,
             "description": (flow.description or "").partition("\n")[0],
-            "tags": ["cryoflow", *stage.tags, "kubernetes"],
+            "tags": tags_of(stage, flow.name, "kubernetes"),
             "work_pool": {"name": POOL, "job_variables": variables(resources) | {"env": engine_defaults()}},
         })  # fmt: skip
     anywhere = {"prefect.deployments.steps.set_working_directory": {"directory": "/tmp"}}  # noqa: S108 (the image's)

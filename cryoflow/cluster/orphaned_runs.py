@@ -37,6 +37,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.states import Crashed
 
+from cryoflow.cluster.users import user_tag
 from cryoflow.system.processes import pid_space, runs, started
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def own_runs() -> Iterator[None]:
     end_servers()
     os.environ[PARENT] = f"{os.getpid()} {started(os.getpid())}"  # inherited by the embedded server
     end_tagged()
-    with tags(tag()):
+    with tags(tag(), user_tag()):
         yield
 
 

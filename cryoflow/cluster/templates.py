@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.cluster import kubernetes
-from cryoflow.cluster.deployments import POOL_TYPES, STAGES, engine_defaults, load_flow, pool_of, resource_variables
+from cryoflow.cluster.deployments import (
+    POOL_TYPES,
+    STAGES,
+    engine_defaults,
+    load_flow,
+    pool_of,
+    resource_variables,
+    tags_of,
+)
 from cryoflow.cluster.pools import pool_form
 from cryoflow.settings.profiles import ProfileName, deployment_name
 from cryoflow.settings.site import Site
@@ -55,7 +63,7 @@ def prefect_yaml() -> dict[str, Any]:
             "name": deployment_name(flow.name, profile),
             "entrypoint": stage.entrypoint,
             "description": (flow.description or "").partition("\n")[0],
-            "tags": ["cryoflow", *stage.tags, str(profile)],
+            "tags": tags_of(stage, flow.name, str(profile)),
             "work_pool": {"name": pool_of(stage, profile)},
         }
         if stage.resources is None:

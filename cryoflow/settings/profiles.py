@@ -18,10 +18,22 @@ class ProfileName(StrEnum):
     """Each stage as a SLURM job without a container: a module or a virtual environment."""
 
 
-def deployment_name(flow_name: str, place: ProfileName) -> str:
-    """What a flow's deployment is called in Prefect's lists. With its place, so that several may stand side by side.
+INTERNAL_FLOWS = frozenset(("cut export", "write part", "write training set", "train picker", "pick", "score"))
+"""Flows that only other flows start."""
 
-    >>> deployment_name("ingest", ProfileName.SLURM)
-    'ingest (slurm)'
+
+def deployment_name(flow_name: str, place: ProfileName) -> str:
+    """Return the name of a flow's deployment in Prefect's lists, which are sorted by it.
+
+    The place is in it, so that several may stand side by side. Internal ones come last in any collation.
+
+    >>> deployment_name("ingest", ProfileName.SLURM), deployment_name("write part", ProfileName.SLURM)
+    ('ingest (slurm)', 'z internal: write part (slurm)')
     """
+    name = plain_deployment_name(flow_name, place)
+    return f"z internal: {name}" if flow_name in INTERNAL_FLOWS else name
+
+
+def plain_deployment_name(flow_name: str, place: ProfileName) -> str:
+    """Return the name of a flow's deployment before internal ones were named so that they come last."""
     return f"{flow_name} ({place})"

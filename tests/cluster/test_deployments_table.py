@@ -155,8 +155,9 @@ def test_deploying_registers_flows_with_forms_descriptions_and_schedules_that_ar
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from cryoflow.cluster.deployments import STAGES, register
+    from cryoflow.cluster.deployments import STAGES
     from cryoflow.cluster.pools import make_pools
+    from cryoflow.cluster.registration import register
 
     for _ in range(2):  # a second time changes nothing
         make_pools(ProfileName.SLURM)
@@ -181,8 +182,8 @@ def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: S
     from prefect.client.schemas.actions import WorkPoolUpdate
     from prefect.client.schemas.schedules import CronSchedule
 
-    from cryoflow.cluster.deployments import register
     from cryoflow.cluster.pools import make_pools
+    from cryoflow.cluster.registration import register
 
     def deploy() -> None:
         make_pools(ProfileName.SLURM)
@@ -206,6 +207,43 @@ def test_deploying_again_keeps_what_users_did_to_schedules_and_pools(settings: S
     assert (kept.active, kept.schedule.cron, kept.schedule.timezone) == (True, "30 3 * * 1", "Europe/Zurich")
     assert fields["qos"]["default"] == "night"
     assert fields["cpus"]["description"] == "CPU cores."
+
+
+def test_internal_deployments_carry_a_tag_and_come_behind_those_of_users(settings: Settings) -> None:
+    from cryoflow.cluster.deployments import deployments
+    from cryoflow.settings.profiles import INTERNAL_FLOWS
+
+    by_name = sorted(deployments(settings, ProfileName.SLURM), key=lambda d: d.name.lower())
+    internal = ["internal" in deployment.tags for deployment in by_name]
+    assert internal == sorted(internal)
+    assert {d.flow_name for d, is_internal in zip(by_name, internal, strict=True) if is_internal} == INTERNAL_FLOWS
+
+
+def test_an_internal_deployment_of_an_earlier_name_goes_once_none_of_its_runs_is_at_work(
+    settings: Settings, prefect_server: None
+) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Completed
+
+    from cryoflow.cluster.pools import make_pools
+    from cryoflow.cluster.registration import register
+
+    @flow(name="write part")
+    def write_part() -> None: ...
+
+    make_pools(ProfileName.SLURM)
+    with get_client(sync_client=True) as client:
+        old = client.create_deployment(client.create_flow(write_part), "write part (slurm)")
+        run = client.create_flow_run_from_deployment(old)
+        assert len(list(register(settings, ProfileName.SLURM))) > 1
+        assert client.read_deployment(old).name == "write part (slurm)"
+        client.set_flow_run_state(run.id, Completed(), force=True)
+        assert len(list(register(settings, ProfileName.SLURM))) > 1
+        with pytest.raises(ObjectNotFound):
+            client.read_deployment(old)
+        assert client.read_deployment_by_name("write part/z internal: write part (slurm)")
 
 
 @pytest.mark.parametrize("kind", ["cryoflow-slurm", "cryoflow-docker", "process"])
@@ -274,8 +312,8 @@ def test_the_server_refuses_a_run_with_a_path_outside_the_sites_folders_by_its_f
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
-    from cryoflow.cluster.deployments import register
     from cryoflow.cluster.pools import make_pools
+    from cryoflow.cluster.registration import register
 
     make_pools(ProfileName.SLURM)
     list(register(settings, ProfileName.SLURM))

@@ -360,3 +360,24 @@ def test_a_parent_reads_from_the_deployment_how_many_runs_share_a_job(cluster: C
     assert runs_a_job(cluster.client, name, {}) == 8
     assert runs_a_job(cluster.client, name, {"pack": 2}) == 2  # of the parent's form
     assert runs_a_job(cluster.client, "no/deployment", {}) == 1
+
+
+def test_stages_carry_the_tag_of_the_user_who_launched_their_parent(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+
+    from cryoflow.cluster.dispatch import run_stage
+    from cryoflow.cluster.orphaned_runs import own_runs
+
+    @flow
+    def parent() -> None:
+        run_stage(cluster.flow, Parameters(number=1))
+
+    monkeypatch.setenv("LOGNAME", "ann")
+    monkeypatch.setenv("CRYOFLOW_STARTED_BY", "")  # set by own_runs; put back at the end
+    with own_runs():
+        parent()
+    (run,) = cluster.runs()
+    assert [tag for tag in run.tags if tag.startswith("user:")] == ["user:ann"]
+    assert not any(tag.startswith("process ") for tag in run.tags)  # that of its parent alone

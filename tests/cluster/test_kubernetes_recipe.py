@@ -96,8 +96,9 @@ def test_the_manifests_name_each_other_and_the_page_makes_their_secrets(
 
 
 def test_every_flow_of_a_user_is_deployed_and_shards_are_not(deployments: list[dict[str, Any]]) -> None:
-    from cryoflow.cluster.deployments import STAGES
+    from cryoflow.cluster.deployments import STAGES, load_flow
+    from cryoflow.settings.profiles import INTERNAL_FLOWS
 
-    users = [stage.entrypoint for stage in STAGES if "internal" not in stage.tags]
+    users = [stage.entrypoint for stage in STAGES if load_flow(stage).name not in INTERNAL_FLOWS]
     assert [deployment["entrypoint"] for deployment in deployments] == users
     assert all("CRYOFLOW_PROFILE" not in d["work_pool"]["job_variables"]["env"] for d in deployments)

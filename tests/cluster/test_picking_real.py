@@ -23,6 +23,7 @@ from real_site import RealSite, has_ended, is_running
 
 from cryoflow.cluster.trace import trace
 from cryoflow.database import Database
+from cryoflow.settings.profiles import ProfileName, deployment_name
 
 pytestmark = [pytest.mark.slurm, pytest.mark.pickers]
 
@@ -79,14 +80,14 @@ class BareSite:
 
     def launch(self, parameters: dict[str, Any], *, stage: str = "train and pick") -> UUID:
         with self.site.client() as client:
-            found = client.read_deployment_by_name(f"{stage}/{stage} (slurm-bare)")
+            found = client.read_deployment_by_name(f"{stage}/{deployment_name(stage, ProfileName.SLURM_BARE)}")
             run = client.create_flow_run_from_deployment(found.id, parameters={"parameters": parameters})
             return UUID(str(run.id))
 
     def runs_of(self, stage: str) -> list[Any]:
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
-        only = DeploymentFilter(name=DeploymentFilterName(any_=[f"{stage} (slurm-bare)"]))
+        only = DeploymentFilter(name=DeploymentFilterName(any_=[deployment_name(stage, ProfileName.SLURM_BARE)]))
         with self.site.client() as client:
             return sorted(client.read_flow_runs(deployment_filter=only), key=lambda run: run.created)
 
