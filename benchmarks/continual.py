@@ -56,10 +56,11 @@ from cryoflow.simulate.families import FAMILIES, make_specimen
 from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.devices import load_keras
+from cryoflow.unpicker.parameters import RECIPES
 from cryoflow.unpicker.train_options import TrainOptions
 
 FIELD_DIAMETERS = 12.0
-N_LEARNED, N_HELD_OUT = 6, 3
+N_LEARNED, N_HELD_OUT = 6, 6
 SURVIVED = 0.8
 """Share of the particles that a refinement keeps."""
 BLOB_THRESHOLD = 2.0
@@ -89,8 +90,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--specimens", type=int, default=12)
     parser.add_argument("--steps", type=int, default=60, help="batches of an update of the detector; joint: 5 times")
-    parser.add_argument("--epochs", type=int, default=3, help="of an update of the unpicker; joint: 5 times")
-    parser.add_argument("--least-steps", type=int, default=20, help="batches of an epoch of the unpicker at least")
+    parser.add_argument("--epochs", type=int, default=UnpickerTraining().update_epochs, help="of an unpicker's update")
+    parser.add_argument("--joint-epochs", type=int, default=RECIPES["detector"].epochs, help="of the unpicker")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=160)
@@ -175,14 +176,7 @@ def learner_of(database: Database, way: Mapping[str, object], seed: int, given: 
             crop_px=given.crop, seed=seed,
         )  # fmt: skip
         return DetectorLearner(database, replace(training, **way))  # type: ignore[arg-type]
-    options = replace(
-        TrainOptions(),
-        epochs=5 * given.epochs,
-        patience=5 * given.epochs,
-        least_steps=given.least_steps,
-        seed=seed,
-        workers=1,
-    )
+    options = TrainOptions.of("detector", epochs=given.joint_epochs, seed=seed, workers=1, tensorboard=False)
     return UnpickerLearner(database, replace(UnpickerTraining(options, update_epochs=given.epochs), **way))  # type: ignore[arg-type]
 
 

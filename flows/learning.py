@@ -108,10 +108,10 @@ def learn(parameters: LearnParameters) -> Path:
     common = {"database": p.database, "models": p.root, "joint_every": p.joint_every, "micrographs": p.micrographs}
     detector, unpicker = UpdateDetectorParameters(**common), UpdateUnpickerParameters(**common)  # type: ignore[arg-type]
     failures = [failed] if failed else []
+    if p.unpicker:  # first: the agreement with it is a measure of the detector
+        failures += filter(None, [_tried("update unpicker", lambda: run_stage(update_unpicker, unpicker))[1]])
     if p.detector:
         failures += filter(None, [_tried("update detector", lambda: run_stage(update_detector, detector))[1]])
-    if p.unpicker:
-        failures += filter(None, [_tried("update unpicker", lambda: run_stage(update_unpicker, unpicker))[1]])
     page = write_models_page(p.root, (detector.name, unpicker.name), (*notes, *failures))
     show_link("learning", page, "the page of the models")
     if failures:

@@ -14,12 +14,13 @@ import numpy.typing as npt
 from cryoflow.database.store import Database
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import LabeledProject, best_entries, labeled, project_labels
-from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, outcomes
+from cryoflow.detector.metrics import HIT, ScoredDetections, outcomes
 from cryoflow.detector.model import Detector
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
-from cryoflow.detector.training_data import prepared_example, with_rule
+from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
 from cryoflow.errors import BadInput
+from cryoflow.learning.agreement import PreparedUnpicker
 from cryoflow.learning.detector_items import crops, divided, labels_of
 from cryoflow.learning.items import Item, Piece
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
@@ -84,17 +85,24 @@ class DetectorLearner:
         *,
         base: Detector | None = None,
         diameter_A: float | None = None,
+        unpicker: PreparedUnpicker | None = None,
     ) -> None:
         self.database = database
         self.training = training or DetectorTraining()
         self.start = base or Detector.general()
         self.diameter_A = diameter_A
+        self.unpicker = unpicker
         self._labels: dict[str, tuple[LabeledProject, PickSet]] = {}
 
     @property
     def recipe(self) -> str:
         """Return a fingerprint of what decides the result, besides labels and micrographs."""
         return fingerprint_of_values([asdict(self.training), self.start.fingerprint, self.diameter_A])
+
+    @property
+    def measure(self) -> str:
+        """Return what counts depend on besides model and labels: the un-picker that scores picks."""
+        return f"recall and agreement with {self.unpicker.mark if self.unpicker else 'none'}"
 
     def base(self) -> Path | None:
         """Return the model that joint training starts from."""
@@ -132,7 +140,8 @@ class DetectorLearner:
         folder.mkdir(parents=True, exist_ok=True)
         project, positives = self._labels[source.project]
         defocus = {m.name: m.defocus_A for m in picked_micrographs(positives, diameter_A=project.diameter_A)[0]}
-        items, failed = [], []
+        made: list[tuple[str, Example]] = []
+        failed = []
         for labels in project.micrographs:
             if labels.name not in wanted:
                 continue
@@ -142,16 +151,20 @@ class DetectorLearner:
             except BadInput as error:
                 failed.append(error)
                 continue
-            items.append(
-                Item(
-                    source.project,
-                    wanted[labels.name],
-                    example.pixels,
-                    labels_of(example),
-                    defocus.get(labels.name, math.nan),
-                    project.diameter_A,
-                )
+            made.append((labels.name, example))
+        # Of the base detector, whatever the version: it decides how many picks are compared, which must not move.
+        prior = class_prior_of(self.start, [example for _, example in made])
+        items = [
+            Item(
+                source.project,
+                wanted[name],
+                example.pixels,
+                labels_of(replace(example, class_prior=prior)),
+                defocus.get(name, math.nan),
+                project.diameter_A,
             )
+            for name, example in made
+        ]
         return items, failed
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:
@@ -220,23 +233,24 @@ class DetectorLearner:
         return model
 
     def count(self, model: Path, items: Sequence[Item]) -> list[MicrographCounts]:
-        """Score a model on held-out items: as many picks of each as it has particles and candidates of unknown fate.
+        """Score a model on held-out items by the recall of their particles at a fixed number of picks.
 
-        With the number of picks fixed no threshold matters, and picks on candidates of unknown fate count neither way,
-        so that the figure means something where the labels are not all particles that there are.
+        The number is that of the particles, and of the particles expected among candidates of unknown fate. With it
+        fixed no threshold matters, and a pick that no label decides costs nothing but its place among the best. Where
+        there are such candidates, the un-picker also scores the same picks.
         """
         counts = []
         for item, scored in _picked(model, items):
-            outcome = outcomes(scored, WITHIN)
-            counts.append(
-                MicrographCounts(
-                    item.project,
-                    item.content,
-                    len(scored.true_xy_px),
-                    int((outcome != IGNORED).sum()),
-                    int((outcome == HIT).sum()),
-                )
-            )
+            n_true, n_unknown = len(scored.true_xy_px), len(scored.ignored_xy_px)
+            n_fixed = n_true + round(float(item.labels["class_prior"]) * n_unknown)
+            best = np.argsort(-scored.score, kind="stable")[:n_fixed]
+            scored = replace(scored, xy_px=scored.xy_px[best], score=scored.score[best])
+            hits = int((outcomes(scored, WITHIN) == HIT).sum())
+            n_scored = n_agreed = 0
+            if self.unpicker and n_unknown:
+                kept = self.unpicker.keeps(np.asarray(item.map_pixels()), scored.xy_px, item.project)
+                n_scored, n_agreed = n_fixed, int(kept.sum())
+            counts.append(MicrographCounts(item.project, item.content, n_true, n_true, hits, n_scored, n_agreed))
         return counts
 
     def fit_of(self, model: Path, items: Sequence[Item]) -> LabelFit:

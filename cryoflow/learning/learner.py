@@ -72,6 +72,10 @@ class Learner(Protocol):
     def recipe(self) -> str:
         """Return a fingerprint of what decides the result, besides labels and micrographs."""
 
+    @property
+    def measure(self) -> str:
+        """Return what `count` depends on besides model and item; counts of another measure are not compared."""
+
     def base(self) -> Path | None:
         """Return the model that joint training starts from; None starts from random weights."""
 

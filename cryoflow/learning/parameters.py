@@ -97,6 +97,8 @@ class UpdateDetectorParameters(UpdateParameters):
     """Rounds of a training on all projects."""
     steps: Annotated[Count, Option(group=RARE)] = 50
     """Batches of a round."""
+    unpicker: Annotated[str, Option(group=RARE, examples=("unpicker",))] = "unpicker"
+    """Name of the un-picker in the registry whose agreement must not fall where labels are incomplete."""
     seed: Annotated[int, Ge(0), Option(group=RARE)] = 1
     """Another number is another random start."""
 
@@ -109,8 +111,8 @@ class UpdateUnpickerParameters(UpdateParameters):
     """Name of the model in the registry."""
     epochs: Annotated[Count, Option(group=RARE)] = 8
     """Most epochs of an update."""
-    joint_epochs: Annotated[Count, Option(group=RARE)] = 30
-    """Most epochs of a training on all projects."""
+    joint_epochs: Annotated[Count | None, Option(group=RARE)] = None
+    """Most epochs of a training on all projects; by default those of `unpicker train`."""
     seed: Annotated[int, Ge(0), Option(group=RARE)] = 0
     """Another number is another random start."""
 

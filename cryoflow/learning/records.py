@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -47,19 +48,27 @@ def f1_of(counts: Sequence[MicrographCounts]) -> float:
     return f1(np.array([[c.n_reference, c.n_picks, c.n_matched] for c in counts], np.float64))
 
 
-def write_counts(path: Path, counts: Sequence[MicrographCounts]) -> None:
-    """Write what a version scored on each held-out micrograph, so that it need not be scored again."""
-    rows = [[c.project, c.micrograph, c.n_reference, c.n_picks, c.n_matched] for c in counts]
-    write_atomically(path, json.dumps(rows) + "\n")
+def write_counts(path: Path, measure: str, counts: Sequence[MicrographCounts]) -> None:
+    """Write what a version scored on each held-out micrograph, so that it need not be scored again.
+
+    Parameters
+    ----------
+    measure
+        How they were counted: see `cryoflow.learning.learner.Learner.measure`.
+    """
+    write_atomically(path, json.dumps({"measure": measure, "counts": [astuple(c) for c in counts]}) + "\n")
 
 
-def read_counts(path: Path) -> dict[tuple[str, str], MicrographCounts]:
-    """Return the counts of a version by project and micrograph; empty where it has none."""
+def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCounts]:
+    """Return the counts of a version by project and micrograph; empty where it has none, or counted otherwise."""
     try:
-        rows = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
-        counts = [MicrographCounts(str(p), str(m), int(r), int(n), int(k)) for p, m, r, n, k in rows]
+        found = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
+        if isinstance(found, list):  # of before measures had names
+            found = {"measure": "", "counts": found}
+        rows = found["counts"] if found["measure"] == measure else []
+        counts = [MicrographCounts(str(p), str(m), *(int(n) for n in numbers)) for p, m, *numbers in rows]
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise BadInput(path, f"holds no counts: {error}.", "Restore it from a copy of the model.") from error
     return {(c.project, c.micrograph): c for c in counts}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cryoflow.database.store import Database
 from cryoflow.learning.learner import Learner, Say
@@ -11,25 +12,45 @@ from cryoflow.learning.update import UpdateResult, update
 from cryoflow.learning.update_material import UpdateOptions
 from cryoflow.models.registry import ModelRegistry
 
+if TYPE_CHECKING:
+    from cryoflow.unpicker.train_options import TrainOptions
+
 
 def update_detector(p: UpdateDetectorParameters, *, say: Say) -> UpdateResult:
     """Let the detector learn what is new; see `cryoflow.learning.update`."""
+    from cryoflow.detector.model import Detector
+    from cryoflow.learning.agreement import unpicker_in_use
     from cryoflow.learning.detector_learner import DetectorLearner, DetectorTraining
 
     training = DetectorTraining(
         rounds=p.rounds, joint_rounds=p.joint_rounds, steps=p.steps, at_most=p.micrographs, seed=p.seed
     )
-    return _update(p, p.name, DetectorLearner(Database(p.database), training, diameter_A=p.diameter_A), say)
+    base = Detector.general()
+    unpicker = unpicker_in_use(ModelRegistry(p.root), p.unpicker, base.pixels_per_diameter, say)
+    learner = DetectorLearner(Database(p.database), training, base=base, diameter_A=p.diameter_A, unpicker=unpicker)
+    return _update(p, p.name, learner, say)
 
 
 def update_unpicker(p: UpdateUnpickerParameters, *, say: Say) -> UpdateResult:
     """Let the unpicker learn what is new; see `cryoflow.learning.update`."""
     from cryoflow.learning.unpicker_learner import UnpickerLearner, UnpickerTraining
-    from cryoflow.unpicker.train_options import TrainOptions
 
-    options = replace(TrainOptions(), epochs=p.joint_epochs, seed=p.seed)
+    options = unpicker_options(ModelRegistry(p.root), p.name)
+    options = replace(options, epochs=p.joint_epochs or options.epochs, seed=p.seed)
     training = UnpickerTraining(options, update_epochs=p.epochs, at_most=p.micrographs)
     return _update(p, p.name, UnpickerLearner(Database(p.database), training, diameter_A=p.diameter_A), say)
+
+
+def unpicker_options(registry: ModelRegistry, name: str) -> TrainOptions:
+    """Return the recipe of the network of the version in use, whose exemplars are what it takes; else the default."""
+    from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.train_options import TrainOptions
+
+    current = registry.current(name) if registry.holds(name) else None
+    if current is None:
+        return TrainOptions.of("detector")
+    bundle = ModelBundle.load(current.model)
+    return TrainOptions.of(bundle.architecture.name, preprocessing=bundle.preprocessing)
 
 
 def _update(p: UpdateParameters, name: str, learner: Learner, say: Say) -> UpdateResult:

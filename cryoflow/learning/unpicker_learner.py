@@ -1,9 +1,13 @@
-"""The unpicker as a learner: patches of picks, with what became of each, are its exemplars."""
+"""The unpicker as a learner: features (or patches) of picks, with what became of each, are its exemplars.
+
+A version keeps the architecture and the detector of the first one: exemplars are what that network takes, and cannot be
+made again once micrographs are archived.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,13 +34,15 @@ from cryoflow.unpicker.prepared_split import PreparedSplit, Progress
 from cryoflow.unpicker.train_options import TrainOptions
 
 EXEMPLARS = 1024
-"""Exemplars of a project: 1,024 patches of two channels are some 12 MB."""
+"""Exemplars of a project: with features in four orientations, or patches of two channels, some 12 MB."""
+LEARNED_ORIENTATIONS = 4
+"""Orientations in which features of picks are taken; all eight would double time and size."""
 LOOKED_AT = 4096
 """Patches of a project among which the exemplars are chosen."""
 SET_APART = 5
 """Each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
-REPLAYED_OF_EACH = 64
-"""Patches that an update replays of each earlier project at least; it replays as many as are new in all."""
+REPLAYED_OF_EACH = 256
+"""Picks that an update replays of each earlier project at least; it replays as many as are new in all."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class UnpickerTraining:
         Most micrographs of a project.
     """
 
-    options: TrainOptions = field(default_factory=TrainOptions)
+    options: TrainOptions = field(default_factory=lambda: TrainOptions.of("detector"))
     update_epochs: int = 8
     update_learning_rate: float = 5e-4
     replay: bool = True
@@ -80,7 +86,14 @@ class UnpickerLearner:
     def recipe(self) -> str:
         """Return a fingerprint of what decides the result, besides labels and micrographs."""
         t = self.training
-        return fingerprint_of_values([{**asdict(t), "options": t.options.deciding()}, self.diameter_A])
+        own = {f.name: getattr(t, f.name) for f in fields(t) if f.name != "options"}
+        given = t.options.preprocessing
+        return fingerprint_of_values([own, t.options.deciding(), given and given.to_json(), self.diameter_A])
+
+    @property
+    def measure(self) -> str:
+        """Return "": counts depend on model and labels alone."""
+        return ""
 
     def base(self) -> Path | None:
         """Return None: no unpicker comes with cryoflow, a training on all projects starts from random weights."""
@@ -123,10 +136,11 @@ class UnpickerLearner:
         return found, notes
 
     def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
-        """Cut the patches of some micrographs (name -> content); those done before are not done again."""
+        """Make what the network takes of some micrographs (name -> content); those done before are not done again."""
         mine = [m for name, m in sorted(self._micrographs[source.project].items()) if name in wanted]
         preprocessing = self.training.options.preprocessing_for(source.diameter_A)
-        prepared = prepare(preprocessing, mine, folder, workers=self.training.options.workers)
+        extractor = preprocessing.with_orientations(LEARNED_ORIENTATIONS)
+        prepared = prepare(extractor, mine, folder, workers=self.training.options.workers)
         items = [
             Item(
                 source.project,
@@ -154,7 +168,7 @@ class UnpickerLearner:
             points = features(
                 np.array([items[i].defocus_A for i, _ in these]),
                 np.array([float(len(items[i].labels["label"])) for i, _ in these]),
-                np.stack([looks(items[i].map_pixels()[j]) for i, j in these]),
+                np.stack([_looks(items[i].map_pixels()[j]) for i, j in these]),
             )
             chosen += [these[k] for k in most_varied(points, EXEMPLARS // len(kinds)).tolist()]
         pieces = []
@@ -249,6 +263,11 @@ def _scored(model: Path, items: Sequence[Item]) -> Iterator[tuple[Item, npt.NDAr
         yield item, labels[known], logits[known]
 
 
+def _looks(patch: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+    """Return what tells patches apart: the detector's features as they are, pixels by their power spectrum."""
+    return patch[0, 0].astype(np.float64) if patch.shape[1] == 1 else looks(patch)
+
+
 @lru_cache(maxsize=2)
 def _loaded(model: Path, _changed_ns: int) -> ModelBundle:
     return ModelBundle.load(model)
@@ -267,13 +286,16 @@ def _divided(items: Sequence[Item]) -> tuple[tuple[CachedMicrograph, ...], tuple
 
 
 def _replayed(kept: Sequence[Item], n_new: int) -> list[Item]:
-    """Return exemplars of all earlier projects, about as many patches as are new, some of each project at least."""
+    """Return exemplars of all earlier projects, about as many picks as are new, some of each project at least.
+
+    Micrographs come in the order of their fingerprints, that is at random: the first ones by name are often alike.
+    """
     projects = list(dict.fromkeys(i.project for i in kept))
     of_each = max(REPLAYED_OF_EACH, n_new // max(len(projects), 1))
     chosen = []
     for project in projects:
         n = 0
-        for item in (i for i in kept if i.project == project):
+        for item in sorted((i for i in kept if i.project == project), key=lambda i: i.content):
             if n < of_each:
                 chosen.append(item)
                 n += len(item.labels["label"])

@@ -216,10 +216,10 @@ class OneUpdate(UpdateMaterial):
         known = {(i.project, i.content) for i in held_out}
         held_out += [i for p in projects for i in p.held_out if (i.project, i.content) not in known]
         after = self.learner.count(model, held_out)
-        write_counts(model / COUNTS, after)
+        write_counts(model / COUNTS, self.learner.measure, after)
         before = self.counts_in_use(held_out)
         if self.start is None:  # nothing is found without a model
-            before = [replace(c, n_matched=0) for c in after]
+            before = [replace(c, n_matched=0, n_agreed=0) for c in after]
         return compare(before, after, known_projects=self.before.keys(), rule=self.options.rule)
 
     def _register(

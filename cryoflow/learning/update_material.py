@@ -85,7 +85,7 @@ class UpdateMaterial:
         self.current = registry.current(name)
         self.before = {t.project: t for t in self.current.card.trained_on} if self.current else {}
         self.start = self.current.model if self.current else learner.base()
-        self.counts = read_counts(self.current.model / COUNTS) if self.current else {}
+        self.counts = read_counts(self.current.model / COUNTS, learner.measure) if self.current else {}
         self.held_out: dict[str, list[Item]] = {}
 
     def prepare(

@@ -2,7 +2,8 @@
 
 Both versions are scored on the same held-out micrographs. The candidate passes only where the mean F1 of the projects
 that were known before falls by at most `GateRule.max_macro_fall`, that of no single one by more than
-`max_project_fall`, and the new projects gain, unless they were found nearly perfectly before.
+`max_project_fall`, and the new projects gain, unless they were found nearly perfectly before. Where an un-picker scored
+the picks, its agreement with them must not fall by more, either.
 Intervals are a paired bootstrap over micrographs.
 """
 
@@ -31,6 +32,9 @@ class GateRule:
 class MicrographCounts:
     """Picks of one version on one held-out micrograph, against its reference picks.
 
+    Where the reference is incomplete, precision means nothing: `n_picks` is then `n_reference`, and F1 is the recall at
+    a fixed number of picks.
+
     Attributes
     ----------
     n_reference
@@ -39,6 +43,9 @@ class MicrographCounts:
         Picks that the version kept or made.
     n_matched
         Of these, matched one to one with the reference.
+    n_scored, n_agreed
+        Best picks that an un-picker scored, and those that it takes for particles; 0 where the reference is complete or
+        there is no un-picker.
     """
 
     project: str
@@ -46,11 +53,16 @@ class MicrographCounts:
     n_reference: int
     n_picks: int
     n_matched: int
+    n_scored: int = 0
+    n_agreed: int = 0
 
 
 @dataclass(frozen=True)
 class ProjectChange:
-    """F1 of one project before and after; `low` and `high` bound the change. NaN where a version was not scored."""
+    """F1 of one project before and after; `low` and `high` bound the change. NaN where a version was not scored.
+
+    `agreed_before` and `agreed_after` are shares of the best picks that an un-picker takes for particles.
+    """
 
     project: str
     is_new: bool
@@ -59,6 +71,8 @@ class ProjectChange:
     f1_after: float
     low: float
     high: float
+    agreed_before: float = float("nan")
+    agreed_after: float = float("nan")
 
     @property
     def change(self) -> float:
@@ -102,7 +116,7 @@ def compare(
         _change(project, before, after, project not in known_projects, rule, seed)
         for project in sorted({c.project for c in after})
     )
-    reasons = [*_falls(changes, rule), *_gain(changes, rule)]
+    reasons = [*_falls(changes, rule), *_agreement_falls(changes, rule), *_gain(changes, rule)]
     accepted = not reasons
     if accepted:
         old = [c for c in changes if not c.is_new]
@@ -128,6 +142,27 @@ def _falls(changes: Sequence[ProjectChange], rule: GateRule) -> list[str]:
             reasons.append(
                 f"{c.project}: F1 {c.f1_before:.3f} -> {c.f1_after:.3f} ({c.low:+.3f} to {c.high:+.3f} on "
                 f"{c.n_micrographs} micrographs); a fall of at most {rule.max_project_fall} is allowed"
+            )
+    return reasons
+
+
+def _agreement_falls(changes: Sequence[ProjectChange], rule: GateRule) -> list[str]:
+    """Return what an un-picker holds against the candidate's picks on projects that were known before."""
+    scored = [c for c in changes if not c.is_new and not np.isnan(c.agreed_after)]
+    if not scored:
+        return []
+    reasons = []
+    macro = float(np.mean([c.agreed_after - c.agreed_before for c in scored]))
+    if not macro >= -rule.max_macro_fall - _ROUNDING:
+        reasons.append(
+            f"mean agreement with the un-picker on {len(scored)} known projects changes by {macro:+.3f}; "
+            f"at most -{rule.max_macro_fall} is allowed"
+        )
+    for c in scored:
+        if not c.agreed_after - c.agreed_before >= -rule.max_project_fall - _ROUNDING:
+            reasons.append(
+                f"{c.project}: agreement with the un-picker {c.agreed_before:.3f} -> {c.agreed_after:.3f}; "
+                f"a fall of at most {rule.max_project_fall} is allowed"
             )
     return reasons
 
@@ -178,7 +213,15 @@ def _change(
     differences = _f1_of_sums(weights @ new) - _f1_of_sums(weights @ old)
     tail = (1 - rule.confidence) / 2
     low, high = np.quantile(differences, (tail, 1 - tail))
-    return ProjectChange(project, is_new, n, f1(old), f1(new), float(low), float(high))
+    agreed = (_agreement(counts, project) for counts in (before, after))
+    return ProjectChange(project, is_new, n, f1(old), f1(new), float(low), float(high), *agreed)
+
+
+def _agreement(counts: Sequence[MicrographCounts], project: str) -> float:
+    """Return the share of a project's scored picks that the un-picker takes for particles; NaN without any."""
+    mine = [c for c in counts if c.project == project]
+    scored = sum(c.n_scored for c in mine)
+    return sum(c.n_agreed for c in mine) / scored if scored else float("nan")
 
 
 def _table(counts: Sequence[MicrographCounts], project: str) -> npt.NDArray[np.float64]:

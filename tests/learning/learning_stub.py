@@ -47,6 +47,7 @@ class StubLearner:
     forgets: float = 0.0
     kind: ModelKind = "detector"
     recipe: str = "stub"
+    measure: str = ""
     start: Path | None = None
     learned: list[str] = field(default_factory=list)
     """Contents of the micrographs that it was given to learn from."""

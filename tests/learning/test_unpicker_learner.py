@@ -10,12 +10,15 @@ import pytest
 
 from cryoflow.database import Database
 from cryoflow.learning.items import read_pieces
-from cryoflow.learning.unpicker_learner import EXEMPLARS, UnpickerLearner, UnpickerTraining
+from cryoflow.learning.stage import unpicker_options
+from cryoflow.learning.unpicker_learner import EXEMPLARS, LEARNED_ORIENTATIONS, UnpickerLearner, UnpickerTraining
 from cryoflow.learning.update import UpdateResult, update
 from cryoflow.learning.update_material import EXEMPLARS as KEPT
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.train import BEFORE
 from cryoflow.unpicker.train_options import TrainOptions
 
 SHORT = UnpickerTraining(
@@ -46,6 +49,54 @@ def test_exemplars_are_patches_of_each_label_with_their_labels(tmp_path: Path) -
         dark = centers.mean(axis=(1, 2)) < -1
         assert dark[piece.labels["label"] == 1].all()  # particles are dark, and in the middle of their patches
         assert dark[piece.labels["label"] != 1].mean() < 0.3
+
+
+def test_exemplars_of_features_differ_in_them_and_keep_their_orientations(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    home = small.add_project(database, tmp_path, "A", seed=1, n=2, n_false=9)
+    learner = UnpickerLearner(database)
+    source = learner.sources()[0][0]
+    items, failed = learner.prepare(source, {n: checksum(home / n) for n in source.paths}, tmp_path / "prepared")
+    assert not failed
+    pieces = learner.exemplars(items)
+    n_features = learner.training.options.preprocessing_for(160.0).n_channels
+    assert {p.pixels.shape[1:] for p in pieces} == {(LEARNED_ORIENTATIONS, 1, n_features)}
+    for piece, item in zip(pieces, items, strict=True):
+        assert not np.array_equal(piece.pixels[:, 0], piece.pixels[:, 1])
+        np.testing.assert_array_equal(piece.pixels, item.map_pixels())  # fewer than are kept: all, in their order
+        np.testing.assert_array_equal(piece.labels["label"], item.labels["label"])
+
+
+def test_an_update_goes_on_with_the_network_of_the_version_in_use(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    first = unpicker_options(registry, "unpicker")
+    patches = TwoChannelPreprocessing(pixels_per_diameter=22.0)
+    ModelBundle(TrainOptions().network(patches), patches, {}, 160.0).save(tmp_path / "of_before")
+    registry.promote("unpicker", registry.add("unpicker", "unpicker", tmp_path / "of_before").number, "of before")
+    then = unpicker_options(registry, "unpicker")
+    assert (first.architecture, first.preprocessing) == ("detector", None)
+    assert (then.architecture, then.preprocessing, then.batch) == ("residual", patches, TrainOptions().batch)
+    recipes = {UnpickerLearner(Database(tmp_path / "d"), UnpickerTraining(options)).recipe for options in (first, then)}
+    assert len(recipes) == 2
+
+
+@pytest.mark.slow
+def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    options = TrainOptions.of("detector", epochs=2, least_steps=6, tensorboard=False)
+    learner = UnpickerLearner(database, UnpickerTraining(options, update_epochs=2))
+    registry = ModelRegistry(tmp_path / "models")
+    for number, project in enumerate("AB", start=1):
+        small.add_project(database, tmp_path, project, seed=number, sigma_px=12 - 2 * number, n_false=9)
+        result = update(registry, "unpicker", learner, say=lambda _: None)
+        assert (result.outcome, result.learned, result.joint) == ("promoted", (project,), number == 1), result
+    models = [ModelBundle.load(v.model) for v in registry.versions("unpicker")]
+    assert models[1].architecture.name == "detector"
+    assert models[1].preprocessing == models[0].preprocessing
+    replayed = {r.content for r in models[1].manifest if r.data_set == "A" and r.part != BEFORE}
+    assert replayed == {r.content for r in models[0].manifest}  # fewer picks than are replayed: all micrographs
+    name = "standardize/moving_mean"
+    np.testing.assert_array_equal(models[1].weights[name], models[0].weights[name])
 
 
 @pytest.mark.slow

@@ -320,3 +320,26 @@ def test_a_damaged_list_of_projects_quarantined_is_one_clear_error(
     (registry.root / NAME / module.QUARANTINE).write_text(json.dumps([1]))
     with pytest.raises(BadInput, match=module.QUARANTINE):
         run(registry, StubLearner([project("A")]))
+
+
+def test_the_version_in_use_is_scored_anew_when_scores_would_mean_something_else(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    current = registry.current(NAME)
+    assert current is not None
+    scored: list[str] = []
+    count = StubLearner.count
+
+    def counting(self: StubLearner, model: Path, items: Any) -> Any:
+        scored.extend(i.project for i in items if model == current.model)
+        return count(self, model, items)
+
+    monkeypatch.setattr(StubLearner, "count", counting)
+    learner.projects.append(project("B", skill=0.3))
+    assert run(registry, learner).outcome == "candidate"
+    assert set(scored) == {"B"}  # those of A are known from the day of its update
+    learner.measure = "with another un-picker"
+    assert run(registry, learner, again=True).outcome == "candidate"
+    assert set(scored) == {"A", "B"}

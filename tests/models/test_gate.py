@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,3 +83,27 @@ def test_the_limits_are_those_of_the_rule() -> None:
     before, after = counts("A", 0.90) + counts("N", 0.4), counts("A", 0.85) + counts("N", 0.5)
     assert not compare(before, after, known_projects={"A"}).accepted
     assert compare(before, after, known_projects={"A"}, rule=GateRule(0.1, 0.1)).accepted
+
+
+def agreeing(project: str, share: float) -> list[MicrographCounts]:
+    return [MicrographCounts(project, f"m{i}", 100, 100, 90, 100, round(100 * share)) for i in range(8)]
+
+
+def test_a_candidate_whose_picks_the_unpicker_holds_for_no_particles_is_refused() -> None:
+    def verdict(a: float, b: float) -> Verdict:
+        before = [*agreeing("A", 0.90), *agreeing("B", 0.90), *counts("N", 0.4)]
+        after = [*agreeing("A", a), *agreeing("B", b), *counts("N", 0.7)]
+        return compare(before, after, known_projects={"A", "B"})
+
+    assert verdict(0.89, 0.89).accepted
+    assert verdict(0.88, 0.88).reasons[0].startswith("mean agreement with the un-picker on 2 known projects changes by")
+    assert verdict(0.86, 0.95).reasons == (
+        "A: agreement with the un-picker 0.900 -> 0.860; a fall of at most 0.03 is allowed",
+    )
+
+
+def test_complete_projects_and_new_ones_need_no_agreement() -> None:
+    before = [*counts("A", 0.9), *agreeing("N", 0.9)]
+    after = [*counts("A", 0.9), *[*agreeing("N", 0.2)]]
+    after = [replace(c, n_matched=95) if c.project == "N" else c for c in after]
+    assert compare(before, after, known_projects={"A"}).accepted
