@@ -12,6 +12,16 @@ Float = npt.NDArray[np.float64]
 LISTED_PROBABILITY = 0.05
 """No derived threshold is lower: there are thousands of such peaks, and hardly one is right."""
 
+SPREAD_OF_OFFSETS = 2.5
+"""Standard deviation of the offsets that `best_threshold` averages over.
+
+Offsets of 50 validation specimens have one of 1.1, but their slopes differ too. Mean F1 on them at the derived
+thresholds: 0.863 for 0, 0.864 for 1, 0.872 for 2, 0.875 for 2.5 and 0.876 for 3, where precision is 0.02 lower.
+"""
+
+_N_OFFSETS = 9
+_SMALLEST = 1e-6
+
 
 def fit_calibration(logit: Float, hit: npt.NDArray[np.bool_]) -> Calibration:
     """Return the calibration of least negative log-likelihood; the plain one where only one kind of peak is there.
@@ -45,6 +55,25 @@ def expected_f1_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
 
 
 def best_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
-    """Return the threshold of the greatest expected F1, at least `LISTED_PROBABILITY`, and that F1."""
-    threshold, f1 = expected_f1_threshold(probability)
-    return max(threshold, LISTED_PROBABILITY), f1
+    """Return the threshold for picks of one specimen, and the F1 that their probabilities promise at it.
+
+    Probabilities are right for many specimens together; those of one specimen are too high or too low by a common
+    offset of the logit, which no label tells. The threshold has the greatest expected F1 averaged over offsets from a
+    normal distribution, and is at least `LISTED_PROBABILITY`. It is lower than the one of `expected_f1_threshold`
+    where scores are low: hundreds of particles of a faint specimen are lost otherwise, for few wrong picks.
+    """
+    p = np.sort(np.asarray(probability, np.float64).ravel())[::-1]
+    if not len(p):
+        return 0.5, 0.0
+    logit = np.log(np.clip(p, _SMALLEST, 1 - _SMALLEST)) - np.log1p(-np.clip(p, _SMALLEST, 1 - _SMALLEST))
+    kept = np.arange(1, len(p) + 1)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_N_OFFSETS)
+    mean_f1 = np.zeros(len(p))
+    for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+        hits = np.cumsum(1 / (1 + np.exp(-(logit + SPREAD_OF_OFFSETS * node))))
+        mean_f1 += weight * 2 * hits / (kept + hits[-1])
+    best = int(np.argmax(mean_f1))
+    lower = p[best + 1] if best + 1 < len(p) else 0.0
+    threshold = max(float(p[best] + lower) / 2, LISTED_PROBABILITY)
+    n_kept = int((p >= threshold).sum())
+    return threshold, float(2 * p[:n_kept].sum() / (n_kept + p.sum()))

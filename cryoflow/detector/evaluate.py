@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from cryoflow.detector.calibrate import expected_f1_threshold
+from cryoflow.detector.calibrate import best_threshold
 from cryoflow.detector.diameter import estimate_diameter
 from cryoflow.detector.loading import check_diameter
 from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
@@ -71,7 +71,7 @@ def evaluate_set(
 def figures_of(scored: list[ScoredDetections]) -> dict[str, object]:
     """Return the figures of some micrographs as one flat record; unknown ones are None."""
     probability = np.concatenate([s.score for s in scored]) if scored else np.zeros(0)
-    threshold = expected_f1_threshold(probability)[0]
+    threshold = best_threshold(probability)[0]
     row: dict[str, object] = {"threshold": round(threshold, 4)}
     for within in WITHIN:
         of_all = figures(scored, within, threshold)

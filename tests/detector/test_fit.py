@@ -98,9 +98,15 @@ from pathlib import Path
 import numpy as np
 from cryoflow.unpicker.devices import load_keras
 load_keras()
-import tensorflow as tf
-(cpu,) = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    DEVICES = ("CPU:0", "CPU:1")
+else:
+    DEVICES = tuple(keras.distribution.list_devices())
+    assert len(DEVICES) == 2, DEVICES
 from cryoflow.detector.fit import FitOptions, fit
 from cryoflow.detector.network import DetectorArchitecture
 made = np.load(sys.argv[1])
@@ -113,10 +119,10 @@ class Twice:
 options = FitOptions(rounds=2, steps=3, seed=5)
 tiny = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
 found = {}
-for name, devices in (("one", ()), ("two", ("CPU:0", "CPU:1"))):
+for name, devices in (("one", ()), ("two", DEVICES)):
     weights, history = fit(tiny, Twice(), [], Path(sys.argv[2]) / name, options, fingerprint="a", devices=devices)
     found[name] = (weights, [h["loss"] for h in history])
-again, _ = fit(tiny, Twice(), [], Path(sys.argv[2]) / "two", options, fingerprint="a", devices=("CPU:0", "CPU:1"))
+again, _ = fit(tiny, Twice(), [], Path(sys.argv[2]) / "two", options, fingerprint="a", devices=DEVICES)
 (one, loss), (two, shared_loss) = found["one"], found["two"]
 np.testing.assert_allclose(shared_loss, loss, rtol=1e-3)
 for key in one:
@@ -126,10 +132,23 @@ print("two devices")
 """
 
 
+ON_JAX = {
+    "KERAS_BACKEND": "jax",
+    "JAX_PLATFORMS": "cpu",
+    # Two devices of one processor; without optimization, for compiling takes most of the time.
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+}
+
+
 @pytest.mark.slow
-def test_two_devices_share_a_batch_and_come_to_what_one_comes_to(stream: CropStream, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_devices_share_a_batch_and_come_to_what_one_comes_to(
+    stream: CropStream, tmp_path: Path, backend: str
+) -> None:
+    pytest.importorskip(backend)  # JAX is no dependency: its compiler takes 350 MB
     x, y = stream.batch(0)
     np.savez(tmp_path / "made.npz", x=x, y=y)
     arguments = [sys.executable, "-c", SHARED, str(tmp_path / "made.npz"), str(tmp_path)]
-    run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, **(ON_JAX if backend == "jax" else {})}
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=900, env=environment)
     assert "two devices" in run.stdout, run.stderr[-3000:]
