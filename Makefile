@@ -11,7 +11,7 @@
 BIN := .venv/bin
 MADE := $(if $(filter 1,$(GPU)),.venv/with-gpu,.venv/made-from-lock)
 PYTEST := $(BIN)/python -m pytest
-SITE := slurm or slurmrestd or docker or apptainer or pickers or browser
+SITE := slurm or slurmrestd or docker or apptainer or pickers or browser or nginx
 ARGS :=
 
 help:

@@ -131,6 +131,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     "apptainer": cache(lambda: _answers("apptainer", "version")),
     "pickers": cache(lambda: all(shutil.which(name, path=pickers_path()) for name in ("topaz", "cryolo_predict"))),
     "browser": cache(lambda: bool(shutil.which("chromium"))),
+    "nginx": cache(lambda: bool(shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"))),
 }
 """Marker -> whether this machine has what tests with that marker need."""
 
