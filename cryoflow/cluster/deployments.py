@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryoflow.cluster import docker
+from cryoflow.cluster.choices import Choices
 from cryoflow.cluster.exit_reason import SLURM_TYPE
 from cryoflow.cluster.forms import offered_values, restrict_paths
 from cryoflow.cluster.start_stage import PATIENCE
@@ -229,11 +230,14 @@ def deployments(settings: Settings, profile: ProfileName) -> Iterator[RunnerDepl
     """Return all deployments of a profile, not yet registered."""
     import cryoflow
 
+    choices = Choices(settings)
     for stage in STAGES:
-        yield _deployment(stage, settings, profile, cryoflow.__version__)
+        yield _deployment(stage, settings, profile, cryoflow.__version__, choices)
 
 
-def _deployment(stage: DeployedStage, settings: Settings, profile: ProfileName, version: str) -> RunnerDeployment:
+def _deployment(
+    stage: DeployedStage, settings: Settings, profile: ProfileName, version: str, choices: Choices
+) -> RunnerDeployment:
     from prefect.deployments.runner import EntrypointType  # type: ignore[attr-defined]
     from prefect.schedules import Cron
 
@@ -251,6 +255,8 @@ def _deployment(stage: DeployedStage, settings: Settings, profile: ProfileName, 
     )
     schema = deployment._parameter_openapi_schema.model_dump(exclude_unset=True)
     restrict_paths(schema, settings)
+    if flow.name not in INTERNAL_FLOWS:
+        choices.offer(schema)
     deployment._parameter_openapi_schema = type(deployment._parameter_openapi_schema).model_validate(schema)
     deployment.parameters = {"parameters": parameters} if parameters else offered_values(schema, settings)
     return deployment

@@ -85,6 +85,35 @@ def test_forms_offer_the_sites_database_projects_models_and_masks(forms: dict[st
     assert "masks" not in forms["pick"].parameters["parameters"]  # whether to write them
 
 
+def test_entries_and_projects_are_chosen_from_lists_that_a_deploy_refreshes_or_typed(tmp_path: Path) -> None:
+    from prefect.utilities.schema_tools.validation import validate
+
+    from cryoflow.database import layout
+
+    settings = Settings(database=tmp_path)
+
+    def lists() -> tuple[dict[str, Any], dict[str, Any]]:
+        """Schema of `export`, and of each of its fields with a list what can be chosen."""
+        (export,) = [d for d in deployments(settings, ProfileName.SLURM_BARE) if d.flow_name == "export"]
+        schema = export._parameter_openapi_schema.model_dump(exclude_unset=True)
+        fields = schema["definitions"]["ExportParameters"]["properties"]
+        offered = {name: field["anyOf"][0]["items"]["enum"] for name, field in fields.items() if "anyOf" in field}
+        return schema, offered
+
+    assert not {"entries", "projects"} & set(lists()[1])
+    for number in (9, 51):
+        folder = tmp_path / "P12" / layout.ENTRIES / f"Refine3D_J{number}"
+        folder.mkdir(parents=True)
+        (folder / layout.INFO).touch()
+    (tmp_path / "of no project").mkdir()
+    schema, offered = lists()
+    entry = "P12/Refine3D_J9"
+    assert (offered["entries"], offered["projects"]) == ([entry, "P12/Refine3D_J51"], ["P12"])
+    for names in ([entry], ["new/Refine3D_job1"], []):
+        assert not validate({"parameters": {"entries": names}}, schema, ignore_required=True)
+    assert validate({"parameters": {"entries": entry}}, schema, ignore_required=True)
+
+
 def test_a_site_without_folders_takes_any_absolute_path_but_no_relative_one() -> None:
     (ingest,) = [d for d in deployments(Settings(), ProfileName.LOCAL) if d.flow_name == "ingest"]
     schema = ingest._parameter_openapi_schema.model_dump(exclude_unset=True)

@@ -284,6 +284,28 @@ def test_a_cancelled_run_whose_job_slurm_has_forgotten_holds_up_no_other(
     play(scene)
 
 
+def test_runs_that_are_cancelled_at_once_are_ended_by_one_scancel(play: Callable[[Scene], None]) -> None:
+    """One call for each of a hundred would take minutes at a site whose controller is busy."""
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling, Running
+
+        runs = []
+        for number in range(100, 120):
+            run = await site.client.create_flow_run_from_deployment(site.deployment_id, state=Running())
+            await site.client.update_flow_run(run.id, infrastructure_pid=str(number))
+            await site.client.set_flow_run_state(run.id, Cancelling())
+            slurm.set(number, state="RUNNING", comment=f"cryoflow:{run.id}")
+            runs.append(run)
+        async with site.worker():
+            for run in runs:
+                await site.until(run.id, lambda run: run.state.name == "Cancelled")
+        assert set(slurm.calls("scancel")[0].split()[1:]) >= {str(number) for number in slurm.numbers()}
+        assert {slurm.job(number)["state"] for number in slurm.numbers()} == {"CANCELLED"}
+
+    play(scene)
+
+
 def test_a_job_that_sbatch_refuses_crashes_its_run_in_sbatchs_words(play: Callable[[Scene], None]) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         slurm.flag("next-sbatch", "Requested partition configuration not available now")
