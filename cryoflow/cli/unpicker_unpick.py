@@ -106,7 +106,7 @@ def _unpick_entry(
     with scoring(name, json=json) as (on_progress, on_scored):
         if isinstance(model, Detector):
             kept, report = unpick_with_detector(
-                model, picks, diameter_A=p.diameter_A, threshold=p.threshold, on_scored=on_scored
+                model, picks, diameter_A=p.diameter_A, goal=p.goal, on_progress=on_progress, on_scored=on_scored
             )
         else:
             kept, report = run(

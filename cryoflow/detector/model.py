@@ -30,7 +30,7 @@ from cryoflow.detector.network import (
     DetectorArchitecture,
     build,
 )
-from cryoflow.detector.parameters import GENERAL
+from cryoflow.detector.parameters import GENERAL, is_general
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Calibration
@@ -123,10 +123,12 @@ class Detector:
             reason = "there is no such model." if not folder.exists() else f"is no detector: it has no {DESCRIPTION}."
             raise BadInput(folder, reason, "Name the folder of a detector, or `general` for the one that ships.")
         hint = "Copy the model again."
+        if (program := _program_of(file)) not in ("", PROGRAM):
+            raise BadInput(folder, f"is a model of {program}, not a detector.", "Name the folder of a detector.")
         try:
             values = unsealed(file, inputs.read_bytes(file), FORMAT, hint)
             if values.get("program") != PROGRAM:
-                raise BadInput(folder, f"is a model of {values.get('program')}, not a detector.")
+                raise ValueError("no program is named")
             sums = values["checksums"]
             assert isinstance(sums, dict)
             refuse_changed(folder, {name: sums.get(name, "") for name in (WEIGHTS, METRICS, CARD)}, hint)
@@ -233,18 +235,22 @@ class Detector:
 
 def folder_of(name_or_folder: str | Path) -> Path:
     """Return the folder of a model named on the command line."""
-    if str(name_or_folder) == GENERAL and not Path(GENERAL).is_dir():
+    if is_general(name_or_folder):
         return GENERAL_FOLDER
     return Path(name_or_folder)
 
 
 def is_detector(name_or_folder: str | Path) -> bool:
     """Return whether a model is a detector; the unpicker's commands take either."""
-    file = folder_of(name_or_folder) / DESCRIPTION
+    return _program_of(folder_of(name_or_folder) / DESCRIPTION) == PROGRAM
+
+
+def _program_of(description: Path) -> str:
+    """Return the program that made a model, empty where its description cannot be read."""
     try:
-        return bool(json.loads(inputs.read_text(file)).get("program") == PROGRAM)
+        return str(json.loads(inputs.read_text(description)).get("program", ""))
     except (OSError, ValueError, AttributeError, RecursionError):
-        return False
+        return ""
 
 
 def half(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:

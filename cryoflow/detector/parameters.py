@@ -29,6 +29,12 @@ LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
 GENERAL = "general"
 """Name of the model that comes with cryoflow."""
 
+
+def is_general(reference: str | Path) -> bool:
+    """Return whether a reference is the model that comes with cryoflow; a model folder of that name has precedence."""
+    return str(reference) == GENERAL and not (Path(GENERAL) / "bundle.json").is_file()
+
+
 UnlabeledRule = Literal["positive-unlabeled", "ignored", "negative"]
 """What is done with candidates that no label decides; see `detector.training_data.TrainingOptions.unlabeled`."""
 

@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryoflow.detector.parameters import GENERAL
+from cryoflow.detector.parameters import is_general
 from cryoflow.models.card import NAME as CARD
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import MODEL
@@ -41,7 +41,7 @@ def find_model(reference: str | Path, *, database: Path | None = None) -> Path:
         Where it is none of these; the message lists the models of the registry.
     """
     place = Path(reference)
-    if str(reference) == GENERAL and not place.is_dir():
+    if is_general(reference):
         return place
     beside = place.name != str(reference) or place.is_dir()
     root = place.absolute().parent if beside else registry_beside(database) if database is not None else Path(REGISTRY)

@@ -136,7 +136,7 @@ def evaluate(
             on_scored(result)
     if not scored:
         raise failed[0]
-    final, decisions = decided(bundle, scored, Goal())
+    final, decisions = decided(bundle.projects, scored, Goal())
     return measure(final, bundle, decisions=decisions, rounds=rounds, seed=seed, failed=tuple(failed))
 
 

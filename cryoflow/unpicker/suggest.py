@@ -80,7 +80,8 @@ def suggest(bundle: ModelBundle, scored: Sequence[ScoredMicrograph], *, number: 
 
 def _sentence(scored: ScoredMicrograph, n_errors: float, gap_A: float) -> str:
     n, n_doubtful = len(scored.kept), int(scored.doubtful.sum())
-    text = f"{n_doubtful} of its {n} picks are doubtful, and about {n_errors:.0f} would be decided wrongly"
+    are = "is" if n_doubtful == 1 else "are"
+    text = f"{n_doubtful} of its {n} picks {are} doubtful, and about {n_errors:.0f} would be decided wrongly"
     if gap_A > 1000:
         text += f"; its defocus is {gap_A / 1e4:.1f} um from that of any micrograph the model learned from"
     return f"{text}."

@@ -6,7 +6,7 @@ stopped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.decision import Decision, decision_for, is_doubtful
+from cryoflow.unpicker.operating_point import OperatingPoint
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 
 SCORE_KIND = "cryoflow/probability"
@@ -53,13 +54,19 @@ class UnpickReport:
 
 
 def decided(
-    bundle: ModelBundle, scored: Sequence[ScoredMicrograph], goal: Goal
+    points: Mapping[str, OperatingPoint], scored: Sequence[ScoredMicrograph], goal: Goal
 ) -> tuple[tuple[ScoredMicrograph, ...], tuple[Decision, ...]]:
-    """Choose the threshold of each project and apply it."""
+    """Choose the threshold of each project and apply it.
+
+    Parameters
+    ----------
+    points
+        Operating points of the projects that the model learned from.
+    """
     decisions = {}
     for project in dict.fromkeys(s.micrograph.data_set for s in scored):
         p = np.concatenate([s.probabilities for s in scored if s.micrograph.data_set == project])
-        decisions[project] = decision_for(project, bundle.projects.get(project), p, goal)
+        decisions[project] = decision_for(project, points.get(project), p, goal)
     limits = {project: decision.threshold for project, decision in decisions.items()}
     again = (replace(s, kept=s.probabilities >= limits[s.micrograph.data_set]) for s in scored)
     return tuple(again), tuple(decisions.values())
@@ -112,7 +119,7 @@ def unpick(
         workers=workers,
         on_progress=on_progress,
     )
-    report = report_of(bundle, results, goal_of(goal, threshold), notes, on_scored)
+    report = report_of(bundle.projects, results, goal_of(goal, threshold), notes, on_scored)
     return keep_above(bundle, picks, report), report
 
 
@@ -128,10 +135,14 @@ def goal_of(goal: Goal | None, threshold: float | None) -> Goal:
 
 
 def report_of(
-    bundle: ModelBundle, results: Sequence[Result | None], goal: Goal, notes: Sequence[str], on_scored: OnScored | None
+    points: Mapping[str, OperatingPoint],
+    results: Sequence[Result | None],
+    goal: Goal,
+    notes: Sequence[str],
+    on_scored: OnScored | None,
 ) -> UnpickReport:
     """Decide about all results, and report each to `on_scored` in their order."""
-    scored, decisions = decided(bundle, [r for r in results if isinstance(r, ScoredMicrograph)], goal)
+    scored, decisions = decided(points, [r for r in results if isinstance(r, ScoredMicrograph)], goal)
     if on_scored:
         after = iter(scored)
         for r in results:

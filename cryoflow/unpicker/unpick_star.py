@@ -92,7 +92,7 @@ def unpick_star_folder(
         if on_scored:
             on_scored(result)
 
-    report = report_of(bundle, [*bad, *results], goal_of(goal, threshold), (), write)
+    report = report_of(bundle.projects, [*bad, *results], goal_of(goal, threshold), (), write)
     if work == output / WORK:
         remove_folder(work)
     return report

@@ -164,3 +164,12 @@ def test_a_folder_called_general_in_the_way_is_taken_as_a_folder(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(saved, tmp_path / "general")
     assert Detector.load("general").diameter_A == 160.0
+    (tmp_path / "general" / "bundle.json").unlink()
+    assert Detector.load("general").diameter_A is None  # a folder of other things is no model
+
+
+def test_a_model_of_another_program_is_named_whatever_its_version(saved: Path) -> None:
+    file = saved / "bundle.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "program": "cryoflow unpicker", "format": 99}))
+    with pytest.raises(BadInput, match="is a model of cryoflow unpicker, not a detector"):
+        Detector.load(saved)

@@ -163,6 +163,17 @@ def test_entries_of_a_database_are_picked_and_cleaned_without_labels(
     assert near > 0.75 * right.sum()
     assert near / len(kept) > right.mean() + 0.1
 
+    argv = ["unpicker", "unpick", "general", entry.name, "--database", db, "--json"]
+    n_kept = {}
+    for goal in (["--keep", "12"], ["--recall", "0.5"], ["--precision", "0.97"]):
+        assert launch([*argv, *goal]) == ExitCode.OK
+        captured = capsys.readouterr()
+        n_kept[goal[0]] = json.loads(captured.out)[0]["kept"]
+        assert f"kept {n_kept[goal[0]]} of " in captured.err
+    assert n_kept["--keep"] == 12
+    assert 0.3 * len(kept) < n_kept["--recall"] < 0.8 * len(kept)
+    assert 0 < n_kept["--precision"] < len(kept)
+
     gone = source.micrographs.assign(name=["gone_1.mrc", "gone_2.mrc"], path=None, status="missing")
     lost = Database(db).add(PickSet.build(replace(where, job="job008"), gone, table, diameter_A=160.0))
     argv = ["unpicker", "unpick", "general", lost.name, entry.name, "--database", db, "--json"]
