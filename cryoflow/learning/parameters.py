@@ -109,7 +109,7 @@ class UpdateUnpickerParameters(UpdateParameters):
 
     name: Annotated[str, Option(examples=("unpicker",))] = "unpicker"
     """Name of the model in the registry."""
-    epochs: Annotated[Count, Option(group=RARE)] = 8
+    epochs: Annotated[Count, Option(group=RARE)] = 4
     """Most epochs of an update."""
     joint_epochs: Annotated[Count | None, Option(group=RARE)] = None
     """Most epochs of a training on all projects; by default those of `unpicker train`."""

@@ -63,7 +63,7 @@ class UnpickerTraining:
     """
 
     options: TrainOptions = field(default_factory=lambda: TrainOptions.of("detector"))
-    update_epochs: int = 8
+    update_epochs: int = 4
     update_learning_rate: float = 5e-4
     replay: bool = True
     distill: float = 0.1

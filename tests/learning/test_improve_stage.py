@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from cryoflow.database import Database
-from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.errors import BadInput, MissingMetadata, ToolFailed
 from cryoflow.learning import improve_steps
 from cryoflow.learning.improve_stage import Improved, improve_picker
 from cryoflow.learning.parameters import ImproveParameters
@@ -94,12 +94,14 @@ def improved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., I
 
     monkeypatch.setattr("cryoflow.learning.improve_stage.cleaner", clean)
 
-    def run(output: str = "work", **changes: object) -> Improved:
+    def parameters(output: str = "work", **changes: object) -> ImproveParameters:
         values = {"picker": "topaz", "entry": "P/Refine3D_job010", "gpus": 0} | changes
-        p = ImproveParameters(database=tmp_path / "picks", output=tmp_path / output, **values)  # type: ignore[arg-type]
-        return improve_picker(p, say=lambda _: None)
+        return ImproveParameters(database=tmp_path / "picks", output=tmp_path / output, **values)  # type: ignore[arg-type]
 
-    run.topaz = topaz  # type: ignore[attr-defined]
+    def run(output: str = "work", **changes: object) -> Improved:
+        return improve_picker(parameters(output, **changes), say=lambda _: None)
+
+    run.topaz, run.parameters = topaz, parameters  # type: ignore[attr-defined]
     return run
 
 
@@ -163,11 +165,11 @@ def test_the_version_in_use_picks_first_and_is_not_replaced_by_a_model_that_was_
 
 
 def test_what_another_model_holds_out_is_not_learned_from(improved: Callable[..., Improved], tmp_path: Path) -> None:
-    others = {checksum(tmp_path / n) for n in NAMES}
-    HeldOut(tmp_path / "models" / "unpicker").draw({"Q": sorted(others)})
+    last = sorted(checksum(tmp_path / n) for n in NAMES)[-2:]  # the improvement's own are the first
+    HeldOut(tmp_path / "models" / "unpicker").draw({"Q": last})
     improved()
     apart = HeldOut(tmp_path / "models" / "unpicker").all_fingerprints()
-    assert apart
+    assert apart - HeldOut(tmp_path / "models" / "topaz-P").all_fingerprints()
     assert not apart & {checksum(tmp_path / n) for n in improved.topaz.trained_on}  # type: ignore[attr-defined]
 
 
@@ -196,3 +198,32 @@ def test_what_cannot_be_compared_or_begun_is_a_clear_error(improved: Callable[..
     ):
         with pytest.raises(ParameterError):
             improved(**changes)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_the_flow_goes_on_behind_the_rounds_that_a_failed_run_did(
+    improved: Callable[..., Improved], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.learning import improve as flow
+
+    topaz: FakeTopaz = improved.topaz  # type: ignore[attr-defined]
+    parameters: ImproveParameters = improved.parameters()  # type: ignore[attr-defined]
+
+    def broken(*values: object, **options: object) -> object:
+        if topaz.n_trainings == 1:
+            raise ToolFailed(["topaz", "train"], 1, "no memory")
+        return topaz.train(*values, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(improve_steps, "export_and_train", broken)
+        with pytest.raises(ToolFailed, match="no memory"):
+            flow(parameters)
+    registry = ModelRegistry(tmp_path / "models")
+    assert not registry.holds("topaz-P")
+    record = flow(parameters)
+    assert topaz.n_trainings == 3  # one of them by the run that failed
+    assert record["version"] == "topaz-P@v0001"
+    assert [str(line)[0] for line in record["rounds"]] == ["0", "1", "2", "3"]  # type: ignore[attr-defined]
+    assert flow(parameters) == record
+    assert topaz.n_trainings == 3

@@ -104,14 +104,17 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
     learner = StubLearner([project("A")])
     run(registry, learner)
     taught = sorted(set(learner.learned))[:2]
-    HeldOut(registry.root / "unpicker").draw({"X": taught})
-    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
-    assert drawn
-    learner.learned.clear()
     learner.projects.append(project("B"))
+    new = sorted(checksum(p) for p in learner.projects[-1].folder.iterdir())[-2:]  # a project's own are the first
+    HeldOut(registry.root / "unpicker").draw({"X": taught, "Y": new})
+    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
+    assert drawn & set(taught)
+    assert drawn & set(new)
+    learner.learned.clear()
     run(registry, learner)
     assert learner.learned
     assert not set(learner.learned) & drawn
+    assert not HeldOut(registry.root / NAME).all_fingerprints() & set(new)
 
 
 def test_an_update_replays_some_projects_and_a_joint_training_all(
