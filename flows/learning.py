@@ -60,7 +60,15 @@ def learn_what_is_new(parameters: P, run: Callable[..., UpdateResult]) -> Update
     show_table(f"update {parameters.name}", [record], f"update of {parameters.name}: {result.outcome}")
     if changes:
         rows = [
-            {"project": c.project, "new": c.is_new, "F1 before": c.f1_before, "F1 now": c.f1_after} for c in changes
+            {
+                "project": c.project,
+                "new": c.is_new,
+                "F1 before": c.f1_before,
+                "F1 now": c.f1_after,
+                "agreement before": c.agreed_before,
+                "agreement now": c.agreed_after,
+            }
+            for c in changes
         ]
         show_table(f"gate {parameters.name}", rows, f"F1 of {parameters.name} on held-out micrographs")
     return result

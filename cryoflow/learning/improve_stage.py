@@ -30,7 +30,7 @@ from cryoflow.pickers.running.run import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import load_entries
 from cryoflow.pickers.stages import executor_of
 from cryoflow.pickers.training_sets import manifest as manifests
-from cryoflow.picks import PickSet
+from cryoflow.picks import Kind, PickSet
 from cryoflow.storage import files
 from cryoflow.storage.fingerprints import checksum, fingerprint_of_values
 from cryoflow.storage.safe_names import safe_name
@@ -109,12 +109,14 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
         )
     unpicker = find_model(p.unpicker, database=p.database)
     clean = cleaner(unpicker, source.diameter_A)
-    if reference is None and KINDS[p.picker] == "detector" and _is_detector(unpicker):
+    first = load_entries(database, [p.first])[0] if p.first else None
+    own = KINDS[p.picker] == "detector" or (first is not None and _is_of_detector(first))
+    if reference is None and own and _is_detector(unpicker):
         raise ParameterError(
-            "Without {reference} the agreement with the un-picker counts; {unpicker} must not be a detector then."
+            "Without {reference} the agreement with the un-picker counts; {unpicker} must not be a detector where "
+            "{picker} or {first} is one, too."
         )
     source = on_micrographs(source, contents)
-    first = load_entries(database, [p.first])[0] if p.first else None
     steps = PickerSteps(
         picker=p.picker,
         source=source,
@@ -191,6 +193,13 @@ def _is_detector(model: Path) -> bool:
     from cryoflow.detector.model import is_detector
 
     return is_detector(model)
+
+
+def _is_of_detector(picks: PickSet) -> bool:
+    """Whether our detector picked them: an un-picked entry has scores of this kind, too, but from an un-picker."""
+    from cryoflow.detector.pick_set import SCORE_KIND
+
+    return picks.provenance.kind == Kind.AUTO_PICK and picks.score_kind == SCORE_KIND
 
 
 def cleaner(model: Path, diameter_A: float) -> Clean:

@@ -1,4 +1,8 @@
-"""One HTML page about models that keep learning: which version is in use and why, and F1 of each project by version."""
+"""One HTML page about models that keep learning.
+
+For each model: which version is in use and why, what each version learned, which projects are quarantined, and F1 of
+each project by version as table and plot.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryoflow.learning.records import read_quarantined
+from cryoflow.learning.update import QUARANTINE
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.files import write_atomically
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 NAME = "learning.html"
 DRAWN_PROJECTS = 40
 """Projects with a line of their own; of more, those whose F1 fell most since it was first measured are drawn."""
+LISTED_PROJECTS = 20
+"""Projects named as new in a version."""
 LISTED_VERSIONS = 12
 """Newest versions with a column of their own."""
 
@@ -28,6 +36,18 @@ def f1_over_time(versions: Sequence[ModelVersion]) -> dict[str, list[float]]:
     projects = sorted({p for v in versions for p in v.card.metrics})
     nan = float("nan")
     return {p: [v.card.metrics.get(p, {}).get("f1", nan) for v in versions] for p in projects}
+
+
+def newly_learned(versions: Sequence[ModelVersion]) -> list[list[str]]:
+    """Return the projects of each version that are new, or changed, since the last accepted version before it."""
+    found: list[list[str]] = []
+    before: dict[str, str] = {}
+    for v in versions:
+        learned = {t.project: t.fingerprint for t in v.card.trained_on}
+        found.append(sorted(p for p, fingerprint in learned.items() if before.get(p) != fingerprint))
+        if v.card.status == "accepted":
+            before = learned
+    return found
 
 
 def fall(values: Sequence[float]) -> float:
@@ -93,19 +113,29 @@ def _section(registry: ModelRegistry, name: str) -> list[str]:
             "in use" if current and v.number == current.number else v.card.status,
             "all projects" if v.card.parent is None else version_name(v.card.parent),
             str(len(v.card.trained_on)),
+            _some(new),
             "; ".join(v.card.reasons),
         ]
-        for v in reversed(versions)
+        for v, new in reversed(list(zip(versions, newly_learned(versions), strict=True)))
     ]
+    quarantined = read_quarantined(registry.root / name / QUARANTINE)
+    aside = [[project, why] for project, (_, why) in sorted(quarantined.items())]
     newest = versions[-LISTED_VERSIONS:]
     f1 = f1_over_time(newest)
     over_time = [[p, *("" if math.isnan(x) else f"{x:.3f}" for x in values)] for p, values in f1.items()]
     return [
         f"<h2>{html.escape(name)}</h2><p>{html.escape(used)}</p>",
         f'<img alt="F1 of each project by version" src="data:image/png;base64,{picture}">',
-        _table(["version", "status", "trained from", "projects", "why"], rows),
+        _table(["version", "status", "trained from", "projects", "of these new or changed", "why"], rows),
+        *(["<p>Quarantined, not learned from:</p>", _table(["project", "why"], aside)] if aside else []),
         _table(["project", *(version_name(v.number) for v in newest)], over_time),
     ]
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names as one text, the first ones of many."""
+    more = len(names) - LISTED_PROJECTS
+    return ", ".join(names[:LISTED_PROJECTS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

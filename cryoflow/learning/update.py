@@ -12,6 +12,7 @@ same current version, projects and options give the same work folder, so that a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -245,7 +246,12 @@ class OneUpdate(UpdateMaterial):
             names = [n for n in self.current.card.files if n.startswith(f"{EXEMPLARS}/") and n not in written]
             carried = (self.current, tuple(names))
         metrics = {
-            c.project: {"f1": c.f1_after, "micrographs": float(c.n_micrographs), "f1_before": c.f1_before}
+            c.project: {
+                "f1": c.f1_after,
+                "micrographs": float(c.n_micrographs),
+                "f1_before": c.f1_before,
+                **({} if math.isnan(c.agreed_after) else {"agreement": c.agreed_after}),
+            }
             for c in verdict.changes
         }
         return self.registry.add(

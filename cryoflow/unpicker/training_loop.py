@@ -23,7 +23,7 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.devices import Devices, find_devices
 from cryoflow.unpicker.inference import logits_of
 from cryoflow.unpicker.network import build, pick_loss, standardize
-from cryoflow.unpicker.operating_point import decide
+from cryoflow.unpicker.operating_point import class_priors, decide
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
 from cryoflow.unpicker.tensorboard import Scalars
@@ -76,7 +76,7 @@ def fit(
             m.patches_file: start.logits(m.load()) for m in parts.train if m.patches_file in options.replayed
         }
     history = History([])
-    stages = _stages(parts, options)
+    stages = _stages(parts, options, start)
     _compile(model, _optimizer(options, len(batches)), options, devices)
     state = output / "checkpoints" / STATE
     if state.is_file():
@@ -111,20 +111,41 @@ def fit(
     return replace(best, metrics={**best.metrics, **numbers}, folder=None)
 
 
-def _stages(parts: PreparedSplit, options: TrainOptions) -> list[tuple[int, Mapping[str, float] | None]]:
+def _stages(
+    parts: PreparedSplit, options: TrainOptions, start: ModelBundle | None
+) -> list[tuple[int, Mapping[str, float] | None]]:
     """Return the stages of a training: the last epoch of each, and the class prior of each project.
 
     Only an upper limit of the class prior is known, and a network that is trained with a prior finds as many positives,
     true or not. So unlabeled picks count as negative for a third of the epochs; the scores of validation micrographs
     then give the prior of each project for the rest (None).
+
+    An update has them from the model that it starts from: to count unlabeled picks as negative would undo what that
+    model has learned.
     """
     unlabeled = [any(m.micrograph.count(UNLABELED) for m in part) for part in (parts.train, parts.validation)]
+    if all(unlabeled) and options.class_prior > 0 and options.frozen_norm and start is not None:
+        return [(options.epochs, _priors_of(start, parts.validation, options))]
     first = options.epochs // 3
     if all(unlabeled) and options.class_prior > 0 and first:
         return [(first, {}), (options.epochs, None)]
     # Without unlabeled validation picks nothing can be estimated: a small prior does least harm either way.
     prior = min(options.class_prior, UNKNOWN_CLASS_PRIOR)
     return [(options.epochs, {m.data_set: prior for m in parts.train})]
+
+
+def _priors_of(start: ModelBundle, validation: Sequence[CachedMicrograph], options: TrainOptions) -> dict[str, float]:
+    """Estimate the class prior of each project from the scores that a model gives to validation micrographs."""
+    logits = np.concatenate([start.logits(m.load()) for m in validation])
+    n_picks = [len(m.labels) for m in validation]
+    priors = class_priors(
+        logits,
+        np.concatenate([m.labels for m in validation]),
+        np.repeat(np.array([m.data_set for m in validation], dtype=str), n_picks),
+        np.repeat(np.arange(len(validation)), n_picks),
+        at_most=options.class_prior,
+    )
+    return {name: prior.value for name, prior in priors.items()}
 
 
 def _estimated_priors(record: Record) -> dict[str, float]:

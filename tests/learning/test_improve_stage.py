@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from cryoflow.database import Database
+from cryoflow.detector.pick_set import SCORE_KIND
 from cryoflow.errors import BadInput, MissingMetadata, ToolFailed
 from cryoflow.learning import improve_steps
 from cryoflow.learning.improve_stage import Improved, improve_picker
@@ -190,6 +191,10 @@ def test_what_cannot_be_compared_or_begun_is_a_clear_error(improved: Callable[..
     Database(tmp_path / "picks").add(replace(true, provenance=where))
     with pytest.raises(ParameterError, match="must not be a detector"):  # it would be asked for its own opinion
         improved(picker="cryoflow", entry="Q/AutoPick_job010")
+    own = replace(true, provenance=replace(where, job="detector"), score_kind=SCORE_KIND)
+    Database(tmp_path / "picks").add(own)
+    with pytest.raises(ParameterError, match="must not be a detector"):
+        improved(picker="cryolo", entry="Q/AutoPick_job010", first="Q/AutoPick_detector")
     for changes in (
         {"entry": ""},
         {"model": "a", "first": "b"},

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryoflow.learning.page import f1_over_time, write_page
+from cryoflow.learning.page import LISTED_PROJECTS, f1_over_time, newly_learned, write_page
+from cryoflow.learning.records import add_quarantined
+from cryoflow.learning.update import QUARANTINE
+from cryoflow.models.card import Status, TrainedOn
 from cryoflow.models.registry import ModelRegistry
 
 
@@ -26,6 +29,30 @@ def test_it_says_which_version_is_in_use_and_why_and_escapes_names(tmp_path: Pat
     assert "<img src=x" not in text
     assert "data:image/png;base64," in text
     assert "<h2>unpicker" not in text
+    assert "Quarantined" not in text
+    add_quarantined(registry.root / "detector" / QUARANTINE, {"<b>X": ("1", "axes swapped")})
+    text = write_page(registry, ("detector",)).read_text()
+    assert "<tr><td>&lt;b&gt;X</td><td>axes swapped</td></tr>" in text
     over_time = f1_over_time(registry.versions("detector"))
     assert over_time[odd][:2] == [0.7, 0.9]
     assert over_time[odd][2] != over_time[odd][2]  # not measured
+
+
+def test_it_names_what_each_version_learned_anew(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "weights").write_text("w")
+
+    def add(status: Status, **fingerprints: str) -> None:
+        learned = tuple(TrainedOn(p, (), fingerprint, 1, 1) for p, fingerprint in fingerprints.items())
+        registry.add("detector", "detector", tmp_path / "trained", trained_on=learned, status=status)
+
+    add("accepted", A="1", B="1")
+    add("candidate", A="1", B="1", C="1")
+    add("accepted", A="1", B="2", C="2")
+    add("accepted", A="1", B="2", C="2", **{f"P{i:02d}": "1" for i in range(LISTED_PROJECTS + 5)})
+    learned = newly_learned(registry.versions("detector"))
+    assert learned[:3] == [["A", "B"], ["C"], ["B", "C"]]
+    text = write_page(registry, ("detector",)).read_text()
+    assert "<td>B, C</td>" in text
+    assert f"P{LISTED_PROJECTS - 1:02d} and 5 more" in text
