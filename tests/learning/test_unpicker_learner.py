@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import learning_projects as small
@@ -15,6 +17,7 @@ from cryoflow.learning.unpicker_learner import EXEMPLARS, LEARNED_ORIENTATIONS, 
 from cryoflow.learning.update import UpdateResult, update
 from cryoflow.learning.update_material import EXEMPLARS as KEPT
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.preparation.picked import UNLABELED
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
@@ -73,6 +76,29 @@ def test_an_update_goes_on_with_the_network_of_the_version_in_use(tmp_path: Path
     assert (then.architecture, then.preprocessing, then.batch) == ("residual", patches, TrainOptions().batch)
     recipes = {UnpickerLearner(Database(tmp_path / "d"), UnpickerTraining(options)).recipe for options in (first, then)}
     assert len(recipes) == 2
+
+
+@pytest.mark.slow
+def test_an_update_never_counts_unlabeled_picks_as_negative(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    home = small.add_project(database, tmp_path, "A", seed=1, n=4, n_false=9)
+    options = TrainOptions.of("detector", epochs=3, least_steps=8, tensorboard=False)
+    learner = UnpickerLearner(database, UnpickerTraining(options, update_epochs=3))
+    source = learner.sources()[0][0]
+    items, _ = learner.prepare(source, {n: checksum(home / n) for n in source.paths}, tmp_path / "prepared")
+    half = np.array([True, False])  # of the picks, particles among them, have no label
+    items = [
+        replace(i, labels={"label": np.where(np.resize(half, len(i.labels["label"])), UNLABELED, i.labels["label"])})
+        for i in items
+    ]
+    priors = []
+    start = None
+    for name in ("first", "then"):
+        start = learner.train(start, items, [], tmp_path / name, joint=start is None, say=lambda _: None)
+        history = json.loads((tmp_path / name / "training" / "history.json").read_text())
+        priors.append([epoch["class_prior"] for epoch in history])
+    assert priors[0][0] == 0  # a first training does, for a third of its epochs
+    assert min(priors[1]) > 0
 
 
 @pytest.mark.slow
