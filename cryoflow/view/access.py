@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -134,7 +134,7 @@ class Guard:
             if self.access.may_write(in_link) is None:
                 return 403, "This link is of an earlier start of the viewer, or incomplete. Ask for the new one.", ()
             rest = urlencode([pair for pair in query if pair[0] != "token"])
-            place = "./" + scope["path"].rpartition("/")[2] + (f"?{rest}" if rest else "")
+            place = "./" + quote(scope["path"].rpartition("/")[2]) + (f"?{rest}" if rest else "")
             cookie = f"{self.access.cookie}={in_link}; HttpOnly; SameSite=Strict; Path=/"
             return 303, "", ((b"location", place.encode()), (b"set-cookie", cookie.encode()))
         bearer = headers.get("authorization", "")

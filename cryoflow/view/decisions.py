@@ -158,11 +158,22 @@ def checked(action: Mapping[str, object], candidates: Candidates, decisions: Dec
         }
     if do == "mark":
         micrograph, mark = _micrograph(candidates, action.get("micrograph")), action.get("mark")
-        threshold = action.get("threshold", 0.0)
-        if mark not in MARKS or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        threshold = finite_number(action.get("threshold", 0.0))
+        if mark not in MARKS or threshold is None:
             raise BadAction(f"a mark is one of {MARKS}, with a threshold")
-        return {"do": do, "micrograph": micrograph, "mark": mark, "threshold": float(threshold)}
-    raise BadAction(f"there is no action {do!r}"[:100])
+        return {"do": do, "micrograph": micrograph, "mark": mark, "threshold": threshold}
+    raise BadAction("an action is to label, add, mark, undo or redo")
+
+
+def finite_number(value: object) -> float | None:
+    """Return a number of JSON; None for what is no number, is not finite, or is beyond what a float holds."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _micrograph(candidates: Candidates, value: object) -> int:
@@ -185,8 +196,8 @@ def _positions(
     row = candidates.picks.micrographs.iloc[micrograph]
     ny, nx = (math.inf if row[name] != row[name] or row[name] is None else float(row[name]) for name in ("ny", "nx"))
     added = decisions.added.get(micrograph, Added())
-    if not isinstance(value, list) or not 0 < len(value) + len(added.labels) <= MOST_ADDED:
-        raise BadAction(f"at most {MOST_ADDED:,} picks can be added on a micrograph")
+    if not isinstance(value, list) or not 0 < len(value) <= MOST_ADDED - len(added.labels):
+        raise BadAction(f"1 to {MOST_ADDED:,} picks can be added on a micrograph")
     return [_position(pair, ny, nx) for pair in value]
 
 
@@ -194,9 +205,10 @@ def _position(pair: object, ny: float, nx: float) -> tuple[float, float]:
     """Return a position on a micrograph, by the rule of `PickSet.build`."""
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise BadAction("a position is x and y")
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in pair):
+    x, y = map(finite_number, pair)
+    if x is None or y is None:
         raise BadAction("a position is two numbers")
-    x, y = (round(float(v), 2) for v in pair)
+    x, y = round(x, 2), round(y, 2)
     if not (-0.5 <= x < nx - 0.5 and -0.5 <= y < ny - 0.5):
         raise BadAction("a position lies on the micrograph")
     return x, y

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +113,8 @@ class Library:
         )
         self._pyramids: BoundedCache[Pyramid] = BoundedCache(PYRAMIDS_BYTES, lambda p: p.n_bytes)
         self._tiles: BoundedCache[bytes] = BoundedCache(TILES_BYTES, len)
-        self._reviews: dict[tuple[str, str], Review] = {}
+        # Weak: a review holds its entry's picks, and goes with the last entry that was opened with it.
+        self._reviews: WeakValueDictionary[tuple[str, str], Review] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def opened(self, name: str) -> Opened:
@@ -134,10 +136,11 @@ class Library:
         candidates = open_candidates(self.database, name)
         with self._lock:  # one review for one journal, or the locks of its file would not exclude each other
             key = (name, candidates.fingerprint)
-            if key not in self._reviews:
+            review = self._reviews.get(key)
+            if review is None:
                 journal = journal_of(self.database.root, name, candidates.fingerprint, state_folder=self.state_folder)
-                self._reviews[key] = Review(candidates, journal)
-            opened = Opened(name, self._reviews[key])
+                review = self._reviews[key] = Review(candidates, journal)
+            opened = Opened(name, review)
         unscored = not candidates.calibrated or candidates.removed_without_score.any()
         if self.model is not None and unscored and len(candidates):
             from cryoflow.view.scoring import Scoring  # brings the unpicker along

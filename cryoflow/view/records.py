@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 
 from fastapi import Request
 from fastapi.exceptions import HTTPException
 
+from cryoflow.view.decisions import finite_number
 from cryoflow.view.library import Opened
 
 
@@ -47,7 +47,7 @@ def count_of(record: Mapping[str, object], name: str) -> int:
 
 def number_of(record: Mapping[str, object], name: str) -> float:
     """Return a finite number of a record."""
-    value = record.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    number = finite_number(record.get(name))
+    if number is None:
         raise HTTPException(422, f"{name} is a number")
-    return float(value)
+    return number

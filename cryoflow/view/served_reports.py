@@ -60,6 +60,8 @@ def find_reports(folders: Sequence[Path]) -> tuple[list[ServedReport], bool]:
 
 def read_report(path: Path, folders: Sequence[Path]) -> bytes:
     """Return a report's content; what does not lie in the folders, by its name and its real path, is not there."""
+    if "\0" in str(path):
+        raise HTTPException(404, "there is no such report")
     real = Path(os.path.realpath(path))
     roots = [Path(os.path.realpath(folder)) for folder in folders]
     if ".." in path.parts or not is_served(path, folders) or not is_served(real, roots):

@@ -55,6 +55,18 @@ def test_the_printed_link_is_exchanged_for_a_cookie_and_leaves_the_address_bar(c
     assert client.get(answer.headers["location"].removeprefix(".")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [("/a%0d%0aX:%20y", "./a%0D%0AX%3A%20y"), ("/%C3%A9", "./%C3%A9"), ("//evil.example", "./evil.example")],
+)
+def test_the_exchange_leads_to_a_page_of_the_viewer_whatever_the_link_names(
+    client: TestClient, path: str, location: str
+) -> None:
+    answer = client.get(f"http://127.0.0.1:8765{path}?token={READ}")
+    assert (answer.status_code, answer.headers["location"]) == (303, location)
+    assert "x" not in answer.headers
+
+
 def test_a_link_of_an_earlier_start_is_told_from_no_link(client: TestClient) -> None:
     assert client.get("/?token=" + "o" * 32).status_code == 403
     assert client.get("/?token=%F0%9F%98%80").status_code == 403

@@ -212,11 +212,45 @@ def test_actions_are_kept_and_told_to_other_windows(writer: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"{", b'{"entry":1}', b"[" * 100_000, b'{"entry":"P1/AutoPick_job005","window":"w","revision":-1}'],
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"entry":1}',
+        b"[" * 100_000,
+        b'{"entry":"P1/AutoPick_job005","window":"w","revision":-1}',
+        b'{"entry":"P1/AutoPick_job005","revision":0,"threshold":1' + b"0" * 400 + b',"action":{"do":"undo"}}',
+        b'{"entry":"P1/AutoPick_job005","revision":' + b"9" * 10_000 + b"}",
+        b'{"entry":"P1/AutoPick_job005","trained":[],"others":[],"revision":0}',
+        b'{"entry":"P1/AutoPick_job005","trained":{},"others":"threshold","revision":0,"threshold":NaN}',
+        b'{"entry":"P1/\\u0000"}',
+        b'{"entry":"P1/\\ud800"}',
+    ],
 )
 def test_a_change_that_makes_no_sense_is_refused(writer: TestClient, body: bytes) -> None:
-    answer = writer.post("/api/act", content=body, headers={"content-type": "application/json"})
-    assert answer.status_code in (404, 422)
+    for place in ("act", "save", "train"):
+        answer = writer.post(f"/api/{place}", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in (404, 422), place
+
+
+NUMBERS = ("NaN", "-1", "1e99", "9" * 30, "0x1", "", "1.5", "null", "%00", "\u0663")
+
+
+def test_a_tile_whose_number_is_none_is_refused(reader: TestClient) -> None:
+    there = {"entry": SCORED, "micrograph": "0", "level": "0", "row": "0", "column": "0", "lowpass": "0"}
+    assert reader.get("/api/tile", params=there).status_code == 200
+    for name in ("micrograph", "level", "row", "column", "lowpass"):
+        for value in NUMBERS:
+            status = reader.get("/api/tile", params={**there, name: value}).status_code
+            assert status in (404, 422), (name, value)
+
+
+@pytest.mark.parametrize("place", ["list", "tally", "montage", "disagreement"])
+def test_a_threshold_that_is_no_number_is_refused(reader: TestClient, place: str) -> None:
+    params = {"entry": SCORED, "other": UNPICKED}
+    for threshold in ("NaN", "inf", "-inf", "1e999", "x", ""):
+        assert reader.get(f"/api/{place}", params={**params, "threshold": threshold}).status_code == 422
+    assert reader.get(f"/api/{place}", params={**params, "threshold": "-1e308"}).status_code == 200
 
 
 def test_saving_with_changes_of_others_unseen_is_refused_and_shows_them(writer: TestClient, database: Database) -> None:
@@ -351,7 +385,13 @@ def test_reports_are_served_from_their_folders_alone(reader: TestClient, tmp_pat
         "/etc/passwd",
         *(tmp_path / "runs" / n for n in ("link.html", "notes.txt", "pipe.html", "folder.html", "x.html")),
     )
-    for path in (*bad, f"{tmp_path}/runs/%2e%2e/secret.html", f"{tmp_path}/runs/../secret.html"):
+    for path in (
+        *bad,
+        f"{tmp_path}/runs/%00.html",
+        "/%00.html",
+        f"{tmp_path}/runs/%2e%2e/secret.html",
+        f"{tmp_path}/runs/../secret.html",
+    ):
         assert reader.get(f"/reports{path}").status_code == 404, path
 
 

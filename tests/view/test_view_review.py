@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
+import subprocess
+import sys
+import weakref
 import zipfile
 from pathlib import Path
 
@@ -22,6 +26,7 @@ from cryoflow.view.candidates import open_candidates
 from cryoflow.view.counts import tally
 from cryoflow.view.decisions import BadAction
 from cryoflow.view.journal import journal_of
+from cryoflow.view.library import Library
 from cryoflow.view.review import Review
 from cryoflow.view.save import reviewed_picks, save, star_archive
 
@@ -162,6 +167,56 @@ def test_two_servers_of_one_database_see_each_other(database: Database) -> None:
     assert [line.by for line in one.changes_since(1)] == ["bo"]
 
 
+def test_servers_that_write_at_the_same_time_lose_no_action_and_repeat_no_number(database: Database) -> None:
+    """Processes, for the lock of a journal is one process's."""
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from cryoflow.database import Database
+        from cryoflow.view.library import Library
+        review = Library(Database(Path(sys.argv[1]))).opened({SCORED!r}).review
+        micrograph = int(sys.argv[2])
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for k in range(40):
+            picks = {{str(micrograph): [k % 12]}}
+            review.act(f"person {{micrograph}}", "w", {{"do": "label", "label": -1, "picks": picks}})
+            if k >= 12:
+                review.act(f"person {{micrograph}}", "w", {{"do": "undo"}})
+    """
+    command = [sys.executable, "-c", code, str(database.root)]
+    writers = [
+        subprocess.Popen([*command, str(m)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for m in range(3)
+    ]
+    for writer in writers:
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:  # all at once
+        assert writer.stdin
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate(timeout=300)
+        assert writer.returncode == 0
+    review = review_of(database)
+    assert [line.number for line in review.journal.lines] == list(range(1, 3 * (40 + 28) + 1))
+    assert [int((review.decisions.labels[review.candidates.rows(m)] == -1).sum()) for m in range(4)] == [12, 12, 12, 0]
+
+
+def test_a_review_that_nobody_opens_any_more_is_given_up_and_read_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cryoflow.view.library.ENTRIES_BYTES", 1)
+    library = Library(database)
+    first = weakref.ref(library.opened(SCORED).review)
+    library.opened(SCORED).review.act("ada", "w", label(0, 0, to=-1))
+    assert library.opened(SCORED).review is first()
+    library.opened(UNPICKED)  # takes the place of the other one
+    gc.collect()
+    assert first() is None
+    assert library.opened(SCORED).review.decisions.labels[0] == -1
+
+
 def test_undo_and_redo_are_each_persons_own(database: Database) -> None:
     review = review_of(database)
     review.act("ada", "w", label(0, 0, to=-1))
@@ -208,6 +263,10 @@ def test_a_new_action_ends_what_could_be_redone(database: Database) -> None:
         {"do": "add", "micrograph": 0, "xy_px": [[1, 1]] * 20_001},
         {"do": "mark", "micrograph": 0, "mark": "pretty"},
         {"do": "mark", "micrograph": 0, "mark": "finished", "threshold": float("inf")},
+        {"do": "mark", "micrograph": 0, "mark": "finished", "threshold": 10**400},  # no float holds it
+        {"do": "add", "micrograph": 0, "xy_px": [[10**400, 1]]},
+        {"do": "add", "micrograph": 0, "xy_px": [[[1], 1]]},
+        {"do": [[[]]]},
     ],
 )
 def test_an_action_that_does_not_fit_changes_nothing(database: Database, action: dict[str, object]) -> None:
