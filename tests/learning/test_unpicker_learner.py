@@ -79,7 +79,7 @@ def test_an_update_goes_on_with_the_network_of_the_version_in_use(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_update_never_counts_unlabeled_picks_as_negative(tmp_path: Path) -> None:
+def test_an_update_never_counts_unlabeled_picks_as_negative_and_trainings_repeat(tmp_path: Path) -> None:
     database = Database(tmp_path / "database")
     home = small.add_project(database, tmp_path, "A", seed=1, n=4, n_false=9)
     options = TrainOptions.of("detector", epochs=3, least_steps=8, tensorboard=False)
@@ -99,6 +99,10 @@ def test_an_update_never_counts_unlabeled_picks_as_negative(tmp_path: Path) -> N
         priors.append([epoch["class_prior"] for epoch in history])
     assert priors[0][0] == 0  # a first training does, for a third of its epochs
     assert min(priors[1]) > 0
+    again = tmp_path / "first again"
+    same = learner.train(None, items, [], again, joint=True, say=lambda _: None)
+    for name, weights in ModelBundle.load(tmp_path / "first" / "model").weights.items():
+        np.testing.assert_allclose(ModelBundle.load(same).weights[name], weights, rtol=0.02, atol=2e-3, err_msg=name)
 
 
 @pytest.mark.slow
