@@ -65,10 +65,10 @@ SURVIVED = 0.8
 """Share of the particles that a refinement keeps."""
 BLOB_THRESHOLD = 2.0
 
-WAYS: dict[str, dict[str, object]] = {
+WAYS: Mapping[str, Mapping[str, object]] = {
     "fine-tuned": {"replay": False, "distill": 0.0, "frozen_norm": False},
     "replayed": {"replay": True, "distill": 0.0, "frozen_norm": True},
-    "distilled": {"replay": True, "distill": 0.1, "frozen_norm": True},
+    "distilled": {},
 }
 Row = dict[str, object]
 
@@ -93,12 +93,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=UnpickerTraining().update_epochs, help="of an unpicker's update")
     parser.add_argument("--joint-epochs", type=int, default=RECIPES["detector"].epochs, help="of the unpicker")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
-    parser.add_argument("--distill", type=float, help="weight of the earlier version's answers in the way distilled")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=160)
     given = parser.parse_args()
-    if given.distill is not None:
-        WAYS["distilled"]["distill"] = given.distill
     load_keras()
     rows = []
     for seed in given.seeds:

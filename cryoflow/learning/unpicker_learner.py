@@ -64,9 +64,9 @@ class UnpickerTraining:
 
     options: TrainOptions = field(default_factory=lambda: TrainOptions.of("detector"))
     update_epochs: int = 4
-    update_learning_rate: float = 5e-4
+    update_learning_rate: float = 2e-4
     replay: bool = True
-    distill: float = 0.1
+    distill: float = 1.0
     frozen_norm: bool = True
     at_most: int = 200
 
