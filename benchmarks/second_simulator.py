@@ -190,7 +190,7 @@ def first_set(folder: Path, name: str, path: Path) -> tuple[PickedMicrograph, ..
     )
 
 
-def compare(folder: Path, name: str, path: Path, architecture: str) -> None:
+def compare(folder: Path, name: str, path: Path, architecture: str, seed: int) -> None:
     """Train on each simulator's images of a map, and measure on both."""
     specimen = specimen_from_density(path)
     sets = {
@@ -201,9 +201,9 @@ def compare(folder: Path, name: str, path: Path, architecture: str) -> None:
     }
     for trained_on, members in sets.items():
         split = Split(members[:TRAIN], members[TRAIN : TRAIN + VALIDATION], members[TRAIN + VALIDATION :])
-        options = TrainOptions.of(architecture, cache_dir=folder / "cache", seed=1)  # type: ignore[arg-type]
+        options = TrainOptions.of(architecture, cache_dir=folder / "cache", seed=seed)  # type: ignore[arg-type]
         started = time.process_time()
-        output = folder / "models" / f"{name}_{trained_on}_{architecture}"
+        output = folder / "models" / f"{name}_{trained_on}_{architecture}_{seed}"
         bundle = train(LabeledSet(members), output, options, split=split, overwrite=True)
         seconds = time.process_time() - started
         for tested_on, others in sets.items():
@@ -212,6 +212,7 @@ def compare(folder: Path, name: str, path: Path, architecture: str) -> None:
             row = {
                 "map": name,
                 "architecture": architecture,
+                "seed": seed,
                 "trained_on": trained_on,
                 "tested_on": tested_on,
                 "test_error": found.error.value,
@@ -229,21 +230,27 @@ def keep(folder: Path, row: dict[str, object]) -> None:
     """Print a row and add it to the file of results."""
     file = folder / "second.json"
     rows = json.loads(file.read_text()) if file.is_file() else []
-    names = ("map", "architecture", "trained_on", "tested_on")
+    names = ("map", "architecture", "seed", "trained_on", "tested_on")
     rows = [r for r in rows if any(r[n] != row[n] for n in names)] + [row]
     write_atomically(file, json.dumps(rows, indent=1) + "\n")
     print(" ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
 
 
 def print_table(folder: Path) -> None:
-    """Print the recorded rows as a table."""
+    """Print the recorded rows as a table: mean and standard deviation over seeds."""
     print("| map | architecture | trained on | tested on | picks, right | test error | ROC AUC | calibration error |")
     print("|---|---|---|---|---|---|---|---|")
+    groups: dict[tuple[object, ...], list[dict[str, float]]] = {}
     for r in json.loads((folder / "second.json").read_text()):
-        print(
-            f"| {r['map']} | {r['architecture']} | {r['trained_on']} | {r['tested_on']} | {r['n_test']}, "
-            f"{r['share_right']:.0%} | {r['test_error']:.1%} | {r['roc_auc']:.3f} | {r['calibration_error']:.3f} |"
-        )
+        key = (r["map"], r["architecture"], r["trained_on"], r["tested_on"], f"{r['n_test']}, {r['share_right']:.0%}")
+        groups.setdefault(key, []).append(r)
+    for key, rows in groups.items():
+        cells = []
+        for name, form in (("test_error", ".1%"), ("roc_auc", ".3f"), ("calibration_error", ".3f")):
+            values = [r[name] for r in rows]
+            spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):{form}}{spread}")
+        print(f"| {' | '.join(map(str, key))} | {' | '.join(cells)} |")
 
 
 def main() -> None:
@@ -253,6 +260,7 @@ def main() -> None:
     parser.add_argument("--densities", type=Path, help="folder of density maps, MAP.mrc")
     parser.add_argument("--maps", nargs="+", default=("1bxn", "4v4r"))
     parser.add_argument("--architecture", default="detector", choices=("detector", "residual"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=(1, 2, 3), help="of the trainings")
     parser.add_argument("--table", action="store_true", help="print the table of what was measured, and end")
     arguments = parser.parse_args()
     if not arguments.table:
@@ -260,7 +268,8 @@ def main() -> None:
             parser.error("--densities names the folder of the density maps")
         load_keras()
         for name in arguments.maps:
-            compare(arguments.folder, name, arguments.densities / f"{name}.mrc", arguments.architecture)
+            for seed in arguments.seeds:
+                compare(arguments.folder, name, arguments.densities / f"{name}.mrc", arguments.architecture, seed)
     print_table(arguments.folder)
 
 
