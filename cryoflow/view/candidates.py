@@ -116,8 +116,11 @@ class Candidates:
     def with_scores(self, scores: Float, threshold: float) -> Candidates:
         """Return the same picks with a model's probabilities.
 
-        Picks that un-picking removed stay removed where the model has not scored them.
+        Where the model has not scored them, probabilities that the entry has stay, and picks that un-picking removed
+        stay removed.
         """
+        if self.calibrated:
+            scores = np.where(np.isnan(scores), self.scores, scores)
         removed = self.removed_without_score & np.isnan(scores)
         return replace(self, scores=scores, calibrated=True, threshold=threshold, removed_without_score=removed)
 

@@ -112,15 +112,22 @@ def registered_models(roots: Sequence[Path]) -> list[RegisteredModel]:
 
 
 def trainings(roots: Sequence[Path]) -> list[Training]:
-    """Return the trainings in some folders: the folders themselves, and those in them."""
+    """Return the trainings in some folders: the folder itself where it is one, else those in it."""
     found: list[Path] = []
     for root in roots:
+        if _is_training(root):
+            found.append(root)
+            continue
         try:
             inner = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))[:MOST_FOLDERS]
         except OSError:
             continue
-        found += [p for p in (root, *inner) if (p / _DESCRIPTION).is_file() or _state_of(p)]
+        found += filter(_is_training, inner)
     return [_training(folder) for folder in found]
+
+
+def _is_training(folder: Path) -> bool:
+    return (folder / _DESCRIPTION).is_file() or _state_of(folder) is not None
 
 
 def _registered(registry: ModelRegistry, name: str) -> RegisteredModel:

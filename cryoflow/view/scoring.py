@@ -51,6 +51,7 @@ class Scoring:
         self.done, self.of = 0, int((np.diff(candidates.offsets) > 0).sum())
         self.finished, self.problem = False, ""
         self.suggested: list[int | None] = [None] * len(candidates.picks.micrographs)
+        self._failed: list[str] = []
         self._candidates = candidates
         self._lock = threading.Lock()
         pool.submit(self._run)
@@ -69,7 +70,8 @@ class Scoring:
             scores = self._read(kept)
             if scores is None:
                 scores, scored = self._score(bundle, picks)
-                self._keep(kept, scores)
+                if not self._failed:  # they may be readable at the next start
+                    self._keep(kept, scores)
             else:
                 scored = [ScoredMicrograph(m, p := self._of(scores, m.name), p >= bundle.threshold) for m in picks]
             self._suggest(bundle, scored)
@@ -91,6 +93,7 @@ class Scoring:
         for result in score(bundle, picks):
             self.done += 1
             if isinstance(result, BadInput):
+                self._failed.append(str(result))
                 continue
             scored.append(result)
             scores[c.rows(row_of[result.micrograph.name])] = result.probabilities
@@ -101,8 +104,11 @@ class Scoring:
 
     def _show(self, scores: Float, threshold: float) -> None:
         scored = self.first.with_scores(scores.copy(), threshold)
+        notes = [f"Scored by {self.model}."]
+        if self._failed:
+            notes.append(f"{len(self._failed)} of {self.of} micrographs could not be scored. {self._failed[0]}")
         with self._lock:
-            self._candidates = replace(scored, notes=(*scored.notes, f"Scored by {self.model}."))
+            self._candidates = replace(scored, notes=(*scored.notes, *notes))
 
     def _suggest(self, bundle: ModelBundle, scored: list[ScoredMicrograph]) -> None:
         row_of = {str(name): i for i, name in enumerate(self.first.picks.micrographs["name"])}

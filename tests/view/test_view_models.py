@@ -107,6 +107,12 @@ def test_a_training_shows_its_curves_while_it_runs(
     assert "stopped after epoch 3" in text
 
 
+def test_a_folder_that_is_a_training_is_shown_without_what_lies_in_it(reader: TestClient, tmp_path: Path) -> None:
+    under_way(finished(tmp_path / "models" / "done"), "checkpoints/state.npz", "history", UNPICKER)
+    assert [(t.name, t.problem) for t in trainings([tmp_path / "models" / "done"])] == [("done", "")]
+    assert [(t.name, t.problem) for t in trainings([tmp_path / "models"])] == [("done", "")]
+
+
 def test_a_finished_training_shows_its_measures(reader: TestClient, tmp_path: Path) -> None:
     finished(tmp_path / "models" / "done")
     (found,) = trainings([tmp_path / "models"])

@@ -23,13 +23,14 @@ class Model:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.unreadable = {"mic_1.mrc"}
         self.bundle = SimpleNamespace(mark="m1", fingerprint="m1", diameter_A=80.0, threshold=0.4, manifest=())
 
     def score(self, _bundle: object, micrographs: Iterable[PickedMicrograph]) -> Iterator[ScoredMicrograph | BadInput]:
         self.asked += 1
         for m in micrographs:
             p = m.centers_xy_px[:, 0] / 420
-            yield BadInput(m.path, "is unreadable.") if m.name == "mic_1.mrc" else ScoredMicrograph(m, p, p >= 0.4)
+            yield BadInput(m.path, "is unreadable.") if m.name in self.unreadable else ScoredMicrograph(m, p, p >= 0.4)
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def test_picks_without_probabilities_get_those_of_the_model(tmp_path: Path, mode
     assert np.allclose(c.scores[~unreadable], expected[~unreadable])
     assert np.isnan(c.scores[unreadable]).all()
     assert (c.calibrated, c.threshold) == (True, 0.4)
+    assert any("1 of 4 micrographs could not be scored" in n and "is unreadable" in n for n in c.notes)
     assert opened.review.kept(0.4)[unreadable].all()  # nothing is known against them
     assert opened.scoring is not None
     assert sorted(r for r in opened.scoring.suggested if r) == [1, 2, 3]
@@ -71,11 +73,14 @@ def test_what_unpicking_removed_gets_scores_and_stays_removed_where_it_gets_none
     assert before.removed_without_score[~unreadable].any()
     assert before.removed_without_score[unreadable].any()
     assert np.isfinite(c.scores[~unreadable]).all()
+    assert np.array_equal(c.scores[unreadable], before.scores[unreadable], equal_nan=True)  # what was known stays
+    assert np.isfinite(c.scores[unreadable]).any()
     assert np.array_equal(c.removed_without_score, before.removed_without_score & unreadable)
 
 
 def test_scores_are_computed_once_for_a_model_and_an_entry(tmp_path: Path, model: Model) -> None:
     database = make_database(tmp_path, calibrated=False)
+    model.unreadable = set()
     first = finished(Library(database, model=tmp_path / "model")).candidates.scores
     again = finished(Library(database, model=tmp_path / "model")).candidates.scores
     assert np.array_equal(first, again, equal_nan=True)
@@ -83,6 +88,13 @@ def test_scores_are_computed_once_for_a_model_and_an_entry(tmp_path: Path, model
     model.bundle.mark = model.bundle.fingerprint = "m2"
     finished(Library(database, model=tmp_path / "model"))
     assert model.asked == 2
+
+
+def test_micrographs_that_could_not_be_scored_are_scored_at_the_next_start(tmp_path: Path, model: Model) -> None:
+    database = make_database(tmp_path, calibrated=False)
+    assert np.isnan(finished(Library(database, model=tmp_path / "model")).candidates.scores).any()
+    model.unreadable = set()
+    assert np.isfinite(finished(Library(database, model=tmp_path / "model")).candidates.scores).all()
 
 
 def test_a_model_that_cannot_be_read_is_told_and_the_picks_are_shown(

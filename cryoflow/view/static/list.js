@@ -129,7 +129,7 @@ export class List {
         { class: "row", role: "option", id: `row-${i}`, "data-micrograph": String(i), "aria-selected": String(i === this.current), title: e.names[i] ?? "" },
         make("span", { class: `mark ${mark}`, title: mark || "not looked at" }, mark === "finished" ? "✓" : mark === "bad" ? "✕" : mark ? "•" : ""),
         make("span", { class: "name" }, baseName(e.names[i] ?? "")),
-        make("span", { class: "faint numbers-line" }, e.status[i] === "found" ? parts.join(" · ") : `image ${e.status[i]}`),
+        make("span", { class: "faint numbers-line", title: parts.join(" · ") }, e.status[i] === "found" ? parts.join(" · ") : `image ${e.status[i]}`),
       );
       row.style.top = `${k * ROW_PX}px`;
       rows.push(row);
