@@ -15,7 +15,7 @@ from cryoflow.detector.model import CARD, Detector, is_detector
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Calibration
-from cryoflow.preparation.model_folder import DESCRIPTION, METRICS, WEIGHTS, get_weights
+from cryoflow.preparation.model_folder import DESCRIPTION, METRICS, WEIGHTS, get_weights, set_weights
 from cryoflow.storage.sealing import sealed
 from cryoflow.unpicker.devices import load_keras
 
@@ -173,3 +173,12 @@ def test_a_model_of_another_program_is_named_whatever_its_version(saved: Path) -
     file.write_text(json.dumps({**json.loads(file.read_text()), "program": "cryoflow unpicker", "format": 99}))
     with pytest.raises(BadInput, match="is a model of cryoflow unpicker, not a detector"):
         Detector.load(saved)
+
+
+def test_the_folded_network_answers_as_the_trained_one_does() -> None:
+    general = Detector.general()
+    trained = build(general.architecture)
+    set_weights(trained, general.weights, Path("weights"))
+    image = np.random.default_rng(0).normal(0, 1, (1, 128, 192, 2)).astype(np.float32)
+    assert not any("norm" in w.path for w in general.network.weights)
+    np.testing.assert_allclose(general.network.predict_on_batch(image), trained.predict_on_batch(image), atol=1e-4)
