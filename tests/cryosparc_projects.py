@@ -22,7 +22,7 @@ from cryoflow.simulate.cryosparc_files import (
 )
 from cryoflow.simulate.cryosparc_scenario import Scenario
 from cryoflow.simulate.dataset import SimulatedDataset
-from cryoflow.storage.files import replacing_folder
+from cryoflow.storage.folders import replacing_folder
 
 
 def write_cryosparc_project(

@@ -14,7 +14,7 @@ from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.relion_graph import Graph
 from cryoflow.simulate.relion_project import Jobs, generation_of, write_relion_1
 from cryoflow.simulate.relion_tables import Columns, Tables
-from cryoflow.storage.files import replacing_folder
+from cryoflow.storage.folders import replacing_folder
 
 Selection = Literal["interactive", "class2dauto", "onvalue", "removeduplicates", "split"]
 Place = Literal["link", "copy", "missing"]

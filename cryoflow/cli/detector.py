@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
+from cryoflow.cli.entries import add
 from cryoflow.cli.learning import update_detector
 from cryoflow.detector.parameters import EvaluateDetectorParameters, PickWithDetectorParameters, TrainDetectorParameters
 from cryoflow.errors import BadInput, ExitCode
@@ -58,16 +59,14 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
             out.say(
                 f"note: the particle diameter was estimated: {report.diameter.diameter_A:.0f} A (--diameter sets it)"
             )
-        entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
+        row = {"entry": f"{picks.provenance.project_name}/{picks.provenance.entry_name}"}
         if p.database is not None:
-            from cryoflow.database import Database
-
-            entry = Database(p.database).add(picks).name
+            row = add(picks, p.database)
         if p.output is not None:
             _write_files(picks, p.output if len(rows) == 0 else p.output / f"set{len(rows) + 1}")
         rows.append(
             {
-                "entry": entry,
+                **row,
                 "picks": len(picks),
                 "micrographs": len(picks.micrographs),
                 "diameter_A": round(picks.diameter_A or 0, 1),

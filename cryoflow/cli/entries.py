@@ -22,3 +22,14 @@ def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
     if not entries:
         raise UsageError("name one entry or more; `cryoflow database list` shows them.")
     return load_entries(Database(database), entries)
+
+
+def add(picks: PickSet, database: Path) -> dict[str, str]:
+    """Add picks to a database, except where it holds the same; returns the entry's name, and written or unchanged."""
+    from cryoflow.database import Database
+    from cryoflow.database.update import same_entry
+
+    target = Database(database)
+    if there := same_entry(target, picks):
+        return {"entry": there.name, "state": "unchanged"}
+    return {"entry": target.add(picks).name, "state": "written"}

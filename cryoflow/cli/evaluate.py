@@ -32,8 +32,8 @@ def evaluate(parameters: ComparePicksParameters, *, json: out.Json = False) -> N
                 f"{result.only_in_picks} that were picked are not in the reference; they do not count."
             )
     if p.output:
-        for path in write_evaluation(results, p.reference, p.output):
-            out.say(f"wrote {path}")
+        for path, is_new in write_evaluation(results, p.reference, p.output).items():
+            out.say(f"{'wrote' if is_new else 'unchanged:'} {path}")
 
 
 def _names_of(folder: Path, split: str, project: str) -> frozenset[str]:

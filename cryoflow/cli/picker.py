@@ -11,7 +11,7 @@ from cyclopts import App
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import load
+from cryoflow.cli.entries import add, load
 from cryoflow.cli.export import require_entries
 from cryoflow.detector.parameters import ExcludeParameters
 from cryoflow.errors import ExitCode
@@ -100,6 +100,7 @@ def pick(parameters: PickParameters, *, json: out.Json = False) -> None:
         then = import_command(p.picker, result.folder, p.database, result.folder.name, p.threshold)
         show_script(result, then, as_json=json)
         return
+    say_reused(result)
     show_picks(result.picksets, p.database, as_json=json)
 
 
@@ -187,6 +188,7 @@ def train_and_pick(parameters: TrainAndPickParameters, *, json: out.Json = False
         then = import_command(p.picker, picked.folder, p.database, p.run or p.picker, p.threshold)
         show_script(picked, then, as_json=json)
     else:
+        say_reused(picked)
         show_picks(picked.picksets, p.database, as_json=json)
     return code
 
@@ -195,14 +197,12 @@ def show_picks(picksets: Sequence[PickSet], database: Path | None, *, as_json: b
     """Add picks to the database, if one is named, and list them."""
     rows = []
     for picks in picksets:
-        entry = f"{picks.provenance.project_name}/{picks.provenance.entry_name}"
+        entry = {"entry": f"{picks.provenance.project_name}/{picks.provenance.entry_name}", "state": "not written"}
         if database is not None:
-            from cryoflow.database import Database
-
-            entry = Database(database).add(picks).name
+            entry = add(picks, database)
         rows.append(
             {
-                "entry": entry,
+                **entry,
                 "picks": len(picks),
                 "micrographs": len(picks.micrographs),
                 "left_out": dict(picks.counts),
@@ -211,6 +211,12 @@ def show_picks(picksets: Sequence[PickSet], database: Path | None, *, as_json: b
             }
         )
     out.emit_table(rows, as_json=as_json, title="Picks")
+
+
+def say_reused(result: Picked) -> None:
+    """Print where picks came from that were there already."""
+    if result.reused:
+        out.say(f"{result.folder}: was picked before, with the same model and settings; remove it to pick again")
 
 
 def show_script(result: Trained | Picked, then: str, *, as_json: bool) -> None:

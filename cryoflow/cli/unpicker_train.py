@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
+from cryoflow.cli.entries import add
 from cryoflow.cli.unpicker_input import BOX_DIAMETERS, ending, labeled
 from cryoflow.errors import ExitCode
 from cryoflow.unpicker.parameters import LabelParameters, TrainUnpickerParameters
@@ -58,11 +59,11 @@ def label(parameters: LabelParameters, *, json: out.Json = False) -> int:
         diameter_A=p.diameter_A,
         dropped=p.dropped,
     )
-    entry = source.add(result)
+    entry = add(result, p.database)
     counts = result.picks["label"].value_counts()
     out.emit_record(
         {
-            "entry": entry.name,
+            **entry,
             "right": int(counts.get(1, 0)),
             "wrong": int(counts.get(-1, 0)),
             "not_known": int(counts.get(0, 0)),

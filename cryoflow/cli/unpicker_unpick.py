@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
+from cryoflow.cli.entries import add
 from cryoflow.cli.unpicker_input import ending, load_entries, scoring, warn_coverage
 from cryoflow.cli.unpicker_older import check_as_trained
 from cryoflow.errors import BadInput, CryoflowError
@@ -96,7 +97,6 @@ def _unpick_entry(
     model: ModelBundle | Detector, name: str, picks: PickSet, p: UnpickParameters, *, json: bool
 ) -> tuple[dict[str, object], Sequence[BadInput]]:
     """Add the cleaned picks of an entry to the database and write their files; a line of the table, and what failed."""
-    from cryoflow.database import Database
     from cryoflow.detector.model import Detector
     from cryoflow.detector.unpick import unpick_with_detector
     from cryoflow.pickers.training_sets.export import export
@@ -123,10 +123,9 @@ def _unpick_entry(
             warn_coverage(model, [j.micrograph for j in report.scored])
     for note in (*report.notes, *(d.note() for d in report.decisions)):
         out.say(f"note: {note}")
-    database = Database(p.database_folder)
-    entry = database.add(kept)
+    entry = add(kept, p.database_folder)
     if p.doubtful:
-        database.add(doubtful_picks(model, picks, report))
+        add(doubtful_picks(model, picks, report), p.database_folder)
     for program in ("relion", "cryosparc") if p.output else ():
         assert p.output is not None
         folder = p.output / safe_name(name.replace("/", "_")) / program
@@ -134,11 +133,12 @@ def _unpick_entry(
         for command in written.next_commands:
             out.say(f"next: {command}")
     row: dict[str, object] = {
-        "entry": entry.name,
+        "entry": entry["entry"],
         "from": name,
         "picks": len(picks),
         "kept": len(kept),
         "doubtful": report.n_doubtful,
         "micrographs": len(report.scored),
+        "state": entry["state"],
     }
     return row, report.failed

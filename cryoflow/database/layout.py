@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind
-from cryoflow.storage import files, inputs
+from cryoflow.storage import inputs, stale_files
 from cryoflow.storage.safe_names import safe_name, short_hash
 
 VERSION = 2
@@ -132,7 +132,7 @@ def entry_folders(root: Path) -> Iterator[Path]:
 def entry_folders_of(project: Path) -> Iterator[Path]:
     """Iterate over the folders of one project's entries, in order of kind and number of the job."""
     found = {p.name for p in _folders(project / ENTRIES)}
-    found |= {entry_name(hidden) for hidden in (project / ENTRIES).glob(f".*{files.ASIDE}")}
+    found |= {entry_name(hidden) for hidden in (project / ENTRIES).glob(f".*{stale_files.ASIDE}")}
     for name in sorted(found, key=natural):
         if place := place_of(project / ENTRIES / name):
             yield place
@@ -140,7 +140,7 @@ def entry_folders_of(project: Path) -> Iterator[Path]:
 
 def place_of(folder: Path) -> Path | None:
     """Where an entry's files lie now: in its folder, or aside while a writer replaces it; None: nowhere."""
-    for place in (folder, files.aside_of(folder)) * 3:  # between two looks it may go from one to the other
+    for place in (folder, stale_files.aside_of(folder)) * 3:  # between two looks it may go from one to the other
         if is_entry(place):
             return place
     return None
@@ -153,7 +153,7 @@ def is_entry(folder: Path) -> bool:
 
 def entry_name(folder: Path) -> str:
     """An entry's folder name, also while the folder is moved aside."""
-    return folder.name[1:].removesuffix(files.ASIDE) if folder.name.startswith(".") else folder.name
+    return folder.name[1:].removesuffix(stale_files.ASIDE) if folder.name.startswith(".") else folder.name
 
 
 def split_entry_name(name: str) -> tuple[Kind, str, str]:

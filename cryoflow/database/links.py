@@ -80,7 +80,7 @@ def write_links(folder: Path, record: ProjectLinks, *, root: Path) -> None:
     Parameters
     ----------
     root
-        The database's folder; nothing is written outside it (`cryoflow.storage.files.held`).
+        The database's folder; nothing is written outside it (`cryoflow.storage.open_folder.held`).
 
     Raises
     ------

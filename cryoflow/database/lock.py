@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput, DatabaseBusy
-from cryoflow.storage import files, inputs
+from cryoflow.storage import fault_points, files, folders, inputs, write_errors
 from cryoflow.storage.parsing import parse_record
 from cryoflow.storage.stale_files import hidden_name
 from cryoflow.system.processes import pid_space, runs, some_runs, started, text_of
@@ -73,22 +73,22 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
     me = this_process()
     taken = False
     try:
-        with files.clear_errors(path):
+        with write_errors.clear_errors(path):
             # Synced: after a loss of power, a lock without an owner could not be taken over.
             files.write_new(mine, json.dumps(asdict(me)).encode(), sync=True)
-            files.fault_point("lock.written")
+            fault_points.fault_point("lock.written")
             taken_over = _take(mine, path, timeout_s)
             taken = True
-            files.fault_point("lock.taken")
+            fault_points.fault_point("lock.taken")
             mine.unlink(missing_ok=True)
             _remove_abandoned(folder)
         yield taken_over
     finally:
-        with files.clear_errors(path):
+        with write_errors.clear_errors(path):
             mine.unlink(missing_ok=True)
             if taken and _owner(path) == me:  # somebody may have removed it by hand, and another taken it
                 path.unlink(missing_ok=True)
-                files.fault_point("lock.released")
+                fault_points.fault_point("lock.released")
 
 
 def _take(mine: Path, path: Path, timeout_s: float) -> bool:
@@ -185,7 +185,7 @@ def is_abandoned(path: Path) -> bool:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove the owners' files of killed processes."""
-    files.clean(folder, root=folder)
+    folders.clean(folder, root=folder)
     for old in folder.glob(f"{NAME}-*"):
         if is_abandoned(old):
             old.unlink(missing_ok=True)
@@ -222,7 +222,7 @@ def unlock(folder: Path, *, force: bool = False) -> Owner | None:
             f"{folder}: {owner or 'an unknown process'} holds the lock, and whether it still runs cannot be seen from "
             f"here. Look for it ({where}); if it is gone, add --force."
         )
-    with files.clear_errors(path):
+    with write_errors.clear_errors(path):
         if _owner(path) == owner:  # nobody took it meanwhile
             path.unlink(missing_ok=True)
     return owner or Owner("an unknown machine", "", 0, "", "", "", "an unknown time")

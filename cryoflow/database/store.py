@@ -37,7 +37,7 @@ from cryoflow.database.manifest import Manifest, manifest_text
 from cryoflow.database.record import ProjectRecord, State, files_of, read_record, record_text, state_of
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import PickSet, Provenance
-from cryoflow.storage import files, inputs
+from cryoflow.storage import files, folders, inputs, stale_files
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
@@ -116,7 +116,7 @@ class Database:
             if self._depth:
                 yield
                 return
-            files.make_folder(self.root)
+            folders.make_folder(self.root)
             with locked(self.root, timeout_s=self.lock_timeout_s) as taken_over:
                 self._depth = 1
                 try:
@@ -280,7 +280,7 @@ class Database:
             folder = self._entry_folder(project, pickset.provenance)
             _refuse_newer(folder)
             write_links(project, record, root=self.root)
-            with files.replacing_folder(folder, root=self.root) as hidden:
+            with folders.replacing_folder(folder, root=self.root) as hidden:
                 info = info_text(pickset, job_status=job_status, orientation=orientation).encode()
                 contents: dict[str, Iterable[bytes]] = {layout.DATA: data_text(pickset, links), layout.INFO: [info]}
                 contents |= {safe_name(name): [picture] for name, picture in (pictures or {}).items()}
@@ -411,9 +411,9 @@ class Database:
         """Finish what a killed writer left between two renames, and remove what it had not finished."""
         projects = layout.project_folders(self.root)
         for folder in (self.root, *projects, *(folder / layout.ENTRIES for folder in projects)):
-            files.clean(folder, root=self.root)
-        for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{files.ASIDE}"):
-            files.mend(hidden.with_name(layout.entry_name(hidden)), root=self.root)
+            folders.clean(folder, root=self.root)
+        for hidden in self.root.glob(f"*/{layout.ENTRIES}/.*{stale_files.ASIDE}"):
+            folders.mend(hidden.with_name(layout.entry_name(hidden)), root=self.root)
 
     def _project_folder(self, who: Provenance) -> Path:
         """The project's folder: its own if it has one, else one of a name that is free."""

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from cryoflow.database.entry import CURRENT, Entry
+from cryoflow.database import layout
+from cryoflow.database.entry import CURRENT, Entry, read_entry
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.picks import PICK_COLUMNS, PickSet
 
 
 def add_if_changed(database: Database, picks: PickSet) -> Entry:
-    """The entry of these picks, written only where it is new, damaged or different."""
+    """Return the entry of these picks, written only where it is new, damaged or different."""
+    return same_entry(database, picks) or database.add(picks)
+
+
+def same_entry(database: Database, picks: PickSet) -> Entry | None:
+    """Return the entry of these picks, None where it is new, damaged or different."""
     who = picks.provenance
-    there = next(
-        (e for e in database.entries() if e.project_path == who.project and e.folder.name == who.entry_name), None
-    )
-    if there is not None and there.status == CURRENT:
-        try:
-            if _same(database.load(there), picks):
-                return there
-        except BadInput:
-            pass  # damaged: written anew
-    return database.add(picks)
+    folders = (f for f in layout.entry_folders(database.root) if layout.entry_name(f) == who.entry_name)
+    for there in (database.read_settled(read_entry, f) for f in folders):
+        if there.project_path == who.project and there.status == CURRENT:
+            try:
+                return there if _same(database.load(there), picks) else None
+            except BadInput:
+                return None
+    return None
 
 
 def _same(old: PickSet, new: PickSet) -> bool:
     """Whether two sets hold the same picks on the same micrographs, as far as text can tell."""
     if len(old) != len(new) or list(old.picks.columns) != list(new.picks.columns):
         return False
-    if list(old.micrographs["name"]) != list(new.micrographs["name"]) or old.notes != new.notes:
+    if _micrographs(old) != _micrographs(new) or old.notes != new.notes or dict(old.counts) != dict(new.counts):
         return False
     facts = [(p.diameter_A, p.box_px, p.score_kind, p.provenance.title) for p in (old, new)]
     return facts[0] == facts[1] and all(_close(name, old, new) for name in new.picks.columns)
+
+
+def _micrographs(picks: PickSet) -> list[tuple[str, str]]:
+    """Name and file of each micrograph; one that was moved since makes another entry."""
+    table = picks.micrographs
+    return [(name, "" if path is None else str(path)) for name, path in zip(table["name"], table["path"], strict=True)]
 
 
 def _close(column: str, old: PickSet, new: PickSet) -> bool:

@@ -373,7 +373,7 @@ def _strangers(folder: Path, expected: set[str], *, folders: bool = False) -> It
         if stale_files.is_unfinished(name):
             if stale_files.is_abandoned(path):
                 yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _quarantine(path))
-        elif name.startswith(".") and name.endswith(files.ASIDE):
+        elif name.startswith(".") and name.endswith(stale_files.ASIDE):
             yield _Broken(Finding("leftover", path, "moved aside by a writer that was killed"), _mend(path))
         elif is_abandoned_lock(path):
             yield _Broken(Finding("leftover", path, "left by a writer that was killed"), _quarantine(path))

@@ -45,8 +45,9 @@ from cryoflow.preparation.model_folder import (
     write_metrics,
 )
 from cryoflow.storage import inputs
-from cryoflow.storage.files import make_folder, remove, write_atomically
+from cryoflow.storage.files import remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.storage.folders import make_folder
 from cryoflow.storage.sealing import unsealed
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.network import fold

@@ -16,7 +16,8 @@ from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Provenance
-from cryoflow.storage.files import make_folder, replacing
+from cryoflow.storage.files import write_if_changed
+from cryoflow.storage.folders import make_folder
 
 SCORE_KIND = "cryoflow/probability"
 
@@ -163,8 +164,7 @@ def write_boxes(picks: PickSet, folder: Path) -> int:
         xy = table[["x_px", "y_px"]].to_numpy(np.float64) - edge / 2
         text = "".join(f"{x:.2f}\t{y:.2f}\t{edge:.0f}\t{edge:.0f}\n" for x, y in xy)
         same = names.index(stem) != row and names.count(stem) > 1
-        with replacing(folder / (f"{stem}_{row}.box" if same else f"{stem}.box")) as hidden:
-            hidden.write_text(text)
+        write_if_changed(folder / (f"{stem}_{row}.box" if same else f"{stem}.box"), text)
     return len(names)
 
 

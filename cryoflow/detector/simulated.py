@@ -26,7 +26,8 @@ from cryoflow.simulate.density import Specimen
 from cryoflow.simulate.families import FAMILIES, make_specimen
 from cryoflow.simulate.micrograph import Exposure, simulate_exposure
 from cryoflow.simulate.scene import Scene, Thing
-from cryoflow.storage.files import make_folder, replacing
+from cryoflow.storage.files import replacing
+from cryoflow.storage.folders import make_folder
 
 HELD_OUT = ("ring", "two-domain", "y-shaped")
 """Families that no model learns from. With the densities of real complexes they test the general model."""

@@ -17,8 +17,9 @@ from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
 from cryoflow.detector.peaks import find_peaks, logits_at
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
-from cryoflow.storage.files import make_folder, replacing
+from cryoflow.storage.files import replacing
 from cryoflow.storage.fingerprints import fingerprint, fingerprint_of
+from cryoflow.storage.folders import make_folder
 
 _CANDIDATE_PROBABILITY = 0.1
 """Where no picking job searched, places to which the starting model gives this probability are candidates."""

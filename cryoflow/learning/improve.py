@@ -25,7 +25,7 @@ from cryoflow.learning.learner import Say
 from cryoflow.learning.picks_scorer import PicksScorer, on_micrographs
 from cryoflow.models.gate import MicrographCounts, compare
 from cryoflow.picks import PickSet
-from cryoflow.storage.files import make_folder
+from cryoflow.storage.folders import make_folder
 
 PICKS = "picks"
 """Database of the picks of all rounds, below the folder of an improvement."""

@@ -31,7 +31,7 @@ from cryoflow.pickers.running.train_and_pick import load_entries
 from cryoflow.pickers.stages import executor_of
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.picks import Kind, PickSet
-from cryoflow.storage import files
+from cryoflow.storage import folders
 from cryoflow.storage.fingerprints import checksum, fingerprint_of_values
 from cryoflow.storage.safe_names import safe_name
 
@@ -287,7 +287,7 @@ def _metrics(result: ImproveResult) -> Mapping[str, float]:
 
 def _model_folder(name: str, model: Path, place: Path) -> Path:
     """Copy a model with what picking needs beside it, without checkpoints and micrographs, and return the folder."""
-    with files.replacing_folder(place) as hidden:
+    with folders.replacing_folder(place) as hidden:
         if model.name == picker(name).model_file:
             from cryoflow.detector.model import Detector
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.storage import inputs
-from cryoflow.storage.files import clear_errors, replacing
+from cryoflow.storage.files import replacing
+from cryoflow.storage.write_errors import clear_errors
 
 PIXELS = "pixels"
 DESCRIBED = "described"

@@ -28,8 +28,8 @@ from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, Verdict, compare
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion
-from cryoflow.storage.files import remove_folder
 from cryoflow.storage.fingerprints import fingerprint_of_values
+from cryoflow.storage.folders import remove_folder
 from cryoflow.storage.safe_names import safe_name
 
 WORK = "update"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
-from cryoflow.storage import files, inputs
+from cryoflow.storage import files, folders, inputs
 from cryoflow.storage.sealing import sealed, unsealed
 
 NAME = "held_out.json"
@@ -66,7 +66,7 @@ class HeldOut:
         learned
             Fingerprints of micrographs that a version has learned from: they are never held out after that.
         """
-        files.make_folder(self.path.parent)
+        folders.make_folder(self.path.parent)
         with locked(self.path.parent):
             known = self.read()
             drawn = dict(known)

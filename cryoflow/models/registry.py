@@ -22,7 +22,7 @@ from cryoflow.errors import BadInput
 from cryoflow.models.card import NAME as CARD
 from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
 from cryoflow.models.version import MODEL, ModelVersion, Switch, copy_model, link_files, sums_of, version_name
-from cryoflow.storage import files, inputs
+from cryoflow.storage import files, folders, inputs, write_errors
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import sealed, unsealed
 
@@ -144,12 +144,12 @@ class ModelRegistry:
         model = Path(model)
         if not model.exists():
             raise BadInput(model, "does not exist: there is no model to add.")
-        files.make_folder(home)
+        folders.make_folder(home)
         with locked(home, timeout_s=self.lock_timeout_s):
-            files.clean(home, root=home)
+            folders.clean(home, root=home)
             number = max(self._numbers(home), default=0) + 1
             place = home / version_name(number)
-            with files.replacing_folder(place) as filling, files.clear_errors(place):
+            with folders.replacing_folder(place) as filling, write_errors.clear_errors(place):
                 copy_model(model, filling / MODEL)
                 known = link_files(carried, filling / MODEL) if carried else {}
                 card = ModelCard(
@@ -223,7 +223,7 @@ class ModelRegistry:
         with locked(self._folder(name), timeout_s=self.lock_timeout_s):
             removed = [v for number, v in sorted(versions.items()) if number not in kept]
             for version in removed:
-                files.remove_folder(version.folder)
+                folders.remove_folder(version.folder)
         return [version.label for version in removed]
 
     def holds(self, name: str) -> bool:

@@ -16,7 +16,7 @@ from cryoflow.simulate.cryosparc_columns import PickColumns
 from cryoflow.simulate.cryosparc_files import JobWriter, write_project_files
 from cryoflow.simulate.cryosparc_scenario import Scenario
 from cryoflow.simulate.dataset import SimulatedDataset
-from cryoflow.storage.files import replacing_folder
+from cryoflow.storage.folders import replacing_folder
 
 
 def write_cryosparc_project(folder: str | Path, dataset: SimulatedDataset, *, version: str = "4.5") -> Path:

@@ -19,7 +19,8 @@ from cryoflow.formats.star import write_star
 from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.relion_graph import Graph
 from cryoflow.simulate.relion_tables import BINNING, Columns, Tables
-from cryoflow.storage.files import replacing_folder, write_atomically
+from cryoflow.storage.files import write_atomically
+from cryoflow.storage.folders import replacing_folder
 
 _N_MANUAL = 5
 _GENERATIONS = {"1": (1, 4), "2": (2, 1), "3.0": (3, 0), "3.1": (3, 1), "4": (4, 0), "5": (5, 0)}

@@ -42,8 +42,9 @@ from cryoflow.preparation.model_folder import (
 from cryoflow.preparation.patches import Patches, PatchExtractor
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage import inputs
-from cryoflow.storage.files import make_folder, remove, write_atomically
+from cryoflow.storage.files import remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.storage.folders import make_folder
 from cryoflow.storage.sealing import refuse_newer, unsealed
 from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures
 from cryoflow.unpicker.devices import find_devices, load_keras

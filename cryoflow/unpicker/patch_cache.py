@@ -19,8 +19,9 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.preparation.patches import Patches, PatchExtractor, load_patches
 from cryoflow.preparation.picked import PickedMicrograph
-from cryoflow.storage.files import make_folder, write_atomically
+from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
+from cryoflow.storage.folders import make_folder
 
 
 @dataclass(frozen=True)

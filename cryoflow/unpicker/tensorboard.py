@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cryoflow.errors import NotWritten
-from cryoflow.storage.files import make_folder
+from cryoflow.storage.folders import make_folder
 
 
 class Scalars:

@@ -7,7 +7,8 @@ from pathlib import Path
 from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import require_ctf
 from cryoflow.shards import OnProgress
-from cryoflow.storage.files import remove_folder, write_atomically
+from cryoflow.storage.files import write_if_changed
+from cryoflow.storage.folders import remove_folder
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
@@ -111,12 +112,12 @@ def _write_star(
     doubtful_suffix: str | None,
 ) -> None:
     name = scored.micrograph.name
-    write_atomically(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(scored.kept)))
+    write_if_changed(output / f"{name}{suffix_of(unpick_suffix)}", _encoded(picks.rows.where(scored.kept)))
     if scored_suffix is not None:
         values = [f"{p:.6f}" for p in scored.probabilities]
-        write_atomically(output / f"{name}{suffix_of(scored_suffix)}", _encoded(picks.rows.with_column(FOM, values)))
+        write_if_changed(output / f"{name}{suffix_of(scored_suffix)}", _encoded(picks.rows.with_column(FOM, values)))
     if doubtful_suffix is not None:
-        write_atomically(output / f"{name}{suffix_of(doubtful_suffix)}", _encoded(picks.rows.where(scored.doubtful)))
+        write_if_changed(output / f"{name}{suffix_of(doubtful_suffix)}", _encoded(picks.rows.where(scored.doubtful)))
 
 
 def _encoded(text: str) -> bytes:

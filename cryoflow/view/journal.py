@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cryoflow.database import layout
 from cryoflow.errors import BadInput
-from cryoflow.storage import files, inputs
+from cryoflow.storage import folders, inputs, write_errors
 from cryoflow.storage.safe_names import safe_name, short_hash
 
 FORMAT = 1
@@ -95,7 +95,7 @@ class Journal:
         BadInput
             As `read`; and where the action is too long or the journal is full.
         """
-        with self._lock, files.clear_errors(self.path), self._locked() as number:
+        with self._lock, write_errors.clear_errors(self.path), self._locked() as number:
             self._read(number)
             content = action()
             if content is None:
@@ -121,12 +121,12 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[int]:
         new = not self.path.exists()
-        files.make_folder(self.path.parent)
+        folders.make_folder(self.path.parent)
         number = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
             fcntl.lockf(number, fcntl.LOCK_EX)  # also between hosts that share the file over NFS
             if new:
-                files.sync_folder(self.path.parent)
+                folders.sync_folder(self.path.parent)
             yield number
         finally:
             os.close(number)

@@ -18,7 +18,7 @@ from cryoflow.database import Database
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.named import registry_beside
 from cryoflow.settings.load import Settings
-from cryoflow.storage import files, inputs
+from cryoflow.storage import inputs, write_errors
 from cryoflow.view.access import LOOPBACK, Access, new_token
 from cryoflow.view.addresses import report_folders
 from cryoflow.view.parameters import ViewParameters
@@ -138,7 +138,7 @@ def tokens(file: Path | None) -> tuple[str, str]:
     if file is None:
         return new_token(), new_token()
     if not file.exists():
-        with files.clear_errors(file):
+        with write_errors.clear_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             hidden = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
             descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

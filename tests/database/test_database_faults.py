@@ -19,7 +19,7 @@ from cryoflow.database import Database, verify
 from cryoflow.errors import CryoflowError, NotWritten
 from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
-from cryoflow.storage import files, stale_files
+from cryoflow.storage import fault_points, files, folders, open_folder, stale_files
 
 SHARED_MEMORY = Path("/dev/shm")
 Make = Callable[..., PickSet]
@@ -78,11 +78,11 @@ def in_child(work: Callable[[], None]) -> int:
 
 @contextmanager
 def hook(on_point: Callable[[str], None]) -> Iterator[None]:
-    files.on_fault_point = on_point
+    fault_points.on_fault_point = on_point
     try:
         yield
     finally:
-        files.on_fault_point = None
+        fault_points.on_fault_point = None
 
 
 def at(number: int, act: Callable[[], None]) -> Callable[[str], None]:
@@ -160,7 +160,7 @@ def test_killed_at_every_step_the_second_run_gives_the_same_bytes(tmp_path: Path
     copy(start, plain)
     points = points_of(change, plain, tmp_path / "points")
     expected = tree(plain)
-    assert set(points) >= files.FAULT_POINTS - {"moved"}, "a fault point has no case"
+    assert set(points) >= fault_points.FAULT_POINTS - {"moved"}, "a fault point has no case"
     for number, name in enumerate(points):
         root = tmp_path / f"killed-{number}"
         copy(start, root)
@@ -191,7 +191,7 @@ def test_an_entry_that_a_killed_writer_left_aside_is_moved_back_by_the_next_writ
     assert not (root / "P1/Particles/Homo_J51").exists()
     assert in_child(lambda: Database(root).add(make_pickset("P2", job="J7")) and None) == 0
     assert {k: v for k, v in tree(root / "P1").items() if ".tmp-" not in k} == before
-    assert [f for f in verify(root) if f.path.name.endswith(files.ASIDE)] == []
+    assert [f for f in verify(root) if f.path.name.endswith(stale_files.ASIDE)] == []
 
 
 def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, work: tuple[Work, Work]) -> None:
@@ -213,7 +213,7 @@ def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, wo
         with hook(at(i, fail)), pytest.raises(NotWritten, match="could not be written"):
             change(root)
         assert not list(root.rglob(".*.tmp-*"))
-        assert not list(root.rglob(f".*{files.ASIDE}"))
+        assert not list(root.rglob(f".*{stale_files.ASIDE}"))
         assert not (root / ".lock").exists()
         whole_entries(root)
         change(root)
@@ -315,7 +315,7 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "set").write_text("mine")
     with (
         pytest.raises(NotWritten, match="a file stands where a folder is to be"),
-        files.replacing_folder(tmp_path / "set"),
+        folders.replacing_folder(tmp_path / "set"),
     ):
         pass
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"set": "mine"}
@@ -327,7 +327,7 @@ def test_a_name_of_the_greatest_length_can_be_written_in_any_script(tmp_path: Pa
 
 
 def sweep_once(folder: Path) -> None:
-    with files.held(folder / "any") as (descriptor, _):
+    with open_folder.held(folder / "any") as (descriptor, _):
         stale_files.remove_leftovers(descriptor)
 
 

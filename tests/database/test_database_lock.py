@@ -17,7 +17,7 @@ from cryoflow.database import Database, verify
 from cryoflow.database import lock as locking
 from cryoflow.errors import DatabaseBusy
 from cryoflow.picks import PickSet
-from cryoflow.storage import files, stale_files
+from cryoflow.storage import folders, open_folder, stale_files
 
 Make = Callable[..., PickSet]
 
@@ -35,12 +35,12 @@ def test_what_a_writer_left_goes_with_its_lock_though_the_next_one_swept_there_b
     """The dead writer is a zombie here: its parent has not waited for it."""
     database = Database(tmp_path / "DB")
     entry = database.add(make_pickset("P", folder=tmp_path / "P", job="J1"))
-    with files.held(entry.folder) as (descriptor, _):
+    with open_folder.held(entry.folder) as (descriptor, _):
         stale_files.remove_leftovers(descriptor)
     told, tell = os.pipe()
     victim = os.fork()
     if victim == 0:
-        with database.writing(), files.replacing_folder(entry.folder.parent / "Homo_J2") as hidden:
+        with database.writing(), folders.replacing_folder(entry.folder.parent / "Homo_J2") as hidden:
             (hidden / "data.txt").write_text("half")
             os.write(tell, os.fsencode(hidden.name))
             os.kill(os.getpid(), signal.SIGKILL)
@@ -230,7 +230,7 @@ def test_an_entry_that_was_aside_is_looked_for_in_its_place_when_it_is_gone_from
     """The reader found it between the two renames of a writer, and comes too late to read it there."""
     database = Database(tmp_path / "DB")
     entry = database.add(make_pickset())
-    aside = files.aside_of(entry.folder)
+    aside = stale_files.aside_of(entry.folder)
     entry.folder.rename(aside)
     seen = []
 
@@ -276,7 +276,7 @@ def test_a_lock_is_removed_by_hand_where_its_owner_may_be_gone_never_where_it_li
     assert "squeue -j 4711" in said
     assert path.exists()
     entry = root / "P1/Particles/Homo_J51"
-    entry.rename(entry.with_name(f".Homo_J51{files.ASIDE}"))  # where its owner was killed
+    entry.rename(entry.with_name(f".Homo_J51{stale_files.ASIDE}"))  # where its owner was killed
     assert launch([*unlock, "--force"]) == 0
     assert not path.exists()
     assert entry.is_dir()

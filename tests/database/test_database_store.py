@@ -14,7 +14,7 @@ import pytest
 from cryoflow.database import Database, OrientationRecord
 from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import Kind, PickSet
-from cryoflow.storage import files
+from cryoflow.storage import stale_files
 
 Make = Callable[..., PickSet]
 Same = Callable[[PickSet, PickSet], None]
@@ -56,7 +56,7 @@ def test_the_same_picks_give_the_same_bytes(tmp_path: Path, make_pickset: Make) 
     before = tree(database.root)
     database.add(make_pickset())
     assert tree(database.root) == before
-    assert not list(database.root.rglob(f".*{files.ASIDE}"))
+    assert not list(database.root.rglob(f".*{stale_files.ASIDE}"))
     assert not list(database.root.rglob("*.tmp-*"))
 
 

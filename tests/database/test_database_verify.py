@@ -14,7 +14,7 @@ from cryoflow.database.values import line, word
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
-from cryoflow.storage import files
+from cryoflow.storage import fault_points
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.sealing import sealed, unsealed
 
@@ -209,12 +209,12 @@ def test_a_verify_beside_a_writer_finds_no_damage(two_projects: Database, moment
             seen.extend(f.what for f in verify(two_projects.root) if f.severity == "damage")
             seen.append("looked")
 
-    files.on_fault_point = look
+    fault_points.on_fault_point = look
     try:
         two_projects.add(make_pickset("P1", seed=9, picks_each=6))
         two_projects.add(make_pickset("P1", job="J90", picks_each=6))
     finally:
-        files.on_fault_point = None
+        fault_points.on_fault_point = None
     assert set(seen) == {"looked"}
 
 

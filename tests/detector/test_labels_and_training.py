@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from written_files import written_files
 
 from cryoflow.database import Database
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
@@ -135,10 +136,10 @@ def test_a_database_trains_a_detector_that_is_found_again(database: Database, tm
     loaded = Detector.load(tmp_path / "model")
     assert loaded.recipe["entries"] == ["P1/Refine3D_job010"]
     assert (tmp_path / "model" / "learning_curves.png").is_file()
-    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "model").rglob("*.npy")}
+    before = written_files(tmp_path / "model")
     again, _ = train(database, (), tmp_path / "model", options, say=said.append)
     assert again.fingerprint == detector.fingerprint
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "model").rglob("*.npy")} == files
+    assert written_files(tmp_path / "model") == before
     with pytest.raises(BadInput, match="holds another detector"):
         train(database, (), tmp_path / "model", replace(options, seed=2))
     with pytest.raises(BadInput, match="no entry to train from"):

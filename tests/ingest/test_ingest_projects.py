@@ -190,7 +190,7 @@ def test_a_reader_that_dies_takes_one_job_down(projects: Path, tmp_path: Path, m
 def test_a_database_that_cannot_be_written_ends_the_run(
     projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryoflow.storage import files
+    from cryoflow.storage import fault_points
 
     quick(projects / "CS-demo", tmp_path / "DB")
     passed = []
@@ -200,7 +200,7 @@ def test_a_database_that_cannot_be_written_ends_the_run(
         if len(passed) == 40:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "on_fault_point", full)
+    monkeypatch.setattr(fault_points, "on_fault_point", full)
     with pytest.raises(NotWritten, match="No space left"):
         quick(projects, tmp_path / "DB")
     monkeypatch.undo()

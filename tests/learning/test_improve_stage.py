@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from written_files import written_files
 
 from cryoflow.database import Database
 from cryoflow.detector.pick_set import SCORE_KIND
@@ -125,7 +126,10 @@ def test_the_best_model_goes_into_use_with_what_picking_needs_and_no_round_saw_a
     assert learned
     assert not learned & held_out
     assert done.entry.name == "P/AutoPick_improve-topaz"
+    folders = (tmp_path / "work", tmp_path / "models", tmp_path / "picks")
+    before = written_files(*folders)
     assert improved().version == done.version
+    assert written_files(*folders) == before
     assert improved.topaz.n_trainings == 3  # type: ignore[attr-defined]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from learning_stub import StubLearner, StubProject
+from written_files import written_files
 
 from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.learning import update as module
@@ -51,7 +52,9 @@ def test_what_is_new_is_learned_once(registry: ModelRegistry, project: Callable[
     learner = StubLearner([project("A")])
     first = run(registry, learner)
     assert (first.outcome, first.learned, in_use(registry)) == ("promoted", ("A",), 1)
+    before = written_files(registry.root)
     assert run(registry, learner).outcome == "nothing new"
+    assert written_files(registry.root) == before
 
     learner.projects.append(project("B"))
     second = run(registry, learner)

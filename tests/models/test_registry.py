@@ -13,7 +13,7 @@ import pytest
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.card import TrainedOn, read_card
 from cryoflow.models.registry import ModelRegistry
-from cryoflow.storage import files
+from cryoflow.storage import fault_points
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_kill_at_any_write_leaves_whole_versions_and_the_next_add_goes_on(
             if left == 0:
                 os._exit(9)
 
-        files.on_fault_point = die
+        fault_points.on_fault_point = die
         registry.add("unpicker", "unpicker", model)
         registry.promote("unpicker", 2, "second")
         os._exit(0)

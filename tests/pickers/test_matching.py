@@ -123,7 +123,7 @@ def test_several_pickers_in_one_table_and_one_figure(make_entry, tmp_path):
     table = table_of(comparisons)
     assert table["entry"].tolist() == ["P12/AutoPick_good", "P12/AutoPick_bad"]
     assert len(per_micrograph(comparisons)) == 2 * len(entry.micrographs)
-    files = write_evaluation(comparisons, "P12/Homo_J51", tmp_path)
+    files = list(write_evaluation(comparisons, "P12/Homo_J51", tmp_path))
     assert [f.name for f in files] == ["evaluation.tsv", "micrographs.tsv", "evaluation.png"]
     assert files[2].read_bytes().startswith(b"\x89PNG")
     assert pd.read_csv(files[0], sep="\t")["f1"][0] == pytest.approx(table["f1"][0], rel=1e-5)

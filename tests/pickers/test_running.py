@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from written_files import written_files
 
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.executor import Executor, Step, command, write_script
@@ -88,8 +89,10 @@ def test_training_follows_the_log_reads_the_curve_and_takes_the_best_epoch(expor
     assert result.model.name == "topaz_epoch2.sav"
     assert set(pd.read_csv(result.curve, sep="\t")["metric"]) == {"loss", "auprc"}
     assert result.figure.exists()
+    before = written_files(exported)
     again = train("topaz", exported, CPU)
     assert again.reused
+    assert written_files(exported) == before
     assert not train("topaz", exported, CPU, again=True).reused
 
 
@@ -187,8 +190,34 @@ def test_picking_brings_positions_back_through_the_manifest_and_applies_the_thre
         np.testing.assert_array_equal(picks.centers_xy_px, [[10.0 * factor, 20.0 * factor]] * len(picks))
         assert picks.provenance.program == "picker"
         assert "threshold 0" in picks.provenance.title
+    before = written_files(tmp_path / "picked")
+    again = pick("topaz", model, entries, tmp_path / "picked", CPU, diameter_A=100, name="run1", overwrite=True)
+    assert (again.reused, result.reused) == (True, False)
+    assert [len(p) for p in again.picksets] == [len(p) for p in result.picksets]
+    assert written_files(tmp_path / "picked") == before
     everything = import_picks("topaz", tmp_path / "picked" / "picks", tmp_path / "picked", threshold=-6)
     assert [len(p) for p in everything] == [4, 6]
+
+
+def test_picks_are_made_again_where_they_or_their_model_changed_or_their_run_was_killed(make_entry, program, tmp_path):
+    program("topaz", TOPAZ)
+    model, entries = tmp_path / "m.sav", [make_entry("P1", n=2)]
+    model.write_text("model")
+    folder = tmp_path / "picked"
+
+    def again() -> bool:
+        return pick("topaz", model, entries, folder, CPU, diameter_A=100, overwrite=True).reused
+
+    assert (again(), again()) == (False, True)
+    model.write_text("another")
+    assert (again(), again()) == (False, True)
+    file = next(p for p in (folder / "picks").rglob("*") if p.is_file())
+    file.write_text("truncated")
+    assert (again(), again()) == (False, True)
+    (folder / "picked.json").write_text('{"format": 1}')
+    assert (again(), again()) == (False, True)
+    (folder / "picked.json").unlink()  # written last: a run that was killed leaves none
+    assert (again(), again()) == (False, True)
 
 
 def test_another_sets_manifest_is_noticed(make_entry, program, tmp_path, caplog):

@@ -62,7 +62,7 @@ def training(folder: Path) -> None:
 
     import cryoflow.unpicker.training_loop  # noqa: F401  # imports Keras, before the forks
     from cryoflow.preparation.two_channel import TwoChannelPreprocessing
-    from cryoflow.storage import files
+    from cryoflow.storage import fault_points
     from cryoflow.unpicker.labeled import LabeledSet
     from cryoflow.unpicker.prepared_split import Progress
     from cryoflow.unpicker.train import train
@@ -93,7 +93,7 @@ def training(folder: Path) -> None:
             if p.done >= step and not point:
                 die()
             elif p.done >= step:
-                files.on_fault_point = lambda name: die() if name == point else None
+                fault_points.on_fault_point = lambda name: die() if name == point else None
 
         try:
             train(LabeledSet.from_picks([entry]), folder / model, options, on_progress=on_progress)

@@ -16,7 +16,7 @@ import pandas as pd
 from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.storage import files
+from cryoflow.storage import fault_points, stale_files
 
 SHAPE_YX = (180, 260)
 PIXEL_SIZE_A, DIAMETER_A = 6.0, 120.0
@@ -234,11 +234,11 @@ def die() -> None:
 @contextmanager
 def fault_hook(on_point: Callable[[str], None]) -> Iterator[None]:
     """Call something at each named fault point of `cryoflow.storage.files`."""
-    files.on_fault_point = on_point
+    fault_points.on_fault_point = on_point
     try:
         yield
     finally:
-        files.on_fault_point = None
+        fault_points.on_fault_point = None
 
 
 def points_of(work: Callable[[], object], log: Path) -> list[str]:
@@ -257,5 +257,5 @@ def leftovers(root: Path) -> list[str]:
     return [
         str(p)
         for p in root.rglob("*")
-        if p.name.startswith(".") and (".tmp-" in p.name or p.name.endswith(files.ASIDE))
+        if p.name.startswith(".") and (".tmp-" in p.name or p.name.endswith(stale_files.ASIDE))
     ]

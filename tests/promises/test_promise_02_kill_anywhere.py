@@ -44,7 +44,7 @@ from cryoflow.picks import PickSet
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.report.page import write_report
-from cryoflow.storage import files
+from cryoflow.storage import fault_points, stale_files
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.network import Architecture
@@ -80,7 +80,7 @@ def test_every_fault_point_has_a_case_here_or_in_the_databases_tests(tmp_path: P
 
     for work in (database_work, lambda: export("topaz", [entry], tmp_path / "topaz", diameter_A=DIAMETER_A)):
         passed |= set(points_of(work, tmp_path / "points"))
-    assert passed == files.FAULT_POINTS
+    assert passed == fault_points.FAULT_POINTS
 
 
 # ---- exports ------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_an_export_that_replaces_another_killed_at_any_point_leaves_the_old_or_t
 
         assert in_child(killed) == KILLED
         stands = [tree_below(state, "set") for state in states]
-        there = tree(where / "set") if (where / "set").exists() else tree(files.aside_of(where / "set"))
+        there = tree(where / "set") if (where / "set").exists() else tree(stale_files.aside_of(where / "set"))
         assert there in stands
         assert in_child(write_new) == 0
         assert tree(where) == states[0], f"killed at {points[number]} ({number})"

@@ -108,9 +108,10 @@ def test_a_command_that_is_told_to_end_lets_go_of_the_lock_first(finished_projec
     """What `scancel`, `timeout`, and systemd send; another machine could not take the lock over."""
     script = (
         "import sys, time\n"
-        "from cryoflow.storage import files\n"
+        "from cryoflow.storage import fault_points\n"
         "from cryoflow.cli import main\n"
-        "files.on_fault_point = lambda name: name == 'folder.written' and (print('in', flush=True), time.sleep(60))\n"
+        "wait = lambda name: name == 'folder.written' and (print('in', flush=True), time.sleep(60))\n"
+        "fault_points.on_fault_point = wait\n"
         "main.main()\n"
     )
     argv = [sys.executable, "-c", script, "ingest", str(finished_projects), "--database", str(tmp_path / "DB")]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from cryoflow.storage import inputs
-from cryoflow.storage.files import replacing
+from cryoflow.storage.files import write_if_changed
 
 COLUMNS = ("epoch", "split", "metric", "value")
 _EPOCH = re.compile(r"^Epoch (\d+)/\d+", re.MULTILINE)
@@ -84,5 +85,6 @@ def plot_curve(curve: pd.DataFrame, title: str, path: Path) -> None:
         axes.set_ylabel(names[metric])
         axes.legend(frameon=False)
     figure.suptitle(title)
-    with replacing(path) as hidden:
-        figure.savefig(hidden, format="png", dpi=120, metadata={"Software": ""})
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": ""})
+    write_if_changed(path, picture.getvalue())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from cryoflow.pickers.comparing.compare import Comparison, Scores
-from cryoflow.storage.files import replacing, write_atomically
+from cryoflow.storage.files import write_if_changed
 from cryoflow.storage.tables import table_text
 
 _COLUMNS = ("precision", "recall", "f1", "average_precision", "localisation_error_A")
@@ -27,18 +28,18 @@ def per_micrograph(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["entry", "micrograph", "n_reference", "n_picks", "n_matched", *_COLUMNS])
 
 
-def write_evaluation(comparisons: Sequence[Comparison], reference: str, folder: Path) -> list[Path]:
-    """Write `evaluation.tsv`, `micrographs.tsv` and `evaluation.png` into a folder."""
-    written = []
-    for name, table in (("evaluation.tsv", table_of(comparisons)), ("micrographs.tsv", per_micrograph(comparisons))):
-        write_atomically(folder / name, table_text(table, "%.6g"))
-        written.append(folder / name)
-    plot(comparisons, reference, folder / "evaluation.png")
-    return [*written, folder / "evaluation.png"]
+def write_evaluation(comparisons: Sequence[Comparison], reference: str, folder: Path) -> dict[Path, bool]:
+    """Write `evaluation.tsv`, `micrographs.tsv` and `evaluation.png` into a folder; returns which files changed."""
+    contents: dict[str, str | bytes] = {
+        "evaluation.tsv": table_text(table_of(comparisons), "%.6g"),
+        "micrographs.tsv": table_text(per_micrograph(comparisons), "%.6g"),
+        "evaluation.png": plot(comparisons, reference),
+    }
+    return {folder / name: write_if_changed(folder / name, content) for name, content in contents.items()}
 
 
-def plot(comparisons: Sequence[Comparison], reference: str, path: Path) -> None:
-    """Draw precision against recall, a curve if picks have scores; and precision, recall and F1 as bars."""
+def plot(comparisons: Sequence[Comparison], reference: str) -> bytes:
+    """Return a PNG: precision against recall, a curve if picks have scores; precision, recall and F1 as bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,8 +71,9 @@ def plot(comparisons: Sequence[Comparison], reference: str, path: Path) -> None:
     radius = f"within {comparisons[0].radius_A:.3g} Å" if comparisons else ""
     figure.suptitle(f"Against {reference}, {radius}", fontsize=11)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=9)
-    with replacing(path) as hidden:
-        figure.savefig(hidden, format="png", dpi=130, metadata={"Software": ""})
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=130, metadata={"Software": ""})
+    return picture.getvalue()
 
 
 def _numbers(scores: Scores) -> dict[str, float]:

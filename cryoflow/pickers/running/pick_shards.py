@@ -23,8 +23,8 @@ from cryoflow.pickers.running.run import micrographs_to_pick, pick
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.picks import PickSet
 from cryoflow.shards import Shard
-from cryoflow.storage.files import replacing_folder
 from cryoflow.storage.fingerprints import state_of
+from cryoflow.storage.folders import replacing_folder
 from cryoflow.storage.safe_names import safe_name
 
 

@@ -21,7 +21,7 @@ from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.curves import plot_curve
 from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running import staging
+from cryoflow.pickers.running import picked_before, staging
 from cryoflow.pickers.running.preflight import preflight
 from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest as manifests
@@ -29,7 +29,7 @@ from cryoflow.pickers.training_sets.contents import read_contents
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.storage.files import write_atomically
+from cryoflow.storage.files import write_if_changed
 from cryoflow.storage.tables import table_text
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ class Picked:
     picksets: tuple[PickSet, ...]
     script: Path | None = None
     seconds: float = 0.0
+    reused: bool = False
+    """The folder held these picks already, and the program was not run."""
 
 
 def train(
@@ -157,7 +159,7 @@ def _trained(
     table = figure = None
     if len(curve):
         table, figure = folder / "training_curve.tsv", folder / "training_curve.png"
-        write_atomically(table, table_text(curve, "%.6g"))
+        write_if_changed(table, table_text(curve, "%.6g"))
         plot_curve(curve, f"{target.title}, {folder.name}", figure)
     return Trained(folder, model, log, curve=table, figure=figure, seconds=seconds, reused=reused)
 
@@ -193,6 +195,8 @@ def pick(
         Picks below it are left out; the picker's default where None.
     keep_all
         Apply no threshold at all.
+
+    The program is not run where the folder holds the picks of the same model, micrographs and settings.
     """
     target, output = picker(picker_name), Path(output).absolute()
     if not target.picks:
@@ -218,24 +222,32 @@ def pick(
     )
     preflight(target, output)
     log = output / "pick.log"
-    steps = target.pick_steps(output, model_path, manifests.read_settings(output), executor.resources)
-    shutil.rmtree(output / "picks", ignore_errors=True)  # of an earlier run: they must not be taken for this one's
-    (output / "picks").mkdir()
-    if script_only:
-        return Picked(output, log, (), script=write_script(steps, executor, work_folder(output), "pick", log.name))
-    scratch = nullcontext() if executor.slurm else staging.through_scratch(output)  # of this machine, not of the job's
-    with _micrographs_watched(output), scratch:
-        seconds = run_steps(steps, executor, work_folder(output), log, on_line)
+    source = picked_before.source_of(output, model_path, executor)
+    is_done = not script_only and picked_before.is_picked(output, source)
+    seconds = 0.0
+    if not is_done:
+        steps = target.pick_steps(output, model_path, manifests.read_settings(output), executor.resources)
+        # Picks of an earlier run must not be taken for this one's.
+        shutil.rmtree(output / picked_before.PICKS, ignore_errors=True)
+        (output / picked_before.PICKS).mkdir()
+        if script_only:
+            return Picked(output, log, (), script=write_script(steps, executor, work_folder(output), "pick", log.name))
+        # Scratch is of this machine, not of a job's.
+        scratch = nullcontext() if executor.slurm else staging.through_scratch(output)
+        with _micrographs_watched(output), scratch:
+            seconds = run_steps(steps, executor, work_folder(output), log, on_line)
     found = import_picks(
         picker_name,
-        output / "picks",
+        output / picked_before.PICKS,
         output,
         name=name or output.name,
         threshold=threshold,
         keep_all=keep_all,
         model=model_path.name,
     )
-    return Picked(output, log, tuple(found), seconds=seconds)
+    if not is_done and not target.not_picked(output / picked_before.PICKS):
+        picked_before.record_picked(output, source)
+    return Picked(output, log, tuple(found), seconds=seconds, reused=is_done)
 
 
 def model_file(target: Picker, model: str) -> Path:

@@ -26,10 +26,11 @@ from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, build_training_set, splits_of
 from cryoflow.picks import UNCONFIRMED, PickSet, require_confirmed
 from cryoflow.shards import Shard
-from cryoflow.storage.files import clear_errors, mend, replacing_folder
 from cryoflow.storage.fingerprints import Fingerprint
+from cryoflow.storage.folders import mend, replacing_folder
 from cryoflow.storage.stale_files import hidden_sibling
 from cryoflow.storage.tables import table_text
+from cryoflow.storage.write_errors import clear_errors
 
 log = logging.getLogger(__name__)
 

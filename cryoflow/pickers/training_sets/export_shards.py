@@ -28,8 +28,9 @@ from cryoflow.pickers.training_sets.side_by_side import several
 from cryoflow.pickers.training_sets.training_set import OF_SHARDS, TrainingSet
 from cryoflow.shards import Shard
 from cryoflow.storage import inputs
-from cryoflow.storage.files import is_file, remove, remove_folder, replacing_folder, take_over, write_atomically
+from cryoflow.storage.files import is_file, remove, write_atomically
 from cryoflow.storage.fingerprints import state_of
+from cryoflow.storage.folders import remove_folder, replacing_folder, take_over
 
 Content = dict[str, npt.NDArray[np.generic]]
 _SUFFIX = ".npz"
