@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, task
@@ -13,6 +14,7 @@ from cryoflow.pickers.comparing.compare import Compared, Comparison, compare
 from cryoflow.pickers.parameters import EvaluateParameters
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.json_values import plain
+from cryoflow.storage.parsing import read_record
 from flows.run_page import run_name, show_table
 
 
@@ -71,19 +73,41 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
     BadInput
         If the file is not such a record.
     """
-    names = ("entry", "n_reference", "n_picks", "n_matched")
-    try:
-        entries = json.loads(evaluation.read_text())["entries"]
-        return tuple(
-            Comparison(
-                **{name: entry[name] for name in names},
-                micrographs=tuple(Compared(m["n_reference"], m["n_picks"], m["n_matched"], name=m["name"]) for m in ms),
-            )
-            for entry in entries
-            for ms in (entry["micrographs"],)
+    record = read_record(evaluation, _StoredEvaluation, "Remove it, and run the same again.")
+    return tuple(
+        Comparison(
+            entry=e.entry,
+            n_reference=e.n_reference,
+            n_picks=e.n_picks,
+            n_matched=e.n_matched,
+            micrographs=tuple(Compared(m.n_reference, m.n_picks, m.n_matched, name=m.name) for m in e.micrographs),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(evaluation, f"is no evaluation ({error}).", "Remove it, and run the same again.") from error
+        for e in record.entries
+    )
+
+
+@dataclass(frozen=True)
+class _StoredMicrograph:
+    name: str
+    n_reference: int
+    n_picks: int
+    n_matched: int
+
+
+@dataclass(frozen=True)
+class _StoredEntry:
+    entry: str
+    n_reference: int
+    n_picks: int
+    n_matched: int
+    micrographs: list[_StoredMicrograph]
+
+
+@dataclass(frozen=True)
+class _StoredEvaluation:
+    """What is read of the record; pydantic ignores the rest."""
+
+    entries: list[_StoredEntry]
 
 
 def held_out(model: Path, project_name: str) -> frozenset[str]:

@@ -13,8 +13,10 @@ from typing import Annotated
 from prefect import flow, task
 
 from cryoflow.database import Database
+from cryoflow.errors import BadInput
 from cryoflow.parameters import Count, DatabaseFolder, Option, Parameters
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.parsing import read_record
 from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.parameters import TrainUnpickerParameters, UnpickerEpochs
 from flows.run_page import run_name, show_text
@@ -68,13 +70,18 @@ def newest_model(models: Path) -> Path | None:
     return next((folder for *_, folder in sorted(found, reverse=True) if _is_finished(folder)), None)
 
 
+@dataclass(frozen=True)
+class _NightRecord:
+    picks_in_database: int
+
+
 def picks_seen(model: Path) -> int:
     """Return the number of picks in the database when a model was trained, those without micrographs included."""
     from cryoflow.unpicker.bundle import ModelBundle
 
     try:
-        return int(json.loads((model / RECORD).read_text())["picks_in_database"])
-    except (OSError, ValueError, KeyError, TypeError):  # trained by hand
+        return read_record(model / RECORD, _NightRecord).picks_in_database
+    except BadInput:  # trained by hand
         return sum(row.n_positive + row.n_negative + row.n_unlabeled for row in ModelBundle.load(model).manifest)
 
 

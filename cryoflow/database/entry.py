@@ -22,7 +22,8 @@ from cryoflow.database.manifest import read_manifest
 from cryoflow.database.older import count_older_data, read_older_data
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import Kind, PickSet, Program, Provenance, confirmed_notes
-from cryoflow.storage.sealing import refuse_newer, unsealed
+from cryoflow.storage.parsing import validated
+from cryoflow.storage.sealing import REPAIR_HINT, refuse_newer, unsealed
 
 CURRENT = "current"
 """Status of an entry that is what its job holds; every other word is a mark, such as `deleted` or `stale`."""
@@ -94,13 +95,21 @@ def read_entry(folder: Path) -> Entry:
         _check_manifest(folder)
         mark = folder / layout.MARK
         if os.path.lexists(mark):
-            said = unsealed(mark, layout.content(mark), layout.MARK_VERSION)
-            entry = replace(entry, status=str(said.get("status")), reason=str(said.get("reason")))
+            said = validated(mark, unsealed(mark, layout.content(mark), layout.MARK_VERSION), _Mark, REPAIR_HINT)
+            entry = replace(entry, status=said.status, reason=said.reason)
     except NewerFormat as error:
         entry = replace(entry, status=NEWER, reason=str(error))
     except BadInput as error:
         entry = replace(entry, status=DAMAGED, reason=str(error))
     return entry
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """The fields of a mark.json."""
+
+    status: str
+    reason: str
 
 
 def _counted(entry: Entry) -> Entry:

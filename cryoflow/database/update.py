@@ -6,6 +6,7 @@ import numpy as np
 
 from cryoflow.database import layout
 from cryoflow.database.entry import CURRENT, Entry, read_entry
+from cryoflow.database.entry_lookup import read_settled
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.picks import PICK_COLUMNS, PickSet
@@ -20,7 +21,7 @@ def same_entry(database: Database, picks: PickSet) -> Entry | None:
     """Return the entry of these picks, None where it is new, damaged or different."""
     who = picks.provenance
     folders = (f for f in layout.entry_folders(database.root) if layout.entry_name(f) == who.entry_name)
-    for there in (database.read_settled(read_entry, f) for f in folders):
+    for there in (read_settled(read_entry, f) for f in folders):
         if there.project_path == who.project and there.status == CURRENT:
             try:
                 return there if _same(database.load(there), picks) else None

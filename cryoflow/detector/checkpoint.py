@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import array_of, npz_bytes
+from cryoflow.storage import inputs
+from cryoflow.storage.parsing import parse_record
 
 if TYPE_CHECKING:
     import keras
@@ -76,15 +78,23 @@ def _average_of(arrays: Weights) -> Weights:
 
 def _read_state(path: Path, fingerprint: str) -> tuple[Weights, list[dict[str, float]]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        described = json.loads(arrays["described"].tobytes())
-        if described["fingerprint"] != fingerprint:
-            raise ValueError("made with other labels, micrographs or options")
-        return arrays, list(described["history"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        arrays = dict(inputs.read_npz(path))
+        described = parse_record(path, arrays["described"].tobytes(), _Described, _HINT)
+    except (OSError, ValueError, KeyError) as error:
         raise _no_state(path, error) from error
+    if described.fingerprint != fingerprint:
+        raise _no_state(path, ValueError("made with other labels, micrographs or options"))
+    return arrays, described.history
+
+
+@dataclass(frozen=True)
+class _Described:
+    fingerprint: str
+    history: list[dict[str, float]]
+
+
+_HINT = "Name another folder, or remove it."
 
 
 def _no_state(path: Path, error: Exception) -> BadInput:
-    return BadInput(path, f"is no state of this training ({error}).", "Name another folder, or remove it.")
+    return BadInput(path, f"is no state of this training ({error}).", _HINT)

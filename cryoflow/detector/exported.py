@@ -9,8 +9,9 @@ manifest.tsv, settings.tsv     of any export: micrographs with pixel sizes, diam
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
@@ -31,8 +32,10 @@ from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.split import TEST, VALIDATION
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.parsing import read_record
 from cryoflow.unpicker.star_rows import FOM, X, Y
 
+log = logging.getLogger(__name__)
 NOT_PICKED = "not_picked.tsv"
 
 
@@ -175,13 +178,22 @@ def read_not_picked(folder: Path) -> Mapping[str, str]:
     return {stem: reason for stem, _, reason in (line.partition("\t") for line in lines) if stem}
 
 
+@dataclass(frozen=True)
+class _Round:
+    """What the history has for a round; pydantic ignores the rest."""
+
+    round: int
+    loss: float
+    validation_loss: float
+
+
 def training_curve(model: Path) -> pd.DataFrame:
     """Return the losses of a training by round, as `Picker.training_curve` does."""
     rows: list[tuple[int, str, str, float]] = []
     try:
-        for record in json.loads(inputs.read_text(model / HISTORY)):
-            rows.append((int(record["round"]), "train", "loss", float(record["loss"])))
-            rows.append((int(record["round"]), "validation", "loss", float(record["validation_loss"])))
-    except (OSError, ValueError, KeyError, TypeError):  # a training is not lost for want of its curve
-        rows = []
+        for record in read_record(model / HISTORY, list[_Round]) if (model / HISTORY).exists() else []:
+            rows.append((record.round, "train", "loss", record.loss))
+            rows.append((record.round, "validation", "loss", record.validation_loss))
+    except BadInput as error:  # a training is not lost for want of its curve
+        log.warning("no training curve: %s", error)
     return pd.DataFrame(rows, columns=["epoch", "split", "metric", "value"])

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Gt, Le
 
 from cryoflow.detector.network import (
     MULTIPLE,
@@ -39,6 +40,7 @@ from cryoflow.preparation.model_folder import (
     METRICS,
     WEIGHTS,
     npz_bytes,
+    read_metrics,
     refuse_changed,
     set_weights,
     write_description,
@@ -48,6 +50,7 @@ from cryoflow.storage import inputs
 from cryoflow.storage.files import remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.folders import make_folder
+from cryoflow.storage.parsing import read_json, validated
 from cryoflow.storage.sealing import unsealed
 from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.network import fold
@@ -68,6 +71,31 @@ _HALF_TURN = np.ones(N_OUTPUTS, np.float32)
 _HALF_TURN[[OFFSET_X, OFFSET_Y]] = -1
 
 Answers = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _StoredCalibration:
+    __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
+
+    temperature: Annotated[float, Gt(0)]
+    offset: float
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The fields of bundle.json."""
+
+    __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
+
+    architecture: dict[str, int | list[int]]
+    pixels_per_diameter: Annotated[float, Gt(0)]
+    calibration: _StoredCalibration
+    threshold: Annotated[float, Ge(0), Le(1)]
+    diameter_A: Annotated[float, Gt(0)] | None
+    recipe: dict[str, object]
+    versions: dict[str, str]
+    checksums: dict[str, str]
+    orientations: Literal[1, 2] = 1
 
 
 @dataclass(frozen=True)
@@ -126,30 +154,28 @@ class Detector:
             raise BadInput(folder, reason, "Name the folder of a detector, or `general` for the one that ships.")
         hint = "Copy the model again."
         if (program := _program_of(file)) not in ("", PROGRAM):
-            raise BadInput(folder, f"is a model of {program}, not a detector.", "Name the folder of a detector.")
+            raise BadInput(file, f"is a model of {program}, not a detector.", "Name the folder of a detector.")
         try:
             values = unsealed(file, inputs.read_bytes(file), FORMAT, hint)
             if values.get("program") != PROGRAM:
                 raise ValueError("no program is named")
-            sums = values["checksums"]
-            assert isinstance(sums, dict)
-            refuse_changed(folder, {name: sums.get(name, "") for name in (WEIGHTS, METRICS, CARD)}, hint)
-            calibration = values["calibration"]
+            stored = validated(file, values, _Description, hint)
+            refuse_changed(folder, {name: stored.checksums.get(name, "") for name in (WEIGHTS, METRICS, CARD)}, hint)
             return cls(
-                architecture=DetectorArchitecture.from_json(values["architecture"]),  # type: ignore[arg-type]
+                architecture=DetectorArchitecture.from_json(stored.architecture),
                 weights=inputs.read_npz(folder / WEIGHTS),
-                pixels_per_diameter=float(values["pixels_per_diameter"]),  # type: ignore[arg-type]
-                calibration=Calibration(float(calibration["temperature"]), float(calibration["offset"])),  # type: ignore[index]
-                threshold=float(values["threshold"]),  # type: ignore[arg-type]
-                diameter_A=None if values["diameter_A"] is None else float(values["diameter_A"]),  # type: ignore[arg-type]
-                orientations=int(values.get("orientations", 1)),  # type: ignore[call-overload]
-                recipe=values["recipe"],  # type: ignore[arg-type]
-                metrics=json.loads(inputs.read_text(folder / METRICS)),
+                pixels_per_diameter=stored.pixels_per_diameter,
+                calibration=Calibration(stored.calibration.temperature, stored.calibration.offset),
+                threshold=stored.threshold,
+                diameter_A=stored.diameter_A,
+                orientations=stored.orientations,
+                recipe=stored.recipe,
+                metrics=read_metrics(folder, hint),
                 card=inputs.read_text(folder / CARD),
-                versions=values["versions"],  # type: ignore[arg-type]
+                versions=stored.versions,
                 folder=folder.resolve(),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(
                 file, f"cannot be read as a detector: {error!r}.", "Was it made by another version?"
             ) from error
@@ -256,9 +282,10 @@ def is_detector(name_or_folder: str | Path) -> bool:
 def _program_of(description: Path) -> str:
     """Return the program that made a model, empty where its description cannot be read."""
     try:
-        return str(json.loads(inputs.read_text(description)).get("program", ""))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return ""
+        values = read_json(description)
+    except (OSError, BadInput):
+        return ""  # `load` tells what is wrong with it
+    return str(values.get("program", "")) if isinstance(values, dict) else ""
 
 
 def half(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:

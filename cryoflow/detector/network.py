@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class DetectorArchitecture:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, object]) -> DetectorArchitecture:
+    def from_json(cls, values: Mapping[str, object]) -> DetectorArchitecture:
         """Return the architecture that `to_json` described.
 
         Raises

@@ -11,6 +11,7 @@ from cryoflow.learning.records import f1_of
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.sealing import sealed, unsealed
 
 NAME = "improve.json"
@@ -89,8 +90,6 @@ def read_record(folder: Path, key: str) -> ImproveRecord | None:
     BadInput
         Where it was changed, or is of another improvement.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     path = folder / NAME
     try:
         raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
@@ -98,11 +97,7 @@ def read_record(folder: Path, key: str) -> ImproveRecord | None:
         return None
     fields = unsealed(path, raw, _FORMAT, HINT)
     fields.pop("format")
-    try:
-        record = TypeAdapter(ImproveRecord).validate_python(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BadInput(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.", HINT) from None
+    record = validated(path, fields, ImproveRecord, HINT)
     if record.key != key:
         raise BadInput(
             folder,

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.storage import inputs
 from cryoflow.storage.files import replacing
+from cryoflow.storage.parsing import parse_record
 from cryoflow.storage.write_errors import clear_errors
 
 PIXELS = "pixels"
@@ -112,7 +114,7 @@ def read_pieces(path: Path, folder: Path) -> list[Item]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         items = []
-        for i, (content, defocus_A, diameter_A) in enumerate(described["pieces"]):  # type: ignore[arg-type,var-annotated]
+        for i, (content, defocus_A, diameter_A) in enumerate(described.pieces):
             start = f"{i:04d}/"
             labels = {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
             pixels = labels.pop(PIXELS)
@@ -122,8 +124,8 @@ def read_pieces(path: Path, folder: Path) -> list[Item]:
                 np.save(raw, pixels, allow_pickle=False)
                 with replacing(file) as hidden:
                     hidden.write_bytes(raw.getvalue())
-            defocus = float("nan") if defocus_A is None else float(defocus_A)
-            items.append(Item(str(described["project"]), str(content), file, labels, defocus, float(diameter_A)))
+            defocus = float("nan") if defocus_A is None else defocus_A
+            items.append(Item(described.project, content, file, labels, defocus, diameter_A))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(path, f"holds no learning material ({error!r}).", _HINT) from error
     return items
@@ -131,16 +133,25 @@ def read_pieces(path: Path, folder: Path) -> list[Item]:
 
 def read_learned(path: Path) -> frozenset[str]:
     """Return the fingerprints of the micrographs that a file lists as learned from."""
-    learned = _read(path, DESCRIBED)[1].get("learned")
-    return frozenset(map(str, learned)) if isinstance(learned, list) else frozenset()
+    return frozenset(_read(path, DESCRIBED)[1].learned)
 
 
-def _read(path: Path, only: str | None = None) -> tuple[dict[str, Array], dict[str, object]]:
+@dataclass(frozen=True)
+class _Described:
+    """What describes the arrays: of each piece its content, its defocus and its diameter in angstrom."""
+
+    __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
+
+    format: Literal[1]
+    project: str
+    pieces: list[tuple[str, float | None, float]]
+    learned: list[str] = field(default_factory=list)
+
+
+def _read(path: Path, only: str | None = None) -> tuple[dict[str, Array], _Described]:
     try:
         arrays = dict(inputs.read_npz(path, only))
-        described = json.loads(arrays.pop(DESCRIBED).tobytes())
-        if not isinstance(described, dict) or described.get("format") != _FORMAT:
-            raise ValueError("of another version")
+        raw = arrays.pop(DESCRIBED).tobytes()
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(path, f"cannot be read as learning material: {error}.", _HINT) from error
-    return arrays, described
+    return arrays, parse_record(path, raw, _Described, _HINT)

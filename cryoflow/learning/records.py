@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
-from cryoflow.errors import BadInput
 from cryoflow.models.gate import MicrographCounts, f1
-from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.parsing import read_record, validated
 
-_LARGEST_BYTES = 256 << 20
+_Count = Annotated[int, Ge(0), Le(1 << 40)]
 
 
 def read_quarantined(path: Path) -> dict[str, tuple[str, str]]:
@@ -25,13 +26,7 @@ def read_quarantined(path: Path) -> dict[str, tuple[str, str]]:
     BadInput
         Where the file is no such list.
     """
-    try:
-        rows = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
-        return {str(project): (str(fingerprint), str(reason)) for project, (fingerprint, reason) in rows.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BadInput(path, f"is no list of projects: {error}.", "Remove it.") from error
+    return read_record(path, dict[str, tuple[str, str]], "Remove it.") if path.exists() else {}
 
 
 def add_quarantined(path: Path, projects: Mapping[str, tuple[str, str]]) -> None:
@@ -59,16 +54,23 @@ def write_counts(path: Path, measure: str, counts: Sequence[MicrographCounts]) -
     write_atomically(path, json.dumps({"measure": measure, "counts": [astuple(c) for c in counts]}) + "\n")
 
 
+@dataclass(frozen=True)
+class _StoredCounts:
+    """The file of counts; rows of before un-pickers scored picks have three numbers."""
+
+    measure: str
+    counts: list[tuple[str, str, _Count, _Count, _Count] | tuple[str, str, _Count, _Count, _Count, _Count, _Count]]
+
+
 def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCounts]:
     """Return the counts of a version by project and micrograph; empty where it has none, or counted otherwise."""
-    try:
-        found = json.loads(inputs.read_bytes(path, at_most=_LARGEST_BYTES))
-        if isinstance(found, list):  # of before measures had names
-            found = {"measure": "", "counts": found}
-        rows = found["counts"] if found["measure"] == measure else []
-        counts = [MicrographCounts(str(p), str(m), *(int(n) for n in numbers)) for p, m, *numbers in rows]
-    except FileNotFoundError:
+    hint = "Restore it from a copy of the model."
+    if not path.exists():
         return {}
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise BadInput(path, f"holds no counts: {error}.", "Restore it from a copy of the model.") from error
-    return {(c.project, c.micrograph): c for c in counts}
+    found = read_record(path, list[object] | dict[str, object], hint)  # type: ignore[arg-type]  # a union is no class
+    if isinstance(found, list):  # of before measures had names
+        found = {"measure": "", "counts": found}
+    stored = validated(path, found, _StoredCounts, hint)
+    if stored.measure != measure:
+        return {}
+    return {(project, name): MicrographCounts(project, name, *numbers) for project, name, *numbers in stored.counts}

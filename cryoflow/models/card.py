@@ -10,6 +10,7 @@ from typing import Literal
 
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import inside
 from cryoflow.storage.sealing import sealed, unsealed
 
@@ -85,8 +86,6 @@ def read_card(path: Path) -> ModelCard:
     BadInput
         Where it is missing, was changed, lacks a field, names a file outside its version, or a newer cryoflow wrote it.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
     except OSError as error:
@@ -97,15 +96,11 @@ def read_card(path: Path) -> ModelCard:
     if isinstance(metrics, dict):
         record["metrics"] = {
             project: {name: math.nan if value is None else value for name, value in values.items()}
-            for project, values in metrics.items()
             if isinstance(values, dict)
+            else values
+            for project, values in metrics.items()
         }
-    try:
-        card = TypeAdapter(ModelCard).validate_python(record)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInput(path, f"{where}: {first['msg']}.", "Remove this version, or restore it from a copy.") from None
+    card = validated(path, record, ModelCard, "Remove this version, or restore it from a copy.")
     for name in card.files:
         inside(path.parent, name)
     return card

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from cryoflow.database.lock import locked
-from cryoflow.errors import BadInput
 from cryoflow.storage import files, folders, inputs
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.sealing import sealed, unsealed
 
 NAME = "held_out.json"
@@ -49,10 +49,8 @@ class HeldOut:
             raw = inputs.read_bytes(self.path, at_most=_LARGEST_BYTES)
         except FileNotFoundError:
             return {}
-        projects = unsealed(self.path, raw, _FORMAT).get("projects")
-        if not isinstance(projects, dict):
-            raise BadInput(self.path, "names no projects.", "Restore it from a copy.")
-        return {str(name): frozenset(map(str, fingerprints)) for name, fingerprints in projects.items()}
+        record = unsealed(self.path, raw, _FORMAT)
+        return validated(self.path, record.get("projects"), dict[str, frozenset[str]], "Restore it from a copy.")
 
     def draw(
         self, micrographs: Mapping[str, Iterable[str]], learned: Collection[str] = ()

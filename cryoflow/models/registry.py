@@ -23,6 +23,7 @@ from cryoflow.models.card import NAME as CARD
 from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
 from cryoflow.models.version import MODEL, ModelVersion, Switch, copy_model, link_files, sums_of, version_name
 from cryoflow.storage import files, folders, inputs, write_errors
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import sealed, unsealed
 
@@ -98,12 +99,7 @@ class ModelRegistry:
         except FileNotFoundError:
             return ()
         record = unsealed(path, raw, _FORMAT, HINT)
-        try:
-            switches = record["history"]
-            assert isinstance(switches, list)
-            return tuple(Switch(int(s["version"]), str(s["when"]), str(s["reason"])) for s in switches)
-        except (AssertionError, KeyError, TypeError, ValueError):
-            raise BadInput(path, "holds no history of versions.", "Promote a version to write it anew.") from None
+        return validated(path, record.get("history"), tuple[Switch, ...], "Promote a version to write it anew.")
 
     def current(self, name: str) -> ModelVersion | None:
         """Return the version in use, None where none is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import platform
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from cryoflow.errors import BadInput
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.json_values import plain
+from cryoflow.storage.parsing import read_record
 from cryoflow.storage.safe_names import inside
 from cryoflow.storage.sealing import sealed
 
@@ -75,6 +77,18 @@ def npz_bytes(arrays: Weights) -> bytes:
 def write_metrics(folder: Path, metrics: Mapping[str, object]) -> None:
     """Write what was measured; values that are not finite become null."""
     write_atomically(folder / METRICS, json.dumps(plain(metrics), indent=2, sort_keys=True) + "\n")
+
+
+def read_metrics(folder: Path, hint: str) -> dict[str, float]:
+    """Read what was measured; null becomes NaN.
+
+    Raises
+    ------
+    BadInput
+        Where the file cannot be read, or a measure is no number.
+    """
+    known = read_record(folder / METRICS, dict[str, float | None], hint)
+    return {name: math.nan if value is None else value for name, value in known.items()}
 
 
 def write_description(folder: Path, description: Mapping[str, object], files: Iterable[str]) -> None:

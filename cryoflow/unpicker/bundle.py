@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Gt, Le
 
 from cryoflow.detector.model import Detector
 from cryoflow.errors import BadInput
@@ -33,6 +34,7 @@ from cryoflow.preparation.model_folder import (
     WEIGHTS,
     Weights,
     npz_bytes,
+    read_metrics,
     refuse_changed,
     require_fields,
     set_weights,
@@ -45,6 +47,7 @@ from cryoflow.storage import inputs
 from cryoflow.storage.files import remove, write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.folders import make_folder
+from cryoflow.storage.parsing import parse_record, validated
 from cryoflow.storage.sealing import refuse_newer, unsealed
 from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures
 from cryoflow.unpicker.devices import find_devices, load_keras
@@ -198,24 +201,24 @@ class ModelBundle:
             raise BadInput(folder, f"is no model: it has no {DESCRIPTION}.", hint)
         try:
             values = _description(file)
-            sums: dict[str, str] = dict.fromkeys((WEIGHTS, METRICS, MANIFEST), "") | values["checksums"]
-            refuse_changed(folder, sums, "Copy the model again.")
+            sums = dict.fromkeys((WEIGHTS, METRICS, MANIFEST), "") | values.checksums
+            refuse_changed(folder, sums, _HINT)
             return cls(
-                architecture=Architecture.from_json(values["architecture"]),
-                preprocessing=preprocessing_from_json(values["preprocessing"], folder),
+                architecture=Architecture.from_json(values.architecture),
+                preprocessing=preprocessing_from_json(values.preprocessing, folder),
                 weights=inputs.read_npz(folder / WEIGHTS),
-                diameter_A=float(values["diameter_A"]),
-                temperature=float(values["temperature"]),
-                threshold=float(values["threshold"]),
-                projects={k: OperatingPoint.from_json(v) for k, v in values.get("projects", {}).items()},
-                options=values["options"],
-                metrics=json.loads(inputs.read_text(folder / METRICS)),
+                diameter_A=values.diameter_A,
+                temperature=values.temperature,
+                threshold=values.threshold,
+                projects={k: OperatingPoint.from_json(v) for k, v in values.projects.items()},
+                options=values.options,
+                metrics=read_metrics(folder, _HINT),
                 manifest=read_manifest(folder / MANIFEST),
-                fingerprint=values["fingerprint"],
-                versions=values["versions"],
+                fingerprint=values.fingerprint,
+                versions=values.versions,
                 folder=folder.resolve(),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInput(file, f"cannot be read as a model: {error!r}.", "Was it made by another version?") from error
 
 
@@ -260,13 +263,35 @@ def _from_fields(kind: type[PatchExtractor], values: dict[str, Any]) -> PatchExt
     return kind(**values)
 
 
-def _description(file: Path) -> dict[str, Any]:
+_HINT = "Copy the model again from where it was trained, or train it again."
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The fields of bundle.json; pydantic ignores others."""
+
+    __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
+
+    architecture: dict[str, object]
+    preprocessing: dict[str, object]
+    diameter_A: Annotated[float, Gt(0)]
+    temperature: Annotated[float, Gt(0)]
+    threshold: Annotated[float, Ge(0), Le(1)]
+    options: dict[str, object]
+    fingerprint: str
+    versions: dict[str, str]
+    checksums: dict[str, str]
+    projects: dict[str, dict[str, object]] = field(default_factory=dict)
+
+
+def _description(file: Path) -> _Description:
     """Read bundle.json and check its seal and its format."""
     raw = inputs.read_bytes(file)
-    values = json.loads(raw)
+    values = parse_record(file, raw, dict[str, object], _HINT)
     number = values.get("format")
     if number == 1 and "checksum" not in values:
         log.info("%s: written by cryoflow 0.1, without a checksum of its own; train again to have one", file)
-        return dict(values)
-    refuse_newer(file, number, FORMAT)
-    return unsealed(file, raw, FORMAT, "Copy the model again from where it was trained, or train it again.")
+    else:
+        refuse_newer(file, number, FORMAT)
+        values = unsealed(file, raw, FORMAT, _HINT)
+    return validated(file, values, _Description, _HINT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,12 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import npz_bytes
+from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.parsing import parse_record
 
 STATE = "state.npz"
+_HINT = "Start anew (--overwrite)."
 Record = dict[str, float]
 """Measures of one epoch by name."""
 
@@ -56,12 +58,12 @@ def restore_state(model: keras.Model, path: Path) -> History:
     """Load what `save_state` wrote into a model, and return the history."""
     variables = _all_variables(model)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = inputs.read_npz(path)
         if len(arrays) != len(variables) + 1:
             raise ValueError("of another training")
         for i, v in enumerate(variables):
             v.assign(arrays[f"{i:04d}"])
-        return History(json.loads(arrays["history"].tobytes()))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(path, f"is no state of this training ({error}).", "Start anew (--overwrite).") from error
+        history = arrays["history"].tobytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(path, f"is no state of this training ({error}).", _HINT) from error
+    return History(parse_record(path, history, list[Record], _HINT))

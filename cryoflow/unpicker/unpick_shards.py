@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 
 from cryoflow import shards
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
 from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress, Shard
-from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import state_of
+from cryoflow.storage.parsing import read_record
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.scoring import Result, ScoredMicrograph, score
 from cryoflow.unpicker.unpick import items_of
@@ -124,23 +127,41 @@ def read_shard(bundle: ModelBundle, items: Items, shard: Shard) -> list[Result |
         Where the record is missing or damaged.
     """
     some = items[shard.first : shard.last]
+    record = read_record(shard.result, _StoredShard, _HINT)
     try:
-        record = json.loads(inputs.read_text(shard.result))
-        results = [_from_json(bundle, m, value) for m, value in zip(some, record["results"], strict=True)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadInput(
-            shard.result, f"is no record of a shard ({error}).", "Remove it, and run the same again."
-        ) from error
-    return results
+        return [_result(bundle, m, stored) for m, stored in zip(some, record.results, strict=True)]
+    except ValueError as error:
+        raise BadInput(shard.result, f"is no record of a shard ({error}).", _HINT) from error
 
 
-def _from_json(bundle: ModelBundle, m: PickedMicrograph | None, value: object) -> Result | None:
+_HINT = "Remove it, and run the same again."
+
+
+@dataclass(frozen=True)
+class _StoredFailure:
+    path: str
+    reason: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class _StoredShard:
+    """The record of a shard: probabilities of each micrograph, or why it has none; null for one that is not there."""
+
+    __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
+
+    results: list[list[Annotated[float, Ge(0), Le(1)]] | _StoredFailure | None]
+
+
+def _result(
+    bundle: ModelBundle, m: PickedMicrograph | None, stored: list[float] | _StoredFailure | None
+) -> Result | None:
     if m is None:
         return None
-    if isinstance(value, dict):
-        return BadInput(Path(value["path"]), str(value["reason"]), str(value["hint"]))
-    probabilities = np.array(value, np.float64)
-    if probabilities.shape != m.labels.shape or not np.isfinite(probabilities).all():
+    if isinstance(stored, _StoredFailure):
+        return BadInput(Path(stored.path), stored.reason, stored.hint)
+    probabilities = np.array(stored or [], np.float64)
+    if probabilities.shape != m.labels.shape:
         raise ValueError(f"{probabilities.size} probabilities of {len(m.labels)} picks")
     point = bundle.projects.get(m.data_set)
     return ScoredMicrograph(m, probabilities, probabilities >= (point.threshold if point else bundle.threshold))

@@ -23,6 +23,7 @@ from pathlib import Path
 from cryoflow.database import layout
 from cryoflow.errors import BadInput
 from cryoflow.storage import folders, inputs, write_errors
+from cryoflow.storage.parsing import parse_record
 from cryoflow.storage.safe_names import safe_name, short_hash
 
 FORMAT = 1
@@ -41,6 +42,17 @@ class Line:
     by: str
     window: str
     action: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class _StoredLine:
+    """A line of the file, behind the first."""
+
+    n: int
+    at: str
+    by: str
+    window: str
+    do: dict[str, object]
 
 
 class Journal:
@@ -154,20 +166,13 @@ class Journal:
         return lines
 
     def _parsed(self, raw: bytes, *, first: bool) -> Line | None:
-        try:
-            record = json.loads(raw)
-            if first:
-                if record != self._head:
-                    raise BadInput(
-                        self.path, f"is not the journal of {self._head['entry']} as it is now.", "Move it away."
-                    )
-                return None
-            number, action = record["n"], record["do"]
-            if not isinstance(number, int) or not isinstance(action, dict):
-                raise TypeError("an action without number or content")
-            return Line(number, str(record["at"]), str(record["by"]), str(record["window"]), action)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise BadInput(self.path, f"is damaged: {error!r}.", "Restore it from a backup, or move it away.") from None
+        hint = "Restore it from a backup, or move it away."
+        if first:
+            if parse_record(self.path, raw, dict[str, object], hint) != self._head:
+                raise BadInput(self.path, f"is not the journal of {self._head['entry']} as it is now.", "Move it away.")
+            return None
+        record = parse_record(self.path, raw, _StoredLine, hint)
+        return Line(record.n, record.at, record.by, record.window, record.do)
 
 
 def journal_of(database: Path, entry: str, fingerprint: str, *, state_folder: Path | None = None) -> Journal:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage import inputs
+from cryoflow.storage.parsing import parse_json, read_record, validated
 from cryoflow.view.answers import printable
 
 MOST_FOLDERS = 200
@@ -209,7 +209,7 @@ def _training(folder: Path) -> Training:
         epochs = _history(folder)
         n_epochs, curves = len(epochs), _curves(epochs)
         if (folder / _DESCRIPTION).is_file():
-            record = json.loads(inputs.read_text(folder / _METRICS))
+            record = read_record(folder / _METRICS, dict[str, object])
             measures = tuple(
                 (printable(name).replace("_", " "), f"{value:.4g}")
                 for name, value in record.items()
@@ -236,15 +236,12 @@ def _state_of(folder: Path) -> tuple[Path, str, float] | None:
 def _history(folder: Path) -> list[Mapping[str, float]]:
     """Return the measures of each epoch, of a finished training or of one under way."""
     if (folder / _HISTORY).is_file():
-        epochs = json.loads(inputs.read_text(folder / _HISTORY))
-    elif state := _state_of(folder):
-        epochs = json.loads(inputs.read_npz(state[0], state[1])[state[1]].tobytes())
-        epochs = epochs["history"] if isinstance(epochs, dict) else epochs
-    else:
-        return []
-    if not isinstance(epochs, list) or not all(isinstance(e, dict) for e in epochs):
-        raise ValueError("its history is no list of epochs")
-    return epochs
+        return read_record(folder / _HISTORY, list[Mapping[str, float]])
+    if state := _state_of(folder):
+        file, array, _ = state
+        epochs = parse_json(file, inputs.read_npz(file, array)[array].tobytes())
+        return validated(file, epochs.get("history") if isinstance(epochs, dict) else epochs, list[Mapping[str, float]])
+    return []
 
 
 def _curves(epochs: Sequence[Mapping[str, float]]) -> tuple[Plot, ...]:

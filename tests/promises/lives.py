@@ -122,12 +122,15 @@ def run_line(root: Path, out: Path) -> list[str]:
 
 
 def flow(folder: Path, root: Path) -> None:
-    """`cryoflow run`, killed in each of its stages, then let be."""
+    """`cryoflow run`, killed in each of its stages, then let be; a line `PAST ...` for each access past the door."""
+    import doors
+
     from cryoflow.cli.main import launch
 
     line = run_line(root, folder / "out")
 
     def work(pattern: str) -> None:
+        doors.watch(root.parent, folder / "out", lambda line: print("PAST", line, flush=True))
         if pattern:
             die_when(lambda: bool(seen(folder, pattern, hidden="/." in pattern)))
         code = launch(line)

@@ -32,7 +32,7 @@ def lives(*arguments: str | Path, **environment: str) -> list[list[str]]:
     rows = [
         line.split()
         for line in done.stdout.splitlines()
-        if line.startswith(("LIFE", "STEPS", "AGAIN", "FINISHED", "KILLED", "ENDED"))
+        if line.startswith(("LIFE", "STEPS", "AGAIN", "FINISHED", "KILLED", "ENDED", "PAST"))
     ]
     assert rows, done.stderr[-3000:]
     return rows
@@ -59,7 +59,7 @@ def test_a_training_that_is_killed_again_and_again_ends_at_the_same_model(tmp_pa
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A root with one finished project of four micrographs."""
-    return simulated_project(tmp_path)
+    return simulated_project(tmp_path / "users")
 
 
 def api_url() -> str:
@@ -71,12 +71,16 @@ def api_url() -> str:
 def test_a_flow_killed_in_each_of_its_stages_goes_on_and_repeats_nothing(
     project: Path, tmp_path: Path, prefect_server: None
 ) -> None:
-    """`cryoflow run`: its outputs say what is done. The runs of the killed processes are Crashed, none is Running."""
+    """`cryoflow run`: its outputs say what is done. The runs of the killed processes are Crashed, none is Running.
+
+    Every open and every change is watched, as in test_promise_07_one_door.py.
+    """
     from prefect.client.orchestration import get_client
 
     rows = lives("flow", tmp_path, project, PREFECT_API_URL=api_url())
     assert [row[1] for row in rows if row[0] == "LIFE"] == ["-9"] * 3 + ["0"]
     assert [row for row in rows if row[0] == "AGAIN"] == []
+    assert [row for row in rows if row[0] == "PAST"] == []
     counts = [int(row[1]) for row in rows if row[0] == "FINISHED"]
     assert counts[0] == 0
     assert counts == sorted(set(counts)), "each life did something"

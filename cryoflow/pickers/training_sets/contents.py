@@ -16,6 +16,7 @@ from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.storage import inputs
 from cryoflow.storage.files import link, replace_file
 from cryoflow.storage.fingerprints import checksum, fingerprint, state_of
+from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import inside
 from cryoflow.storage.sealing import sealed, unsealed
 
@@ -134,14 +135,13 @@ def read_contents(folder: Path) -> Contents | None:
     path = folder / NAME
     try:
         record = unsealed(path, inputs.read_bytes(path), FORMAT)
-        texts = [record[name] for name in ("files", "links", "micrographs")]
-        for name in [*record["files"], *record["links"], *record["folders"]]:  # type: ignore[misc]
+        contents = validated(path, record, Contents)
+        for name in [*contents.files, *contents.links, *contents.folders]:
             inside(folder, name)
-        files, links, micrographs = ({str(k): str(v) for k, v in text.items()} for text in texts)  # type: ignore[attr-defined]
-        return Contents(str(record["made_with"]), files, links, tuple(record["folders"]), micrographs)  # type: ignore[arg-type]
+        return contents
     except NewerFormat:
         raise
-    except (BadInput, OSError, KeyError, TypeError, AttributeError):
+    except (BadInput, OSError):
         return None
 
 

@@ -31,6 +31,7 @@ from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file, remove, write_atomically
 from cryoflow.storage.fingerprints import state_of
 from cryoflow.storage.folders import remove_folder, replacing_folder, take_over
+from cryoflow.storage.parsing import parse_record
 
 Content = dict[str, npt.NDArray[np.generic]]
 _SUFFIX = ".npz"
@@ -193,11 +194,14 @@ def _shard(first: int, last: int, folder: Path, content: Content) -> Shard:
     return shards.shard(first, last, folder, "", described)
 
 
+_HINT = "Run the same again."
+
+
 def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
     """Return the picker, the micrographs and the settings that the file of a shard contains."""
     try:
         content = inputs.read_npz(file)
-        _, name, settings = json.loads(str(content["made"][0]))
+        _, name, settings = parse_record(file, str(content["made"][0]), tuple[str, str, dict[str, str]], _HINT)
         tables = {
             which: pd.DataFrame(
                 {key.partition(" ")[2]: values for key, values in content.items() if key.startswith(f"{which} ")}
@@ -205,8 +209,8 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
             for which in ("micrographs", "picks", "not_positive")
         }
         micrographs = tables["micrographs"].astype(OF_SHARDS)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise BadInput(file, f"is no shard of an export ({error}).", "Run the same again.") from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise BadInput(file, f"is no shard of an export ({error}).", _HINT) from error
     return (
         picker(name),
         TrainingSet(micrographs, tables["picks"], (), (), not_positive=tables["not_positive"]),

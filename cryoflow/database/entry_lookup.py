@@ -1,0 +1,59 @@
+"""Find the folder of an entry by its name, and read it while other processes replace entries."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cryoflow.database import layout
+from cryoflow.database.entry import check_formats
+from cryoflow.errors import BadInput
+from cryoflow.storage import inputs
+from cryoflow.storage.safe_names import inside
+
+T = TypeVar("T")
+
+
+def find_entry(root: Path, name: str) -> Path:
+    """Return the folder of an entry of a name, `<project>/<Kind>_<job>`.
+
+    Raises
+    ------
+    BadInput
+        If there is none; the message names similar ones.
+    """
+    project, _, entry = name.strip("/").partition("/")
+    if project and entry and "/" not in entry and not {project[0], entry[0]} & {"."}:
+        folder = inside(root, f"{project}/{layout.ENTRIES}/{entry}")
+        if place := layout.place_of(folder):  # a killed writer may have left it aside
+            return place
+    if not (root / layout.MARKER).exists() and next(layout.entry_folders(root), None) is None:
+        raise BadInput(root, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'.")
+    names = [f"{f.parent.parent.name}/{layout.entry_name(f)}" for f in layout.entry_folders(root)]
+    near = difflib.get_close_matches(name, names, 3, 0.5) or names[:3]
+    raise BadInput(root, f"there is no entry {name!r}.", f"There are: {', '.join(near)}, ..." if near else "")
+
+
+def read_settled(read: Callable[[Path], T], folder: Path) -> T:
+    """Read an entry's folder, again where another process replaced the entry meanwhile."""
+    whole = folder.with_name(layout.entry_name(folder))
+    for attempt in range(10):
+        try:
+            return read(layout.place_of(whole) or whole)
+        except OSError as error:
+            where = error.filename or folder
+            if not inputs.is_gone(error):
+                raise BadInput(where, f"cannot be read: {error.strerror or error}.") from error
+            if attempt == 9:
+                raise BadInput(where, "this file of the database is not there.") from None
+            time.sleep(0.02 * (attempt + 1))
+    raise AssertionError("unreachable")
+
+
+def refuse_newer_entry(folder: Path) -> None:
+    """Raise `NewerFormat` if a newer cryoflow wrote an entry: it must not be replaced or marked by this one."""
+    if (place := layout.place_of(folder)) is not None:
+        check_formats(place)
