@@ -22,7 +22,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 for _name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:
-    if _name not in ("CRYOFLOW_REALDATA", "CRYOFLOW_CI_REQUIRE", "CRYOFLOW_CPU_IMAGE", "CRYOFLOW_DOCKER_IMAGE"):
+    if _name not in (
+        "CRYOFLOW_REALDATA",
+        "CRYOFLOW_CASES",
+        "CRYOFLOW_CI_REQUIRE",
+        "CRYOFLOW_CPU_IMAGE",
+        "CRYOFLOW_DOCKER_IMAGE",
+    ):
         del os.environ[_name]  # the settings of whoever runs the tests are not the tests'
 
 ROOT = Path(__file__).resolve().parent.parent

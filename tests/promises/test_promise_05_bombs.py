@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,18 @@ def test_the_time_of_a_file_is_over_when_clock_and_processor_agree(monkeypatch: 
         deadline.check()
     clock[0] = 0.0
     deadline.check()
+
+
+def test_blank_lines_at_the_head_of_a_table_are_looked_at_once_each(tmp_path: Path) -> None:
+    """A pattern that goes on over line ends looks at them again from each line: 64 kB then take seconds, not 1 ms."""
+    from cryoflow.formats.pick_tables.declaration import Head
+
+    file = tmp_path / "picks.txt"
+    file.write_bytes(b"\n" * (1 << 16))
+    head = Head.of(file)
+    begun = time.process_time()
+    assert not head.is_star
+    assert time.process_time() - begun < 0.5
 
 
 def test_two_hundred_thousand_missing_micrographs_are_looked_for_without_a_look_at_each_folder(
