@@ -67,7 +67,7 @@ def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCou
     hint = "Restore it from a copy of the model."
     if not path.exists():
         return {}
-    found = read_record(path, list[object] | dict[str, object], hint)  # type: ignore[arg-type]  # a union is no class
+    found = read_record(path, object, hint)
     if isinstance(found, list):  # of before measures had names
         found = {"measure": "", "counts": found}
     stored = validated(path, found, _StoredCounts, hint)
