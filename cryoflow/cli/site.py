@@ -37,5 +37,5 @@ def init(
 
     if output.exists() and not overwrite:
         raise UsageError(f"{output} is there already: name another with --output, or add --overwrite.")
-    write_atomically(output, cryoflow_toml(*ask_cluster(), socket.getfqdn()))
+    write_atomically(output, cryoflow_toml(ask_cluster(), socket.getfqdn()))
     say(f"wrote {output}: change the lines marked CHANGE, then `chmod 600` it, for it will hold a password")

@@ -26,7 +26,7 @@ def register(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeploym
             yield deployment
 
 
-def _remove_old_name(client: SyncPrefectClient, flow_name: str, profile: ProfileName) -> None:
+def _remove_old_name(client: SyncPrefectClient, flow_name: str | None, profile: ProfileName) -> None:
     """Remove an internal deployment of an earlier version, which had another name, once none of its runs is at work."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
@@ -38,7 +38,7 @@ def _remove_old_name(client: SyncPrefectClient, flow_name: str, profile: Profile
     from prefect.client.schemas.objects import TERMINAL_STATES, StateType
     from prefect.exceptions import ObjectNotFound
 
-    if flow_name not in INTERNAL_FLOWS:
+    if flow_name is None or flow_name not in INTERNAL_FLOWS:
         return
     try:
         old = client.read_deployment_by_name(f"{flow_name}/{plain_deployment_name(flow_name, profile)}").id

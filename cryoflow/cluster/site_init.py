@@ -31,15 +31,40 @@ class Partition:
 
 @dataclass(frozen=True)
 class Association:
-    """One account of this user, from sacctmgr."""
+    """One account of this user, from sacctmgr. Unlimited is None."""
 
     account: str
     qos: str
     max_submit: int | None
+    max_jobs: int | None = None
+    """Jobs of this user that run at the same time."""
+    minutes: int | None = None
+    """Time limit of a job."""
 
 
-def ask_cluster() -> tuple[list[Partition], list[Association]]:
-    """Return the partitions and this user's accounts.
+@dataclass(frozen=True)
+class Qos:
+    """One quality of service, from sacctmgr. Unlimited is None or empty."""
+
+    name: str
+    max_submit: int | None
+    max_jobs: int | None
+    minutes: int | None
+    resources: str
+    """What one user's running jobs may have together, such as `cpu=64,gres/gpu=2`."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What sinfo and sacctmgr say of a cluster, and of this user on it."""
+
+    partitions: list[Partition]
+    associations: list[Association]
+    qos: list[Qos]
+
+
+def ask_cluster() -> Cluster:
+    """Return the partitions, this user's accounts, and the qualities of service that these may use.
 
     Raises
     ------
@@ -55,11 +80,19 @@ def ask_cluster() -> tuple[list[Partition], list[Association]]:
     try:
         import getpass
 
-        words = ["show", "associations", f"user={getpass.getuser()}", "format=Account,QOS,MaxSubmitJobs"]
-        associations = parse_associations(run(["sacctmgr", "--noheader", "--parsable2", *words], timeout_s=60))
+        associations = parse_associations(
+            _sacctmgr("associations", f"user={getpass.getuser()}", "format=Account,QOS,MaxSubmitJobs,MaxJobs,MaxWall")
+        )
+        allowed = {name for association in associations for name in association.qos.split(",")}
+        found = _sacctmgr("qos", "format=Name,MaxSubmitJobsPerUser,MaxJobsPerUser,MaxWall,MaxTRESPerUser")
+        qos = [each for each in parse_qos(found) if each.name in allowed]
     except ToolFailed:
-        associations = []  # no accounting
-    return partitions, associations
+        associations, qos = [], []  # no accounting
+    return Cluster(partitions, associations, qos)
+
+
+def _sacctmgr(*words: str) -> str:
+    return run(["sacctmgr", "--noheader", "--parsable2", "show", *words], timeout_s=60)
 
 
 def parse_sinfo(printed: str) -> list[Partition]:
@@ -90,17 +123,29 @@ def _partition(name: str, is_default: bool, kinds: Sequence[Sequence[str]]) -> P
 
 
 def parse_associations(printed: str) -> list[Association]:
-    """Read `sacctmgr --parsable2 show associations format=Account,QOS,MaxSubmitJobs`."""
-    rows = [line.split("|") for line in printed.splitlines() if line.count("|") == 2]
-    return [Association(account, qos, int(most) if most.isdigit() else None) for account, qos, most in rows]
+    """Read `sacctmgr --parsable2 show associations format=Account,QOS,MaxSubmitJobs,MaxJobs,MaxWall`."""
+    rows = [line.split("|") for line in printed.splitlines() if line.count("|") == 4]
+    return [Association(row[0], row[1], _limit(row[2]), _limit(row[3]), _minutes(row[4])) for row in rows]
 
 
-def cryoflow_toml(partitions: Sequence[Partition], associations: Sequence[Association], host: str) -> str:
+def parse_qos(printed: str) -> list[Qos]:
+    """Read `sacctmgr --parsable2 show qos format=Name,MaxSubmitJobsPerUser,MaxJobsPerUser,MaxWall,MaxTRESPerUser`."""
+    rows = [line.split("|") for line in printed.splitlines() if line.count("|") == 4]
+    return [Qos(row[0], _limit(row[1]), _limit(row[2]), _minutes(row[3]), row[4]) for row in rows]
+
+
+def _limit(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def cryoflow_toml(cluster: Cluster, host: str) -> str:
     """Return a cryoflow.toml for a cluster; what only a person can say is marked CHANGE."""
+    partitions, associations = cluster.partitions, cluster.associations
     cpu = next((p for p in partitions if p.is_default and not p.gpus), None)
     cpu = cpu or next((p for p in partitions if not p.gpus), partitions[0])
     gpu = next((p for p in partitions if p.gpus), None)
-    limits = [a.max_submit for a in associations if a.max_submit]
+    submit_limits = [a.max_submit for a in associations] + [q.max_submit for q in cluster.qos]
+    limits = [limit for limit in submit_limits if limit]
     lines = [
         "# Written by `cryoflow site init` from what sinfo and sacctmgr say; lines with CHANGE need a person.",
         'profile = "slurm-bare"          # "slurm" once there are images (make images)',
@@ -125,7 +170,12 @@ def cryoflow_toml(partitions: Sequence[Partition], associations: Sequence[Associ
     lines += [f"#   {_describe(p)}" for p in partitions]
     if associations:
         lines += ["# Accounts of this user:"]
-        lines += [f"#   {a.account}{f' (quality of service {a.qos})' if a.qos else ''}" for a in associations]
+        for a in associations:
+            qos = f" (quality of service {a.qos})" if a.qos else ""
+            lines.append(f"#   {a.account}{qos}{_limits(a.max_submit, a.max_jobs, a.minutes)}")
+    if cluster.qos:
+        lines += ['# Qualities of service that they may use: `qos = "NAME"` in a class']
+        lines += [f"#   {q.name}{_limits(q.max_submit, q.max_jobs, q.minutes, q.resources)}" for q in cluster.qos]
     lines += ["", *_class("small", cpu, 1, 4, 60, associations, "exports and their parts, evaluation, report")]
     lines += ["", *_class("large", cpu, 16, 64, 480, associations, "reading many projects")]
     lines += ["", *_class("gpu", gpu or cpu, 8, 32, 720, associations, "training, picking and un-picking")]
@@ -162,6 +212,13 @@ def _class(
     if account := next((a.account for a in accounts), ""):
         lines.append(f'account = "{account}"')
     return lines
+
+
+def _limits(max_submit: int | None, max_jobs: int | None, minutes: int | None, resources: str = "") -> str:
+    """Return the limits in words, behind a colon; empty where there are none."""
+    words = [f"{max_submit} jobs submitted"] * bool(max_submit) + [f"{max_jobs} at the same time"] * bool(max_jobs)
+    words += [f"{minutes} minutes each"] * bool(minutes) + [f"{resources} in all"] * bool(resources)
+    return f": at most {', '.join(words)}" if words else ""
 
 
 def _describe(p: Partition) -> str:

@@ -169,8 +169,10 @@ class RealSite:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str | None]:
+def postgres(*, superuser: str = "cryoflow", auth: str = "trust") -> Iterator[str | None]:
     """A PostgreSQL server of our own and its address for Prefect; None where there is no PostgreSQL.
+
+    `auth` is how it checks who comes over the network; whoever comes by its socket is trusted.
 
     It refuses to run as root, so root runs it as the user `postgres`, in a folder of that user.
     """
@@ -189,7 +191,8 @@ def postgres() -> Iterator[str | None]:
         subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     try:
-        run("initdb", "--pgdata", str(data), "--username", "cryoflow", "--auth", "trust", "--no-sync")
+        how = ("--auth-local", "trust", "--auth-host", auth)
+        run("initdb", "--pgdata", str(data), "--username", superuser, *how, "--no-sync")
         options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off -c max_connections=300"
         run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start")
         try:
