@@ -99,14 +99,16 @@ def project_names(name: str, path: Path) -> list[str]:
     ]
 
 
-def link_names(name: str) -> list[str]:
-    """What a micrograph's link may be called, best first: its base name, with its folder's name, with a hash."""
+def link_names(name: str) -> Iterator[str]:
+    """Yield names for a micrograph's link, best first: its base name, with its folder's name, with a hash."""
     path = PurePosixPath(name)
     extension = path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", path.suffix) else ""
     stem = safe_name(path.name.removesuffix(extension))
+    yield f"{stem}{extension}"
     folders = [p for p in path.parts[:-1] if re.fullmatch(r"(job|J)\d+", p)] or list(path.parts[-2:-1])
-    with_folder = [f"{stem}-{safe_name(folders[-1])}{extension}"] if folders and folders[-1] != "/" else []
-    return [f"{stem}{extension}", *with_folder, f"{stem}-{short_hash(name)}{extension}"]
+    if folders and folders[-1] != "/":
+        yield f"{stem}-{safe_name(folders[-1])}{extension}"
+    yield f"{stem}-{short_hash(name)}{extension}"
 
 
 def project_folders(root: Path) -> list[Path]:

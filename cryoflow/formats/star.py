@@ -26,7 +26,8 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_blocks import Block, walk
-from cryoflow.formats.star_rows import Values, Wanted, Words, is_number, parse_rows, rows_of_words, text, wrong_row
+from cryoflow.formats.star_rows import Values, Wanted, Words, parse_rows
+from cryoflow.formats.star_words import is_number, rows_of_words, text, wrong_row
 from cryoflow.formats.star_write import write_star
 from cryoflow.system.cpus import available_cpus
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.formats.star_rows import text, tokens
+from cryoflow.formats.star_words import text, tokens
 from cryoflow.storage import budgets, inputs
 
 PIECE_BYTES = 2 << 20

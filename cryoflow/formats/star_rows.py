@@ -11,10 +11,8 @@ are among those that are there: a file that was cut off would be read as if it w
 
 from __future__ import annotations
 
-import io
-import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_words import NAN_WORDS, needs_tokens, rows_of_words, text, wrong_row
 
-_TOKEN = re.compile(rb'"((?:[^"\n]|"(?=[^\s]))*)"(?=\s|$)|\'((?:[^\'\n]|\'(?=[^\s]))*)\'(?=\s|$)|(#[^\n]*)|([^\s]+)')
-_NAN_WORDS = frozenset(b"nan -nan none null <na> n/a ? .".split())
 _EXACT_DIGITS = 15  # of a float64
 _WORD_BYTES = 8
 
@@ -49,39 +46,6 @@ class Wanted:
 Values = npt.NDArray[np.float64] | Words
 
 
-def tokens(line: bytes) -> list[bytes]:
-    """The words of one line: quotes removed, a comment cut off."""
-    words = []
-    for match in _TOKEN.finditer(line):
-        double, single, comment, plain = match.groups()
-        if comment is not None:
-            break
-        words.append(double if double is not None else single if single is not None else plain)
-    return words
-
-
-def rows_of_words(piece: bytes) -> Iterator[list[bytes]]:
-    """The words of each line that has any."""
-    split = tokens if _needs_tokens(piece) else bytes.split
-    for line in io.BytesIO(piece):
-        if words := split(line):
-            yield words
-
-
-def is_number(word: bytes) -> bool:
-    """Whether a word can stand in a column of numbers."""
-    try:
-        float(word)
-    except ValueError:
-        return word.lower() in _NAN_WORDS
-    return True
-
-
-def text(word: bytes) -> str:
-    """A word as text; bytes that are not UTF-8 survive as surrogates."""
-    return word.decode("utf-8", "surrogateescape")
-
-
 def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], piece: bytes) -> list[Values]:
     """The wanted columns of a piece of whole lines.
 
@@ -97,7 +61,7 @@ def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], pie
     BadInput
         Where a row has another number of words, or text stands among numbers.
     """
-    if _needs_tokens(piece):
+    if needs_tokens(piece):
         return _parse_tokens(path, block, width, wanted, piece)
     buffer = _scratch.padded(piece)
     edges, line_ends = _scratch.edges(buffer)
@@ -169,13 +133,6 @@ def _is_one_line_a_row(line_ends: npt.NDArray[np.intp], start: npt.NDArray[np.in
             return True
     line = np.searchsorted(line_ends, start)
     return bool(np.array_equal(line, np.searchsorted(line_ends, end)) and np.all(line[1:] > line[:-1]))
-
-
-def _needs_tokens(piece: bytes) -> bool:
-    """Whether a piece has quoted words or comments, so that splitting at white space would be wrong."""
-    if b'"' not in piece and b"'" not in piece and b"#" not in piece:
-        return False
-    return re.search(rb"(?:^|\s)[\"'#]", piece) is not None
 
 
 def _decimals(
@@ -256,7 +213,7 @@ def _floats(path: Path, block: str, label: str, words: Sequence[bytes]) -> npt.N
         pass
     values = np.full(len(words), np.nan)
     for i, word in enumerate(words):
-        if word and word.lower() not in _NAN_WORDS:
+        if word and word.lower() not in NAN_WORDS:
             try:
                 values[i] = float(word)
             except ValueError:
@@ -303,24 +260,3 @@ def _parse_tokens(path: Path, block: str, width: int, wanted: Sequence[Wanted], 
         _distinct(words) if column.is_text else _floats(path, block, column.label, words)
         for column, words in zip(wanted, picked, strict=True)
     ]
-
-
-def wrong_row(path: Path, block: str, width: int, piece: bytes) -> BadInput:
-    """The error for the first row of a piece that has not `width` words, with the likely cause as its hint."""
-    rows = list(rows_of_words(piece))
-    words = next((words for words in rows if len(words) != width), [])
-    row = text(b" ".join(words))
-    counts = {len(words) for words in rows}
-    if len(words) > width:
-        hint = "A name with blanks that is not in quotes makes several words of one: put it in quotes."
-    elif len(rows) > 1 and len(counts) == 1:
-        missing = width - len(words)
-        columns = "a column is" if missing == 1 else f"{missing} columns are"
-        hint = f'Every row is too short by {missing}: {columns} empty in all rows. Write "" there, or remove the label.'
-    else:
-        hint = "The file was cut short, or is being written."
-    return BadInput(
-        path,
-        f"block data_{block} has a row of {len(words)} words where its header names {width} columns: {row[:80]!r}.",
-        hint,
-    )

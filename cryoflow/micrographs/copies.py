@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cryoflow.storage.fingerprints import fingerprint
+from cryoflow.system.threads import on_each_file
 
 
 def leaders(paths: Sequence[str | os.PathLike[str] | None], groups: Sequence[Hashable]) -> npt.NDArray[np.intp]:
@@ -39,8 +39,7 @@ def leaders(paths: Sequence[str | os.PathLike[str] | None], groups: Sequence[Has
     sizes = [_size(path) for path in paths]
     common = {size for size, n in Counter(sizes).items() if n > 1 and size is not None}
     candidates = [i for i, size in enumerate(sizes) if size in common]
-    with ThreadPoolExecutor(8) as pool:  # on a cluster's file system an open takes a while
-        marks = list(pool.map(lambda i: _mark(paths[i]), candidates))
+    marks = on_each_file(lambda i: _mark(paths[i]), candidates)
     members: dict[str, list[int]] = {}
     for i, mark in zip(candidates, marks, strict=True):
         if mark is not None:

@@ -54,16 +54,18 @@ def fingerprint_of_values(values: object, digits: int = DIGITS) -> str:
     return fingerprint_of(json.dumps(values, sort_keys=True), digits=digits)
 
 
-def checksum(path: Path) -> str:
+def checksum(path: str | Path) -> str:
     """Return the fingerprint of a file's whole content."""
     found = Fingerprint()
     with inputs.unbuffered(path) as file:  # large blocks: hashing then runs outside the interpreter
-        while block := file.read(_BLOCK_BYTES):
+        # The memory for a block is taken before anything is read: of a small file it is no larger than the file.
+        n_bytes = min(_BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1)
+        while block := file.read(n_bytes):
             found.add(block)
     return found.digits
 
 
-def fingerprint(path: Path, block: int = 1 << 16) -> str:
+def fingerprint(path: str | Path, block: int = 1 << 16) -> str:
     """Return the fingerprint of a file's size and its first and last 64 KiB, which is quick for large files."""
     with inputs.opened(path) as file:
         size = os.fstat(file.fileno()).st_size

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-from concurrent.futures import ThreadPoolExecutor
 
-from cryoflow.storage.open_folder import kind_in
+from cryoflow.system.threads import on_each_file
 
 
 def sync_file(name: str, folder: int) -> None:
@@ -21,11 +19,19 @@ def sync_file(name: str, folder: int) -> None:
 
 def sync_all(name: str, folder: int) -> None:
     """Put all files and names below a folder on the disk."""
-    with ThreadPoolExecutor(8) as pool:  # file systems commit what is asked for together in one go
-        for _, _, names, descriptor in os.fwalk(name, dir_fd=folder):
-            files = [name for name in names if kind_in(name, descriptor) == stat.S_IFREG]
-            list(pool.map(sync_file, files, [descriptor] * len(files)))
-            sync_names(descriptor)
+    below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        with os.scandir(below) as entries:
+            inside = list(entries)
+        for entry in inside:
+            if entry.is_dir(follow_symlinks=False):
+                sync_all(entry.name, below)
+        files = [entry.name for entry in inside if entry.is_file(follow_symlinks=False)]
+        # File systems commit what is asked for together in one go.
+        on_each_file(lambda file: sync_file(file, below), files)
+        sync_names(below)
+    finally:
+        os.close(below)
 
 
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}

@@ -191,6 +191,24 @@ def test_damaged_tables_are_said(write, change, what: str, many: bool) -> None:
         read_table(write(change(content)), "particles", ["rlnCoordinateX"], optional=["rlnClassNumber"])
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_rows_that_are_all_too_long_lack_a_label_or_hold_a_name_with_blanks(write, many: bool) -> None:
+    path = write("data_optics\n_x 1\n\ndata_p\nloop_\n_a #1\n_b #2\n" + " 1 2 3\n" * (200_000 if many else 2))
+    with pytest.raises(BadInput) as caught:
+        read_table(path, "p")
+    message = str(caught.value)
+    assert str(path) in message
+    assert "row of 3 words where its header names 2 columns, in line 8: '1 2 3'" in message
+    assert "a label is missing in the header" in message
+    assert "a name with blanks" in message
+
+
+def test_the_line_of_a_wrong_row_is_given(write) -> None:
+    with pytest.raises(BadInput, match=r"in line 9: 'a b 3'.*A name with blanks") as caught:
+        read_table(write("data_o\n_x 1\n\ndata_p\nloop_\n_a #1\n_b #2\n c 2\n a b 3\n d 4\n"), "p")
+    assert "label" not in str(caught.value)
+
+
 def test_text_in_the_first_row_of_a_column_of_numbers_is_said(write) -> None:
     path = write("data_\nloop_\n_x\n_y\n a 2\n 3 4\n")
     with pytest.raises(BadInput, match="_x has 'a'"):

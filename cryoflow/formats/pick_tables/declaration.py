@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_blocks import walk
-from cryoflow.formats.star_rows import is_number
+from cryoflow.formats.star_words import is_number
 from cryoflow.storage import inputs
 
 if TYPE_CHECKING:

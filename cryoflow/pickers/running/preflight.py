@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from cryoflow.pickers.base import Picker
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.contents import REPLACED, read_contents
 from cryoflow.storage import inputs
+from cryoflow.system.threads import on_each_file
 
 log = logging.getLogger(__name__)
 _NAMED = 5
@@ -57,8 +57,7 @@ def problems_of(target: Picker, folder: Path) -> list[str]:
     table = manifests.read_manifest(folder)
     pictures = _pictures(folder)
     rows = list(zip(table["stem"], table["ny"], table["nx"], strict=True))
-    with ThreadPoolExecutor(8) as pool:  # on a cluster's file system an open takes a while
-        found = list(pool.map(lambda row: _problem_of_picture(pictures.get(str(row[0])), *row), rows))
+    found = on_each_file(lambda row: _problem_of_picture(pictures.get(str(row[0])), *row), rows)
     try:
         of_its_own = target.problems(folder, table)
     except (BadInput, OSError) as error:

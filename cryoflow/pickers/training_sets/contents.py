@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryoflow.storage.fingerprints import checksum, fingerprint, state_of
 from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import inside
 from cryoflow.storage.sealing import sealed, unsealed
+from cryoflow.system.threads import on_each_file
 
 NAME = "contents.json"
 FORMAT = 1
@@ -85,19 +85,17 @@ class Contents:
             recorded, found = self.files[path], _file(folder / path, self.files[path], thorough=thorough)
             return found if found.startswith("is ") else "" if found == recorded else "was changed"
 
-        with ThreadPoolExecutor(8) as pool:  # on a cluster's file system an open takes a while
-            found = list(zip(self.files, pool.map(of_file, self.files), strict=True))
-            found += zip(
-                self.links, pool.map(lambda p: _link_change(folder / p, self.links[p]), self.links), strict=True
-            )
+        def of_link(path: str) -> str:
+            return _link_change(folder / path, self.links[path])
+
+        found = [*zip(self.files, on_each_file(of_file, self.files), strict=True)]
+        found += zip(self.links, on_each_file(of_link, self.links), strict=True)
         found += [(path, "" if (folder / path).is_dir() else "is missing") for path in self.folders]
         return [*(Change(*each) for each in found if each[1]), *self.changed_micrographs()]
 
     def changed_micrographs(self) -> list[Change]:
         """Compare size and time of the micrographs with those at the time of the export."""
-        with ThreadPoolExecutor(8) as pool:
-            states = pool.map(_state, self.micrographs)
-            both = list(zip(self.micrographs.items(), states, strict=True))
+        both = zip(self.micrographs.items(), on_each_file(_state, self.micrographs), strict=True)
         gone = _text((0, 0))
         return [
             Change(path, "is missing" if now == gone else "was changed since the export")
@@ -109,17 +107,16 @@ class Contents:
 def write_contents(folder: Path, made_with: str, micrographs: Sequence[str]) -> None:
     """Record all that lies in a folder; the last step of an export."""
     files, links, folders = [], {}, []
-    for path, kind in _walk(folder):
-        name = str(path.relative_to(folder))
+    for path, kind in _walk(str(folder)):
+        name = path[len(str(folder)) + 1 :]
         if kind == "link":
-            links[name] = str(path.readlink())
+            links[name] = str(Path(path).readlink())
         elif kind == "file":
             files.append(name)
         else:
             folders.append(name)
-    with ThreadPoolExecutor(8) as pool:
-        recorded = dict(zip(files, pool.map(lambda name: _recorded(folder / name), files), strict=True))
-        states = dict(zip(micrographs, pool.map(_state, micrographs), strict=True))
+    recorded = dict(zip(files, on_each_file(lambda name: _recorded(f"{folder}/{name}"), files), strict=True))
+    states = dict(zip(micrographs, on_each_file(_state, micrographs), strict=True))
     record = {"format": FORMAT, "made_with": made_with, "files": recorded, "links": links, "folders": folders}
     (folder / NAME).write_text(sealed(record | {"micrographs": states}))
 
@@ -212,23 +209,22 @@ def _keep(folder: Path, old: Path) -> None:
     old.rename(kept)
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+def _walk(folder: str) -> Iterator[tuple[str, str]]:
     """Yield all links, files and empty folders below a folder, sorted."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
-            path = Path(entry.path)
             if entry.is_symlink():
-                yield path, "link"
+                yield entry.path, "link"
             elif not entry.is_dir():
-                yield path, "file"
+                yield entry.path, "file"
             else:
-                below = list(_walk(path))
-                yield from below or [(path, "folder")]
+                below = list(_walk(entry.path))
+                yield from below or [(entry.path, "folder")]
 
 
-def _recorded(path: Path) -> str:
+def _recorded(path: str | Path) -> str:
     """Return size and fingerprint of a file; of a large one the quick fingerprint, too."""
-    size = path.stat().st_size
+    size = os.stat(path).st_size
     return f"{size} {checksum(path)}" + (f" {fingerprint(path)}" if size > _QUICK_BYTES else "")
 
 

@@ -12,7 +12,6 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +31,7 @@ from cryoflow.storage.files import is_file, remove, write_atomically
 from cryoflow.storage.fingerprints import state_of
 from cryoflow.storage.folders import remove_folder, replacing_folder, take_over
 from cryoflow.storage.parsing import parse_record
+from cryoflow.system.threads import on_each_file
 
 Content = dict[str, npt.NDArray[np.generic]]
 _SUFFIX = ".npz"
@@ -189,8 +189,7 @@ def _shard(first: int, last: int, folder: Path, content: Content) -> Shard:
     described: list[object] = []
     for name, values in sorted(content.items()):
         described += [(name, str(values.dtype), len(values)), np.ascontiguousarray(values).tobytes()]
-    with ThreadPoolExecutor(8) as pool:  # on a cluster's file system each state takes a while
-        described += pool.map(state_of, content["micrographs path"].tolist())
+    described += on_each_file(state_of, content["micrographs path"].tolist())
     return shards.shard(first, last, folder, "", described)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from cryoflow.pickers.training_sets.negatives import has_no_positive, is_positiv
 from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
 from cryoflow.picks import FloatArray, PickSet
 from cryoflow.storage.safe_names import short_hash
+from cryoflow.system.threads import on_each_file
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 OF_SHARDS = {
@@ -315,8 +315,7 @@ def read_headers_of(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | 
 
     shapes = (micrographs[c].to_numpy(np.float64, na_value=np.nan).tolist() for c in ("ny", "nx"))
     rows = zip(micrographs["path"], micrographs["status"], *shapes, strict=True)
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(look, rows))
+    found = on_each_file(look, rows)
     return [h for h, _ in found], [p for _, p in found]
 
 

@@ -10,7 +10,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,6 +26,7 @@ from cryoflow.projects.relion.pipeline import load_pipeline
 from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file
 from cryoflow.storage.safe_names import short_hash
+from cryoflow.system.threads import on_each_file
 
 _THROUGH_JOB = re.compile(r"^[^/]+/job\d{3,}/")
 
@@ -96,8 +96,7 @@ def _read_each(files: Sequence[Path]) -> list[FilePicks | CryoflowError]:
 
     if len(files) <= 16:
         return [read(file) for file in files]
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(read, files))
+    return on_each_file(read, files)
 
 
 def coordinate_files(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cryoflow.formats.star import count_rows, read_table
 from cryoflow.projects.found import Job, Output, damaged
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage import inputs
+from cryoflow.system.threads import on_each_file
 
 _LARGEST_BYTES = 2 << 30
 """A larger table is not read through to count its rows; ingest counts them."""
@@ -70,8 +70,7 @@ def _counted_list(folder: Path, path: Path, output: Output) -> Output:
     files = [file for file in _files(folder) if file.endswith((f"_{word}.star", f"_{word}.box"))]
     if not files:
         return output
-    with ThreadPoolExecutor(8) as pool:
-        numbers = [n for n in pool.map(_rows, files, chunksize=64) if n is not None]
+    numbers = [n for n in on_each_file(_rows, files) if n is not None]
     n_micrographs = output.n_micrographs if output.n_micrographs is not None else len(files)
     return replace(output, n_picks=sum(numbers), n_micrographs=n_micrographs)
 

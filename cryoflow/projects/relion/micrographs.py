@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from cryoflow.micrographs.find import Finder, notes_on_other_names
 from cryoflow.micrographs.header import MicrographHeader, micrograph_status
 from cryoflow.picks import micrograph_table
 from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, merged, optics_of_row, read_optics
+from cryoflow.system.threads import on_each_file
 
 _CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
 _FEW_FILES = 64
@@ -182,5 +182,4 @@ def _statuses(paths: Sequence[Path | None]) -> list[tuple[str, MicrographHeader 
     """Status and header of each file; many are read side by side, since a network file system answers slowly."""
     if len(paths) < _FEW_FILES or all(path is None for path in paths):
         return [micrograph_status(path) for path in paths]
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(micrograph_status, paths, chunksize=32))
+    return on_each_file(micrograph_status, paths)
