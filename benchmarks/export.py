@@ -34,7 +34,7 @@ from cryoflow.database import Database
 from cryoflow.pickers.programs.warp import PIXEL_SIZE_A as WARP_PIXEL_SIZE_A
 from cryoflow.pickers.programs.warp.slices import label_radius_px
 from cryoflow.pickers.registry import pickers
-from cryoflow.pickers.training_sets import export, links, training_set
+from cryoflow.pickers.training_sets import build, export, links
 from cryoflow.pickers.training_sets.discs import paint_discs
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
@@ -172,7 +172,7 @@ def main() -> None:
             names = options.only or [name for name in pickers() if name not in ("warp", "cryosegnet")]
             memory_of_exports(Path(scratch), options.picks, options.micrographs, names)
         return
-    training_set.read_headers_of = timed("linking", training_set.read_headers_of)  # type: ignore[assignment]
+    build.read_headers_of = timed("linking", build.read_headers_of)  # type: ignore[assignment]
     links.link_micrographs = timed("linking", links.link_micrographs)  # type: ignore[assignment]
     export.check_orientations = timed("check", export.check_orientations)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.pickers.registry import picker, pickers
 from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.links import folders_to_bind, read_any
 from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION, Fractions, split_micrographs
-from cryoflow.pickers.training_sets.training_set import build_training_set, splits_of
+from cryoflow.pickers.training_sets.training_set import splits_of
 
 
 def test_no_stem_is_part_of_another_even_when_an_exported_set_is_exported_again(make_entry):

@@ -7,8 +7,8 @@ import tifffile
 from cryoflow.errors import BadInput
 from cryoflow.pickers.programs.warp.slices import boxnet_slices
 from cryoflow.pickers.training_sets import manifest
+from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.export import export
-from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import PickSet
 
 

@@ -36,10 +36,10 @@ from promise_tools import (
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
 from cryoflow.pickers.registry import names, picker
+from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.export import cut_export, export, write_set
 from cryoflow.pickers.training_sets.export_shards import write_shard
 from cryoflow.pickers.training_sets.manifest import read_manifest
-from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import PickSet
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing

@@ -151,7 +151,7 @@ def readers_of_bad_files() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.training_sets.contents import NAME as CONTENTS_NAME
     from cryoflow.pickers.training_sets.contents import read_contents
     from cryoflow.pickers.training_sets.contents import verify as verify_export
-    from cryoflow.pickers.training_sets.export import settings_of_export
+    from cryoflow.pickers.training_sets.existing_export import settings_of_export
     from cryoflow.pickers.training_sets.export_shards import shard_of, write_shard
     from cryoflow.pickers.training_sets.links import read_any
     from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings

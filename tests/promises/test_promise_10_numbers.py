@@ -15,8 +15,8 @@ from cryoflow.database import Database
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
+from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.export import write_set
-from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
 BOUND_PX = {

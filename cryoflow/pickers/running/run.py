@@ -25,9 +25,9 @@ from cryoflow.pickers.running import picked_before, staging
 from cryoflow.pickers.running.preflight import preflight
 from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest as manifests
+from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.contents import read_contents
 from cryoflow.pickers.training_sets.export import write_set
-from cryoflow.pickers.training_sets.training_set import build_training_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.files import write_if_changed
 from cryoflow.storage.tables import table_text

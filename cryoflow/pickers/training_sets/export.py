@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from cryoflow.errors import BadInput, NotWritten
+from cryoflow.errors import NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.preflight import problems_of, said
 from cryoflow.pickers.training_sets import contents, export_shards, manifest
+from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.contents import Change
 from cryoflow.pickers.training_sets.derived_settings import DerivedSettings, Setting
-from cryoflow.pickers.training_sets.links import LINK_AS, read_any, why_convert
+from cryoflow.pickers.training_sets.existing_export import (
+    ExistingExport,
+    existing_export,
+    fingerprint_of_export,
+    which_folder,
+)
+from cryoflow.pickers.training_sets.links import LINK_AS, why_convert
+from cryoflow.pickers.training_sets.orientations import check_orientations
 from cryoflow.pickers.training_sets.readme import write_readme
 from cryoflow.pickers.training_sets.split import Fractions
-from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, build_training_set, splits_of
-from cryoflow.picks import UNCONFIRMED, PickSet, require_confirmed
+from cryoflow.pickers.training_sets.training_set import Skipped, TrainingSet, splits_of
+from cryoflow.picks import PickSet
 from cryoflow.shards import Shard
-from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.storage.folders import mend, replacing_folder
 from cryoflow.storage.stale_files import hidden_sibling
 from cryoflow.storage.tables import table_text
@@ -34,8 +36,6 @@ from cryoflow.storage.write_errors import clear_errors
 
 log = logging.getLogger(__name__)
 
-MICROGRAPHS_CHECKED = 4
-_REMEDY = " --force exports it all the same."
 MICROGRAPHS = "micrographs"
 """Setting of all pickers that get the micrographs: how they get them, one of `LINK_AS`."""
 
@@ -171,7 +171,7 @@ def cut_export(
         check_orientations(training, force=force)
     derived = _settings(target, settings or {})
     made_with = _prepare(target, training, settings or {}, _what(split, seed))
-    if (there := _existing(target, output, made_with, overwrite=False)) is not None and not there.damaged:
+    if (there := existing_export(target, output, made_with, overwrite=False)) is not None and not there.damaged:
         return ()
     _derive(target, training, derived)
     return export_shards.cut(target, training, output, derived.values, n_micrographs)
@@ -194,7 +194,7 @@ def write_set(
     made_with = _prepare(target, training, {**(as_trained or {}), **by_hand}, what)
     with clear_errors(output):
         mend(output)  # what an export that was killed between its two renames left
-    there = _existing(target, output, made_with, overwrite=overwrite)
+    there = existing_export(target, output, made_with, overwrite=overwrite)
     restored: tuple[Change, ...] = ()
     if there is None or there.damaged:
         if not for_picking:
@@ -224,10 +224,10 @@ def write_set(
     )
 
 
-def _restored(folder: Path, output: Path, there: _Existing) -> tuple[Change, ...]:
+def _restored(folder: Path, output: Path, there: ExistingExport) -> tuple[Change, ...]:
     """Restore an export from a fresh copy, unless another run has put its own export there since the check."""
     replaced = NotWritten(output, "was replaced by another run meanwhile.", "Run the same again.")
-    if _which(output) != there.which:
+    if which_folder(output) != there.which:
         raise replaced
     try:
         return tuple(contents.restore(folder, output))
@@ -281,7 +281,7 @@ def _prepare(target: Picker, training: TrainingSet, by_hand: Mapping[str, object
     training.micrographs["scale"] = 1.0
     if target.links_micrographs:
         training.micrographs["convert"] = [why_convert(header, target.needs) for header in training.headers]
-    return f"picker {target.name}, {what}, fingerprint {_fingerprint(target, training, by_hand, what)}"
+    return f"picker {target.name}, {what}, fingerprint {fingerprint_of_export(target, training, by_hand, what)}"
 
 
 def _settings(
@@ -301,128 +301,3 @@ def _derive_links(target: Picker, training: TrainingSet, derived: DerivedSetting
     if target.links_micrographs and target.makes_links:
         why = "links to your files; copy or reflink give a program that edits pictures its own"
         training.micrographs["link_as"] = derived.derive(MICROGRAPHS, "link", why)
-
-
-def check_orientations(training: TrainingSet, *, force: bool) -> list[str]:
-    """Compare the picks of each entry with the pixels: are they flipped or swapped?
-
-    This is the one place through which every training set for a picker passes, so that it also refuses unconfirmed
-    picks (`picks.require_confirmed`) that the pixels do not confirm here either.
-
-    Raises
-    ------
-    BadInput
-        Where picks are flipped, swapped or unconfirmed, unless `force`.
-    """
-    from cryoflow.micrographs.orientation import check_orientation
-
-    notes = []
-    offsets = training.offsets
-    for index, pickset in enumerate(training.picksets):
-        rows = np.flatnonzero(training.micrographs["entry_index"].to_numpy() == index)
-        counts = training.micrographs["n_picks"].to_numpy()[rows]
-        rows = rows[np.argsort(-counts, kind="stable")][:MICROGRAPHS_CHECKED]
-        rows = rows[training.micrographs["n_picks"].to_numpy()[rows] > 0]
-        if pickset.is_unconfirmed and force:
-            notes.append(f"{pickset.provenance.entry_name}: exported although {UNCONFIRMED}")
-        if len(rows) == 0:  # negatives alone, or no micrograph that is found
-            if not force:
-                require_confirmed(pickset, _REMEDY)
-            continue
-        verdict = check_orientation(
-            (read_any(training.micrographs["path"].iloc[i]) for i in rows),
-            [training.picks[["x_px", "y_px"]].iloc[offsets[i] : offsets[i + 1]].to_numpy() for i in rows],
-            float(training.micrographs["box_px"].iloc[rows[0]]),
-        )
-        entry = str(training.micrographs["entry"].iloc[rows[0]])
-        if verdict.verdict == "contradicted":
-            if not force:
-                raise BadInput(
-                    entry,
-                    f"does not fit its micrographs: {verdict}",
-                    "Look at its picks on a micrograph; ingest the project with the right flip, or use --force.",
-                )
-            notes.append(f"{entry}: exported although {verdict}")
-        elif verdict.verdict != "confirmed" and not force:
-            require_confirmed(pickset, _REMEDY)
-    return notes
-
-
-def _fingerprint(target: Picker, training: TrainingSet, by_hand: Mapping[str, object], what: str) -> str:
-    """Short hash of everything that decides what is written."""
-    found = Fingerprint(24).add(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))))
-    found.add(manifest.manifest_text(training.micrographs, ""))
-    for table in (training.picks, training.not_positive):
-        for column in table.columns:
-            found.add(column, np.ascontiguousarray(table[column].to_numpy()).data)
-    return found.digits
-
-
-@dataclass(frozen=True)
-class _Existing:
-    """This very export, in the folder to write to."""
-
-    settings: tuple[Setting, ...]
-    damaged: bool
-    which: tuple[int, int] | None = None
-    """What `_which` returned for the folder that was checked."""
-
-
-def _existing(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
-    """Return this very export if the folder contains it; None if the folder is to be written whole.
-
-    If another run replaces the folder meanwhile, the check has seen files of two exports: it is repeated.
-    """
-    for _ in range(9):
-        before = _which(output)
-        try:
-            there = _existing_or_refused(target, output, made_with, overwrite=overwrite)
-            if there is None or not there.damaged or _which(output) == before:
-                return there and replace(there, which=before)
-        except (BadInput, OSError):
-            if _which(output) == before:
-                raise
-            time.sleep(0.1)
-    raise NotWritten(output, "is being written by other runs.", "Run the same again when they have ended.")
-
-
-def _which(folder: Path) -> tuple[int, int] | None:
-    """Return device and inode of a folder, which differ for a folder that was put in its place."""
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_ino, status.st_ctime_ns
-
-
-def _existing_or_refused(target: Picker, output: Path, made_with: str, *, overwrite: bool) -> _Existing | None:
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
-    record = contents.read_contents(output)
-    if record is None and not manifest.is_manifest(output / manifest.NAME):
-        raise BadInput(output, "is there already, and cryoflow did not write it.", "Choose another --output.")
-    if (record.made_with if record else manifest.made_with(output)) == made_with:
-        # Without a record, of an older export or a deleted one, every file is compared with a fresh copy.
-        if record is None or record.changes(output):
-            return _Existing((), damaged=True)
-        if not (found := problems_of(target, output)):
-            return _Existing(settings_of_export(output), damaged=False)
-        if not overwrite:
-            raise BadInput(
-                output,
-                f"holds this very export, and other files that spoil it: {said(found)}.",
-                "Remove them, or add --overwrite to write it anew; that removes trained models in it, too.",
-            )
-        return None
-    if not overwrite:
-        raise BadInput(
-            output,
-            "holds another export already.",
-            "Choose another --output, or add --overwrite; that removes it, trained models included.",
-        )
-    return None
-
-
-def settings_of_export(folder: Path) -> tuple[Setting, ...]:
-    """Return the settings of an export, from its settings.tsv."""
-    return tuple(Setting(str(r[0]), str(r[1]), str(r[2])) for r in manifest.settings_table(folder).to_numpy())
