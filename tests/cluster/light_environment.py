@@ -1,0 +1,22 @@
+"""Make `.venv` in this folder with the packages of the environment that runs this, for any account to use: in a second.
+
+`make env` makes the same in minutes; the tests' own environment was made by it.
+"""
+
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+here, programs = Path.cwd(), Path(sys.executable).parent
+python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+found = next(path for path in (Path("/usr/bin", python), Path("/usr/local/bin", python)) if path.exists())
+subprocess.run([found, "-m", "venv", "--without-pip", ".venv"], check=True)
+packages = next((here / ".venv" / "lib").glob("python*/site-packages"))
+(packages / "of_the_tests.pth").write_text(f"{here}\n{sysconfig.get_path('purelib')}\n")
+for name in ("cryoflow", "prefect"):
+    program = here / ".venv" / "bin" / name
+    program.write_text((programs / name).read_text().replace(str(programs), str(here / ".venv" / "bin")))
+    program.chmod(0o755)
+# redis takes it where Python is older than 3.11.3, as Debian's is; `make env` installs it.
+(packages / "async_timeout.py").write_text("from asyncio import timeout\n")

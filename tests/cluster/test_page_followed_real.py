@@ -1,0 +1,211 @@
+"""docs/cluster.md followed to the letter on a real SLURM, as three accounts, to a report in the browser.
+
+Root runs the blocks of the page that are root's, an account without rights those of `cryoflow`, and a third one owns
+the projects and launches the pipeline from the page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import Page, browser, shown
+from real_site import free_port, postgres
+
+pytestmark = [pytest.mark.slurm, pytest.mark.browser]
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVES, LAUNCHES = "games", "nobody"
+"""Accounts that any Linux has, for `cryoflow` and for a user."""
+LIGHT = Path(__file__).with_name("light_environment.py")
+BLOCK = re.compile(r"^```\n# (root|cryoflow)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STATE = re.compile(r"^(?:cd|export) .*|(?<=&& )cd .*", re.MULTILINE)
+"""What a line leaves in the shell of an account: the blocks that follow run in the same shell."""
+
+
+class FollowedSite:
+    """What the page sets up, below `folder` in place of the root folder."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        self.folder, self.port, self.viewer_port = folder, free_port(), free_port()
+        self.database_host, self.database_port = re.fullmatch(r".*@(.*):(\d+)/.*", database).groups()  # type: ignore[union-attr]
+        socket = f"cryoflow-postgres-*/.s.PGSQL.{self.database_port}"
+        self.sockets = next(Path(tempfile.gettempdir()).glob(socket)).parent
+        self.blocks = {"root": [], "cryoflow": []}  # type: dict[str, list[str]]
+        for account, block in BLOCK.findall((ROOT / "docs" / "cluster.md").read_text()):
+            self.blocks[account].append(self.of_this_site(block))
+        self.config = folder / "opt/cryoflow/site/cryoflow.toml"
+        self.source = folder / "opt/cryoflow/src"
+        self.log = folder / "up.log"
+
+    def of_this_site(self, text: str) -> str:
+        """Put this site's folders, names and secrets in place of those of the page."""
+        for theirs, ours in {
+            "<this repository>": shlex.quote(str(ROOT)),
+            "/opt/cryoflow": f"{self.folder}/opt/cryoflow",
+            "/data/": f"{self.folder}/data/",
+            "10.1.0.1": "127.0.0.1",
+            "-o cryoflow": f"-o {SERVES}",
+            "useradd --create-home cryoflow": f"id -u {SERVES}",  # an account that is there
+            "make env ": f"{shlex.quote(sys.executable)} {LIGHT} ",  # the real one takes minutes
+            "SECRET": "a-secret",
+            "PASSWORD": "p%40ss%20word",
+            "@localhost/": f"@{self.database_host}:{self.database_port}/",
+        }.items():
+            text = text.replace(theirs, ours)
+        return text
+
+    def run(self, account: str, number: int, *, until: str = "", typed: str = "") -> subprocess.Popen[str]:
+        """Start a block of the page in the shell of its account; wait for its end, or for a text that it prints."""
+        before = "\n".join(line for block in self.blocks[account][:number] for line in STATE.findall(block))
+        environment = {name: os.environ[name] for name in ("PATH", "SLURM_CONF") if name in os.environ}
+        environment |= {"TMPDIR": f"{self.folder}/tmp", "LANG": "C.UTF-8"}
+        environment |= {"PGHOST": str(self.sockets), "PGPORT": self.database_port, "DO_NOT_TRACK": "1"}
+        as_other = [] if account == "root" else ["runuser", "-u", SERVES, "--"]
+        home = f"HOME={self.folder}/home/{account}"  # runuser sets its own
+        argv = [*as_other, "env", home, "bash", "-ec", f"{before}\n{self.blocks[account][number]}"]
+        with self.log.open("a") as log:
+            process = subprocess.Popen(
+                argv, env=environment, cwd=self.folder, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                start_new_session=True, text=True,
+            )  # fmt: skip
+        assert process.stdin is not None
+        process.stdin.write(typed)
+        process.stdin.close()
+        end = time.monotonic() + 600
+        while process.poll() is None and not (until and until in self.log.read_text()):
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.5)
+        assert process.poll() in (None, 0), self.log.read_text()
+        return process
+
+    def change_the_settings(self) -> None:
+        """Change the lines marked CHANGE, as the page says, and the sizes of jobs: the test bed is small."""
+        text = self.of_this_site(self.config.read_text())
+        text = re.sub(r'^server = ".*?"', f'server = "http://127.0.0.1:{self.port}"', text, flags=re.MULTILINE)
+        text = text.replace("[site]\n", f'[site]\nviewer = "http://127.0.0.1:{self.viewer_port}"\n')
+        text = re.sub(r"^memory_gb = \d+", "memory_gb = 2", text, flags=re.MULTILINE)
+        self.config.write_text(re.sub(r"^cpus = \d+", "cpus = 1", text, flags=re.MULTILINE))
+
+
+@pytest.fixture
+def site() -> Iterator[FollowedSite]:
+    if os.getuid() != 0:
+        pytest.skip("only root can act as three accounts")
+    python = shutil.which(f"python{sys.version_info[0]}.{sys.version_info[1]}", path="/usr/bin:/usr/local/bin")
+    readable = ["runuser", "-u", SERVES, "--", "test", "-r", str(ROOT / "pyproject.toml")]
+    if python is None or subprocess.run(readable, check=False).returncode:
+        pytest.skip("no other account can run the Python of this environment")
+    with postgres(superuser="postgres", auth="scram-sha-256") as database, tempfile.TemporaryDirectory() as name:
+        if database is None:
+            pytest.skip("there is no PostgreSQL server to start")
+        folder = Path(name)
+        folder.chmod(0o755)
+        owners = {"home/root": "root", "home/cryoflow": SERVES, "data/projects": LAUNCHES, "opt": "root"}
+        for each, owner in owners.items():
+            (folder / each).mkdir(parents=True)
+            shutil.chown(folder / each, owner)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o1777)
+        simulate(folder / "data" / "projects")
+        yield FollowedSite(folder, database)
+
+
+def simulate(folder: Path) -> None:
+    """Write a finished project of the user who launches."""
+    from cryoflow.simulate import simulate_dataset
+    from flows.demo import PROJECTS
+
+    name, (_, write_project) = next(iter(PROJECTS.items()))
+    dataset = simulate_dataset(
+        folder / "micrographs", specimen="barrel", n_micrographs=6, shape_yx=(360, 480), pixel_size_A=4.0, seed=3
+    )
+    write_project(folder / name, dataset)
+    subprocess.run(["chown", "-R", LAUNCHES, str(folder)], check=True)
+
+
+def test_the_page_leads_three_accounts_from_an_empty_folder_to_a_report_in_the_browser(
+    site: FollowedSite, tmp_path: Path
+) -> None:
+    site.run("root", 0)
+    site.run("cryoflow", 0)
+    site.change_the_settings()
+    site.run("root", 1, typed="p@ss word\np@ss word\n")
+    assert len(site.blocks["root"]) == 2
+    up = site.run("cryoflow", 1, until=f"open http://127.0.0.1:{site.port} in a browser")
+    assert len(site.blocks["cryoflow"]) == 2
+    pictures = Path(os.environ.get("TEST_PICTURES", tmp_path))
+    try:
+        with browser(tmp_path / "chromium") as page:
+            launch(page, site, pictures)
+            open_the_report(page, site, pictures)
+        scripts = list((site.folder / "data/cryoflow/logs").glob("*.sbatch"))
+        assert len(scripts) > 5
+        assert {script.owner() for script in scripts} == {SERVES}
+    finally:
+        os.killpg(up.pid, signal.SIGINT)
+        up.wait(60)
+
+
+def launch(page: Page, site: FollowedSite, pictures: Path) -> None:
+    """Launch the pipeline from its form as the page's step 7 tells, and wait for its end."""
+    page.open(f"http://127.0.0.1:{site.port}/deployments", shows="Login")
+    page.type_into("document.querySelector('input')", "cryoflow:a-secret")
+    page.picture(pictures / "1-secret.jpg")
+    page.click("[...document.querySelectorAll('button')].find(e => e.innerText.trim() === 'Login')")
+    name = "pipeline (slurm-bare)"
+    page.wait_for(f"document.body.innerText.includes({name!r})")
+    time.sleep(3)
+    # Messages that the login left lie over buttons.
+    page.js("[...document.querySelectorAll('button')].filter(e => e.innerText.trim() === 'Close').map(e => e.click())")
+    page.picture(pictures / "2-deployments.jpg")
+    page.click(shown(name))
+    page.wait_for("location.href.includes('/deployments/deployment/')")
+    page.click(shown("Run"))
+    page.click(shown("Custom run"))
+    page.wait_for("document.body.innerText.includes('Folders below which finished projects lie')")
+    page.type_into(field("Output"), f"{site.folder}/data/cryoflow/run")
+    page.type_into(field("Diameter A"), "160")
+    page.type_into(field("Epochs"), "2")
+    page.picture(pictures / "3-form.jpg")
+    page.click(shown("Submit"))
+    page.click("[...document.querySelectorAll('a')].find(e => e.innerText.startsWith('pipeline · '))")
+    page.wait_for("location.href.includes('/flow-run/')")
+    head = "document.body.innerText.split('\\nFlow\\n')[0]"
+    page.wait_for(f"/\\n(Completed|Failed|Crashed)\\n/.test({head})", within_s=1200)
+    page.picture(pictures / "4-run.jpg")
+    assert "\nCompleted\n" in page.js(head), page.text()
+
+
+def field(label: str) -> str:
+    """Return the element that holds the value of a form's field."""
+    whole = f"[...document.querySelectorAll('.p-label')].find(e => e.innerText.startsWith({label!r}))"
+    return f"{whole}.querySelector('input, textarea')"
+
+
+def open_the_report(page: Page, site: FollowedSite, pictures: Path) -> None:
+    """Open the viewer by the link that `up` printed, then the link to the report among the run's artifacts."""
+    run = page.js("location.href")
+    viewer = re.search(rf"open (http://127.0.0.1:{site.viewer_port}/\S+) to look at picks", site.log.read_text())
+    assert viewer, site.log.read_text()
+    page.open(viewer[1], shows="picks")
+    page.open(run, shows="Artifacts")
+    page.click(shown("Artifacts"))
+    page.click(shown("report"))
+    link = "[...document.querySelectorAll('a')].find(e => e.href.includes('/reports/'))"
+    page.wait_for(f"!!({link})")
+    page.picture(pictures / "5-artifact.jpg")
+    address = page.js(f"({link}).href")
+    assert address.endswith(f"{site.folder}/data/cryoflow/run/report.html")
+    page.open(address, shows="What to do next")
+    page.picture(pictures / "6-report.jpg")
