@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NAME = "learning.html"
 DRAWN_PROJECTS = 40
 """Projects with a line of their own; of more, those whose F1 fell most since it was first measured are drawn."""
+_COLORS = 8
+_STYLES = ("o-", "s--", "^:", "d-.")
 LISTED_PROJECTS = 20
 """Projects named as new in a version."""
 LISTED_VERSIONS = 12
@@ -68,8 +70,9 @@ def draw(versions: Sequence[ModelVersion]) -> Figure:
     axes = figure.add_subplot()
     lines = sorted(f1_over_time(versions).items(), key=lambda item: -fall(item[1]))[:DRAWN_PROJECTS]
     numbers = [v.number for v in versions]
-    for project, values in sorted(lines):
-        axes.plot(numbers, values, marker="o", markersize=3, linewidth=1, label=shown(project))
+    for i, (project, values) in enumerate(sorted(lines)):
+        style = _STYLES[i // _COLORS % len(_STYLES)]  # colors repeat
+        axes.plot(numbers, values, style, color=f"C{i % _COLORS}", markersize=3, linewidth=1, label=shown(project))
     axes.set_xticks(numbers[:: max(1, len(numbers) // 12)])
     axes.set_ylim(0, 1.02)
     dress(axes, "F1 on held-out micrographs", "version", "F1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryoflow.learning.page import LISTED_PROJECTS, f1_over_time, newly_learned, write_page
+from cryoflow.learning.page import LISTED_PROJECTS, draw, f1_over_time, newly_learned, write_page
 from cryoflow.learning.records import add_quarantined
 from cryoflow.learning.update import QUARANTINE
 from cryoflow.models.card import Status, TrainedOn
@@ -56,3 +56,12 @@ def test_it_names_what_each_version_learned_anew(tmp_path: Path) -> None:
     text = write_page(registry, ("detector",)).read_text()
     assert "<td>B, C</td>" in text
     assert f"P{LISTED_PROJECTS - 1:02d} and 5 more" in text
+
+
+def test_lines_of_projects_differ_in_color_or_style(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "weights").write_text("w")
+    registry.add("detector", "detector", tmp_path / "trained", metrics={f"P{i:02d}": {"f1": 0.5} for i in range(30)})
+    lines = draw(registry.versions("detector")).axes[0].get_lines()
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == 30
