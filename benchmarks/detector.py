@@ -5,7 +5,7 @@
     python benchmarks/detector.py --folder DIR --pickers log topaz       some pickers only
     python benchmarks/detector.py --folder DIR --model MODEL             another model than the one that ships
     python benchmarks/detector.py --folder DIR --parts pick diameter speed
-    python benchmarks/detector.py --folder DIR --parts finetune labels --specimen ring:7000
+    python benchmarks/detector.py --folder DIR --parts finetune labels topaz-trained --specimen ring:7000
     python benchmarks/detector.py --cryoppp TREE --diameters 10081=250   EMPIAR sets in CryoPPP's layout
 
 Test sets: every density map of --densities, four specimens of each family of `HELD_OUT`, and the three specimens of
@@ -15,7 +15,8 @@ count neither way. Macro figures are means over sets. Topaz must be on the PATH,
 
 `finetune` trains on 5, 20 and 100 labeled micrographs of one specimen, from the general model and from scratch.
 `labels` drops 16, 50 and 84 % of the labels of 20 micrographs, as refinements do, and trains by each rule for unlabeled
-candidates. Both print the AP on other micrographs of that specimen.
+candidates. `topaz-trained` trains Topaz on the same 20 micrographs, from its own pretrained weights. All print the AP
+on other micrographs of that specimen.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.unpicker.devices import load_keras
 
-PARTS = ("pick", "diameter", "speed", "finetune", "labels")
+PARTS = ("pick", "diameter", "speed", "finetune", "labels", "topaz-trained")
+OF_ONE_SPECIMEN = ("finetune", "labels", "topaz-trained")
 PER_SET = 3
 N_VALIDATION_SPECIMENS = 3  # of each family that is trained on
 SHAPE_YX = (1856, 2048)
@@ -116,7 +118,9 @@ def main() -> None:
     for part, run in (("finetune", measure_finetuning), ("labels", measure_label_rules)):
         if part in given.parts:
             run(given.folder, given.specimen, Detector.load(given.model), given.steps)
-    if set(given.parts) <= {"finetune", "labels"}:
+    if "topaz-trained" in given.parts:
+        measure_topaz_training(given.folder, given.specimen, given.topaz, given.steps)
+    if set(given.parts) <= set(OF_ONE_SPECIMEN):
         return
     sets = [s for s in make_sets(given.folder, given.sets, given.densities) if not given.only or s.name in given.only]
     if "pick" in given.parts:
@@ -458,6 +462,51 @@ def measure_finetuning(folder: Path, specimen: str, start: Detector, steps: int)
                 f"{quarter:.3f}, {used() - began:.0f} CPU s",
                 flush=True,
             )
+
+
+N_FOR_TOPAZ = 20
+
+
+def measure_topaz_training(folder: Path, specimen: str, command: str, steps: int) -> None:
+    """AP of Topaz trained on `steps` minibatches of 256 regions of labeled micrographs, sampled as for our network."""
+    examples = labeled_micrographs(folder, specimen)
+    home = folder / "topaz-trained" / specimen.replace(":", "-")
+    learned, tested = examples[:N_FOR_TOPAZ], examples[-N_TESTED:]
+    for name, some in (("train", learned), ("test", tested)):
+        (home / name).mkdir(parents=True, exist_ok=True)
+        for example in some:
+            image = np.asarray(example.map_pixels())[..., 0].astype(np.float32)
+            write_mrc(home / name / f"{example.pixels.stem}.mrc", image, 1.0)
+    particles = {e.pixels.stem: e.xy_px[e.kind == POSITIVE] for e in examples}
+    rows = [f"{e.pixels.stem}\t{x:.0f}\t{y:.0f}" for e in learned for x, y in particles[e.pixels.stem]]
+    (home / "targets.txt").write_text("image_name\tx_coord\ty_coord\n" + "\n".join(rows) + "\n")
+    began = children()
+    train = ["train", "--train-images", str(home / "train"), "--train-targets", str(home / "targets.txt")]
+    train += ["-n", f"{max(1, round(len(rows) / len(learned)))}", "--num-epochs", "1", "--epoch-size", str(steps)]
+    train += ["--save-prefix", str(home / "model"), "-o", str(home / "curve.txt"), "-d", "-1"]
+    subprocess.run([*shlex.split(command), *train], check=True, capture_output=True)
+    trained = children() - began
+    (model,) = home.glob("model_epoch1.sav")
+    extract = ["extract", "-m", str(model), "-r", str(round(PIXELS_PER_DIAMETER / 2)), "-t", "-6", "-d", "-1"]
+    images = [str(home / "test" / f"{e.pixels.stem}.mrc") for e in tested]
+    extract += ["-o", str(home / "picks.txt"), *images]
+    subprocess.run([*shlex.split(command), *extract], check=True, capture_output=True)
+    picks: dict[str, list[list[float]]] = {}
+    for line in (home / "picks.txt").read_text().splitlines()[1:]:
+        name, *values = line.split("\t")
+        picks.setdefault(Path(name).stem, []).append([float(v) for v in values])
+    scored = []
+    for example in tested:
+        found = np.array(picks.get(example.pixels.stem, [])).reshape(-1, 3)
+        unsure = example.xy_px[example.kind == UNKNOWN]
+        true_xy = particles[example.pixels.stem]
+        scored.append(ScoredDetections(found[:, :2], found[:, 2], true_xy, unsure, PIXELS_PER_DIAMETER))
+    half, quarter = (figures(scored, within, 0.0).average_precision for within in (0.5, 0.25))
+    print(
+        f"topaz     {specimen} trained on {len(learned)} micrographs, {steps} minibatches: AP {half:.3f} / "
+        f"{quarter:.3f}, {trained:.0f} CPU s",
+        flush=True,
+    )
 
 
 def measure_label_rules(folder: Path, specimen: str, start: Detector, steps: int) -> None:
