@@ -24,7 +24,7 @@ from cryoflow.database import Database
 from cryoflow.errors import BadInput, ExitCode, NotWritten
 from cryoflow.ingest import IngestOptions, ingest_job, plan_jobs
 from cryoflow.preparation.picked import picked_micrographs
-from cryoflow.storage import files
+from cryoflow.storage import files, folders
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.patch_cache import prepare
@@ -252,3 +252,44 @@ def test_a_folder_that_cannot_be_made_on_the_way_to_a_file_is_a_clear_error(
     monkeypatch.setattr(os, "mkdir", refuse)
     with pytest.raises(NotWritten, match="No space left"):
         files.write_atomically(tmp_path / "Particles" / "Homo_J1" / "a.txt", "x", root=tmp_path)
+
+
+def replace_with_a_path(file: Path) -> None:
+    with files.replacing(file) as hidden:
+        hidden.write_text("new")
+
+
+def fill_a_folder(file: Path) -> None:
+    with folders.replacing_folder(file.parent) as hidden:
+        (hidden / file.name).write_text("new")
+
+
+def rename_a_file(file: Path) -> None:
+    new = file.with_name("new.txt")
+    new.write_text("new")
+    files.replace_file(file, new)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda file: files.write_atomically(file, "new"), replace_with_a_path, fill_a_folder, rename_a_file],
+    ids=["write_atomically", "replacing", "replacing_folder", "replace_file"],
+)
+def test_a_file_whose_content_cannot_be_synced_is_an_error_and_replaces_nothing(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renamed before it is on the disk, a file may be empty after a crash of the machine."""
+    file = tmp_path / "folder/a.txt"
+    files.write_atomically(file, "old")
+    sync = os.fsync
+
+    def refuse_files(number: int) -> None:
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(number)
+
+    monkeypatch.setattr(os, "fsync", refuse_files)
+    with pytest.raises(NotWritten, match=os.strerror(errno.EIO)):
+        write(file)
+    assert file.read_text() == "old"
+    assert leftovers(tmp_path) == []

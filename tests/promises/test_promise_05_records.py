@@ -233,3 +233,18 @@ def test_another_type_in_place_of_a_record_is_refused(reader: Callable[[Path], R
         made.write(record)
         with pytest.raises(BadInput, match=made.file.replace(".", r"\.")):
             made.read()
+
+
+@pytest.mark.parametrize("value", [None, "much", [], {}, float("nan"), 1e999, -1.0, 10**400])
+@pytest.mark.parametrize(
+    ("reader", "name"),
+    [(unpicker, "threshold"), (unpicker, "temperature"), (unpicker, "diameter_A"), (detector, "threshold")],
+)
+def test_a_model_whose_numbers_cannot_be_is_refused(
+    reader: Callable[[Path], Reader], name: str, value: object, tmp_path: Path
+) -> None:
+    """A threshold of NaN would keep no pick, or all of them, without a word."""
+    made = reader(tmp_path)
+    made.write(made.sound | {name: value})
+    with pytest.raises(BadInput, match=rf"bundle\.json: {name}: "):
+        made.read()
