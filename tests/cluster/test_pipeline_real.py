@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import browser, shown
+from chromium import browser
 from prefect.workers.base import BaseJobConfiguration
 from real_site import RealSite, postgres
 
@@ -123,32 +122,6 @@ def simulate(folder: Path) -> None:
         )  # fmt: skip
         write_project(folder / "projects" / name, dataset)
         Database(folder / "truth").add(true_picks(dataset, folder / "projects" / name))
-
-
-@pytest.mark.browser
-def test_a_run_is_launched_through_the_page_by_filling_in_its_form(site: LivingSite, tmp_path: Path) -> None:
-    from cryoflow.database import Database
-    from flows.demo import PROJECTS
-
-    database = site.folder / "output" / "by page"
-    with browser(tmp_path / "chromium") as page:
-        page.open(f"http://127.0.0.1:{site.port}/deployments", shows="ingest (slurm)")
-        page.click(shown("ingest (slurm)"))
-        page.click(shown("Run"))
-        page.click(shown("Custom run"))
-        page.wait_for("document.body.innerText.includes('Folder of the text database')")
-        fields = "[...document.querySelectorAll('textarea')]"
-        offered = f"{fields}.map(e => e.value).filter(Boolean).join()"  # the roots: the site's own
-        page.wait_for(f"{offered}.includes({json.dumps(str(site.folder / 'projects'))})")
-        page.type_into(f"{fields}.find(e => !e.value)", str(database))
-        page.click(shown("Submit"))
-        link = "[...document.querySelectorAll('a')].find(e => e.innerText.startsWith('ingest · '))"
-        page.wait_for(f"!!({link})", within_s=120)
-        page.click(link)
-        page.wait_for("location.href.includes('/flow-run/')")
-        page.wait_for("document.body.innerText.includes('Completed')", within_s=180)
-        page.wait_for("document.body.innerText.includes('SLURM job')")
-    assert {entry.project for entry in Database(database).entries()} == set(PROJECTS)
 
 
 @pytest.mark.browser
