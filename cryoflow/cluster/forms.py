@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from cryoflow.settings.load import Settings
 
 PATH_FORMATS = ("path", "file-path", "directory-path")
+_READ = ("roots", "micrographs")
+"""Fields of paths below the folders of projects; what other fields name is a result."""
+_EXAMPLE = re.compile(r"(?<=Example: )/\S+")
 
 
 def restrict_paths(schema: dict[str, Any], settings: Settings) -> None:
-    """Let a form's paths be absolute, and below the site's folders where it has any; say so in the description."""
+    """Let a form's paths be absolute, and below the site's folders where it has any; write so in the description.
+
+    Examples of paths become some of this site.
+    """
     site = settings.site
     folders = [str(p) for p in dict.fromkeys((*site.read_only, *site.read_write))]
     folders += [str(p) for p in (settings.database, site.models) if p and folders and not _is_below(str(p), folders)]
     pattern = path_pattern(folders)
     words = f"below {' or '.join(folders)}" if folders else "absolute"
-    for field in _fields(schema):
+    for name, field in _fields(schema):
         for part in _path_parts(field):
             part["pattern"] = pattern
-            field["description"] = f"{field.get('description', '')} [path, {words}]".strip()
+            text = field.get("description", "")
+            if example := _EXAMPLE.search(text):
+                text = text.replace(example[0], _example_of_site(name, example[0], settings), 1)
+            field["description"] = f"{text} [path, {words}]".strip()
 
 
 def path_pattern(folders: Sequence[str]) -> str:
@@ -40,14 +50,7 @@ def path_pattern(folders: Sequence[str]) -> str:
 
 def offered_values(schema: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the paths that a form offers, field by field: the database, folders of projects, models and masks."""
-    site = settings.site
-    known: dict[str, Any] = {
-        "database": str(settings.database) if settings.database else None,
-        "roots": [str(p) for p in site.read_only],
-        "models": str(site.models) if site.models else None,
-        "masks": str(site.masks[0]) if site.masks else None,
-    }
-    known = {name: value for name, value in known.items() if value}
+    known = _known_paths(settings)
     offered: dict[str, Any] = {}
     for name, field in schema.get("properties", {}).items():
         fields = _definition(schema, field).get("properties", {})
@@ -56,6 +59,32 @@ def offered_values(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
         elif not fields and name in known:
             offered[name] = known[name]
     return offered
+
+
+def _known_paths(settings: Settings) -> dict[str, Any]:
+    """Return the values of fields that the site's settings hold, by the fields' names."""
+    site = settings.site
+    known: dict[str, Any] = {
+        "database": str(settings.database) if settings.database else None,
+        "roots": [str(p) for p in site.read_only],
+        "models": str(site.models) if site.models else None,
+        "masks": str(site.masks[0]) if site.masks else None,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def _example_of_site(name: str, example: str, settings: Settings) -> str:
+    """Return an example of a field's path at this site; the given one where no setting tells.
+
+    >>> _example_of_site("output", "/data/runs/november", Settings.model_validate({"site": {"read_write": ["/work"]}}))
+    '/work/november'
+    """
+    site, known = settings.site, _known_paths(settings).get(name)
+    if known:
+        return known if isinstance(known, str) else str(known[0])
+    folders = (site.models,) if name in ("model", "unpicker") else site.read_only if name in _READ else site.read_write
+    folder = next(filter(None, folders), None)
+    return str(folder / Path(example).name) if folder else example
 
 
 def number_fields(template: dict[str, Any], *, last: Sequence[str] = ()) -> dict[str, Any]:
@@ -91,9 +120,9 @@ def _definition(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]
     return found
 
 
-def _fields(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for model in (schema, *schema.get("definitions", {}).values()):
-        yield from model.get("properties", {}).values()
+        yield from model.get("properties", {}).items()
 
 
 def _path_parts(field: dict[str, Any]) -> Iterator[dict[str, Any]]:

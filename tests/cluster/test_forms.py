@@ -74,6 +74,22 @@ def test_a_field_says_where_its_path_may_lie(forms: dict[str, Any]) -> None:
     assert "below /data/pro jects.x or /data/cryo-flow" in text
 
 
+def test_examples_are_paths_of_this_site(forms: dict[str, Any]) -> None:
+    for flow_name, examples in {
+        "pipeline": {
+            "roots": "/data/pro jects.x", "output": "/data/cryo-flow/november", "database": "/data/cryo-flow/picks",
+        },
+        "find particles": {"micrographs": "/data/pro jects.x/micrographs"},
+        "unpick": {"model": "/data/cryo-flow/m/unpicker"},
+    }.items():  # fmt: skip
+        schema = forms[flow_name]._parameter_openapi_schema.model_dump(exclude_unset=True)
+        (model,) = [
+            d for n, d in schema["definitions"].items() if schema["properties"]["parameters"]["$ref"].endswith(n)
+        ]
+        for name, example in examples.items():
+            assert f"Example: {example} [path, " in model["properties"][name]["description"]
+
+
 def test_forms_offer_the_sites_database_projects_models_and_masks(forms: dict[str, Any]) -> None:
     assert forms["ingest"].parameters["parameters"] == {
         "roots": ["/data/pro jects.x"],
