@@ -66,6 +66,10 @@ class Page:
             x, y = to_x, to_y
         self._mouse("mouseReleased", x, y)
 
+    def hover(self, x: float, y: float) -> None:
+        """Move the mouse to a position of the window without a button."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
     def wheel(self, x: float, y: float, delta: float) -> None:
         """Turn the mouse's wheel at a position of the window; less than 0 is away from the person."""
         self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=delta)

@@ -283,8 +283,10 @@ async function askTally() {
     if (askAgain) {
       askAgain = false;
       void askTally();
-    } else if (inMontage()) {
-      void montage.load();
+    } else {
+      loadListSoon(); // its numbers of kept picks are those of the threshold
+      if (others[0]) loadDisagreementSoon();
+      if (inMontage()) void montage.load();
     }
   }
 }
@@ -374,14 +376,22 @@ async function reload() {
   await goTo(current, false, true);
 }
 
+let disagreementTimer = 0;
+
+function loadDisagreementSoon() {
+  clearTimeout(disagreementTimer);
+  disagreementTimer = window.setTimeout(() => void loadDisagreement(), 1000);
+}
+
 async function loadDisagreement() {
-  list.disagreement = null;
-  if (others[0]) {
-    try {
-      list.disagreement = await get("disagreement", { entry: config.entry, other: others[0], threshold });
-    } catch (error) {
-      fail(error);
-    }
+  const [other, at] = [others[0], threshold];
+  try {
+    const found = other ? await get("disagreement", { entry: config.entry, other, threshold: at }) : null;
+    if (other !== others[0] || at !== threshold) return; // a later question is on its way
+    list.disagreement = found;
+  } catch (error) {
+    list.disagreement = null;
+    fail(error);
   }
   fillOrders();
   list.sort();
