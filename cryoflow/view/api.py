@@ -243,8 +243,7 @@ def routes(api: Api) -> APIRouter:
 
 def _train(api: Api, record: Mapping[str, object]) -> Response:
     entry = api.library.database.entry(text_of(record, "entry")).name
-    trained = text_of(record, "trained") or "unpicker"
-    if trained not in FLOWS:
+    if (trained := text_of(record, "trained") or "unpicker") not in FLOWS:
         raise HTTPException(422, f"trained is one of {', '.join(FLOWS)}")
     started = _trainings(api).start(entry, cast(Trained, trained))
     return as_json({"run": started.run, "page": started.page, "model": str(started.model)})
