@@ -62,7 +62,6 @@ def find_peaks(
     pixels_per_diameter: float,
     *,
     shape_yx: tuple[int, int] | None = None,
-    least_logit: float = LEAST_LOGIT,
 ) -> Peaks:
     """Return the peaks of a map of answers.
 
@@ -74,7 +73,7 @@ def find_peaks(
     """
     logit = answers[..., net.PARTICLE]
     highest = ndimage.maximum_filter(logit, size=3, mode="constant", cval=-np.inf)
-    row, column = np.nonzero((logit == highest) & (logit > least_logit))
+    row, column = np.nonzero((logit == highest) & (logit > LEAST_LOGIT))
     at = answers[row, column].astype(np.float64)
     order = np.argsort(-at[:, net.PARTICLE], kind="stable")
     row, column, at = row[order], column[order], at[order]

@@ -25,7 +25,6 @@ from cryoflow.execution.slurm import TERMINAL, EndedJob, QueuedJob, SchedulerSil
 from cryoflow.storage import inputs
 
 _TIMEOUT_S = 60.0
-_NO_SUCH_JOB = 2017
 
 _FIELDS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "job-name": ("name", str),

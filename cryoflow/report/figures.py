@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from cryoflow.picks import PickSet
 
 Array = npt.NDArray[np.floating]
+_LONGEST_PX = 1100
+"""Of a micrograph that is shown, at most."""
+_WIDTH_IN = 7.0
 
 KEPT, REMOVED, MISSED, NEUTRAL = "#1f9e89", "#d1495b", "#e9a23b", "#3b6fb6"
 """Colours that stay apart for colour-blind readers: kept picks, removed picks, missed particles, everything else."""
@@ -49,7 +52,7 @@ class Marks:
     color: str = KEPT
 
 
-def display_image(micrograph: Array, longest_px: int = 1100) -> tuple[Array, float]:
+def display_image(micrograph: Array) -> tuple[Array, float]:
     """A micrograph made fit to look at: averaged over blocks, flattened a little, clipped at 1 % and 99 %.
 
     Returns
@@ -61,7 +64,7 @@ def display_image(micrograph: Array, longest_px: int = 1100) -> tuple[Array, flo
     from scipy.ndimage import gaussian_filter
 
     micrograph = np.nan_to_num(np.asarray(micrograph, np.float32))
-    step = max(1, int(np.ceil(max(micrograph.shape) / longest_px)))
+    step = max(1, int(np.ceil(max(micrograph.shape) / _LONGEST_PX)))
     ny, nx = (n // step * step for n in micrograph.shape)
     image = micrograph[:ny, :nx].reshape(ny // step, step, nx // step, step).mean(axis=(1, 3), dtype=np.float32)
     image = gaussian_filter(image, 1.0)
@@ -76,7 +79,6 @@ def overlay(
     diameter_px: float,
     title: str = "",
     pixel_size_A: float | None = None,
-    width_in: float = 7.0,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Picks as circles of the particle's diameter on their micrograph, with a scale bar where the pixel size is known.
@@ -91,8 +93,8 @@ def overlay(
     """
     image, _ = display_image(micrograph)
     ny, nx = micrograph.shape
-    figure = new_figure((width_in, width_in * ny / nx + 0.75))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.75 / (width_in * ny / nx + 0.75)))
+    figure = new_figure((_WIDTH_IN, _WIDTH_IN * ny / nx + 0.75))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1 - 0.75 / (_WIDTH_IN * ny / nx + 0.75)))
     axes.imshow(image, cmap="gray", extent=(-0.5, nx - 0.5, ny - 0.5, -0.5), interpolation="bilinear")
     if mask is not None and mask.any():
         _hatch(axes, mask, (ny, nx))
@@ -111,7 +113,7 @@ def overlay(
         )
         text.set_fontsize(9)
         text.set_verticalalignment("top")
-        x += 0.02 + 0.0125 * (len(mark.label) + 6) * 7.0 / width_in
+        x += 0.02 + 0.0125 * (len(mark.label) + 6)
     return figure
 
 

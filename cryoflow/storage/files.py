@@ -37,23 +37,12 @@ def replacing(path: Path) -> Iterator[Path]:
         If the disk is full, read-only or failing; `path` is then unchanged.
     """
     path = Path(path)
-    with clear_errors(path), held(path, make=True) as (folder, name):
-        remove_leftovers(folder)
-        hidden = hidden_name(name)
-        try:
-            os.close(os.open(hidden, NEW_FILE, 0o666, dir_fd=folder))
-            fault_point("file.opened")
-            yield path.with_name(hidden)
-            fault_point("file.written")
-            sync_file(hidden, folder)
-            fault_point("file.synced")
-            os.replace(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
-            fault_point("file.renamed")
-            sync_names(folder)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(hidden, dir_fd=folder)
-            raise
+    with _renamed_at_the_end(path) as (folder, hidden):
+        os.close(os.open(hidden, NEW_FILE, 0o666, dir_fd=folder))
+        fault_point("file.opened")
+        yield path.with_name(hidden)
+        fault_point("file.written")
+        sync_file(hidden, folder)
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[bytes], *, root: Path | None = None) -> None:
@@ -71,17 +60,28 @@ def write_atomically(path: Path, content: str | bytes | Iterable[bytes], *, root
     UnsafePath
         If `path` leads out of `root`.
     """
-    path = Path(path)
+    with (
+        _renamed_at_the_end(Path(path), root) as (folder, hidden),
+        open(os.open(hidden, NEW_FILE, 0o666, dir_fd=folder), "wb") as file,
+    ):
+        fault_point("file.opened")
+        write_pieces(file, content.encode(errors="surrogateescape") if isinstance(content, str) else content)
+        file.flush()
+        fault_point("file.written")
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _renamed_at_the_end(path: Path, root: Path | None = None) -> Iterator[tuple[int, str]]:
+    """Open the folder of `path` and give a hidden name in it, for a file that the block writes and syncs.
+
+    The file is then renamed to `path`; if the block raises, it is removed.
+    """
     with clear_errors(path), held(path, root, make=True) as (folder, name):
         remove_leftovers(folder)
         hidden = hidden_name(name)
         try:
-            with open(os.open(hidden, NEW_FILE, 0o666, dir_fd=folder), "wb") as file:
-                fault_point("file.opened")
-                write_pieces(file, content.encode(errors="surrogateescape") if isinstance(content, str) else content)
-                file.flush()
-                fault_point("file.written")
-                os.fsync(file.fileno())
+            yield folder, hidden
             fault_point("file.synced")
             os.replace(hidden, name, src_dir_fd=folder, dst_dir_fd=folder)
             fault_point("file.renamed")

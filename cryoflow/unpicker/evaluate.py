@@ -30,6 +30,7 @@ from cryoflow.unpicker.scoring import OnScored, ScoredMicrograph, score
 from cryoflow.unpicker.unpick import decided
 
 Float = npt.NDArray[np.float64]
+_DEFOCUS_STEP_A = 5000.0
 
 
 @dataclass(frozen=True)
@@ -228,18 +229,17 @@ def _by_defocus(
     p: Float,
     micrograph: npt.NDArray[np.intp],
     kept: npt.NDArray[np.bool_],
-    step_A: float = 5000.0,
 ) -> tuple[Row, ...]:
     """One row each half micrometre; micrographs of unknown defocus are left out."""
     defocus = np.array([j.micrograph.defocus_A for j in scored])
     with np.errstate(invalid="ignore"):
-        bins = np.floor(defocus / step_A)
+        bins = np.floor(defocus / _DEFOCUS_STEP_A)
     rows = []
     for b in np.unique(bins[np.isfinite(bins)]):
         these = np.isin(micrograph, np.flatnonzero(bins == b))
         if these.any():
-            name = f"{b * step_A / 1e4:.1f} to {(b + 1) * step_A / 1e4:.1f} um"
-            rows.append(_row(name, positive[these], p[these], kept[these], (b + 0.5) * step_A))
+            name = f"{b * _DEFOCUS_STEP_A / 1e4:.1f} to {(b + 1) * _DEFOCUS_STEP_A / 1e4:.1f} um"
+            rows.append(_row(name, positive[these], p[these], kept[these], (b + 0.5) * _DEFOCUS_STEP_A))
     return tuple(rows)
 
 

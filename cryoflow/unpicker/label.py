@@ -24,6 +24,8 @@ from cryoflow.unpicker.star_rows import LABEL_COLUMN, StarRows
 Negatives = Literal["balanced", "all"]
 Dropped = Literal["unlabeled", "negative", "unlabelled", "wrong"]
 """The last two are older words for the first two."""
+_SAME_PICK_PX = 1.0
+"""Files of kept picks are rounded."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,18 @@ def label_star_folder(
     kept_suffix: str = "_autopick_correct",
     train_suffix: str = "_autopick_train",
     negatives: Negatives = "balanced",
-    tolerance_px: float = 1.0,
     seed: int = 0,
 ) -> tuple[list[StarLabels], list[BadInput]]:
     """Label the picks of micrographs that were cleaned by hand, as the older emUnpicker did.
 
     For each `X<kept_suffix>.star`, a file `X<train_suffix>.star` with the columns it had and one more: P for each pick
-    that was kept, N for picks that were not.
+    that was kept, N for picks that were not. A kept pick is the nearest of all picks that lies within `_SAME_PICK_PX`;
+    one with none was added by hand and counts as positive.
 
     Parameters
     ----------
     negatives
         `balanced`: one N is drawn for each P; `all`: every removed pick is an N.
-    tolerance_px
-        A kept pick is the nearest of all picks that lies within this distance. One with none was added by hand and
-        counts as positive.
 
     Returns
     -------
@@ -83,7 +82,7 @@ def label_star_folder(
                 raise BadInput(kept_file, f"there is no {wanted} beside it: what was removed is not known.")
             rng = np.random.default_rng([seed, *stem.encode(errors="surrogateescape")])
             target = output / f"{stem}{suffix_of(train_suffix)}"
-            done.append(_label_pair(everything[stem], kept_file, target, negatives, tolerance_px, rng))
+            done.append(_label_pair(everything[stem], kept_file, target, negatives, rng))
         except NotWritten:
             raise  # a full disk is no fault of this file
         except BadInput as error:
@@ -92,11 +91,11 @@ def label_star_folder(
 
 
 def _label_pair(
-    all_file: Path, kept_file: Path, target: Path, negatives: Negatives, tolerance_px: float, rng: np.random.Generator
+    all_file: Path, kept_file: Path, target: Path, negatives: Negatives, rng: np.random.Generator
 ) -> StarLabels:
     everything, kept = StarRows.read(all_file), StarRows.read(kept_file)
     nearest, distance = _nearest(everything.centers_xy_px, kept.centers_xy_px)
-    matched = distance <= tolerance_px
+    matched = distance <= _SAME_PICK_PX
     positive = np.zeros(len(everything), bool)
     positive[nearest[matched]] = True
     removed = np.flatnonzero(~positive)

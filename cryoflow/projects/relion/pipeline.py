@@ -18,6 +18,8 @@ from cryoflow.projects.relion.job_types import JOB_FOLDER, TYPE_FOLDERS, node_ki
 from cryoflow.projects.relion.options import job_options
 from cryoflow.storage.files import is_file
 
+_ATTEMPTS = 3
+"""How often a file is read that RELION may be rewriting just now."""
 _MICROGRAPHS_STAR = re.compile(r"(corrected_)?micrographs\w*\.star$")
 
 
@@ -29,7 +31,6 @@ class Process:
     alias: str
     type_label: str
     status: str
-    in_pipeline: bool = True
 
     @property
     def job(self) -> str:
@@ -147,7 +148,7 @@ def _load(project: Path, stamp: tuple[int, int], folders: tuple[str, ...]) -> Pi
         processes[name] = Process(name, "" if alias == "None" else alias, label, status)
     for name in folders:
         if name not in processes:
-            processes[name] = Process(name, "", type_label("", name.split("/")[0]), "", in_pipeline=False)
+            processes[name] = Process(name, "", type_label("", name.split("/")[0]), "")
     aliases = {p.alias: p.name for p in processes.values() if p.alias}
     bare = Pipeline(project, processes, aliases, {}, {}, {})
     node_kinds = {
@@ -160,9 +161,9 @@ def _load(project: Path, stamp: tuple[int, int], folders: tuple[str, ...]) -> Pi
     return Pipeline(project, processes, aliases, node_kinds, edges_in, edges_out, tuple(notes))
 
 
-def _read_whole(path: Path, attempts: int = 3) -> dict[str, pd.DataFrame | dict[str, str]]:
+def _read_whole(path: Path) -> dict[str, pd.DataFrame | dict[str, str]]:
     """Read a file that RELION may be rewriting just now."""
-    for _ in range(attempts - 1):
+    for _ in range(_ATTEMPTS - 1):
         try:
             return read_blocks(path)
         except BadInput:
