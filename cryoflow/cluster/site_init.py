@@ -55,7 +55,7 @@ class Qos:
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ClusterSurvey:
     """What sinfo and sacctmgr say of a cluster, and of this user on it."""
 
     partitions: list[Partition]
@@ -63,7 +63,7 @@ class Cluster:
     qos: list[Qos]
 
 
-def ask_cluster() -> Cluster:
+def ask_cluster() -> ClusterSurvey:
     """Return the partitions, this user's accounts, and the qualities of service that these may use.
 
     Raises
@@ -88,7 +88,7 @@ def ask_cluster() -> Cluster:
         qos = [each for each in parse_qos(found) if each.name in allowed]
     except ToolFailed:
         associations, qos = [], []  # no accounting
-    return Cluster(partitions, associations, qos)
+    return ClusterSurvey(partitions, associations, qos)
 
 
 def _sacctmgr(*words: str) -> str:
@@ -138,7 +138,7 @@ def _limit(text: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def cryoflow_toml(cluster: Cluster, host: str) -> str:
+def cryoflow_toml(cluster: ClusterSurvey, host: str) -> str:
     """Return a cryoflow.toml for a cluster; what only a person can say is marked CHANGE."""
     partitions, associations = cluster.partitions, cluster.associations
     cpu = next((p for p in partitions if p.is_default and not p.gpus), None)
