@@ -83,11 +83,17 @@ def test_an_empty_database_has_a_page_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"reference_database": "x", "radius": 1, "model": null, "entries": [{}]}']
+    ("text", "why"),
+    [
+        ("", "not JSON"),
+        ("{}", "required"),
+        ("[]", "should be"),
+        ('{"reference_database": "x", "radius": 1, "model": null, "entries": [{}]}', "required"),
+    ],
 )
-def test_what_is_no_evaluation_is_one_clear_error(text: str, tmp_path: Path) -> None:
+def test_what_is_no_evaluation_is_one_clear_error(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(text)
-    with pytest.raises(BadInput, match="is not the record of an evaluation"):
+    with pytest.raises(BadInput, match=rf"evaluation\.json: .*{why}"):
         ReportedEvaluation.read(tmp_path / "evaluation.json")
 
 
