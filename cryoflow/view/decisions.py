@@ -138,17 +138,7 @@ def checked(action: Mapping[str, object], candidates: Candidates, decisions: Dec
     if do in ("undo", "redo"):
         return {"do": do, "of": action.get("of")}
     if do == "label":
-        label, picks = action.get("label"), action.get("picks")
-        if label not in (1, -1, 0) or isinstance(label, bool) or not isinstance(picks, Mapping):
-            raise BadAction("a label is 1, -1 or 0, and has picks")
-        checked = {
-            str(_micrograph(candidates, int(m))): _numbers(candidates, decisions, int(m), p)
-            for m, p in picks.items()
-            if _digits(m)
-        }
-        if not 0 < sum(map(len, checked.values())) <= MOST_AT_ONCE or len(checked) != len(picks):
-            raise BadAction(f"an action is about 1 to {MOST_AT_ONCE:,} picks")
-        return {"do": do, "label": label, "picks": checked}
+        return _checked_label(action, candidates, decisions)
     if do == "add":
         micrograph = _micrograph(candidates, action.get("micrograph"))
         return {
@@ -163,6 +153,41 @@ def checked(action: Mapping[str, object], candidates: Candidates, decisions: Dec
             raise BadAction(f"a mark is one of {MARKS}, with a threshold")
         return {"do": do, "micrograph": micrograph, "mark": mark, "threshold": threshold}
     raise BadAction("an action is to label, add, mark, undo or redo")
+
+
+def _checked_label(action: Mapping[str, object], candidates: Candidates, decisions: Decisions) -> dict[str, object]:
+    """Return a label's action with the numbers of its picks.
+
+    A page names added picks by position, `added_xy_px`: their numbers are known here alone, since somebody else may
+    have added one at the same moment.
+    """
+    label, picks, added = action.get("label"), action.get("picks", {}), action.get("added_xy_px", {})
+    if label not in (1, -1, 0) or isinstance(label, bool):
+        raise BadAction("a label is 1, -1 or 0")
+    if not isinstance(picks, Mapping) or not isinstance(added, Mapping) or not all(map(_digits, (*picks, *added))):
+        raise BadAction("a label has picks by micrograph")
+    found = {_micrograph(candidates, int(m)): _numbers(candidates, decisions, int(m), p) for m, p in picks.items()}
+    for m, positions in added.items():
+        numbers = found.setdefault(_micrograph(candidates, int(m)), [])
+        numbers += _numbers_at(candidates, decisions, int(m), positions)
+    if not 0 < sum(map(len, found.values())) <= MOST_AT_ONCE or not all(found.values()):
+        raise BadAction(f"an action is about 1 to {MOST_AT_ONCE:,} picks")
+    return {"do": "label", "label": label, "picks": {str(m): list(dict.fromkeys(n)) for m, n in found.items()}}
+
+
+def _numbers_at(candidates: Candidates, decisions: Decisions, micrograph: int, positions: object) -> list[int]:
+    """Return the numbers of added picks; all of those that stand at one position."""
+    there = decisions.added.get(micrograph, Added()).xy_px
+    if not isinstance(positions, list) or len(positions) > MOST_AT_ONCE:
+        raise BadAction("added picks are named by a list of positions")
+    first = n_picks(candidates, decisions, micrograph) - len(there)
+    numbers: dict[tuple[float, float], list[int]] = {}
+    for i, position in enumerate(there):
+        numbers.setdefault(position, []).append(first + i)
+    found = [numbers.get(_position(pair, math.inf, math.inf), []) for pair in positions]
+    if not all(found):
+        raise BadAction("one of the added picks is not there")
+    return [number for at in found for number in at]
 
 
 def finite_number(value: object) -> float | None:

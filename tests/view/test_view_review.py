@@ -236,6 +236,18 @@ def test_undo_and_redo_are_each_persons_own(database: Database) -> None:
     assert again.decisions.labels.tolist() == review.decisions.labels.tolist()
 
 
+def test_an_added_pick_is_named_by_its_position_whoever_added_another_meanwhile(database: Database) -> None:
+    review = review_of(database)
+    review.act("bo", "v", {"do": "add", "micrograph": 0, "xy_px": [[30, 40]]})
+    review.act("ada", "w", {"do": "add", "micrograph": 0, "xy_px": [[9, 9.25]]})
+    review.act("ada", "w", {"do": "label", "label": -1, "picks": {"0": [1]}, "added_xy_px": {"0": [[9, 9.25]]}})
+    assert review.decisions.added[0].labels == [1, 0]
+    assert review.decisions.labels[:2].tolist() == [0, -1]
+    review.act("ada", "w", {"do": "label", "label": 1, "picks": {}, "added_xy_px": {"0": [[9, 9.25], [9, 9.25]]}})
+    again = review_of(database)
+    assert again.decisions.added[0].labels == [1, 1]
+
+
 def test_a_new_action_ends_what_could_be_redone(database: Database) -> None:
     review = review_of(database)
     review.act("ada", "w", label(0, 0, to=-1))
@@ -256,6 +268,12 @@ def test_a_new_action_ends_what_could_be_redone(database: Database) -> None:
         {"do": "label", "label": 1, "picks": {"-1": [0]}},
         {"do": "label", "label": 1, "picks": {"0": [0.5]}},
         {"do": "label", "label": 1, "picks": {}},
+        {"do": "label", "label": 1, "picks": {"0": []}},
+        {"do": "label", "label": 1, "picks": [0]},
+        {"do": "label", "label": 1, "added_xy_px": {"0": [[9, 9]]}},  # nobody added one there
+        {"do": "label", "label": 1, "added_xy_px": {"0": 9}},
+        {"do": "label", "label": 1, "added_xy_px": {"9": [[9, 9]]}},
+        {"do": "label", "label": 1, "added_xy_px": {"0": [[float("nan"), 9]]}},
         {"do": "add", "micrograph": 0, "xy_px": [[419.5, 1]]},
         {"do": "add", "micrograph": 0, "xy_px": [[float("nan"), 1]]},
         {"do": "add", "micrograph": 0, "xy_px": [["1", 1]]},

@@ -4,7 +4,7 @@
 import { List } from "./list.js";
 import { Montage } from "./montage.js";
 import { baseName, button, count, element, fill, make, percent, press, toast } from "./page.js";
-import { distanceToSegment, foldIn, isDrawn, missed, shownPicks } from "./picks.js";
+import { distanceToSegment, foldIn, isDrawn, missed, sent, shownPicks } from "./picks.js";
 import { address, get, post, Refused } from "./server.js";
 import { COLORS, OTHERS, Stage } from "./stage.js";
 
@@ -434,9 +434,10 @@ function setUpPicture() {
 function act(action) {
   if (!config.may_write) return toast("This link allows to look only.", true);
   const before = new Map([...held].map(([i, m]) => [i, structuredClone(m.state)]));
+  const named = sent(held, action);
   for (const m of held.values()) foldIn(m, action);
   render();
-  send(action, before);
+  send(named, before);
 }
 
 /**

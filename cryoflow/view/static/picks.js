@@ -90,6 +90,31 @@ export function distanceToSegment(x, y, from, to) {
 }
 
 /**
+ * Return an action as it is sent: added picks by position. Their numbers are those of the server, which another person
+ * may move by adding one at the same moment.
+ *
+ * @param {ReadonlyMap<number, Micrograph>} held @param {import("./types.js").Action} action
+ */
+export function sent(held, action) {
+  if (action.do !== "label") return action;
+  /** @type {Record<string, number[]>} */
+  const picks = {};
+  /** @type {Record<string, [number, number][]>} */
+  const added_xy_px = {};
+  for (const [micrograph, numbers] of Object.entries(action.picks ?? {})) {
+    const m = held.get(Number(micrograph));
+    const n = m ? m.x.length : Infinity;
+    const old = numbers.filter((i) => i < n);
+    if (old.length) picks[micrograph] = old;
+    for (const i of numbers) {
+      const at = i < n ? undefined : m?.state.added[i - n];
+      if (at) (added_xy_px[micrograph] ??= []).push([at[0], at[1]]);
+    }
+  }
+  return { ...action, picks, added_xy_px };
+}
+
+/**
  * Fold an action of this window into a micrograph before the server has confirmed it.
  *
  * @param {Micrograph} m @param {import("./types.js").Action} action

@@ -100,6 +100,7 @@
  * @property {boolean} can_train
  *
  * @typedef {{do: string, label?: number, picks?: Record<string, number[]>, micrograph?: number,
+ *   added_xy_px?: Record<string, [number, number][]>,
  *   xy_px?: [number, number][], mark?: string, threshold?: number}} Action
  */
 export {};
