@@ -61,7 +61,7 @@ def wrong_row(path: Path, block: str, width: int, piece: bytes) -> BadInput:
     excess = len(words) - width
     is_every_row = len(rows) > 1 and len({len(words) for words in rows}) == 1
     if excess > 0:
-        quotes = "a name with blanks makes several words of one where it is not in quotes: put it in quotes"
+        quotes = "a name with blanks that is not in quotes makes several words of one: put it in quotes"
         hint = f"{quotes.capitalize()}."
         if is_every_row:
             labels = "a label is" if excess == 1 else f"{excess} labels are"

@@ -103,8 +103,7 @@ def site() -> Iterator[FollowedSite]:
     if os.getuid() != 0:
         pytest.skip("only root can act as three accounts")
     python = shutil.which(f"python{sys.version_info[0]}.{sys.version_info[1]}", path="/usr/bin:/usr/local/bin")
-    readable = ["runuser", "-u", SERVES, "--", "test", "-r", str(ROOT / "pyproject.toml")]
-    if python is None or subprocess.run(readable, check=False).returncode:
+    if python is None:
         pytest.skip("no other account can run the Python of this environment")
     with postgres(superuser="postgres", auth="scram-sha-256") as database, tempfile.TemporaryDirectory() as name:
         if database is None:
