@@ -119,6 +119,16 @@ def launch(arguments: Sequence[str]) -> int:
 
     The flags that every command shares are taken out first, wherever they stand before a `--`.
     """
+    try:
+        return _launch(arguments)
+    except Exception as error:  # before the command began, or while its error was put into words
+        if not (lack := memory.shortage(error)):
+            raise
+        print(f"cryoflow: {lack}", file=sys.stderr)
+        return ExitCode.FAILED
+
+
+def _launch(arguments: Sequence[str]) -> int:
     from cryoflow.cli import output
 
     _open_standard_streams()

@@ -37,5 +37,5 @@ def test_the_numbers_of_an_evaluation_are_read_back_as_they_were(project: Path, 
 
 def test_what_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text('{"entries": [{}]}')
-    with pytest.raises(BadInput, match="is no evaluation"):
+    with pytest.raises(BadInput, match=r"e\.json: entries\.0\.entry: field required"):
         read_comparisons(tmp_path / "e.json")
