@@ -36,7 +36,8 @@ shared = for_any_account(Path(sysconfig.get_path("purelib")), here / ".packages"
 (packages / "of_the_tests.pth").write_text(f"{here}\n{shared}\n")
 for name in ("cryoflow", "prefect"):
     program = here / ".venv" / "bin" / name
-    program.write_text((programs / name).read_text().replace(str(programs), str(here / ".venv" / "bin")))
+    code = (programs / name).read_text().partition("\n")[2]
+    program.write_text(f"#!{here}/.venv/bin/python\n{code}")
     program.chmod(0o755)
 # redis takes it where Python is older than 3.11.3, as Debian's is; `make env` installs it.
 (packages / "async_timeout.py").write_text("from asyncio import timeout\n")
