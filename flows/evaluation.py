@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, task
@@ -11,10 +10,10 @@ from prefect import flow, task
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.pickers.comparing.compare import Compared, Comparison, compare
+from cryoflow.pickers.comparing.evaluation_record import read_evaluation
 from cryoflow.pickers.parameters import EvaluateParameters
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.json_values import plain
-from cryoflow.storage.parsing import read_record
 from flows.run_page import run_name, show_table
 
 
@@ -73,7 +72,6 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
     BadInput
         If the file is not such a record.
     """
-    record = read_record(evaluation, _StoredEvaluation, "Remove it, and run the same again.")
     return tuple(
         Comparison(
             entry=e.entry,
@@ -82,32 +80,8 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
             n_matched=e.n_matched,
             micrographs=tuple(Compared(m.n_reference, m.n_picks, m.n_matched, name=m.name) for m in e.micrographs),
         )
-        for e in record.entries
+        for e in read_evaluation(evaluation).entries
     )
-
-
-@dataclass(frozen=True)
-class _StoredMicrograph:
-    name: str
-    n_reference: int
-    n_picks: int
-    n_matched: int
-
-
-@dataclass(frozen=True)
-class _StoredEntry:
-    entry: str
-    n_reference: int
-    n_picks: int
-    n_matched: int
-    micrographs: list[_StoredMicrograph]
-
-
-@dataclass(frozen=True)
-class _StoredEvaluation:
-    """What is read of the record; pydantic ignores the rest."""
-
-    entries: list[_StoredEntry]
 
 
 def held_out(model: Path, project_name: str) -> frozenset[str]:

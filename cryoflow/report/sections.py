@@ -6,14 +6,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge
 
 from cryoflow.database import Database, Entry
 from cryoflow.database.select import select_best
 from cryoflow.pickers.comparing.compare import Scores
+from cryoflow.pickers.comparing.evaluation_record import read_evaluation
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.picks import Kind, PickSet
 from cryoflow.report.example_pictures import EXAMPLES, example, has_image, montages
@@ -21,7 +20,6 @@ from cryoflow.report.execution import TraceRow, execution_section
 from cryoflow.report.figures import NEUTRAL, PlotLine, precision_recall
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
-from cryoflow.storage.parsing import read_record
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.decision import DOUBTFUL
 
@@ -47,7 +45,7 @@ class ReportedEvaluation:
     @classmethod
     def read(cls, file: Path) -> ReportedEvaluation:
         """From its JSON file."""
-        record = read_record(file, _StoredEvaluation, "Evaluate again.")
+        record = read_evaluation(file)
         rows = tuple(
             ReportedScores(r.n_reference, r.n_picks, r.n_matched, entry=r.entry, n_micrographs=len(r.micrographs))
             for r in record.entries
@@ -57,29 +55,6 @@ class ReportedEvaluation:
     def of(self, entry: str) -> ReportedScores | None:
         """The row of an entry."""
         return next((row for row in self.entries if row.entry == entry), None)
-
-
-@dataclass(frozen=True)
-class _StoredScores:
-    """An entry in the JSON file of an evaluation."""
-
-    entry: str
-    n_reference: Annotated[int, Ge(0)]
-    n_picks: Annotated[int, Ge(0)]
-    n_matched: Annotated[int, Ge(0)]
-    micrographs: list[object]
-
-
-@dataclass(frozen=True)
-class _StoredEvaluation:
-    """The JSON file of an evaluation."""
-
-    __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
-
-    reference_database: str
-    radius: float
-    model: str | None
-    entries: tuple[_StoredScores, ...]
 
 
 @dataclass(frozen=True)

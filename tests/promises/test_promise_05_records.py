@@ -65,7 +65,8 @@ def in_npz(path: Path, name: str) -> Write:
 
 
 def evaluation(folder: Path) -> Reader:
-    row = {"entry": "P/A_J1", "n_reference": 3, "n_picks": 4, "n_matched": 2, "micrographs": []}
+    one = {"name": "m.mrc", "n_reference": 3, "n_picks": 4, "n_matched": 2}
+    row = {"entry": "P/A_J1", "n_reference": 3, "n_picks": 4, "n_matched": 2, "micrographs": [one]}
     sound = {"entries": [row], "reference_database": "/x", "radius": 20.0, "model": None}
     file = folder / "evaluation.json"
     return Reader(sound, plain(file), lambda: ReportedEvaluation.read(file), file.name)

@@ -49,8 +49,9 @@ def _evaluation(database: Database, tmp_path: Path) -> Path:
     truth = Database(tmp_path / "truth")
     picks = database.load("P1/AutoPick_job005")
     truth.add(picks.where(np.array([True, False, False, True])))
+    counts = [{"name": f"m{i}.mrc", "n_picks": 2, "n_reference": 1, "n_matched": 1} for i in range(2)]
     rows = [
-        {"entry": name, "n_picks": n, "n_reference": 2, "n_matched": 2, "micrographs": [{}, {}]}
+        {"entry": name, "n_picks": n, "n_reference": 2, "n_matched": 2, "micrographs": counts}
         for name, n in (("P1/AutoPick_job005", 4), ("P1/Unpicked_job005", 3))
     ]
     file = tmp_path / "evaluation.json"
