@@ -79,7 +79,7 @@ def _average_of(arrays: Weights) -> Weights:
 def _read_state(path: Path, fingerprint: str) -> tuple[Weights, list[dict[str, float]]]:
     try:
         arrays = dict(inputs.read_npz(path))
-        described = parse_record(path, arrays["described"].tobytes(), _Described, _HINT)
+        described = parse_record(path, arrays["described"].tobytes(), _StateRecord, _HINT)
     except (OSError, ValueError, KeyError) as error:
         raise _no_state(path, error) from error
     if described.fingerprint != fingerprint:
@@ -88,7 +88,7 @@ def _read_state(path: Path, fingerprint: str) -> tuple[Weights, list[dict[str, f
 
 
 @dataclass(frozen=True)
-class _Described:
+class _StateRecord:
     fingerprint: str
     history: list[dict[str, float]]
 

@@ -82,7 +82,7 @@ class _StoredCalibration:
 
 
 @dataclass(frozen=True)
-class _Description:
+class _DetectorRecord:
     """The fields of bundle.json."""
 
     __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
@@ -159,7 +159,7 @@ class Detector:
             values = unsealed(file, inputs.read_bytes(file), FORMAT, hint)
             if values.get("program") != PROGRAM:
                 raise ValueError("no program is named")
-            stored = validated(file, values, _Description, "Was it made by another version? Else copy it again.")
+            stored = validated(file, values, _DetectorRecord, "Was it made by another version? Else copy it again.")
             refuse_changed(folder, {name: stored.checksums.get(name, "") for name in (WEIGHTS, METRICS, CARD)}, hint)
             return cls(
                 architecture=DetectorArchitecture.from_json(stored.architecture),

@@ -11,10 +11,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from annotated_types import Ge, Le
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import npz_bytes
@@ -137,21 +138,21 @@ def read_learned(path: Path) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class _Described:
+class _PiecesRecord:
     """What describes the arrays: of each piece its content, its defocus and its diameter in angstrom."""
 
     __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
 
-    format: Literal[1]
+    format: Annotated[int, Ge(_FORMAT), Le(_FORMAT)]
     project: str
     pieces: list[tuple[str, float | None, float]]
     learned: list[str] = field(default_factory=list)
 
 
-def _read(path: Path, only: str | None = None) -> tuple[dict[str, Array], _Described]:
+def _read(path: Path, only: str | None = None) -> tuple[dict[str, Array], _PiecesRecord]:
     try:
         arrays = dict(inputs.read_npz(path, only))
         raw = arrays.pop(DESCRIBED).tobytes()
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(path, f"cannot be read as learning material: {error}.", _HINT) from error
-    return arrays, parse_record(path, raw, _Described, _HINT)
+    return arrays, parse_record(path, raw, _PiecesRecord, _HINT)

@@ -44,8 +44,8 @@ class MicrographCounts:
     n_matched
         Of these, matched one to one with the reference.
     n_scored, n_agreed
-        Best picks that an un-picker scored, and those that it takes for particles; 0 where the reference is complete or
-        there is no un-picker.
+        Number of picks that are compared, and of those that an un-picker takes for particles: a version that finds
+        fewer agrees less. 0 where the reference is complete or there is no un-picker.
     """
 
     project: str

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenPlugin:
     """A plug-in that cannot be used.
 
     Attributes
@@ -52,7 +52,7 @@ class Registry:
     """All pickers by name, and the plug-ins that could not be used."""
 
     pickers: Mapping[str, Picker]
-    broken: tuple[Broken, ...]
+    broken: tuple[BrokenPlugin, ...]
 
 
 @cache
@@ -75,7 +75,7 @@ def registry() -> Registry:
             found[plugin.name] = plugin
         except (Exception, SystemExit) as error:
             origin = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
-            broken.append(Broken(f"{point.name}{origin}", f"{type(error).__name__}: {error}"))
+            broken.append(BrokenPlugin(f"{point.name}{origin}", f"{type(error).__name__}: {error}"))
     if broken:
         named = "; ".join(f"{b.plugin} ({b.reason})" for b in broken)
         log.warning("%d picker plug-in(s) left out: %s", len(broken), named)

@@ -267,7 +267,7 @@ _HINT = "Copy the model again from where it was trained, or train it again."
 
 
 @dataclass(frozen=True)
-class _Description:
+class _BundleRecord:
     """The fields of bundle.json; pydantic ignores others."""
 
     __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
@@ -284,7 +284,7 @@ class _Description:
     projects: dict[str, dict[str, object]] = field(default_factory=dict)
 
 
-def _description(file: Path) -> _Description:
+def _description(file: Path) -> _BundleRecord:
     """Read bundle.json and check its seal and its format."""
     raw = inputs.read_bytes(file)
     values = parse_record(file, raw, dict[str, object], _HINT)
@@ -294,4 +294,4 @@ def _description(file: Path) -> _Description:
     else:
         refuse_newer(file, number, FORMAT)
         values = unsealed(file, raw, FORMAT, _HINT)
-    return validated(file, values, _Description, _HINT)
+    return validated(file, values, _BundleRecord, _HINT)

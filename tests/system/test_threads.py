@@ -17,7 +17,7 @@ def test_results_come_in_the_order_of_the_files(n: int) -> None:
 def test_few_files_are_worked_on_at_the_same_time() -> None:
     """Eight pieces of work that wait for each other end, which they would not one after the other."""
     together = threading.Barrier(8, timeout=300)
-    on_each_file(lambda _: together.wait(), range(8))
+    assert sorted(on_each_file(lambda _: together.wait(), range(8))) == list(range(8))
 
 
 def test_an_error_is_raised_as_it_is() -> None:

@@ -124,12 +124,13 @@ export class List {
       if (doubt !== null && doubt !== undefined) parts.push(`doubt ${doubt.toFixed(1)}`);
       const lonely = this.disagreement?.[i];
       if (lonely !== null && lonely !== undefined) parts.push(`${count(lonely)} differ`);
+      const numbers = parts.join(" · ");
       const row = make(
         "div",
         { class: "row", role: "option", id: `row-${i}`, "data-micrograph": String(i), "aria-selected": String(i === this.current), title: e.names[i] ?? "" },
         make("span", { class: `mark ${mark}`, title: mark || "not looked at" }, mark === "finished" ? "✓" : mark === "bad" ? "✕" : mark ? "•" : ""),
         make("span", { class: "name" }, baseName(e.names[i] ?? "")),
-        make("span", { class: "faint numbers-line", title: parts.join(" · ") }, e.status[i] === "found" ? parts.join(" · ") : `image ${e.status[i]}`),
+        make("span", { class: "faint numbers-line", title: numbers }, e.status[i] === "found" ? numbers : `image ${e.status[i]}`),
       );
       row.style.top = `${k * ROW_PX}px`;
       rows.push(row);
