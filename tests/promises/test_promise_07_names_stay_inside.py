@@ -163,6 +163,15 @@ def test_a_link_planted_where_a_file_is_to_be_written_is_replaced_not_followed(y
     assert outside(yard) == before
 
 
+@pytest.mark.parametrize("name", ["a/../../out", "../out", "..", "a/..", ".", "a\0b", "/out"])
+def test_a_write_below_a_root_is_refused_where_its_path_leads_out(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    with pytest.raises(UnsafePath, match="does not lie inside"):
+        files.write_atomically(root / name, "text", root=root)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a", "root"]
+
+
 def test_an_output_folder_that_is_the_users_own_link_is_written_through(yard: Path) -> None:
     """Results often lie on another disk, behind a link that the user made."""
     (yard / "disk").mkdir()
