@@ -45,8 +45,8 @@ from cryoflow.detector.simulated import OVERSAMPLING, truth_of
 from cryoflow.learning.detector_learner import DetectorLearner, DetectorTraining
 from cryoflow.learning.items import Item, read_pieces, write_pieces
 from cryoflow.learning.learner import Learner
-from cryoflow.learning.records import f1_of
 from cryoflow.learning.unpicker_learner import UnpickerLearner, UnpickerTraining
+from cryoflow.learning.update_records import f1_of
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table

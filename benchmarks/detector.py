@@ -41,16 +41,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from cryoflow.detector.bundle import GENERAL, Detector
 from cryoflow.detector.cryoppp import evaluate_tree
-from cryoflow.detector.diameter import estimate_diameter
+from cryoflow.detector.estimate_diameter import estimate_diameter
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import far_from
 from cryoflow.detector.loading import MicrographToPick
-from cryoflow.detector.metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
-from cryoflow.detector.model import GENERAL, Detector
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.peaks import apart, find_peaks
 from cryoflow.detector.pick import PickedResult, pick
+from cryoflow.detector.pick_metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
 from cryoflow.detector.stream import CropStream, StreamOptions
@@ -58,7 +58,7 @@ from cryoflow.detector.training_data import class_prior_of, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
-from cryoflow.preparation.metrics import calibration_error
+from cryoflow.preparation.score_metrics import calibration_error
 from cryoflow.simulate.conditions import random_conditions
 from cryoflow.simulate.density import SPECIMENS, Specimen
 from cryoflow.simulate.micrograph import simulate_exposure

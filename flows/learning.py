@@ -142,7 +142,7 @@ def _tried(stage: str, run: Callable[[], R]) -> tuple[R | None, str]:
 @task(task_run_name="page of the models")
 def write_models_page(models: Path, names: tuple[str, ...], notes: tuple[str, ...]) -> Path:
     """Write figures and tables of all versions."""
-    from cryoflow.learning.page import write_page
+    from cryoflow.learning.versions_page import write_page
 
     registry = ModelRegistry(models)
     rows = []

@@ -6,7 +6,7 @@ from prefect import flow, task
 
 from cryoflow.cluster.dispatch import dispatches
 from cryoflow.database import Database
-from cryoflow.database.update import add_if_changed
+from cryoflow.database.add_entry import add_if_changed
 from cryoflow.pickers import stages
 from cryoflow.pickers.parameters import TrainAndPickParameters
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked

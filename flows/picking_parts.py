@@ -16,7 +16,7 @@ from prefect import flow, task
 
 from cryoflow.cluster.dispatch import Done, Work, run_stage
 from cryoflow.database import Database
-from cryoflow.database.update import add_if_changed
+from cryoflow.database.add_entry import add_if_changed
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.parameters import Count, ParameterError
 from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
@@ -30,7 +30,7 @@ from cryoflow.pickers.running.pick_shards import (
     shard_of_entry,
     shard_of_files,
 )
-from cryoflow.pickers.running.run import trained_already
+from cryoflow.pickers.running.run_picker import trained_already
 from cryoflow.pickers.running.train_and_pick import PICKED, TRAINING, export_and_train, load_entries
 from cryoflow.pickers.stages import entries_to_train_on, executor_of, picks_to_train_on
 from cryoflow.pickers.training_sets.split import Fractions

@@ -53,7 +53,7 @@ def score(parameters: ScoreParameters) -> None:
 @task(task_run_name="score")
 def score_part(parameters: ScoreParameters) -> None:
     """Score the shards of one range of an entry; those that are done are skipped."""
-    from cryoflow.database.diameter import load_with_diameter
+    from cryoflow.database.project_diameter import load_with_diameter
     from cryoflow.system.tensorflow_import import load_tensorflow
 
     load_tensorflow()
@@ -100,7 +100,7 @@ def ranges_to_score(parameters: UnpickParameters, shard_micrographs: int) -> Ite
 
     Where nothing was scored, no model is loaded and no pick is read.
     """
-    from cryoflow.database.diameter import load_with_diameter
+    from cryoflow.database.project_diameter import load_with_diameter
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.unpick_shards import entry_shards
 

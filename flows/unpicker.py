@@ -8,8 +8,8 @@ from pathlib import Path
 from prefect import flow, task
 
 from cryoflow.database import Database
-from cryoflow.database.diameter import load_with_diameter
-from cryoflow.database.update import add_if_changed
+from cryoflow.database.add_entry import add_if_changed
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.errors import BadInput
 from cryoflow.models.named import with_model
 from cryoflow.unpicker.label import label_from_database

@@ -21,7 +21,7 @@ from cryoflow.simulate.cryosparc_files import (
     write_project_files,
 )
 from cryoflow.simulate.cryosparc_scenario import Scenario
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 from cryoflow.storage.folders import replacing_folder
 
 

@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.relion_graph import Graph
 from cryoflow.simulate.relion_project import Jobs, generation_of, write_relion_1
 from cryoflow.simulate.relion_tables import Columns, Tables
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.storage.folders import replacing_folder
 
 Selection = Literal["interactive", "class2dauto", "onvalue", "removeduplicates", "split"]

@@ -14,7 +14,7 @@ import cryoflow as cf
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
 from cryoflow.ingest import ingest
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 SHAPE_YX = (640, 896)
 

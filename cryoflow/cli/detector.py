@@ -31,7 +31,7 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
     (--output): relion/ and cryosparc/ to import there (a .cs where CryoSPARC's uids are known), and box/ with one
     EMAN box file a micrograph.
     """
-    from cryoflow.detector.model import Detector
+    from cryoflow.detector.bundle import Detector
     from cryoflow.detector.pick_set import pick_set
     from cryoflow.models.named import with_model
 
@@ -83,9 +83,9 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
 @declared
 def evaluate(parameters: EvaluateDetectorParameters, *, json: out.Json = False) -> int:
     """Compare a detector's picks with entries that hold all particles, or with CryoPPP's expert labels."""
+    from cryoflow.detector.bundle import Detector
     from cryoflow.detector.cryoppp import evaluate_tree
     from cryoflow.detector.evaluate import evaluate_set
-    from cryoflow.detector.model import Detector
     from cryoflow.models.named import with_model
 
     p = with_model(parameters)
@@ -113,7 +113,7 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
     model
         Folder of a detector, NAME or NAME@VERSION of the registry, or general for the one that ships.
     """
-    from cryoflow.detector.model import Detector
+    from cryoflow.detector.bundle import Detector
     from cryoflow.models.named import find_model
 
     detector = Detector.load(find_model(model))
@@ -224,7 +224,7 @@ app.command(update_detector, name="update")
 
 def _sources(p: PickWithDetectorParameters) -> Iterator[PickSet]:
     """What is to be picked: files and folders that are there, else entries of the database."""
-    from cryoflow.pickers.running.run import micrographs_to_pick
+    from cryoflow.pickers.running.run_picker import micrographs_to_pick
 
     paths = [Path(s) for s in p.sources if Path(s).exists()]
     entries = [s for s in p.sources if not Path(s).exists()]

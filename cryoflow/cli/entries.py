@@ -27,7 +27,7 @@ def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
 def add(picks: PickSet, database: Path) -> dict[str, str]:
     """Add picks to a database, except where it holds the same; returns the entry's name, and written or unchanged."""
     from cryoflow.database import Database
-    from cryoflow.database.update import same_entry
+    from cryoflow.database.add_entry import same_entry
 
     target = Database(database)
     if there := same_entry(target, picks):

@@ -57,7 +57,7 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
 
 def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give options that were not written their values from the settings of the same name (`cryoflow.settings.load`)."""
-    from cryoflow.settings.find import nothing_is_set
+    from cryoflow.settings.settings_files import nothing_is_set
 
     if nothing_is_set():  # to load and check them takes a fifth of a second
         log.info("settings file: none")

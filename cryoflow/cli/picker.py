@@ -24,7 +24,7 @@ from cryoflow.pickers.parameters import (
 )
 
 if TYPE_CHECKING:
-    from cryoflow.pickers.running.run import Picked, Trained
+    from cryoflow.pickers.running.run_picker import Picked, Trained
     from cryoflow.picks import PickSet
 
 app = App(name="picker", help="Train pickers, run them and import their picks.", help_format="plaintext")
@@ -54,7 +54,7 @@ def list_pickers(*, json: out.Json = False) -> None:
 @declared
 def train(parameters: TrainPickerParameters, *, json: out.Json = False) -> None:
     """Train a picker on a training set that `cryoflow export` wrote."""
-    from cryoflow.pickers.running.run import train as run
+    from cryoflow.pickers.running.run_picker import train as run
     from cryoflow.pickers.stages import executor_of
 
     p = parameters
@@ -75,8 +75,8 @@ def train(parameters: TrainPickerParameters, *, json: out.Json = False) -> None:
 def pick(parameters: PickParameters, *, json: out.Json = False) -> None:
     """Pick micrographs with a trained model, and add the picks to the database."""
     from cryoflow.models.named import with_model
-    from cryoflow.pickers.running.run import micrographs_to_pick
-    from cryoflow.pickers.running.run import pick as run
+    from cryoflow.pickers.running.run_picker import micrographs_to_pick
+    from cryoflow.pickers.running.run_picker import pick as run
     from cryoflow.pickers.stages import executor_of
 
     p = with_model(parameters)

@@ -15,7 +15,7 @@ from cryoflow.storage.safe_names import safe_name
 from cryoflow.unpicker.parameters import UnpickParameters
 
 if TYPE_CHECKING:
-    from cryoflow.detector.model import Detector
+    from cryoflow.detector.bundle import Detector
     from cryoflow.picks import PickSet
     from cryoflow.unpicker.bundle import ModelBundle
 
@@ -28,7 +28,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     Unpicked_<job> is added for each entry; --output gets STAR files that RELION displays and a .cs for CryoSPARC.
     The model `general` is the detector that ships with cryoflow: it cleans picks of any specimen without labels.
     """
-    from cryoflow.detector.model import Detector, is_detector
+    from cryoflow.detector.bundle import Detector, is_detector
     from cryoflow.models.named import with_model
     from cryoflow.unpicker.bundle import ModelBundle
 
@@ -97,7 +97,7 @@ def _unpick_entry(
     model: ModelBundle | Detector, name: str, picks: PickSet, p: UnpickParameters, *, json: bool
 ) -> tuple[dict[str, object], Sequence[BadInput]]:
     """Add the cleaned picks of an entry to the database and write their files; a line of the table, and what failed."""
-    from cryoflow.detector.model import Detector
+    from cryoflow.detector.bundle import Detector
     from cryoflow.detector.unpick import unpick_with_detector
     from cryoflow.pickers.training_sets.export import export
     from cryoflow.unpicker.unpick import doubtful_picks

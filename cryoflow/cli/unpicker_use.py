@@ -43,7 +43,7 @@ def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) 
     else:
         out.emit_table(getattr(result, p.table))
     if p.report:
-        from cryoflow.report.evaluation import evaluation_sections
+        from cryoflow.report.evaluation_report import evaluation_sections
         from cryoflow.report.page import write_report
 
         write_report(p.report, "Unpicker evaluation", evaluation_sections(result, bundle), subtitle=str(p.model))

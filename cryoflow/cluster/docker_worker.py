@@ -26,8 +26,8 @@ from prefect_docker.worker import DockerWorker, DockerWorkerJobConfiguration, Do
 from pydantic import Field
 
 from cryoflow.cluster import exit_reason
-from cryoflow.cluster.containers import Engine, EngineSilent, RunContainer
 from cryoflow.cluster.exit_reason import END_LABELS, Action, ExitReason
+from cryoflow.cluster.flow_run_containers import Engine, EngineSilent, RunContainer
 from cryoflow.cluster.polling_worker import PollingWorker
 from cryoflow.cluster.pool_runs import report_crash, runs_in, set_labels
 from cryoflow.cluster.recovery import GRACE_S

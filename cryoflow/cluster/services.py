@@ -19,9 +19,9 @@ from cryoflow.cluster.deployments import pools
 from cryoflow.cluster.supervisor import Service
 from cryoflow.database import Database
 from cryoflow.errors import BadInput
-from cryoflow.settings.find import PREFIX
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.settings_files import PREFIX
 from cryoflow.view.parameters import ViewParameters
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from cryoflow.database import columns as text_columns
+from cryoflow.database import aligned_columns as text_columns
 from cryoflow.database import layout
-from cryoflow.database.columns import BLOCK_ROWS, ColumnFormat, NotAligned
+from cryoflow.database.aligned_columns import BLOCK_ROWS, ColumnFormat, NotAligned
 from cryoflow.database.data_text import ATTRIBUTES, MAGIC, VERSION, Array, DataText
 from cryoflow.database.values import parse_number, parse_pairs, parse_word
 from cryoflow.errors import BadInput, OverBudget

@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cryoflow.database import columns as text_columns
-from cryoflow.database.columns import BLOCK_ROWS
+from cryoflow.database import aligned_columns as text_columns
+from cryoflow.database.aligned_columns import BLOCK_ROWS
 from cryoflow.database.values import number, word
 from cryoflow.picks import MICROGRAPH_COLUMNS, PICK_COLUMNS, PickSet
 

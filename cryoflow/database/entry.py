@@ -14,11 +14,11 @@ from cryoflow.database import layout
 from cryoflow.database.data_reader import is_data_text, read_data_text
 from cryoflow.database.data_text import MAGIC, DataText
 from cryoflow.database.data_text import VERSION as DATA_VERSION
+from cryoflow.database.entry_manifest import NAME as MANIFEST
+from cryoflow.database.entry_manifest import VERSION as MANIFEST_VERSION
+from cryoflow.database.entry_manifest import read_manifest
 from cryoflow.database.info import Info, OrientationRecord, parse_info, provenance
-from cryoflow.database.links import read_link
-from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import VERSION as MANIFEST_VERSION
-from cryoflow.database.manifest import read_manifest
+from cryoflow.database.micrograph_links import read_link
 from cryoflow.database.older import count_older_data, read_older_data
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import Kind, PickSet, Program, Provenance, confirmed_notes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryoflow.database import layout
 from cryoflow.database.entry import DAMAGED, read_entry
-from cryoflow.database.links import project_of, read_links
+from cryoflow.database.micrograph_links import project_of, read_links
 from cryoflow.picks import Provenance
 from cryoflow.storage.safe_names import safe_name, short_hash
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryoflow.database import layout
-from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import Manifest, read_manifest
+from cryoflow.database.entry_manifest import NAME as MANIFEST
+from cryoflow.database.entry_manifest import Manifest, read_manifest
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
 from cryoflow.storage.parsing import validated
 from cryoflow.storage.sealing import REPAIR_HINT, sealed, unsealed

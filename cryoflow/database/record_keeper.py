@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cryoflow.database import layout
-from cryoflow.database.links import project_of
+from cryoflow.database.micrograph_links import project_of
 from cryoflow.database.record import ProjectRecord, State, read_record, record_text, state_of
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.storage import files

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryoflow.database import layout
 from cryoflow.database.data_reader import read_data_text
 from cryoflow.database.info import parse_info
-from cryoflow.database.links import (
+from cryoflow.database.micrograph_links import (
     Link,
     ProjectLinks,
     is_link_name,

@@ -27,11 +27,11 @@ from cryoflow.database import layout, quarantine
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import Entry, load_entry, read_entry
 from cryoflow.database.entry_lookup import find_entry, read_settled, refuse_newer_entry
+from cryoflow.database.entry_manifest import NAME as MANIFEST
+from cryoflow.database.entry_manifest import Manifest, manifest_text
 from cryoflow.database.info import OrientationRecord, info_text
-from cryoflow.database.links import ProjectLinks, read_links, with_micrographs, write_links
 from cryoflow.database.lock import Owner, locked, unlock
-from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import Manifest, manifest_text
+from cryoflow.database.micrograph_links import ProjectLinks, read_links, with_micrographs, write_links
 from cryoflow.database.new_folders import folder_of_entry, folder_of_project
 from cryoflow.database.record import State, files_of
 from cryoflow.database.record_keeper import RecordKeeper, entry_state

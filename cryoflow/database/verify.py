@@ -19,10 +19,10 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from cryoflow.database import layout, repairs
+from cryoflow.database.entry_manifest import NAME as MANIFEST
 from cryoflow.database.findings import Broken, Finding
-from cryoflow.database.links import ProjectLinks, project_of, read_links
 from cryoflow.database.lock import NAME as LOCK
-from cryoflow.database.manifest import NAME as MANIFEST
+from cryoflow.database.micrograph_links import ProjectLinks, project_of, read_links
 from cryoflow.database.record import ProjectRecord, State, read_record, state_of
 from cryoflow.database.store import Database
 from cryoflow.database.verify_entry import check_entry, check_links, check_sealed, check_strangers

@@ -9,12 +9,12 @@ from pathlib import Path
 from cryoflow.database import layout, repairs
 from cryoflow.database.data_reader import is_data_text, read_data_text
 from cryoflow.database.entry import check_formats
+from cryoflow.database.entry_manifest import NAME as MANIFEST
+from cryoflow.database.entry_manifest import read_manifest
 from cryoflow.database.findings import Broken, Finding
-from cryoflow.database.links import ProjectLinks, read_link
 from cryoflow.database.lock import NAME as LOCK
 from cryoflow.database.lock import is_abandoned as is_abandoned_lock
-from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import read_manifest
+from cryoflow.database.micrograph_links import ProjectLinks, read_link
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.storage import stale_files
 from cryoflow.storage.fingerprints import checksum

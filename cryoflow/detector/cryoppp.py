@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.detector.diameter import estimate_diameter
+from cryoflow.detector.bundle import Detector
+from cryoflow.detector.estimate_diameter import estimate_diameter
 from cryoflow.detector.evaluate import figures_of
 from cryoflow.detector.loading import MicrographToPick
-from cryoflow.detector.metrics import ScoredDetections
-from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick
+from cryoflow.detector.pick_metrics import ScoredDetections
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables import read_file
 from cryoflow.micrographs.image import MicrographFile

@@ -6,16 +6,16 @@ import math
 
 import numpy as np
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.calibrate import best_threshold
-from cryoflow.detector.diameter import estimate_diameter
+from cryoflow.detector.estimate_diameter import estimate_diameter
 from cryoflow.detector.loading import check_diameter
-from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
-from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick
+from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.pick_set import items_of
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
-from cryoflow.preparation.metrics import calibration_error
+from cryoflow.preparation.score_metrics import calibration_error
 
 WITHIN = (0.5, 0.25)
 """Parts of the diameter within which a pick counts: the field's, and a stricter one."""

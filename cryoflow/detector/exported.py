@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.labels import LabeledProject, MicrographLabels
 from cryoflow.detector.loading import MicrographToPick
-from cryoflow.detector.model import Detector
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.train import HISTORY, precision_on, train_on
@@ -33,7 +33,7 @@ from cryoflow.pickers.training_sets.split import TEST, VALIDATION
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.parsing import read_record
-from cryoflow.unpicker.star_rows import FOM, X, Y
+from cryoflow.unpicker.star_lines import FOM, X, Y
 
 log = logging.getLogger(__name__)
 NOT_PICKED = "not_picked.tsv"

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.detector.bundle import Detector, half
 from cryoflow.detector.calibrate import expected_f1_threshold, fit_calibration
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
-from cryoflow.detector.metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
-from cryoflow.detector.model import Detector, half
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.peaks import find_peaks
+from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.detector.simulated import plans, simulate_examples
 from cryoflow.detector.stream import CropStream, StreamOptions
@@ -115,9 +115,9 @@ def train_general(
     work
         Folder for simulated micrographs (2 GB with the recipe that ships) and checkpoints.
     """
-    from cryoflow.detector.card import general_card
     from cryoflow.detector.checkpoint import finished
     from cryoflow.detector.fit import FitOptions, fit
+    from cryoflow.detector.general_model_card import general_card
 
     recipe = recipe or GeneralRecipe()
     architecture = DetectorArchitecture(2, recipe.widths, recipe.blocks)

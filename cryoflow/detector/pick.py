@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.detector.bundle import Answers, Detector
 from cryoflow.detector.loading import Loaded, MicrographToPick, check_diameter, load
-from cryoflow.detector.model import Answers, Detector
 from cryoflow.detector.network import JUNK, STRIDE
 from cryoflow.detector.peaks import JUNK_LOGIT, find_peaks, logits_at
 from cryoflow.errors import BadInput

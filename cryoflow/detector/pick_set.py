@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.calibrate import best_threshold
-from cryoflow.detector.diameter import DiameterEstimate, estimate_diameter
+from cryoflow.detector.estimate_diameter import DiameterEstimate, estimate_diameter
 from cryoflow.detector.loading import MicrographToPick, check_diameter
-from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Provenance

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cryoflow.database.store import Database
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import POSITIVE
 from cryoflow.detector.labels import LabeledProject, best_entries, labeled, project_labels
-from cryoflow.detector.model import Detector
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.parameters import TrainDetectorParameters
 from cryoflow.detector.stream import CropStream, StreamOptions

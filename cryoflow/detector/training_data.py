@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import UNKNOWN, Example
 from cryoflow.detector.labels import SAME_DIAMETERS, LabeledProject, MicrographLabels, far_from
 from cryoflow.detector.loading import MicrographToPick, prepare_one
-from cryoflow.detector.model import Detector
 from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
 from cryoflow.detector.peaks import find_peaks, logits_at
 from cryoflow.errors import BadInput

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cryoflow.detector.model import Detector
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.pick import score_picks
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet

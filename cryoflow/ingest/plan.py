@@ -13,7 +13,7 @@ from cryoflow.database.entry import CURRENT, DAMAGED
 from cryoflow.errors import BadInput
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.ingest.state import JobState, job_key, read_states
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.projects.found import Job, JobStatus
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cryoflow.database import Database
+from cryoflow.ingest.ingest_report import IngestLine, IngestReport
+from cryoflow.ingest.ingest_tables import ingest_tables
 from cryoflow.ingest.options import IngestOptions, flips_by_project
 from cryoflow.ingest.parameters import IngestParameters
-from cryoflow.ingest.report import IngestLine, IngestReport
-from cryoflow.ingest.run import ingest
-from cryoflow.ingest.tables import ingest_tables
-from cryoflow.micrographs.find import parse_remaps
+from cryoflow.ingest.read_jobs import ingest
+from cryoflow.micrographs.find_micrographs import parse_remaps
 
 
 def options_of(parameters: IngestParameters) -> IngestOptions:

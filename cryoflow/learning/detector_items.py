@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import Example
-from cryoflow.detector.model import Detector
 from cryoflow.detector.training_data import class_prior_of
 from cryoflow.learning.items import Item, Piece
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.database.store import Database
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import LabeledProject, best_entries, labeled, project_labels
-from cryoflow.detector.metrics import HIT, ScoredDetections, outcomes
-from cryoflow.detector.model import Detector
 from cryoflow.detector.peaks import find_peaks
+from cryoflow.detector.pick_metrics import HIT, ScoredDetections, outcomes
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
 from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
 from cryoflow.errors import BadInput

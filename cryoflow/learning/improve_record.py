@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.learning.records import f1_of
+from cryoflow.learning.update_records import f1_of
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically

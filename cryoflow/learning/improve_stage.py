@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cryoflow.database.add_entry import add_if_changed
 from cryoflow.database.entry import Entry
 from cryoflow.database.select import best_of
 from cryoflow.database.store import Database
-from cryoflow.database.update import add_if_changed
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.learning.improve import ImproveResult, improve
@@ -26,7 +26,7 @@ from cryoflow.models.version import ModelVersion
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import PickParameters
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.run import micrographs_to_pick
+from cryoflow.pickers.running.run_picker import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import load_entries
 from cryoflow.pickers.stages import executor_of
 from cryoflow.pickers.training_sets import manifest as manifests
@@ -190,7 +190,7 @@ def _reference(p: ImproveParameters, database: Database, project: str) -> PickSe
 
 
 def _is_detector(model: Path) -> bool:
-    from cryoflow.detector.model import is_detector
+    from cryoflow.detector.bundle import is_detector
 
     return is_detector(model)
 
@@ -205,7 +205,7 @@ def _is_of_detector(picks: PickSet) -> bool:
 def cleaner(model: Path, diameter_A: float) -> Clean:
     """Return what keeps the picks that a model takes for particles."""
     if _is_detector(model):
-        from cryoflow.detector.model import Detector
+        from cryoflow.detector.bundle import Detector
         from cryoflow.detector.unpick import unpick_with_detector
 
         detector = Detector.load(model)
@@ -289,7 +289,7 @@ def _model_folder(name: str, model: Path, place: Path) -> Path:
     """Copy a model with what picking needs beside it, without checkpoints and micrographs, and return the folder."""
     with folders.replacing_folder(place) as hidden:
         if model.name == picker(name).model_file:
-            from cryoflow.detector.model import Detector
+            from cryoflow.detector.bundle import Detector
 
             Detector.load(model.parent).save(hidden)
         else:

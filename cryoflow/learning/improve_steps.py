@@ -14,7 +14,7 @@ from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.learning.picks_scorer import Clean, on_micrographs, picks_per_micrograph
 from cryoflow.pickers.comparing.consensus import labels_by_agreement
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.run import pick
+from cryoflow.pickers.running.run_picker import pick
 from cryoflow.pickers.running.train_and_pick import export_and_train
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet

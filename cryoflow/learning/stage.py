@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def update_detector(p: UpdateDetectorParameters, *, say: Say) -> UpdateResult:
     """Let the detector learn what is new; see `cryoflow.learning.update`."""
-    from cryoflow.detector.model import Detector
+    from cryoflow.detector.bundle import Detector
     from cryoflow.learning.agreement import unpicker_in_use
     from cryoflow.learning.detector_learner import DetectorLearner, DetectorTraining
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, Piece

@@ -22,8 +22,8 @@ from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learner import Learner, Say, Source
-from cryoflow.learning.records import add_quarantined, read_quarantined, write_counts
 from cryoflow.learning.update_material import COUNTS, EXEMPLARS, UpdateMaterial, UpdateOptions, UpdateProject
+from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, Verdict, compare
 from cryoflow.models.registry import ModelRegistry

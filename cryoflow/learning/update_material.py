@@ -11,7 +11,7 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
-from cryoflow.learning.records import f1_of, read_counts
+from cryoflow.learning.update_records import f1_of, read_counts
 from cryoflow.models.gate import GateRule, MicrographCounts
 from cryoflow.models.held_out import HeldOut, held_out_anywhere
 from cryoflow.models.registry import ModelRegistry

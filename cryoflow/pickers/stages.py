@@ -15,7 +15,7 @@ from cryoflow.pickers.parameters import (
     TrainAndPickParameters,
     TrainingSource,
 )
-from cryoflow.pickers.running.run import micrographs_to_pick
+from cryoflow.pickers.running.run_picker import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
 from cryoflow.pickers.training_sets.split import Fractions

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.preparation.metrics import cumulative_curve
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
+from cryoflow.preparation.score_metrics import cumulative_curve
 
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]

@@ -24,7 +24,7 @@ from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.pick_tables import FilePicks, format_of, read_file
 from cryoflow.formats.pick_tables.file_names import is_repeated, negative_suffix, without_appended
 from cryoflow.formats.pick_tables.text import median
-from cryoflow.micrographs.find import Finder, notes_on_other_names
+from cryoflow.micrographs.find_micrographs import Finder, notes_on_other_names
 from cryoflow.micrographs.header import is_pixel_size, micrograph_status
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply

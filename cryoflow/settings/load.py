@@ -24,9 +24,9 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from cryoflow.errors import BadInput
-from cryoflow.settings.find import FILE_NAME as FILE_NAME
-from cryoflow.settings.find import PREFIX, SITE_FOLDER, user_folder
 from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.settings_files import FILE_NAME as FILE_NAME
+from cryoflow.settings.settings_files import PREFIX, SITE_FOLDER, user_folder
 from cryoflow.settings.site import Site
 from cryoflow.storage import budgets, inputs
 from cryoflow.storage.parsing import parse_toml

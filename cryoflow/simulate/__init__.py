@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cryoflow.simulate.dataset import SimulatedDataset as SimulatedDataset
-    from cryoflow.simulate.dataset import SimulatedMicrograph as SimulatedMicrograph
     from cryoflow.simulate.make import simulate_dataset as simulate_dataset
+    from cryoflow.simulate.simulated_dataset import SimulatedDataset as SimulatedDataset
+    from cryoflow.simulate.simulated_dataset import SimulatedMicrograph as SimulatedMicrograph
     from cryoflow.simulate.truth import load_dataset as load_dataset
 
 _HOMES = {
-    "SimulatedDataset": "cryoflow.simulate.dataset",
-    "SimulatedMicrograph": "cryoflow.simulate.dataset",
+    "SimulatedDataset": "cryoflow.simulate.simulated_dataset",
+    "SimulatedMicrograph": "cryoflow.simulate.simulated_dataset",
     "load_dataset": "cryoflow.simulate.truth",
     "simulate_dataset": "cryoflow.simulate.make",
 }

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.simulate.cryosparc_files import Columns
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 
 
 class PickColumns:

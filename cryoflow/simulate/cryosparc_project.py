@@ -15,7 +15,7 @@ import numpy as np
 from cryoflow.simulate.cryosparc_columns import PickColumns
 from cryoflow.simulate.cryosparc_files import JobWriter, write_project_files
 from cryoflow.simulate.cryosparc_scenario import Scenario
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 from cryoflow.storage.folders import replacing_folder
 
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import write_star
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.relion_graph import Graph
 from cryoflow.simulate.relion_tables import BINNING, Columns, Tables
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.folders import replacing_folder
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.formats.star import write_star
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 
 BINNING = 2
 """Of boxes at extraction, and of movies at motion correction."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.storage.files import write_atomically
 
 TRUTH_FILE = "truth.json"

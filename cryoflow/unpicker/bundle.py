@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
-from cryoflow.detector.model import Detector
+from cryoflow.detector.bundle import Detector
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Calibration
 from cryoflow.preparation.model_folder import (

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.detector.model import Detector, half, tiles_of
+from cryoflow.detector.bundle import Detector, half, tiles_of
 from cryoflow.detector.network import JUNK, OFFSET_X, OFFSET_Y, PARTICLE, STRIDE, build
 from cryoflow.detector.targets import from_output, to_output
 from cryoflow.micrographs.fourier import rescale_xy

@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Goal
-from cryoflow.preparation.metrics import (
+from cryoflow.preparation.patches import require_ctf
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
+from cryoflow.preparation.score_metrics import (
     Counts,
     Interval,
     average_precision,
@@ -20,8 +22,6 @@ from cryoflow.preparation.metrics import (
     precision_recall,
     roc_auc,
 )
-from cryoflow.preparation.patches import require_ctf
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.decision import Decision

@@ -19,7 +19,7 @@ from cryoflow.picks import PickSet, require_confirmed
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.star_folder import files_by_stem, refuse_overwriting, suffix_of
-from cryoflow.unpicker.star_rows import LABEL_COLUMN, StarRows
+from cryoflow.unpicker.star_lines import LABEL_COLUMN, StarRows
 
 Negatives = Literal["balanced", "all"]
 Dropped = Literal["unlabeled", "negative", "unlabelled", "wrong"]

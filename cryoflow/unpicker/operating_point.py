@@ -25,8 +25,8 @@ from cryoflow.preparation.calibration import (
     fit_temperature,
     guarded_share,
 )
-from cryoflow.preparation.metrics import Counts, average_precision, calibration_error, roc_auc
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
+from cryoflow.preparation.score_metrics import Counts, average_precision, calibration_error, roc_auc
 
 Float = npt.NDArray[np.float64]
 

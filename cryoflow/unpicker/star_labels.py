@@ -13,7 +13,7 @@ import pandas as pd
 from cryoflow.formats.star_write import star_text
 from cryoflow.picks import PickSet
 from cryoflow.storage.safe_names import safe_name, short_hash
-from cryoflow.unpicker.star_rows import FOM, X, Y
+from cryoflow.unpicker.star_lines import FOM, X, Y
 
 
 def star_files(

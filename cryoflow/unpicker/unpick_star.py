@@ -12,7 +12,7 @@ from cryoflow.storage.folders import remove_folder
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
-from cryoflow.unpicker.star_rows import FOM
+from cryoflow.unpicker.star_lines import FOM
 from cryoflow.unpicker.unpick import UnpickReport, goal_of, report_of
 
 

@@ -14,7 +14,7 @@ from cryoflow.view import pictures
 from cryoflow.view.candidates import Float
 from cryoflow.view.counts import Tally, doubt, per_micrograph, tally
 from cryoflow.view.decisions import Added
-from cryoflow.view.library import SAME_PICK_DIAMETERS, Library, Opened
+from cryoflow.view.opened_entries import SAME_PICK_DIAMETERS, Library, Opened
 from cryoflow.view.pyramid import TILE_PX, n_levels, open_micrograph
 from cryoflow.view.review import kept_by, touched_by
 

@@ -14,7 +14,7 @@ from cryoflow.errors import BadInput, CryoflowError, DatabaseBusy, NotWritten
 from cryoflow.view import api as apis
 from cryoflow.view import pages
 from cryoflow.view.access import Access, Guard, clean_name
-from cryoflow.view.library import Library
+from cryoflow.view.opened_entries import Library
 from cryoflow.view.training import CannotStart, Trainings
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.database import Database, Entry
-from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet
 from cryoflow.storage.fingerprints import checksum

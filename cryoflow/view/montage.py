@@ -14,9 +14,9 @@ from cryoflow.errors import BadInput
 from cryoflow.view import pictures
 from cryoflow.view.answers import finite_or_none
 from cryoflow.view.candidates import Float
-from cryoflow.view.library import Opened
+from cryoflow.view.opened_entries import Opened
 from cryoflow.view.pyramid import Pyramid, open_micrograph
-from cryoflow.view.records import check_micrograph
+from cryoflow.view.request_checks import check_micrograph
 from cryoflow.view.review import kept_by, labels_by
 
 MOST_PATCHES = 60

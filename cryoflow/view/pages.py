@@ -15,9 +15,9 @@ from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse, Response
 
 from cryoflow.database import Database, Entry, layout
-from cryoflow.database.diameter import load_with_diameter
-from cryoflow.database.manifest import NAME as MANIFEST
-from cryoflow.database.manifest import read_manifest
+from cryoflow.database.entry_manifest import NAME as MANIFEST
+from cryoflow.database.entry_manifest import read_manifest
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.select import best_of
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.pickers.comparing.compare import compare

@@ -24,7 +24,7 @@ from cryoflow.view.addresses import report_folders
 from cryoflow.view.parameters import ViewParameters
 
 if TYPE_CHECKING:
-    from cryoflow.view.library import Library
+    from cryoflow.view.opened_entries import Library
 
 MOST_CONNECTIONS = 200
 """Requests at the same time; more are refused with status 503."""
@@ -56,7 +56,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
     import uvicorn
 
     from cryoflow.view.app import make_app
-    from cryoflow.view.library import Library
+    from cryoflow.view.opened_entries import Library
     from cryoflow.view.training import Trainings
 
     p = parameters

@@ -10,9 +10,9 @@ import pytest
 
 from cryoflow.cluster import docker_worker
 from cryoflow.cluster.attempts import end_of, reason_is_missing
-from cryoflow.cluster.containers import EndedContainer, EngineSilent, RunContainer, ended_container
 from cryoflow.cluster.docker_worker import ContainerConfiguration, ContainerWorker
 from cryoflow.cluster.exit_reason import END_LABELS, ExitReason
+from cryoflow.cluster.flow_run_containers import EndedContainer, EngineSilent, RunContainer, ended_container
 
 INSPECTED = {"Name": "/judge-1", "HostConfig": {"Memory": 4 * 1024**3}}
 

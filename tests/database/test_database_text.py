@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cryoflow.database import columns as text_columns
-from cryoflow.database.columns import NotAligned, column_format, decode, encode
+from cryoflow.database import aligned_columns as text_columns
+from cryoflow.database.aligned_columns import NotAligned, column_format, decode, encode
 from cryoflow.database.data_reader import read_data_text
 from cryoflow.database.data_text import data_text
 from cryoflow.database.older import read_older_data

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cryoflow.database import Database
-from cryoflow.database.diameter import load_with_diameter
-from cryoflow.database.update import add_if_changed
+from cryoflow.database.add_entry import add_if_changed
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.label_sources import label_sources
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cryoflow.detector.diameter import FIELD_DIAMETERS, PYRAMID_A, estimate_diameter
+from cryoflow.detector.bundle import Detector
+from cryoflow.detector.estimate_diameter import FIELD_DIAMETERS, PYRAMID_A, estimate_diameter
 from cryoflow.detector.loading import MicrographToPick
-from cryoflow.detector.model import Detector
 from cryoflow.detector.network import JUNK, LOG_SIZE, N_OUTPUTS, PARTICLE, STRIDE, DetectorArchitecture
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.micrographs.image import write_mrc

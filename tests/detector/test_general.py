@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.general import GeneralRecipe, TrainingStage, train_general
-from cryoflow.detector.model import Detector
 from cryoflow.unpicker.devices import load_keras
 
 FIRST = TrainingStage("first", 2, 1, 1, 1e-3, ("globular",))

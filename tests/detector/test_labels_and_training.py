@@ -11,9 +11,9 @@ import pytest
 from written_files import written_files
 
 from cryoflow.database import Database
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.detector.labels import MicrographLabels, best_entries, micrograph_labels, project_labels
-from cryoflow.detector.model import Detector
 from cryoflow.detector.train import train
 from cryoflow.detector.training_data import TrainingOptions
 from cryoflow.errors import BadInput

@@ -12,9 +12,9 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.masks import MaskOptions, exclude, mask_of, read_mask
-from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.pick_set import write_mask
 from cryoflow.errors import BadInput, ExitCode

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoflow.detector import model as module
-from cryoflow.detector.model import CARD, Detector, is_detector
+from cryoflow.detector import bundle as module
+from cryoflow.detector.bundle import CARD, Detector, is_detector
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Calibration

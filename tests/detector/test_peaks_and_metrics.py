@@ -12,9 +12,9 @@ from cryoflow.detector.calibrate import (
     expected_f1_threshold,
     fit_calibration,
 )
-from cryoflow.detector.metrics import HIT, IGNORED, MISS, ScoredDetections, figures, macro, outcomes
 from cryoflow.detector.network import JUNK, LOG_SIZE, OFFSET_X, OFFSET_Y, PARTICLE
 from cryoflow.detector.peaks import apart, find_peaks, logits_at
+from cryoflow.detector.pick_metrics import HIT, IGNORED, MISS, ScoredDetections, figures, macro, outcomes
 from cryoflow.preparation.calibration import Calibration
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.detector.diameter import estimate_diameter
+from cryoflow.detector.bundle import Detector
+from cryoflow.detector.estimate_diameter import estimate_diameter
 from cryoflow.detector.loading import MicrographToPick
-from cryoflow.detector.metrics import ScoredDetections, figures
-from cryoflow.detector.model import Detector
 from cryoflow.detector.pick import PickedResult, pick, score_picks
+from cryoflow.detector.pick_metrics import ScoredDetections, figures
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph, write_mrc
@@ -132,7 +132,7 @@ def test_the_command_writes_picks_for_all_programs(
 def test_entries_of_a_database_are_picked_and_cleaned_without_labels(
     made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cryoflow.pickers.running.run import micrographs_to_pick
+    from cryoflow.pickers.running.run_picker import micrographs_to_pick
     from cryoflow.picks import PickSet, Provenance
 
     folder, dataset = made

@@ -14,7 +14,7 @@ from prefect import flow
 
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
-from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.shards import cut

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 
 @pytest.fixture(scope="session")

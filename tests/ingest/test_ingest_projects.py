@@ -14,8 +14,8 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database, select_best, verify
 from cryoflow.errors import BadInput, ExitCode, NotWritten
 from cryoflow.ingest import IngestReport, ingest, plan_jobs
-from cryoflow.ingest import run as running
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.ingest import read_jobs as running
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 
 def tree(root: Path) -> dict[str, bytes | str]:

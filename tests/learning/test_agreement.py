@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cryoflow.database import Database
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import POSITIVE, UNKNOWN
-from cryoflow.detector.model import Detector
 from cryoflow.learning.agreement import PreparedUnpicker, unpicker_in_use
 from cryoflow.learning.detector_learner import DetectorLearner
 from cryoflow.learning.items import Item

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cryoflow.database import Database
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import POSITIVE
-from cryoflow.detector.model import Detector
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
 from cryoflow.learning.detector_items import example_of
 from cryoflow.learning.detector_learner import EXEMPLARS, DetectorLearner, DetectorTraining

@@ -21,7 +21,7 @@ from cryoflow.learning.improve import ImproveResult, improve
 from cryoflow.learning.improve_record import NAME as RECORD
 from cryoflow.learning.picks_scorer import PicksScorer, best_picks, on_micrographs
 from cryoflow.models.registry import ModelRegistry
-from cryoflow.pickers.running.run import Picked
+from cryoflow.pickers.running.run_picker import Picked
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 
 HOLD, LEARN = ("a.mrc", "b.mrc"), ("c.mrc", "d.mrc", "e.mrc")

@@ -21,7 +21,7 @@ from cryoflow.learning.parameters import ImproveParameters
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.parameters import ParameterError
-from cryoflow.pickers.running.run import Picked
+from cryoflow.pickers.running.run_picker import Picked
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.fingerprints import checksum
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cryoflow.learning.page import LISTED_PROJECTS, draw, f1_over_time, newly_learned, write_page
-from cryoflow.learning.records import add_quarantined
 from cryoflow.learning.update import QUARANTINE
+from cryoflow.learning.update_records import add_quarantined
+from cryoflow.learning.versions_page import LISTED_PROJECTS, draw, f1_over_time, newly_learned, write_page
 from cryoflow.models.card import Status, TrainedOn
 from cryoflow.models.registry import ModelRegistry
 

@@ -10,12 +10,12 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database
-from cryoflow.detector.model import GENERAL_FOLDER
+from cryoflow.detector.bundle import GENERAL_FOLDER
 from cryoflow.errors import BadInput
 from cryoflow.models.named import find_model, with_model
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.run import model_file
+from cryoflow.pickers.running.run_picker import model_file
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.parameters import UnpickParameters
 

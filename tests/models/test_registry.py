@@ -117,7 +117,7 @@ def test_a_changed_card_is_refused(registry: ModelRegistry, model: Path, field: 
 
 
 def test_a_card_of_a_newer_version_is_refused(registry: ModelRegistry, model: Path) -> None:
-    from cryoflow.database.manifest import sealed
+    from cryoflow.database.entry_manifest import sealed
 
     version = registry.add("unpicker", "unpicker", model)
     path = version.folder / "card.json"

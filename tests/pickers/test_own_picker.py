@@ -14,7 +14,7 @@ import pytest
 from cryoflow.cli.main import launch
 from cryoflow.cluster.dispatch import Done, Work
 from cryoflow.database import Database
-from cryoflow.detector.model import Detector
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.pick_set import pick_set
 from cryoflow.errors import BadInput, ExitCode, MissingMetadata
 from cryoflow.execution.executor import Executor
@@ -22,7 +22,7 @@ from cryoflow.execution.resources import Resources
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.pickers.running.pick_shards import Picking, gather, pick_shard, shard_of, shard_of_files
-from cryoflow.pickers.running.run import micrographs_to_pick, pick, train, trained_already
+from cryoflow.pickers.running.run_picker import micrographs_to_pick, pick, train, trained_already
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import Kind, PickSet, Provenance

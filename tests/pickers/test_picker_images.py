@@ -14,7 +14,7 @@ from cryoflow.errors import ToolFailed
 from cryoflow.execution.executor import Executor, Step, run_steps
 from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.compare import compare
-from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.running.run_picker import pick, train
 from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import PickSet

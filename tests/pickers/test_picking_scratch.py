@@ -14,7 +14,7 @@ import pytest
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
-from cryoflow.pickers.running.run import pick
+from cryoflow.pickers.running.run_picker import pick
 from cryoflow.pickers.running.staging import RECORD, mend
 from cryoflow.pickers.training_sets.links import links
 

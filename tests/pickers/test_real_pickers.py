@@ -12,7 +12,7 @@ from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.compare import compare
 from cryoflow.pickers.importing.import_picks import import_picks
-from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.running.run_picker import pick, train
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions

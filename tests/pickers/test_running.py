@@ -17,7 +17,7 @@ from cryoflow.execution.resources import Resources
 from cryoflow.pickers.comparing.curves import keras_curve, plot_curve, topaz_curve
 from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.run import micrographs_to_pick, pick, train
+from cryoflow.pickers.running.run_picker import micrographs_to_pick, pick, train
 from cryoflow.pickers.running.work_folder import work_folder
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export

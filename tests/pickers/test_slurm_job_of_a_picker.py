@@ -10,7 +10,7 @@ from cryoflow.cli.main import launch
 from cryoflow.errors import ToolFailed
 from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
-from cryoflow.pickers.running.run import pick, train
+from cryoflow.pickers.running.run_picker import pick, train
 from cryoflow.pickers.training_sets.export import export
 
 pytestmark = pytest.mark.slurm

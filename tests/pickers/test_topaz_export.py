@@ -105,7 +105,7 @@ def test_factors_bring_entries_to_the_most_common_pixel_size_and_a_model_remembe
 
 def test_new_micrographs_of_another_pixel_size_end_at_that_of_the_training(make_entry, tmp_path):
     from cryoflow.execution.executor import Executor
-    from cryoflow.pickers.running.run import pick
+    from cryoflow.pickers.running.run_picker import pick
 
     trained = export("topaz", [make_entry(pixel_size_A=3.1)], tmp_path / "out", diameter_A=250)
     model = trained.folder / "models" / "topaz_epoch1.sav"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cryoflow.micrographs.image import write_mrc
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 
 SHAPE_YX = (190, 310)
 PIXEL_SIZE_A = 2.5

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cryoflow.simulate.dataset import SimulatedDataset, SimulatedMicrograph
+from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 
 
 def apart(rng, n, shape_xy, distance_px=30, margin_px=40):

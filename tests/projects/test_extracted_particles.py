@@ -20,7 +20,7 @@ from cryoflow.picks import Kind, PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 
 def boxes_of(image: np.ndarray, xy_px: np.ndarray, box_px: int, edge: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.cs import write_cs
 from cryoflow.formats.pick_tables import read_file
 from cryoflow.ingest import ingest, ingest_tables
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind
 from cryoflow.projects import find_jobs, read_job

@@ -16,7 +16,7 @@ from cryoflow.picks import Kind, PickSet
 from cryoflow.projects import read_job
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.crawl import crawl, jobs_of
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 PIXEL_SIZE_A = 2.5
 BINNED = "6 micrographs are binned copies"

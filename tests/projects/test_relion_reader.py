@@ -19,7 +19,7 @@ from cryoflow.picks import PickSet
 from cryoflow.projects.crawl import crawl
 from cryoflow.projects.found import Job, JobStatus
 from cryoflow.projects.relion import counted, find_jobs, read_job, recognise
-from cryoflow.simulate.dataset import SimulatedDataset
+from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 GENERATIONS = ["2", "3.0", "3.1", "4", "5.0"]
 REFINED = ["Select2D", "Select3D", "Refine3D"]

@@ -135,7 +135,7 @@ def readers_of_bad_files() -> dict[str, Callable[[Path], object]]:
     from cryoflow.database.data_reader import read_data_text
     from cryoflow.database.info import parse_info
     from cryoflow.database.layout import content
-    from cryoflow.database.links import read_links
+    from cryoflow.database.micrograph_links import read_links
     from cryoflow.formats import star
     from cryoflow.formats.cs import read_cs, read_cs_header
     from cryoflow.formats.pick_tables import read_file
@@ -165,7 +165,7 @@ def readers_of_bad_files() -> dict[str, Callable[[Path], object]]:
     from cryoflow.shards import Shard
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.network import Architecture
-    from cryoflow.unpicker.star_rows import StarRows
+    from cryoflow.unpicker.star_lines import StarRows
     from cryoflow.unpicker.train import finished_model
     from cryoflow.unpicker.unpick_shards import read_shard
 

@@ -63,12 +63,12 @@ def test_two_hundred_thousand_missing_micrographs_are_looked_for_without_a_look_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each in a folder of its own, ten levels deep: 20 places may be meant by each name."""
-    from cryoflow.micrographs import find
+    from cryoflow.micrographs import find_micrographs
 
     calls = []
     stat = os.stat
     monkeypatch.setattr(os, "stat", lambda *a, **k: calls.append(1) or stat(*a, **k))
-    finder = find.Finder(tmp_path)
+    finder = find_micrographs.Finder(tmp_path)
     for i in range(2000):
         assert finder.find(f"/a/b/c/d/e/f/g/h/x{i}/mic_{i}.mrc") is None
     assert len(calls) < 3 * 2000

@@ -16,9 +16,9 @@ import pytest
 from test_promise_02_kill_anywhere import small_bundle
 
 from cryoflow.detector import checkpoint
-from cryoflow.detector.model import Detector, is_detector
+from cryoflow.detector.bundle import Detector, is_detector
 from cryoflow.errors import BadInput
-from cryoflow.learning import improve_record, items, records
+from cryoflow.learning import improve_record, items, update_records
 from cryoflow.models.card import ModelCard, read_card
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry
@@ -116,13 +116,13 @@ def shard(folder: Path) -> Reader:
 
 def quarantined(folder: Path) -> Reader:
     file = folder / "quarantined.json"
-    return Reader({"P": ["f", "why"]}, plain(file), lambda: records.read_quarantined(file), file.name)
+    return Reader({"P": ["f", "why"]}, plain(file), lambda: update_records.read_quarantined(file), file.name)
 
 
 def counts(folder: Path) -> Reader:
     file = folder / "counts.json"
     sound = {"measure": "f1", "counts": [["P", "m", 3, 2, 1, 0, 0]]}
-    return Reader(sound, plain(file), lambda: records.read_counts(file, "f1"), file.name)
+    return Reader(sound, plain(file), lambda: update_records.read_counts(file, "f1"), file.name)
 
 
 def learned(folder: Path) -> Reader:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cryoflow.storage.tables import read_table_text, table_text
+from cryoflow.storage.tab_separated import read_table_text, table_text
 
 HOSTILE = [
     *("=cmd|' /C calc'!A0", "+1+cmd", "-1+cmd", "@SUM(1)", "\t=c", "\n=b", "x\r=cmd", "\r=1", '"=q', "\\=d"),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from promise_tools import DIAMETER_A, fault_hook, make_entry, points_of, snapshot, tree
 
 from cryoflow.database import Database, verify
-from cryoflow.database.links import read_links
+from cryoflow.database.micrograph_links import read_links
 from cryoflow.database.values import word
 from cryoflow.errors import CryoflowError, UnsafePath
 from cryoflow.pickers.registry import pickers

@@ -99,7 +99,7 @@ from view_client import TestClient
 from cryoflow.database import Database
 from cryoflow.view.access import Access
 from cryoflow.view.app import make_app
-from cryoflow.view.library import Library
+from cryoflow.view.opened_entries import Library
 
 database = Database(out / "DB")
 headers = {"authorization": "Bearer " + "w" * 40, "origin": "http://127.0.0.1"}

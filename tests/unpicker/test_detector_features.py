@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from unpicker_rings import SHAPE_YX
 
-from cryoflow.detector.model import Detector
+from cryoflow.detector.bundle import Detector
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy

@@ -17,7 +17,7 @@ from cryoflow.preparation.calibration import (
     fit_project,
     fit_temperature,
 )
-from cryoflow.preparation.metrics import calibration_error
+from cryoflow.preparation.score_metrics import calibration_error
 from cryoflow.unpicker.decision import decision_for
 from cryoflow.unpicker.operating_point import OperatingPoint, decide
 

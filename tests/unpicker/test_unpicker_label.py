@@ -7,7 +7,7 @@ import pytest
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.label import label_from_database, label_star_folder
-from cryoflow.unpicker.star_rows import FOM, StarRows
+from cryoflow.unpicker.star_lines import FOM, StarRows
 
 HEAD = "\n# version 30001\n\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n_rlnAutopickFigureOfMerit #3 \n"
 

@@ -11,7 +11,7 @@ from cryoflow.preparation.calibration import (
     estimate_class_prior,
     fit_temperature,
 )
-from cryoflow.preparation.metrics import (
+from cryoflow.preparation.score_metrics import (
     Counts,
     average_precision,
     bootstrap,

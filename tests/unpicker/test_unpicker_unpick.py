@@ -14,7 +14,7 @@ from cryoflow.unpicker.evaluate import coverage_warnings, evaluate, measure
 from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.unpicker.scoring import ScoredMicrograph, score
 from cryoflow.unpicker.star_folder import read_ctfs, read_star_folder
-from cryoflow.unpicker.star_rows import StarRows
+from cryoflow.unpicker.star_lines import StarRows
 from cryoflow.unpicker.suggest import not_cleaned, suggest
 from cryoflow.unpicker.unpick import doubtful_picks, unpick
 from cryoflow.unpicker.unpick_star import unpick_star_folder

@@ -17,7 +17,7 @@ from view_fixtures import READ, SCORED, WRITE, links_of, make_database
 from cryoflow.database import Database
 from cryoflow.view.access import Access
 from cryoflow.view.app import make_app
-from cryoflow.view.library import Library
+from cryoflow.view.opened_entries import Library
 
 
 @pytest.fixture

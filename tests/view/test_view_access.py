@@ -13,7 +13,7 @@ from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.view.access import LOOPBACK, Access, clean_name
 from cryoflow.view.app import make_app
-from cryoflow.view.library import Library
+from cryoflow.view.opened_entries import Library
 from cryoflow.view.serve import tokens
 
 LABEL = {

@@ -26,7 +26,7 @@ from cryoflow.view.candidates import open_candidates
 from cryoflow.view.counts import tally
 from cryoflow.view.decisions import BadAction
 from cryoflow.view.journal import journal_of
-from cryoflow.view.library import Library
+from cryoflow.view.opened_entries import Library
 from cryoflow.view.review import Review
 from cryoflow.view.save import reviewed_picks, save, star_archive
 
@@ -173,7 +173,7 @@ def test_servers_that_write_at_the_same_time_lose_no_action_and_repeat_no_number
         import sys
         from pathlib import Path
         from cryoflow.database import Database
-        from cryoflow.view.library import Library
+        from cryoflow.view.opened_entries import Library
         review = Library(Database(Path(sys.argv[1]))).opened({SCORED!r}).review
         micrograph = int(sys.argv[2])
         print("ready", flush=True)
@@ -206,7 +206,7 @@ def test_servers_that_write_at_the_same_time_lose_no_action_and_repeat_no_number
 def test_a_review_that_nobody_opens_any_more_is_given_up_and_read_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoflow.view.library.ENTRIES_BYTES", 1)
+    monkeypatch.setattr("cryoflow.view.opened_entries.ENTRIES_BYTES", 1)
     library = Library(database)
     first = weakref.ref(library.opened(SCORED).review)
     library.opened(SCORED).review.act("ada", "w", label(0, 0, to=-1))

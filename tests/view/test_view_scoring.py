@@ -14,8 +14,8 @@ from view_fixtures import SCORED, UNPICKED, make_database
 from cryoflow.errors import BadInput
 from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.unpicker.scoring import ScoredMicrograph
-from cryoflow.view import scoring
-from cryoflow.view.library import Library, Opened
+from cryoflow.view import background_scoring
+from cryoflow.view.opened_entries import Library, Opened
 
 
 class Model:
@@ -37,8 +37,8 @@ class Model:
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
     model = Model()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(scoring, "score", model.score)
-    monkeypatch.setattr(scoring.ModelBundle, "load", lambda _folder: model.bundle)
+    monkeypatch.setattr(background_scoring, "score", model.score)
+    monkeypatch.setattr(background_scoring.ModelBundle, "load", lambda _folder: model.bundle)
     return model
 
 

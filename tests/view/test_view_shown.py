@@ -14,7 +14,7 @@ from view_fixtures import DIAMETER_A, OTHER, PIXEL_SIZE_A, SCORED
 from cryoflow.database import Database
 from cryoflow.view.candidates import open_candidates
 from cryoflow.view.counts import doubt
-from cryoflow.view.library import Library, Opened
+from cryoflow.view.opened_entries import Library, Opened
 
 pytestmark = pytest.mark.browser
 COLORS = {"kept": "#4cc3ff", "removed": "#ff8a5c", "doubtful": "#ffe45c", "missed": "#f09ad0", "other": "#7ddc8a"}

@@ -18,7 +18,7 @@ from cryoflow.settings.profiles import ProfileName
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
 from cryoflow.view.access import Access
 from cryoflow.view.app import make_app
-from cryoflow.view.library import Library
+from cryoflow.view.opened_entries import Library
 from cryoflow.view.training import FLOWS, CannotStart, Trainings
 
 RUN = "0f8fad5b-d9cb-469f-a165-70867728950e"

@@ -14,7 +14,7 @@ from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.matching import Method, match_picks
 from cryoflow.pickers.training_sets.names import match_names
 from cryoflow.picks import FloatArray, PickSet
-from cryoflow.preparation.metrics import cumulative_curve
+from cryoflow.preparation.score_metrics import cumulative_curve
 
 
 @dataclass(frozen=True)

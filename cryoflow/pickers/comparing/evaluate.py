@@ -10,7 +10,7 @@ import pandas as pd
 
 from cryoflow.pickers.comparing.compare import Comparison, Scores
 from cryoflow.storage.files import write_if_changed
-from cryoflow.storage.tables import table_text
+from cryoflow.storage.tab_separated import table_text
 
 _COLUMNS = ("precision", "recall", "f1", "average_precision", "localisation_error_A")
 

@@ -15,7 +15,7 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables import FilePicks, read_file, suffixes
 from cryoflow.formats.pick_tables.file_names import is_repeated, negative_suffix, without_appended
-from cryoflow.micrographs.find import IMAGE_SUFFIXES
+from cryoflow.micrographs.find_micrographs import IMAGE_SUFFIXES
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.matching import without_duplicates
 from cryoflow.pickers.registry import picker

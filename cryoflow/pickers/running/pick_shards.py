@@ -19,7 +19,7 @@ from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.run import micrographs_to_pick, pick
+from cryoflow.pickers.running.run_picker import micrographs_to_pick, pick
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.picks import PickSet
 from cryoflow.shards import Shard

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.database import Database
-from cryoflow.database.diameter import load_with_diameter
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.pickers.registry import picker, pickers
-from cryoflow.pickers.running.run import Picked, Trained, pick, train, trained_already
+from cryoflow.pickers.running.run_picker import Picked, Trained, pick, train, trained_already
 from cryoflow.pickers.training_sets.export import ExportResult, export
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet

@@ -31,7 +31,7 @@ from cryoflow.picks import PickSet
 from cryoflow.shards import Shard
 from cryoflow.storage.folders import mend, replacing_folder
 from cryoflow.storage.stale_files import hidden_sibling
-from cryoflow.storage.tables import table_text
+from cryoflow.storage.tab_separated import table_text
 from cryoflow.storage.write_errors import clear_errors
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.picks import MICROGRAPH_COLUMNS
 from cryoflow.storage import inputs
-from cryoflow.storage.tables import read_table_text, table_text
+from cryoflow.storage.tab_separated import read_table_text, table_text
 
 NAME, SETTINGS = "manifest.tsv", "settings.tsv"
 COLUMNS = {

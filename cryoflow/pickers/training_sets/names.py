@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.find import canonical_name, clean_name
+from cryoflow.micrographs.find_micrographs import canonical_name, clean_name
 
 if TYPE_CHECKING:
     from cryoflow.pickers.training_sets.derived_settings import DerivedSettings

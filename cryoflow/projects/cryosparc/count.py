@@ -7,7 +7,7 @@ from dataclasses import replace
 from cryoflow.errors import BadInput
 from cryoflow.formats.cs import read_cs_distinct
 from cryoflow.projects.cryosparc import outputs as on_disk
-from cryoflow.projects.cryosparc.find import outputs_of
+from cryoflow.projects.cryosparc.jobs import outputs_of
 from cryoflow.projects.found import Job, Output, damaged
 
 _LARGEST_BYTES = 1 << 30

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.find import Finder, notes_on_other_names
+from cryoflow.micrographs.find_micrographs import Finder, notes_on_other_names
 from cryoflow.micrographs.header import is_pixel_size, read_header
 from cryoflow.picks import FloatArray, micrograph_table
 from cryoflow.projects.cryosparc.exposures import FLAGS, LARGEST_EDGE_PX, OPTICS, Exposures, as_text

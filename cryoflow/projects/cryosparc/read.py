@@ -18,14 +18,14 @@ import pandas as pd
 
 from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.cs import read_cs_rows
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.picks import ExtractedSample, Kind, PickSet, Program, Provenance
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
 from cryoflow.projects.cryosparc import columns as plan
 from cryoflow.projects.cryosparc import outputs as on_disk
 from cryoflow.projects.cryosparc.exposures import as_text, find_exposures, own_exposures, uids_by_path
-from cryoflow.projects.cryosparc.find import outputs_of
 from cryoflow.projects.cryosparc.job_types import PICKING, Role
+from cryoflow.projects.cryosparc.jobs import outputs_of
 from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import CryosparcMicrographs, tabulate
 from cryoflow.projects.cryosparc.rows import attributes, kept_rows, positions

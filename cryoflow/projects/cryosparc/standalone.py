@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.formats.cs import read_cs_header
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.cryosparc.job_json import Group, JobFile, Slot

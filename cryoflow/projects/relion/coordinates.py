@@ -18,11 +18,11 @@ from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.pick_tables import FilePicks, read_file
 from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.star import read_table
+from cryoflow.projects.relion.job_graph import load_pipeline
 from cryoflow.projects.relion.lineage import micrograph_tables
 from cryoflow.projects.relion.micrographs import KnownMicrographs, RelionCtf, read_micrograph_stars
 from cryoflow.projects.relion.optics import NAN, Optics
 from cryoflow.projects.relion.particles import Particles
-from cryoflow.projects.relion.pipeline import load_pipeline
 from cryoflow.storage import inputs
 from cryoflow.storage.files import is_file
 from cryoflow.storage.safe_names import short_hash

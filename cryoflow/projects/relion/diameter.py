@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from cryoflow.projects.relion.options import is_yes, job_options
-from cryoflow.projects.relion.pipeline import Pipeline
+from cryoflow.projects.relion.job_graph import Pipeline
+from cryoflow.projects.relion.job_options import is_yes, job_options
 
 _MANUAL_DEFAULT_A = 100.0
 """Diameter that ManualPick draws by default."""

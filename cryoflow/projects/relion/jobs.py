@@ -13,11 +13,11 @@ from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
 from cryoflow.projects.relion.coordinates import stamp_of_coordinates
+from cryoflow.projects.relion.job_graph import Pipeline, Process, load_pipeline
+from cryoflow.projects.relion.job_options import is_yes, job_options
 from cryoflow.projects.relion.job_types import job_type
 from cryoflow.projects.relion.lineage import micrograph_stars, select_kind
-from cryoflow.projects.relion.options import is_yes, job_options
 from cryoflow.projects.relion.outputs import FoundTables, find_outputs
-from cryoflow.projects.relion.pipeline import Pipeline, Process, load_pipeline
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.projects.relion.usable import why_unusable
 from cryoflow.storage.files import is_file

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection
 
 from cryoflow.picks import Kind
+from cryoflow.projects.relion.job_graph import Pipeline
+from cryoflow.projects.relion.job_options import job_options
 from cryoflow.projects.relion.job_types import TYPE_FOLDERS, job_type, type_label
-from cryoflow.projects.relion.options import job_options
-from cryoflow.projects.relion.pipeline import Pipeline
 
 _IN_2D = {Kind.CLASS_2D}
 _IN_3D = {Kind.CLASS_3D, Kind.REFINE_3D, Kind.AB_INITIO}

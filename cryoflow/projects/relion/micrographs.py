@@ -20,7 +20,7 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
 from cryoflow.formats.star_blocks import walk
-from cryoflow.micrographs.find import Finder, notes_on_other_names
+from cryoflow.micrographs.find_micrographs import Finder, notes_on_other_names
 from cryoflow.micrographs.header import MicrographHeader, micrograph_status
 from cryoflow.picks import micrograph_table
 from cryoflow.projects.relion.optics import NAN, OLD_COLUMNS, Optics, merged, optics_of_row, read_optics

@@ -13,9 +13,9 @@ from cryoflow.formats.star import read_blocks
 from cryoflow.formats.star_blocks import walk
 from cryoflow.picks import Kind
 from cryoflow.projects.relion.coordinates import files_of_suffix
+from cryoflow.projects.relion.job_graph import Pipeline, Process
+from cryoflow.projects.relion.job_options import is_yes, job_options
 from cryoflow.projects.relion.job_types import job_type, node_kind
-from cryoflow.projects.relion.options import is_yes, job_options
-from cryoflow.projects.relion.pipeline import Pipeline, Process
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage.files import is_file
 

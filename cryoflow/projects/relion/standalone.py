@@ -8,13 +8,13 @@ from pathlib import Path
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.picks import Kind, PickSet
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.found import Job, JobStatus, Output, standalone_job
+from cryoflow.projects.relion.job_graph import load_pipeline
 from cryoflow.projects.relion.job_types import JOB_FOLDER, job_type
-from cryoflow.projects.relion.pipeline import load_pipeline
-from cryoflow.projects.relion.reading import read_output
+from cryoflow.projects.relion.read import read_output
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.storage.files import is_file
 

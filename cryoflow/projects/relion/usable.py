@@ -8,9 +8,9 @@ from pathlib import Path
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.projects.found import JobStatus
 from cryoflow.projects.relion.coordinates import coordinate_files
+from cryoflow.projects.relion.job_graph import Pipeline
 from cryoflow.projects.relion.lineage import micrograph_stars, micrograph_tables, searched_micrographs
 from cryoflow.projects.relion.micrographs import KnownMicrographs, read_micrograph_stars
-from cryoflow.projects.relion.pipeline import Pipeline
 from cryoflow.projects.relion.sniff import StarContent, sniff
 
 

@@ -50,7 +50,7 @@ class Cryolo(Picker):
         """Derive the format of the labels, which boxes are left out, and the configuration."""
         import numpy as np
 
-        from cryoflow.pickers.programs.cryolo.labels import whole_boxes
+        from cryoflow.pickers.programs.cryolo.label_files import whole_boxes
         from cryoflow.pickers.training_sets.links import note_conversions
 
         settings.derive("annotation", "box", "read by every version; cbox needs 1.8 or later")
@@ -72,7 +72,7 @@ class Cryolo(Picker):
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
         """Write pictures and boxes, as `cryolo_train.py` reads them."""
-        from cryoflow.pickers.programs.cryolo.labels import write_boxes
+        from cryoflow.pickers.programs.cryolo.label_files import write_boxes
         from cryoflow.pickers.training_sets.links import link_micrographs
 
         table = some.micrographs

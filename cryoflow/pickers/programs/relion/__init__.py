@@ -38,7 +38,7 @@ class Relion(Picker):
 
     def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
         """Derive names and directions; the column `target` is the name in the project that the picks go to."""
-        from cryoflow.pickers.programs.relion.coordinates import names_in_star
+        from cryoflow.pickers.programs.relion.coordinate_files import names_in_star
         from cryoflow.pickers.training_sets.names import match_and_note
 
         given = settings.derive_path(
@@ -55,7 +55,7 @@ class Relion(Picker):
 
     def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
         """Write one job folder per entry, `AutoPick/cryoflow_<entry>`, and `particles.star`."""
-        from cryoflow.pickers.programs.relion.coordinates import write_jobs
+        from cryoflow.pickers.programs.relion.coordinate_files import write_jobs
 
         write_jobs(training, folder, home, settings)
 

@@ -58,7 +58,7 @@ class Topaz(Picker):
 
     def write_tables(self, training: TrainingSet, folder: Path, home: Path, settings: Mapping[str, str]) -> None:
         """Write tables of particles and lists of images: of all, and of each split."""
-        from cryoflow.pickers.programs.topaz.tables import write_lists, write_particles
+        from cryoflow.pickers.programs.topaz.training_tables import write_lists, write_particles
 
         write_particles(training, folder)
         write_lists(training, folder)
@@ -98,7 +98,7 @@ class Topaz(Picker):
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
         """Return names that one table has and another lacks, and particles outside their micrograph."""
-        from cryoflow.pickers.programs.topaz.tables import problems_of_tables
+        from cryoflow.pickers.programs.topaz.training_tables import problems_of_tables
 
         return problems_of_tables(home, manifest)
 
@@ -129,7 +129,7 @@ class Topaz(Picker):
 
     def pick_files(self, folder: Path) -> list[Path]:
         """Return tables, STAR files and boxes of picks, without the files of the training set."""
-        from cryoflow.pickers.programs.topaz.tables import FILES_OF_TRAINING
+        from cryoflow.pickers.programs.topaz.training_tables import FILES_OF_TRAINING
 
         found = sorted(p for p in folder.rglob("*") if p.suffix in self.suffixes and p.is_file())
         return [p for p in found if p.name not in FILES_OF_TRAINING]

@@ -14,7 +14,7 @@ import pandas as pd
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.pick_tables.relion_star import SCORE
-from cryoflow.micrographs.find import Finder
+from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
@@ -22,11 +22,11 @@ from cryoflow.projects.found import Job, JobStatus, Output, with_errors
 from cryoflow.projects.relion.binned import scale_to_files
 from cryoflow.projects.relion.coordinates import read_coordinates
 from cryoflow.projects.relion.diameter import diameter_A, positive
-from cryoflow.projects.relion.extracted import extracted_sample
+from cryoflow.projects.relion.extracted_stacks import extracted_sample
+from cryoflow.projects.relion.job_graph import Pipeline, load_pipeline
 from cryoflow.projects.relion.lineage import option_of_ancestor
 from cryoflow.projects.relion.micrographs import Tabulated, tabulate
 from cryoflow.projects.relion.particles import Particles, read_particles, subtract_origins
-from cryoflow.projects.relion.pipeline import Pipeline, load_pipeline
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.projects.relion.usable import RelionMicrographs, micrographs_of, why_unusable
 from cryoflow.projects.same_file import merge_names

@@ -28,7 +28,7 @@ from cryoflow.view.pyramid import Pyramid, read_pyramid
 from cryoflow.view.review import Review
 
 if TYPE_CHECKING:
-    from cryoflow.view.scoring import Scoring
+    from cryoflow.view.background_scoring import Scoring
 
 ENTRIES_BYTES, PYRAMIDS_BYTES, TILES_BYTES = 600 << 20, 400 << 20, 64 << 20
 """Bounds of the caches."""
@@ -143,7 +143,7 @@ class Library:
             opened = Opened(name, review)
         unscored = not candidates.calibrated or candidates.removed_without_score.any()
         if self.model is not None and unscored and len(candidates):
-            from cryoflow.view.scoring import Scoring  # brings the unpicker along
+            from cryoflow.view.background_scoring import Scoring  # brings the unpicker along
 
             opened.scoring = Scoring(candidates, self.model, self._scorer)
         return opened

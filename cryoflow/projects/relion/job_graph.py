@@ -14,8 +14,8 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
+from cryoflow.projects.relion.job_options import job_options
 from cryoflow.projects.relion.job_types import JOB_FOLDER, TYPE_FOLDERS, node_kind, status_word, type_label
-from cryoflow.projects.relion.options import job_options
 from cryoflow.storage.files import is_file
 
 _ATTEMPTS = 3

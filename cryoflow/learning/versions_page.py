@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cryoflow.learning.records import read_quarantined
 from cryoflow.learning.update import QUARANTINE
+from cryoflow.learning.update_records import read_quarantined
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.files import write_atomically

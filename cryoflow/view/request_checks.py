@@ -9,7 +9,7 @@ from fastapi import Request
 from fastapi.exceptions import HTTPException
 
 from cryoflow.view.decisions import finite_number
-from cryoflow.view.library import Opened
+from cryoflow.view.opened_entries import Opened
 
 
 def check_micrograph(opened: Opened, micrograph: int) -> None:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.detector.bundle import Detector
 from cryoflow.detector.calibrate import expected_f1_threshold
 from cryoflow.detector.loading import MicrographToPick, open_micrograph, problem_of
-from cryoflow.detector.model import Detector
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput

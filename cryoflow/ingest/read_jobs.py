@@ -16,10 +16,17 @@ from pathlib import Path
 from cryoflow.database import Database, Entry, OrientationRecord
 from cryoflow.database.entry import CURRENT
 from cryoflow.errors import DatabaseBusy, NotWritten
+from cryoflow.ingest.ingest_report import (
+    IngestLine,
+    IngestReport,
+    explained,
+    line_of_entries,
+    line_of_job,
+    with_dropped,
+)
 from cryoflow.ingest.options import IngestOptions
 from cryoflow.ingest.orientation_check import check_entry
 from cryoflow.ingest.plan import Plan, PlannedJob, plan_jobs
-from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, line_of_job, with_dropped
 from cryoflow.ingest.state import JobState, write_states
 from cryoflow.picks import PickSet
 from cryoflow.projects import read_job

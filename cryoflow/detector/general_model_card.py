@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from cryoflow.detector.simulated import HELD_OUT
 
 if TYPE_CHECKING:
+    from cryoflow.detector.bundle import Detector
     from cryoflow.detector.general import GeneralRecipe
-    from cryoflow.detector.model import Detector
 
 
 def general_card(detector: Detector, recipe: GeneralRecipe) -> str:
     """Return the card as Markdown."""
-    from cryoflow.detector.model import half
+    from cryoflow.detector.bundle import half
 
     weights = sum(w.size for w in half(detector.weights).values())
     families = dict.fromkeys(f for s in recipe.stages for f in s.families)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cryoflow.database import Database, OrientationRecord
 from cryoflow.errors import DatabaseBusy, NotWritten
+from cryoflow.ingest.ingest_report import IngestLine, IngestReport, explained, line_of_entries, with_dropped
 from cryoflow.ingest.orientation_check import check_entry
-from cryoflow.ingest.report import IngestLine, IngestReport, explained, line_of_entries, with_dropped
 from cryoflow.picks import PickSet
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 from cryoflow.projects.tables import corner, read_tables

@@ -30,7 +30,7 @@ from cryoflow.pickers.training_sets.contents import read_contents
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.files import write_if_changed
-from cryoflow.storage.tables import table_text
+from cryoflow.storage.tab_separated import table_text
 
 logger = logging.getLogger(__name__)
 
