@@ -2,8 +2,8 @@
 
     python benchmarks/promises.py --seconds 60
 
-Each attack is repeated, in a seeded random order, until its share of the time is over. The exit code is 1 if one got
-through. `tests/promises` has the full attacks; this command counts.
+Each attack is repeated, in a seeded random order, until its share of the time is over and it was tried `--tries` times.
+The exit code is 1 if one got through. `tests/promises` has the full attacks; this command counts.
 """
 
 from __future__ import annotations
@@ -207,6 +207,7 @@ def killed_runs(folder: Path, rng: random.Random) -> Iterator[bool]:
             try:
                 for line in lives.stdout:
                     if line.startswith(("KILLED", "ENDED")):
+                        print(line, end="", file=sys.stderr, flush=True)  # when it was killed, what was lost
                         yield " same" in line
                 yield False  # it never ends by itself
             finally:
@@ -229,6 +230,7 @@ def main() -> int:
     """Run all attacks; print a table in Markdown."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seconds", type=float, default=60.0, help="time for each attack")
+    arguments.add_argument("--tries", type=int, default=50, help="least number of tries of each attack")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--only", choices=sorted(ATTACKS), help="one attack alone")
     options = arguments.parse_args()
@@ -241,7 +243,7 @@ def main() -> int:
             for is_held in attack(Path(folder), random.Random(options.seed)):
                 tried += 1
                 held += is_held
-                if time.monotonic() > end:
+                if time.monotonic() > end and tried >= options.tries:
                     break
         failed |= held < tried
         print(f"| {name} | {tried} | {held} | {promise} |", flush=True)

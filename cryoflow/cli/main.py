@@ -110,6 +110,12 @@ app.register_install_completion_command(
     help="Install the completion of commands and options for this shell.", group="Parameters"
 )
 
+_OF_OUTPUT = {
+    errno.EBADF: "standard output is closed",
+    errno.ENOSPC: "the disk of standard output is full",
+    errno.EDQUOT: "the quota of standard output's disk is used up",
+}
+"""Reasons of errors without a file's name: `cryoflow.storage` names the files that it writes, `print` does not."""
 INTERRUPTED = 130  # as shells have it for a program that SIGINT ended
 FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet", "--debug": "debug"}
 
@@ -200,8 +206,8 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
         return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.FAILED, str(error)
     if lack := memory.shortage(error):
         return ExitCode.FAILED, lack
-    if isinstance(error, OSError) and error.errno == errno.EBADF and not error.filename:
-        return ExitCode.FAILED, "what was printed could not be written: standard output is closed."
+    if isinstance(error, OSError) and not error.filename and error.errno in _OF_OUTPUT:
+        return ExitCode.FAILED, f"what was printed could not be written: {_OF_OUTPUT[error.errno]}."
     if isinstance(error, OSError):
         return ExitCode.FAILED, f"{error.filename}: {error.strerror}" if error.filename else str(error)
     what = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -195,8 +195,9 @@ def test_a_reflink_that_the_file_system_cannot_make_is_one_clear_error(
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(links.fcntl, "ioctl", refuse)
-    with pytest.raises(BadInput, match=r"cannot be reflinked.*--copy"):
+    with pytest.raises(BadInput, match=r"cannot be reflinked.*--copy") as caught:
         write("epicker", make_entry(n=3), tmp_path / "set", micrographs="reflink")
+    assert str(caught.value).count("--copy") == 1
     assert not (tmp_path / "set").exists()
 
 
@@ -208,8 +209,9 @@ def test_other_ways_to_get_micrographs_are_refused(make_entry: Callable[..., Pic
 def test_relion_gets_one_file_per_micrograph_whatever_their_names(
     make_entry: Callable[..., PickSet], tmp_path: Path
 ) -> None:
-    entry = make_entry(n=7, n_empty=0)
     names = [".", "..", "/", "a.mrc", "a.tif", "x/../a.mrc", "./a.mrc"]
+    names += ["y" * 251 + ".mrc", "y" * 250 + "z.mrc", "é" * 125 + ".mrc", "folder/" * 600 + "a.mrc"]
+    entry = make_entry(n=len(names), n_empty=0)
     table = entry.micrographs.assign(name=pd.Series(names, dtype=object))
     moved = PickSet.build(entry.provenance, table, entry.picks, diameter_A=entry.diameter_A)
     out = export("relion", [moved], tmp_path / "set").folder

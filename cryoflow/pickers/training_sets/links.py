@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, NotWritten
 from cryoflow.micrographs.header import MicrographHeader
 from cryoflow.pickers.base import Needs
 from cryoflow.pickers.training_sets.contents import REPLACED
@@ -107,9 +107,9 @@ def _write(source: str, target: Path, pixel_size_A: float, how: str) -> None:
                 shutil.copyfileobj(old, new, 1 << 23)
     except OSError as error:
         if how == "reflink" and error.errno in _NO_REFLINK:
-            raise BadInput(
+            raise NotWritten(  # not `BadInput`, which would be repeated for each micrograph
                 source,
-                f"cannot be reflinked into {target.parent}: the file system does not do that, or they are on two.",
+                "cannot be reflinked into this export: the file system does not do that, or they are on two.",
                 "Use --copy.",
             ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -27,6 +27,10 @@ _HEAD = (
     f"\n# {VERSION}\n\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n"
     "_rlnAutopickFigureOfMerit #3\n_rlnClassNumber #4\n_rlnAnglePsi #5\n"
 ).encode()
+_LONGEST_NAME = 255 - len(SUFFIX) - len("-01234567")
+"""Most bytes of a name before `SUFFIX` and a hash; file systems allow 255."""
+_MOST_CHARACTERS = 1000
+"""Most characters of all folders and the name together; Linux allows paths of 4,096 bytes."""
 _JOB = re.compile(r"^[A-Za-z0-9]+/job\d+/")
 _JOB_FILE = re.compile(r"(?:^|/)([A-Za-z0-9]+/job\d+/[^/]+)$")
 
@@ -101,7 +105,18 @@ def coordinate_file(micrograph_name: str) -> str:
     tail = _JOB.sub("", micrograph_name.lstrip("/"))
     parts = [p for p in PurePosixPath(tail).parts if p not in ("..", "/", ".")]
     path = PurePosixPath(*parts) if parts else PurePosixPath("micrograph")
-    return str(path.with_suffix("")) + SUFFIX
+    kept = [_shortened(part) for part in path.with_suffix("").parts]
+    if sum(map(len, kept)) > _MOST_CHARACTERS:
+        kept = [f"{kept[-1][:60]}-{short_hash(tail)}"]
+    return "/".join(kept) + SUFFIX
+
+
+def _shortened(name: str) -> str:
+    """Return a name, its end replaced by a hash if a file system would refuse it with `SUFFIX` and a hash behind it."""
+    raw = name.encode(errors="surrogateescape")
+    return (
+        name if len(raw) <= _LONGEST_NAME else f"{raw[: _LONGEST_NAME - 9].decode(errors='ignore')}-{short_hash(name)}"
+    )
 
 
 def coordinate_files(micrograph_names: Sequence[str]) -> list[str]:
