@@ -118,9 +118,9 @@ class Unpicker:
 
         NaN where the micrograph cannot be read.
         """
-        _, report = self._run(picks, 0.0)
         from cryoflow.unpicker.unpick import scores_of
 
+        _, report = self._run(picks, 0.0)
         return scores_of(picks, report.scored)
 
     def clean(self, picks: PickSet, threshold: float | None = None) -> PickSet:
@@ -138,9 +138,10 @@ class Unpicker:
         from cryoflow.system.tensorflow_import import load_tensorflow
 
         load_tensorflow()
+        from cryoflow.preparation.calibration import Goal
         from cryoflow.unpicker.unpick import unpick
 
-        return unpick(self.model, picks, threshold=threshold)
+        return unpick(self.model, picks, goal=Goal(threshold=threshold))
 
 
 def _existing(path: str | Path) -> Path:

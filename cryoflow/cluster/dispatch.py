@@ -17,7 +17,7 @@ from cryoflow.cluster.attempts import Done, Work
 from cryoflow.cluster.shard_runner import ShardRunner, StageFailed, patiently
 from cryoflow.cluster.users import users_of_run
 from cryoflow.parameters import Parameters
-from cryoflow.settings.load import Settings, load_settings
+from cryoflow.settings.load import load_settings
 from cryoflow.settings.profiles import ProfileName, deployment_name
 
 __all__ = ["Done", "StageFailed", "Work", "dispatches", "run_shards", "run_stage", "run_stages"]
@@ -30,9 +30,9 @@ SHARD_TAG = "shard"
 """Tag of runs that do a part of a stage's work: their tables stay on their own pages."""
 
 
-def dispatches(settings: Settings | None = None) -> bool:
+def dispatches() -> bool:
     """Return whether stages run elsewhere than in the process of their parent."""
-    return (settings or load_settings().settings).place != ProfileName.LOCAL
+    return load_settings().settings.place != ProfileName.LOCAL
 
 
 def run_stage(stage: Flow[[Any], R], parameters: BaseModel | Parameters) -> R | None:

@@ -137,12 +137,15 @@ def explain(job: EndedJob) -> str:
     return f"{text}. {advice}"
 
 
-def tail(log: Path, *, lines: int = 40, width: int = 500) -> str:
+_TAIL_LINES, _TAIL_WIDTH = 40, 500
+
+
+def tail(log: Path) -> str:
     """Return the last lines of a job's log, or why there are none."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - lines * width))
-            end = deque(file.read().decode(errors="replace").splitlines(), maxlen=lines)
+            file.seek(max(0, log.stat().st_size - _TAIL_LINES * _TAIL_WIDTH))
+            end = deque(file.read().decode(errors="replace").splitlines(), maxlen=_TAIL_LINES)
     except OSError as error:
         return f"(the log {log} cannot be read: {error.strerror})"
-    return "\n".join(line[:width] for line in end) or f"(the log {log} is empty)"
+    return "\n".join(line[:_TAIL_WIDTH] for line in end) or f"(the log {log} is empty)"

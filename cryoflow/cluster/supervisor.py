@@ -16,6 +16,8 @@ from pathlib import Path
 from cryoflow.errors import ToolFailed
 from cryoflow.system.processes import ending_with_us
 
+READY_S = 180
+"""Seconds that a service has to become ready."""
 RESTARTS, RESTARTS_WITHIN_S = 5, 600.0
 """So often a service that ended by itself is started again before `up` gives up."""
 
@@ -94,7 +96,7 @@ class Running:
         """Return a service that has ended by itself, None where all run."""
         return next((service for service, process in self.processes if process.poll() is not None), None)
 
-    def wait_for(self, what: str, is_ready: Callable[[], bool], *, timeout_s: float = 180) -> None:
+    def wait_for(self, what: str, is_ready: Callable[[], bool]) -> None:
         """Wait until something is ready.
 
         Raises
@@ -102,12 +104,12 @@ class Running:
         ToolFailed
             Where a service ended instead, or it took too long; with the end of the log.
         """
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + READY_S
         while not is_ready():
             if (dead := self.ended()) is not None:
                 raise ToolFailed(dead.argv, 1, _tail(self.log(dead)))
             if time.monotonic() > end:
-                raise ToolFailed((what,), None, f"it was not ready after {timeout_s:g} s")
+                raise ToolFailed((what,), None, f"it was not ready after {READY_S:g} s")
             time.sleep(0.5)
 
 
@@ -123,5 +125,5 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tail(log: Path, lines: int = 20) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])

@@ -56,9 +56,9 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     return tuple(sorted(rows, key=lambda row: (row.submitted or row.started, row.name)))
 
 
-def settled_trace(flow_run_id: UUID, *, patience_s: float = 60) -> tuple[TraceRow, ...]:
+def settled_trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     """Return the trace once the jobs of ended runs have ended too, some seconds later: then SLURM has their memory."""
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + 60
     while True:
         rows = trace(flow_run_id)
         if all(row.slurm_state in ("", *TERMINAL) for row in rows) or time.monotonic() > end:

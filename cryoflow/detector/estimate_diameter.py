@@ -22,6 +22,8 @@ from cryoflow.micrographs.scratch import local_copy
 
 Float = npt.NDArray[np.float64]
 
+MICROGRAPHS = 6
+"""Number of micrographs that one estimate uses at most."""
 PYRAMID_A = (60.0, 80.0, 105.0, 140.0, 185.0, 245.0, 325.0, 430.0)
 """Assumed diameters to try, in rising order; each finds particles up to a third off."""
 
@@ -62,35 +64,26 @@ class DiameterEstimate:
     n_micrographs: int
 
 
-def estimate_diameter(
-    detector: Detector,
-    micrographs: Sequence[MicrographToPick],
-    *,
-    at_most: int = 6,
-    levels_A: Sequence[float] = PYRAMID_A,
-) -> DiameterEstimate:
+def estimate_diameter(detector: Detector, micrographs: Sequence[MicrographToPick]) -> DiameterEstimate:
     """Return the mean of the diameters that the network sees at several assumed ones, weighted by the picks' quality.
 
     The network compares each particle with the assumed diameter, and does so best where the two are alike.
 
-    Parameters
-    ----------
-    at_most
-        Number of micrographs to use, spread evenly over those given.
+    `MICROGRAPHS` of them are used, spread evenly.
 
     Raises
     ------
     BadInput
         Where none of the micrographs can be used, or no particle is found on any.
     """
-    spread = np.unique(np.linspace(0, len(micrographs) - 1, min(at_most, len(micrographs))).round().astype(int))
+    spread = np.unique(np.linspace(0, len(micrographs) - 1, min(MICROGRAPHS, len(micrographs))).round().astype(int))
     errors: list[BadInput] = []
-    found: list[list[_LevelPicks]] = [[] for _ in levels_A]
+    found: list[list[_LevelPicks]] = [[] for _ in PYRAMID_A]
     n_used = 0
     for i in spread:
         try:
             with local_copy(micrographs[i].path) as copy:
-                of_levels = _pick_at_levels(detector, replace(micrographs[i], path=copy), levels_A)
+                of_levels = _pick_at_levels(detector, replace(micrographs[i], path=copy), PYRAMID_A)
         except BadInput as error:
             errors.append(error)
             continue
@@ -113,9 +106,9 @@ def estimate_diameter(
             "Give the particle diameter (--diameter).",
         )
     weight = (quality / quality.max()) ** _SHARPNESS
-    log_diameter = np.log(levels_A) + [picks.mean_log_size for picks in pooled]
+    log_diameter = np.log(PYRAMID_A) + [picks.mean_log_size for picks in pooled]
     diameter_A = math.exp(float(np.average(log_diameter, weights=weight)))
-    return DiameterEstimate(diameter_A, tuple(zip(levels_A, quality.tolist(), strict=True)), n_used)
+    return DiameterEstimate(diameter_A, tuple(zip(PYRAMID_A, quality.tolist(), strict=True)), n_used)
 
 
 def quality_of(probability: Float) -> float:

@@ -57,7 +57,6 @@ def ingest(
     flips: Mapping[str, AxisConvention] | None = None,
     check_orientation: bool = True,
     reread: bool = False,
-    on_plan: Callable[[Plan], None] | None = None,
     on_line: Callable[[IngestLine], None] | None = None,
 ) -> IngestReport:
     """Read every finished job below some folders into a database, as far as it is new or changed.
@@ -70,8 +69,8 @@ def ingest(
         Processes that read at the same time; entries are written in order of project and job whatever their number.
     include_unfinished, remaps, flips, check_orientation, reread
         See `IngestOptions`.
-    on_plan, on_line
-        Called with the plan, then with what became of each job, for a progress display.
+    on_line
+        Called with what became of each job, for a progress display.
 
     Raises
     ------
@@ -86,8 +85,6 @@ def ingest(
     options = IngestOptions(include_unfinished, remaps or {}, flips or {}, check_orientation, reread)
     memory.require(memory.LEAST_TO_READ)
     plan = plan_jobs(roots, database, options)
-    if on_plan:
-        on_plan(plan)
     lines: list[IngestLine] = []
 
     def tell(line: IngestLine) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-Pad = Literal["reflect", "edge", "nan"]
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 
-def cut_boxes(
-    image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: int, *, pad: Pad = "reflect"
-) -> npt.NDArray[Pixel]:
-    """Cut a box around each centre.
+def cut_boxes(image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: int) -> npt.NDArray[Pixel]:
+    """Cut a box around each centre; beyond the edges stands the image mirrored about its edge pixels.
 
     A centre is rounded to its nearest pixel (halves go up), which becomes pixel `box_px // 2` of its box in x and y: of
     an even box the pixel right of and below the middle, as in RELION and CryoSPARC. Nothing is interpolated, so a
@@ -23,13 +20,11 @@ def cut_boxes(
     Parameters
     ----------
     image : (ny, nx)
-        Of any type; of floats for `pad="nan"`.
+        Of any type.
     centers_xy_px : (n, 2) float, x first
         May lie anywhere, on the edge or beyond it.
     box_px
         Edge of the boxes, at least 1.
-    pad
-        What stands beyond the edges: the image mirrored about its edge pixels, its edge pixels repeated, or NaN.
 
     Returns
     -------
@@ -59,18 +54,14 @@ def cut_boxes(
     if len(cut):
         steps = np.arange(box_px)
         rows, columns = y0[cut, None] + steps, x0[cut, None] + steps
-        inside_y, inside_x = _folded(rows, ny, pad), _folded(columns, nx, pad)
-        boxes[cut] = image[inside_y[:, :, None], inside_x[:, None, :]]
-        if pad == "nan":
-            beyond_y, beyond_x = rows != inside_y, columns != inside_x
-            boxes[cut] = np.where(beyond_y[:, :, None] | beyond_x[:, None, :], np.nan, boxes[cut])
+        boxes[cut] = image[_folded(rows, ny)[:, :, None], _folded(columns, nx)[:, None, :]]
     return boxes
 
 
-def _folded(index: npt.NDArray[np.int64], size: int, pad: Pad) -> npt.NDArray[np.int64]:
+def _folded(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """Indices beyond an axis of `size`, brought back onto it."""
-    if pad != "reflect" or size == 1:
-        return np.clip(index, 0, size - 1)
+    if size == 1:
+        return np.zeros_like(index)
     period = 2 * (size - 1)
     index = index % period
     return np.minimum(index, period - index)

@@ -78,7 +78,7 @@ class Ctf:
 
 
 def phase_flip(
-    image: npt.NDArray[np.float32], pixel_size_yx_A: tuple[float, float], ctf: Ctf, *, workers: int | None = None
+    image: npt.NDArray[np.float32], pixel_size_yx_A: tuple[float, float], ctf: Ctf
 ) -> npt.NDArray[np.float32]:
     """Turn round the frequencies that the microscope showed with inverted contrast.
 
@@ -91,7 +91,7 @@ def phase_flip(
     pixel_size_yx_A : (float, float)
         Of this image: after `fourier_resample`, what that returned.
     """
-    threads = workers or available_cpus()
+    threads = available_cpus()
     spectrum = fft.rfft2(image.astype(np.float32, copy=False), workers=threads)
     np.negative(spectrum, out=spectrum, where=ctf.on_grid(image.shape, pixel_size_yx_A) < 0)
     flipped: npt.NDArray[np.float32] = fft.irfft2(spectrum, s=image.shape, workers=threads, overwrite_x=True)

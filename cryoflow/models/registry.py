@@ -186,7 +186,7 @@ class ModelRegistry:
             )
         return version
 
-    def rollback(self, name: str, reason: str = "rolled back") -> ModelVersion:
+    def rollback(self, name: str) -> ModelVersion:
         """Put the version into use that was in use before the current one.
 
         Raises
@@ -198,7 +198,7 @@ class ModelRegistry:
         earlier = [s.version for s in history if s.version != history[-1].version]
         if not earlier:
             raise BadInput(self._folder(name), "has no earlier version to go back to.")
-        return self.promote(name, earlier[-1], reason)
+        return self.promote(name, earlier[-1], "rolled back")
 
     def prune(self, name: str, keep: int) -> list[str]:
         """Remove old versions; returns the labels of those that were removed.

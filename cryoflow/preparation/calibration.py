@@ -260,8 +260,6 @@ def _chance(
     class_prior: float | Float,
     micrograph: Groups,
     threshold: float,
-    *,
-    rounds: int = 200,
 ) -> float:
     """Return the standard error of F1 at a threshold, from micrographs drawn with replacement; within `SLACK`."""
     positive_weight, negative_weight = class_weights(labels, class_prior)
@@ -271,7 +269,7 @@ def _chance(
         np.bincount(member, w, len(groups)) for w in (positive_weight * kept, negative_weight * kept, positive_weight)
     )
     rng = np.random.default_rng(0)
-    draws = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), rounds)
+    draws = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), 200)
     some_kept = np.maximum(draws @ (hits + kept_negative), 0.0)
     f1 = 2 * (draws @ hits) / np.maximum(some_kept + draws @ positives, 1e-12)
     return float(np.clip(f1.std(), *SLACK))
@@ -290,7 +288,7 @@ class ClassPrior:
 
 
 def estimate_class_prior(
-    scores: Float, labels: Labels, *, at_most: float, micrograph: Groups | None = None, rounds: int = 100
+    scores: Float, labels: Labels, *, at_most: float, micrograph: Groups | None = None
 ) -> ClassPrior:
     """Estimate the share of positives among unlabeled picks from scores of micrographs that were not learned from.
 
@@ -321,7 +319,7 @@ def estimate_class_prior(
     value = _best_bin(is_unlabeled, np.ones(len(ranked)), last)
     rng = np.random.default_rng(0)
     n_groups = int(groups.max()) + 1
-    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), rounds)
+    draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), 100)
     found = [_best_bin(is_unlabeled, draw[groups].astype(np.float64), last) for draw in draws]
     known = [v for v in found if np.isfinite(v)]
     low, high = np.quantile(known, (0.025, 0.975)) if known else (0.0, at_most)

@@ -63,14 +63,12 @@ class PickedMicrograph:
         return int((self.labels == label).sum())
 
 
-def picked_micrographs(
-    picks: PickSet, *, diameter_A: float | None = None, pixel_size_A: float | None = None
-) -> tuple[list[PickedMicrograph], list[str]]:
+def picked_micrographs(picks: PickSet, *, diameter_A: float | None = None) -> tuple[list[PickedMicrograph], list[str]]:
     """The micrographs of a pick set that have picks and an image, and notes on those left out.
 
     Parameters
     ----------
-    diameter_A, pixel_size_A
+    diameter_A
         Used where the pick set does not know its own.
     """
     diameter = picks.diameter_A or diameter_A
@@ -91,11 +89,11 @@ def picked_micrographs(
         these = slice(offsets[i], offsets[i + 1])
         if offsets[i] == offsets[i + 1]:
             continue
-        size = float(sizes_A[i]) if np.isfinite(sizes_A[i]) else pixel_size_A
+        size = float(sizes_A[i])
         path = paths[i]
         if path is None:
             missing.append(names[i])
-        elif size is None:
+        elif not np.isfinite(size):
             no_pixel_size.append(names[i])
         else:
             found.append(

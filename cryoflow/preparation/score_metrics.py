@@ -125,9 +125,9 @@ def calibration_curve(
     return confidence, accuracy, number
 
 
-def calibration_error(positive: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10) -> float:
+def calibration_error(positive: Bool, probabilities: Float, weights: Float | None = None) -> float:
     """Expected calibration error: the mean distance of confidence from accuracy, over bins of equal width."""
-    confidence, accuracy, number = calibration_curve(positive, probabilities, weights, bins=bins)
+    confidence, accuracy, number = calibration_curve(positive, probabilities, weights)
     filled = number > 0
     return _ratio(float((np.abs(confidence - accuracy)[filled] * number[filled]).sum()), float(number.sum()))
 

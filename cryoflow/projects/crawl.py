@@ -14,6 +14,8 @@ from cryoflow.projects import PROGRAMS, counted, find_jobs, reader
 from cryoflow.projects.found import Job, JobStatus, Project
 
 _NOT_ENTERED = frozenset({"Trash", "snapshots", "lost+found", "gridfs_data", "motioncorrected", "__pycache__"})
+N_READING = 8
+"""Projects whose jobs are listed at the same time."""
 _N_COUNTING = 2
 _CRYOSPARC_JOB = re.compile(r"J\d+")
 _IMAGES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer", ".jpg", ".png")
@@ -81,7 +83,6 @@ def crawl(
 def jobs_of(
     projects: Iterable[Project],
     *,
-    n_threads: int = 8,
     count: bool = False,
     on_job: Callable[[Job], None] | None = None,
 ) -> JobsResult:
@@ -96,7 +97,7 @@ def jobs_of(
     """
     jobs: list[Job] = []
     unreadable: list[BadInput] = []
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPoolExecutor(N_READING) as pool:
         for result in pool.map(_jobs_or_error, projects):
             if isinstance(result, BadInput):
                 unreadable.append(result)

@@ -15,13 +15,12 @@ from cryoflow.storage.files import is_file
 
 _MICROGRAPHS = 5
 _EACH = 12
+_TRIED = 50
 _LOOKED_THROUGH = 100_000
 """Picks among which a few are chosen: of millions, every so-manieth will do."""
 
 
-def choose(
-    rows_of_picks: npt.NDArray[np.integer], micrographs: pd.DataFrame, *, n_tried: int = 50
-) -> npt.NDArray[np.intp]:
+def choose(rows_of_picks: npt.NDArray[np.integer], micrographs: pd.DataFrame) -> npt.NDArray[np.intp]:
     """Picks worth a look, at most a dozen on each of a few dozen micrographs that are there.
 
     Parameters
@@ -35,7 +34,7 @@ def choose(
     candidates = np.flatnonzero(there[rows_of_picks])
     if not len(candidates):
         return np.zeros(0, np.intp)
-    some = candidates[np.linspace(0, len(candidates) - 1, n_tried).astype(np.intp)]
+    some = candidates[np.linspace(0, len(candidates) - 1, _TRIED).astype(np.intp)]
     wanted = np.unique(rows_of_picks[some])
     of_these = candidates[np.isin(rows_of_picks[candidates], wanted)]
     ordered = of_these[np.argsort(rows_of_picks[of_these], kind="stable")]

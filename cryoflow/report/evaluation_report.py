@@ -39,19 +39,13 @@ SHOWN_PIXELS_PER_DIAMETER = 28
 """Patches are shown at this sampling, where particles stand out of the noise."""
 
 
-def evaluation_sections(evaluation: Evaluation, bundle: ModelBundle, *, micrographs: int = 4) -> list[Section]:
-    """All sections about an evaluation.
-
-    Parameters
-    ----------
-    micrographs
-        How many are shown with their picks: the worst and the best, evenly spread between.
-    """
+def evaluation_sections(evaluation: Evaluation, bundle: ModelBundle) -> list[Section]:
+    """All sections about an evaluation."""
     return [
         _numbers(evaluation, bundle),
         _curves(evaluation),
         Section("Patches", _montages(evaluation, bundle.diameter_A)),
-        Section("Micrographs", _overlays(evaluation, micrographs)),
+        Section("Micrographs", _overlays(evaluation)),
         _tables(evaluation),
     ]
 
@@ -173,12 +167,12 @@ def _boxes(
     return np.stack([cut[row] for row in there]) if there else np.zeros((0, side, side), np.float32), captions
 
 
-def _overlays(e: Evaluation, number: int) -> list[Block]:
+def _overlays(e: Evaluation) -> list[Block]:
     """Micrographs from the worst to the best, with what was kept and removed, rightly and wrongly."""
     errors = {row.name: row.error for row in e.micrographs}
     known = [j for j in e.scored if j.micrograph.name in errors]
     by_error = sorted(known, key=lambda j: (-errors[j.micrograph.name], j.micrograph.name))
-    chosen = [by_error[i] for i in np.unique(np.linspace(0, len(by_error) - 1, number).round().astype(int))]
+    chosen = [by_error[i] for i in np.unique(np.linspace(0, len(by_error) - 1, 4).round().astype(int))]
     pictures = []
     for j in chosen:
         m = j.micrograph

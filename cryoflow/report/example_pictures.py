@@ -20,6 +20,8 @@ from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, monta
 from cryoflow.report.page import Block, Gallery, Picture
 from cryoflow.unpicker.decision import is_doubtful
 
+BOXES = 20
+"""Boxes that are shown, of each project."""
 EXAMPLES = 2
 """Micrographs that are shown, of each project."""
 SMOOTHING_A = 6.0
@@ -94,7 +96,7 @@ def _missed(truth: PickSet, picks: PickSet, kept: FloatArray, i: int, diameter_p
     return true[missed]
 
 
-def montages(before: PickSet, after: PickSet, shown: Sequence[int], number: int = 20) -> list[Block]:
+def montages(before: PickSet, after: PickSet, shown: Sequence[int]) -> list[Block]:
     """Return boxes of kept and of removed picks of the first `EXAMPLES` micrographs that are shown, side by side."""
     boxes: dict[str, list[FloatArray]] = {"kept": [], "removed": []}
     for i in shown[:EXAMPLES]:
@@ -108,10 +110,10 @@ def montages(before: PickSet, after: PickSet, shown: Sequence[int], number: int 
             continue
         image = gaussian_filter(image, SMOOTHING_A / float(row["pixel_size_A"]))
         for name, centers in zip(boxes, _kept_and_removed(before, after, i), strict=True):
-            boxes[name].append(cut_boxes(image, centers[:number], side).astype(np.float64))
+            boxes[name].append(cut_boxes(image, centers[:BOXES], side).astype(np.float64))
     pictures = []
     for (name, parts), color in zip(boxes.items(), (KEPT, REMOVED), strict=True):
         if parts and len(all_boxes := np.concatenate(parts)):
-            figure = montage(all_boxes[:number], columns=10, title=f"{name} picks", color=color)
+            figure = montage(all_boxes[:BOXES], columns=10, title=f"{name} picks", color=color)
             pictures.append(Picture(figure, caption=f"{before.provenance.project_name}: {name}", photo=True))
     return [Gallery(pictures)] if pictures else []

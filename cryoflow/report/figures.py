@@ -239,7 +239,7 @@ def precision_recall(curves: Sequence[PlotLine], *, title: str = "precision and 
     return figure
 
 
-def calibration(curves: Sequence[PlotLine], *, title: str = "calibration") -> Figure:
+def calibration(curves: Sequence[PlotLine]) -> Figure:
     """Observed fraction of right picks against predicted probability; the diagonal is what honest numbers give."""
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
@@ -248,7 +248,7 @@ def calibration(curves: Sequence[PlotLine], *, title: str = "calibration") -> Fi
         axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=shown(curve.label), clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    dress(axes, title, "predicted probability", "fraction right")
+    dress(axes, "calibration", "predicted probability", "fraction right")
     axes.legend(frameon=False, fontsize=7, loc="upper left")
     figure.tight_layout()
     return figure
@@ -284,10 +284,10 @@ def shown(text: str) -> str:
     return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
-def png(figure: Figure, *, dpi: int = 130) -> bytes:
+def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file, the same for the same figure."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=130, facecolor="white", metadata={"Software": None})
     return stream.getvalue()
 
 

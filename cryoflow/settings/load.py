@@ -70,31 +70,24 @@ class LoadedSettings:
     file: Path | None
 
 
-def find_file(start: Path | None = None, crawled: Iterable[Path] = ()) -> Path | None:
-    """Return the settings file that applies in a folder, None if there is none.
-
-    Parameters
-    ----------
-    start
-        The folder; the working folder if it is not given.
-    crawled
-        Folders that the command at hand searches for projects: a settings file inside them is not used.
+def find_file() -> Path | None:
+    """Return the settings file that applies in the working folder, None if there is none.
 
     Raises
     ------
     BadInput
         If `--config` or `CRYOFLOW_CONFIG` names a file that does not exist.
     """
-    return _found(start, crawled)[0]
+    return _found(())[0]
 
 
-def _found(start: Path | None, crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
+def _found(crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
     """The settings file that applies and its content, which is what the user trusts."""
     if named := os.environ.get("CRYOFLOW_CONFIG"):
         if not Path(named).is_file():
             raise BadInput(named, "--config or CRYOFLOW_CONFIG names this file, and it is not there.")
         return Path(named), _content(Path(named))
-    start = (start or Path.cwd()).resolve()
+    start = Path.cwd().resolve()
     if (near := next((f for folder in (start, *start.parents) if (f := folder / FILE_NAME).is_file()), None)) and (
         content := _content_if_trusted(near, crawled)
     ) is not None:
@@ -151,7 +144,7 @@ def load_settings(file: Path | None = None, *, crawled: Iterable[Path] = (), **c
     BadInput
         Where the file is not TOML, a value is not valid, or a name is not that of a setting or profile.
     """
-    file, content = (file, _content(file)) if file else _found(None, crawled)
+    file, content = (file, _content(file)) if file else _found(crawled)
     from_file, profiles = _read(file, content) if file else ({}, {})
     sources: list[tuple[str, Mapping[str, object]]] = [
         ("command line", {k: v for k, v in command_line.items() if v is not None}),

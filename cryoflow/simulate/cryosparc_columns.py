@@ -15,15 +15,12 @@ from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicro
 class PickColumns:
     """Makes them, slot by slot, in the words of a version; one generator serves all, in the order of the calls."""
 
+    binning = 2
+
     def __init__(
-        self,
-        project: Path,
-        dataset: SimulatedDataset,
-        rng: np.random.Generator,
-        version: tuple[int, ...],
-        binning: int = 2,
+        self, project: Path, dataset: SimulatedDataset, rng: np.random.Generator, version: tuple[int, ...]
     ) -> None:
-        self.project, self.dataset, self.rng, self.version, self.binning = project, dataset, rng, version, binning
+        self.project, self.dataset, self.rng, self.version = project, dataset, rng, version
         self.exposure_uids = rng.integers(1, 2**63, len(dataset.micrographs), dtype=np.uint64)
         self.paths = [
             f"J1/imported/{uid:021d}_{micrograph.path.name}"

@@ -54,7 +54,6 @@ def specimen_from_density(
     *,
     voxel_size_A: float | None = None,
     diameter_A: float | None = None,
-    contrast: float | None = None,
 ) -> Specimen:
     """Return the specimen that a density map shows.
 
@@ -100,7 +99,7 @@ def specimen_from_density(
     points = np.stack([x, y, z], axis=1) + rng.uniform(-0.5, 0.5, (_POINTS, 3))
     residues = int((density > _HALF * dense).sum()) * voxel**3 / RESIDUE_A3
     weights = np.full(_POINTS, residues / _POINTS, np.float32)
-    return _specimen(path.stem, points * voxel, weights, diameter_A, contrast)
+    return _specimen(path.stem, points * voxel, weights, diameter_A)
 
 
 def specimen_from_structure(
@@ -108,7 +107,6 @@ def specimen_from_structure(
     *,
     assembly: str | None = None,
     diameter_A: float | None = None,
-    contrast: float | None = None,
 ) -> Specimen:
     """Return the specimen of a structure in a PDB or mmCIF file: its biological assembly.
 
@@ -146,7 +144,7 @@ def specimen_from_structure(
             masses.append(sum(a.element.weight * a.occ for a in residue) / RESIDUE_DA)
     if len(centers) < 20 or not np.isfinite(centers).all():
         raise BadInput(path, f"has {len(centers)} residues: too few for a particle.")
-    return _specimen(path.stem, np.array(centers), np.array(masses, np.float32), diameter_A, contrast)
+    return _specimen(path.stem, np.array(centers), np.array(masses, np.float32), diameter_A)
 
 
 def _read_structure(path: Path) -> gemmi.Structure:
@@ -177,14 +175,11 @@ def _specimen(
     points: npt.NDArray[np.float64],
     weights: npt.NDArray[np.float32],
     diameter_A: float | None,
-    contrast: float | None,
 ) -> Specimen:
     """A specimen in a random orientation: maps and structures come with axes of their own."""
     rng = np.random.default_rng([len(points), *name.encode()[:64]])
     turned = (points @ random_rotation(rng).T).astype(np.float32)
-    specimen = specimen_of_points(
-        name, "C1", turned, weights, rng, diameter_A=diameter_A, contrast=0.5 if contrast is None else contrast
-    )
+    specimen = specimen_of_points(name, "C1", turned, weights, rng, diameter_A=diameter_A, contrast=0.5)
     if not math.isfinite(specimen.diameter_A) or not 20 < specimen.diameter_A < 5000:
         raise BadInput(Path(name), f"is {specimen.diameter_A:.3g} A across.", "Are its coordinates in angstrom?")
     return specimen

@@ -182,15 +182,15 @@ def check_expansion(path: str | Path, n_bytes: int, n_unpacked: int) -> None:
         raise OverBudget(path, f"its {n_bytes} bytes unpack to {n_unpacked}, more than a file of its size may hold.")
 
 
-def lines(path: str | Path, file: BinaryIO, longest: int = LONGEST_LINE_BYTES) -> Iterator[bytes]:
+def lines(path: str | Path, file: BinaryIO) -> Iterator[bytes]:
     """Iterate over the lines of a file; a file with holes may have one of many terabytes.
 
     Raises
     ------
     OverBudget
-        If a line has more than `longest` bytes.
+        If a line has more than `LONGEST_LINE_BYTES`.
     """
-    while row := file.readline(longest + 1):
-        if len(row) > longest:
-            raise OverBudget(path, f"it has a line of more than {longest >> 10} KiB.")
+    while row := file.readline(LONGEST_LINE_BYTES + 1):
+        if len(row) > LONGEST_LINE_BYTES:
+            raise OverBudget(path, f"it has a line of more than {LONGEST_LINE_BYTES >> 10} KiB.")
         yield row

@@ -65,8 +65,9 @@ def checksum(path: str | Path) -> str:
     return found.digits
 
 
-def fingerprint(path: str | Path, block: int = 1 << 16) -> str:
+def fingerprint(path: str | Path) -> str:
     """Return the fingerprint of a file's size and its first and last 64 KiB, which is quick for large files."""
+    block = 1 << 16
     with inputs.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         found = Fingerprint().add(str(size), "\n", file.read(block))

@@ -86,7 +86,7 @@ def is_gone(error: OSError) -> bool:
     return isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
 
 
-def read_text(path: str | Path, *, encoding: str = "utf-8", errors: str = "strict", at_most: int = WHOLE_BYTES) -> str:
+def read_text(path: str | Path, *, errors: str = "strict", at_most: int = WHOLE_BYTES) -> str:
     """The whole content of a regular file as text; line ends of all systems become `\\n`.
 
     Raises
@@ -96,7 +96,7 @@ def read_text(path: str | Path, *, encoding: str = "utf-8", errors: str = "stric
     UnicodeDecodeError
         Where it is no such text, unless `errors` says otherwise.
     """
-    text = read_bytes(path, at_most=at_most).decode(encoding, errors)
+    text = read_bytes(path, at_most=at_most).decode("utf-8", errors)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

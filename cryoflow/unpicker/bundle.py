@@ -134,9 +134,7 @@ class ModelBundle:
         """Return the network's logits, (n,), each the mean over so many orientations of the patch."""
         return logits_of(self.network, patches, self.preprocessing, orientations=orientations, batch=batch)
 
-    def probabilities(
-        self, patches: Patches, *, project: str = "", orientations: int = 1, batch: int | None = None
-    ) -> npt.NDArray[np.float64]:
+    def probabilities(self, patches: Patches, *, project: str = "", orientations: int = 1) -> npt.NDArray[np.float64]:
         """Return the calibrated probability that each patch shows a whole particle, (n,).
 
         Parameters
@@ -146,7 +144,7 @@ class ModelBundle:
         """
         point = self.projects.get(project)
         calibration = point.calibration if point else Calibration(self.temperature)
-        return calibration.probabilities(self.logits(patches, orientations=orientations, batch=batch))
+        return calibration.probabilities(self.logits(patches, orientations=orientations))
 
     def save(self, folder: Path) -> None:
         """Write the bundle into a folder; `bundle.json` comes last and makes it one.

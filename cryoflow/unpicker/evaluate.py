@@ -103,8 +103,6 @@ def evaluate(
     *,
     orientations: int = 1,
     workers: int | None = None,
-    rounds: int = 500,
-    seed: int = 0,
     on_scored: OnScored | None = None,
 ) -> Evaluation:
     """Measure a model on labeled micrographs that it has not seen.
@@ -138,7 +136,7 @@ def evaluate(
     if not scored:
         raise failed[0]
     final, decisions = decided(bundle.projects, scored, Goal())
-    return measure(final, bundle, decisions=decisions, rounds=rounds, seed=seed, failed=tuple(failed))
+    return measure(final, bundle, decisions=decisions, failed=tuple(failed))
 
 
 def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
@@ -153,8 +151,6 @@ def measure(
     scored: Sequence[ScoredMicrograph],
     bundle: ModelBundle,
     *,
-    rounds: int = 500,
-    seed: int = 0,
     failed: tuple[BadInput, ...] = (),
     decisions: tuple[Decision, ...] = (),
 ) -> Evaluation:
@@ -176,7 +172,7 @@ def measure(
     kept = np.concatenate([j.kept for j in scored])[known]
 
     def interval(measure_one: Callable[[Float], float]) -> Interval:
-        return bootstrap(measure_one, m, rounds=rounds, seed=seed)
+        return bootstrap(measure_one, m)
 
     warnings += _coverage(bundle, [j.micrograph for j in scored])
     precision, recall, _ = precision_recall(positive, p)

@@ -152,7 +152,7 @@ def split_by_micrograph(
 
 
 def balanced_draw(
-    micrographs: Sequence[PickedMicrograph], n_positive: int, *, seed: int = 0, bins: int = 8
+    micrographs: Sequence[PickedMicrograph], n_positive: int, *, seed: int = 0
 ) -> tuple[PickedMicrograph, ...]:
     """Return at most `n_positive` positives, drawn evenly over the defocus, and as large a share of the others.
 
@@ -164,7 +164,7 @@ def balanced_draw(
     if total <= n_positive:
         return tuple(micrographs)
     defocus = np.array([m.defocus_A for m in micrographs])
-    groups = _defocus_bins(defocus, bins)
+    groups = _defocus_bins(defocus, 8)
     owners = [(i, j) for i, m in enumerate(micrographs) for j in np.flatnonzero(m.labels == POSITIVE)]
     pools = [rng.permutation([k for k, (i, _) in enumerate(owners) if groups[i] == g]) for g in np.unique(groups)]
     chosen: list[int] = []

@@ -16,9 +16,7 @@ from cryoflow.storage.safe_names import safe_name, short_hash
 from cryoflow.unpicker.star_lines import FOM, X, Y
 
 
-def star_files(
-    picks: PickSet, *, suffixes: tuple[str, str] = ("_autopick", "_autopick_correct")
-) -> Iterator[tuple[str, bytes]]:
+def star_files(picks: PickSet) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of two STAR files a micrograph: all picks, and those that are labeled as right.
 
     They are what `cryoflow unpicker label FOLDER` and emUnpicker read. Where two micrographs have one base name, the
@@ -30,8 +28,8 @@ def star_files(
         name = str(picks.micrographs["name"].iloc[i])
         stem = safe_name(stems[i]) if times[stems[i]] == 1 else safe_name(f"{stems[i]}-{short_hash(name, 6)}")
         right = rows["label"].to_numpy() > 0
-        yield f"{stem}{suffixes[0]}.star", _star(rows)
-        yield f"{stem}{suffixes[1]}.star", _star(rows[right])
+        yield f"{stem}_autopick.star", _star(rows)
+        yield f"{stem}_autopick_correct.star", _star(rows[right])
 
 
 def _star(rows: pd.DataFrame) -> bytes:

@@ -77,7 +77,6 @@ def unpick(
     picks: PickSet,
     *,
     goal: Goal | None = None,
-    threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
     work: Path | None = None,
@@ -89,8 +88,8 @@ def unpick(
 
     Parameters
     ----------
-    goal, threshold
-        Aim of the threshold, or the threshold; by default the operating point of the picks' project.
+    goal
+        Aim of the threshold, or the threshold itself; by default the operating point of the picks' project.
     work
         Folder for the results of shards of `n_a_shard` micrographs, from which a second run goes on.
     on_progress
@@ -119,7 +118,7 @@ def unpick(
         workers=workers,
         on_progress=on_progress,
     )
-    report = report_of(bundle.projects, results, goal_of(goal, threshold), notes, on_scored)
+    report = report_of(bundle.projects, results, goal or Goal(), notes, on_scored)
     return keep_above(bundle, picks, report), report
 
 
@@ -127,11 +126,6 @@ def items_of(picks: PickSet, micrographs: Sequence[PickedMicrograph]) -> list[Pi
     """Return the micrographs of a pick set in the order of its table; None for those without picks or image."""
     by_name = {m.name: m for m in micrographs}
     return [by_name.get(str(name)) for name in picks.micrographs["name"]]
-
-
-def goal_of(goal: Goal | None, threshold: float | None) -> Goal:
-    """Return the goal that was asked for: a threshold counts as one."""
-    return goal or Goal(threshold=threshold)
 
 
 def report_of(

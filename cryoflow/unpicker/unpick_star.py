@@ -13,7 +13,11 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_lines import FOM
-from cryoflow.unpicker.unpick import UnpickReport, goal_of, report_of
+from cryoflow.unpicker.unpick import UnpickReport, report_of
+
+N_A_SHARD = 20
+WORK = ".cryoflow-unpick"
+"""Folder of finished shards in the output of un-picking STAR files, while it is not finished."""
 
 
 def unpick_star_folder(
@@ -30,11 +34,8 @@ def unpick_star_folder(
     micrographs_dir: Path | None = None,
     ctf_star: Path | None = None,
     goal: Goal | None = None,
-    threshold: float | None = None,
     orientations: int = 1,
     workers: int | None = None,
-    work: Path | None = None,
-    n_a_shard: int = 20,
     on_progress: OnProgress | None = None,
     on_scored: OnScored | None = None,
 ) -> UnpickReport:
@@ -49,8 +50,6 @@ def unpick_star_folder(
         `rlnAutopickFigureOfMerit`, for RELION to display and to cut at any threshold.
     doubtful_suffix
         Where given, `X<doubtful_suffix>.star` is written too: the rows of doubtful picks.
-    work
-        Folder for the results of shards; None takes `.cryoflow-unpick` in `output`. It is removed at the end.
     on_progress, on_scored
         See `unpick`.
 
@@ -73,13 +72,13 @@ def unpick_star_folder(
     )
     micrographs = [p.micrograph for p in found]
     require_ctf(bundle.preprocessing, micrographs)
-    work = work or output / WORK
+    work = output / WORK
     results = score_all(
         bundle,
         micrographs,
         work,
         "picks",
-        n_a_shard=n_a_shard,
+        n_a_shard=N_A_SHARD,
         orientations=orientations,
         workers=workers,
         on_progress=on_progress,
@@ -93,14 +92,9 @@ def unpick_star_folder(
         if on_scored:
             on_scored(result)
 
-    report = report_of(bundle.projects, [*bad, *results], goal_of(goal, threshold), (), write)
-    if work == output / WORK:
-        remove_folder(work)
+    report = report_of(bundle.projects, [*bad, *results], goal or Goal(), (), write)
+    remove_folder(work)
     return report
-
-
-WORK = ".cryoflow-unpick"
-"""Folder of finished shards in the output of un-picking STAR files, while it is not finished."""
 
 
 def _write_star(

@@ -106,7 +106,7 @@ def test_a_service_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: P
     with Running(tmp_path) as running:
         running.start(Service("server", ("sh", "-c", "echo Port 4200 is already in use; exit 1")))
         with pytest.raises(ToolFailed, match="Port 4200 is already in use"):
-            running.wait_for("the server", lambda: False, timeout_s=30)
+            running.wait_for("the server", lambda: False)
 
 
 def test_a_port_of_another_program_or_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

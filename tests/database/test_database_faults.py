@@ -9,14 +9,14 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from killed import KILLED, at, die, fault_hook, in_child, points_of
 
 from cryoflow.database import Database, verify
-from cryoflow.errors import CryoflowError, NotWritten
+from cryoflow.errors import NotWritten
 from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
 from cryoflow.storage import fault_points, files, folders, open_folder, stale_files
@@ -24,7 +24,6 @@ from cryoflow.storage import fault_points, files, folders, open_folder, stale_fi
 SHARED_MEMORY = Path("/dev/shm")
 Make = Callable[..., PickSet]
 Work = Callable[[Path], None]
-KILLED = 77
 
 
 @pytest.fixture
@@ -55,60 +54,6 @@ def tree(root: Path) -> dict[str, bytes | str]:
 
 def copy(start: Path, root: Path) -> None:
     shutil.copytree(start, root, symlinks=True)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run something in a forked child; its exit status: 0 done, 1 a clear error, 2 another, `KILLED`."""
-    pid = os.fork()
-    if pid == 0:
-        status = 2
-        try:
-            work()
-            status = 0
-        except CryoflowError:
-            status = 1
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-@contextmanager
-def hook(on_point: Callable[[str], None]) -> Iterator[None]:
-    fault_points.on_fault_point = on_point
-    try:
-        yield
-    finally:
-        fault_points.on_fault_point = None
-
-
-def at(number: int, act: Callable[[], None]) -> Callable[[str], None]:
-    left = [number]
-
-    def on_point(_: str) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            act()
-
-    return on_point
-
-
-def die() -> None:
-    os._exit(KILLED)
-
-
-def points_of(work: Work, root: Path, log: Path) -> list[str]:
-    """The fault points that some work passes, in order."""
-
-    def run() -> None:
-        with log.open("w") as file, hook(lambda name: print(name, file=file, flush=True)):
-            work(root)
-
-    assert in_child(run) == 0
-    return log.read_text().split()
 
 
 @pytest.fixture
@@ -158,7 +103,7 @@ def test_killed_at_every_step_the_second_run_gives_the_same_bytes(tmp_path: Path
     plain, start = tmp_path / "plain", tmp_path / "start"
     before(start)
     copy(start, plain)
-    points = points_of(change, plain, tmp_path / "points")
+    points = points_of(lambda: change(plain), tmp_path / "points")
     expected = tree(plain)
     assert set(points) >= fault_points.FAULT_POINTS - {"moved"}, "a fault point has no case"
     for number, name in enumerate(points):
@@ -166,7 +111,7 @@ def test_killed_at_every_step_the_second_run_gives_the_same_bytes(tmp_path: Path
         copy(start, root)
 
         def killed(root: Path = root, number: int = number) -> None:
-            with hook(at(number, die)):
+            with fault_hook(at(number, die)):
                 change(root)
 
         assert in_child(killed) == KILLED
@@ -184,7 +129,7 @@ def test_an_entry_that_a_killed_writer_left_aside_is_moved_back_by_the_next_writ
     before = tree(root / "P1")
 
     def killed() -> None:
-        with hook(lambda name: die() if name == "folder.moved_aside" else None):
+        with fault_hook(lambda name: die() if name == "folder.moved_aside" else None):
             Database(root).add(make_pickset(seed=2))
 
     assert in_child(killed) == KILLED
@@ -199,7 +144,7 @@ def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, wo
     plain, start = tmp_path / "plain", tmp_path / "start"
     before(start)
     copy(start, plain)
-    n_points = len(points_of(change, plain, tmp_path / "points"))
+    n_points = len(points_of(lambda: change(plain), tmp_path / "points"))
     expected = tree(plain)
 
     for i in range(n_points):
@@ -210,7 +155,7 @@ def test_a_failing_disk_gives_a_clear_error_and_loses_nothing(tmp_path: Path, wo
 
         root = tmp_path / f"failed-{i}"
         copy(start, root)
-        with hook(at(i, fail)), pytest.raises(NotWritten, match="could not be written"):
+        with fault_hook(at(i, fail)), pytest.raises(NotWritten, match="could not be written"):
             change(root)
         assert not list(root.rglob(".*.tmp-*"))
         assert not list(root.rglob(f".*{stale_files.ASIDE}"))
@@ -262,14 +207,14 @@ def test_repair_killed_at_every_step_loses_nothing(tmp_path: Path, make_pickset:
     damaged_database(start, make_pickset)
     copy(start, plain)
     n_files = sum(p.is_file() or p.is_symlink() for p in plain.rglob("*"))
-    points = points_of(lambda root: verify(root, repair=True) and None, plain, tmp_path / "points")
+    points = points_of(lambda: verify(plain, repair=True), tmp_path / "points")
     assert "moved" in points, "a fault point has no case"
     for number in range(len(points)):
         root = tmp_path / f"killed-{number}"
         copy(start, root)
 
         def killed(root: Path = root, number: int = number) -> None:
-            with hook(at(number, die)):
+            with fault_hook(at(number, die)):
                 verify(root, repair=True)
 
         assert in_child(killed) == KILLED

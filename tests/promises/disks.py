@@ -18,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from promise_tools import DIAMETER_A, at, fault_hook, has_times, in_child, leftovers, make_entry, points_of, tree
+from killed import at, fault_hook, in_child, points_of
+from promise_tools import DIAMETER_A, has_times, leftovers, make_entry, tree
 
 from cryoflow.database import Database, verify
 from cryoflow.pickers.training_sets.export import export

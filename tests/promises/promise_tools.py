@@ -5,22 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from killed import in_child
 
-from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.storage import fault_points, stale_files
+from cryoflow.storage import stale_files
 
 SHAPE_YX = (180, 260)
 PIXEL_SIZE_A, DIAMETER_A = 6.0, 120.0
-KILLED = 77
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset(
     {
@@ -181,27 +178,6 @@ def _name_of(number: int) -> str:
         return ""
 
 
-def in_child(work: Callable[[], object], *, stderr: Path | None = None) -> int:
-    """Run something in a forked child. Its exit status: 0 done, 1 a clear error, 2 another, `KILLED`, or -signal."""
-    pid = os.fork()
-    if pid == 0:
-        status = 2
-        try:
-            if stderr is not None:
-                sys.stderr = stderr.open("w")
-            work()
-            status = 0
-        except CryoflowError as error:
-            print(error, file=sys.stderr)
-            status = 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def changes_of(work: Callable[[], object], root: Path, log: Path) -> list[str]:
     """The changes that some work makes below `root`, in order, as `event path`."""
 
@@ -212,44 +188,6 @@ def changes_of(work: Callable[[], object], root: Path, log: Path) -> list[str]:
 
     assert in_child(run) == 0
     return log.read_text().splitlines()
-
-
-def at(number: int, act: Callable[[], None]) -> Callable[..., None]:
-    """A function that acts at its call number `number` (from 0) and at every later one."""
-    left = [number]
-
-    def call(*_: object) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            act()
-
-    return call
-
-
-def die() -> None:
-    """End the process at once: nothing is flushed, no `finally` is run."""
-    os._exit(KILLED)
-
-
-@contextmanager
-def fault_hook(on_point: Callable[[str], None]) -> Iterator[None]:
-    """Call something at each named fault point of `cryoflow.storage.files`."""
-    fault_points.on_fault_point = on_point
-    try:
-        yield
-    finally:
-        fault_points.on_fault_point = None
-
-
-def points_of(work: Callable[[], object], log: Path) -> list[str]:
-    """The fault points that some work passes, in order."""
-
-    def run() -> None:
-        with log.open("w") as file, fault_hook(lambda name: print(name, file=file, flush=True)):
-            work()
-
-    assert in_child(run) == 0
-    return log.read_text().split()
 
 
 def leftovers(root: Path) -> list[str]:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from promise_tools import changes_of, in_child, on_each_change, snapshot
+from killed import in_child
+from promise_tools import changes_of, on_each_change, snapshot
 
 COMMANDS = [
     ["crawl", "{root}"],

@@ -17,21 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from promise_tools import (
-    DIAMETER_A,
-    KILLED,
-    at,
-    changes_of,
-    die,
-    fault_hook,
-    has_times,
-    in_child,
-    leftovers,
-    make_entry,
-    on_each_change,
-    points_of,
-    tree,
-)
+from killed import KILLED, at, die, fault_hook, in_child, points_of
+from promise_tools import DIAMETER_A, changes_of, has_times, leftovers, make_entry, on_each_change, tree
 
 from cryoflow.database import Database, verify
 from cryoflow.errors import BadInput
@@ -93,14 +80,8 @@ def exporter(picker_name: str, entries: list[PickSet], output: Path) -> Callable
     return lambda: write_set(target, training, output, {}, "seed 0", overwrite=True)
 
 
-@pytest.mark.parametrize("name", PICKERS)
-def test_an_export_killed_at_any_change_is_absent_and_the_next_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
-    where = tmp_path / "sets"
-    where.mkdir()
-    work = exporter(name, [make_entry(tmp_path, n=2)], where / "set")
-    n_changes = len(changes_of(work, where, tmp_path / "log"))
-    expected = tree(where)
-    assert n_changes >= 5
+def kill_at_each_change(work: Callable[[], object], where: Path, expected: dict[str, str], n_changes: int) -> None:
+    """Kill the work at each change: its set is then absent or complete, and the next run makes what is expected."""
     for number in range(n_changes):
         empty(where)
 
@@ -112,6 +93,17 @@ def test_an_export_killed_at_any_change_is_absent_and_the_next_gives_the_same_by
         assert not (where / "set").exists() or tree(where / "set") == tree_below(expected, "set")
         assert in_child(work) == 0
         assert tree(where) == expected, f"killed at change {number} of {n_changes}"
+
+
+@pytest.mark.parametrize("name", PICKERS)
+def test_an_export_killed_at_any_change_is_absent_and_the_next_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    where = tmp_path / "sets"
+    where.mkdir()
+    work = exporter(name, [make_entry(tmp_path, n=2)], where / "set")
+    n_changes = len(changes_of(work, where, tmp_path / "log"))
+    expected = tree(where)
+    assert n_changes >= 5
+    kill_at_each_change(work, where, expected, n_changes)
 
 
 def test_an_export_in_parts_killed_at_any_change_is_absent_and_the_next_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -131,17 +123,7 @@ def test_an_export_in_parts_killed_at_any_change_is_absent_and_the_next_gives_th
     empty(where)
     assert in_child(lambda: export("topaz", entries, where / "set", diameter_A=DIAMETER_A)) == 0
     assert tree(where) == expected
-    for number in range(n_changes):
-        empty(where)
-
-        def killed(number: int = number) -> None:
-            on_each_change(where, at(number, die))
-            work()
-
-        assert in_child(killed) == KILLED
-        assert not (where / "set").exists() or tree(where / "set") == tree_below(expected, "set")
-        assert in_child(work) == 0
-        assert tree(where) == expected, f"killed at change {number} of {n_changes}"
+    kill_at_each_change(work, where, expected, n_changes)
 
 
 def test_an_export_that_replaces_another_killed_at_any_point_leaves_the_old_or_the_new(tmp_path: Path) -> None:

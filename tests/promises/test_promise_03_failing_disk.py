@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from promise_tools import DIAMETER_A, at, changes_of, has_times, in_child, leftovers, make_entry, on_each_change, tree
+from killed import at, in_child
+from promise_tools import DIAMETER_A, changes_of, has_times, leftovers, make_entry, on_each_change, tree
 from test_promise_02_kill_anywhere import PICKERS, SMALL, exporter, small_bundle
 
 from cryoflow.cli.main import launch

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from promise_tools import DIAMETER_A, fault_hook, make_entry, points_of, snapshot, tree
+from killed import fault_hook, points_of
+from promise_tools import DIAMETER_A, make_entry, snapshot, tree
 
 from cryoflow.database import Database, verify
 from cryoflow.database.micrograph_links import read_links

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import doors
 import pytest
-from promise_tools import in_child
+from killed import in_child
 from test_promise_01_read_only import commands, run_all
 
 from cryoflow.pickers.registry import names

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from promise_tools import DIAMETER_A, in_child, make_entry
+from killed import in_child
+from promise_tools import DIAMETER_A, make_entry
 from test_promise_02_kill_anywhere import SMALL, small_bundle
 
 from cryoflow.database import Database

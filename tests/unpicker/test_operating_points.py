@@ -138,7 +138,7 @@ def test_the_class_prior_is_found_from_5_to_60_percent(share, separation):
         unlabeled = rng.normal(np.where(hidden, separation / 2, -separation / 2), 1.0)
         scores = np.concatenate([rng.normal(separation / 2, 1.0, 300), unlabeled])
         labels = np.repeat(np.array([1, 0], np.int8), [300, 600])
-        prior = estimate_class_prior(scores, labels, at_most=0.6, rounds=40)
+        prior = estimate_class_prior(scores, labels, at_most=0.6)
         assert 0 <= prior.low <= prior.value <= prior.high <= 0.6
         found.append(prior.value)
         within += prior.low - 0.02 <= min(hidden.mean(), 0.6) <= prior.high + 0.02

@@ -107,7 +107,7 @@ def test_an_entry_keeps_its_right_picks_with_score_and_uid(rings, trained):
     expected = np.concatenate([j.kept for j in report.scored])
     np.testing.assert_array_equal(kept.picks["uid"], picks.picks["uid"][expected])
     assert len(kept.micrographs) == len(picks.micrographs)
-    everything, _ = unpick(trained, picks, threshold=0.0)
+    everything, _ = unpick(trained, picks, goal=Goal(threshold=0.0))
     assert len(everything) == len(picks)
 
 
@@ -151,8 +151,9 @@ def test_unpicking_a_folder_of_star_files_goes_on_where_it_was_stopped(rings, tr
         return real(bundle, micrographs, **options)
 
     monkeypatch.setattr(unpick_shards, "score", until_killed)
+    monkeypatch.setattr("cryoflow.unpicker.unpick_star.N_A_SHARD", 2)
     with pytest.raises(KeyboardInterrupt):
-        unpick_star_folder(trained, folder, output, n_a_shard=2)
+        unpick_star_folder(trained, folder, output)
     assert not list(output.glob("*.star"))
     scored.clear()
     steps = []
@@ -162,7 +163,7 @@ def test_unpicking_a_folder_of_star_files_goes_on_where_it_was_stopped(rings, tr
         return real(bundle, micrographs, **options)
 
     monkeypatch.setattr(unpick_shards, "score", counted)
-    report = unpick_star_folder(trained, folder, output, n_a_shard=2, on_progress=lambda *at: steps.append(at))
+    report = unpick_star_folder(trained, folder, output, on_progress=lambda *at: steps.append(at))
     assert steps[0] == (4, 8)
     assert scored == ["mic_4", "mic_5", "mic_6", "mic_7"]
     assert len(report.scored) == len(list(output.glob("*_unpick.star"))) == 8
@@ -241,7 +242,7 @@ def judged_with(rings, probabilities_of) -> list[ScoredMicrograph]:
 
 def test_measures_and_tables_of_known_scores(rings, trained):
     at_half = replace(trained, threshold=0.5, folder=trained.folder)
-    perfect = measure(judged_with(rings, lambda m: np.where(m.labels == 1, 0.99, 0.01)), at_half, rounds=50)
+    perfect = measure(judged_with(rings, lambda m: np.where(m.labels == 1, 0.99, 0.01)), at_half)
     assert perfect.error.value == 0
     assert perfect.roc_auc.value == perfect.average_precision.value == 1
     assert perfect.calibration_error.value == pytest.approx(0.01)
@@ -254,7 +255,7 @@ def test_measures_and_tables_of_known_scores(rings, trained):
         p[: len(p) // 2] = 1 - p[: len(p) // 2]
         return p
 
-    bad = measure(judged_with(rings, half_wrong), at_half, rounds=50)
+    bad = measure(judged_with(rings, half_wrong), at_half)
     assert bad.error.value == pytest.approx(0.5, abs=0.02)
     only_right = LabeledSet(tuple(replace(m, labels=np.ones_like(m.labels)) for m in rings.micrographs))
     scored = judged_with(only_right, lambda m: np.full(len(m.labels), 0.9))
@@ -348,7 +349,9 @@ def test_what_a_folder_does_not_agree_on_is_counted_and_told(rings, tmp_path, ca
 def test_a_real_relion_3_micrograph_is_unpicked_with_its_rows_as_they_were(realdata, trained, tmp_path, caplog):
     folder = realdata / "relion3_micrograph"
     lines = []
-    report = unpick_star_folder(trained, folder, tmp_path, threshold=0.5, on_scored=lambda j: lines.append(str(j)))
+    report = unpick_star_folder(
+        trained, folder, tmp_path, goal=Goal(threshold=0.5), on_scored=lambda j: lines.append(str(j))
+    )
     assert not report.failed
     assert lines[0].startswith("Ucsf_stack_1142_DW: kept ")
     assert lines[0].split("/")[1].startswith("45 (")

@@ -43,7 +43,6 @@ def import_picks(
     scaled: bool | None = None,
     flip_y: bool | None = None,
     model: str = "",
-    version: str = "",
 ) -> list[PickSet]:
     """Import what a picker wrote.
 
@@ -65,7 +64,7 @@ def import_picks(
         `topaz extract -x`. None takes the manifest's, and refuses picks that then lie outside.
     flip_y
         Count y from the last row. None does so for CryoPPP's tables only.
-    model, version
+    model
         Recorded with the picks.
 
     Returns
@@ -117,7 +116,7 @@ def import_picks(
         raise BadInput(
             folder, f"has no scores, so no threshold of {threshold:g} can be applied.", "Leave --threshold out."
         )
-    return _entries(source, picks, table, name or folder.stem, used, model, version, counts, manifest)
+    return _entries(source, picks, table, name or folder.stem, used, model, counts, manifest)
 
 
 def _manifest_of(folder: Path, given: Path | None) -> Path:
@@ -255,14 +254,13 @@ def _entries(
     name: str,
     threshold: float | None,
     model: str,
-    version: str,
     counts: dict[str, int],
     manifest: Path,
 ) -> list[PickSet]:
     entries = []
     path = manifest / manifests.NAME if manifest.is_dir() else manifest
     columns = [c for c in ("x_px", "y_px", "score", "uid") if c in picks]
-    notes = [f"picked with {source.title}" + (f" {version}" if version else "") + (f", model {model}" if model else "")]
+    notes = [f"picked with {source.title}" + (f", model {model}" if model else "")]
     if threshold is not None:
         notes.append(f"threshold {threshold:g} on {source.score_kind or 'its score'}")
     key = list(zip(table["project_path"], table["project"], strict=True))
@@ -280,7 +278,6 @@ def _entries(
             safe_name(name),
             Kind.AUTO_PICK,
             job_type=source.name,
-            program_version=version,
             title="; ".join(notes),
             sources=(source_file(path),),
         )

@@ -173,7 +173,6 @@ def pick(
     *,
     name: str = "",
     diameter_A: float | None = None,
-    box_px: int | None = None,
     settings: Mapping[str, object] | None = None,
     threshold: float | None = None,
     keep_all: bool = False,
@@ -207,9 +206,7 @@ def pick(
         )
     staging.mend(output)
     model_path = model_file(target, str(model))
-    training = build_training_set(
-        picksets, diameter_A=diameter_A, box_px=box_px, link=target.links_micrographs, for_picking=True
-    )
+    training = build_training_set(picksets, diameter_A=diameter_A, link=target.links_micrographs, for_picking=True)
     write_set(
         target,
         training,

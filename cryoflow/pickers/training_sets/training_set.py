@@ -95,10 +95,10 @@ class TrainingSet:
         picks, others = of(self.picks, ("micrograph", "x_px", "y_px")), of(self.not_positive, self.not_positive.columns)
         return TrainingSet(rows, picks, (), (), not_positive=others)
 
-    def in_shards(self, n_micrographs: int = 1000) -> Iterator[TrainingSet]:
-        """Yield the set in shards: working on one after the other needs little memory."""
-        for first in range(0, len(self.micrographs), n_micrographs):
-            yield self.shard(first, first + n_micrographs)
+    def in_shards(self) -> Iterator[TrainingSet]:
+        """Yield the set in shards of 1,000 micrographs: working on one after the other needs little memory."""
+        for first in range(0, len(self.micrographs), 1000):
+            yield self.shard(first, first + 1000)
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
         """The same without some picks; `drop` is (n,)."""
