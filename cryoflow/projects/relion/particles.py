@@ -30,7 +30,10 @@ from cryoflow.projects.relion.sniff import sniff
 _ANGST = ("rlnOriginXAngst", "rlnOriginYAngst")
 _PIXELS = ("rlnOriginX", "rlnOriginY")
 _DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
-_REST = (SCORE, "rlnClassNumber", "rlnAnglePsi", "rlnOpticsGroup", "rlnHelicalTubeID", "rlnEnabled")
+_NUMBERS = {SCORE: "score", "rlnAnglePsi": "psi_deg"}
+_CODES = {"rlnClassNumber": "class", "rlnOpticsGroup": "optics_group"}
+"""Columns that become columns of picks. To read another one, add it here and to `PICK_COLUMNS`."""
+_REST = (*_NUMBERS, *_CODES, "rlnHelicalTubeID", "rlnEnabled")
 _NARROW = (*_DEFOCUS, *OLD_COLUMNS, "rlnClassNumber", "rlnOpticsGroup", "rlnHelicalTubeID")
 _LARGEST_SHIFT = 0.25
 """Of the box: a larger origin is that of a sub-particle or of a helix, and no correction of a pick."""
@@ -130,15 +133,15 @@ def read_particles(path: Path, classes: frozenset[int] | None = None, only_micro
 
 
 def pick_columns(table: Table) -> dict[str, npt.NDArray[np.generic]]:
-    """Score, class, psi and optics group of a table of RELION, under our names. Takes them out of the table."""
+    """Take the columns of picks out of a table of RELION; return them under our names."""
     columns: dict[str, npt.NDArray[np.generic]] = {}
-    for theirs, ours in ((SCORE, "score"), ("rlnAnglePsi", "psi_deg")):
+    for theirs, ours in _NUMBERS.items():
         if theirs in table:
             values = np.asarray(table.pop(theirs), np.float64)
             values[values == UNKNOWN] = np.nan
             if not np.isnan(values).all():
                 columns[ours] = values
-    for theirs, ours in (("rlnClassNumber", "class"), ("rlnOpticsGroup", "optics_group")):
+    for theirs, ours in _CODES.items():
         if theirs in table:
             numbers = np.asarray(table.pop(theirs))
             numbers = np.where(np.isfinite(numbers) & (numbers > 0), numbers, 0).astype(np.int32)
