@@ -221,7 +221,7 @@ class PickSet:
         notes: tuple[str, ...] = (),
         extracted: ExtractedSample | None = None,
     ) -> PickSet:
-        """Normalise and check two tables into a `PickSet`.
+        """Normalize and check two tables into a `PickSet`.
 
         Micrographs are sorted by name, picks grouped by micrograph (stable), columns cast to their declared types.
         Picks whose position is NaN or infinite, or lies outside a micrograph of known shape, are dropped and counted
@@ -284,7 +284,7 @@ class PickSet:
         return len(self.picks)
 
     def __repr__(self) -> str:
-        """One line: what, how many, on how many micrographs, with which pixel size and diameter."""
+        """Return one line: what, how many, on how many micrographs, with which pixel size and diameter."""
         who = self.provenance
         missing = int((self.micrographs["status"] != "found").sum())
         pixel_sizes_A = sorted(set(self.micrographs["pixel_size_A"].dropna().round(4)))
@@ -358,13 +358,13 @@ class PickSet:
         return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
 
     def by_micrograph(self) -> Iterator[tuple[int, pd.DataFrame]]:
-        """Each micrograph's row number and its picks, micrographs without picks included."""
+        """Yield each micrograph's row number and its picks, micrographs without picks included."""
         offsets = self.offsets
         for i in range(len(self.micrographs)):
             yield i, self.picks.iloc[offsets[i] : offsets[i + 1]]
 
     def where(self, keep: npt.NDArray[np.bool_], **changes: object) -> PickSet:
-        """The picks for which `keep` (n,) is true, all micrographs kept, with any field changed on the way."""
+        """Return the picks for which `keep` (n,) is true, all micrographs kept, with any field changed on the way."""
         return replace(self, picks=self.picks[keep].reset_index(drop=True), **changes)  # type: ignore[arg-type]
 
 
@@ -404,7 +404,7 @@ def is_diameter(value_A: float) -> bool:
 
 
 def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:
-    """A micrograph table from the columns that are known; the others are filled with NaN, NA or None.
+    """Return a micrograph table from the columns that are known; the others are filled with NaN, NA or None.
 
     Raises
     ------
@@ -429,7 +429,8 @@ def micrograph_table(columns: Mapping[str, object]) -> pd.DataFrame:
 def _finite_and_inside(
     micrographs: pd.DataFrame, index: npt.NDArray[np.int32], x_px: FloatArray, y_px: FloatArray
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which positions are numbers, and which lie on their micrograph; (n,) each, a piece at a time to save memory."""
+    """Return which positions are numbers, and which lie on their micrograph; (n,) each, a piece at a time to save
+    memory."""
     nx = micrographs["nx"].to_numpy(np.float64, na_value=np.inf)
     ny = micrographs["ny"].to_numpy(np.float64, na_value=np.inf)
     lowest_x, lowest_y = (np.where(np.isinf(size), -np.inf, -0.5) for size in (nx, ny))
@@ -444,7 +445,7 @@ def _finite_and_inside(
 
 
 def _normal_micrographs(micrographs: pd.DataFrame) -> tuple[pd.DataFrame, npt.NDArray[np.intp]]:
-    """The table sorted by name, and the new row of each old row."""
+    """Return the table sorted by name, and the new row of each old row."""
     if list(micrographs.columns) != list(MICROGRAPH_COLUMNS):
         raise ValueError("make micrograph tables with micrograph_table()")
     names = micrographs["name"].to_numpy()

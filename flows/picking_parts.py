@@ -60,7 +60,7 @@ class PickPartParameters(TrainAndPickParameters):
 
 
 def train_and_pick_as_jobs(parameters: TrainAndPickParameters) -> tuple[str, ...]:
-    """The training as one job, then the picking as some at the same time, gathered by one more.
+    """Return the training as one job, then the picking as some at the same time, gathered by one more.
 
     A large training set is written before, in jobs of its own, none of which holds a GPU.
     """
@@ -76,7 +76,7 @@ def train_and_pick_as_jobs(parameters: TrainAndPickParameters) -> tuple[str, ...
 
 
 def training_set_of(p: TrainAndPickParameters) -> ExportParameters:
-    """The export that the training makes of its entries."""
+    """Return the export that the training makes of its entries."""
     return ExportParameters(
         picker=p.picker,
         database=p.database,
@@ -175,7 +175,7 @@ def _picking(p: PickPartParameters) -> Picking:
 
 
 def _whole(p: PickPartParameters, entry: str) -> PickSet | None:
-    """An entry, to be cut; None for the files."""
+    """Return an entry, to be cut; None for the files."""
     return None if entry == FILES else load_entries(Database(p.database), [entry])[0]
 
 
@@ -199,14 +199,14 @@ def pick_in_shards(parameters: PickPartParameters) -> tuple[Done, ...]:
 
 
 def ranges_to_pick(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
-    """Entry, first micrograph and the one after the last, of each part."""
+    """Yield entry, first micrograph and the one after the last, of each part."""
     for entry in _entries(p):
         for first, last in cut(n_micrographs(p, entry), p.shard_micrographs, 1):
             yield entry, first, last
 
 
 def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
-    """As `ranges_to_pick`, without those whose picks an earlier run left."""
+    """Yield as `ranges_to_pick` does, without those whose picks an earlier run left."""
     picking, folder = _picking(p), p.output.absolute() / PICKED
     wholes = {entry: _whole(p, entry) for entry in _entries(p)}
     for entry, first, last in ranges_to_pick(p):
@@ -215,7 +215,7 @@ def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
 
 
 def n_micrographs(p: PickPartParameters, entry: str) -> int:
-    """How many micrographs an entry has, or how many files are named."""
+    """Return how many micrographs an entry has, or how many files are named."""
     if entry == FILES:
         return len(micrograph_files(p.micrographs))
     return Database(p.database).entry(entry).n_micrographs

@@ -223,7 +223,7 @@ app.command(update_detector, name="update")
 
 
 def _sources(p: PickWithDetectorParameters) -> Iterator[PickSet]:
-    """What is to be picked: files and folders that are there, else entries of the database."""
+    """Yield what is to be picked: files and folders that are there, else entries of the database."""
     from cryoflow.pickers.running.run_picker import micrographs_to_pick
 
     paths = [Path(s) for s in p.sources if Path(s).exists()]

@@ -95,7 +95,8 @@ def ingest(parameters: IngestParameters, *, json: out.Json = False) -> int:
 
 
 def _disambiguated(projects: list[Path]) -> dict[Path, str]:
-    """What to call projects on a terminal: by name, and those of one name by as many folders above as it takes."""
+    """Return what to call projects on a terminal: by name, and those of one name by as many folders above as it
+    takes."""
     names = {}
     for project in projects:
         n, alike = 1, [other for other in projects if other.name == project.name]

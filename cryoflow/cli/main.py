@@ -77,7 +77,7 @@ def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: Argumen
 
 
 def _crawled(arguments: ArgumentCollection) -> list[Path]:
-    """The folders that a command is to search for projects."""
+    """Return the folders that a command is to search for projects."""
     return [
         Path(token.value)
         for argument in arguments

@@ -106,7 +106,7 @@ class JobPoller:
         return True
 
     async def _conclude(self, gone: list[_Waiting]) -> None:
-        """Wake those whose job SLURM's records have ended, and those whose job nobody has known for too long."""
+        """Wake the runs whose jobs SLURM's records have ended, and those whose jobs have been unknown for too long."""
         ended = await anyio.to_thread.run_sync(self.scheduler.ended, sorted({w.job_id for w in gone}))
         now = time.monotonic()
         for waiting in gone:

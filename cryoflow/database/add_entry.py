@@ -31,7 +31,7 @@ def same_entry(database: Database, picks: PickSet) -> Entry | None:
 
 
 def _same(old: PickSet, new: PickSet) -> bool:
-    """Whether two sets hold the same picks on the same micrographs, as far as text can tell."""
+    """Return whether two sets hold the same picks on the same micrographs, as far as text can tell."""
     if len(old) != len(new) or list(old.picks.columns) != list(new.picks.columns):
         return False
     if _micrographs(old) != _micrographs(new) or old.notes != new.notes or dict(old.counts) != dict(new.counts):
@@ -47,7 +47,7 @@ def _micrographs(picks: PickSet) -> list[tuple[str, str]]:
 
 
 def _close(column: str, old: PickSet, new: PickSet) -> bool:
-    """Equal to the decimals that the text has."""
+    """Return whether two columns are equal to the decimals that the text has."""
     decimals = PICK_COLUMNS[column].decimals if column in PICK_COLUMNS else 3
     a, b = (p.picks[column].to_numpy(np.float64) for p in (old, new))
     return bool(np.allclose(a, b, rtol=0, atol=0.6 * 10.0**-decimals, equal_nan=True))

@@ -38,12 +38,12 @@ class ColumnFormat:
 
 
 def row_bytes(formats: Sequence[ColumnFormat]) -> int:
-    """Length of a row: its columns, a blank between two, a line end."""
+    """Return length of a row: its columns, a blank between two, a line end."""
     return sum(f.width + 1 for f in formats)
 
 
 def column_format(name: str, values: npt.NDArray[np.generic], decimals: int) -> ColumnFormat:
-    """The narrowest format that holds all values of a column."""
+    """Return the narrowest format that holds all values of a column."""
     if values.dtype.kind in "iu":
         low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
         width = max(len(str(low)), len(str(high)))
@@ -64,7 +64,7 @@ def column_format(name: str, values: npt.NDArray[np.generic], decimals: int) -> 
 
 
 def encode(columns: Mapping[str, npt.NDArray[np.generic]], formats: Sequence[ColumnFormat]) -> Bytes:
-    """Rows as text, (n, row_bytes) uint8."""
+    """Return rows as text, (n, row_bytes) uint8."""
     n = len(next(iter(columns.values())))
     text = np.full((row_bytes(formats), n), _SPACE, np.uint8)
     start = 0
@@ -88,7 +88,7 @@ def encode(columns: Mapping[str, npt.NDArray[np.generic]], formats: Sequence[Col
 
 
 def decode(text: Bytes, formats: Sequence[ColumnFormat]) -> list[npt.NDArray[np.generic]]:
-    """The columns of rows that `encode` made, (n, row_bytes) uint8 in.
+    """Return the columns of rows that `encode` made, (n, row_bytes) uint8 in.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def _decode_field(field: Bytes, f: ColumnFormat) -> npt.NDArray[np.generic]:
 
 
 def _overflows(first: Bytes, value: npt.NDArray[np.generic]) -> bool:
-    """Whether a number of 20 digits did not fit 64 bits."""
+    """Return whether a number of 20 digits did not fit 64 bits."""
     twenty = (first >= _ZERO) & (first <= _ZERO + 9) & (first != _ZERO)
     return bool((twenty & ((first != _ZERO + 1) | (value < np.uint64(10**19)))).any())
 

@@ -22,7 +22,7 @@ from cryoflow.storage.sealing import refuse_newer
 
 
 def is_data_text(path: Path) -> bool:
-    """Whether a data.txt is cryoflow's own; the older scripts' starts otherwise."""
+    """Return whether a data.txt is cryoflow's own; the older scripts' starts otherwise."""
     with layout.opened(path) as file:
         return file.readline(100).removeprefix(b"\xef\xbb\xbf").startswith(MAGIC)
 

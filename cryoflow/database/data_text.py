@@ -51,7 +51,7 @@ class DataText:
 
 
 def data_text(pickset: PickSet, links: Sequence[str]) -> Iterator[bytes]:
-    """The bytes of a data.txt, in pieces; `links` names each micrograph's link."""
+    """Yield the bytes of a data.txt, in pieces; `links` names each micrograph's link."""
     columns = _columns_within_bounds(pickset)
     decimals = {name: c.decimals for name, c in PICK_COLUMNS.items()} | dict.fromkeys(
         ("x_px", "y_px"), POSITION_DECIMALS
@@ -85,7 +85,8 @@ def data_text(pickset: PickSet, links: Sequence[str]) -> Iterator[bytes]:
 
 
 def _columns_within_bounds(pickset: PickSet) -> dict[str, Array]:
-    """The pick columns; a position that its decimals would round out of the micrograph is kept on its last 0.001 px."""
+    """Return the pick columns; a position that its decimals would round out of the micrograph is kept on its last
+    0.001 px."""
     table = {str(name): pickset.picks[name].to_numpy() for name in pickset.picks.columns if name != "micrograph"}
     index = pickset.picks["micrograph"].to_numpy()
     for name, size in (("x_px", "nx"), ("y_px", "ny")):

@@ -68,7 +68,7 @@ class Entry:
 
 
 def read_entry(folder: Path) -> Entry:
-    """An entry as its info.txt and mark say; damaged ones have that status and the reason."""
+    """Return an entry as its info.txt and mark say; damaged ones have that status and the reason."""
     entry = _entry_of(folder)
     try:
         info = _read_info(folder)
@@ -113,7 +113,8 @@ class _Mark:
 
 
 def _counted(entry: Entry) -> Entry:
-    """An entry of the older scripts, whose info.txt has no numbers of picks and micrographs, with these counted."""
+    """Return an entry of the older scripts, whose info.txt has no numbers of picks and micrographs, with these
+    counted."""
     try:
         n_micrographs, n_picks = count_older_data(entry.folder / layout.DATA)
     except FileNotFoundError:
@@ -158,7 +159,7 @@ def _check_mark(folder: Path) -> None:
 
 
 def load_entry(folder: Path) -> PickSet:
-    """The picks of an entry's folder.
+    """Return the picks of an entry's folder.
 
     Raises
     ------
@@ -191,7 +192,7 @@ def load_entry(folder: Path) -> PickSet:
 
 
 def _entry_of(folder: Path) -> Entry:
-    """An entry of which nothing but its folder is known."""
+    """Return an entry of which nothing but its folder is known."""
     project, name = folder.parent.parent.name, layout.entry_name(folder)
     kind, job, suffix = layout.split_entry_name(name)
     return Entry(

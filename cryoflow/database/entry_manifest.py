@@ -30,7 +30,7 @@ class Manifest:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The text of a manifest.json."""
+    """Return the text of a manifest.json."""
     return sealed(
         {
             "format": VERSION,

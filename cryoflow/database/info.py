@@ -44,17 +44,18 @@ class Info:
     lines: Mapping[str, tuple[str, ...]]
 
     def text(self, name: str) -> str:
-        """The first value of a name, empty where unknown or absent."""
+        """Return the first value of a name, empty where unknown or absent."""
         for value in self.lines.get(name, ()):
             return _parse_text(value)
         return ""
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """All values of a name."""
+        """Return all values of a name."""
         return tuple(_parse_text(v) for v in self.lines.get(name, ()))
 
     def number(self, *names: str) -> float | None:
-        """The first number under the first of `names` that has one: the most frequent where there are several."""
+        """Return the first number under the first of `names` that has one: the most frequent where there are
+        several."""
         for name in names:
             for value in self.lines.get(name, ()):
                 try:
@@ -64,7 +65,7 @@ class Info:
         return None
 
     def count(self, *names: str) -> int:
-        """A number that is a count, 0 where it is not declared."""
+        """Return a number that is a count, 0 where it is not declared."""
         return int(self.number(*names) or 0)
 
     @property
@@ -83,7 +84,7 @@ class Info:
 
 
 def info_text(pickset: PickSet, *, job_status: str = "", orientation: OrientationRecord | None = None) -> str:
-    """The text of an info.txt."""
+    """Return the text of an info.txt."""
     p, table = pickset.provenance, pickset.micrographs
     orientation = orientation or OrientationRecord()
     missing = table["name"][(table["status"] == "missing").to_numpy()].tolist()
@@ -155,7 +156,7 @@ def parse_info(path: Path, text: str) -> Info:
 
 
 def provenance(info: Info) -> Provenance:
-    """Who said where the particles are, without its source files (they stand in the manifest).
+    """Return who said where the particles are, without its source files (they stand in the manifest).
 
     Raises
     ------
@@ -180,7 +181,7 @@ def provenance(info: Info) -> Provenance:
 
 
 def _source(path: Path, size_bytes: int) -> str:
-    """A source's size and fingerprint; unknown where it changed or went since it was read."""
+    """Return a source's size and fingerprint; unknown where it changed or went since it was read."""
     try:
         mark = fingerprint(path) if path.stat().st_size == size_bytes else UNKNOWN
     except OSError:
@@ -204,7 +205,7 @@ def _numbers(values: Iterable[float]) -> str:
 
 
 def _frequent(texts: Iterable[str]) -> str:
-    """Distinct values, the most frequent first."""
+    """Return distinct values, the most frequent first."""
     tally = Counter(t for t in texts if t != UNKNOWN)
     ordered = sorted(tally, key=lambda t: (-tally[t], t))
     if not ordered:

@@ -41,7 +41,7 @@ REVIEWS = ".reviews"
 
 
 def folded(name: str) -> str:
-    """What a file system that ignores case and composition of letters takes a name for."""
+    """Return what a file system that ignores case and composition of letters takes a name for."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -52,7 +52,7 @@ def opened(path: Path) -> BufferedReader:
 
 
 def content(path: Path) -> bytes:
-    """The whole content of one of the database's small files.
+    """Return the whole content of one of the database's small files.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def free_name(wanted: Iterable[str], taken: Collection[str]) -> str:
-    """The first of `wanted` whose folded form is not in `taken`; the last is numbered where none is free."""
+    """Return the first of `wanted` whose folded form is not in `taken`; the last is numbered where none is free."""
     name = ""
     for name in wanted:
         if folded(name) not in taken:
@@ -90,7 +90,7 @@ def free_name(wanted: Iterable[str], taken: Collection[str]) -> str:
 
 
 def project_names(name: str, path: Path) -> list[str]:
-    """What a project's folder may be called, best first: its name, with its parent folder's, with a hash."""
+    """Return what a project's folder may be called, best first: its name, with its parent folder's, with a hash."""
     plain = safe_name(name)
     return [
         plain,
@@ -141,7 +141,7 @@ def entry_folders_of(project: Path) -> Iterator[Path]:
 
 
 def place_of(folder: Path) -> Path | None:
-    """Where an entry's files lie now: in its folder, or aside while a writer replaces it; None: nowhere."""
+    """Return where an entry's files lie now: in its folder, or aside while a writer replaces it; None: nowhere."""
     for place in (folder, stale_files.aside_of(folder)) * 3:  # between two looks it may go from one to the other
         if is_entry(place):
             return place
@@ -149,17 +149,17 @@ def place_of(folder: Path) -> Path | None:
 
 
 def is_entry(folder: Path) -> bool:
-    """Whether a folder is an entry's, complete or damaged."""
+    """Return whether a folder is an entry's, complete or damaged."""
     return (folder / INFO).exists() or (folder / DATA).exists()
 
 
 def entry_name(folder: Path) -> str:
-    """An entry's folder name, also while the folder is moved aside."""
+    """Return an entry's folder name, also while the folder is moved aside."""
     return folder.name[1:].removesuffix(stale_files.ASIDE) if folder.name.startswith(".") else folder.name
 
 
 def split_entry_name(name: str) -> tuple[Kind, str, str]:
-    """Kind, job and suffix of `<Kind>_<job>[_suffix]`.
+    """Return kind, job and suffix of `<Kind>_<job>[_suffix]`.
 
     >>> split_entry_name("Hetero_J50_class1")
     (<Kind.HETERO: 'Hetero'>, 'J50', 'class1')
@@ -170,7 +170,7 @@ def split_entry_name(name: str) -> tuple[Kind, str, str]:
 
 
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """A key that sorts numbers in a text by value: `J9` before `J51`."""
+    """Return a key that sorts numbers in a text by value: `J9` before `J51`."""
     return tuple((0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"([0-9]+)", text))
 
 

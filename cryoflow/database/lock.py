@@ -134,7 +134,7 @@ def this_process() -> Owner:
 
 
 def _owner(path: Path) -> Owner | None:
-    """Who holds the lock; None where it was just released or cannot be read."""
+    """Return who holds the lock; None where it was just released or cannot be read."""
     try:
         return parse_record(path, inputs.read_bytes(path, at_most=1 << 16), Owner)
     except (OSError, BadInput):
@@ -142,7 +142,7 @@ def _owner(path: Path) -> Owner | None:
 
 
 def _lives(owner: Owner) -> bool | None:
-    """Whether the process that took a lock still runs; None where that cannot be known from here."""
+    """Return whether the process that took a lock still runs; None where that cannot be known from here."""
     here = (socket.gethostname(), text_of("/etc/machine-id"), pid_space())
     if (owner.host, owner.machine, owner.pid_space) != here:
         return None

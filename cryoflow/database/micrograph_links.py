@@ -45,7 +45,7 @@ class ProjectLinks:
 
 
 def identity(name: str, project: Path) -> str:
-    """A micrograph's name as a normal path, relative to the project where it lies inside."""
+    """Return a micrograph's name as a normal path, relative to the project where it lies inside."""
     normal = posixpath.normpath(name) if name else name
     if posixpath.isabs(normal) and normal.startswith(f"{project}/"):
         return normal[len(str(project)) + 1 :]
@@ -55,7 +55,7 @@ def identity(name: str, project: Path) -> str:
 def with_micrographs(
     record: ProjectLinks, names: Sequence[str], paths: Sequence[str | None]
 ) -> tuple[ProjectLinks, list[str]]:
-    """The record with these micrographs in it, and the link of each."""
+    """Return the record with these micrographs in it, and the link of each."""
     links = dict(record.links)
     link_of = {link.name: name for name, link in links.items()}
     taken = {layout.folded(name) for name in links}
@@ -123,7 +123,7 @@ def link_path(folder: Path, name: str) -> Path:
 
 
 def read_link(path: Path) -> str | None:
-    """What a link points to, None where there is none."""
+    """Return what a link points to, None where there is none."""
     try:
         return str(path.readlink())
     except (OSError, ValueError):  # ValueError: NUL in the name
@@ -131,7 +131,7 @@ def read_link(path: Path) -> str | None:
 
 
 def links_text(record: ProjectLinks) -> str:
-    """The text of a micrographs.txt; its last line is the checksum of the lines before."""
+    """Return the text of a micrographs.txt; its last line is the checksum of the lines before."""
     lines = [
         f"{_MAGIC}{VERSION}",
         f"Project: {line(record.title)}",
@@ -180,7 +180,7 @@ def read_links(folder: Path) -> ProjectLinks | None:
 
 
 def project_of(folder: Path) -> Path | None:
-    """The path of the project that a project folder is for, from the head of its record alone."""
+    """Return the path of the project that a project folder is for, from the head of its record alone."""
     try:
         with layout.opened(folder / layout.MICROGRAPHS_TEXT) as file:
             rows = [file.readline(100_000).decode() for _ in range(3)]

@@ -45,6 +45,6 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
 
 
 def _is_called(project: Path, name: str) -> bool:
-    """Whether a project's folder is that of this name; lone tables of one folder may go under several."""
+    """Return whether a project's folder is that of this name; lone tables of one folder may go under several."""
     record = read_links(project)
     return record is None or record.title == name

@@ -100,7 +100,7 @@ def read_older_data(path: Path) -> DataText:
 
 
 def _positions(path: Path, name: str, rows: list[bytes]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """x and y of each row, whatever columns follow."""
+    """Return x and y of each row, whatever columns follow."""
     try:
         return np.array([[float(v) for v in row.split(None, 2)[:2]] for row in rows], np.float64).reshape(len(rows), 2)
     except ValueError:

@@ -18,7 +18,7 @@ def project_diameter_A(entries: Sequence[Entry], project: str) -> float | None:
 
 
 def load_with_diameter(database: Database, name: str) -> PickSet:
-    """The picks of an entry; a diameter that it does not know is taken from its project, with a note."""
+    """Return the picks of an entry; a diameter that it does not know is taken from its project, with a note."""
     picks = database.load(name)
     if picks.diameter_A is not None:
         return picks

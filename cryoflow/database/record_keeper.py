@@ -133,7 +133,7 @@ class RecordKeeper:
 
 
 def entry_state(folder: Path) -> State | None:
-    """The state of an entry; one whose manifest is damaged has no fingerprint of its files."""
+    """Return the state of an entry; one whose manifest is damaged has no fingerprint of its files."""
     try:
         return state_of(folder)
     except NewerFormat:

@@ -38,7 +38,7 @@ class Selection:
 
 
 def select_best(database: Database) -> list[Selection]:
-    """For each project the entry to train from, in order of project."""
+    """Return the entry to train from of each project, in order of project."""
     by_project: dict[str, list[Entry]] = {}
     for entry in database.entries():
         by_project.setdefault(entry.project, []).append(entry)
@@ -46,7 +46,7 @@ def select_best(database: Database) -> list[Selection]:
 
 
 def best_of(project: str, entries: Sequence[Entry]) -> Selection:
-    """The entry to train from among those of one project."""
+    """Return the entry to train from among those of one project."""
     unfit: list[tuple[int, int, str]] = []
     sound: list[tuple[int, Entry]] = []
     unknown: list[str] = []
@@ -80,7 +80,7 @@ def best_of(project: str, entries: Sequence[Entry]) -> Selection:
 
 
 def job_number(job: str) -> int:
-    """The number of a job: `J51` is 51, `job1000` is 1000; -1 where it has none."""
+    """Return the number of a job: `J51` is 51, `job1000` is 1000; -1 where it has none."""
     found = re.search(r"(\d+)$", job)
     return int(found[1]) if found else -1
 

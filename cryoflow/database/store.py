@@ -195,11 +195,12 @@ class Database:
             return read_entry(folder)
 
     def entries(self) -> list[Entry]:
-        """All entries, in order of project, kind and number of the job; damaged ones are there, with that status."""
+        """Return all entries, in order of project, kind and number of the job; damaged ones are there, with that
+        status."""
         return [read_settled(read_entry, f) for f in layout.entry_folders(self.root)]
 
     def entry(self, name: str) -> Entry:
-        """The entry of a name, `<project>/<Kind>_<job>`.
+        """Return the entry of a name, `<project>/<Kind>_<job>`.
 
         Raises
         ------
@@ -209,7 +210,7 @@ class Database:
         return read_settled(read_entry, find_entry(self.root, name))
 
     def load(self, name: str | Entry) -> PickSet:
-        """The picks of an entry. Micrographs' paths are what the links in `Micrographs/` point to.
+        """Return the picks of an entry. Micrographs' paths are what the links in `Micrographs/` point to.
 
         Raises
         ------

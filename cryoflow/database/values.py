@@ -18,7 +18,7 @@ _FIRST = re.compile(r'("(?:[^"\\]|\\.)*"|[^\s"]+)')
 
 
 def word(value: str | None) -> str:
-    """A text as one token.
+    """Return a text as one token.
 
     >>> word("a b"), word("stack_1.mrc"), word(None), word("unknown")
     ('"a b"', 'stack_1.mrc', 'unknown', '"unknown"')
@@ -31,7 +31,7 @@ def word(value: str | None) -> str:
 
 
 def parse_word(token: str) -> str | None:
-    """What `word` was given.
+    """Return what `word` was given.
 
     Raises
     ------
@@ -49,13 +49,13 @@ def parse_word(token: str) -> str | None:
 
 
 def line(value: str) -> str:
-    """A text as the rest of a line: as it stands where that is possible, else a JSON string."""
+    """Return a text as the rest of a line: as it stands where that is possible, else a JSON string."""
     plain = value.isprintable() and value == value.strip() and value not in ("", UNKNOWN) and not value.startswith('"')
     return value if plain else _quoted(value)
 
 
 def number(value: float | None) -> str:
-    """A number as text, `unknown` where it is None or not finite.
+    """Return a number as text, `unknown` where it is None or not finite.
 
     >>> number(300.0), number(1.06), number(None), number(float("nan"))
     ('300', '1.06', 'unknown', 'unknown')
@@ -66,7 +66,7 @@ def number(value: float | None) -> str:
 
 
 def parse_number(token: str) -> float | None:
-    """What `number` was given.
+    """Return what `number` was given.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def parse_number(token: str) -> float | None:
 
 
 def parse_pairs(text: str) -> tuple[str, dict[str, str]]:
-    """The first token of a line and the `key=token` pairs after it, tokens as they stand.
+    """Return the first token of a line and the `key=token` pairs after it, tokens as they stand.
 
     Raises
     ------

@@ -32,7 +32,8 @@ from cryoflow.storage.sealing import unsealed
 
 
 def verify(root: str | Path | Database, *, repair: bool = False) -> list[Finding]:
-    """Everything in a database that is not as it was written; an empty list, or notices alone, where all is well.
+    """Return everything in a database that is not as it was written; an empty list, or notices alone, where all is
+    well.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def verify(root: str | Path | Database, *, repair: bool = False) -> list[Finding
 
 
 def _opened(root: Path, marker: list[Broken], repair: bool) -> Database:
-    """The database, also where its marker is damaged (which `Database` refuses)."""
+    """Return the database, also where its marker is damaged (which `Database` refuses)."""
     if not marker:
         return Database(root)
     database = Database(root, check=False)

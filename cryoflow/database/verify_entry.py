@@ -65,7 +65,7 @@ def check_entry(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
 
 
 def _is_older(folder: Path) -> bool:
-    """Whether the older scripts wrote an entry: neither of its files starts as ours do."""
+    """Return whether the older scripts wrote an entry: neither of its files starts as ours do."""
     info, data = folder / layout.INFO, folder / layout.DATA
     try:
         return not (info.exists() and layout.content(info)[:15] == b"cryoflow entry ") and not (
@@ -76,7 +76,7 @@ def _is_older(folder: Path) -> bool:
 
 
 def _difference(folder: Path, name: str, size: int, mark: str) -> str:
-    """How a file differs from what its manifest records, "" if it does not."""
+    """Return how a file differs from what its manifest records, "" if it does not."""
     if safe_name(name) != name:
         return "the manifest names a file outside the entry, or one that no disk can hold"
     path = folder / name
@@ -104,7 +104,7 @@ def check_sealed(path: Path) -> Iterator[Broken]:
 
 
 def check_strangers(folder: Path, expected: set[str], *, folders: bool = False) -> Iterator[Broken]:
-    """What lies in a folder and was not put there by a finished write; `folders` may have any (visible) name."""
+    """Yield what lies in a folder and was not put there by a finished write; `folders` may have any (visible) name."""
     for name in sorted(os.listdir(folder)) if folder.is_dir() else []:
         path = folder / name
         if name in expected or (folders and path.is_dir() and not name.startswith(".")):

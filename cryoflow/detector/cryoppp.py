@@ -82,7 +82,7 @@ def _evaluate_set(detector: Detector, folder: Path, diameter_A: float | None) ->
 
 
 def _labels(file: Path, n_rows: int) -> npt.NDArray[np.float64]:
-    """Positions in our frame; none where there is no table."""
+    """Return positions in our frame; none where there is no table."""
     if not file.is_file():
         return np.zeros((0, 2))
     found = read_file(file)
@@ -93,7 +93,7 @@ def _labels(file: Path, n_rows: int) -> npt.NDArray[np.float64]:
 
 
 def _tabulated(folder: Path, paths: list[Path]) -> float | None:
-    """The diameter in angstrom that the tables state, None where they do not."""
+    """Return the diameter in angstrom that the tables state, None where they do not."""
     for path in paths:
         file = folder / "ground_truth" / "particle_coordinates" / f"{path.stem}.csv"
         if file.is_file():

@@ -221,7 +221,7 @@ def _validate(
     average: Weights,
     batches: Sequence[Batch],
 ) -> float:
-    """Mean loss of the averaged weights over fixed batches; the weights in training are put back."""
+    """Return mean loss of the averaged weights over fixed batches; the weights in training are put back."""
     if not batches:
         return float("nan")
     learning = get_weights(model)

@@ -94,7 +94,7 @@ def truth_of(exposure: Exposure, specimen: Specimen, pixel_size_A: float) -> Tru
 
 
 def _neighbors(scene: Scene) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which objects overlap another one, and which belong to an aggregate."""
+    """Return which objects overlap another one, and which belong to an aggregate."""
     n = len(scene.thing)
     overlapped, clumped = np.zeros(n, bool), np.zeros(n, bool)
     if n < 2:
@@ -246,7 +246,7 @@ def _make(plan: ExamplePlan, folder: Path) -> None:
 
 
 def _junk_on_output(junk: npt.NDArray[np.bool_], shape_yx: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """A mask at the network's output resolution: the nearest pixel of the mask for each output pixel."""
+    """Return a mask at the network's output resolution: the nearest pixel of the mask for each output pixel."""
     rows, columns = (
         np.minimum(((np.arange(n // STRIDE) * STRIDE + (STRIDE - 1) / 2) * full / n).astype(int), full - 1)
         for n, full in zip(shape_yx, junk.shape, strict=True)

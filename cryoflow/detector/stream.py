@@ -114,7 +114,7 @@ class CropStream:
         return augmented(changed, rng), maps
 
     def _corner(self, example: Example, shape_yx: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """First row and column of a crop, multiples of the stride."""
+        """Return first row and column of a crop, multiples of the stride."""
         edge = self.options.crop_px
         room = [max(0, n - edge) for n in shape_yx]
         particles = example.xy_px[example.kind == POSITIVE]
@@ -173,7 +173,7 @@ def augmented(crop: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.ND
 
 
 def _padded(image: npt.NDArray[np.generic], row: int, column: int, edge: int, fill: int = 0) -> npt.NDArray[np.generic]:
-    """A square part of an image; beyond its edge, a constant."""
+    """Return a square part of an image; beyond its edge, a constant."""
     part = np.asarray(image[row : row + edge, column : column + edge])
     short = [(0, edge - n) for n in part.shape[:2]]
     if any(n for _, n in short):
@@ -205,7 +205,7 @@ def _turned(
     junk: npt.NDArray[np.uint8] | None,
     orientation: int,
 ) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float64], npt.NDArray[np.uint8] | None]:
-    """One of the eight orientations of a crop, its points and its mask."""
+    """Return one of the eight orientations of a crop, its points and its mask."""
     last = crop.shape[0] - 1
     if orientation & 4:
         crop, xy = np.swapaxes(crop, 0, 1), xy[:, ::-1]

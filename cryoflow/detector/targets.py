@@ -64,12 +64,12 @@ def target_maps(labels: Labels, shape_yx: tuple[int, int], pixels_per_diameter: 
 
 
 def to_output(xy_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Coordinates in output pixels of points of the input."""
+    """Return coordinates in output pixels of points of the input."""
     return (np.asarray(xy_px, np.float64).reshape(-1, 2) - (STRIDE - 1) / 2) / STRIDE
 
 
 def from_output(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Coordinates in input pixels of points of the output; the inverse of `to_output`."""
+    """Return coordinates in input pixels of points of the output; the inverse of `to_output`."""
     return np.asarray(xy, np.float64) * STRIDE + (STRIDE - 1) / 2
 
 

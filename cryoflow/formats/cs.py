@@ -28,7 +28,7 @@ __all__ = ["CsHeader", "Distinct", "read_cs", "read_cs_distinct", "read_cs_heade
 
 
 def read_cs_header(path: str | Path) -> CsHeader:
-    """Number of rows and columns of a dataset, from its head alone; the file's length is checked against it.
+    """Return number of rows and columns of a dataset, from its head alone; the file's length is checked against it.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def read_cs_header(path: str | Path) -> CsHeader:
 
 
 def read_cs(path: str | Path, columns: Collection[str] | None = None) -> dict[str, Array]:
-    """Columns of a dataset by name, such as `location/center_x_frac`; all of them by default.
+    """Return columns of a dataset by name, such as `location/center_x_frac`; all of them by default.
 
     Text is returned as fixed-width bytes (`S`) from npy and as `str` objects from CSDAT.
 
@@ -57,7 +57,8 @@ def read_cs(path: str | Path, columns: Collection[str] | None = None) -> dict[st
 def read_cs_distinct(
     path: str | Path, columns: Collection[str] | None, distinct: Sequence[str]
 ) -> tuple[dict[str, Array], Distinct]:
-    """Columns of a dataset, and beside them a few columns that repeat (a micrograph's path, uid, shape) told apart.
+    """Return columns of a dataset, and beside them a few columns that repeat (a micrograph's path, uid, shape) told
+    apart.
 
     A million rows hold the same few thousand micrographs, so their paths are never all in memory: the file passes by in
     pieces of a few MiB.
@@ -79,7 +80,8 @@ def read_cs_distinct(
 
 
 def read_cs_rows(path: str | Path, columns: Collection[str], rows: npt.NDArray[np.integer]) -> dict[str, Array]:
-    """Columns of a few rows of a dataset, in the order of `rows`, without reading the others where that is possible."""
+    """Return columns of a few rows of a dataset, in the order of `rows`, without reading the others where that is
+    possible."""
     with _opened(path) as file:
         container = _container(file, path)
         if missing := [name for name in columns if name not in (container.header.dtype.names or ())]:

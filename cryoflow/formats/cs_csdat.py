@@ -80,7 +80,7 @@ class Csdat:
         return np.frombuffer(data, stored.base).reshape(n_rows, *stored.shape)
 
     def _texts(self, places: npt.NDArray[np.uint64]) -> Array:
-        """The text at each place of the heap, as objects."""
+        """Return the text at each place of the heap, as objects."""
         self.file.seek(self.heap_start)
         heap = self.file.read()
         unique, codes = np.unique(places, return_inverse=True)
@@ -99,7 +99,7 @@ class Csdat:
         return self._texts(stored.astype(np.uint64)) if self.header.dtype[name].hasobject else stored
 
     def read(self, columns: list[str], distinct: list[str]) -> tuple[dict[str, Array], Distinct]:
-        """Columns row by row, and the distinct rows of others."""
+        """Return columns row by row, and the distinct rows of others."""
         out = {name: self._values(name, self._column(name)) for name in columns}
         finder = DistinctFinder(self.header.n_rows)
         if distinct and (n_rows := self.header.n_rows):
@@ -113,7 +113,7 @@ class Csdat:
         )
 
     def read_rows(self, columns: list[str], rows: npt.NDArray[np.int64]) -> dict[str, Array]:
-        """Columns of a few rows."""
+        """Return columns of a few rows."""
         return {name: self._values(name, self._column(name)[rows]) for name in columns}
 
 

@@ -75,7 +75,7 @@ class DistinctFinder:
         return self._code_of[hashed]
 
     def result(self, dtypes: Mapping[str, np.dtype[np.generic]]) -> Distinct:
-        """What was found, with columns of these types."""
+        """Return what was found, with columns of these types."""
         columns = {}
         for name, dtype in dtypes.items():
             data = b"".join(kept[name] for kept in self._kept)
@@ -84,7 +84,7 @@ class DistinctFinder:
 
 
 def _hashes(columns: list[Bytes]) -> npt.NDArray[np.uint64]:
-    """One 64-bit number a row, never 0, from the bytes of all its columns: (n,) uint64."""
+    """Return one 64-bit number a row, never 0, from the bytes of all its columns: (n,) uint64."""
     hashed = np.zeros(len(columns[0]), np.uint64)
     for values in columns:
         for start in range(0, values.shape[1], 8):

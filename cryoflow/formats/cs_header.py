@@ -30,7 +30,7 @@ class CsHeader(NamedTuple):
 
 
 def header_bytes(file: BufferedReader, path: str | Path, size_bytes: int) -> bytes:
-    """The text of a header whose length is stored in `size_bytes` bytes before it."""
+    """Return the text of a header whose length is stored in `size_bytes` bytes before it."""
     n_bytes = int.from_bytes(file.read(size_bytes), "little")
     left = os.fstat(file.fileno()).st_size - file.tell()
     if n_bytes > left:
@@ -41,7 +41,7 @@ def header_bytes(file: BufferedReader, path: str | Path, size_bytes: int) -> byt
 
 
 def dtype_of(descr: object, path: str | Path, *, text_as_objects: bool) -> np.dtype[np.void]:
-    """The type of a row, refused where a value would have to be unpickled or has no size."""
+    """Return the type of a row, refused where a value would have to be unpickled or has no size."""
     try:
         if not isinstance(descr, list):
             raise TypeError("not a table")

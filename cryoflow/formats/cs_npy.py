@@ -61,7 +61,7 @@ class Npy:
             yield row, buffer[:n]
 
     def read(self, columns: list[str], distinct: list[str]) -> tuple[dict[str, Array], Distinct]:
-        """Columns row by row, and the distinct rows of others."""
+        """Return columns row by row, and the distinct rows of others."""
         n_rows, dtype = self.header
         out = {name: np.empty((n_rows, *dtype[name].shape), dtype[name].base) for name in columns}
         finder = DistinctFinder(n_rows)
@@ -77,7 +77,7 @@ class Npy:
         return out, finder.result({name: dtype[name] for name in distinct})
 
     def read_rows(self, columns: list[str], rows: npt.NDArray[np.int64]) -> dict[str, Array]:
-        """Columns of a few rows."""
+        """Return columns of a few rows."""
         dtype = self.header.dtype
         records = np.empty(len(rows), dtype)
         raw = records.view(np.uint8).data
@@ -88,7 +88,7 @@ class Npy:
 
 
 def _parsed(text: str) -> dict[str, object]:
-    """The dictionary in a header, with lists for tuples.
+    """Return the dictionary in a header, with lists for tuples.
 
     Not by `ast.literal_eval`, as NumPy does it: in Python 3.11 that fails at random where several threads use it.
     """

@@ -165,7 +165,7 @@ def read_tables(
 
 
 def concatenated(tables: Sequence[Table]) -> Table:
-    """One table of the rows of several; a column that one of them lacks is NaN or an empty word there."""
+    """Return one table of the rows of several; a column that one of them lacks is NaN or an empty word there."""
     if len(tables) == 1:
         return tables[0]
     lengths = [len(next(iter(table.values()))) for table in tables]
@@ -186,7 +186,7 @@ def concatenated(tables: Sequence[Table]) -> Table:
 
 
 def read_blocks(path: str | Path) -> dict[str, pd.DataFrame | dict[str, str]]:
-    """All blocks of a small file: a loop as a DataFrame of text, pairs as a dict; every value as it stands.
+    """Return all blocks of a small file: a loop as a DataFrame of text, pairs as a dict; every value as it stands.
 
     The first of two blocks of one name is kept.
     """
@@ -213,12 +213,12 @@ def list_blocks(path: str | Path) -> list[tuple[str, tuple[str, ...], int]]:
 
 
 def count_rows(path: str | Path, column: str) -> int:
-    """Rows of the first block that has `column`, 0 where none has it."""
+    """Return rows of the first block that has `column`, 0 where none has it."""
     return next((_count(b) if b.is_loop else 1 for b in walk(Path(path)) if column in b.columns), 0)
 
 
 def _count(block: Block) -> int:
-    """Lines that are neither blank nor comments."""
+    """Return lines that are neither blank nor comments."""
     rows = 0
     for piece in block.pieces():
         body = piece.rstrip()
@@ -238,7 +238,7 @@ def _read_columns(
     guessed: Collection[str],
     only_head: bool,
 ) -> Table:
-    """The wanted columns of a block: pieces are parsed side by side, and filled in in order."""
+    """Return the wanted columns of a block: pieces are parsed side by side, and filled in in order."""
     places = {name: place for place, name in reversed(list(enumerate(block.columns)))}
     pieces = block.pieces() if block.is_loop else iter([_as_row(block.values)])
     first = next(pieces, b"")

@@ -51,14 +51,14 @@ class Block:
     _pieces: Iterator[bytes] | None = field(default=None, repr=False)
 
     def pieces(self) -> Iterator[bytes]:
-        """The rows as text, in pieces of whole lines. Can be read once, before the walk goes on."""
+        """Return the rows as text, in pieces of whole lines. Can be read once, before the walk goes on."""
         if self._pieces is None:
             self._pieces = _rows(self._path, self._file) if self._file is not None else iter(())
         return self._pieces
 
 
 def walk(path: Path) -> Iterator[Block]:
-    """The blocks of a file, one after the other.
+    """Yield the blocks of a file, one after the other.
 
     Raises
     ------
@@ -118,7 +118,7 @@ def _walk(path: Path, file: BinaryIO) -> Iterator[Block]:
 
 
 def _line(path: Path, file: BinaryIO) -> bytes:
-    """The next line; what has no end of line is no table, and must not fill the memory."""
+    """Return the next line; what has no end of line is no table, and must not fill the memory."""
     line = file.readline(inputs.LONGEST_LINE_BYTES + 1)
     if len(line) > inputs.LONGEST_LINE_BYTES:
         most = inputs.LONGEST_LINE_BYTES >> 20
@@ -131,7 +131,7 @@ def _pairs_block(name: str, pairs: list[tuple[str, str]]) -> Block:
 
 
 def _labels(path: Path, file: BinaryIO) -> Iterator[str]:
-    """The labels of a loop; leaves the file at its first row."""
+    """Yield the labels of a loop; leaves the file at its first row."""
     while True:
         start = file.tell()
         line = _line(path, file)
@@ -144,7 +144,7 @@ def _labels(path: Path, file: BinaryIO) -> Iterator[str]:
 
 
 def _rows(path: Path, file: BinaryIO) -> Iterator[bytes]:
-    """Rows until the next block, in pieces of whole lines; leaves the file at that block."""
+    """Yield rows until the next block, in pieces of whole lines; leaves the file at that block."""
     while True:
         start = file.tell()
         piece = file.read(PIECE_BYTES)
@@ -161,7 +161,8 @@ def _rows(path: Path, file: BinaryIO) -> Iterator[bytes]:
 
 
 def _border(piece: bytes) -> int | None:
-    """Where the next `data_` or `loop_` line begins; a row whose first word begins so is told by its further words."""
+    """Return where the next `data_` or `loop_` line begins; a row whose first word begins so is told by its further
+    words."""
     if _BORDER.match(piece):
         return 0
     # The first letters of all lines: searching 25 columns for a word takes seven times as long.

@@ -47,7 +47,7 @@ Values = npt.NDArray[np.float64] | Words
 
 
 def parse_rows(path: Path, block: str, width: int, wanted: Sequence[Wanted], piece: bytes) -> list[Values]:
-    """The wanted columns of a piece of whole lines.
+    """Return the wanted columns of a piece of whole lines.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class _Scratch(threading.local):
         self._three = np.empty((3, 0), np.uint8)
 
     def padded(self, piece: bytes) -> npt.NDArray[np.uint8]:
-        """The piece between line feeds; valid until the next one of this thread.
+        """Return the piece between line feeds; valid until the next one of this thread.
 
         Eight bytes can be taken that end at any of its characters.
         """
@@ -105,7 +105,7 @@ class _Scratch(threading.local):
         return buffer
 
     def edges(self, buffer: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Where words begin and end, by turns, and the places of line feeds; `buffer` comes from `padded`."""
+        """Return where words begin and end, by turns, and the places of line feeds; `buffer` comes from `padded`."""
         shifted, other = self._three[1:, : len(buffer)]
         is_space, is_other = shifted.view(np.bool_), other.view(np.bool_)
         np.subtract(buffer, np.uint8(9), out=shifted)
@@ -123,7 +123,8 @@ _scratch = _Scratch()
 
 
 def _is_one_line_a_row(line_ends: npt.NDArray[np.intp], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]) -> bool:
-    """Whether no row goes over a line's end, and no line has two rows; `start` and `end` are those of the rows."""
+    """Return whether no row goes over a line's end, and no line has two rows; `start` and `end` are those of the
+    rows."""
     if not len(start):
         return True
     behind = line_ends[np.searchsorted(line_ends, start[0]) :]
@@ -138,7 +139,8 @@ def _is_one_line_a_row(line_ends: npt.NDArray[np.intp], start: npt.NDArray[np.in
 def _decimals(
     buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.float64] | None:
-    """Numbers that all have their point at one place from the right, as `%12.6f` and `%12d` write them; else None.
+    """Return numbers that all have their point at one place from the right, as `%12.6f` and `%12d` write them; else
+    None.
 
     At most eight digits stand on either side of the point, and fifteen in all. They are read as integers and divided
     once, so that each value is the nearest float to its text.
@@ -172,7 +174,7 @@ def _decimals(
 def _up_to_eight_digits(
     buffer: npt.NDArray[np.uint8], end: npt.NDArray[np.intp], n_digits: npt.NDArray[np.intp]
 ) -> npt.NDArray[np.uint64] | None:
-    """The whole numbers whose digits end at `end`; None where a character is no digit.
+    """Return the whole numbers whose digits end at `end`; None where a character is no digit.
 
     Eight characters are one integer, whose neighbouring digits are added in pairs, then the pairs, then the fours.
     """
@@ -187,7 +189,7 @@ def _up_to_eight_digits(
 
 
 def _eight_bytes(buffer: npt.NDArray[np.uint8], end: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-    """The eight bytes before each `end`, the last of them as the highest byte of an integer."""
+    """Return the eight bytes before each `end`, the last of them as the highest byte of an integer."""
     everywhere = np.ndarray((len(buffer) - _WORD_BYTES + 1,), "<u8", buffer, strides=(1,))
     return everywhere[end - _WORD_BYTES]
 
@@ -200,13 +202,13 @@ def _numbers(
     start: npt.NDArray[np.intp],
     end: npt.NDArray[np.intp],
 ) -> npt.NDArray[np.float64]:
-    """Numbers of any form, word by word."""
+    """Return the values of numbers of any form, read word by word."""
     raw = buffer.tobytes()
     return _floats(path, block, label, [raw[a:b] for a, b in zip(start.tolist(), end.tolist(), strict=True)])
 
 
 def _floats(path: Path, block: str, label: str, words: Sequence[bytes]) -> npt.NDArray[np.float64]:
-    """Words as numbers, NaN where they say so."""
+    """Return words as numbers, NaN where they say so."""
     try:
         return np.array([float(word) for word in words], np.float64)
     except ValueError:
@@ -225,7 +227,7 @@ def _floats(path: Path, block: str, label: str, words: Sequence[bytes]) -> npt.N
 
 
 def _words(buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]) -> Words:
-    """Text, of which equal neighbours are looked at once: particles of one micrograph mostly stand together."""
+    """Return text, of which equal neighbours are looked at once: particles of one micrograph mostly stand together."""
     if not len(start):
         return Words((), np.zeros(0, np.int32))
     length = end - start
@@ -251,7 +253,7 @@ def _distinct(words: Sequence[bytes]) -> Words:
 
 
 def _parse_tokens(path: Path, block: str, width: int, wanted: Sequence[Wanted], piece: bytes) -> list[Values]:
-    """The wanted columns of a piece with quotes or comments, word by word."""
+    """Return the wanted columns of a piece with quotes or comments, word by word."""
     rows = list(rows_of_words(piece))
     if any(len(words) != width for words in rows):
         raise wrong_row(path, block, width, piece)

@@ -15,7 +15,7 @@ NAN_WORDS = frozenset(b"nan -nan none null <na> n/a ? .".split())
 
 
 def tokens(line: bytes) -> list[bytes]:
-    """The words of one line: quotes removed, a comment cut off."""
+    """Return the words of one line: quotes removed, a comment cut off."""
     words = []
     for match in _TOKEN.finditer(line):
         double, single, comment, plain = match.groups()
@@ -26,7 +26,7 @@ def tokens(line: bytes) -> list[bytes]:
 
 
 def rows_of_words(piece: bytes) -> Iterator[list[bytes]]:
-    """The words of each line that has any."""
+    """Yield the words of each line that has any."""
     split = tokens if needs_tokens(piece) else bytes.split
     for line in io.BytesIO(piece):
         if words := split(line):
@@ -34,14 +34,14 @@ def rows_of_words(piece: bytes) -> Iterator[list[bytes]]:
 
 
 def needs_tokens(piece: bytes) -> bool:
-    """Whether a piece has quoted words or comments, so that splitting at white space would be wrong."""
+    """Return whether a piece has quoted words or comments, so that splitting at white space would be wrong."""
     if b'"' not in piece and b"'" not in piece and b"#" not in piece:
         return False
     return re.search(rb"(?:^|\s)[\"'#]", piece) is not None
 
 
 def is_number(word: bytes) -> bool:
-    """Whether a word can stand in a column of numbers."""
+    """Return whether a word can stand in a column of numbers."""
     try:
         float(word)
     except ValueError:
@@ -50,7 +50,7 @@ def is_number(word: bytes) -> bool:
 
 
 def text(word: bytes) -> str:
-    """A word as text; bytes that are not UTF-8 survive as surrogates."""
+    """Return a word as text; bytes that are not UTF-8 survive as surrogates."""
     return word.decode("utf-8", "surrogateescape")
 
 

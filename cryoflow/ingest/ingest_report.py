@@ -84,7 +84,7 @@ class IngestReport:
 
 
 def line_of_entries(entries: Sequence[Entry], status: str, reason: str) -> IngestLine:
-    """The line of a job that gave these entries."""
+    """Return the line of a job that gave these entries."""
     if not entries:
         return IngestLine("", "", "", status, reason, 0, 0, ())
     first = entries[0]
@@ -103,12 +103,12 @@ def line_of_entries(entries: Sequence[Entry], status: str, reason: str) -> Inges
 def line_of_job(
     job: Job, status: str, reason: str, entries: Sequence[str] = (), n_picks: int = 0, n_micrographs: int = 0
 ) -> IngestLine:
-    """The line of a job whose entries were not written now."""
+    """Return the line of a job whose entries were not written now."""
     return IngestLine(job.project_name, job.job, job.kind.value, status, reason, n_picks, n_micrographs, tuple(entries))
 
 
 def with_dropped(line: IngestLine, picksets: Iterable[PickSet]) -> IngestLine:
-    """The line of a job, with what was left out of these sets of its picks counted at the end of its reason."""
+    """Return the line of a job, with what was left out of these sets of its picks counted at the end of its reason."""
     dropped: Counter[str] = Counter()
     for pickset in picksets:
         dropped.update(pickset.counts)
@@ -119,7 +119,7 @@ def with_dropped(line: IngestLine, picksets: Iterable[PickSet]) -> IngestLine:
 
 
 def explained(error: Exception, where: Path) -> str:
-    """What went wrong with one job or table, whatever its files made a reader raise."""
+    """Return what went wrong with one job or table, whatever its files made a reader raise."""
     if isinstance(error, CryoflowError):
         return str(error)
     if lack := shortage(error):

@@ -90,7 +90,7 @@ def _stored(pickset: PickSet, database: Database, check_orientation: bool, flip:
 
 
 def _empty(pickset: PickSet) -> IngestLine:
-    """The line of a table that gives no entry."""
+    """Return the line of a table that gives no entry."""
     who, n = pickset.provenance, len(pickset.micrographs)
     line = IngestLine(who.project_name, who.job, who.kind.value, "skipped", "no picks", 0, n, ())
     return with_dropped(line, [pickset])

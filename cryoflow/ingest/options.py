@@ -34,11 +34,11 @@ class IngestOptions:
     reread: bool = False
 
     def flip_of(self, project_name: str, project: Path) -> AxisConvention:
-        """The flip of a project, none by default."""
+        """Return the flip of a project, none by default."""
         return self.flips.get(str(project)) or self.flips.get(project_name) or AS_STORED
 
     def unused_flips(self, projects: Mapping[str, Path]) -> list[str]:
-        """Projects of `flips` that are not among these (name -> path): most likely misspelt."""
+        """Return projects of `flips` that are not among these (name -> path): most likely misspelt."""
         known = set(projects) | {str(path) for path in projects.values()}
         return sorted(name for name in self.flips if name not in known)
 
@@ -46,7 +46,7 @@ class IngestOptions:
 def flips_by_project(
     flip_x: tuple[str, ...] = (), flip_y: tuple[str, ...] = (), swap_xy: tuple[str, ...] = ()
 ) -> dict[str, AxisConvention]:
-    """Flips a project from the options of the command line, each of which names projects."""
+    """Return the flips of each project, from options of the command line that each name projects."""
     return {
         project: AxisConvention(project in flip_x, project in flip_y, project in swap_xy)
         for project in dict.fromkeys((*flip_x, *flip_y, *swap_xy))

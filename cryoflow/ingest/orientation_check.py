@@ -30,7 +30,7 @@ Points = npt.NDArray[np.float64]
 
 
 def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[OrientationRecord, dict[str, bytes]]:
-    """The verdict on the convention of picks, and pictures (name -> JPEG) of a few micrographs with their picks.
+    """Return the verdict on the convention of picks, and pictures (name -> JPEG) of a few micrographs with their picks.
 
     `flip` is the user's change of axes: where the pixels contradict it, the verdict is `contradicted`.
     """
@@ -41,7 +41,7 @@ def check_entry(pickset: PickSet, flip: AxisConvention = AS_STORED) -> tuple[Ori
 
 
 def _check(pickset: PickSet) -> tuple[OrientationRecord, dict[str, bytes]]:
-    """The verdict on picks as they are.
+    """Return the verdict on picks as they are.
 
     Extracted particles tell most surely, where they are there and agree; else what lies under the picks is compared
     with what lies beside them. Micrographs that cannot be read are passed over: that is an error for whoever needs
@@ -81,7 +81,7 @@ def _check(pickset: PickSet) -> tuple[OrientationRecord, dict[str, bytes]]:
 def _seen(
     pickset: PickSet, rows: Sequence[int], diameter_px: float | None, pictures: dict[str, bytes]
 ) -> Iterator[tuple[Image, Points]]:
-    """Each micrograph that can be read, with its picks; the first ones are drawn into `pictures` on the way."""
+    """Yield each micrograph that can be read, with its picks; the first ones are drawn into `pictures` on the way."""
     offsets, all_centers = pickset.offsets, pickset.centers_xy_px
     for row in rows:
         image = _read(str(pickset.micrographs["path"].iloc[row]))
@@ -94,7 +94,7 @@ def _seen(
 
 
 def _by_extracted_particles(pickset: PickSet) -> OrientationRecord:
-    """What extracted particles say of the convention; `not checked` where none can be compared."""
+    """Return what extracted particles say of the convention; `not checked` where none can be compared."""
     some = pickset.extracted
     if some is None:
         return OrientationRecord()
@@ -113,7 +113,7 @@ def _by_extracted_particles(pickset: PickSet) -> OrientationRecord:
 
 
 def _with_boxes(pickset: PickSet, some: ExtractedSample) -> Iterator[tuple[Image, Points, Image]]:
-    """Each micrograph of the sample that can be read, where boxes were cut from it, and these boxes."""
+    """Yield each micrograph of the sample that can be read, where boxes were cut from it, and these boxes."""
     from cryoflow.micrographs.image import read_stack
 
     paths = dict(zip(pickset.micrographs["name"], pickset.micrographs["path"], strict=True))
@@ -131,7 +131,8 @@ def _with_boxes(pickset: PickSet, some: ExtractedSample) -> Iterator[tuple[Image
 
 
 def _micrographs_to_see(pickset: PickSet) -> list[int]:
-    """Rows of the micrographs that are there and have most picks; of one pixel size, where the set is a mixed one."""
+    """Return rows of the micrographs that are there and have most picks; of one pixel size, where the set is a mixed
+    one."""
     counts = np.diff(pickset.offsets)
     there = (pickset.micrographs["status"] == "found").to_numpy() & pickset.micrographs["path"].notna().to_numpy()
     rows = np.flatnonzero(there & (counts > 0))

@@ -92,7 +92,7 @@ def plan_jobs(
 
 
 def _of_named_jobs(jobs: Sequence[Job], roots: Sequence[Path]) -> list[Job]:
-    """Of a project that was only found above a root, the job whose folder the root is or lies in.
+    """Return the job of a project found above a root whose folder the root is, or lies in.
 
     A root that lies in a project and in none of its jobs' folders means the project.
     """
@@ -151,7 +151,7 @@ def _gone(
     unreadable: list[Path],
     roots: list[Path],
 ) -> list[GoneEntry]:
-    """Entries below the roots whose job the crawl did not meet, unless something there could not be read."""
+    """Return entries below the roots whose job the crawl did not meet, unless something there could not be read."""
     gone: list[GoneEntry] = []
     for (project, job), entries in sorted(entries_of.items()):
         if (project, job) in jobs or any(u == project or u in project.parents for u in unreadable):

@@ -128,7 +128,7 @@ def ingest_job(
 
 
 def _read_all(to_read: Sequence[PlannedJob], options: IngestOptions, workers: int) -> Iterator[_Reading]:
-    """What was read of each job, in order; a few jobs ahead of the one that is asked for."""
+    """Yield what was read of each job, in order; a few jobs ahead of the one that is asked for."""
     workers = min(workers, len(to_read))
     if workers <= 1:
         yield from (_read(planned, options) for planned in to_read)
@@ -250,7 +250,7 @@ def _read(planned: PlannedJob, options: IngestOptions) -> _Reading:
 
 
 def _disambiguated(picksets: Sequence[PickSet]) -> list[PickSet]:
-    """Outputs of one job whose entries would have one name get their group as suffix."""
+    """Return outputs of one job whose entries would have one name get their group as suffix."""
     names = Counter(p.provenance.entry_name for p in picksets)
     apart = []
     for pickset in picksets:
@@ -324,7 +324,7 @@ def _finalize(planned: PlannedJob, database: Database) -> IngestLine:
 
 
 def _some_missing(picksets: Sequence[PickSet]) -> tuple[str, ...]:
-    """Names of a few micrographs that were not found, from all over the sets: looked for again by every run."""
+    """Return names of a few micrographs that were not found, from all over the sets: looked for again by every run."""
     missing: dict[str, None] = {}
     for pickset in picksets:
         names = pickset.micrographs["name"][(pickset.micrographs["status"] == "missing").to_numpy()].tolist()

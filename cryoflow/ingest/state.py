@@ -60,7 +60,8 @@ class _StoredStates:
 
 
 def job_key(job: Job, options: IngestOptions) -> str:
-    """A hash of all that decides a job's entries: its files' sizes and times, what the crawl says, and the options."""
+    """Return a hash of all that decides a job's entries: its files' sizes and times, what the crawl says, and the
+    options."""
     parts = [
         f"{READERS_VERSION} {job.program} {job.kind} {job.job_type} {job.status} {job.project_name}",
         f"{options.include_unfinished} {sorted(options.remaps.items())} {options.check_orientation}",

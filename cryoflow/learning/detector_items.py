@@ -78,7 +78,7 @@ def crops(item: Item, edge: int, number: int) -> Iterator[Piece]:
 
 
 def _starts(length: int, size: int, shift: float) -> list[int]:
-    """Starts of crops along an axis, multiples of 4 as the network's output is."""
+    """Return starts of crops along an axis, multiples of 4 as the network's output is."""
     room = length - size
     first = int(shift * (room % size if room else 0)) // 4 * 4
     return list(range(first, room + 1, size)) or [0]

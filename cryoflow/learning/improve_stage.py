@@ -196,7 +196,8 @@ def _is_detector(model: Path) -> bool:
 
 
 def _is_of_detector(picks: PickSet) -> bool:
-    """Whether our detector picked them: an un-picked entry has scores of this kind, too, but from an un-picker."""
+    """Return whether our detector picked them: an un-picked entry has scores of this kind, too, but from an
+    un-picker."""
     from cryoflow.detector.pick_set import SCORE_KIND
 
     return picks.provenance.kind == Kind.AUTO_PICK and picks.score_kind == SCORE_KIND

@@ -59,7 +59,7 @@ def cut_boxes(image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: i
 
 
 def _folded(index: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """Indices beyond an axis of `size`, brought back onto it."""
+    """Return indices beyond an axis of `size`, brought back onto it."""
     if size == 1:
         return np.zeros_like(index)
     period = 2 * (size - 1)

@@ -18,7 +18,7 @@ from cryoflow.system.threads import on_each_file
 
 
 def leaders(paths: Sequence[str | os.PathLike[str] | None], groups: Sequence[Hashable]) -> npt.NDArray[np.intp]:
-    """Which micrograph each one follows when a set is divided: itself, where it has no copy.
+    """Return which micrograph each one follows when a set is divided: itself, where it has no copy.
 
     Copies have the same `cryoflow.storage.fingerprints.fingerprint`: of size, first and last 64 KiB, and so of the
     header with its statistics and of many pixels. Of several copies that one leads whose group is the largest, the

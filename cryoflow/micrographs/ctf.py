@@ -51,7 +51,7 @@ class Ctf:
         return 12.2643 / math.sqrt(volt * (1 + 0.978466e-6 * volt))
 
     def on_grid(self, shape_yx: tuple[int, int], pixel_size_yx_A: tuple[float, float]) -> npt.NDArray[np.float32]:
-        """Its values for the transform of an image.
+        """Return the CTF's values for the transform of an image.
 
         Returns
         -------

@@ -26,7 +26,7 @@ _NOT_SEARCHED = {"Trash", ".Nodes", ".snapshot", ".git", "thumbnails", "Extract"
 
 
 def canonical_name(name: str) -> str:
-    """A micrograph's name without folders, CryoSPARC's uid prefixes, extension and what programs append.
+    """Return a micrograph's name without folders, CryoSPARC's uid prefixes, extension and what programs append.
 
     >>> canonical_name("J14/motioncorrected/012951868257382468663_14sep05c_0001.frames_patch_aligned_doseweighted.mrc")
     '14sep05c_0001'
@@ -40,23 +40,23 @@ def canonical_name(name: str) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A path as the projects write it, without CryoSPARC's `>` and RELION's `000012@`."""
+    """Return a path as the projects write it, without CryoSPARC's `>` and RELION's `000012@`."""
     return _SECTION.sub("", name.lstrip(">"))
 
 
 def _base_name(name: str) -> str:
-    """What follows the last folder of a name. Ten thousand names a second are too many for `pathlib`."""
+    """Return what follows the last folder of a name. Ten thousand names a second are too many for `pathlib`."""
     return name.rstrip("/").rpartition("/")[2]
 
 
 def _suffix(base_name: str) -> str:
-    """The extension of a base name with its dot, empty where it has none or begins with it."""
+    """Return the extension of a base name with its dot, empty where it has none or begins with it."""
     stem, dot, ending = base_name.rpartition(".")
     return dot + ending if stem and ending else ""
 
 
 def parse_remaps(texts: Iterable[str]) -> dict[str, str]:
-    """`OLD=NEW` texts of the command line as a mapping.
+    """Return `OLD=NEW` texts of the command line as a mapping.
 
     Raises
     ------
@@ -103,7 +103,7 @@ class Finder:
         self._search = [Path(folder) for folder in search] if search is not None else [self.project_dir]
 
     def find(self, name: str | Path) -> Path | None:
-        """Absolute path of the file that `name` means, or None where it is missing or could be several."""
+        """Return absolute path of the file that `name` means, or None where it is missing or could be several."""
         text = clean_name(str(name))
         if not text or "\0" in text:
             return None
@@ -116,7 +116,7 @@ class Finder:
         return found[0] if len(found) == 1 else _by_folders(PurePosixPath(text), found)
 
     def find_stem(self, name: str) -> Path | None:
-        """The micrograph of a name without its extension, to which a program may have appended something.
+        """Return the micrograph of a name without its extension, to which a program may have appended something.
 
         `mic_001_automatch` is `mic_001.mrc`: of all micrographs whose stem is the beginning of the name, up to a
         separator, the longest is taken. None where no or several files have it.
@@ -136,7 +136,7 @@ class Finder:
         return None
 
     def find_named(self, name: str) -> Path | None:
-        """The micrograph that a table of picks names: with its extension, that of a picture of it, or none."""
+        """Return the micrograph that a table of picks names: with its extension, that of a picture of it, or none."""
         suffix = _suffix(_base_name(name.replace("\\", "/"))).lower()
         if suffix in IMAGE_SUFFIXES:
             return self.find(name)
@@ -150,12 +150,13 @@ class Finder:
         return tuple(sorted(self._index[0])[:3])
 
     def is_where_named(self, name: str | Path) -> bool:
-        """Whether a file is where its name and the remaps say. Cheap: nothing is searched for by its base name."""
+        """Return whether a file is where its name and the remaps say. Cheap: nothing is searched for by its base
+        name."""
         text = clean_name(str(name))
         return bool(text) and "\0" not in text and any(map(self._holds, self._places(PurePosixPath(text))))
 
     def candidates(self, name: str | Path) -> tuple[Path, ...]:
-        """Files below the searched folders that have the base name of `name`, sorted; several are ambiguous.
+        """Return files below the searched folders that have the base name of `name`, sorted; several are ambiguous.
 
         The exact base name goes first; only where nobody has it, the name without prefixes and suffixes is compared.
         Several paths to one file (links) count as one.
@@ -167,7 +168,7 @@ class Finder:
         return tuple(sorted(Path(path) for path in different.values()))
 
     def _places(self, name: PurePosixPath) -> Iterator[Path]:
-        """Paths that a name may mean; folders that do not exist are left out."""
+        """Yield paths that a name may mean; folders that do not exist are left out."""
         if not name.name:
             return
         folder = str(name.parent)
@@ -180,7 +181,7 @@ class Finder:
                 yield self.project_dir / new
 
     def _folders_for(self, folder: PurePosixPath) -> Iterator[Path]:
-        """Folders that the folder of a name may mean, most likely first.
+        """Yield folders that the folder of a name may mean, most likely first.
 
         Micrographs of a project share their folder, so this runs once for each. Two hundred thousand names that are
         all in folders of their own, and missing, must take seconds: a tail is tried only below a name that is there.
@@ -202,7 +203,7 @@ class Finder:
                 yield self.project_dir / new / Path(*folder.parts[len(old) :])
 
     def _names_in(self, folder: Path) -> Container[str]:
-        """The names in a folder; any name counts where it may be entered but not listed."""
+        """Return the names in a folder; any name counts where it may be entered but not listed."""
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(os.listdir(folder))
@@ -219,7 +220,7 @@ class Finder:
             return False
 
     def _holds(self, place: Path) -> bool:
-        """Whether a file is there."""
+        """Return whether a file is there."""
         return _is_file(place)
 
     @cached_property
@@ -247,7 +248,7 @@ class _Any:
 
 
 def _by_folders(name: PurePosixPath, candidates: tuple[Path, ...]) -> Path | None:
-    """The candidate that shares most of its last folders with a name; None where none or several do."""
+    """Return the candidate that shares most of its last folders with a name; None where none or several do."""
     folders = name.parts[:-1][::-1]
     shared = []
     for candidate in candidates:
@@ -263,7 +264,7 @@ def _by_folders(name: PurePosixPath, candidates: tuple[Path, ...]) -> Path | Non
 
 
 def notes_on_other_names(names: Iterable[str], paths: Iterable[Path | str | None]) -> list[str]:
-    """Notes on micrographs that were found under another name than a table of picks has.
+    """Return notes on micrographs that were found under another name than a table of picks has.
 
     CryoSPARC's uid prefixes are no difference. A micrograph that CryoSPARC's motion correction wrote and one that
     another program wrote may be mirror images of each other in y: those picks have to be confirmed by the pixels.
@@ -285,7 +286,8 @@ def notes_on_other_names(names: Iterable[str], paths: Iterable[Path | str | None
 
 
 def _is_same_name(name: str, found: str) -> bool:
-    """Whether a found file has the base name that was looked for; a name without extension may have more behind it."""
+    """Return whether a found file has the base name that was looked for; a name without extension may have more behind
+    it."""
     ours = _UID_PREFIXES.sub("", _base_name(clean_name(name).replace("\\", "/")))
     theirs = _UID_PREFIXES.sub("", found)
     if _suffix(ours).lower() in IMAGE_SUFFIXES:
@@ -294,12 +296,12 @@ def _is_same_name(name: str, found: str) -> bool:
 
 
 def _key(base_name: str) -> str:
-    """Canonical name with its extension: a movie never stands for a micrograph."""
+    """Return canonical name with its extension: a movie never stands for a micrograph."""
     return canonical_name(base_name) + _suffix(base_name).lower()
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds; nothing where it may not be read."""
+    """Return what a folder holds; nothing where it may not be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)
@@ -308,7 +310,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _is_file(place: os.DirEntry[str] | Path) -> bool:
-    """Whether a file is there; a listed entry needs no further look at the disk unless it is a link."""
+    """Return whether a file is there; a listed entry needs no further look at the disk unless it is a link."""
     try:
         return place.is_file()
     except (OSError, ValueError):

@@ -31,13 +31,13 @@ class RowSource(Protocol):
         """Rows and columns."""
 
     def blocks(self, n_rows: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Rows in their order, at most `n_rows` at a time; each block is valid until the next is asked for."""
+        """Return rows in their order, at most `n_rows` at a time; each block is valid until the next is asked for."""
 
 
 def resampled_shape(
     shape_yx: tuple[int, int], pixel_size_A: float, to_pixel_size_A: float
 ) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Shape and exact pixel size after `fourier_resample`: even sizes nearest to what was asked for.
+    """Return shape and exact pixel size after `fourier_resample`: even sizes nearest to what was asked for.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def resample_to_shape(
 def rescale_xy(
     xy_px: npt.ArrayLike, from_shape_yx: tuple[int, int], to_shape_yx: tuple[int, int]
 ) -> npt.NDArray[np.float64]:
-    """Coordinates of points of one image in its Fourier-resampled copy.
+    """Return coordinates of points of one image in its Fourier-resampled copy.
 
     Parameters
     ----------

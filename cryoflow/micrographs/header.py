@@ -152,7 +152,7 @@ def parse_header(path: Path, start: bytes, size_bytes: int) -> MicrographHeader:
 def micrograph_status(
     path: Path | None,
 ) -> tuple[Literal["found", "missing", "movie", "unreadable"], MicrographHeader | None]:
-    """Whether a file can serve as a micrograph, and its header where that could be read.
+    """Return whether a file can serve as a micrograph, and its header where that could be read.
 
     A stack of several sections is a movie, and so is a file that is named like one. A dangling link is missing.
     """
@@ -169,7 +169,8 @@ def micrograph_status(
 
 
 def _byte_order(start: bytes) -> Literal["<", ">"] | None:
-    """The byte order in which sizes and mode make sense; the machine stamp is often wrong and only breaks ties."""
+    """Return the byte order in which sizes and mode make sense; the machine stamp is often wrong and only breaks
+    ties."""
     sound: list[Literal["<", ">"]] = []
     for order in ("<", ">"):
         nx, ny, nz, mode = struct.unpack_from(f"{order}4i", start, 0)

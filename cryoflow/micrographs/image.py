@@ -54,7 +54,7 @@ class MicrographFile:
         return self.header.shape_yx
 
     def whole(self) -> FloatImage:
-        """All pixels, (ny, nx) float32; not checked.
+        """Return all pixels, (ny, nx) float32; not checked.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class MicrographFile:
         return _read_section(self.path, self.header, 0)
 
     def blocks(self, n_rows: int) -> Iterator[FloatImage]:
-        """Rows from the first to the last, at most `n_rows` at a time, (n, nx) float32.
+        """Yield rows from the first to the last, at most `n_rows` at a time, (n, nx) float32.
 
         A block is valid until the next one is asked for: they share their memory, which stays in the processor's
         cache. So a micrograph of 64 MB is read, checked and transformed without being held.
@@ -202,7 +202,7 @@ def _became_shorter(path: Path) -> BadInput:
 
 
 def _read_section(path: Path, header: MicrographHeader, section: int) -> FloatImage:
-    """`fromfile` reads straight into the array: twice as fast as touching each page of a map."""
+    """Read one section; `fromfile` reads straight into the array, twice as fast as touching each page of a map."""
     ny, nx = header.shape_yx
     offset = header.data_offset + section * header.section_bytes
     with inputs.unbuffered(path) as file:

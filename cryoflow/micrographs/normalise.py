@@ -23,7 +23,8 @@ def median_and_deviation(image: npt.NDArray[np.floating]) -> tuple[float, float]
 
 
 def _median(finite: npt.NDArray[np.floating]) -> np.floating:
-    """What `numpy.median` gives of values without NaN, some twenty times as fast: one partition in place of three."""
+    """Return what `numpy.median` gives of values without NaN, some twenty times as fast: one partition in place of
+    three."""
     half = finite.size // 2
     parted = np.partition(finite, half)
     middle: np.floating = np.mean(
@@ -33,7 +34,7 @@ def _median(finite: npt.NDArray[np.floating]) -> np.floating:
 
 
 def normalise(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArray[np.float32]:
-    """Median to 0 and typical deviation to 1, clipped: an image in which carbon, ice and gold show.
+    """Return median to 0 and typical deviation to 1, clipped: an image in which carbon, ice and gold show.
 
     An image without any deviation becomes zeros.
     """
@@ -45,7 +46,7 @@ def normalise(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArr
 def normalise_locally(
     image: npt.NDArray[np.float32], window_px: float, *, clip: float = 6.0
 ) -> npt.NDArray[np.float32]:
-    """Local mean to 0, and the typical local deviation to 1, clipped: an image in which particles show on any ground.
+    """Scale the local mean to 0 and the typical local deviation to 1, clipped: particles show on any ground.
 
     The deviation is one number for the image (the median of the local ones), so that what varies stays brighter than
     what does not.

@@ -45,7 +45,7 @@ class Orientation:
     flip_y: bool = False
 
     def apply(self, xy_px: npt.ArrayLike, shape_yx: tuple[int, int]) -> npt.NDArray[np.float64]:
-        """Coordinates in the frame of `cryoflow.picks`, on an image of `shape_yx`.
+        """Return coordinates in the frame of `cryoflow.picks`, on an image of `shape_yx`.
 
         >>> Orientation(flip_y=True).apply([[3, 0]], (10, 20)).tolist()
         [[3.0, 9.0]]
@@ -60,7 +60,7 @@ class Orientation:
         return xy
 
     def turn_boxes(self, boxes: Image) -> Image:
-        """Boxes (n, b, b) turned the way that this convention turns the coordinates."""
+        """Return boxes (n, b, b) turned the way that this convention turns the coordinates."""
         if self.swap_xy:
             boxes = boxes.swapaxes(1, 2)
         if self.flip_x:
@@ -70,7 +70,7 @@ class Orientation:
         return boxes
 
     def __str__(self) -> str:
-        """As options of the command line: `--swap-xy --flip-y`."""
+        """Return the options of the command line: `--swap-xy --flip-y`."""
         names = [f"--{name.replace('_', '-')}" for name, is_set in vars(self).items() if is_set]
         return " ".join(names) or "as recorded"
 
@@ -106,7 +106,7 @@ class OrientationVerdict:
     offset_xy_px: tuple[float, float] | None = None
 
     def __str__(self) -> str:
-        """One line for people.
+        """Return one line for people.
 
         `contradicted: --flip-y fits better (z 31.2 against 0.4 as recorded; 812 picks on 5 micrographs)`
         """
@@ -211,7 +211,7 @@ def check_against_stack(
 
 
 def _feature_maps(image: Image, diameter_px: float) -> tuple[Image, Image]:
-    """A map of blobs and a map of detail, both with median 0 and deviation 1, of one small shape."""
+    """Return a map of blobs and a map of detail, both with median 0 and deviation 1, of one small shape."""
     small, _ = fourier_resample(image, 1.0, max(1.0, diameter_px / DIAMETER_PX))
     d = diameter_px / max(1.0, diameter_px / DIAMETER_PX)
     flat = normalise_locally(small, 3 * d, clip=4.0)
@@ -228,7 +228,8 @@ def _standard(image: Image) -> Image:
 
 
 def _prominence(sums: npt.NDArray[np.float64]) -> float:
-    """How far the middles of the averages (maps, edge, edge) stand out from what is around; maps add in quadrature."""
+    """Return how far the middles of the averages (maps, edge, edge) stand out from what is around; maps add in
+    quadrature."""
     y, x = np.indices(sums.shape[1:]) - _REACH_PX
     beside = np.hypot(x, y) > 0.75 * DIAMETER_PX
     middle = np.hypot(x, y) <= 1.5
@@ -240,7 +241,8 @@ def _prominence(sums: npt.NDArray[np.float64]) -> float:
 
 
 def _offset(sums: npt.NDArray[np.float64], scale: float) -> tuple[float, float] | None:
-    """Where, within 1.5 diameters, the average of blobs stands out most, in micrograph pixels; None where nowhere.
+    """Return where, within 1.5 diameters, the average of blobs stands out most, in micrograph pixels; None where
+    nowhere.
 
     A box's corner lies about a diameter from its centre; further away are the neighbours of a crowd.
     """
@@ -257,7 +259,7 @@ def _offset(sums: npt.NDArray[np.float64], scale: float) -> tuple[float, float] 
 
 
 def _coarse(boxes: Image, edge: int) -> Image:
-    """Boxes of `edge` pixels, band-passed, each with unit norm."""
+    """Return boxes of `edge` pixels, band-passed, each with unit norm."""
     small = np.stack([resample_to_shape(b, (edge, edge)) for b in boxes]) if len(boxes) else np.zeros((0, edge, edge))
     small = ndimage.gaussian_filter(small, (0, 0.8, 0.8)) - ndimage.gaussian_filter(small, (0, 6, 6))
     norm = np.sqrt((small**2).sum(axis=(1, 2), keepdims=True))
@@ -271,7 +273,8 @@ def _correlate(boxes: Image, others: Image) -> npt.NDArray[np.float64]:
 
 
 def _mean_in_errors(correlation: npt.NDArray[np.float64]) -> float:
-    """Size of the mean in standard errors; for the 200 independent points of a box none is below 0.07 / sqrt(n)."""
+    """Return size of the mean in standard errors; for the 200 independent points of a box none is below 0.07 /
+    sqrt(n)."""
     if len(correlation) < 3:
         return 0.0
     error = max(float(correlation.std()), 0.07) / np.sqrt(len(correlation))

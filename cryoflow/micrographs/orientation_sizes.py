@@ -18,7 +18,7 @@ SIZES_A = (50.0, 80.0, 130.0, 210.0, 340.0)
 def check_at_sizes(
     images: Iterable[npt.NDArray[np.float32]], centers_xy_px: Iterable[npt.ArrayLike], diameters_px: Sequence[float]
 ) -> tuple[OrientationVerdict, float]:
-    """The verdict at the diameter at which a convention stands out most, and that diameter in pixels.
+    """Return the verdict at the diameter at which a convention stands out most, and that diameter in pixels.
 
     Picks that lie on nothing stand out at none of them, whatever their number: it is not more doubtful than a verdict
     at one size. Micrographs are reduced to what the smallest diameter needs, once.

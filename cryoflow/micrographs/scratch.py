@@ -28,7 +28,7 @@ _one_at_a_time = threading.Lock()
 
 
 def folder() -> Path | None:
-    """The scratch folder of this process, None where it has none."""
+    """Return the scratch folder of this process, None where it has none."""
     named = os.environ.get("CRYOFLOW_SCRATCH")
     return Path(named) if named and os.access(named, os.W_OK | os.X_OK) else None
 
@@ -87,7 +87,7 @@ def _copied(path: Path) -> Path | None:
 
 
 def _with_room(scratch: Path, suffix: str, n_bytes: int) -> Path | None:
-    """A new file of so many bytes that nobody else's writes can take any more; None where there is no room."""
+    """Return a new file of so many bytes that nobody else's writes can take any more; None where there is no room."""
     with _one_at_a_time:
         disk = shutil.disk_usage(scratch)
         if n_bytes > disk.free - KEPT_FREE * disk.total:

@@ -89,7 +89,7 @@ def held_out_anywhere(root: Path) -> frozenset[str]:
 
 
 def is_drawn(fingerprint: str) -> bool:
-    """Whether a micrograph is held out by its content alone; true for a share of `SHARE`."""
+    """Return whether a micrograph is held out by its content alone; true for a share of `SHARE`."""
     return int(fingerprint[:8], 16) < SHARE * 0x1_0000_0000
 
 

@@ -59,12 +59,12 @@ class PickedMicrograph:
         return float("nan") if self.ctf is None else (self.ctf.defocus_u_A + self.ctf.defocus_v_A) / 2
 
     def count(self, label: int) -> int:
-        """Number of picks with a label."""
+        """Return number of picks with a label."""
         return int((self.labels == label).sum())
 
 
 def picked_micrographs(picks: PickSet, *, diameter_A: float | None = None) -> tuple[list[PickedMicrograph], list[str]]:
-    """The micrographs of a pick set that have picks and an image, and notes on those left out.
+    """Return the micrographs of a pick set that have picks and an image, and notes on those left out.
 
     Parameters
     ----------
@@ -118,7 +118,8 @@ def picked_micrographs(picks: PickSet, *, diameter_A: float | None = None) -> tu
 
 
 def ctf_of(row: object) -> Ctf | None:
-    """The CTF of one row of a micrograph table, None where its defocus is unknown; other values have usual defaults."""
+    """Return the CTF of one row of a micrograph table, None where its defocus is unknown; other values have usual
+    defaults."""
     names = [f.name for f in dataclasses.fields(Ctf)]
     values = {name: float(getattr(row, name)) for name in names}
     known = {name: value for name, value in values.items() if np.isfinite(value)}

@@ -126,7 +126,7 @@ def calibration_curve(
 
 
 def calibration_error(positive: Bool, probabilities: Float, weights: Float | None = None) -> float:
-    """Expected calibration error: the mean distance of confidence from accuracy, over bins of equal width."""
+    """Return the expected calibration error: mean distance of confidence from accuracy over bins of equal width."""
     confidence, accuracy, number = calibration_curve(positive, probabilities, weights)
     filled = number > 0
     return _ratio(float((np.abs(confidence - accuracy)[filled] * number[filled]).sum()), float(number.sum()))
@@ -135,7 +135,7 @@ def calibration_error(positive: Bool, probabilities: Float, weights: Float | Non
 def bootstrap(
     measure: Callable[[Float], float], micrograph: npt.NDArray[np.integer], *, rounds: int = 500, seed: int = 0
 ) -> Interval:
-    """A measure with its 95 % interval over micrographs drawn with replacement.
+    """Return a measure with its 95 % interval over micrographs drawn with replacement.
 
     The draws are moved so that their mean is the measure of the whole: the calibration error of a draw, in which picks
     come several times, is larger than that of the whole, so that the whole could lie outside its own interval.

@@ -17,23 +17,24 @@ class Reader(Protocol):
     """What the package of a program offers."""
 
     def recognise(self, folder: Path, names: Collection[str]) -> Project | None:
-        """The project that `folder`, which holds `names`, is; None where it is none."""
+        """Return the project that `folder`, which holds `names`, is; None where it is none."""
         ...
 
     def is_own_folder(self, name: str) -> bool:
-        """Whether a folder of this name in a project holds what the program itself wrote, and so no other project."""
+        """Return whether a folder of this name in a project holds what the program itself wrote, and so no other
+        project."""
         ...
 
     def find_jobs(self, project: Project) -> list[Job]:
-        """Every job of a project, those that are of no use included."""
+        """Return every job of a project, those that are of no use included."""
         ...
 
     def counted(self, job: Job) -> Job:
-        """A job whose outputs say how many picks and micrographs they have."""
+        """Return a job whose outputs say how many picks and micrographs they have."""
         ...
 
     def read_job(self, job: Job, **options: object) -> list[PickSet]:
-        """The picks of a job, one set an output."""
+        """Return the picks of a job, one set an output."""
         ...
 
 
@@ -41,12 +42,12 @@ PROGRAMS = ("cryosparc", "relion")
 
 
 def reader(program: str) -> Reader:
-    """The package that reads the projects of a program."""
+    """Return the package that reads the projects of a program."""
     return cast(Reader, import_module(f"cryoflow.projects.{program}"))
 
 
 def find_jobs(project: Project) -> list[Job]:
-    """Every job of a project with its status, sorted by number; jobs that are of no use say why.
+    """Return every job of a project with its status, sorted by number; jobs that are of no use say why.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def find_jobs(project: Project) -> list[Job]:
 
 
 def counted(job: Job) -> Job:
-    """A job whose outputs say how many picks and micrographs they have, as far as its tables are not too large.
+    """Return a job whose outputs say how many picks and micrographs they have, as far as its tables are not too large.
 
     Tables are read through where their heads do not say it. Nothing is raised for what is wrong with them.
     """
@@ -65,7 +66,7 @@ def counted(job: Job) -> Job:
 
 
 def read_job(job: Job, **options: object) -> list[PickSet]:
-    """The picks of a job, one `PickSet` an output.
+    """Return the picks of a job, one `PickSet` an output.
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ def jobs_of(
     count: bool = False,
     on_job: Callable[[Job], None] | None = None,
 ) -> JobsResult:
-    """The jobs of several projects, read in parallel; the order does not depend on which is read first.
+    """Return the jobs of several projects, read in parallel; the order does not depend on which is read first.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def _add(
 
 
 def _below(root: Path, unreadable: dict[Path, BadInput]) -> Iterator[Project]:
-    """Projects at and below `root`."""
+    """Yield projects at and below `root`."""
     to_visit: list[tuple[str, tuple[Project, ...]]] = [(str(root), ())]
     while to_visit:
         folder, around = to_visit.pop()
@@ -174,7 +174,7 @@ def _is_own_folder(path: str, programs: Collection[str]) -> bool:
 
 
 def _leads_into(link: str, projects: Collection[Project]) -> bool:
-    """Whether a link leads to a folder of one of these projects, as RELION's aliases of jobs do."""
+    """Return whether a link leads to a folder of one of these projects, as RELION's aliases of jobs do."""
     if not projects:
         return False
     target = os.path.realpath(link)
@@ -182,7 +182,8 @@ def _leads_into(link: str, projects: Collection[Project]) -> bool:
 
 
 def _listing(folder: str) -> tuple[set[str], list[str], list[str]]:
-    """All names in a folder; the paths of the folders to enter, sorted; and the paths of links to folders, sorted."""
+    """Return all names in a folder; the paths of the folders to enter, sorted; and the paths of links to folders,
+    sorted."""
     names: set[str] = set()
     folders: list[str] = []
     links: list[str] = []
@@ -199,7 +200,7 @@ def _listing(folder: str) -> tuple[set[str], list[str], list[str]]:
 
 
 def _behind_link(link: str, unreadable: dict[Path, BadInput]) -> list[Project]:
-    """The projects that a link leads to, usually none: most links are micrographs."""
+    """Return the projects that a link leads to, usually none: most links are micrographs."""
     try:
         if not any(Path(link, marker).exists() for marker in _MARKERS):
             return []
@@ -210,7 +211,7 @@ def _behind_link(link: str, unreadable: dict[Path, BadInput]) -> list[Project]:
 
 
 def _around(root: Path) -> list[Project]:
-    """The projects of the nearest folder above `root` that is one."""
+    """Return the projects of the nearest folder above `root` that is one."""
     for folder in root.parents:
         try:
             if projects := _recognised(str(folder), set(os.listdir(folder))):

@@ -61,7 +61,7 @@ def fold_duplicates(columns: Columns, distance_px: float) -> int:
 
 
 def _kept(values: npt.NDArray[np.generic], keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.generic]:
-    """The kept rows of a column, moved together in place where the column is an array of its own."""
+    """Return the kept rows of a column, moved together in place where the column is an array of its own."""
     if values.base is not None or not values.flags.writeable:
         return values[keep]
     end = 0
@@ -75,7 +75,8 @@ def _kept(values: npt.NDArray[np.generic], keep: npt.NDArray[np.bool_]) -> npt.N
 def distance_px(
     diameter_A: float | None, pixel_sizes_A: npt.NDArray[np.float64], box_px: float | None, *, is_helical: bool
 ) -> float:
-    """How close two picks of one particle are, in pixels of the micrograph; of several pixel sizes the largest counts.
+    """Return how close two picks of one particle are, in pixels of the micrograph; of several pixel sizes the largest
+    counts.
 
     >>> distance_px(120.0, np.array([1.5, np.nan]), None, is_helical=False)
     8.0
@@ -89,7 +90,7 @@ def distance_px(
 
 
 def whole_micrographs(micrograph: npt.NDArray[np.integer]) -> Iterator[slice]:
-    """Slices of whole micrographs, a few ten thousand picks each; one of all where they are in no order."""
+    """Yield slices of whole micrographs, a few ten thousand picks each; one of all where they are in no order."""
     if not bool(np.all(micrograph[1:] >= micrograph[:-1])):
         yield slice(0, len(micrograph))
         return
@@ -102,7 +103,7 @@ def whole_micrographs(micrograph: npt.NDArray[np.integer]) -> Iterator[slice]:
 
 
 def _cells(columns: Columns, edge_px: float, shift: float) -> npt.NDArray[np.int64]:
-    """The cell of a grid that each pick lies in, as one number; a cell of its own for what has no position."""
+    """Return the cell of a grid that each pick lies in, as one number; a cell of its own for what has no position."""
     numbers = columns["micrograph"].astype(np.int64)
     for axis in ("x_px", "y_px"):
         numbers <<= 20

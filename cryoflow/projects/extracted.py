@@ -21,7 +21,7 @@ _LOOKED_THROUGH = 100_000
 
 
 def choose(rows_of_picks: npt.NDArray[np.integer], micrographs: pd.DataFrame) -> npt.NDArray[np.intp]:
-    """Picks worth a look, at most a dozen on each of a few dozen micrographs that are there.
+    """Return picks worth a look, at most a dozen on each of a few dozen micrographs that are there.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def sample(
     project: Path,
     flip: AxisConvention,
 ) -> ExtractedSample | None:
-    """The particles whose stacks are there, on a few micrographs of one pixel size; None where there is none.
+    """Return the particles whose stacks are there, on a few micrographs of one pixel size; None where there is none.
 
     Parameters
     ----------

@@ -26,7 +26,8 @@ class JobStatus(StrEnum):
     NOT_OF_INTEREST = "not of interest"
 
     def is_readable(self, include_unfinished: bool = False) -> bool:
-        """Whether a job of this status is read: a usable one, and one that did not end well where that is asked for."""
+        """Return whether a job of this status is read: a usable one, and one that did not end well where that is asked
+        for."""
         unfinished = (JobStatus.UNFINISHED, JobStatus.FAILED, JobStatus.STALE)
         return self is JobStatus.USABLE or (include_unfinished and self in unfinished)
 
@@ -77,7 +78,8 @@ class Job:
 
 
 def damaged(job: Job, problems: Sequence[str]) -> Job:
-    """A usable job of which some outputs proved damaged when they were read through; unreadable where all did."""
+    """Return a usable job of which some outputs proved damaged when they were read through; unreadable where all
+    did."""
     if not problems or job.status is not JobStatus.USABLE:
         return job
     if len(problems) >= len(job.outputs):
@@ -86,7 +88,7 @@ def damaged(job: Job, problems: Sequence[str]) -> Job:
 
 
 def with_errors(picksets: list[PickSet], errors: Sequence[CryoflowError]) -> list[PickSet]:
-    """The outputs of a job that could be read, with notes on those that could not.
+    """Return the outputs of a job that could be read, with notes on those that could not.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def with_errors(picksets: list[PickSet], errors: Sequence[CryoflowError]) -> lis
 
 
 def standalone_job(file: Path) -> str:
-    """The job's name of a lone table: that of the file, without `_`, which ends the job in an entry's name.
+    """Return the job's name of a lone table: that of the file, without `_`, which ends the job in an entry's name.
 
     >>> standalone_job(Path("/data/mic_0001_autopick.star"))
     'mic-0001-autopick'

@@ -17,7 +17,7 @@ _UID_DIGITS = 21
 def merge_names(
     columns: dict[str, npt.NDArray[np.generic]], micrographs: pd.DataFrame, extracted: ExtractedSample | None
 ) -> tuple[pd.DataFrame, ExtractedSample | None, tuple[str, ...]]:
-    """One row for each file: the first of its names stays, and gets the picks of all.
+    """Return one row for each file: the first of its names stays, and gets the picks of all.
 
     Only names that are alike without folders and CryoSPARC's prefixes are looked at, since a link is rarely renamed,
     and each look costs a question to the disk. Copies are files of their own, and stay apart.
@@ -67,7 +67,7 @@ def merge_names(
 
 
 def _plain(name: str) -> str:
-    """A name without folders and CryoSPARC's uids, at the speed of tens of thousands."""
+    """Return a name without folders and CryoSPARC's uids, at the speed of tens of thousands."""
     name = name.rpartition("/")[2]
     while len(name) > _UID_DIGITS and name[_UID_DIGITS] == "_" and name[:_UID_DIGITS].isdigit():
         name = name[_UID_DIGITS + 1 :]

@@ -45,7 +45,7 @@ class TableFolder:
 
 
 def tables_of(folder: Path) -> TableFolder:
-    """The sets of picks in a folder, or in the folder below it where its program keeps its tables.
+    """Return the sets of picks in a folder, or in the folder below it where its program keeps its tables.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _one_format(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """One file of each stem, that of the format which keeps most, and the files that are left."""
+    """Return one file of each stem, that of the format which keeps most, and the files that are left."""
     order = ["." + suffix for suffix in ("csg", "cs", "cbox", "star", "json", "pos", "boxx")]
     with_scores = [suffix for form in formats() if form.score for suffix in form.suffixes]
 

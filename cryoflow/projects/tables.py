@@ -150,7 +150,7 @@ def corner(pickset: PickSet) -> str:
 
 
 def _nothing_found(picksets: Sequence[PickSet], places: Path, finder: Finder) -> str:
-    """A sentence where no micrograph with picks is in the folder that was named for them."""
+    """Return a sentence where no micrograph with picks is in the folder that was named for them."""
     names = sorted({str(name) for pickset in picksets for name in pickset.micrographs["name"]})
     if not names or any((pickset.micrographs["path"].notna()).any() for pickset in picksets):
         return ""
@@ -168,7 +168,7 @@ def _sets_of(
     options: _Options,
     failures: list[str],
 ) -> list[PickSet]:
-    """The sets of picks of a group of files: one for all tables of the same kind, one for each dataset."""
+    """Return the sets of picks of a group of files: one for all tables of the same kind, one for each dataset."""
     read: list[tuple[Path, FilePicks]] = []
     picksets: list[PickSet] = []
     errors: list[CryoflowError] = []
@@ -204,7 +204,7 @@ def _sets_of(
 
 
 def _marked(pickset: PickSet, group: TableGroup) -> PickSet:
-    """A set with the suffix and the label of its group."""
+    """Return a set with the suffix and the label of its group."""
     if not group.suffix:
         return pickset
     picks = pickset.picks.copy()
@@ -290,7 +290,7 @@ def _pickset(path: Path, read: list[tuple[Path, FilePicks]], options: _Options) 
 
 
 def _merged_notes(of_files: Sequence[tuple[str, ...]]) -> list[str]:
-    """The notes of several files, each once, with the number of files that have it."""
+    """Return the notes of several files, each once, with the number of files that have it."""
     tally = Counter(note for notes in of_files for note in dict.fromkeys(notes))
     return [f"{note} (in {n} of {len(of_files)} files)" if len(of_files) > 1 else note for note, n in tally.items()]
 
@@ -309,7 +309,7 @@ def _provenance(path: Path, read: list[tuple[Path, FilePicks]], formats: str) ->
 
 
 def _own_name(part: Path, picks: FilePicks) -> str:
-    """The micrograph of a file that names none for its picks: that of a comment, else as the file is called."""
+    """Return the micrograph of a file that names none for its picks: that of a comment, else as the file is called."""
     return picks.micrograph or part.stem
 
 
@@ -318,7 +318,7 @@ def _own_names(read: list[tuple[Path, FilePicks]]) -> set[str]:
 
 
 def _names(part: Path, picks: FilePicks) -> npt.NDArray[np.object_]:
-    """The micrograph of each pick."""
+    """Return the micrograph of each pick."""
     if picks.micrographs is not None:
         return picks.micrographs
     return np.array([_own_name(part, picks)] * len(picks), object)
@@ -356,7 +356,7 @@ def _flip(
 
 
 def _common(what: str, values: list[float | None], micrographs: pd.DataFrame, notes: list[str]) -> float | None:
-    """The median size of several files in pixels; None, with a note, where it is larger than all micrographs."""
+    """Return the median size of several files in pixels; None, with a note, where it is larger than all micrographs."""
     size_px = median(np.array([value for value in values if value], np.float64))
     edges = micrographs[["ny", "nx"]].to_numpy(np.float64, na_value=np.nan)
     if size_px and np.isfinite(edges).any() and size_px > np.nanmax(edges):

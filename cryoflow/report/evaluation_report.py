@@ -40,7 +40,7 @@ SHOWN_PIXELS_PER_DIAMETER = 28
 
 
 def evaluation_sections(evaluation: Evaluation, bundle: ModelBundle) -> list[Section]:
-    """All sections about an evaluation."""
+    """Return all sections about an evaluation."""
     return [
         _numbers(evaluation, bundle),
         _curves(evaluation),
@@ -109,7 +109,7 @@ def _curves(e: Evaluation) -> Section:
 
 
 def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
-    """The most certain, the most doubtful, and the most wrongly scored picks."""
+    """Return the most certain, the most doubtful, and the most wrongly scored picks."""
     place = [(i, k) for i, j in enumerate(e.scored) for k in range(len(j.kept))]
     p = np.concatenate([j.probabilities for j in e.scored]) if e.scored else np.zeros(0)
     kept = np.concatenate([j.kept for j in e.scored]) if e.scored else np.zeros(0, bool)
@@ -140,7 +140,7 @@ def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
 
 
 def _worst(which: npt.NDArray[np.bool_], key: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    """Rows for which `which` holds, by rising `key`."""
+    """Return rows for which `which` holds, by rising `key`."""
     rows = np.flatnonzero(which)
     return rows[np.argsort(key[rows], kind="stable")]
 
@@ -148,7 +148,8 @@ def _worst(which: npt.NDArray[np.bool_], key: npt.NDArray[np.float64]) -> npt.ND
 def _boxes(
     scored: Sequence[ScoredMicrograph], rows: Sequence[tuple[int, int]], diameter_A: float
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Patches of picks, in their order, each micrograph read once; those of unreadable micrographs are left out."""
+    """Return patches of picks, in their order, each micrograph read once; those of unreadable micrographs are left
+    out."""
     cut: dict[tuple[int, int], npt.NDArray[np.float32]] = {}
     side = 2 * round(0.9 * SHOWN_PIXELS_PER_DIAMETER)
     for i in sorted({i for i, _ in rows}):
@@ -168,7 +169,7 @@ def _boxes(
 
 
 def _overlays(e: Evaluation) -> list[Block]:
-    """Micrographs from the worst to the best, with what was kept and removed, rightly and wrongly."""
+    """Return micrographs from the worst to the best, with what was kept and removed, rightly and wrongly."""
     errors = {row.name: row.error for row in e.micrographs}
     known = [j for j in e.scored if j.micrograph.name in errors]
     by_error = sorted(known, key=lambda j: (-errors[j.micrograph.name], j.micrograph.name))

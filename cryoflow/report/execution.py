@@ -93,7 +93,7 @@ def _value(text: str, kind: object) -> typing.Any:
 
 
 def execution_section(rows: Sequence[TraceRow]) -> Section:
-    """What the run cost: totals, a timeline, and a line for each stage and shard."""
+    """Return what the run cost: totals, a timeline, and a line for each stage and shard."""
     first, last = _span(rows)
     jobs = [row for row in rows if row.slurm_job is not None]
     cpu_s = [row.cpu_percent / 100 * row.elapsed_s for row in rows if row.cpu_percent is not None and row.elapsed_s]
@@ -134,7 +134,7 @@ def execution_section(rows: Sequence[TraceRow]) -> Section:
 
 
 def timeline(rows: Sequence[TraceRow]) -> Figure:
-    """One bar a run, from its submission to its end, in minutes since the first."""
+    """Return one bar a run, from its submission to its end, in minutes since the first."""
     from matplotlib.collections import PolyCollection
 
     from cryoflow.report.figures import INK, KEPT, MISSED, REMOVED, WAITING, dress, new_figure, shown

@@ -53,7 +53,7 @@ class Marks:
 
 
 def display_image(micrograph: Array) -> tuple[Array, float]:
-    """A micrograph made fit to look at: averaged over blocks, flattened a little, clipped at 1 % and 99 %.
+    """Return a micrograph made fit to look at: averaged over blocks, flattened a little, clipped at 1 % and 99 %.
 
     Returns
     -------
@@ -81,7 +81,8 @@ def overlay(
     pixel_size_A: float | None = None,
     mask: npt.NDArray[np.bool_] | None = None,
 ) -> Figure:
-    """Picks as circles of the particle's diameter on their micrograph, with a scale bar where the pixel size is known.
+    """Return picks as circles of the particle's diameter on their micrograph, with a scale bar where the pixel size is
+    known.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def plot_picks(picks: PickSet, micrograph: str, path: str | Path | None = None) 
 def montage(
     boxes: Array, captions: Sequence[str] = (), *, columns: int = 10, title: str = "", color: str = INK
 ) -> Figure:
-    """Boxes side by side, each on its own grey scale.
+    """Return boxes side by side, each on its own grey scale.
 
     Parameters
     ----------
@@ -193,7 +194,8 @@ def montage(
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], *, best_epoch: int | None = None) -> Figure:
-    """Loss, and what else was recorded, by epoch; training dashed, validation solid. Names are Keras' (`val_...`)."""
+    """Return loss, and what else was recorded, by epoch; training dashed, validation solid. Names are Keras'
+    (`val_...`)."""
     from matplotlib.ticker import MaxNLocator
 
     names = [n for n in history if not n.startswith("val_") and n not in ("learning_rate", "epoch")]
@@ -224,7 +226,7 @@ class PlotLine:
 
 
 def precision_recall(curves: Sequence[PlotLine], *, title: str = "precision and recall") -> Figure:
-    """Precision against recall, one line a set of picks; the chosen threshold as a dot."""
+    """Return precision against recall, one line a set of picks; the chosen threshold as a dot."""
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
     for curve in curves:
@@ -240,7 +242,8 @@ def precision_recall(curves: Sequence[PlotLine], *, title: str = "precision and 
 
 
 def calibration(curves: Sequence[PlotLine]) -> Figure:
-    """Observed fraction of right picks against predicted probability; the diagonal is what honest numbers give."""
+    """Return observed fraction of right picks against predicted probability; the diagonal is what honest numbers
+    give."""
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
     axes.plot((0, 1), (0, 1), color=FAINT, lw=0.8, ls=":")
@@ -261,7 +264,7 @@ def score_histogram(
     threshold: float | None = None,
     name: str = "score",
 ) -> Figure:
-    """How scores are spread, right and wrong picks apart where that is known, with the threshold."""
+    """Return how scores are spread, right and wrong picks apart where that is known, with the threshold."""
     figure = new_figure((4.4, 2.8))
     axes = figure.add_subplot()
     bins: list[float] = (np.histogram_bin_edges(scores, bins=40) if len(scores) else np.linspace(0, 1, 41)).tolist()
@@ -280,26 +283,27 @@ def score_histogram(
 
 
 def shown(text: str) -> str:
-    """A name as matplotlib can draw it: a dollar sign begins no formula, and bytes that are no UTF-8 are a mark."""
+    """Return a name as matplotlib can draw it: a dollar sign begins no formula, and bytes that are no UTF-8 are a
+    mark."""
     return text.encode(errors="replace").decode().replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file, the same for the same figure."""
+    """Return a figure as the bytes of a PNG file, the same for the same figure."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130, facecolor="white", metadata={"Software": None})
     return stream.getvalue()
 
 
 def jpeg(figure: Figure, *, dpi: int = 150) -> bytes:
-    """A figure that is mostly micrograph as the bytes of a JPEG file, for noise a fifth of the PNG."""
+    """Return a figure that is mostly micrograph as the bytes of a JPEG file, for noise a fifth of the PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, format="jpeg", dpi=dpi, facecolor="white", pil_kwargs={"quality": 85, "subsampling": 0})
     return stream.getvalue()
 
 
 def new_figure(size_in: tuple[float, float]) -> Figure:
-    """An empty figure that needs no display, in inches."""
+    """Return an empty figure that needs no display, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -333,7 +337,7 @@ def _circles(axes: Axes, marks: Sequence[Marks], diameter_px: float) -> None:
 
 
 def _scale_bar(axes: Axes, nx: int, ny: int, pixel_size_A: float) -> None:
-    """A bar of a round number of nanometres, about a sixth of the width."""
+    """Draw a bar of a round number of nanometres, about a sixth of the width."""
     wanted_nm = nx * pixel_size_A / 60
     length_nm = min((1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), key=lambda nm: abs(np.log(nm / wanted_nm)))
     length_px = length_nm * 10 / pixel_size_A

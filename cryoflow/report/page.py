@@ -96,7 +96,7 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "") -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -121,7 +121,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], *, subtitl
 
 
 def cell(value: object) -> str:
-    """A table's value as people write it: unknown is a dash, large integers are grouped, fractions have three digits.
+    """Return a table's value as people write it: unknown is a dash, large integers are grouped, fractions have three
+    digits.
 
     >>> cell(1234567), cell(0.12345), cell(None), cell(float("nan"))
     ('1,234,567', '0.123', '–', '–')

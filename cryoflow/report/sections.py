@@ -44,7 +44,7 @@ class ReportedEvaluation:
 
     @classmethod
     def read(cls, file: Path) -> ReportedEvaluation:
-        """From its JSON file."""
+        """Read the record from its JSON file."""
         record = read_evaluation(file)
         rows = tuple(
             ReportedScores(r.n_reference, r.n_picks, r.n_matched, entry=r.entry, n_micrographs=len(r.micrographs))
@@ -53,7 +53,7 @@ class ReportedEvaluation:
         return cls(Path(record.reference_database), record.radius, record.model is not None, rows)
 
     def of(self, entry: str) -> ReportedScores | None:
-        """The row of an entry."""
+        """Return the row of an entry."""
         return next((row for row in self.entries if row.entry == entry), None)
 
 
@@ -66,7 +66,7 @@ class CleanedPair:
 
 
 def cleaned_pairs(entries: Sequence[Entry]) -> list[CleanedPair]:
-    """The un-picked entries, each with the entry that it was cleaned from."""
+    """Return the un-picked entries, each with the entry that it was cleaned from."""
     by_name = {e.name: e for e in entries}
     pairs = []
     for after in entries:
@@ -78,7 +78,7 @@ def cleaned_pairs(entries: Sequence[Entry]) -> list[CleanedPair]:
 
 
 def result_section(pairs: Sequence[CleanedPair], evaluation: ReportedEvaluation | None) -> Section:
-    """Before and after: numbers of picks, and precision and recall where the truth is known."""
+    """Return numbers of picks before and after, with precision and recall where the truth is known."""
     blocks: list[Block] = []
     rows: list[list[object]] = []
     for pair in pairs:
@@ -114,7 +114,7 @@ def examples_section(
     evaluation: ReportedEvaluation | None,
     masks: Path | None = None,
 ) -> Section:
-    """Micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
+    """Return micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
     blocks: list[Block] = [
         Text(
             "Green: kept. Blue: kept, but doubtful. Red: removed."
@@ -180,7 +180,7 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
 
 
 def training_section(model: ModelBundle) -> Section:
-    """How the model was trained, and how well it does on its validation micrographs."""
+    """Return how the model was trained, and how well it does on its validation micrographs."""
     blocks: list[Block] = []
     curves = (model.folder or Path()) / "learning_curves.png"
     if curves.is_file():
@@ -201,7 +201,7 @@ def training_section(model: ModelBundle) -> Section:
 
 
 def database_section(database: Database) -> Section:
-    """What was read, and which job of each project is the one to train from."""
+    """Return what was read, and which job of each project is the one to train from."""
     best = [[s.project, s.entry.name if s.entry else "", s.reason] for s in select_best(database)]
     rows = [
         [e.name, e.n_picks, e.n_micrographs, e.pixel_size_A, e.box_px, e.diameter_A, e.orientation.verdict, e.status]
@@ -221,7 +221,7 @@ def database_section(database: Database) -> Section:
 
 
 def exports_section(folders: Sequence[Path]) -> Section:
-    """The training sets that were written: how many micrographs and picks, and each setting with its reason."""
+    """Return the training sets that were written: how many micrographs and picks, and each setting with its reason."""
     blocks: list[Block] = []
     for folder in folders:
         table = manifest.read_manifest(folder / manifest.NAME)
@@ -241,7 +241,7 @@ def exports_section(folders: Sequence[Path]) -> Section:
 
 
 def next_section(database: Path, model: Path | None) -> Section:
-    """What to type next, as a shell takes it."""
+    """Return what to type next, as a shell takes it."""
     db = shlex.quote(str(database))
     lines = [f"cryoflow database list --database {db}", f"cryoflow database verify --database {db}"]
     if model:
@@ -263,7 +263,7 @@ def _after(pair: CleanedPair) -> str:
 
 
 def _pooled(rows: Sequence[ReportedScores | None]) -> ReportedScores:
-    """All picks of all projects together."""
+    """Return all picks of all projects together."""
     known = [r for r in rows if r is not None]
     return ReportedScores(
         sum(r.n_reference for r in known),
@@ -295,7 +295,7 @@ def report_sections(
     trace: Sequence[TraceRow] = (),
     masks: Path | None = None,
 ) -> list[Section]:
-    """All sections, those that there is nothing to show for left out."""
+    """Return all sections, those that there is nothing to show for left out."""
     pairs = cleaned_pairs(database.entries())
     sections = []
     if pairs:

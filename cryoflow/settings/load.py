@@ -82,7 +82,7 @@ def find_file() -> Path | None:
 
 
 def _found(crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
-    """The settings file that applies and its content, which is what the user trusts."""
+    """Return the settings file that applies and its content, which is what the user trusts."""
     if named := os.environ.get("CRYOFLOW_CONFIG"):
         if not Path(named).is_file():
             raise BadInput(named, "--config or CRYOFLOW_CONFIG names this file, and it is not there.")
@@ -99,7 +99,7 @@ def _found(crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
 
 
 def _content_if_trusted(file: Path, crawled: Iterable[Path]) -> bytes | None:
-    """The content of a settings file in the working folder or above it, None if it is not to be used."""
+    """Return the content of a settings file in the working folder or above it, None if it is not to be used."""
     from cryoflow.settings.trust import is_trusted
 
     if file.parent == user_folder().resolve() or file.parent == SITE_FOLDER:
@@ -175,7 +175,7 @@ def load_settings(file: Path | None = None, *, crawled: Iterable[Path] = (), **c
 
 
 def _from_environment() -> dict[str, object]:
-    """The values of `CRYOFLOW_*` variables; those of tables are JSON."""
+    """Return the values of `CRYOFLOW_*` variables; those of tables are JSON."""
     try:
         return EnvSettingsSource(Settings)()
     except (ValueError, RecursionError) as error:  # SettingsError is a ValueError
@@ -188,7 +188,7 @@ def _from_environment() -> dict[str, object]:
 
 
 def _names(values: Mapping[str, object], above: str = "") -> list[str]:
-    """Names of all values, those in tables with dots: `site.server`."""
+    """Return names of all values, those in tables with dots: `site.server`."""
     found = []
     for name, value in values.items():
         found += _names(value, f"{above}{name}.") if isinstance(value, Mapping) else [f"{above}{name}"]
@@ -196,7 +196,7 @@ def _names(values: Mapping[str, object], above: str = "") -> list[str]:
 
 
 def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
-    """Values with others laid over them; a table, such as [site], is overlaid value by value."""
+    """Return values with others laid over them; a table, such as [site], is overlaid value by value."""
     result = dict(below)
     for name, value in above.items():
         under = result.get(name)
@@ -206,7 +206,7 @@ def _overlaid(below: Mapping[str, object], above: Mapping[str, object]) -> dict[
 
 
 def _read(file: Path, content: bytes) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
-    """The values of a settings file, and its profiles."""
+    """Return the values of a settings file, and its profiles."""
     values = parse_toml(file, content)
     profiles = values.pop("profiles", {})
     if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):

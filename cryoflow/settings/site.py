@@ -165,5 +165,5 @@ class Site(BaseModel):
         return [image for image in images if image and image.startswith("/") and not Path(image).exists()]
 
     def resource_class(self, name: ClassName) -> ResourceClass:
-        """The numbers of a class; one that the file does not name has its default."""
+        """Return the numbers of a class; one that the file does not name has its default."""
         return self.resources.get(name) or _default_classes()[name]

@@ -70,7 +70,7 @@ def match_to_truth(
 
 
 def _blobs(image: npt.NDArray[np.float32], diameter_px_yx: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Minus the difference of Gaussians of 0.22 and 0.45 diameters; a mirrored margin keeps the edges apart."""
+    """Return minus the difference of Gaussians of 0.22 and 0.45 diameters; a mirrored margin keeps the edges apart."""
     pad = [(int(d), int(d)) for d in diameter_px_yx]
     padded = np.pad(image, pad, mode="symmetric")
     k_y = np.fft.fftfreq(padded.shape[0])[:, None] * diameter_px_yx[0]
@@ -84,7 +84,7 @@ def _blobs(image: npt.NDArray[np.float32], diameter_px_yx: npt.NDArray[np.float6
 def _between_pixels(
     score: npt.NDArray[np.float32], row: npt.NDArray[np.intp], column: npt.NDArray[np.intp]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Where the parabola through a peak and its neighbours has its top, in y and in x, within half a pixel."""
+    """Return where the parabola through a peak and its neighbours has its top, in y and in x, within half a pixel."""
     here = score[row, column].astype(np.float64)
     offsets = []
     for dy, dx in ((1, 0), (0, 1)):

@@ -39,11 +39,11 @@ class PickColumns:
             (self.project / path).symlink_to(os.path.abspath(micrograph.path))  # noqa: PTH100 (links stay)
 
     def uids(self, n: int) -> npt.NDArray[np.uint64]:
-        """Random uids, (n,)."""
+        """Return random uids, (n,)."""
         return self.rng.integers(1, 2**63, n, dtype=np.uint64)
 
     def exposures(self) -> Columns:
-        """Columns of the micrographs: `uid`, `micrograph_blob/*`, `mscope_params/*`."""
+        """Return columns of the micrographs: `uid`, `micrograph_blob/*`, `mscope_params/*`."""
         micrographs, n = self.dataset.micrographs, len(self.dataset.micrographs)
         return {
             "uid": self.exposure_uids,
@@ -58,11 +58,11 @@ class PickColumns:
         }
 
     def exposure_ctf(self) -> Columns:
-        """`ctf/*` of all micrographs."""
+        """Return `ctf/*` of all micrographs."""
         return self.ctf(list(self.dataset.micrographs))
 
     def ctf(self, micrographs: list[SimulatedMicrograph]) -> Columns:
-        """`ctf/*` of some micrographs."""
+        """Return `ctf/*` of some micrographs."""
         n = len(micrographs)
         return {
             "ctf/accel_kv": np.full(n, self.dataset.voltage_kV, np.float32),
@@ -75,12 +75,12 @@ class PickColumns:
         }
 
     def particle_ctf(self) -> Columns:
-        """`ctf/*` of all picks: that of their micrographs."""
+        """Return `ctf/*` of all picks: that of their micrographs."""
         counts = [len(m.picks_xy_px) for m in self.dataset.micrographs]
         return {name: np.repeat(values, counts, axis=0) for name, values in self.exposure_ctf().items()}
 
     def located(self, positions: list[npt.NDArray[np.float64]]) -> Columns:
-        """Columns `uid` and `location/*` of picks given for each micrograph in turn."""
+        """Return columns `uid` and `location/*` of picks given for each micrograph in turn."""
         counts = [len(xy) for xy in positions]
         micrographs = self.dataset.micrographs[: len(positions)]
         xy_px = np.concatenate([np.reshape(xy, (-1, 2)) for xy in positions])
@@ -101,7 +101,7 @@ class PickColumns:
         return columns
 
     def boxes(self, uid: npt.NDArray[np.generic]) -> Columns:
-        """`uid` and `blob/*` of all picks as they were extracted."""
+        """Return `uid` and `blob/*` of all picks as they were extracted."""
         edge = 2 * round(1.6 * self.dataset.diameter_A / self.box_pixel_size_A / 2)
         counts = [len(m.picks_xy_px) for m in self.dataset.micrographs]
         stacks = [f"J5/extract/{Path(p).name.rsplit('.', 1)[0]}_particles.mrc" for p in self.paths]
@@ -128,7 +128,7 @@ class PickColumns:
         return np.concatenate(shifts).astype(np.float32)
 
     def in_3d(self) -> Columns:
-        """`alignments3D/*` of all picks after a refinement."""
+        """Return `alignments3D/*` of all picks after a refinement."""
         shift = self.shift_to_truth()
         n = len(shift)
         return {
@@ -139,7 +139,7 @@ class PickColumns:
         }
 
     def class_columns(self, n: int, is_good: npt.NDArray[np.bool_]) -> Columns:
-        """What a classification into two classes adds, by the convention of the version."""
+        """Return what a classification into two classes adds, by the convention of the version."""
         good = np.where(is_good, self.rng.uniform(0.7, 1.0, n), self.rng.uniform(0.0, 0.3, n)).astype(np.float32)
         posterior = np.stack([1 - good, good], axis=1)
         if self.version >= (4, 5):
@@ -152,16 +152,16 @@ class PickColumns:
 
 
 def only(columns: Columns, *slots: str) -> Columns:
-    """The columns of some slots."""
+    """Return the columns of some slots."""
     return {name: values for name, values in columns.items() if name.partition("/")[0] in slots}
 
 
 def rows(columns: Columns, which: npt.NDArray[np.generic]) -> Columns:
-    """Some rows of all columns."""
+    """Return some rows of all columns."""
     return {name: values[which] for name, values in columns.items()}
 
 
 def texts(words: list[str]) -> npt.NDArray[np.bytes_]:
-    """Text as a dataset holds it."""
+    """Return text as a dataset holds it."""
     encoded = [os.fsencode(text) for text in words]
     return np.array(encoded, f"S{max([1, *map(len, encoded)])}")

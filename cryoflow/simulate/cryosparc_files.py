@@ -81,7 +81,7 @@ class JobWriter:
         return int(self.version.split(".")[0])
 
     def prefix(self, job: str, *, is_iteration: bool = False) -> str:
-        """What file names of a job start with: the project's uid stands there up to version 3."""
+        """Return what file names of a job start with: the project's uid stands there up to version 3."""
         if self.major >= 4:
             return f"{job}_"
         return f"{'cryosparc_' if is_iteration else ''}{PROJECT_UID}_{job}_"

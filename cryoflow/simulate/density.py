@@ -64,7 +64,8 @@ class Domain:
 
 
 def fill_domains(domains: Sequence[Domain], rng: np.random.Generator) -> Points:
-    """Residues of some domains, each a bundle of helices along a direction of its own; the first has what overlaps."""
+    """Return residues of some domains, each a bundle of helices along a direction of its own; the first has what
+    overlaps."""
     filled: list[npt.NDArray[np.float64]] = []
     for number, domain in enumerate(domains):
         points = _bundle(max(domain.half_axes_A), random_rotation(rng)) + domain.center_A
@@ -76,14 +77,14 @@ def fill_domains(domains: Sequence[Domain], rng: np.random.Generator) -> Points:
 
 
 def dihedral_copies(points: Points, fold: int) -> Points:
-    """All copies of one subunit under D`fold`: turns about z, and a half turn about x."""
+    """Return all copies of one subunit under D`fold`: turns about z, and a half turn about x."""
     angles = 2 * np.pi * np.arange(fold) / fold
     turned = np.concatenate([points @ _about_z(a).T for a in angles])
     return np.concatenate([turned, turned * (1, -1, -1)]).astype(np.float32)
 
 
 def random_rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A rotation matrix, uniform over all rotations (Shoemake, 1992, from a random unit quaternion)."""
+    """Return a rotation matrix, uniform over all rotations (Shoemake, 1992, from a random unit quaternion)."""
     w, x, y, z = (lambda q: q / np.linalg.norm(q))(rng.standard_normal(4))
     return np.array(
         [
@@ -95,7 +96,8 @@ def random_rotation(rng: np.random.Generator) -> npt.NDArray[np.float64]:
 
 
 def random_coil(n_residues: int, radius_of_gyration_A: float, rng: np.random.Generator) -> Points:
-    """A denatured chain: a random walk, scaled to a radius of gyration, with its residues in a loose cloud about it."""
+    """Return a denatured chain: a random walk, scaled to a radius of gyration, with its residues in a loose cloud
+    about it."""
     walk = np.cumsum(rng.standard_normal((n_residues, 3)), axis=0)
     walk -= walk.mean(axis=0)
     walk *= radius_of_gyration_A / np.sqrt((walk**2).sum(axis=1).mean())
@@ -117,7 +119,7 @@ def thinned(
 
 
 def _bundle(radius_A: float, rotation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Points of hexagonally packed parallel rods that fill a ball."""
+    """Return points of hexagonally packed parallel rods that fill a ball."""
     reach = np.arange(-np.ceil(radius_A / HELIX_SPACING_A) - 1, np.ceil(radius_A / HELIX_SPACING_A) + 2)
     column, row = (g.ravel() for g in np.meshgrid(reach, reach))
     x, y = HELIX_SPACING_A * (column + row % 2 / 2), HELIX_SPACING_A * np.sqrt(0.75) * row
@@ -140,7 +142,7 @@ def _about_z(angle: float) -> npt.NDArray[np.float64]:
 
 
 def _on_ring(radius_A: float, degrees: float, z_A: float, half_axes_A: tuple[float, float, float]) -> Domain:
-    """A domain at a place of a ring, its first half axis pointing outwards."""
+    """Return a domain at a place of a ring, its first half axis pointing outwards."""
     angle = np.radians(degrees)
     center = (radius_A * float(np.cos(angle)), radius_A * float(np.sin(angle)), z_A)
     return Domain(center, half_axes_A, degrees)
@@ -152,7 +154,7 @@ def _centred(points: Points) -> Points:
 
 
 def _barrel() -> Specimen:
-    """Two rings of seven, back to back, about a cavity: 135 A wide, 145 A high, 0.8 MDa, like a chaperonin."""
+    """Return two rings of seven, back to back, about a cavity: 135 A wide, 145 A high, 0.8 MDa, like a chaperonin."""
     subunit = [
         _on_ring(43, 0, 19, (25, 20, 18)),
         _on_ring(50, 11, 42, (15, 13, 15)),
@@ -163,7 +165,8 @@ def _barrel() -> Specimen:
 
 
 def _large() -> Specimen:
-    """Two unequal lobes of many domains with a cleft and a stalk: 240 A long, 1.3 MDa, no symmetry, like a ribosome."""
+    """Return two unequal lobes of many domains with a cleft and a stalk: 240 A long, 1.3 MDa, no symmetry, like a
+    ribosome."""
     rng = np.random.default_rng(11)
     lobes = (((0.0, 0.0, 28.0), (88.0, 72.0, 58.0), 34), ((8.0, 10.0, -62.0), (78.0, 50.0, 34.0), 18))
     domains: list[Domain] = []
@@ -182,7 +185,8 @@ def _large() -> Specimen:
 
 
 def _small() -> Specimen:
-    """Five domains around a groove: 100 A long, 130 kDa, no symmetry, at low contrast, like a membrane protein."""
+    """Return five domains around a groove: 100 A long, 130 kDa, no symmetry, at low contrast, like a membrane
+    protein."""
     domains = [
         Domain((-24.0, 4.0, 0.0), (28.0, 22.0, 21.0)),
         Domain((22.0, -6.0, 6.0), (26.0, 20.0, 22.0), 20),
@@ -200,7 +204,7 @@ SPECIMENS = tuple(_MAKERS)
 
 @cache
 def find_specimen(name: str) -> Specimen:
-    """The specimen of this name.
+    """Return the specimen of this name.
 
     Raises
     ------

@@ -81,7 +81,7 @@ def _quantile(values: npt.NDArray[np.floating], mass: npt.NDArray[np.float32] | 
 
 
 def _copies(points: Points, fold: int, *, dihedral: bool) -> Points:
-    """All copies of a subunit under C`fold` or D`fold`."""
+    """Return all copies of a subunit under C`fold` or D`fold`."""
     angles = 2 * np.pi * np.arange(fold) / fold
     turned = []
     for angle in angles:
@@ -102,7 +102,7 @@ def _random_symmetry(rng: np.random.Generator) -> tuple[str, int, bool]:
 def _blob(
     center: npt.ArrayLike, half_axes: npt.ArrayLike, number: int, grain: tuple[float, float], rng: np.random.Generator
 ) -> list[Domain]:
-    """Domains that fill an ellipsoid loosely."""
+    """Return domains that fill an ellipsoid loosely."""
     domains: list[Domain] = []
     while len(domains) < number:
         place = rng.uniform(-1, 1, 3)
@@ -114,7 +114,7 @@ def _blob(
 
 
 def _globular(size: float, rng: np.random.Generator) -> Shape:
-    """A lump of domains with clefts; round to twice as long as wide."""
+    """Return a lump of domains with clefts; round to twice as long as wide."""
     name, fold, dihedral = _random_symmetry(rng)
     grain = size * rng.uniform(0.12, 0.22)
     axes = size / 2 * np.array((rng.uniform(0.5, 1), rng.uniform(0.5, 1), 1.0)) - grain * 0.8
@@ -127,7 +127,7 @@ def _globular(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _barrel(size: float, rng: np.random.Generator) -> Shape:
-    """Rings about a channel, stacked: proteasomes, chaperonins, portals."""
+    """Return rings about a channel, stacked: proteasomes, chaperonins, portals."""
     fold, dihedral = int(rng.integers(5, 13)), bool(rng.random() < 0.6)
     height = size * rng.uniform(0.6, 0.95)
     outer = math.sqrt(max(size**2 - height**2, (0.55 * size) ** 2)) / 2
@@ -147,7 +147,7 @@ def _barrel(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _shell(size: float, rng: np.random.Generator) -> Shape:
-    """A hollow sphere of subunits: ferritin, encapsulin, small capsids; full ones too."""
+    """Return a hollow sphere of subunits: ferritin, encapsulin, small capsids; full ones too."""
     radius, thickness = size / 2, size * rng.uniform(0.09, 0.2)
     number = int(rng.choice([12, 24, 32, 42, 60]))
     index = np.arange(number) + 0.5
@@ -173,7 +173,7 @@ def _shell(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _rod(size: float, rng: np.random.Generator) -> Shape:
-    """Domains on a line, straight or bent; 2.2 to 4.5 times as long as wide."""
+    """Return domains on a line, straight or bent; 2.2 to 4.5 times as long as wide."""
     wide = size / rng.uniform(2.2, 4.5) / 2
     number = max(2, round(size / (1.5 * wide)))
     bend = rng.uniform(0, 0.9)
@@ -187,7 +187,7 @@ def _rod(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _ring(size: float, rng: np.random.Generator) -> Shape:
-    """A flat ring with a hole."""
+    """Return a flat ring with a hole."""
     fold = int(rng.integers(4, 15))
     wall = size * rng.uniform(0.11, 0.18)
     radius = size / 2 - wall
@@ -199,7 +199,7 @@ def _ring(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _y_shaped(size: float, rng: np.random.Generator) -> Shape:
-    """Three arms of two domains each, like an antibody."""
+    """Return three arms of two domains each, like an antibody."""
     wide = size * rng.uniform(0.09, 0.14)
     angles = np.radians(np.array((90, 215, 325)) + rng.normal(0, 14, 3))
     domains = [Domain((0.0, 0.0, 0.0), (wide, wide, wide))]
@@ -212,7 +212,7 @@ def _y_shaped(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _two_domain(size: float, rng: np.random.Generator) -> Shape:
-    """Two lumps of unequal size with a neck between them."""
+    """Return two lumps of unequal size with a neck between them."""
     first = size * rng.uniform(0.24, 0.32)
     second = size / 2 - first + size * rng.uniform(-0.03, 0.03)
     second = max(second, 0.12 * size)
@@ -225,7 +225,7 @@ def _two_domain(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _micelle(size: float, rng: np.random.Generator) -> Shape:
-    """A membrane protein: helices through a belt of detergent, with a soluble part on one side or both."""
+    """Return a membrane protein: helices through a belt of detergent, with a soluble part on one side or both."""
     fold = int(rng.choice([1, 2, 3, 4, 5]))
     belt = size * rng.uniform(0.32, 0.5)
     thick = min(42.0, 0.5 * size) / 2
@@ -251,7 +251,7 @@ def _micelle(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _filament_end(size: float, rng: np.random.Generator) -> Shape:
-    """A short filament: subunits on a helix, a diameter long."""
+    """Return a short filament: subunits on a helix, a diameter long."""
     wide = size * rng.uniform(0.12, 0.22)
     rise, twist = wide * rng.uniform(0.4, 0.9), math.radians(rng.uniform(20, 170))
     hollow = rng.uniform(0.0, 0.6) * wide
@@ -264,7 +264,7 @@ def _filament_end(size: float, rng: np.random.Generator) -> Shape:
 
 
 def _assembly(size: float, rng: np.random.Generator) -> Shape:
-    """Domains joined at random: compact, branched, in chains, flat, or about an axis with a hole or without."""
+    """Return domains joined at random: compact, branched, in chains, flat, or about an axis with a hole or without."""
     name, fold, dihedral = _random_symmetry(rng)
     number = int(rng.integers(2, 15)) if fold == 1 else int(rng.integers(1, 7))
     chain, flatness = rng.uniform(0, 1), rng.uniform(0.2, 1.0)

@@ -108,7 +108,8 @@ def simulate_exposure(
 
 
 def _splat(scene: Scene, canvas_yx: tuple[int, int], pixel_size_A: float, margin: int) -> npt.NDArray[np.float32]:
-    """Residues of all objects counted into pixels, each shared by the four about it: sub-pixel places are kept."""
+    """Return residues of all objects counted into pixels, each shared by the four about it: sub-pixel places are
+    kept."""
     ny, nx = canvas_yx
     if not scene.points:
         return np.zeros(canvas_yx, np.float32)
@@ -130,7 +131,8 @@ def _splat(scene: Scene, canvas_yx: tuple[int, int], pixel_size_A: float, margin
 def _transfer(
     phase: npt.NDArray[np.float32], ctf: Ctf, pixel_size_A: float, conditions: Conditions
 ) -> npt.NDArray[np.float32]:
-    """Contrast that a phase makes: twice minus the CTF, damped, and weakened as by the camera's lost electrons."""
+    """Return contrast that a phase makes: twice minus the CTF, damped, and weakened as by the camera's lost
+    electrons."""
     ny, nx = phase.shape
     spectrum = fft.rfft2(phase, workers=1)
     k2 = (np.fft.fftfreq(ny, pixel_size_A)[:, None] ** 2).astype(np.float32)
@@ -153,7 +155,7 @@ def _usable(
     pixel_size_A: float,
     margin: int,
 ) -> npt.NDArray[np.intp]:
-    """Whole particles that nothing touches, with their whole disc in the image and off everything dirty."""
+    """Return whole particles that nothing touches, with their whole disc in the image and off everything dirty."""
     ny, nx = shape_yx
     radius_px = specimen.diameter_A / 2 / pixel_size_A
     x, y = (scene.xy_A / pixel_size_A).T if len(scene.xy_A) else np.zeros((2, 0))

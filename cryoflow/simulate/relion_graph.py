@@ -88,7 +88,7 @@ class Graph:
         return "version " + {(3, 1): "30001", (4, 0): "40001"}.get(self.generation, "50001")
 
     def next_name(self, kind: str) -> str:
-        """The name of the next job, `Class2D/job007`."""
+        """Return the name of the next job, `Class2D/job007`."""
         return f"{kind}/job{self.first_job + len(self._processes):03d}"
 
     def add(

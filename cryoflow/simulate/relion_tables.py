@@ -38,7 +38,7 @@ class Tables:
         return 4 * round(1.6 * self.dataset.diameter_A / pixel_size_A / 4)
 
     def group(self, i: int) -> int:
-        """Optics group of micrograph `i`."""
+        """Return optics group of micrograph `i`."""
         return 1 + i % self.optics_groups
 
     def write_micrographs(self, path: Path, names: list[str], comment: str, *, with_ctf: bool) -> None:
@@ -108,7 +108,7 @@ class Tables:
         }
 
     def particles(self, names: list[str], extract: str) -> tuple[Columns, npt.NDArray[np.bool_]]:
-        """All picks of the dataset as particles, and which of them are right."""
+        """Return all picks of the dataset as particles, and which of them are right."""
         mics = self.dataset.micrographs
         index = np.repeat(np.arange(len(mics)), [len(m.picks_xy_px) for m in mics])
         xy = np.concatenate([m.picks_xy_px for m in mics])
@@ -139,7 +139,7 @@ class Tables:
 
 
 def _origins(micrograph: SimulatedMicrograph, diameter_A: float) -> npt.NDArray[np.float64]:
-    """What a refinement finds, (n, 2) micrograph pixels: coordinate minus origin is the true centre."""
+    """Return what a refinement finds, (n, 2) micrograph pixels: coordinate minus origin is the true centre."""
     picks, truth = micrograph.picks_xy_px, micrograph.true_xy_px
     if not len(picks) or not len(truth):
         return np.zeros((len(picks), 2))

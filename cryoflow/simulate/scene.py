@@ -58,7 +58,7 @@ class Scene:
     weights: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
 
     def isolated(self) -> npt.NDArray[np.bool_]:
-        """Which objects no other one comes close to: centres further apart than the two radii."""
+        """Return which objects no other one comes close to: centres further apart than the two radii."""
         alone = np.ones(len(self.thing), bool)
         if len(self.thing) > 1:
             tree = cKDTree(self.xy_A)
@@ -133,7 +133,7 @@ def _free_place(
     distance_A: float,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float64] | None:
-    """A random place away from all others, or None where a few tries found none: the grid is full."""
+    """Return a random place away from all others, or None where a few tries found none: the grid is full."""
     taken = np.array(centers).reshape(-1, 2)
     for place in rng.uniform(low, high, (12, 2)):
         if not len(taken) or ((taken - place) ** 2).sum(axis=1).min() > distance_A**2:
@@ -144,7 +144,7 @@ def _free_place(
 def _pairs(
     number: int, diameter: float, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """Two particles that touch or overlap, `number` times."""
+    """Yield two particles that touch or overlap, `number` times."""
     for _ in range(number):
         first, angle = rng.uniform(low, high), rng.uniform(0, 2 * np.pi)
         yield first
@@ -154,7 +154,7 @@ def _pairs(
 def _clump(
     number: int, diameter: float, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], rng: np.random.Generator
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """An aggregate: each next one sticks to one that is there."""
+    """Yield an aggregate: each next one sticks to one that is there."""
     places = [rng.uniform(low, high)]
     for _ in range(number):
         yield places[-1]
@@ -172,7 +172,7 @@ def _whole(specimen: Specimen, rng: np.random.Generator) -> Object:  # noqa: ARG
 
 
 def _broken(specimen: Specimen, rng: np.random.Generator) -> Object:
-    """What is left on one side of a random plane, 30 to 65 % of it, about its own centre."""
+    """Return what is left on one side of a random plane, 30 to 65 % of it, about its own centre."""
     normal = random_rotation(rng)[2]
     height = specimen.points @ normal
     kept = height < np.quantile(height, rng.uniform(0.30, 0.65))
@@ -182,7 +182,7 @@ def _broken(specimen: Specimen, rng: np.random.Generator) -> Object:
 
 
 def _denatured(specimen: Specimen, rng: np.random.Generator) -> Object:
-    """A coil of a part of the chain, swollen or collapsed."""
+    """Return a coil of a part of the chain, swollen or collapsed."""
     number = max(200, int(len(specimen.points) * rng.uniform(0.2, 0.9)))
     coil = random_coil(number, specimen.diameter_A * rng.uniform(0.25, 0.45), rng)
     if specimen.weights is None:
@@ -191,7 +191,7 @@ def _denatured(specimen: Specimen, rng: np.random.Generator) -> Object:
 
 
 def _copurified(specimen: Specimen, rng: np.random.Generator) -> Object:
-    """One of three foreign complexes."""
+    """Return one of three foreign complexes."""
     return _foreign(specimen.diameter_A)[int(rng.integers(3))], None
 
 
@@ -206,7 +206,8 @@ _MAKERS: dict[Thing, Callable[[Specimen, np.random.Generator], Object]] = {
 
 @cache
 def _foreign(diameter_A: float) -> tuple[Points, Points, Points]:
-    """A rod, a compact globule and a bent dimer, sized by the specimen so that a blob picker takes them for it."""
+    """Return a rod, a compact globule and a bent dimer, sized by the specimen so that a blob picker takes them for
+    it."""
     d = diameter_A
     rod = [Domain((x * d, 0.0, 0.0), (0.13 * d, 0.13 * d, 0.13 * d)) for x in (-0.42, -0.21, 0.0, 0.21, 0.42)]
     globule = [Domain((0.0, 0.0, 0.0), (0.27 * d, 0.24 * d, 0.22 * d))]
@@ -219,6 +220,6 @@ def _foreign(diameter_A: float) -> tuple[Points, Points, Points]:
 
 
 def _reach(points: npt.NDArray[np.float32], diameter_A: float) -> float:
-    """Radius about the centre that holds nearly all of an object, no more than a particle's own."""
+    """Return radius about the centre that holds nearly all of an object, no more than a particle's own."""
     radius = float(np.quantile(np.hypot(points[:, 0], points[:, 1]), 0.98))
     return min(radius, diameter_A / 2)

@@ -176,7 +176,7 @@ def _specimen(
     weights: npt.NDArray[np.float32],
     diameter_A: float | None,
 ) -> Specimen:
-    """A specimen in a random orientation: maps and structures come with axes of their own."""
+    """Return a specimen in a random orientation: maps and structures come with axes of their own."""
     rng = np.random.default_rng([len(points), *name.encode()[:64]])
     turned = (points @ random_rotation(rng).T).astype(np.float32)
     specimen = specimen_of_points(name, "C1", turned, weights, rng, diameter_A=diameter_A, contrast=0.5)

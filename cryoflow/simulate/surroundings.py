@@ -65,7 +65,7 @@ def build_surroundings(
 
 
 def _smooth_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.random.Generator) -> Field:
-    """Gaussian noise of unit variance without detail finer than about `wavelength_px`."""
+    """Return Gaussian noise of unit variance without detail finer than about `wavelength_px`."""
     white = rng.standard_normal(shape_yx, np.float32)
     spectrum = fft.rfft2(white, workers=1)
     k2 = np.fft.fftfreq(shape_yx[0])[:, None] ** 2 + np.fft.rfftfreq(shape_yx[1])[None, :] ** 2
@@ -76,7 +76,7 @@ def _smooth_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.rando
 
 
 def _coarse_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.random.Generator) -> Field:
-    """`_smooth_noise` for long wavelengths, made small and magnified."""
+    """Return `_smooth_noise` for long wavelengths, made small and magnified."""
     step = max(1, int(wavelength_px / 8))
     small = _smooth_noise((shape_yx[0] // step + 2, shape_yx[1] // step + 2), wavelength_px / step, rng)
     magnify_y, magnify_x = (_tents(n, m, step) for n, m in zip(shape_yx, small.shape, strict=True))
@@ -85,14 +85,14 @@ def _coarse_noise(shape_yx: tuple[int, int], wavelength_px: float, rng: np.rando
 
 
 def _tents(size: int, nodes: int, step: int) -> Field:
-    """Linear interpolation from `nodes` points, `step` pixels apart, to `size` pixels, as a matrix."""
+    """Return the linear interpolation from `nodes` points, `step` pixels apart, to `size` pixels, as a matrix."""
     where = np.arange(size, dtype=np.float32)[:, None] / step - np.arange(nodes, dtype=np.float32)
     tents: Field = np.maximum(0, 1 - np.abs(where)).astype(np.float32)
     return tents
 
 
 def _gradient(shape_yx: tuple[int, int], rng: np.random.Generator) -> Field:
-    """Thickness relative to its mean: a slope, the bulge towards the rim of the hole, and slow waves."""
+    """Return thickness relative to its mean: a slope, the bulge towards the rim of the hole, and slow waves."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape_yx)
     angle, steepness, bulge = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.35), rng.uniform(-0.05, 0.15)
     along_x = 1 + steepness * math.cos(angle) * x + bulge * x**2
@@ -113,7 +113,7 @@ def _add_carbon(
     pixel_size_A: float,
     rng: np.random.Generator,
 ) -> None:
-    """A carbon film beyond the rim of a round hole that cuts off 8 to 35 % of the field along one direction."""
+    """Add a carbon film beyond the rim of a round hole that cuts off 8 to 35 % of the field along one direction."""
     radius, angle = rng.uniform(5000, 9000), rng.uniform(0, 2 * np.pi)
     outward = np.array([np.cos(angle), np.sin(angle)])
     extent = np.array([x_A[0, -1], y_A[-1, 0]])
@@ -136,7 +136,7 @@ def _add_carbon(
 def _add_ice_crystal(
     phase: Field, opacity: Field, dirty: npt.NDArray[np.bool_], x_A: Field, y_A: Field, rng: np.random.Generator
 ) -> None:
-    """A blob of crystalline ice that fell on the grid: mostly small, sometimes large, darker than all protein."""
+    """Add a blob of crystalline ice that fell on the grid: mostly small, sometimes large, darker than all protein."""
     radius = float(np.clip(70 * rng.pareto(1.6) + 60, 60, 650))
     where, window = _window(x_A, y_A, 1.5 * radius, rng)
     if window is None:
@@ -158,7 +158,7 @@ def _add_ice_crystal(
 def _add_gold(
     phase: Field, opacity: Field, dirty: npt.NDArray[np.bool_], x_A: Field, y_A: Field, rng: np.random.Generator
 ) -> None:
-    """A gold bead of 10 nm or so: nearly black, with a fringe."""
+    """Add a gold bead of 10 nm or so: nearly black, with a fringe."""
     radius = rng.uniform(40, 65)
     where, window = _window(x_A, y_A, 1.2 * radius, rng)
     if window is None:
@@ -171,7 +171,7 @@ def _add_gold(
 
 
 def _add_lattice(phase: Field, dirty: npt.NDArray[np.bool_], x_A: Field, y_A: Field, rng: np.random.Generator) -> None:
-    """A patch of a two-dimensional crystal with cells of 45 to 80 A and soft edges."""
+    """Add a patch of a two-dimensional crystal with cells of 45 to 80 A and soft edges."""
     radius, cell, turn = rng.uniform(250, 550), rng.uniform(45, 80), rng.uniform(0, np.pi)
     where, window = _window(x_A, y_A, 1.6 * radius, rng)
     if window is None:
@@ -191,7 +191,7 @@ def _add_lattice(phase: Field, dirty: npt.NDArray[np.bool_], x_A: Field, y_A: Fi
 def _window(
     x_A: Field, y_A: Field, reach_A: float, rng: np.random.Generator
 ) -> tuple[tuple[float, float], tuple[slice, slice] | None]:
-    """A random place, and the part of the canvas within `reach_A` of it; None where that is empty."""
+    """Return a random place, and the part of the canvas within `reach_A` of it; None where that is empty."""
     where = (float(rng.uniform(x_A[0, 0], x_A[0, -1])), float(rng.uniform(y_A[0, 0], y_A[-1, 0])))
     spans = []
     for axis, center in ((y_A[:, 0], where[1]), (x_A[0], where[0])):

@@ -71,7 +71,7 @@ def load_dataset(folder: str | Path) -> SimulatedDataset:
 
 
 def read_recipe(folder: Path) -> Mapping[str, object]:
-    """What a data set was made from; empty where there is none."""
+    """Return what a data set was made from; empty where there is none."""
     try:
         recipe = _read(folder).get("recipe")
     except BadInput:

@@ -34,17 +34,17 @@ def opened(path: str | Path) -> io.BufferedReader:
 
 
 def unbuffered(path: str | Path) -> io.FileIO:
-    """Like `opened`, for reads of large pieces straight into an array."""
+    """Open as `opened` does, for reads of large pieces straight into an array."""
     return open(path, "rb", buffering=0, opener=_regular)
 
 
 def text_lines(path: str | Path, *, errors: str = "strict") -> io.TextIOWrapper:
-    """Like `opened`, for UTF-8 text; line ends of all systems become `\\n`."""
+    """Open as `opened` does, for UTF-8 text; line ends of all systems become `\\n`."""
     return io.TextIOWrapper(opened(path), encoding="utf-8", errors=errors)
 
 
 def opened_table(path: str | Path) -> io.BufferedReader:
-    """Like `opened`, for a table of text whose rows a library splits: the length of each row is checked first.
+    """Open as `opened` does, for a table of text whose rows a library splits: the length of each row is checked first.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def opened_table(path: str | Path) -> io.BufferedReader:
 
 
 def read_bytes(path: str | Path, *, at_most: int = WHOLE_BYTES) -> bytes:
-    """The whole content of a regular file.
+    """Return the whole content of a regular file.
 
     Raises
     ------
@@ -82,12 +82,13 @@ def read_bytes(path: str | Path, *, at_most: int = WHOLE_BYTES) -> bytes:
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether an error says that a file is not there, or (ESTALE, over NFS) that another was put in its place."""
+    """Return whether an error says that a file is not there, or (ESTALE, over NFS) that another was put in its
+    place."""
     return isinstance(error, FileNotFoundError) or error.errno == errno.ESTALE
 
 
 def read_text(path: str | Path, *, errors: str = "strict", at_most: int = WHOLE_BYTES) -> str:
-    """The whole content of a regular file as text; line ends of all systems become `\\n`.
+    """Return the whole content of a regular file as text; line ends of all systems become `\\n`.
 
     Raises
     ------
@@ -101,7 +102,7 @@ def read_text(path: str | Path, *, errors: str = "strict", at_most: int = WHOLE_
 
 
 def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[np.generic]]:
-    """Arrays by name that lie in the file as they are: a compressed one may claim to be larger than any memory.
+    """Return arrays by name that lie in the file as they are: a compressed one may claim to be larger than any memory.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def plain(value: object) -> object:
-    """A value as JSON has it: dataclasses as objects, paths as text, enums by value, NaN and NA as None."""
+    """Return a value as JSON has it: dataclasses as objects, paths as text, enums by value, NaN and NA as None."""
     if value is None or (isinstance(value, bool | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):

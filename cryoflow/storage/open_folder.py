@@ -59,7 +59,7 @@ def held(path: Path, root: Path | None = None, *, make: bool = False) -> Iterato
 
 
 def _parts_below(path: Path, base: Path) -> tuple[str, ...]:
-    """The names that lead from `base` to `path`."""
+    """Return the names that lead from `base` to `path`."""
     try:
         parts = path.relative_to(base).parts
     except ValueError:
@@ -102,7 +102,7 @@ def _opened_folder(name: str, folder: int | None) -> int:
 
 
 def kind_in(name: str, folder: int) -> int | None:
-    """What a name in an open folder is (`stat.S_IFLNK`, ...), None where it is free."""
+    """Return what a name in an open folder is (`stat.S_IFLNK`, ...), None where it is free."""
     try:
         return stat.S_IFMT(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
     except FileNotFoundError:

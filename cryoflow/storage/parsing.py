@@ -122,7 +122,7 @@ def read_yaml(path: Path) -> object:
 
 
 def _yaml_loader() -> type[yaml.SafeLoader]:
-    """The safe loader, in C where PyYAML was built with libyaml."""
+    """Return the safe loader, in C where PyYAML was built with libyaml."""
     import yaml
 
     loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -10,7 +10,7 @@ from cryoflow.storage.fingerprints import fingerprint_of
 
 
 def short_hash(text: str, digits: int = 8) -> str:
-    """A few hexadecimal digits that tell texts apart."""
+    """Return a few hexadecimal digits that tell texts apart."""
     return fingerprint_of(text)[:digits]
 
 
@@ -18,7 +18,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]+")
 
 
 def safe_name(text: str, *, longest: int = 120) -> str:
-    """A file name made of `text`: letters, digits and `._+=@-` only, never hidden, never a path.
+    """Return a file name made of `text`: letters, digits and `._+=@-` only, never hidden, never a path.
 
     A name that had to be changed gets a short hash of what it was, so that two names stay apart.
 
@@ -34,7 +34,7 @@ def safe_name(text: str, *, longest: int = 120) -> str:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, refused where it would not lie directly or deeply inside `folder`.
+    """Return `folder / name`, refused where it would not lie directly or deeply inside `folder`.
 
     Raises
     ------

@@ -78,7 +78,7 @@ def _is_abandoned(path: str, folder: int | None) -> bool:
 
 
 def host_name() -> str:
-    """This host, and within it the container: each has process numbers of its own."""
+    """Return the host, and within it the container: each has process numbers of its own."""
     return re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40] + f"_{short_hash(pid_space(), 4)}"
 
 

@@ -48,7 +48,7 @@ def _python(_loaded: LoadedSettings) -> Iterator[CheckResult]:
 
 
 def _versions(_loaded: LoadedSettings) -> Iterator[CheckResult]:
-    """Installed versions against the lock, where this is a checkout."""
+    """Yield installed versions against the lock, where this is a checkout."""
     lock = Path(cryoflow.__file__).parent.parent / "requirements.lock"
     if not lock.is_file():
         yield CheckResult("versions", "ok", "installed without a lock to compare with")
@@ -84,7 +84,7 @@ def _settings(loaded: LoadedSettings) -> Iterator[CheckResult]:
 
 
 def _tensorflow(_loaded: LoadedSettings) -> Iterator[CheckResult]:
-    """TensorFlow itself, and the GPUs that it sees."""
+    """Yield TensorFlow itself, and the GPUs that it sees."""
     from cryoflow.system.tensorflow_import import load_tensorflow
 
     load_tensorflow()
@@ -112,7 +112,7 @@ def gpu_install_command() -> str:
 
 
 def _reading(_loaded: LoadedSettings) -> Iterator[CheckResult]:
-    """Whether a micrograph can be written and read again."""
+    """Yield whether a micrograph can be written and read again."""
     import numpy as np
 
     from cryoflow.micrographs.image import read_micrograph, write_mrc
@@ -155,7 +155,7 @@ def _prefect(_loaded: LoadedSettings) -> Iterator[CheckResult]:
 
 
 def server_problem(url: str) -> str:
-    """Why the Prefect server at an address cannot be used, empty where it answers."""
+    """Return why the Prefect server at an address cannot be used, empty where it answers."""
     if not url.startswith(("http://", "https://")):
         return f"PREFECT_API_URL is {url}, not an http address"
     try:
@@ -185,7 +185,7 @@ def access_problem(url: str) -> str:
 
 
 def _is_in_a_profile(setting: str) -> bool:
-    """Whether a file of Prefect's profiles has a setting."""
+    """Return whether a file of Prefect's profiles has a setting."""
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     try:
         return setting in Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").read_text()
@@ -220,7 +220,7 @@ def _program(check: str, *argv: str) -> CheckResult:
 
 
 def _normal(name: str) -> str:
-    """A package name as locks write it."""
+    """Return a package name as locks write it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 
 def pid_space() -> str:
-    """Which set of process numbers this process is in: each container has its own. Empty where it is not known."""
+    """Return which set of process numbers this process is in: each container has its own. Empty where it is not
+    known."""
     try:
         return Path("/proc/self/ns/pid").readlink().name
     except OSError:
@@ -17,18 +18,19 @@ def pid_space() -> str:
 
 
 def started(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; empty where it is gone or cannot be seen."""
+    """Return when a process started, in clock ticks since the machine did; empty where it is gone or cannot be seen."""
     fields = text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] != "Z" else ""  # Z: dead, and its parent has not asked yet
 
 
 def runs(pid: int, since: str) -> bool:
-    """Whether the process that had this number and start still runs; the number may be another's by now."""
+    """Return whether the process that had this number and start still runs; the number may be another's by now."""
     return some_runs(pid) and since == started(pid)
 
 
 def some_runs(pid: int) -> bool:
-    """Whether any process of this number runs. One that is dead and that its parent has not asked for does not."""
+    """Return whether any process of this number runs. One that is dead and that its parent has not asked for does
+    not."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -47,7 +49,7 @@ def text_of(path: str) -> str:
 
 
 def ending_with_us(argv: Sequence[str]) -> list[str]:
-    """Arguments that start a program which gets SIGTERM when the thread that starts it ends, however that ends.
+    """Return arguments that start a program which gets SIGTERM when the thread that starts it ends, however that ends.
 
     On Linux; elsewhere the program starts as it would without.
     """

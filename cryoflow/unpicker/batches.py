@@ -90,7 +90,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.start_at(self.epoch + 1)
 
     def _plan(self) -> None:
-        """Which rows of which group of micrographs each batch holds. The last batch of a group is filled up from it."""
+        """Plan which rows of which group of micrographs each batch holds; the last batch of a group is filled up."""
         rng = np.random.default_rng([self.seed, 1, self.epoch])
         sizes = [len(m.labels) for m in self.micrographs]
         groups: list[list[int]] = [[]]

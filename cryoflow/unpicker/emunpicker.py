@@ -61,7 +61,7 @@ class EmUnpickerPreprocessing(ImagePatches):
         return self.resized_box_px
 
     def filtered(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:
-        """The whole micrograph, ready for cutting, within -0.5..0.5."""
+        """Return the whole micrograph, ready for cutting, within -0.5..0.5."""
         from scipy.ndimage import gaussian_filter
 
         if self.phase_flip:
@@ -78,7 +78,7 @@ class EmUnpickerPreprocessing(ImagePatches):
         return scaled
 
     def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
-        """All boxes of a micrograph, (n, resized_box_px, resized_box_px, 1) float16."""
+        """Return all boxes of a micrograph, (n, resized_box_px, resized_box_px, 1) float16."""
         from skimage.transform import resize
 
         if isinstance(image, MicrographFile):
@@ -95,12 +95,13 @@ class EmUnpickerPreprocessing(ImagePatches):
         return small
 
     def to_json(self) -> dict[str, object]:
-        """Kind and fields."""
+        """Return kind and fields."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
 def build_emunpicker(input_px: int, n_channels: int, *, dropout: float, dtype: object) -> keras.Model:
-    """Two 5 x 5 convolutions of 32 and 64, each with pooling, a dense layer of 512 with L2, one output (a logit)."""
+    """Return two 5 x 5 convolutions of 32 and 64, each with pooling, a dense layer of 512 with L2, one output (a
+    logit)."""
     import keras
     from keras import layers
 
@@ -120,7 +121,7 @@ def build_emunpicker(input_px: int, n_channels: int, *, dropout: float, dtype: o
 def _band_pass(
     image: npt.NDArray[np.float32], pixel_size_A: float, lowpass_A: float, highpass_A: float
 ) -> npt.NDArray[np.float32]:
-    """Both edges are raised cosines, a tenth of the limit wide."""
+    """Filter images; both edges are raised cosines, a tenth of the limit wide."""
     from scipy import fft
 
     ny, nx = image.shape
@@ -136,5 +137,5 @@ def _band_pass(
 
 
 def _edge(frequency: npt.NDArray[np.float32], limit: float) -> npt.NDArray[np.float32]:
-    """1 below the limit, 0 above."""
+    """Return 1 below the limit and 0 above."""
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip((frequency / limit - 0.95) / 0.1, 0, 1)), np.float32)

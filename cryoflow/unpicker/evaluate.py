@@ -92,7 +92,7 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
 
     def numbers(self) -> dict[str, Interval]:
-        """The measures by name, in the order that they are shown in."""
+        """Return the measures by name, in the order that they are shown in."""
         names = ("error", "roc_auc", "average_precision", "precision", "recall", "f1", "calibration_error")
         return {name: getattr(self, name) for name in names}
 
@@ -140,7 +140,8 @@ def evaluate(
 
 
 def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
-    """Those that are not in the training or validation part of a model, by name or, under another name, by content."""
+    """Return those that are not in the training or validation part of a model, by name or, under another name, by
+    content."""
     names = {(r.data_set, r.name) for r in bundle.manifest if r.part != "test"}
     contents = {r.content for r in bundle.manifest if r.part != "test"}
     others = [m for m in micrographs if (m.data_set, m.name) not in names]
@@ -154,7 +155,7 @@ def measure(
     failed: tuple[BadInput, ...] = (),
     decisions: tuple[Decision, ...] = (),
 ) -> Evaluation:
-    """All numbers about picks that were scored."""
+    """Return all numbers about picks that were scored."""
     labels = np.concatenate([j.micrograph.labels for j in scored])
     probabilities = np.concatenate([j.probabilities for j in scored])
     micrograph = np.repeat(np.arange(len(scored)), [len(j.kept) for j in scored])
@@ -226,7 +227,7 @@ def _by_defocus(
     micrograph: npt.NDArray[np.intp],
     kept: npt.NDArray[np.bool_],
 ) -> tuple[Row, ...]:
-    """One row each half micrometre; micrographs of unknown defocus are left out."""
+    """Return one row each half micrometre; micrographs of unknown defocus are left out."""
     defocus = np.array([j.micrograph.defocus_A for j in scored])
     with np.errstate(invalid="ignore"):
         bins = np.floor(defocus / _DEFOCUS_STEP_A)
@@ -240,7 +241,8 @@ def _by_defocus(
 
 
 def _coverage(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[str]:
-    """A warning where the defocus of the data goes beyond that of the labels by more than a tenth of a micrometre."""
+    """Return a warning where the defocus of the data goes beyond that of the labels by more than a tenth of a
+    micrometre."""
     low, high = bundle.defocus_range_A
     defocus = np.array([m.defocus_A for m in micrographs])
     known = defocus[np.isfinite(defocus)]
@@ -256,5 +258,5 @@ def _coverage(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> l
 
 
 def coverage_warnings(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[str]:
-    """What to say before a model is used on micrographs whose defocus it was not trained at."""
+    """Return what to say before a model is used on micrographs whose defocus it was not trained at."""
     return _coverage(bundle, micrographs)

@@ -25,7 +25,7 @@ def logits_of(
 
 
 def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> npt.NDArray[np.float64]:
-    """Batches of few sizes, the last one filled up: each size is compiled anew, dearly by XLA."""
+    """Predict in batches of few sizes, the last one filled up: XLA compiles each size anew."""
     number = len(views)
     if not number:
         return np.zeros(0)

@@ -117,7 +117,8 @@ def _label_pair(
 
 
 def _in_columns(columns: Sequence[str], of: StarRows, row: int) -> str:
-    """A row of one file in the columns of another; -999 is RELION's word for what a pick by hand does not have."""
+    """Return a row of one file in the columns of another; -999 is RELION's word for what a pick by hand does not
+    have."""
     if of.columns == tuple(columns):
         return of.rows[row]
     word = dict(zip(of.columns, of.rows[row].split(), strict=True))
@@ -212,7 +213,8 @@ def label_from_database(
 
 
 def _same_micrographs(candidates: PickSet, others: PickSet) -> dict[int, int]:
-    """Rows of the micrographs that both have: by path where both were found, else by name, else by a unique stem."""
+    """Return rows of the micrographs that both have: by path where both were found, else by name, else by a unique
+    stem."""
     found: dict[int, int] = {}
     for key in (_real_path, lambda row: row.name, lambda row: Path(row.name).stem):
         there = _unique(others.micrographs, key)
@@ -266,7 +268,7 @@ def _within(
 def _nearest(
     among_xy_px: npt.NDArray[np.float64], xy_px: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """The nearest of `among` to each point, and how far it is; infinitely where there is none."""
+    """Return the nearest of `among` to each point, and how far it is; infinitely where there is none."""
     if not len(among_xy_px) or not len(xy_px):
         return np.zeros(len(xy_px), np.intp), np.full(len(xy_px), np.inf)
     distance, nearest = cKDTree(among_xy_px).query(xy_px)

@@ -29,7 +29,7 @@ class LabeledSet:
 
     @classmethod
     def from_picks(cls, picksets: PickSet | Iterable[PickSet], *, diameter_A: float | None = None) -> LabeledSet:
-        """The labeled micrographs of pick sets that have a `label` column.
+        """Return the labeled micrographs of pick sets that have a `label` column.
 
         Parameters
         ----------
@@ -61,7 +61,7 @@ class LabeledSet:
         return LabeledSet(self.micrographs + other.micrographs, self.notes + other.notes)
 
     def count(self, label: int) -> int:
-        """Number of picks with a label."""
+        """Return number of picks with a label."""
         return sum(m.count(label) for m in self.micrographs)
 
     def check(self) -> None:
@@ -100,7 +100,7 @@ class Split:
     test: tuple[PickedMicrograph, ...]
 
     def parts(self) -> tuple[tuple[str, tuple[PickedMicrograph, ...]], ...]:
-        """The three parts with their names."""
+        """Return the three parts with their names."""
         return ("train", self.train), ("validation", self.validation), ("test", self.test)
 
 
@@ -188,7 +188,7 @@ def balanced_draw(
 
 
 def fingerprint(micrographs: Iterable[PickedMicrograph]) -> str:
-    """A hash of names, positions, labels and scales: what changes where the training set does."""
+    """Return a hash of names, positions, labels and scales: what changes where the training set does."""
     found = Fingerprint()
     for m in micrographs:
         found.add(f"{m.key}\0{m.pixel_size_A:.6g}\0{m.diameter_A:.6g}\0")
@@ -203,7 +203,7 @@ def _share(n: int, share: float, least: int) -> int:
 
 
 def _spread(n: int, number: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """`number` of `n` places, one at random from each of `number` equal stretches."""
+    """Return `number` of `n` places, one at random from each of `number` equal stretches."""
     edges = np.linspace(0, n, number + 1).astype(int)
     return np.array([rng.integers(a, b) for a, b in pairwise(edges)], dtype=np.intp)
 

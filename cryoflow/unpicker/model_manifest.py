@@ -29,7 +29,7 @@ class ManifestRow:
 
     @classmethod
     def of(cls, part: str, cached: CachedMicrograph) -> ManifestRow:
-        """Of a prepared micrograph."""
+        """Return the row of a prepared micrograph."""
         m = cached.micrograph
         counts = (m.count(1), m.count(-1), m.count(0))
         return cls(part, m.data_set, m.name, *counts, m.defocus_A, m.pixel_size_A, m.diameter_A, cached.content)

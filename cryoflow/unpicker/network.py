@@ -57,7 +57,7 @@ class Architecture:
     dropout: float = 0.3
 
     def to_json(self) -> dict[str, object]:
-        """Plain values."""
+        """Return plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -100,7 +100,7 @@ def build(architecture: Architecture, *, mixed_precision: bool = False, folded: 
 
 
 def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:
-    """Stem, stages of residual blocks, average and maximum pooling side by side, one output."""
+    """Return stem, stages of residual blocks, average and maximum pooling side by side, one output."""
     import keras
     from keras import layers
 
@@ -150,7 +150,7 @@ def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.
 
 
 def _detector(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:  # noqa: ARG001
-    """Standardized features with noise, dense layers with dropout, one output."""
+    """Return standardized features with noise, dense layers with dropout, one output."""
     import keras
     from keras import layers
 

@@ -44,7 +44,7 @@ class CachedMicrograph:
         return self.micrograph.labels
 
     def load(self) -> Patches:
-        """All boxes, (n, edge, edge, channels) float16."""
+        """Return all boxes, (n, edge, edge, channels) float16."""
         return np.asarray(np.load(self.patches_file, allow_pickle=False))
 
 

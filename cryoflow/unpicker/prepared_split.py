@@ -38,12 +38,13 @@ class PreparedSplit:
     failed: tuple[BadInput, ...]
 
     def manifest(self) -> tuple[ManifestRow, ...]:
-        """One row a micrograph."""
+        """Return one row a micrograph."""
         parts = (("train", self.train), ("validation", self.validation), ("test", self.test))
         return tuple(ManifestRow.of(part, m) for part, members in parts for m in members)
 
     def without_leaks(self, start: ModelBundle) -> PreparedSplit:
-        """The same without test micrographs that an earlier model learnt from: they are learnt from here, too."""
+        """Return the same without test micrographs that an earlier model learnt from: they are learnt from here,
+        too."""
         known = {r.content for r in start.manifest if r.part != "test"}
         leaks = tuple(m for m in self.test if m.content in known)
         if leaks:

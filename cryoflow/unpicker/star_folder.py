@@ -31,7 +31,7 @@ class StarPicks:
 
 
 def files_by_stem(folder: Path, suffix: str) -> dict[str, Path]:
-    """The STAR files of a folder that end in a suffix, by what stands before it, sorted.
+    """Return the STAR files of a folder that end in a suffix, by what stands before it, sorted.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def files_by_stem(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def suffix_of(suffix: str) -> str:
-    """With `.star`."""
+    """Return the suffix with `.star`."""
     return suffix if suffix.endswith(".star") else f"{suffix}.star"
 
 
@@ -81,7 +81,7 @@ def read_star_folder(
     micrographs_dir: Path | None = None,
     ctf_star: Path | None = None,
 ) -> tuple[list[StarPicks], list[BadInput]]:
-    """All micrographs of a folder that have a file of picks, and what was wrong with the others.
+    """Return all micrographs of a folder that have a file of picks, and what was wrong with the others.
 
     Parameters
     ----------
@@ -143,7 +143,8 @@ def _odd_pixel_sizes(micrographs: Sequence[PickedMicrograph]) -> str:
 
 
 def read_ctfs(path: Path) -> dict[str, Ctf]:
-    """The CTF of each micrograph of a RELION table, by the stem of its name; rows without defocus are left out."""
+    """Return the CTF of each micrograph of a RELION table, by the stem of its name; rows without defocus are left
+    out."""
     blocks = read_blocks(path)
     table = next((t for t in blocks.values() if isinstance(t, pd.DataFrame) and "rlnDefocusU" in t), None)
     if table is None or "rlnMicrographName" not in table:

@@ -92,22 +92,23 @@ class StarRows:
         return centers
 
     def words(self, column: int) -> list[str]:
-        """The values of a column as they stand."""
+        """Return the values of a column as they stand."""
         return [row.split()[column] for row in self.rows]
 
     def label_column(self) -> int | None:
-        """The column of P and N that labelling adds, known by its values; None where there is none."""
+        """Return the column of P and N that labelling adds, known by its values; None where there is none."""
         for i in reversed(range(len(self.columns))):
             if self.rows and set(self.words(i)) <= {"P", "N"}:
                 return i
         return None
 
     def where(self, keep: npt.NDArray[np.bool_]) -> str:
-        """The file's text with only the rows that are kept."""
+        """Return the file's text with only the rows that are kept."""
         return "\n".join((*self.head, *(r for r, k in zip(self.rows, keep, strict=True) if k), *self.tail))
 
     def with_column(self, label: str, values: Sequence[str], rows: Sequence[int] | None = None) -> str:
-        """The file's text with a column replaced, or added at the end, and only the rows named, in that order."""
+        """Return the file's text with a column replaced, or added at the end, and only the rows named, in that
+        order."""
         order = range(len(self.rows)) if rows is None else rows
         head = list(self.head)
         if label in self.columns:
@@ -126,12 +127,12 @@ def _name_column(head: list[str], label: str, number: int) -> None:
 
 
 def _joined(row: str, more: str) -> str:
-    """A row with more at its end."""
+    """Return a row with more at its end."""
     return f"{row.rstrip()} {more}{_ending(row)}"
 
 
 def _ending(line: str) -> str:
-    """What stands between a line and its line feed in files from Windows."""
+    """Return what stands between a line and its line feed in files from Windows."""
     return "\r" if line.endswith("\r") else ""
 
 
@@ -146,7 +147,7 @@ def _check(path: Path, columns: Sequence[str], rows: Sequence[str]) -> None:
 
 
 def _replaced(row: str, column: int, value: str) -> str:
-    """A row with one word replaced, right-aligned in the room it had."""
+    """Return a row with one word replaced, right-aligned in the room it had."""
     position = 0
     for i, word in enumerate(row.split()):
         begin = row.index(word, position)

@@ -88,7 +88,7 @@ def _sentence(scored: ScoredMicrograph, n_errors: float, gap_A: float) -> str:
 
 
 def not_cleaned(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
-    """Those that a model has no labels of, or only a test micrograph's with picks that are not known.
+    """Return those that a model has no labels of, or only a test micrograph's with picks that are not known.
 
     A micrograph is known by its name; one of a data set that the model was not trained on, by its content.
     """

@@ -179,7 +179,7 @@ def _prepare_parts(
 
 
 def rows_learned_before(parts: PreparedSplit, start: ModelBundle | None) -> list[ManifestRow]:
-    """Rows of an earlier model's micrographs, so that no evaluation takes them for unseen ones."""
+    """Return rows of an earlier model's micrographs, so that no evaluation takes them for unseen ones."""
     here = {m.content for m in (*parts.train, *parts.validation, *parts.test)}
     rows = [r for r in (start.manifest if start else ()) if r.part != "test" and r.content not in here]
     return [replace(r, part=BEFORE) for r in rows]
@@ -206,7 +206,7 @@ def _fingerprint(
 
 
 def finished_model(output: Path, mark: str, *, overwrite: bool) -> ModelBundle | None:
-    """The finished model of this very training, if it is there; another one is refused or cleared away."""
+    """Return the finished model of this very training, if it is there; another one is refused or cleared away."""
     marked = output / "training.txt"
     other = False
     if (output / DESCRIPTION).is_file():

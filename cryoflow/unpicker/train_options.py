@@ -115,11 +115,11 @@ class TrainOptions:
 
     @classmethod
     def emunpicker(cls, **changes: object) -> TrainOptions:
-        """What the older program did: its network, momentum, L2, quarter turns, no smoothing."""
+        """Return what the older program did: its network, momentum, L2, quarter turns, no smoothing."""
         return cls.of("emunpicker", **changes)
 
     def network(self, preprocessing: PatchExtractor) -> Architecture:
-        """The network for these boxes."""
+        """Return the network for these boxes."""
         return Architecture(
             self.architecture,
             preprocessing.input_px,
@@ -130,7 +130,7 @@ class TrainOptions:
         )
 
     def preprocessing_for(self, diameter_A: float) -> PatchExtractor:
-        """The one given, or the one that belongs to the architecture."""
+        """Return the one given, or the one that belongs to the architecture."""
         if self.preprocessing is not None:
             return self.preprocessing
         if self.architecture == "detector":
@@ -140,7 +140,7 @@ class TrainOptions:
         return TwoChannelPreprocessing()
 
     def deciding(self) -> dict[str, object]:
-        """The options that change the result, as plain values."""
+        """Return the options that change the result, as plain values."""
         left_out = {"preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB", "replayed"}
         left_out |= {k for k in ("frozen_norm", "distill") if not getattr(self, k)}  # trainings of before had none
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}

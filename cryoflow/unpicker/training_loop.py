@@ -165,7 +165,7 @@ def _draw(history: History, path: Path) -> None:
 
 
 def checkpoint_folder(output: Path, epoch: int) -> Path:
-    """Where the model after an epoch (from 1) lies."""
+    """Return where the model after an epoch (from 1) lies."""
     return output / "checkpoints" / f"epoch-{epoch:03d}"
 
 
@@ -262,7 +262,7 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
 def logits_of_all(
     model: keras.Model, micrographs: Sequence[CachedMicrograph], extractor: PatchExtractor
 ) -> npt.NDArray[np.float64]:
-    """Of the boxes of many micrographs, a few thousand at a time."""
+    """Return the logits of the patches of many micrographs, a few thousand at a time."""
     logits: list[npt.NDArray[np.float64]] = []
     held: list[npt.NDArray[np.float16]] = []
     for i, m in enumerate(micrographs):

@@ -36,12 +36,12 @@ class History:
         return 1 + int(np.argmin(np.where(comparable, [e["val_loss"] for e in self.epochs], np.inf)))
 
     def ended(self, patience: int) -> bool:
-        """Whether the validation loss has not fallen for too long."""
+        """Return whether the validation loss has not fallen for too long."""
         return len(self.epochs) - self.best >= patience
 
 
 def _all_variables(model: keras.Model) -> list[keras.Variable]:
-    """Weights, the state of dropout, and the optimizer's."""
+    """Return weights, the state of dropout, and the optimizer's."""
     return [*model.variables, *model.optimizer.variables]
 
 

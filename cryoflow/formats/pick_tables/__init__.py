@@ -22,7 +22,7 @@ __all__ = ["FilePicks", "Head", "PickFormat", "format_of", "formats", "read_file
 
 @lru_cache(maxsize=1)
 def formats() -> tuple[PickFormat, ...]:
-    """All formats, in the order in which they are tried."""
+    """Return all formats, in the order in which they are tried."""
     modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
     declared = [module.FORMAT for module in modules if hasattr(module, "FORMAT")]
     return tuple(sorted(declared, key=lambda form: (-form.priority, form.name)))
@@ -30,7 +30,7 @@ def formats() -> tuple[PickFormat, ...]:
 
 @lru_cache(maxsize=1)
 def suffixes() -> tuple[str, ...]:
-    """Suffixes of files in a folder that may be tables of picks."""
+    """Return suffixes of files in a folder that may be tables of picks."""
     return tuple(sorted({suffix for form in formats() for suffix in form.suffixes}))
 
 
@@ -71,7 +71,8 @@ def read_file(path: Path) -> FilePicks:
 
 
 def _without_nameless(picks: FilePicks) -> FilePicks:
-    """The picks without rows that name no micrograph where others do: a CSV row that was cut short has empty values."""
+    """Return the picks without rows that name no micrograph where others do: a CSV row that was cut short has empty
+    values."""
     if picks.micrographs is None or (keep := picks.micrographs != "").all():
         return picks
     arrays = ("x_px", "y_px", "score", "psi_deg", "class_number", "uid", "micrographs")

@@ -90,7 +90,8 @@ class FilePicks:
         return len(self.x_px)
 
     def frame(self) -> pd.DataFrame:
-        """The picks as columns `name` (None where the file's own name says it), `x_px`, `y_px`, `score` and `uid`."""
+        """Return the picks as columns `name` (None where the file's own name says it), `x_px`, `y_px`, `score` and
+        `uid`."""
         import pandas as pd
 
         # object: pandas' own type for text refuses names that are not UTF-8
@@ -151,7 +152,7 @@ class Head:
         return tuple(found)
 
     def has_block(self, *labels: str) -> bool:
-        """Whether a STAR block has all of these labels."""
+        """Return whether a STAR block has all of these labels."""
         return any(set(labels) <= columns for columns in self.columns)
 
     @cached_property

@@ -78,12 +78,12 @@ def _damaged(path: Path, why: object) -> BadInput:
 
 
 def _tag(row: object) -> str:
-    """The third value of a row where it is text."""
+    """Return the third value of a row where it is text."""
     return row[2] if isinstance(row, list) and len(row) > 2 and isinstance(row[2], str) else ""
 
 
 def _number(row: object, at: int) -> float:
-    """The number at a place of a row; NaN where there is none, since a damaged row costs no other."""
+    """Return the number at a place of a row; NaN where there is none, since a damaged row costs no other."""
     if not isinstance(row, list) or len(row) <= at:
         return math.nan
     try:

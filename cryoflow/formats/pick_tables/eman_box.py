@@ -74,7 +74,7 @@ def has_helices(lines: list[str]) -> bool:
 
 
 def named_micrograph(lines: list[str]) -> str:
-    """The micrograph that a comment names; empty where none or several do."""
+    """Return the micrograph that a comment names; empty where none or several do."""
     named = {match["name"] for line in lines if (match := _MICROGRAPH.match(line.strip()))}
     return named.pop() if len(named) == 1 else ""
 

@@ -20,7 +20,7 @@ _APPENDED = re.compile(
 
 
 def without_appended(stem: str) -> str:
-    """A file's stem without what pickers append to the micrograph's.
+    """Return a file's stem without what pickers append to the micrograph's.
 
     >>> without_appended("mic_001_automatch")
     'mic_001'
@@ -29,7 +29,7 @@ def without_appended(stem: str) -> str:
 
 
 def negative_suffix(path: Path) -> str:
-    """The suffix of the set that a file of picks belongs to where they are no particles; empty where they are.
+    """Return the suffix of the set that a file of picks belongs to where they are no particles; empty where they are.
 
     >>> negative_suffix(Path("picks/mic_001_rejected.star")), negative_suffix(Path("picks/mic_001_automatch.star"))
     ('rejected', '')
@@ -40,5 +40,5 @@ def negative_suffix(path: Path) -> str:
 
 
 def is_repeated(path: Path) -> bool:
-    """Whether a file holds the picks of another one and near repeats of them."""
+    """Return whether a file holds the picks of another one and near repeats of them."""
     return bool(_REPEATED.search(path.name))

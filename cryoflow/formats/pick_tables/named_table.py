@@ -37,7 +37,7 @@ class _Boxes(NamedTuple):
 
 
 def _boxes(path: Path, frame: pd.DataFrame) -> _Boxes | None:
-    """The boxes of a table that has two corners, or `x` and `y` with a width and a height; else None."""
+    """Return the boxes of a table that has two corners, or `x` and `y` with a width and a height; else None."""
     corners = next((labels for labels in _CORNERS if set(labels) <= set(frame.columns)), None)
     if corners:
         left, top, right, bottom = (column_of_numbers(path, label, frame[label]) for label in corners)

@@ -39,7 +39,7 @@ def _class_numbers(column: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
 
 
 def _stacks(table: Table) -> npt.NDArray[np.object_] | None:
-    """The micrograph of each row by its stack of images, without its suffix; None where all are in one stack.
+    """Return the micrograph of each row by its stack of images, without its suffix; None where all are in one stack.
 
     RELION's Extract writes one stack for each micrograph, named after it.
     """

@@ -45,7 +45,7 @@ def read_position_blocks(
     narrow: Collection[str] = (),
     name_column: str = "",
 ) -> PositionBlocks:
-    """The rows of all blocks that have the columns, and notes on blocks with rows that were not read.
+    """Return the rows of all blocks that have the columns, and notes on blocks with rows that were not read.
 
     A block whose name says that its rows are no particles (`data_rejected`) is read only where there is no other.
 
@@ -96,7 +96,7 @@ def _distinct(table: Table, column: str) -> list[str]:
 
 
 def without_unknown(table: Table, column: str) -> FloatArray | None:
-    """A column with -999 as NaN; None where it is not there or holds nothing else."""
+    """Return a column with -999 as NaN; None where it is not there or holds nothing else."""
     if column not in table:
         return None
     values = np.asarray(table[column], np.float64).copy()

@@ -27,7 +27,7 @@ _NO_NUMBER = ("", "nan", "na", "<na>", "none", "null", "n/a")
 
 
 def read_lines(path: Path) -> list[str]:
-    """All lines of a text file that are not blank.
+    """Return all lines of a text file that are not blank.
 
     Raises
     ------
@@ -57,12 +57,12 @@ def note_on_end(path: Path) -> str:
 
 
 def without_comments(lines: Sequence[str]) -> list[str]:
-    """The lines that do not begin with `#`."""
+    """Return the lines that do not begin with `#`."""
     return [line for line in lines if not line.lstrip().startswith("#")]
 
 
 def numbers(path: Path, lines: Sequence[str]) -> FloatArray:
-    """Rows of numbers, separated by blanks, tabs, commas or semicolons; (n rows, n columns) float.
+    """Return rows of numbers, separated by blanks, tabs, commas or semicolons; (n rows, n columns) float.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def numbers(path: Path, lines: Sequence[str]) -> FloatArray:
 
 
 def read_frame(path: Path) -> pd.DataFrame:
-    """A table with a line of names, every value as text: tab, comma, semicolon or blanks between columns.
+    """Return a table with a line of names, every value as text: tab, comma, semicolon or blanks between columns.
 
     A micrograph may be called `NA` or `nan`, so that nothing is taken for missing here.
 
@@ -137,7 +137,7 @@ def _n_fields(line: str, separator: str | None) -> int:
 
 
 def column(frame: pd.DataFrame, known: Sequence[str]) -> pd.Series | None:
-    """The first column that has one of the known names; None where there is none."""
+    """Return the first column that has one of the known names; None where there is none."""
     return next((frame[name] for name in known if name in frame.columns), None)
 
 
@@ -155,7 +155,7 @@ def required_column(path: Path, frame: pd.DataFrame, name: str) -> pd.Series:
 
 
 def column_of_numbers(path: Path, name: str, values: pd.Series) -> FloatArray:
-    """A column of text as numbers; words such as `nan` and nothing at all are NaN.
+    """Return a column of text as numbers; words such as `nan` and nothing at all are NaN.
 
     Raises
     ------
@@ -178,12 +178,12 @@ def _decimal_commas(path: Path, text: str) -> BadInput:
 
 
 def column_of_names(values: pd.Series) -> npt.NDArray[np.object_]:
-    """A column of text as (n,) objects."""
+    """Return a column of text as (n,) objects."""
     return np.array([str(value) for value in values], object)
 
 
 def median(values: npt.NDArray[np.floating]) -> float | None:
-    """The lower median of the finite values; None where there is none.
+    """Return the lower median of the finite values; None where there is none.
 
     One damaged size must not decide: of two sizes the smaller one counts, since near picks are folded by it.
     """

@@ -12,10 +12,10 @@ _NAMES = (".tomostar", ".rec", ".tomo")
 
 
 def tomography_label(columns: Iterable[str]) -> str:
-    """The first column that only tomography has; empty where there is none."""
+    """Return the first column that only tomography has; empty where there is none."""
     return next((label for label in columns if _LABEL.fullmatch(label)), "")
 
 
 def tomography_name(micrographs: Collection[str]) -> str:
-    """The first micrograph name that is a tilt series or a tomogram; empty where there is none."""
+    """Return the first micrograph name that is a tilt series or a tomogram; empty where there is none."""
     return next((name for name in micrographs if name.lower().endswith(_NAMES)), "")

@@ -20,7 +20,7 @@ Y_LABELS = (
 
 
 def unknown_content(head: Head) -> CryoflowError:
-    """The error for a file that no format claims."""
+    """Return the error for a file that no format claims."""
     path = head.path
     if head.is_blank:
         return BadInput(path, "is empty.", "The job that wrote it was cut short, or the disk was full.")

@@ -66,7 +66,7 @@ def read(path: Path) -> FilePicks:
 
 
 def _place(shape: dict[str, object]) -> tuple[float, float, float] | None:
-    """Center and size of a region; None where its shape is not known."""
+    """Return center and size of a region; None where its shape is not known."""
 
     def number(key: str) -> float:
         return float(str(shape[key]))

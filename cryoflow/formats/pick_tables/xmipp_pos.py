@@ -43,7 +43,7 @@ def read(path: Path) -> FilePicks:
 
 
 def _cost(table: Table) -> np.ndarray[tuple[int], np.dtype[np.float64]] | None:
-    """The score of picks that the program made; picks by hand have a cost of 0 or -1."""
+    """Return the score of picks that the program made; picks by hand have a cost of 0 or -1."""
     if "cost" not in table:
         return None
     cost = np.asarray(table["cost"], np.float64).copy()

@@ -161,7 +161,7 @@ def compare(
 
 
 def positive_radius_A(radius: float, diameter_A: float) -> float:
-    """Radius in angstrom of a number of diameters.
+    """Return radius in angstrom of a number of diameters.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def average_precision(
 
 
 def same_micrographs(picks: PickSet, reference: PickSet) -> Iterator[tuple[int, int]]:
-    """Rows of the micrographs that both have: the same file where both were found, else the same name.
+    """Yield rows of the micrographs that both have: the same file where both were found, else the same name.
 
     Names are compared as in `cryoflow.pickers.training_sets.names`, without folders and uid prefixes where they differ
     in those.
@@ -219,7 +219,7 @@ def same_micrographs(picks: PickSet, reference: PickSet) -> Iterator[tuple[int, 
 
 
 def centers_of(picks: PickSet, micrograph: int) -> FloatArray:
-    """Positions of the picks of one micrograph, (n, 2), x first."""
+    """Return positions of the picks of one micrograph, (n, 2), x first."""
     offsets = picks.offsets
     rows = slice(int(offsets[micrograph]), int(offsets[micrograph + 1]))
     return picks.picks[["x_px", "y_px"]].iloc[rows].to_numpy(np.float64)

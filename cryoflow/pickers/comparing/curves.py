@@ -18,7 +18,7 @@ _METRIC = re.compile(r"(?<![\w.])(val_)?(loss): ([-+.\deEinfa]+)")
 
 
 def keras_curve(log: Path) -> pd.DataFrame:
-    """Loss and validation loss by epoch, from the log of a Keras 2 training (crYOLO's).
+    """Return loss and validation loss by epoch, from the log of a Keras 2 training (crYOLO's).
 
     Keras redraws one line many times; the last value of an epoch counts.
     """
@@ -41,7 +41,8 @@ def keras_curve(log: Path) -> pd.DataFrame:
 
 
 def centernet_curve(log: Path) -> pd.DataFrame:
-    """Loss by epoch, from the log of a CenterNet training (EPicker's): `TIME: epoch: 3 |loss 0.25 | hm_loss ... |`."""
+    """Return loss by epoch, from the log of a CenterNet training (EPicker's): `TIME: epoch: 3 |loss 0.25 | hm_loss ...
+    |`."""
     try:
         text = inputs.read_text(log, errors="replace")
     except OSError:
@@ -51,7 +52,8 @@ def centernet_curve(log: Path) -> pd.DataFrame:
 
 
 def topaz_curve(table: Path) -> pd.DataFrame:
-    """All metrics by epoch, from the table of `topaz train -o`: the mean of an epoch's iterations for training."""
+    """Return all metrics by epoch, from the table of `topaz train -o`: the mean of an epoch's iterations for
+    training."""
     try:
         with inputs.opened_table(table) as file:
             wide = pd.read_csv(file, sep="\t", na_values=["-"])

@@ -66,7 +66,7 @@ def match_picks(
 def _near(
     reference: npt.NDArray[np.float64], picks: npt.NDArray[np.float64], radius_px: float
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """All pairs within the radius, sorted by row of reference and pick."""
+    """Return all pairs within the radius, sorted by row of reference and pick."""
     if len(reference) == 0 or len(picks) == 0:
         return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0)
     pairs = cKDTree(reference).sparse_distance_matrix(cKDTree(picks), radius_px, output_type="ndarray")
@@ -90,7 +90,7 @@ def _greedy(
 def _optimal(
     i: npt.NDArray[np.intp], j: npt.NDArray[np.intp], distance: npt.NDArray[np.float64], n: int, m: int
 ) -> npt.NDArray[np.intp]:
-    """The assignment problem falls apart into small groups of picks that are near to each other."""
+    """Return the assignment problem falls apart into small groups of picks that are near to each other."""
     if len(i) == 0:
         return np.zeros(0, np.intp)
     graph = coo_array((np.ones(len(i)), (i, n + j)), shape=(n + m, n + m))
@@ -115,7 +115,7 @@ def _optimal(
 
 
 def without_duplicates(xy_px: npt.NDArray[np.float64], radius_px: float) -> npt.NDArray[np.bool_]:
-    """Which picks to keep, (n,) bool, so that no two are within the radius: of two, the one that came first."""
+    """Return which picks to keep, (n,) bool, so that no two are within the radius: of two, the one that came first."""
     keep = np.ones(len(xy_px), bool)
     if len(xy_px) < 2 or radius_px <= 0:
         return keep

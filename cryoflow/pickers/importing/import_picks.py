@@ -142,7 +142,7 @@ def _some(files: Sequence[Path]) -> str:
 
 
 def _on_micrographs(files: Sequence[Path], found: Sequence[FilePicks], table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """All picks in one table with their row of the manifest; how many names were not found in it."""
+    """Return all picks in one table with their row of the manifest; how many names were not found in it."""
     parts = []
     for path, coordinates in zip(files, found, strict=True):
         part = coordinates.frame()
@@ -181,7 +181,7 @@ def _rows_of(names: Sequence[str], table: pd.DataFrame) -> npt.NDArray[np.int64]
 
 
 def _without_ending(name: str) -> str:
-    """A name without extensions and without what pickers append to the micrograph's."""
+    """Return a name without extensions and without what pickers append to the micrograph's."""
     while PurePosixPath(name).suffix.lower() in (*suffixes(), *IMAGE_SUFFIXES):
         name = name[: -len(PurePosixPath(name).suffix)]
     return without_appended(name)
@@ -235,7 +235,7 @@ def _flipped(picks: pd.DataFrame, table: pd.DataFrame, flip_y: bool) -> pd.DataF
 
 
 def _deduplicated(picks: pd.DataFrame, found: Sequence[FilePicks]) -> tuple[pd.DataFrame, int]:
-    """Repeats, in STAR files that have a diameter and no score: CryoSegNet's predictions."""
+    """Remove repeats from STAR files that have a diameter and no score: CryoSegNet's predictions."""
     diameters = [f.diameter_px for f in found if f.diameter_px and f.format == "RELION STAR"]
     if "score" in picks or not diameters:
         return picks, 0

@@ -39,19 +39,20 @@ class Picking:
 
 
 def shard_of_entry(picks: PickSet, first: int, last: int) -> PickSet:
-    """Rows `first` to `last` (not included) of an entry's micrographs, to be picked anew: without its picks."""
+    """Return rows `first` to `last` (not included) of an entry's micrographs, to be picked anew: without its picks."""
     empty = picks.picks.iloc[:0].reset_index(drop=True)
     return replace(picks, micrographs=picks.micrographs.iloc[first:last].reset_index(drop=True), picks=empty)
 
 
 def micrograph_files(paths: Sequence[Path]) -> list[Path]:
-    """MRC files that are named, or lie in folders that are named; in the order of their names."""
+    """Return MRC files that are named, or lie in folders that are named; in the order of their names."""
     files = {f.absolute() for p in paths for f in (Path(p).glob("*.mrc") if Path(p).is_dir() else [Path(p)])}
     return sorted(files)
 
 
 def shard_of_files(paths: Sequence[Path], first: int, last: int, *, pixel_size_A: float | None = None) -> PickSet:
-    """Files `first` to `last` (not included) of `micrograph_files`; names and project are those of all of them."""
+    """Return files `first` to `last` (not included) of `micrograph_files`; names and project are those of all of
+    them."""
     files = micrograph_files(paths)
     if not files[first:last]:
         raise BadInput(", ".join(map(str, paths)), f"holds {len(files)} MRC files: none from {first} on.")
@@ -134,7 +135,7 @@ def _above(picks: PickSet, threshold: float) -> PickSet:
 
 
 def diameter_of_training(folder: Path) -> float | None:
-    """Mean diameter of the entries that a picker was trained on, in angstrom; None where none knew its own."""
+    """Return mean diameter of the entries that a picker was trained on, in angstrom; None where none knew its own."""
     known = manifests.read_manifest(folder).groupby("entry")["diameter_A"].first().dropna()
     return float(known.mean()) if len(known) else None
 

@@ -45,13 +45,13 @@ def preflight(target: Picker, folder: Path) -> None:
 
 
 def said(problems: list[str]) -> str:
-    """The first of some problems, and how many there are."""
+    """Return the first of some problems, and how many there are."""
     more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
     return problems[0].rstrip(".") + more
 
 
 def problems_of(target: Picker, folder: Path) -> list[str]:
-    """All that is wrong with a folder that was written for a picker; nothing where it gets no micrographs."""
+    """Return all that is wrong with a folder that was written for a picker; nothing where it gets no micrographs."""
     if not target.links_micrographs:
         return []
     table = manifests.read_manifest(folder)
@@ -83,7 +83,8 @@ def _problem_of_picture(path: Path | None, stem: str, ny: int, nx: int) -> str:
 def problems_of_labels(
     pictures: Collection[str], labels: Collection[Path], manifest: pd.DataFrame, *, empty_files: bool
 ) -> Iterator[str]:
-    """What is wrong with files of labels, each named after its picture; a program leaves out pictures without a file.
+    """Yield what is wrong with files of labels, each named after its picture; a program leaves out pictures without a
+    file.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def problems_of_labels(
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """Picture by stem."""
+    """Return picture by stem."""
     return {
         p.stem: p
         for pattern in ("*/*.mrc", "*/*/*.mrc", "*/*.tif")

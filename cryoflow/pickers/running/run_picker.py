@@ -279,7 +279,8 @@ def _only_file(version: Path) -> Path | None:
 
 
 def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
-    """What picking must share with the training, where the model still lies in the folder that it was trained in."""
+    """Return what picking must share with the training, where the model still lies in the folder that it was trained
+    in."""
     for folder in model.parents[:2]:
         path = folder / manifests.NAME
         if manifests.is_manifest(path) and manifests.made_with(path).startswith(f"picker {target.name},"):
@@ -289,7 +290,7 @@ def _settings_of_model(target: Picker, model: Path) -> dict[str, str]:
 
 
 def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = None, project: str = "") -> PickSet:
-    """A set without picks, of micrograph files that belong to no project in the database.
+    """Return a set without picks, of micrograph files that belong to no project in the database.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ class TrainedAndPicked:
 
 
 def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str, ...]:
-    """Names of the entries to train from: the best one of each project, or of those that are named.
+    """Return names of the entries to train from: the best one of each project, or of those that are named.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str,
 
 
 def load_entries(database: Database, entries: Sequence[str]) -> list[PickSet]:
-    """Entries to export; diameters that they do not know are those of their projects."""
+    """Return entries to export; diameters that they do not know are those of their projects."""
     return [load_with_diameter(database, entry) for entry in dict.fromkeys(entries)]
 
 
@@ -142,7 +142,7 @@ def export_and_train(
     on_stage: OnLine | None = None,
     on_line: OnLine | None = None,
 ) -> tuple[ExportResult, Trained]:
-    """The first two steps of `train_and_pick`."""
+    """Run the first two steps of `train_and_pick`."""
     target = picker(picker_name)
     if not (target.trains and target.picks):
         able = ", ".join(name for name, p in pickers().items() if p.trains and p.picks)
@@ -168,7 +168,7 @@ def export_and_train(
 
 
 def _about(exported: ExportResult) -> list[str]:
-    """What a person should know before a long training: the picks, and each setting with its reason."""
+    """Return what a person should know before a long training: the picks, and each setting with its reason."""
     lines = [f"training set: {exported.n_picks} picks on {exported.n_micrographs} micrographs"]
     lines += [f"setting: {s.name} = {s.value} ({s.why})" for s in exported.settings]
     return lines + [f"note: {note}" for note in exported.notes]

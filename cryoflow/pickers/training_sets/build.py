@@ -176,7 +176,7 @@ def _keys(micrographs: pd.DataFrame) -> pd.Series[str]:
 def _shared(
     micrographs: pd.DataFrame, keys: pd.Series[str], by_priority: Sequence[int], no_positive: Sequence[bool]
 ) -> tuple[npt.NDArray[np.bool_], list[str]]:
-    """Micrographs to leave out, as an entry that comes before has the same file, and a note for each entry."""
+    """Return micrographs to leave out, as an entry that comes before has the same file, and a note for each entry."""
     shared = keys.iloc[list(by_priority)].duplicated(keep="first").sort_index().to_numpy(bool)
     notes = []
     for index, rows in micrographs[shared].groupby("entry_index", sort=False):
@@ -207,7 +207,7 @@ def _all_picks(
 
 
 def _inside(micrographs: pd.DataFrame, picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Picks on their micrograph; needed again where the shape was only learnt from the file."""
+    """Return picks on their micrograph; needed again where the shape was only learnt from the file."""
     row = picks["micrograph"].to_numpy()
     inside = np.ones(len(row), bool)
     for axis, size in (("x_px", "nx"), ("y_px", "ny")):

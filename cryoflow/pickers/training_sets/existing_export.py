@@ -20,7 +20,7 @@ from cryoflow.storage.fingerprints import Fingerprint
 
 
 def fingerprint_of_export(target: Picker, training: TrainingSet, by_hand: Mapping[str, object], what: str) -> str:
-    """Short hash of everything that decides what is written."""
+    """Return a short hash of everything that decides what is written."""
     found = Fingerprint(24).add(repr((target.name, what, sorted((k, str(v)) for k, v in by_hand.items()))))
     found.add(manifest.manifest_text(training.micrographs, ""))
     for table in (training.picks, training.not_positive):

@@ -15,7 +15,8 @@ from cryoflow.system.threads import on_each_file
 
 
 def read_headers_of(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | None], list[str]]:
-    """Header and problem of each micrograph's file, many at once: on a cluster's file system an open takes a while."""
+    """Return header and problem of each micrograph's file, many at once: on a cluster's file system an open takes a
+    while."""
 
     def look(row: tuple[str | None, str | None, float, float]) -> tuple[MicrographHeader | None, str]:
         path, status, ny, nx = row
@@ -43,7 +44,7 @@ def read_headers_of(micrographs: pd.DataFrame) -> tuple[list[MicrographHeader | 
 
 
 def fill_from_headers(micrographs: pd.DataFrame, headers: Sequence[MicrographHeader | None]) -> pd.DataFrame:
-    """Shapes that the entry did not know; a pixel size is taken from a header only where the entry has none."""
+    """Return shapes that the entry did not know; a pixel size is taken from a header only where the entry has none."""
     no_shape = micrographs["ny"].isna().to_numpy()
     no_pixel_size = micrographs["pixel_size_A"].isna().to_numpy()
     for i in np.flatnonzero(no_shape | no_pixel_size).tolist():

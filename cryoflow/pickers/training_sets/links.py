@@ -29,7 +29,7 @@ _NO_REFLINK = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.
 
 
 def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
-    """Why a picker must not get this very file, empty where it may."""
+    """Return why a picker must not get this very file, empty where it may."""
     if header is None:
         return "TIFF: pickers disagree about which row is the first"
     if header.mode not in needs.modes:
@@ -44,7 +44,7 @@ def why_convert(header: MicrographHeader | None, needs: Needs) -> str:
 
 
 def note_conversions(training: TrainingSet, settings: DerivedSettings) -> None:
-    """Say among the settings how many micrographs are converted, and why."""
+    """Note among the settings how many micrographs are converted, and why."""
     reasons = training.micrographs["convert"]
     for reason, count in Counter(reasons[reasons != ""]).items():
         settings.note(f"converted ({reason})", count, "copied as MRC mode 2; the others are links")
@@ -74,7 +74,7 @@ def link_micrographs(some: TrainingSet, targets: Sequence[Path]) -> None:
 
 
 def read_any(path: str) -> npt.NDArray[np.float32]:
-    """A micrograph in MRC or in one-page TIFF, rows in the order of the file."""
+    """Return a micrograph in MRC or in one-page TIFF, rows in the order of the file."""
     from cryoflow.micrographs.image import read_micrograph
 
     if not path.lower().endswith(TIFF_SUFFIXES):
@@ -118,7 +118,7 @@ def _write(source: str, target: Path, pixel_size_A: float, how: str) -> None:
 
 
 def folders_to_bind(training_folder: Path) -> list[Path]:
-    """Folders that the links of an exported folder point into: a container must see them."""
+    """Return folders that the links of an exported folder point into: a container must see them."""
     found: set[str] = set()
     for link in links(training_folder):
         found.add(str(Path(os.path.realpath(link)).parent))
@@ -130,7 +130,7 @@ def folders_to_bind(training_folder: Path) -> list[Path]:
 
 
 def links(folder: Path) -> Iterator[str]:
-    """All symbolic links of a folder and those in it, in a sorted order."""
+    """Yield all symbolic links of a folder and those in it, in a sorted order."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             if entry.is_symlink():

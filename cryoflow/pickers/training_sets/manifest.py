@@ -48,13 +48,13 @@ _HEAD = "# cryoflow manifest 1"
 
 
 def manifest_text(micrographs: pd.DataFrame, made_with: str) -> str:
-    """The manifest of some micrographs, with one line about how it was made."""
+    """Return the manifest of some micrographs, with one line about how it was made."""
     table = micrographs.reindex(columns=list(COLUMNS))
     return f"{_HEAD}\t{made_with}\n{table_text(table, '%.9g')}"
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file is a manifest that cryoflow wrote."""
+    """Return whether a file is a manifest that cryoflow wrote."""
     try:
         with inputs.text_lines(path) as file:
             return file.readline(len(_HEAD)).startswith(_HEAD)
@@ -98,13 +98,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def nearest(path: Path) -> Path | None:
-    """The manifest of the set that a file or folder lies in, if any."""
+    """Return the manifest of the set that a file or folder lies in, if any."""
     path = path.absolute()
     return next((p / NAME for p in (path, *path.parents) if is_manifest(p / NAME)), None)
 
 
 def made_with(path: Path) -> str:
-    """Values of the first line: how the set was made."""
+    """Return values of the first line: how the set was made."""
     path = path / NAME if path.is_dir() else path
     try:
         file = inputs.text_lines(path, errors="replace")
@@ -115,7 +115,7 @@ def made_with(path: Path) -> str:
 
 
 def settings_table(folder: Path) -> pd.DataFrame:
-    """Columns setting, value and why, as text, from the `settings.tsv` beside a manifest.
+    """Return columns setting, value and why, as text, from the `settings.tsv` beside a manifest.
 
     Raises
     ------
@@ -131,13 +131,13 @@ def settings_table(folder: Path) -> pd.DataFrame:
 
 
 def read_settings(folder: Path) -> dict[str, str]:
-    """Settings by name, from the `settings.tsv` beside a manifest."""
+    """Return settings by name, from the `settings.tsv` beside a manifest."""
     table = settings_table(folder)
     return dict(zip(table["setting"], table["value"], strict=True))
 
 
 def micrographs_of(manifest: pd.DataFrame) -> pd.DataFrame:
-    """A micrograph table (`cryoflow.picks.MICROGRAPH_COLUMNS`) of manifest rows."""
+    """Return a micrograph table (`cryoflow.picks.MICROGRAPH_COLUMNS`) of manifest rows."""
     from cryoflow.picks import micrograph_table
 
     columns = {c: manifest[c].tolist() for c in MICROGRAPH_COLUMNS if c in manifest.columns}

@@ -115,7 +115,8 @@ def match_and_note(
 
 
 def plain_stem(name: str) -> str:
-    """Stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and blanks.
+    """Return stem of a micrograph's name, letters, digits, `-` and single `_` only: Topaz cuts names at dots and
+    blanks.
 
     EPicker cuts `_autopick`, `_manualpick` and `_empiar` out of names.
 

@@ -42,7 +42,7 @@ def each_micrograph(work: Callable[[T], None], jobs: Sequence[T]) -> None:
 
 
 def several(errors: Sequence[BadInput], what: str) -> BadInput:
-    """Many errors as one that names the first of them."""
+    """Return many errors as one that names the first of them."""
     said = " ".join(f"{str(error).rstrip('.')}." for error in errors[:SAID])
     more = f" And {len(errors) - SAID} more." if len(errors) > SAID else ""
     return BadInput(what, f"cannot be used. {said}{more}")

@@ -72,7 +72,7 @@ def split_micrographs(
 
 
 def _places(n: int, fractions: Fractions) -> dict[str, list[int]]:
-    """Evenly spread places for validation and test among n."""
+    """Return evenly spread places for validation and test among n."""
     free = list(range(n))
     places: dict[str, list[int]] = {}
     for split, share in ((VALIDATION, fractions.validation), (TEST, fractions.test)):

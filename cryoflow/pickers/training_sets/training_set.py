@@ -72,13 +72,13 @@ class TrainingSet:
         return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
 
     def each(self) -> Iterator[tuple[str, str, int, int]]:
-        """Stem, split, and first and last + 1 row of picks, of each micrograph."""
+        """Yield stem, split, and first and last + 1 row of picks, of each micrograph."""
         offsets = self.offsets.tolist()
         rows = zip(self.micrographs["stem"], self.micrographs["split"], offsets[:-1], offsets[1:], strict=True)
         yield from rows
 
     def per_pick(self, column: str) -> FloatArray:
-        """A number of the micrographs' table, for each pick."""
+        """Return a number of the micrographs' table, for each pick."""
         values = np.asarray(self.micrographs[column].to_numpy(np.float64, na_value=np.nan), np.float64)
         per_pick: FloatArray = values[self.picks["micrograph"].to_numpy()]
         return per_pick
@@ -101,13 +101,13 @@ class TrainingSet:
             yield self.shard(first, first + 1000)
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
-        """The same without some picks; `drop` is (n,)."""
+        """Return the same without some picks; `drop` is (n,)."""
         picks = self.picks[~drop].reset_index(drop=True)
         counts = np.bincount(picks["micrograph"].to_numpy(), minlength=len(self.micrographs))
         return replace(self, picks=picks, micrographs=self.micrographs.assign(n_picks=counts))
 
 
 def splits_of(training: TrainingSet) -> dict[str, int]:
-    """Number of micrographs of each split."""
+    """Return number of micrographs of each split."""
     counts = training.micrographs["split"].value_counts()
     return {split: int(counts.get(split, 0)) for split in (TRAIN, VALIDATION, TEST)}

@@ -68,14 +68,14 @@ class ColumnPlan:
     notes: tuple[str, ...] = ()
 
     def files(self, primary: Path) -> tuple[Path, ...]:
-        """Every dataset that is read."""
+        """Return every dataset that is read."""
         return tuple(dict.fromkeys([primary, *self.wanted, self.location.path]))
 
 
 def make(
     output: OutputDatasets, source: OutputDatasets, source_record: Record, kind: Kind, role: Role
 ) -> ColumnPlan | None:
-    """The plan for an output whose positions are in `source`, None where `source` lacks a column it needs.
+    """Return the plan for an output whose positions are in `source`, None where `source` lacks a column it needs.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def make(
     notes: list[str] = []
 
     def want(slot: str, column: str, shape: tuple[int, ...] = (), of: OutputDatasets = output) -> str:
-        """The name of the column where the slot has it, and it is put on the list; else nothing."""
+        """Return the name of the column where the slot has it, and it is put on the list; else nothing."""
         name = f"{slot}/{column}"
         if slot not in of.slots or not of.slots[slot].table.has(name, shape):
             return ""
@@ -151,7 +151,8 @@ def make(
 
 
 def _alignments(source: OutputDatasets, kind: Kind, role: Role, notes: list[str]) -> str:
-    """The slot whose shifts lead from the location to the particle's centre: the job's own first, 3D before 2D."""
+    """Return the slot whose shifts lead from the location to the particle's centre: the job's own first, 3D before
+    2D."""
     candidates = ["alignments3D", "alignments2D"]
     if role.class_number is not None:
         candidates[1:1] = [f"alignments_class_{role.class_number}", f"alignments_class3D_{role.class_number}"]
@@ -173,14 +174,16 @@ def _alignments(source: OutputDatasets, kind: Kind, role: Role, notes: list[str]
 
 
 def _has_shifts_by_class(table: DatasetTable, class_number: int) -> bool:
-    """Whether `alignments3D_multi` (from 4.5 on) has a shift of each particle for each class, and its pixel size."""
+    """Return whether `alignments3D_multi` (from 4.5 on) has a shift of each particle for each class, and its pixel
+    size."""
     shape, size = (table.shape_of(f"alignments3D_multi/{name}") for name in ("shift", "psize_A"))
     has = table.has("alignments3D_multi/shift", shape) and table.has("alignments3D_multi/psize_A", size)
     return has and len(shape) == 2 and shape[1] == 2 and class_number < shape[0] and size in ((), shape[:1])
 
 
 def _class_columns(output: OutputDatasets, kind: Kind, role: Role, want: object) -> tuple[str, str]:
-    """Columns of class and posterior, only those that the job itself decided: older ones are passed on and stale."""
+    """Return columns of class and posterior, only those that the job itself decided: older ones are passed on and
+    stale."""
     assert callable(want)
 
     def own(slot: str) -> bool:
@@ -209,7 +212,7 @@ def _class_columns(output: OutputDatasets, kind: Kind, role: Role, want: object)
 
 
 def particle_optics(planned: ColumnPlan, joined: Joined) -> Mapping[str, FloatArray]:
-    """Optics of the first particle on each distinct micrograph, by column of the micrograph table."""
+    """Return optics of the first particle on each distinct micrograph, by column of the micrograph table."""
     table = planned.optics
     n = len(joined.distinct.first_row)
     if table is None or table.path not in joined.matches or not n:
@@ -229,7 +232,7 @@ def particle_optics(planned: ColumnPlan, joined: Joined) -> Mapping[str, FloatAr
 
 
 def box(output: OutputDatasets, index: ProjectIndex, record: Record) -> tuple[float | None, float | None]:
-    """Edge of the extracted box in angstrom, and its pixel size where the boxes were cut without resampling."""
+    """Return edge of the extracted box in angstrom, and its pixel size where the boxes were cut without resampling."""
     slot = output.slots.get("blob")
     if slot is None or not slot.table.has("blob/shape", (2,)) or not slot.table.has("blob/psize_A"):
         return None, None
@@ -264,7 +267,8 @@ def diameter_A(index: ProjectIndex, record: Record) -> tuple[float | None, list[
 
 
 def doubts(index: ProjectIndex, record: Record) -> list[str]:
-    """What in a job's history makes it uncertain whether positions fit their micrographs: pixels have to tell."""
+    """Return what in a job's history makes it uncertain whether positions fit their micrographs: pixels have to
+    tell."""
     notes = []
     for job in _lineage(index, record):
         for axis in "xy":
@@ -282,7 +286,7 @@ def doubts(index: ProjectIndex, record: Record) -> list[str]:
 
 
 def _lineage(index: ProjectIndex, record: Record) -> list[Record]:
-    """A job and its ancestors, the nearest first."""
+    """Return a job and its ancestors, the nearest first."""
     found = {record.said.uid: record}
     to_visit = [uid for uid, _ in record.said.inputs]
     for uid in to_visit:  # grows while it is walked: breadth first

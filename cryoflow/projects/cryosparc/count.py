@@ -16,7 +16,8 @@ _MICROGRAPH = ("location/micrograph_uid", "location/micrograph_path")
 
 
 def counted(job: Job) -> Job:
-    """A job whose outputs say on how many micrographs their picks are, as far as their datasets are of modest size."""
+    """Return a job whose outputs say on how many micrographs their picks are, as far as their datasets are of modest
+    size."""
     if not job.outputs:
         return job
     index = on_disk.ProjectIndex(job.project)

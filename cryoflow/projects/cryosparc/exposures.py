@@ -46,7 +46,7 @@ class Exposures:
     flagged: dict[str, set[int]] = field(default_factory=lambda: {name: set() for name in FLAGS})
 
     def is_complete(self, uids: npt.NDArray[np.uint64]) -> bool:
-        """Whether nothing is left to be asked for these exposures."""
+        """Return whether nothing is left to be asked for these exposures."""
         wanted = uids.tolist()
         optics = (self.optics["defocus_u_A"], self.optics["voltage_kV"])
         return all(uid in self.path and uid in self.pixel_size_A and all(uid in o for o in optics) for uid in wanted)
@@ -69,7 +69,8 @@ def find_exposures(index: ProjectIndex, record: Record, uids: npt.NDArray[np.uin
 
 
 def uids_by_path(paths: Sequence[str], exposures: Exposures) -> npt.NDArray[np.uint64]:
-    """The exposure of each micrograph's path; 0 where none or several have it. A single exposure is that of all."""
+    """Return the exposure of each micrograph's path; 0 where none or several have it. A single exposure is that of
+    all."""
     by_path: dict[str, list[int]] = {}
     for uid, path in exposures.path.items():
         by_path.setdefault(path, []).append(uid)
@@ -79,7 +80,7 @@ def uids_by_path(paths: Sequence[str], exposures: Exposures) -> npt.NDArray[np.u
 
 
 def own_exposures(record: Record) -> Exposures:
-    """The micrographs that a job itself puts out, those without picks included."""
+    """Return the micrographs that a job itself puts out, those without picks included."""
     found = Exposures()
     for output in record.outputs:
         if output.item_type == "exposure" and not any(word in output.name for word in ("incomplete", "reject")):
@@ -146,6 +147,6 @@ def _keep_positive(kept: dict[int, float], uids: list[int], values: npt.NDArray[
 
 
 def as_text(value: object) -> str:
-    """A path of a dataset, which is bytes in one container and text in the other, without CryoSPARC's `>`."""
+    """Return a path of a dataset, which is bytes in one container and text in the other, without CryoSPARC's `>`."""
     text = value.decode(errors="surrogateescape") if isinstance(value, bytes) else str(value)
     return text.removeprefix(">")

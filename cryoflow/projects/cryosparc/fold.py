@@ -36,7 +36,7 @@ def folded(
 
 
 def _whole(fractions: npt.NDArray[np.generic]) -> npt.NDArray[np.uint64]:
-    """Positions as whole numbers, to a millionth of the micrograph; all that are not numbers are one."""
+    """Return positions as whole numbers, to a millionth of the micrograph; all that are not numbers are one."""
     millionths = np.round(fractions.astype(np.float64) * 1e6)
     millionths[~(np.abs(millionths) < 1e15)] = -1e15
     return millionths.astype(np.int64).astype(np.uint64)

@@ -64,7 +64,7 @@ class JobFile:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def read_job_json(folder: Path, project: Path) -> JobFile:
 
 
 def program_version(found: Mapping[str, object]) -> str:
-    """The version of CryoSPARC that a `job.json` or `project.json` names, without its `v`."""
+    """Return the version of CryoSPARC that a `job.json` or `project.json` names, without its `v`."""
     for key in ("version", "last_dumped_version", "create_version", "version_created"):
         if isinstance(value := found.get(key), str) and value:
             return value.removeprefix("v")
@@ -174,7 +174,7 @@ def _inputs_v5(spec: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _connection(connection: Mapping[str, object], key: str) -> Iterator[tuple[str, str]]:
-    """A connection, and the jobs that single slots of it are taken from instead."""
+    """Yield a connection, and the jobs that single slots of it are taken from instead."""
     if uid := _text(connection.get("job_uid")):
         yield uid, _text(connection.get(key))
     for slot in map(_dict, [*_list(connection.get("slots")), *_list(connection.get("results"))]):

@@ -107,7 +107,7 @@ class Role:
 
 
 def kind_of(job_type: str) -> Kind:
-    """What a job did by its type; later versions of a known type (`_v2`, `_new`) count as that type.
+    """Return what a job did by its type; later versions of a known type (`_v2`, `_new`) count as that type.
 
     >>> kind_of("nonuniform_refine_new"), kind_of("select_2D_v3"), kind_of("patch_motion_correction_multi")
     (<Kind.NON_UNIFORM: 'NonUniform'>, <Kind.SELECT_2D: 'Select2D'>, <Kind.OTHER: 'Other'>)
@@ -125,7 +125,7 @@ def kind_of(job_type: str) -> Kind:
 
 
 def role_of(group_name: str, all_groups: tuple[str, ...]) -> Role:
-    """What the output group of this name is, among all groups of particles of its job.
+    """Return what the output group of this name is, among all groups of particles of its job.
 
     >>> role_of("particles_class_1", ()).suffix, role_of("particles", ("particles",)).suffix
     ('class1', '')

@@ -24,7 +24,7 @@ _UNFINISHED = frozenset({"building", "queued", "launched", "started", "running",
 
 
 def recognise(folder: Path, names: Collection[str]) -> Project | None:
-    """The CryoSPARC project that a folder is.
+    """Return the CryoSPARC project that a folder is.
 
     A project has `project.json` beside `workspaces.json`, `job_manifest.json`, `cs.lock` or job folders, or, where
     `project.json` was lost, at least one `J<number>/job.json`.
@@ -65,12 +65,12 @@ def recognise(folder: Path, names: Collection[str]) -> Project | None:
 
 
 def is_own_folder(name: str) -> bool:
-    """Whether a folder of this name in a project is CryoSPARC's: a job, a Live session, or exports."""
+    """Return whether a folder of this name in a project is CryoSPARC's: a job, a Live session, or exports."""
     return _OWN_FOLDER.fullmatch(name) is not None
 
 
 def find_jobs(project: Project) -> list[Job]:
-    """Every job of a project with its status, by number; read in parallel, in the same order always.
+    """Return every job of a project with its status, by number; read in parallel, in the same order always.
 
     Live sessions come last, and say where their particles are.
     """
@@ -100,7 +100,7 @@ def _session(project: Project, name: str) -> Job:
 def outputs_of(
     index: on_disk.ProjectIndex, record: on_disk.Record
 ) -> list[tuple[Output, on_disk.OutputDatasets, Role]]:
-    """The sets of picks that a job left behind: as others see them, as they lie on disk, and what they are.
+    """Return the sets of picks that a job left behind: as others see them, as they lie on disk, and what they are.
 
     Particles of all classes together count only where the files of the single classes are gone, one set a class.
     """
@@ -191,7 +191,7 @@ def _status(record: on_disk.Record, found: list[tuple[Output, on_disk.OutputData
 
 
 def _why_nothing(record: on_disk.Record) -> tuple[JobStatus, str]:
-    """Why a finished job that should have particles has no picks."""
+    """Return why a finished job that should have particles has no picks."""
     problems = [problem for output in record.particles for problem in output.problems]
     if problems:
         return JobStatus.UNREADABLE, str(problems[0])
@@ -217,7 +217,7 @@ def _located(index: on_disk.ProjectIndex, record: on_disk.Record, output: on_dis
 def _files(
     index: on_disk.ProjectIndex, record: on_disk.Record, output: on_disk.OutputDatasets
 ) -> tuple[Path, ...] | None:
-    """The datasets that decide an output's content, None where nobody says where its particles are."""
+    """Return the datasets that decide an output's content, None where nobody says where its particles are."""
     if not output.slots:
         return None
     _, source = next(index.with_location(record, output), (None, None))
@@ -230,7 +230,7 @@ def _files(
 
 
 def _n_micrographs(record: on_disk.Record) -> int | None:
-    """Of the job's own output of micrographs, where it has one."""
+    """Return the number of micrographs of the job's own output, where it has one."""
     for output in record.outputs:
         if output.item_type == "exposure" and "incomplete" not in output.name and "reject" not in output.name:
             table = output.primary
@@ -239,7 +239,7 @@ def _n_micrographs(record: on_disk.Record) -> int | None:
 
 
 def _newer_group_file(folder: Path) -> str:
-    """The name of a `.csg` file, which CryoSPARC writes when a job ends, that is younger than `job.json`."""
+    """Return the name of a `.csg` file, which CryoSPARC writes when a job ends, that is younger than `job.json`."""
     try:
         written = (folder / "job.json").stat().st_mtime_ns
         return next((p.name for p in sorted(folder.glob("*.csg")) if p.stat().st_mtime_ns > written), "")

@@ -32,7 +32,7 @@ class Match:
     found: npt.NDArray[np.bool_] | None = None
 
     def take(self, values: Array) -> Array:
-        """Values of the other table in the rows of the first; NaN where there is none, for whole numbers 0."""
+        """Return values of the other table in the rows of the first; NaN where there is none, for whole numbers 0."""
         taken = values if self.rows is None else values[self.rows]
         if self.found is not None:
             taken[~self.found] = np.nan if taken.dtype.kind == "f" else 0

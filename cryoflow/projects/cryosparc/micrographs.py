@@ -241,14 +241,14 @@ def _adopt_file_shapes(
 
 
 def _is_same_image(name: str, shape_yx: FloatArray, uid: int, exposures: Exposures) -> bool:
-    """Whether an exposure's micrograph is the one that picks refer to, not a binned copy of it."""
+    """Return whether an exposure's micrograph is the one that picks refer to, not a binned copy of it."""
     if PurePosixPath(exposures.path.get(uid, "")).name == PurePosixPath(name).name:
         return True
     return exposures.shape_yx.get(uid) == tuple(shape_yx)
 
 
 def _find(finder: Finder, name: str) -> Path | None:
-    """As the finder, which looks below the project first as well, but ten thousand names at the speed of `stat`."""
+    """Find a file as the finder does, below the project first, but at the speed of `stat` for ten thousand names."""
     below = os.path.join(finder.project_dir, name)
     return Path(below) if os.path.isfile(below) else finder.find(name)  # noqa: PTH113
 

@@ -27,7 +27,7 @@ class DatasetTable:
     header: CsHeader
 
     def has(self, column: str, shape: tuple[int, ...] = ()) -> bool:
-        """Whether it has this column of numbers, of this shape in each row."""
+        """Return whether it has this column of numbers, of this shape in each row."""
         if column not in (self.header.dtype.names or ()):
             return False
         field = self.header.dtype[column]
@@ -41,11 +41,11 @@ class DatasetTable:
         return self.has("location/center_x_frac") and self.has("location/center_y_frac") and is_on_some
 
     def shape_of(self, column: str) -> tuple[int, ...]:
-        """The shape of this column in each row; empty where it is a single number or is not there."""
+        """Return the shape of this column in each row; empty where it is a single number or is not there."""
         return self.header.dtype[column].shape if column in (self.header.dtype.names or ()) else ()
 
     def has_text(self, column: str) -> bool:
-        """Whether it has this column of text."""
+        """Return whether it has this column of text."""
         return column in (self.header.dtype.names or ()) and self.header.dtype[column].kind in "SUO"
 
 
@@ -114,7 +114,7 @@ class Record:
         return [output for output in self.outputs if output.item_type == "particle"]
 
     def output(self, name: str) -> OutputDatasets | None:
-        """The output of this name."""
+        """Return the output of this name."""
         return next((output for output in self.outputs if output.name == name), None)
 
 
@@ -150,7 +150,7 @@ class ProjectIndex:
         return exported_groups(self.project)
 
     def record(self, job: str) -> Record:
-        """What is known of a job. Never raises for what is wrong with a job."""
+        """Return what is known of a job. Never raises for what is wrong with a job."""
         if job not in self._records:
             self._records[job] = self._read(job)
         return self._records[job]
@@ -185,7 +185,7 @@ class ProjectIndex:
         return JobFile(job, groups=tuple(groups), source="exports") if groups else None
 
     def ancestors(self, record: Record) -> Iterator[tuple[Record, OutputDatasets]]:
-        """Outputs that a job was made from, the nearest first; all outputs of a job whose output is not named."""
+        """Yield outputs that a job was made from, the nearest first; all outputs of a job whose output is not named."""
         to_visit = list(record.said.inputs)
         seen: set[tuple[str, str]] = set()
         for uid, group in to_visit:  # grows while it is walked: breadth first
@@ -199,7 +199,7 @@ class ProjectIndex:
             to_visit.extend(parent.said.inputs)
 
     def with_location(self, record: Record, output: OutputDatasets) -> Iterator[tuple[Record, OutputDatasets]]:
-        """Outputs that may say where the particles of an output are: itself, then its ancestors."""
+        """Yield outputs that may say where the particles of an output are: itself, then its ancestors."""
         candidates = [(record, output), *((r, o) for r, o in self.ancestors(record) if o.item_type == "particle")]
         for other, candidate in candidates:
             if "location" in candidate.slots and candidate.slots["location"].table.has_positions:
@@ -207,7 +207,7 @@ class ProjectIndex:
 
 
 def _needs_help(said: JobFile, outputs: tuple[OutputDatasets, ...], problem: BadInput | None) -> bool:
-    """Whether other files than `job.json` have to be asked for the outputs."""
+    """Return whether other files than `job.json` have to be asked for the outputs."""
     if problem is not None:
         return True
     particles = [output for output in outputs if output.item_type == "particle"]
@@ -223,7 +223,7 @@ def _any_files(outputs: tuple[OutputDatasets, ...]) -> bool:
 def _merged(
     said: tuple[OutputDatasets, ...], found: tuple[OutputDatasets, ...], *, may_add: bool
 ) -> tuple[OutputDatasets, ...]:
-    """What `job.json` says, with slots whose files are gone taken from elsewhere; no outputs unknown to it."""
+    """Return what `job.json` says, with slots whose files are gone taken from elsewhere; no outputs unknown to it."""
     by_name = {output.name: output for output in said}
     for output in found:
         known = by_name.get(output.name)
@@ -240,7 +240,7 @@ def _merged(
 
 
 def resolved(groups: tuple[Group, ...]) -> tuple[OutputDatasets, ...]:
-    """Output groups with the tables that are there; a slot's table is the last of its files that exists."""
+    """Return output groups with the tables that are there; a slot's table is the last of its files that exists."""
     tables: dict[Path, DatasetTable | BadInput | None] = {}
     return tuple(_resolve(group, tables) for group in groups)
 
@@ -272,7 +272,7 @@ def _resolve(group: Group, tables: dict[Path, DatasetTable | BadInput | None]) -
 
 
 def _table(base: Path, file: str, tables: dict[Path, DatasetTable | BadInput | None]) -> DatasetTable | BadInput | None:
-    """The table in a file, the reason why it cannot be read, or None where there is no such file."""
+    """Return the table in a file, the reason why it cannot be read, or None where there is no such file."""
     path = base / file.removeprefix(">")
     if path not in tables:
         try:

@@ -47,7 +47,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _same(path: Path, other: Path) -> int:
-    """2 where both names tell the same job, 1 where they do not contradict each other, else 0."""
+    """Return 2 where both names contain the same job, 1 where they do not contradict each other, else 0."""
     of_job = {job for name in (path.name, other.name) if (job := job_of_name(name))}
     of_project = {project for name in (path.name, other.name) if (project := project_of_name(name))}
     if len(of_job) > 1 or len(of_project) > 1:

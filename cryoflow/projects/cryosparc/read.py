@@ -59,7 +59,8 @@ def read_job(
     classes: Collection[int] | None = None,
     flip: AxisConvention = AS_STORED,
 ) -> list[PickSet]:
-    """The picks of a job, one set an output: each class of a 3D classification and excluded particles are their own.
+    """Return the picks of a job, one set an output: each class of a 3D classification and excluded particles are their
+    own.
 
     Parameters
     ----------
@@ -103,7 +104,7 @@ def read_job(
 
 
 def read_output(context: Context, output: on_disk.OutputDatasets, role: Role) -> PickSet:
-    """The picks of one output: its positions from the nearest dataset that has those of all its particles."""
+    """Return the picks of one output: its positions from the nearest dataset that has those of all its particles."""
     primary = output.primary
     if primary is None:
         raise BadInput(context.job.folder, f"has no dataset for its output {output.name}.")
@@ -124,7 +125,7 @@ def read_output(context: Context, output: on_disk.OutputDatasets, role: Role) ->
 
 
 def _joined(primary: Path, planned: plan.ColumnPlan) -> Joined:
-    """The columns of a plan, read again where CryoSPARC rewrote a dataset meanwhile."""
+    """Return the columns of a plan, read again where CryoSPARC rewrote a dataset meanwhile."""
     changed = primary
     for _ in range(_ATTEMPTS):
         before = [source_file(path) for path in planned.files(primary)]
@@ -208,7 +209,8 @@ def _extracted(
     rows: npt.NDArray[np.int32],
     box_A: float | None,
 ) -> ExtractedSample | None:
-    """Some of the particles in `rows` as the project extracted them, where the positions are those of the boxes."""
+    """Return some of the particles in `rows` as the project extracted them, where the positions are those of the
+    boxes."""
     blob = output.slots.get("blob")
     location = output.slots.get("location")
     if blob is None or location is None or location.table.path != planned.location.path:

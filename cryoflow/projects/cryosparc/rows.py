@@ -132,7 +132,7 @@ def attributes(joined: Joined, planned: plan.ColumnPlan, role: Role, rows: npt.N
 
 
 def _taken(joined: Joined, name: str, rows: npt.NDArray[np.int32], dtype: npt.DTypeLike) -> Array:
-    """A column in the rows that are kept, which is taken out of `joined`; a piece at a time, to save memory."""
+    """Return a column in the rows that are kept, which is taken out of `joined`; a piece at a time, to save memory."""
     column: Array = joined.columns.pop(name)
     kept = np.empty(len(rows), dtype)
     for start in range(0, len(rows), _ROWS_AT_A_TIME):

@@ -28,7 +28,7 @@ _MOST_BESIDE = 10_000
 
 
 def read_standalone(path: Path, finder: Finder | None = None, flip: AxisConvention = AS_STORED) -> PickSet:
-    """The picks in a `.cs` file and its passthrough, or in the datasets that a `.csg` file names.
+    """Return the picks in a `.cs` file and its passthrough, or in the datasets that a `.csg` file names.
 
     Parameters
     ----------
@@ -84,13 +84,14 @@ def read_standalone(path: Path, finder: Finder | None = None, flip: AxisConventi
 
 
 def _finder(path: Path) -> Finder:
-    """Names are relative to the project, from which an export lies a few folders deep, or to the export itself."""
+    """Return names are relative to the project, from which an export lies a few folders deep, or to the export
+    itself."""
     project = next((folder for folder in path.parents if is_file(folder / "project.json")), path.parent)
     return Finder(project, search=[path.parent])
 
 
 def _group_of(path: Path) -> tuple[Group, tuple[str, ...]]:
-    """The output group that a dataset is of, with its partner where that lies beside it, and notes."""
+    """Return the output group that a dataset is of, with its partner where that lies beside it, and notes."""
     job, project = job_of_name(path.name), project_of_name(path.name)
     alone = _alone(path)
     try:

@@ -33,7 +33,7 @@ _SPLIT = re.compile(r"(split_\d+|remainder)(?:_particles)?\.cs")
 
 
 def read_csg(path: Path) -> Group:
-    """The output group that a `.csg` file describes; `>` before a file name means: beside the `.csg` file.
+    """Return the output group that a `.csg` file describes; `>` before a file name means: beside the `.csg` file.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def read_csg(path: Path) -> Group:
 
 
 def from_csg(folder: Path, uid: str) -> JobFile | None:
-    """What the `.csg` files of a job's folder say, None where there are none that can be read."""
+    """Return what the `.csg` files of a job's folder say, None where there are none that can be read."""
     groups = []
     for name in sorted(_names(folder)):
         if name.endswith(".csg") and not name.startswith("."):
@@ -77,7 +77,7 @@ def from_csg(folder: Path, uid: str) -> JobFile | None:
 
 
 def job_of_name(name: str) -> str:
-    """The job that the name of a dataset begins with; empty where it names none.
+    """Return the job that the name of a dataset begins with; empty where it names none.
 
     >>> job_of_name("cryosparc_P12_J11_004_particles.cs"), job_of_name("picked_particles.cs")
     ('J11', '')
@@ -87,7 +87,7 @@ def job_of_name(name: str) -> str:
 
 
 def project_of_name(name: str) -> str:
-    """The project that the name of a dataset begins with; empty where it names none.
+    """Return the project that the name of a dataset begins with; empty where it names none.
 
     >>> project_of_name("cryosparc_P12_J11_004_particles.cs")
     'P12'
@@ -97,7 +97,7 @@ def project_of_name(name: str) -> str:
 
 
 def earlier_iterations(names: Iterable[str]) -> set[str]:
-    """Those datasets of which a later iteration, of the same job and class, is among the names.
+    """Return those datasets of which a later iteration, of the same job and class, is among the names.
 
     >>> sorted(earlier_iterations(["J11_001_particles.cs", "J11_004_particles.cs", "J12_001_particles.cs"]))
     ['J11_001_particles.cs']
@@ -112,7 +112,7 @@ def earlier_iterations(names: Iterable[str]) -> set[str]:
 
 
 def from_names(folder: Path, uid: str, names: Iterable[str] | None = None) -> JobFile | None:
-    """What the names of a job's datasets say, None where none is of particles. Of iterations, the last counts.
+    """Return what the names of a job's datasets say, None where none is of particles. Of iterations, the last counts.
 
     `names` are those of the job in a folder of several; by default all in the folder.
     """
@@ -150,7 +150,7 @@ def from_names(folder: Path, uid: str, names: Iterable[str] | None = None) -> Jo
 
 
 def guess_job_type(folder: Path) -> str:
-    """The type of a job from the names of its datasets, empty where several types write such names."""
+    """Return the type of a job from the names of its datasets, empty where several types write such names."""
     plain = sorted(_plain(name) for name in _names(folder) if name.endswith(".cs"))
     for name in plain:
         if name in _FIXED:
@@ -168,7 +168,7 @@ def guess_job_type(folder: Path) -> str:
 
 
 def exported_groups(project: Path) -> dict[str, list[Group]]:
-    """Groups of particles in `exports/`, by the job that they were exported from."""
+    """Return groups of particles in `exports/`, by the job that they were exported from."""
     found: dict[str, list[Group]] = {}
     for kind in ("groups", "jobs"):
         top = project / "exports" / kind
@@ -192,7 +192,7 @@ def _plain(name: str) -> str:
 
 
 def _slots(path: Path, is_passthrough: bool) -> list[Slot]:
-    """One slot for each prefix among a dataset's columns; none where it cannot be read."""
+    """Return one slot for each prefix among a dataset's columns; none where it cannot be read."""
     try:
         header = read_cs_header(path)
     except BadInput:

@@ -36,7 +36,7 @@ def scale_to_files(
     x_px: FloatArray,
     y_px: FloatArray,
 ) -> tuple[FloatArray, list[str]]:
-    """What positions have to be multiplied with on each micrograph, and notes.
+    """Return what positions have to be multiplied with on each micrograph, and notes.
 
     Changes `micrographs` in place: the pixel size of a binned copy is its own, and one that fits in no way is
     `unreadable`, with its shape unknown so that its picks are kept.
@@ -89,7 +89,7 @@ def scale_to_files(
 
 
 def _outside(x_part: FloatArray, y_part: FloatArray) -> float:
-    """Share of positions, as parts of the micrograph, that lie outside; 0 where there is none."""
+    """Return share of positions, as parts of the micrograph, that lie outside; 0 where there is none."""
     known = np.isfinite(x_part) & np.isfinite(y_part)
     if not known.any():
         return 0.0
@@ -98,7 +98,7 @@ def _outside(x_part: FloatArray, y_part: FloatArray) -> float:
 
 
 def _fills_once_scaled(x_part: FloatArray, y_part: FloatArray, ratio: float) -> bool:
-    """Whether the picks tell that the file is `ratio` times coarser than what they were made on."""
+    """Return whether the picks tell that the file is `ratio` times coarser than what they were made on."""
     as_is, scaled = _outside(x_part, y_part), _outside(x_part / ratio, y_part / ratio)
     if ratio > 1:
         return as_is >= _MANY_OUTSIDE and scaled <= _FEW_OUTSIDE
@@ -108,7 +108,7 @@ def _fills_once_scaled(x_part: FloatArray, y_part: FloatArray, ratio: float) -> 
 def _stated_ratio(
     micrographs: pd.DataFrame, members: npt.NDArray[np.intp], metadata: Mapping[str, str], project: Path
 ) -> float | None:
-    """How many times coarser a file is than what motion correction wrote; None where it left no record."""
+    """Return how many times coarser a file is than what motion correction wrote; None where it left no record."""
     for row in members[:3].tolist():
         file = metadata.get(str(micrographs["name"].iloc[row]))
         if not file:

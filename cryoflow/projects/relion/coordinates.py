@@ -34,7 +34,8 @@ _THROUGH_JOB = re.compile(r"^[^/]+/job\d{3,}/")
 def read_coordinates(
     project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str]
 ) -> tuple[Particles, list[Path], frozenset[str]]:
-    """The picks of all micrographs of a list, the files that they are from, and the micrographs whose picks are lost.
+    """Return the picks of all micrographs of a list, the files that they are from, and the micrographs whose picks are
+    lost.
 
     A file that is damaged, or that a list names and that is gone, costs its micrograph only: nobody knows whether there
     were particles on it, so it must not be taken for one without any.
@@ -86,7 +87,7 @@ def read_coordinates(
 
 
 def _read_each(files: Sequence[Path]) -> list[FilePicks | CryoflowError]:
-    """The picks of each file, or the error of reading it."""
+    """Return the picks of each file, or the error of reading it."""
 
     def read(file: Path) -> FilePicks | CryoflowError:
         try:
@@ -102,7 +103,7 @@ def _read_each(files: Sequence[Path]) -> list[FilePicks | CryoflowError]:
 def coordinate_files(
     project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str]
 ) -> tuple[dict[str, Path], list[str], list[str]]:
-    """The coordinate file of each micrograph, the micrographs whose file is there, and notes.
+    """Return the coordinate file of each micrograph, the micrographs whose file is there, and notes.
 
     Crawl and ingest both decide by this function whether such a job can be used.
 
@@ -126,7 +127,7 @@ def coordinate_files(
 
 
 def files_of_suffix(path: Path) -> dict[str, Path]:
-    """Files below a job's folder that end as a `coords_suffix` file says, by what stands before that ending.
+    """Return files below a job's folder that end as a `coords_suffix` file says, by what stands before that ending.
 
     >>> # AutoPick/job005/coords_suffix_autopick.star: {"Movies/a": AutoPick/job005/Movies/a_autopick.star}
     """
@@ -143,7 +144,7 @@ def files_of_suffix(path: Path) -> dict[str, Path]:
 
 
 def stamp_of_coordinates(project: Path, path: Path) -> str:
-    """A hash of names, sizes and times of all files of picks that belong to a list: what a nightly run compares.
+    """Return a hash of names, sizes and times of all files of picks that belong to a list: what a nightly run compares.
 
     Those of a `coords_suffix` file lie in its folder, under its suffix; a list names its own. None is opened.
     """
@@ -180,7 +181,8 @@ def _from_list(project: Path, path: Path) -> dict[str, Path]:
 def _from_suffix(
     project: Path, path: Path, known: KnownMicrographs, searched: Sequence[str], notes: list[str]
 ) -> dict[str, Path]:
-    """The file of each micrograph: of those that the one line leads to, that the job searched, else of any project's.
+    """Return the file of each micrograph: of those that the one line leads to, that the job searched, else of any
+    project's.
 
     Its line is the path of a table of micrographs, or, written by RELION 3.1's import, a pattern such as
     `Movies/*.mrc`. Where no table names micrographs, they are called as the pattern says.
@@ -215,13 +217,13 @@ def _from_suffix(
 
 
 def all_micrographs(project: Path) -> tuple[str, ...]:
-    """Names in all tables of micrographs of a project, those of the newest job last."""
+    """Return names in all tables of micrographs of a project, those of the newest job last."""
     tables = micrograph_tables(load_pipeline(project))
     return tuple(dict.fromkeys(name for node in tables for name in read_micrograph_stars([project / node]).names))
 
 
 def _line(path: Path) -> str:
-    """The first line of a `coords_suffix` file; empty where there is no such file, only files of its ending."""
+    """Return the first line of a `coords_suffix` file; empty where there is no such file, only files of its ending."""
     try:
         line = inputs.read_text(path, errors="replace").strip().split("\n")[0].strip()
     except FileNotFoundError:
@@ -234,7 +236,8 @@ def _line(path: Path) -> str:
 
 
 def tail(micrograph: str) -> str:
-    """A micrograph's name from behind its job's folder on, without extension: where a job keeps what belongs to it.
+    """Return a micrograph's name from behind its job's folder on, without extension: where a job keeps what belongs to
+    it.
 
     >>> tail("MotionCorr/job002/Movies/a.b.mrc")
     'Movies/a.b'

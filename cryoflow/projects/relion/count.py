@@ -22,7 +22,7 @@ _LARGEST_BYTES = 2 << 30
 
 
 def counted(job: Job) -> Job:
-    """A job whose outputs say how many picks and micrographs they have, as far as its tables can be read.
+    """Return a job whose outputs say how many picks and micrographs they have, as far as its tables can be read.
 
     A table that is cut off in its middle looks complete from its beginning: the job then has a reason.
     """
@@ -46,7 +46,7 @@ def counted(job: Job) -> Job:
 
 
 def _read(path: Path) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.floating] | None]:
-    """Micrograph (as a number) and class of each particle."""
+    """Return micrograph (as a number) and class of each particle."""
     table = read_table(path, None, ["rlnMicrographName"], optional=["rlnClassNumber"], narrow=["rlnClassNumber"])
     classes = table.get("rlnClassNumber")
     codes = np.asarray(table["rlnMicrographName"].codes)  # type: ignore[union-attr]
@@ -65,7 +65,7 @@ def _counted_table(
 
 
 def _counted_list(folder: Path, path: Path, output: Output) -> Output:
-    """Rows of all small files that belong to a list: those of the job's folder with the list's ending."""
+    """Return rows of all small files that belong to a list: those of the job's folder with the list's ending."""
     word = path.stem.removeprefix("coords_suffix_")
     files = [file for file in _files(folder) if file.endswith((f"_{word}.star", f"_{word}.box"))]
     if not files:

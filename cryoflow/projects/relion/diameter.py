@@ -32,7 +32,7 @@ def diameter_A(pipeline: Pipeline, process: str) -> tuple[float | None, list[str
 
 
 def _related(pipeline: Pipeline, process: str) -> Iterator[str]:
-    """A job, those before it, and those after it, the nearest first, each once."""
+    """Yield a job, those before it, and those after it, the nearest first, each once."""
     seen = {process: None}
     for _, node in pipeline.ancestors(process):
         if maker := pipeline.process_of(node):
@@ -51,7 +51,7 @@ def _topaz(options: Options) -> float | None:
 
 
 def _laplacian(options: Options) -> float | None:
-    """The middle of the range that was searched."""
+    """Return the middle of the range that was searched."""
     if not is_yes(options.get("do_log", "")):
         return None
     lowest, highest = (positive(options.get(f"log_diam_{end}", "")) for end in ("min", "max"))

@@ -20,7 +20,8 @@ from cryoflow.projects.relion.particles import Particles
 def extracted_sample(
     project: Path, path: Path, particles: Particles, micrographs: pd.DataFrame, scale: FloatArray, flip: AxisConvention
 ) -> ExtractedSample | None:
-    """Some particles of a table with where they were cut, None where their stacks are gone. Reads the first rows alone.
+    """Return some particles of a table with where they were cut, None where their stacks are gone. Reads the first
+    rows alone.
 
     Parameters
     ----------

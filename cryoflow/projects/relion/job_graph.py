@@ -51,11 +51,11 @@ class Pipeline:
     notes: tuple[str, ...] = ()
 
     def folder(self, process: str) -> Path:
-        """Absolute folder of a job."""
+        """Return absolute folder of a job."""
         return self.project / process
 
     def resolved(self, name: str) -> str:
-        """A path of the project with an alias replaced by the job that it stands for."""
+        """Return a path of the project with an alias replaced by the job that it stands for."""
         name = clean(name)
         parts = name.split("/")
         for n in (2, 3):
@@ -64,19 +64,20 @@ class Pipeline:
         return name
 
     def process_of(self, node: str) -> str | None:
-        """The job that made a file, None for files from outside."""
+        """Return the job that made a file, None for files from outside."""
         parts = self.resolved(node).split("/")
         head = "/".join(parts[:2])
         return head if len(parts) > 2 and (head in self.processes or JOB_FOLDER.fullmatch(parts[1])) else None
 
     def inputs(self, process: str) -> tuple[str, ...]:
-        """Files that a job read: from the pipeline, else from the job's own copy of it, else from its options."""
+        """Return files that a job read: from the pipeline, else from the job's own copy of it, else from its
+        options."""
         if found := self.edges_in.get(process):
             return found
         return _own_inputs(self, process)
 
     def is_micrographs(self, node: str) -> bool:
-        """Whether a file is a table of micrographs."""
+        """Return whether a file is a table of micrographs."""
         kind = self.node_kinds.get(node, "")
         return kind == "micrographs" or (
             kind in ("", "data") and bool(_MICROGRAPHS_STAR.match(posixpath.basename(node)))
@@ -95,7 +96,7 @@ class Pipeline:
         return {maker: tuple(jobs) for maker, jobs in users.items()}
 
     def ancestors(self, process: str) -> Iterator[tuple[str, str]]:
-        """(job, file it read), the nearest first, each file once."""
+        """Yield (job, file it read), the nearest first, each file once."""
         waiting, seen, jobs = [process], set(), {process}
         while waiting:
             job = waiting.pop(0)
@@ -111,7 +112,8 @@ class Pipeline:
 
 
 def load_pipeline(project: Path) -> Pipeline:
-    """The graph of a project; read again only where `default_pipeline.star` has changed or jobs have come or gone."""
+    """Return the graph of a project; read again only where `default_pipeline.star` has changed or jobs have come or
+    gone."""
     try:
         status = os.stat(project / "default_pipeline.star")
         stamp = (status.st_mtime_ns, status.st_size)
@@ -121,7 +123,7 @@ def load_pipeline(project: Path) -> Pipeline:
 
 
 def clean(name: str) -> str:
-    """A path without `./`, doubled slashes and a slash at its end."""
+    """Return a path without `./`, doubled slashes and a slash at its end."""
     return posixpath.normpath(name.strip()) if name.strip() else ""
 
 
@@ -199,7 +201,7 @@ def _own_inputs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
 
 
 def _rows(blocks: Mapping[str, pd.DataFrame | dict[str, str]], name: str) -> list[dict[str, str]]:
-    """Rows of a loop, or the one row of a list of pairs."""
+    """Return rows of a loop, or the one row of a list of pairs."""
     block = blocks.get(name, {})
     if isinstance(block, pd.DataFrame):
         return [
@@ -210,7 +212,7 @@ def _rows(blocks: Mapping[str, pd.DataFrame | dict[str, str]], name: str) -> lis
 
 
 def _job_folders(project: Path) -> Iterator[str]:
-    """`Class2D/job008` for each job folder on the disk, sorted. Aliases are links, and left out."""
+    """Yield `Class2D/job008` for each job folder on the disk, sorted. Aliases are links, and left out."""
     for folder in sorted(TYPE_FOLDERS):
         try:
             with os.scandir(project / folder) as entries:

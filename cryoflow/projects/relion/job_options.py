@@ -39,7 +39,7 @@ _VARIABLE_OF_LABEL = {
 
 
 def job_options(folder: Path) -> dict[str, str]:
-    """A job's options by their names in `job.star`, empty where there are none or they cannot be read.
+    """Return a job's options by their names in `job.star`, empty where there are none or they cannot be read.
 
     `rlnJobTypeLabel` and `rlnJobIsTomo` are among them.
     """
@@ -54,7 +54,7 @@ def job_options(folder: Path) -> dict[str, str]:
 
 
 def is_yes(value: str) -> bool:
-    """Whether an option is switched on."""
+    """Return whether an option is switched on."""
     return value.strip().lower() in ("yes", "true", "1")
 
 

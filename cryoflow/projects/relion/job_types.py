@@ -85,7 +85,7 @@ def type_label(label_or_number: str, folder: str) -> str:
 
 
 def job_type(label: str) -> JobType:
-    """What a type is. Tomography and unknown types say that they are of no use."""
+    """Return what a type is. Tomography and unknown types say that they are of no use."""
     if "tomo" in label:
         return JobType("", Kind.OTHER, "tomography: picks in three dimensions are not read")
     known = JOB_TYPES.get(".".join(label.split(".")[:2]))
@@ -93,7 +93,7 @@ def job_type(label: str) -> JobType:
 
 
 def status_word(label_or_number: str) -> str:
-    """`Running`, `Scheduled`, `Succeeded`, `Failed`, `Aborted`, or empty where it is not said."""
+    """Return `Running`, `Scheduled`, `Succeeded`, `Failed`, `Aborted`, or empty where it is not said."""
     word = label_or_number.strip()
     return _STATUS_OF_NUMBER.get(int(word), "") if word.isdigit() else word
 

@@ -33,7 +33,7 @@ class _Verdict:
 
 
 def find_jobs(project: Project) -> list[Job]:
-    """Every job of a project, sorted by number, with its status and the reason for it.
+    """Return every job of a project, sorted by number, with its status and the reason for it.
 
     Reads the pipeline, and of each job that can hold picks: its folder's listing, its options, and the first part of
     the files that hold them. No table is read through.
@@ -132,7 +132,7 @@ def _is_list(path: Path) -> bool:
 
 
 def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: FoundTables) -> _Verdict:
-    """The status of a job whose folder is there: the first rule that applies."""
+    """Return the status of a job whose folder is there: the first rule that applies."""
     ended = _ended(pipeline.folder(process.name), process, names)
     if found.useless and (ended is None or found.is_certain):
         return _Verdict(JobStatus.NOT_OF_INTEREST, found.useless)
@@ -161,7 +161,7 @@ def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found
 
 
 def _problem(pipeline: Pipeline, process: Process, found: FoundTables) -> _Verdict | None:
-    """Why none of the files can be used; None where one of them can."""
+    """Return why none of the files can be used; None where one of them can."""
     reasons = [why_unusable(pipeline, process.name, path) for path in dict.fromkeys(path for path, _ in found.stars)]
     if not reasons or any(reason is None for reason in reasons):
         return None
@@ -193,7 +193,8 @@ def _ended(folder: Path, process: Process, names: Collection[str]) -> _Verdict |
 
 
 def _written_last(folder: Path, names: Collection[str], found: FoundTables) -> str:
-    """The name of the file that a job of this type writes at its end, where it is there and nothing was written since.
+    """Return the name of the file that a job of this type writes at its end, where it is there and nothing was written
+    since.
 
     Classifications have none: their last iteration is no more than the last so far.
     """

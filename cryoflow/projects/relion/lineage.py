@@ -16,13 +16,13 @@ _PICKING = {Kind.EXTRACT, Kind.AUTO_PICK, Kind.MANUAL_PICK}
 
 
 def kind_of(pipeline: Pipeline, process: str) -> Kind:
-    """The kind of a job by its type."""
+    """Return the kind of a job by its type."""
     known = pipeline.processes.get(process)
     return job_type(known.type_label).kind if known else Kind.OTHER
 
 
 def select_kind(pipeline: Pipeline, process: str, names: Collection[str]) -> Kind:
-    """Whether a selection is one of 2D classes, of 3D classes, or neither.
+    """Return whether a selection is one of 2D classes, of 3D classes, or neither.
 
     Its label or `class_averages.star` say so, else the job whose output it read; a selection of particles inherits
     from the first such job before it.
@@ -50,7 +50,7 @@ def select_kind(pipeline: Pipeline, process: str, names: Collection[str]) -> Kin
 
 
 def _particle_inputs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
-    """What a selection read, the model that it shows first; micrographs, picks and maps lead nowhere."""
+    """Return what a selection read, the model that it shows first; micrographs, picks and maps lead nowhere."""
     options = job_options(pipeline.folder(process))
     named = [pipeline.resolved(options[key]) for key in ("fn_model", "fn_data") if options.get(key, "").strip()]
     nodes = [*named, *pipeline.inputs(process)]
@@ -65,7 +65,7 @@ def _kind_of_folder(node: str) -> Kind:
 
 
 def micrograph_stars(pipeline: Pipeline, process: str) -> tuple[str, ...]:
-    """Tables of micrographs that a job goes back to, the nearest first."""
+    """Return tables of micrographs that a job goes back to, the nearest first."""
     named = []
     options = job_options(pipeline.folder(process))
     for key in ("star_mics", "fn_input_autopick", "fn_in"):
@@ -76,13 +76,14 @@ def micrograph_stars(pipeline: Pipeline, process: str) -> tuple[str, ...]:
 
 
 def micrograph_tables(pipeline: Pipeline) -> tuple[str, ...]:
-    """All tables of micrographs that the jobs of a project wrote, that of the newest job last."""
+    """Return all tables of micrographs that the jobs of a project wrote, that of the newest job last."""
     nodes = {node for made in pipeline.edges_out.values() for node in made if pipeline.is_micrographs(node)}
     return tuple(sorted(nodes, key=lambda node: (re.findall(r"job(\d+)", node) or ["0"])[-1].zfill(9)))
 
 
 def searched_micrographs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
-    """The tables of all micrographs in which the particles of a job were looked for: what its picking jobs read."""
+    """Return the tables of all micrographs in which the particles of a job were looked for: what its picking jobs
+    read."""
     found: list[str] = []
     waiting, seen = [process], {process}
     while waiting:
@@ -102,7 +103,7 @@ def searched_micrographs(pipeline: Pipeline, process: str) -> tuple[str, ...]:
 
 
 def option_of_ancestor(pipeline: Pipeline, process: str, kind_folder: str, option: str) -> str:
-    """Option value of the closest ancestor of that type (or of the job itself), or ""."""
+    """Return option value of the closest ancestor of that type (or of the job itself), or ""."""
     jobs = [process, *(maker for _, node in pipeline.ancestors(process) if (maker := pipeline.process_of(node)))]
     for job in dict.fromkeys(jobs):
         if job.split("/")[0] == kind_folder and (value := job_options(pipeline.folder(job)).get(option, "").strip()):

@@ -117,7 +117,7 @@ def tabulate(
     finder: Finder,
     binning: float | None,
 ) -> Tabulated:
-    """The table, sorted by name, and notes on what was fallen back to.
+    """Return the table, sorted by name, and notes on what was fallen back to.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def tabulate(
 
 
 def _statuses(paths: Sequence[Path | None]) -> list[tuple[str, MicrographHeader | None]]:
-    """Status and header of each file; many are read side by side, since a network file system answers slowly."""
+    """Return status and header of each file; many are read side by side, since a network file system answers slowly."""
     if len(paths) < _FEW_FILES or all(path is None for path in paths):
         return [micrograph_status(path) for path in paths]
     return on_each_file(micrograph_status, paths)

@@ -56,7 +56,7 @@ class Optics:
 
 
 def read_optics(path: Path) -> dict[int, Optics]:
-    """The optics groups of a file by their number, wherever the block stands.
+    """Return the optics groups of a file by their number, wherever the block stands.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def read_optics(path: Path) -> dict[int, Optics]:
 
 
 def old_optics(table: Table, row: int) -> Optics:
-    """The optics that a row of an old table carries itself."""
+    """Return the optics that a row of an old table carries itself."""
     magnification = _positive(table, "rlnMagnification", row)
     pixel_size_A = _pixel_size(table, "rlnPixelSize", row)
     if np.isnan(pixel_size_A):
@@ -103,7 +103,8 @@ def old_optics(table: Table, row: int) -> Optics:
 
 
 def optics_of_row(groups: Mapping[int, Optics], table: Table, row: int) -> Optics:
-    """The optics of a row: those of its group, or what the row itself carries where the file has no optics block.
+    """Return the optics of a row: those of its group, or what the row itself carries where the file has no optics
+    block.
 
     A row that names no group has what all groups agree on; where there is one group, that is all of it.
     """
@@ -116,7 +117,7 @@ def optics_of_row(groups: Mapping[int, Optics], table: Table, row: int) -> Optic
 
 
 def agreed(all_optics: Iterable[Optics]) -> Optics:
-    """What several groups agree on; a value that differs between them is unknown."""
+    """Return what several groups agree on; a value that differs between them is unknown."""
     first, *rest = all_optics
     agrees = {name: all(getattr(other, name) == value for other in rest) for name, value in vars(first).items()}
     numbers = {name: NAN for name, same in agrees.items() if not same and name != "name"}

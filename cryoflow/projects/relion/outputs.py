@@ -51,7 +51,7 @@ class FoundTables:
 
 
 def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collection[str]) -> FoundTables:
-    """The files with picks in a job's folder, which holds `names`."""
+    """Return the files with picks in a job's folder, which holds `names`."""
     folder = pipeline.folder(process.name)
     if kind is Kind.REFINE_3D:
         return _refinement(folder, names)
@@ -69,7 +69,7 @@ def find_outputs(pipeline: Pipeline, process: Process, kind: Kind, names: Collec
 
 
 def last_iteration(names: Collection[str]) -> str | None:
-    """The data file of the highest iteration; of equal ones that of the run continued latest."""
+    """Return the data file of the highest iteration; of equal ones that of the run continued latest."""
     found = [(int(m["iteration"]), int(m["start"] or -1), m.string) for n in names if (m := _ITERATION.fullmatch(n))]
     return max(found)[2] if found else None
 
@@ -190,7 +190,7 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
 
 
 def _stated_by_job(pipeline: Pipeline, folder: Path) -> dict[str, str]:
-    """What an External job wrote into `RELION_OUTPUT_NODES.star`."""
+    """Return what an External job wrote into `RELION_OUTPUT_NODES.star`."""
     path = folder / "RELION_OUTPUT_NODES.star"
     if not is_file(path):
         return {}
@@ -220,7 +220,7 @@ def _has_picks(path: Path) -> bool:
 
 
 def _curated(pipeline: Pipeline, process: Process, names: Collection[str]) -> FoundTables:
-    """Jobs that hand on particles of others in one table: its name goes by the type."""
+    """Return jobs that hand on particles of others in one table: its name goes by the type."""
     folder = pipeline.folder(process.name)
     files = job_type(process.type_label).files
     options = job_options(folder)

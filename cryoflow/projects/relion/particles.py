@@ -221,7 +221,8 @@ def _sort_by_micrograph(table: Table) -> list[str]:
 def _own_knowledge(
     table: Table, codes: npt.NDArray[np.int32], names: list[str], groups: Mapping[int, Optics]
 ) -> dict[str, tuple[Optics, RelionCtf]]:
-    """Optics and defocus of each micrograph by its particles: optics of the first, the median of refined defoci."""
+    """Return optics and defocus of each micrograph by its particles: optics of the first, the median of refined
+    defoci."""
     starts = np.searchsorted(codes, np.arange(len(names)))
     medians = {}
     for label in _DEFOCUS:
@@ -239,7 +240,7 @@ def _own_knowledge(
 
 
 def _medians(codes: npt.NDArray[np.int32], values: npt.NDArray[np.floating], n_groups: int) -> FloatArray:
-    """Median of the finite values of each group; `codes` are sorted. A few groups at a time, to save memory."""
+    """Return median of the finite values of each group; `codes` are sorted. A few groups at a time, to save memory."""
     medians = np.full(n_groups, np.nan)
     for part in whole_micrographs(codes):
         first, last = int(codes[part.start]), int(codes[part.stop - 1])
@@ -248,7 +249,7 @@ def _medians(codes: npt.NDArray[np.int32], values: npt.NDArray[np.floating], n_g
 
 
 def _medians_of_some(codes: npt.NDArray[np.int32], values: npt.NDArray[np.floating], n_groups: int) -> FloatArray:
-    """Median of the finite values of each group, with one sort for all of them."""
+    """Return median of the finite values of each group, with one sort for all of them."""
     finite = np.isfinite(values)
     if not finite.any():
         return np.full(n_groups, np.nan)

@@ -57,7 +57,7 @@ def read_job(
     classes: Collection[int] | None = None,
     flip: AxisConvention = AS_STORED,
 ) -> list[PickSet]:
-    """The picks of a job, one set an output: each class of a 3D classification and each split is its own.
+    """Return the picks of a job, one set an output: each class of a 3D classification and each split is its own.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def read_job(
 
 
 def read_output(job: Job, output: Output, finder: Finder, flip: AxisConvention = AS_STORED) -> PickSet:
-    """The picks of one file of a job, whatever the job's status; micrographs are found by `finder`."""
+    """Return the picks of one file of a job, whatever the job's status; micrographs are found by `finder`."""
     return _read_unchanged(_context(job, finder, flip), output, None)
 
 
@@ -139,7 +139,8 @@ def _read_unchanged(context: _Context, output: Output, classes: frozenset[int] |
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Time and size of a file. Of a `coords_suffix` file that is not there, its coordinate files are what counts."""
+    """Return time and size of a file. Of a `coords_suffix` file that is not there, its coordinate files are what
+    counts."""
     try:
         status = os.stat(path)
     except FileNotFoundError:

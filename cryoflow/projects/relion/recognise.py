@@ -19,7 +19,7 @@ TOMO_FOLDERS = frozenset({"Tomograms", "PseudoSubtomo", "Subtomo", "TomoReconstr
 
 
 def recognise(folder: Path, names: Collection[str]) -> Project | None:
-    """The RELION project that a folder is, judged by the names in it and at most one small read; else None.
+    """Return the RELION project that a folder is, judged by the names in it and at most one small read; else None.
 
     A project has `default_pipeline.star` or `.gui_projectdir`, or job folders of two types, or, written by RELION 1,
     `run*_data.star` files in folders of two types. The copies of `default_pipeline.star` that RELION puts into job
@@ -62,7 +62,7 @@ def recognise(folder: Path, names: Collection[str]) -> Project | None:
 
 
 def is_own_folder(name: str) -> bool:
-    """Whether a folder of this name in a project is RELION's: of a type of jobs, or of a job.
+    """Return whether a folder of this name in a project is RELION's: of a type of jobs, or of a job.
 
     Types that we do not know have job folders, too, and those have copies of the pipeline.
     """
@@ -70,7 +70,7 @@ def is_own_folder(name: str) -> bool:
 
 
 def _is_inside_a_project(folder: Path) -> bool:
-    """A job folder, an alias of one, or something in `Trash`."""
+    """Return a job folder, an alias of one, or something in `Trash`."""
     above = folder.parent
     if above.name == "Trash" or above.parent.name == "Trash":
         return True
@@ -95,7 +95,7 @@ def _version(head: bytes) -> str:
 
 
 def _generation_without_pipeline(folder: Path, types: list[str]) -> str | None:
-    """Empty for job folders without a pipeline, `1` for RELION 1's free names, None where it is no project."""
+    """Return "" for job folders without a pipeline, `1` for RELION 1's free names, None where it is no project."""
     numbered = named = 0
     for name in types:
         try:

@@ -17,7 +17,8 @@ _KINDS = {"Refine3D": Kind.REFINE_3D, "Class3D": Kind.CLASS_3D, "Class2D": Kind.
 
 
 def find_jobs(project: Project) -> list[Job]:
-    """One job a run: `Refine3D/run1_data.star` is job `run1` of kind Refine3D. Only the last iteration counts."""
+    """Return one job a run: `Refine3D/run1_data.star` is job `run1` of kind Refine3D. Only the last iteration
+    counts."""
     jobs = []
     for folder, kind in sorted(_KINDS.items()):
         try:

@@ -20,7 +20,7 @@ from cryoflow.storage.files import is_file
 
 
 def is_relion_table(path: Path) -> bool:
-    """Whether a file is a table of particles on several micrographs, or a list of coordinate files."""
+    """Return whether a file is a table of particles on several micrographs, or a list of coordinate files."""
     try:
         content = sniff(path)
     except BadInput:
@@ -34,7 +34,7 @@ def read_standalone(
     remaps: Mapping[str, str] | None = None,
     flip: AxisConvention = AS_STORED,
 ) -> PickSet:
-    """The picks of a particle table or of a list of coordinate files.
+    """Return the picks of a particle table or of a list of coordinate files.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def read_standalone(
 
 
 def _project_of(path: Path) -> Path | None:
-    """The nearest folder above a file from which its project's names lead somewhere."""
+    """Return the nearest folder above a file from which its project's names lead somewhere."""
     for folder in path.parents:
         if is_file(folder / "default_pipeline.star") and not JOB_FOLDER.fullmatch(folder.name):
             return folder

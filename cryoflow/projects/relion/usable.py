@@ -38,7 +38,7 @@ class Unusable:
 
 
 def micrographs_of(pipeline: Pipeline, process: str) -> RelionMicrographs:
-    """What tables of micrographs say of a job's micrographs; RELION 1 keeps them in the project's folder."""
+    """Return what tables of micrographs say of a job's micrographs; RELION 1 keeps them in the project's folder."""
     if not process:
         return RelionMicrographs(read_micrograph_stars(sorted(pipeline.project.glob("micrographs*.star"))))
     known = read_micrograph_stars([pipeline.project / node for node in micrograph_stars(pipeline, process)])

@@ -72,7 +72,7 @@ class Topaz(Picker):
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
-        """Preprocess the micrographs of each downsampling factor, then train."""
+        """Return the steps: preprocess the micrographs of each downsampling factor, then train."""
         return (*_preprocess_steps(home, resources), _train_step(home, settings, resources))
 
     def prepare_picking(self, training: TrainingSet, folder: Path, home: Path, settings: DerivedSettings) -> None:
@@ -87,7 +87,7 @@ class Topaz(Picker):
     def pick_steps(
         self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
     ) -> tuple[Step, ...]:
-        """Preprocess, then extract; picks stay in downsampled pixels, the manifest scales them back."""
+        """Return the steps: preprocess, then extract; the manifest scales the picks back to whole pixels."""
         steps = list(_preprocess_steps(home, resources))
         for group, shard, names in _shards(home):
             made = f"picks/{group}_{shard}.txt"
@@ -175,7 +175,7 @@ def _train_step(home: Path, settings: Mapping[str, str], resources: Resources) -
 
 
 def _device(resources: Resources) -> str:
-    """Topaz uses one device."""
+    """Return the one device that Topaz uses."""
     return str(resources.gpus[0]) if resources.gpus else "-1"
 
 

@@ -25,7 +25,8 @@ SMALLEST_TARGET_A = 4.0
 
 
 def downsampling(training: TrainingSet, settings: DerivedSettings) -> npt.NDArray[np.int64]:
-    """Whole factor of each micrograph, such that all end near one pixel size in which a particle fits the network.
+    """Return whole factor of each micrograph, such that all end near one pixel size in which a particle fits the
+    network.
 
     Raises
     ------
@@ -75,7 +76,7 @@ def _factors(pixel_A: FloatArray, target_A: float) -> npt.NDArray[np.int64]:
 
 
 def _common_size(pixel_A: FloatArray, target_A: float) -> tuple[float, npt.NDArray[np.int64]]:
-    """The pixel size near the wanted one to which whole factors bring all micrographs best, and the factors."""
+    """Return the pixel size near the wanted one to which whole factors bring all micrographs best, and the factors."""
     sizes = np.unique(pixel_A)
     tries = target_A * np.append(1.0, np.geomspace(0.8, 1.25, 91))
     tries = tries[tries >= SMALLEST_TARGET_A]
@@ -90,14 +91,14 @@ def _common_size(pixel_A: FloatArray, target_A: float) -> tuple[float, npt.NDArr
 
 
 def _pixels_across(training: TrainingSet) -> float:
-    """Mean particle diameter in downsampled pixels."""
+    """Return mean particle diameter in downsampled pixels."""
     micrographs = training.micrographs
     across = micrographs["box_px"].to_numpy(np.float64) / micrographs["scale"].to_numpy(np.float64)
     return float(np.nanmean(across)) if np.isfinite(across).any() else float("nan")
 
 
 def derive_training(training: TrainingSet, settings: DerivedSettings) -> None:
-    """Radii, the number of particles to expect, and how it trains."""
+    """Derive radii, the number of particles to expect, and how to train."""
     across_px = _pixels_across(training)
     radius = settings.derive(
         "radius",
@@ -139,7 +140,7 @@ def derive_training(training: TrainingSet, settings: DerivedSettings) -> None:
 
 
 def derive_extract_radius(training: TrainingSet, settings: DerivedSettings) -> None:
-    """The radius within which one particle is picked once, in downsampled pixels.
+    """Derive the radius within which one particle is picked once, in downsampled pixels.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def derive_extract_radius(training: TrainingSet, settings: DerivedSettings) -> N
 
 
 def corrected_expected(expected: float, labeled: float, radius: int) -> float:
-    """The number to pass as `-n` to Topaz 0.3.0 and later, so that it works with the true one.
+    """Return the number to pass as `-n` to Topaz 0.3.0 and later, so that it works with the true one.
 
     Its `stats.pixels_given_radius` makes a cube of 2r+1 layers where it should make one: the share of positive pixels
     and the share labeled come out 2r+1 times too large, and with them the unlabeled particles it looks for.
