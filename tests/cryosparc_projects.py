@@ -95,7 +95,8 @@ def write_cryosparc_project(
     numbers = tuple(int(part) for part in version.split(".")[:2])
     with replacing_folder(folder) as project:
         writer = JobWriter(project, version, container)
-        columns = _Columns(project, dataset, rng, numbers, binning)
+        columns = _Columns(project, dataset, rng, numbers)
+        columns.binning = binning
         columns.without_paths, columns.with_pixel_size = without_micrograph_paths, pixel_size_in_location
         more = _Additions(columns)
         jobs = more.disorder(Scenario(columns).jobs(), is_helical, repeated_rows, nan_rows)

@@ -15,7 +15,7 @@ from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicro
 class PickColumns:
     """Makes them, slot by slot, in the words of a version; one generator serves all, in the order of the calls."""
 
-    binning = 2
+    binning: int = 2
 
     def __init__(
         self, project: Path, dataset: SimulatedDataset, rng: np.random.Generator, version: tuple[int, ...]
