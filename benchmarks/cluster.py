@@ -2,13 +2,15 @@
 
     python benchmarks/cluster.py [--queued 200] [--shards 100] [--image cryoflow-cpu.sif]
     python benchmarks/cluster.py --at-once 500 [--pack 8]
+    python benchmarks/cluster.py --cancel 100
 
 Starts a PostgreSQL, a Prefect server and a worker of its own and submits to the cluster that `squeue` talks to. Stages
 are stubs that report Running and Completed. With an image, the start of real stages in it is measured too, beside two
 bare `import prefect` in the same image. Prints one line a figure.
 
 With --at-once a parent starts so many shards, all at the same time, as a pipeline does, and waits for their end; with
---pack so many of them share a job.
+--pack so many of them share a job. With --cancel so many runs are cancelled at once, as many at work as the
+cluster takes and the others queued, and the end of each is waited for, and that of its job.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -124,6 +127,49 @@ def all_at_once(n: int, pack: int) -> None:
     print(f"CPU seconds: slurmctld {used:.1f}, worker {own:.1f}, its sbatch, squeue and sacct {children:.1f}")
 
 
+def cancel_at_once(n: int) -> None:
+    """Cancel runs that work or wait, all at once as the page does, and time their end."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Cancelling
+
+    with postgres() as database, tempfile.TemporaryDirectory() as folder:
+        site = RealSite(Path(folder), database=database)
+        try:
+            site.start_server()
+            stub = f"{sys.executable} {FLOWS / 'stub_engine.py'}"
+            site.set_up(command=stub, memory_gb=0.1, time_minutes=60, env={"STUB_SECONDS": "3600"})
+            site.start_worker()
+            assert site.worker is not None
+            runs = [site.launch() for _ in range(n)]
+            for run_id in runs:
+                site.until(run_id, lambda run: bool(run.infrastructure_pid), within_s=900)
+            own, children = cpu_s(site.worker.pid)
+            load, start = os.getloadavg()[0], time.monotonic()
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda run_id: site.set_state(run_id, Cancelling()), runs))
+            asked_s = time.monotonic() - start
+            ends: dict[UUID, float] = {}
+            with site.client() as client:
+                while len(ends) < n:
+                    query = {"flow_runs": {"state": {"type": {"any_": ["CANCELLED"]}}}, "limit": 200}
+                    now = time.monotonic() - start
+                    for run in client._client.post("/flow_runs/filter", json=query).json():
+                        ends.setdefault(UUID(run["id"]), now)
+                    assert now < 900, Counter(client.read_flow_run(run_id).state for run_id in runs)
+                    time.sleep(0.5)
+                assert {client.read_flow_run(run_id).state.type for run_id in runs} == {StateType.CANCELLED}
+            while queue_length():
+                time.sleep(0.2)
+            out_s = time.monotonic() - start
+            own2, children2 = cpu_s(site.worker.pid)
+        finally:
+            site.close()
+    times = sorted(ends.values())
+    print(f"{n} cancels, load {load:.1f}: accepted in {asked_s:.1f} s, all Cancelled in {times[-1]:.1f} s")
+    print(f"half of them in {statistics.median(times):.1f} s; queue empty by {out_s:.1f} s")
+    print(f"CPU seconds of the worker {own2 - own:.1f}, its calls of SLURM's programs {children2 - children:.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queued", type=int, default=200)
@@ -132,7 +178,11 @@ def main() -> None:
     parser.add_argument("--image", type=Path, help="measure the start of stages in this image")
     parser.add_argument("--at-once", type=int, help="start so many shards at the same time, and nothing else")
     parser.add_argument("--pack", type=int, default=1, help="so many of them share a job")
+    parser.add_argument("--cancel", type=int, help="cancel so many runs at once, and nothing else")
     options = parser.parse_args()
+    if options.cancel:
+        cancel_at_once(options.cancel)
+        return
     if options.at_once:
         all_at_once(options.at_once, options.pack)
         return

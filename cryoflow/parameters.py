@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 RARE = "Rarely needed"
-"""Group of the options that few users change; they come last in help, form and docs."""
+"""Group of the options that few users change; they come last in help, form and docs, and forms mark them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ class Option:
         An argument without an option name; a tuple takes all of them.
     command_line, form
         Whether the command line, and the form, offer it.
+    rare
+        Few users change it: it comes last, and its form says so. Fields of the group `RARE` are rare without it.
     hidden
         Taken on the command line, and shown nowhere.
     required_in_form
@@ -90,6 +92,7 @@ class Option:
     positional: bool | None = None
     command_line: bool | None = None
     form: bool | None = None
+    rare: bool | None = None
     hidden: bool | None = None
     required_in_form: bool | None = None
     allow_leading_hyphen: bool | None = None
@@ -171,6 +174,11 @@ class Field:
         return self.default is dataclasses.MISSING
 
     @property
+    def rare(self) -> bool:
+        """Whether few users change it."""
+        return bool(self.option.rare) or self.option.group == RARE
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Option names on the command line; the first is shown."""
         return self.option.names or ("--" + self.name.rstrip("_").replace("_", "-"),)
@@ -204,8 +212,8 @@ class Field:
 
     @property
     def description(self) -> str:
-        """Help, limits and an example: all that is said of a field in a form."""
-        return f"{self.meaning}{self.example}"
+        """Help, limits and an example, and whether few users need it: all that is said of a field in a form."""
+        return f"{f'{RARE}. ' if self.rare else ''}{self.meaning}{self.example}"
 
     @property
     def example(self) -> str:
@@ -293,7 +301,7 @@ def _fields_of(declaration: type) -> tuple[Field, ...]:
             docs = attribute_docstrings(base) | docs
     declared = {field.name: field for field in dataclasses.fields(declaration)}
     found = [_field(declared[name], hints[name], docs.get(name, "")) for name in order]
-    return tuple(sorted(found, key=lambda f: (f.option.group == RARE, not (f.required or f.option.required_in_form))))
+    return tuple(sorted(found, key=lambda f: (f.rare, not (f.required or f.option.required_in_form))))
 
 
 def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) -> Field:
@@ -445,10 +453,10 @@ DiameterA = Annotated[
     ),
 ]
 MatchRadius = Annotated[
-    Positive, Option(names=("--radius",), help="Distance in particle diameters within which two picks match")
+    Positive, Option(names=("--radius",), help="Distance in particle diameters within which two picks match", rare=True)
 ]
-Seed = Annotated[int, Ge(0), Option(help="Another number is another random split and start")]
-Epochs = Annotated[Count, Option(names=("--epochs", "--num-epochs"), help="Most epochs of a training")]
+Seed = Annotated[int, Ge(0), Option(help="Another number is another random split and start", rare=True)]
+Epochs = Annotated[Count, Option(names=("--epochs", "--num-epochs"), help="Most epochs of a training", examples=(12,))]
 Workers = Annotated[Count, Option(help="Processes that work at the same time", group=RARE)]
 ChunkMicrographs = Annotated[Count, Option(help="Micrographs that one task works on", group=RARE)]
 ShardMicrographs = Annotated[

@@ -53,12 +53,12 @@ class PipelineParameters(Parameters):
     remaps: Remaps = ()
     epochs: UnpickerEpochs | None = None
     patience: Patience | None = None
-    test: Share = TrainUnpickerParameters.test
+    test: Annotated[Share, Option(rare=True)] = TrainUnpickerParameters.test
     """Share of the micrographs that are kept for the evaluation."""
     seed: Seed = 0
     chunk_micrographs: ChunkMicrographs = CHUNK_MICROGRAPHS
     shard_micrographs: ShardMicrographs = SHARD_MICROGRAPHS
-    reference_database: Path | None = None
+    reference_database: Annotated[Path | None, Option(examples=("/data/reference",), rare=True)] = None
     """Database of reference picks of the same projects, if there are any: the result is compared with them."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from cryoflow.database.layout import entry_folders_of, entry_name, project_folders
@@ -9,9 +10,11 @@ from cryoflow.settings.load import Settings
 
 ENTRIES = frozenset(("entries", "to_pick", "selected", "entry", "first", "reference"))
 """Fields of forms that name entries of the database."""
-PROJECTS = frozenset(("projects",))
+PROJECTS = frozenset(("projects", "trusted", "flip_x", "flip_y", "swap_xy"))
+"""Fields of forms that name projects of the database."""
 MOST = 500
 """Names in a list. A longer one is not offered: the server stores it with each form, and nobody reads it."""
+_EXAMPLE = re.compile(r"(?<=Example: ).*")
 
 
 class Choices:
@@ -36,13 +39,20 @@ class Choices:
     def offer(self, schema: dict[str, Any]) -> None:
         """Let a form's fields be chosen from the lists; a name that is in none of them can be typed.
 
-        An entry that was added after the last deploy would be refused by a list alone.
+        An entry that was added after the last deploy would be refused by a list alone. The example becomes a name of
+        this database, whatever the length of the list.
         """
         for model in schema.get("definitions", {}).values():
             for name, field in model.get("properties", {}).items():
                 names = self.entries if name in ENTRIES else self.projects if name in PROJECTS else []
+                if names:
+                    field["description"] = _with_example(field.get("description", ""), names[0])
                 if 0 < len(names) <= MOST:
                     _offer(field, names)
+
+
+def _with_example(description: str, name: str) -> str:
+    return _EXAMPLE.sub(lambda _: name, description)
 
 
 def _offer(field: dict[str, Any], names: list[str]) -> None:

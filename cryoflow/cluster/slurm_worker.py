@@ -31,7 +31,7 @@ from cryoflow.cluster.job import SlurmJobConfiguration
 from cryoflow.cluster.job_poller import JobPoller
 from cryoflow.cluster.packs import CancelledRun, jobs_to_cancel
 from cryoflow.cluster.polling_worker import PollingWorker
-from cryoflow.cluster.pool_runs import is_away, propose, report_crash, runs_in, set_labels
+from cryoflow.cluster.pool_runs import is_away, propose, report_crash, runs_in, set_labels, set_labels_of_many
 from cryoflow.cluster.recovery import Recovery
 from cryoflow.cluster.retries import retry
 from cryoflow.cluster.submission import CancelledBeforeSubmission, Submission
@@ -241,20 +241,22 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
             end = ExitReason.CANCELLED
             message = f"SLURM job {job.job_id} was cancelled."
             await self._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
-        labels = {LABEL_END: end.value}
-        await set_labels(self.client, flow_run.id, labels | ({LABEL_NODE: job.nodes} if job.nodes else {}))
+        labels = {LABEL_END: end.value} | ({LABEL_NODE: job.nodes} if job.nodes else {})
+        if labels.items() - flow_run.labels.items():
+            await set_labels(self.client, flow_run.id, labels)
 
     # -- cancelling --------------------------------------------------------------------------------------------------
 
     async def _cancel_what_users_cancelled(self) -> None:
         """End the jobs of all runs of this pool that are being cancelled; their own waiting then concludes them."""
         cancelling = await runs_in(self.client, self._work_pool_name, StateType.CANCELLING)
+        # The engine will report a crash when SLURM stops it; the label remembers what was meant.
+        unlabeled = [run for run in cancelling if run.labels.get(LABEL_END) != ExitReason.CANCELLED]
+        if unlabeled:
+            await set_labels_of_many(self.client, unlabeled, {LABEL_END: ExitReason.CANCELLED.value})
+            self._quick_polls = QUICK_POLLS
         cancelled = []
         for flow_run in cancelling:
-            # The engine will report a crash when SLURM stops it; the label remembers what was meant.
-            if flow_run.labels.get(LABEL_END) != ExitReason.CANCELLED:
-                await set_labels(self.client, flow_run.id, {LABEL_END: ExitReason.CANCELLED.value})
-                self._quick_polls = QUICK_POLLS
             if flow_run.infrastructure_pid and flow_run.infrastructure_pid.isdigit():
                 file = self._logs.get(flow_run.id) or flow_run.labels.get(LABEL_LOG)
                 log_file = Path(str(file)) if file else None

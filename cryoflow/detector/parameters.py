@@ -100,7 +100,7 @@ class FindParticlesParameters(Parameters):
 
     micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
     """MRC files, or folders of them."""
-    to_pick: tuple[str, ...] = ()
+    to_pick: Annotated[tuple[str, ...], Option(examples=(("P190/AutoPick_J12",),))] = ()
     """Entries of the database whose micrographs are picked; their picks are not used."""
     diameter_A: Annotated[
         float,
@@ -113,9 +113,9 @@ class FindParticlesParameters(Parameters):
     output: Annotated[OutputFolder, Option(group=RARE)] | None = None
     """Folder to work in; by default `picked` beside the database."""
     model: Annotated[DetectorModel, Option(group=RARE)] = GENERAL
-    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",), group=RARE)] = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",), examples=(1.05,), group=RARE)] = None
     """Pixel size in angstrom of micrographs whose headers have none."""
-    threshold: Annotated[Probability | None, Option(group=RARE)] = None
+    threshold: Annotated[Probability | None, Option(examples=(0.5,), group=RARE)] = None
     """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
     gpus: Annotated[int, Ge(0), Option(group=RARE)] = 0
     """Number of GPUs of a job; the detector needs none."""
@@ -176,28 +176,29 @@ class TrainDetectorParameters(Parameters):
         Option(
             positional=True,
             help="Entries whose picks survived, PROJECT/KIND_JOB; none takes the best one of each project",
+            examples=(("P190/NonUniform_J60", "apoferritin/Refine3D_job035"),),
         ),
     ] = ()
     database: DatabaseFolder
     output: OutputFolder
-    best: bool = False
-    """Take the best entry of each project."""
+    best: Annotated[bool, Option(form=False)] = False
+    """Take the best entry of each project, as without entries."""
     start: DetectorModel = GENERAL
-    from_scratch: bool = False
+    from_scratch: Annotated[bool, Option(rare=True)] = False
     """Begin with random weights."""
     diameter_A: ParticleDiameterA | None = None
-    rounds: Count = 10
+    rounds: Annotated[Count, Option(rare=True)] = 10
     """Rounds of training; a checkpoint is written after each."""
-    steps: Count = 100
+    steps: Annotated[Count, Option(rare=True)] = 100
     """Batches of a round."""
-    micrographs: Count = 200
+    micrographs: Annotated[Count, Option(rare=True)] = 200
     """Most micrographs of a project."""
-    unlabeled: UnlabeledRule = "positive-unlabeled"
+    unlabeled: Annotated[UnlabeledRule, Option(rare=True)] = "positive-unlabeled"
     """Candidates that no label decides: may be particles, have no part, or are no particles (complete labels)."""
-    seed: Annotated[int, Ge(0)] = 1
+    seed: Annotated[int, Ge(0), Option(rare=True)] = 1
     """Another number is another random split and start."""
 
     def check(self) -> None:
-        """Refuse named entries together with the best ones, and neither."""
-        if self.best == bool(self.entries):
-            raise ParameterError("Give {entries}, or {best} for the best entry of each project.")
+        """Refuse named entries together with the best ones."""
+        if self.best and self.entries:
+            raise ParameterError("Give {entries}, or {best} for the best entry of each project, not both.")

@@ -44,17 +44,17 @@ class IngestParameters(Parameters):
     database: DatabaseFolder
     workers: Annotated[Workers, Option(form=False)] = 1
     remaps: Remaps = ()
-    include_unfinished: bool = False
+    include_unfinished: Annotated[bool, Option(rare=True)] = False
     """Read jobs that run or failed, too."""
     check_orientation: bool = True
     """Compare the picks with the pixels of a few micrographs, and draw them."""
-    again: bool = False
+    again: Annotated[bool, Option(rare=True)] = False
     """Read unchanged jobs again, too."""
-    flip_x: Annotated[tuple[str, ...], Option(group=AXES)] = ()
+    flip_x: Annotated[tuple[str, ...], Option(group=AXES, examples=(("P190",),), rare=True)] = ()
     """Project (its name or path; any word for tables) whose x counts from the other side."""
-    flip_y: Annotated[tuple[str, ...], Option(group=AXES)] = ()
+    flip_y: Annotated[tuple[str, ...], Option(group=AXES, examples=(("P190",),), rare=True)] = ()
     """Project whose y counts from the other side."""
-    swap_xy: Annotated[tuple[str, ...], Option(group=AXES)] = ()
+    swap_xy: Annotated[tuple[str, ...], Option(group=AXES, examples=(("P190",),), rare=True)] = ()
     """Project whose x and y are exchanged (before any flip)."""
     micrographs: Annotated[Path | None, Option(group=TABLES, form=False)] = None
     """Folder of the micrographs of the tables."""

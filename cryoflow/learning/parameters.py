@@ -78,9 +78,9 @@ class UpdateParameters(LearningParameters):
     """Name of the model in the registry."""
     projects: Annotated[tuple[str, ...], Option(names=("--project",), examples=(("P190",),))] = ()
     """Learn from this project only; by default from all that are new or changed."""
-    trusted: Annotated[tuple[str, ...], Option(names=("--trust",), examples=(("P190",),))] = ()
+    trusted: Annotated[tuple[str, ...], Option(names=("--trust",), examples=(("P190",),), rare=True)] = ()
     """Learn from this project although its particle seems to be another one than before."""
-    again: bool = False
+    again: Annotated[bool, Option(rare=True)] = False
     """Learn also from what was quarantined, refused by the gate or rolled back before."""
     diameter_A: DiameterA | None = None
 
@@ -111,7 +111,7 @@ class UpdateUnpickerParameters(UpdateParameters):
     """Name of the model in the registry."""
     epochs: Annotated[Count, Option(group=RARE)] = 4
     """Most epochs of an update."""
-    joint_epochs: Annotated[Count | None, Option(group=RARE)] = None
+    joint_epochs: Annotated[Count | None, Option(group=RARE, examples=(12,))] = None
     """Most epochs of a training on all projects; by default those of `unpicker train`."""
     seed: Annotated[int, Ge(0), Option(group=RARE)] = 0
     """Another number is another random start."""
@@ -141,24 +141,24 @@ class ImproveParameters(RegistryOfDatabase, PickerProgram):
     """MRC files, or folders of them, in place of an entry."""
     output: Annotated[Path, Option(names=("--output", "-o"), examples=("/data/improved/topaz",))]
     """Folder to work in; the same command goes on there where it was stopped."""
-    model: str = ""
+    model: Annotated[str, Option(examples=("topaz-P190",))] = ""
     """The base model that picks first, a file or a name; by default the version in use of `name`, else the picker's
     own general model."""
-    first: str = ""
+    first: Annotated[str, Option(examples=("P190/AutoPick_J12",))] = ""
     """Entry of the first picks, in place of a base model."""
     unpicker: Annotated[ModelFolder, Option(help="The un-picker that cleans: a folder, NAME, or general")] = Path(
         "general"
     )
-    reference: str = ""
+    reference: Annotated[str, Option(examples=("P190/NonUniform_J60",))] = ""
     """Entry whose picks on held-out micrographs must be found, such as a refinement; by default the best entry of the
     project, and without one the agreement with the un-picker counts."""
     selected: Annotated[tuple[str, ...], Option(names=("--selected",), examples=(("P190/Select2D_J20",),))] = ()
     """Entry of a 2D selection that a round learns from, in place of un-picking; the first one is of the first round."""
-    agreeing: Annotated[dict[str, str], Option(names=("--with",), examples=({"topaz": "resnet16_u64"},))] = field(
-        default_factory=dict
+    agreeing: Annotated[dict[str, str], Option(names=("--with",), examples=({"topaz": "resnet16_u64"},), rare=True)] = (
+        field(default_factory=dict)
     )
     """Another picker and its model, PICKER=MODEL; the first round learns from the picks on which pickers agree."""
-    at_least: Count = 2
+    at_least: Annotated[Count, Option(rare=True)] = 2
     """How many pickers must agree."""
     rounds: Count = 3
     """Most rounds; a round without a gain is the last."""
@@ -169,7 +169,7 @@ class ImproveParameters(RegistryOfDatabase, PickerProgram):
     name: Annotated[str, Option(examples=("topaz-P190",))] = ""
     """Name of the model in the registry; by default PICKER-PROJECT."""
     diameter_A: DiameterA | None = None
-    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size",))] = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size",), examples=(1.05,))] = None
     """Pixel size in angstrom of micrographs whose headers have none."""
     settings: PickerSettings = field(default_factory=dict)
     seed: Seed = 0

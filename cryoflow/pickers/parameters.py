@@ -64,9 +64,16 @@ TrainablePicker = Annotated[PickerName, Option(names=("--picker", "--name"), cho
 RunnablePicker = Annotated[PickerName, Option(names=("--picker", "--name"), choices=runnable)]
 PickerSettings = Annotated[
     dict[str, str],
-    Option(names=("--set",), help="A setting of the picker by hand, NAME=VALUE"),
+    Option(
+        names=("--set",),
+        help="A setting of the picker by hand, NAME=VALUE",
+        examples=({"target_pixel_size": "8"},),
+        rare=True,
+    ),
 ]
-Threshold = Annotated[float, Option(help="Leave out picks of a lower score; by default the picker's own threshold")]
+Threshold = Annotated[
+    float, Option(help="Leave out picks of a lower score; by default the picker's own threshold", examples=(0.3,))
+]
 ScriptOnly = Annotated[bool, Option(help="Run nothing: write a job script", group=WHERE, form=False)]
 
 
@@ -78,10 +85,10 @@ class TrainingSource(Parameters):
     database: DatabaseFolder
     best: Annotated[bool, Option(form=False)] = False
     """Take the best entry of each project in place of named ones; `cryoflow database select` shows which and why."""
-    projects: Annotated[tuple[str, ...], Option(names=("--project",))] = ()
+    projects: Annotated[tuple[str, ...], Option(names=("--project",), examples=(("P190",),))] = ()
     """Take the best entry of these projects only."""
     diameter_A: DiameterA | None = None
-    validation: Share = VALIDATION_SHARE
+    validation: Annotated[Share, Option(rare=True)] = VALIDATION_SHARE
     """Share of the micrographs that validate."""
     seed: Seed = 0
     settings: PickerSettings = field(default_factory=dict)
@@ -93,19 +100,19 @@ class ExportParameters(TrainingSource):
 
     picker: AnyPicker
     output: OutputFolder
-    box_px: Annotated[int, Ge(1), Option(names=("--box",))] | None = None
+    box_px: Annotated[int, Ge(1), Option(names=("--box",), examples=(256,), rare=True)] | None = None
     """One box for all entries in pixels, in place of the diameter."""
     test: Share = 0.0
     """Share of the micrographs that the picker never sees."""
     negatives: bool = True
     """Keep micrographs without picks as examples of no particles."""
-    force: bool = False
+    force: Annotated[bool, Option(rare=True)] = False
     """Export even where the pixels contradict the positions of the picks."""
     overwrite: bool = False
     """Replace an earlier export of cryoflow in that folder, trained models included."""
-    copy: bool = False
+    copy: Annotated[bool, Option(rare=True)] = False
     """Copy the micrographs in place of linking them, so that no program in the export can edit yours."""
-    reflink: bool = False
+    reflink: Annotated[bool, Option(rare=True)] = False
     """Like copy, without space: the copies share their blocks with your files until one is edited (XFS, Btrfs)."""
     shard_micrographs: Annotated[ShardMicrographs, Option(command_line=False)] = SHARD_MICROGRAPHS
 
@@ -127,11 +134,11 @@ class ExportParameters(TrainingSource):
 class PickerProgram(Parameters):
     """Where the program of a picker is, and what it may use."""
 
-    programs: Annotated[Path | None, Option(group=WHERE)] = None
+    programs: Annotated[Path | None, Option(group=WHERE, examples=("/opt/topaz/bin",), rare=True)] = None
     """Folder with the picker's programs; PATH is searched after it."""
-    container: Annotated[Literal["docker", "apptainer"] | None, Option(group=WHERE)] = None
+    container: Annotated[Literal["docker", "apptainer"] | None, Option(group=WHERE, rare=True)] = None
     """Run the picker in an image of Docker or Apptainer."""
-    image: Annotated[str, Option(group=WHERE)] = ""
+    image: Annotated[str, Option(group=WHERE, examples=("cryoflow-topaz.sif",), rare=True)] = ""
     """That image."""
     slurm: Annotated[bool, Option(group=WHERE, form=False)] = False
     """Submit it as a job, and wait for its end."""
@@ -139,9 +146,9 @@ class PickerProgram(Parameters):
     """An option for sbatch, such as --sbatch=--partition=gpu."""
     gpu_numbers: Annotated[str | None, Option(names=("--gpus",), group=WHERE, form=False)] = None
     """Numbers of the GPUs, as in 0,1, or none for a CPU; of a job only their count matters. By default the first."""
-    gpus: Annotated[int, Ge(0), Option(group=WHERE, command_line=False)] = 1
+    gpus: Annotated[int, Ge(0), Option(group=WHERE, command_line=False, rare=True)] = 1
     """Number of GPUs; 0 for a CPU."""
-    cpus: Annotated[Count, Option(group=WHERE)] = 4
+    cpus: Annotated[Count, Option(group=WHERE, rare=True)] = 4
     """Processes that read and write."""
     timeout_h: Annotated[Positive | None, Option(group=WHERE, form=False)] = None
     """End the program after so many hours."""
@@ -180,7 +187,7 @@ class MicrographsToPick(Parameters):
 
     micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
     """MRC files, or folders of them, to pick."""
-    pixel_size_A: Annotated[Positive, Option(names=("--pixel-size",))] | None = None
+    pixel_size_A: Annotated[Positive, Option(names=("--pixel-size",), examples=(1.05,))] | None = None
     """Pixel size of these micrographs in angstrom, where their headers have none."""
     threshold: Threshold | None = None
 
@@ -216,7 +223,7 @@ class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
 
     picker: Annotated[TrainablePicker, Option(choices=trainable_and_runnable)]
     output: OutputFolder
-    to_pick: tuple[str, ...] = ()
+    to_pick: Annotated[tuple[str, ...], Option(examples=(("P190/AutoPick_J12",),))] = ()
     """Entries whose micrographs are picked (their picks are not used)."""
     run: Annotated[str, Option(form=False)] = ""
     """Name of the run, part of the new entry's name; by default the picker's."""
@@ -296,5 +303,5 @@ class EvaluateParameters(Matching):
     """Database of reference picks of the same projects."""
     output: Annotated[Path, Option(examples=("/data/evaluation.json",))]
     """JSON file to write."""
-    model: Path | None = None
+    model: Annotated[Path | None, Option(examples=("/data/models/unpicker",))] = None
     """Count only micrographs that this unpicker was not trained on."""

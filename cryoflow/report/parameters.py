@@ -18,15 +18,15 @@ class ReportParameters(Parameters):
         Path, Option(names=("--output", "-o"), examples=("/data/report.html",), required_in_form=True)
     ] = Path("report.html")
     """HTML page to write."""
-    model: Path | None = None
+    model: Annotated[Path | None, Option(examples=("/data/models/unpicker",))] = None
     """Folder of an unpicker: its training and held-out micrographs are shown."""
-    exports: Annotated[tuple[Path, ...], Option(names=("--training-set",))] = ()
+    exports: Annotated[tuple[Path, ...], Option(names=("--training-set",), examples=(("/data/training/cryolo",),))] = ()
     """Folder that `cryoflow export` wrote."""
-    evaluation: Path | None = None
+    evaluation: Annotated[Path | None, Option(examples=("/data/runs/evaluation.json",))] = None
     """JSON file of an evaluation (evaluation.json of a pipeline's output)."""
-    trace: Path | None = None
+    trace: Annotated[Path | None, Option(examples=("/data/runs/trace.tsv",))] = None
     """Cost of the stages of a run (trace.tsv of a pipeline's output)."""
-    masks: Path | None = None
+    masks: Annotated[Path | None, Option(examples=("/data/masks",))] = None
     """Folder of masks of junk, drawn on the micrographs (`cryoflow pick --masks`)."""
     title: str = "cryoflow report"
     """Title of the page."""

@@ -148,7 +148,10 @@ def _defaults(name: str) -> str:
 
 
 UnpickerEpochs = Annotated[Epochs, Option(help=f"Most epochs of the unpicker's training; {_defaults('epochs')}")]
-Patience = Annotated[Count, Option(help=f"Stop after so many epochs without gain; {_defaults('patience')}")]
+Patience = Annotated[
+    Count,
+    Option(help=f"Stop after so many epochs without gain; {_defaults('patience')}", examples=(6,), rare=True),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ class TrainUnpickerParameters(LabeledSource):
 
     model: Annotated[Path, Option(names=("--output", "-o", "--train-output"), examples=("/data/models/unpicker",))]
     """Folder of the model to write; checkpoints/ in it holds the model after each epoch."""
-    projects: Annotated[tuple[str, ...], Option(command_line=False)] = ()
+    projects: Annotated[tuple[str, ...], Option(command_line=False, examples=(("P190",),))] = ()
     """Projects of the database to learn from; by default all."""
     entries: Annotated[Entries, Option(form=True)] = ()
     """Labeled entries of the database, such as reviewed ones; by default picks are labeled by what became of them."""
@@ -174,9 +177,9 @@ class TrainUnpickerParameters(LabeledSource):
     """Upper limit of the share of positives among unlabeled picks; the share itself is estimated."""
     max_positives: Annotated[Count | None, Option(names=("--max-positives", "--max-particles"), form=False)] = None
     """Learn from at most so many positives, drawn evenly over the defocus."""
-    validation: Share = VALIDATION_SHARE
+    validation: Annotated[Share, Option(rare=True)] = VALIDATION_SHARE
     """Share of the micrographs that the threshold is chosen on."""
-    test: Share = 0.2
+    test: Annotated[Share, Option(rare=True)] = 0.2
     """Share of the micrographs that are kept for the evaluation."""
     precision: Annotated[Probability | None, Option(form=False)] = None
     """Choose the threshold for this precision; by default for the best F1."""
@@ -247,7 +250,7 @@ class UnpickParameters(PickSource):
     model: Annotated[ModelFolder, Option(positional=True, names=("--model", "--train-output"))]
     entries: Entries = ()
     output: Annotated[OutputFolder | None, Option(names=("--output", "-o", "--output-star-dir"), form=False)] = None
-    work: Annotated[Path | None, Option(command_line=False, examples=("/data/work/unpicking",))] = None
+    work: Annotated[Path | None, Option(command_line=False, examples=("/data/work/unpicking",), rare=True)] = None
     """Folder for the micrographs scored so far, from which a second run goes on; by default `work` beside the model."""
     folder: Annotated[Path | None, Option(names=("--folder", "--eval-star-dir"), group=STAR, form=False)] = None
     """Folder of STAR files."""
@@ -259,13 +262,13 @@ class UnpickParameters(PickSource):
     """End of the names of the STAR files to write."""
     scored_suffix: Annotated[str | None, Option(group=STAR, form=False)] = None
     """Also write all picks with their probability as rlnAutopickFigureOfMerit; end of the names of these files."""
-    threshold: Probability | None = None
+    threshold: Annotated[Probability, Option(examples=(0.5,))] | None = None
     """Keep picks of at least this probability; by default the threshold of the picks' project in the model."""
-    precision: Probability | None = None
+    precision: Annotated[Probability, Option(examples=(0.95,))] | None = None
     """Keep as many picks as this estimated precision allows."""
-    recall: Probability | None = None
+    recall: Annotated[Probability, Option(examples=(0.9,))] | None = None
     """Keep the fewest picks that hold this estimated share of the particles."""
-    keep: Count | None = None
+    keep: Annotated[Count, Option(examples=(100_000,))] | None = None
     """Keep this number of picks of each project, the best ones; picks of one probability stay together."""
     doubtful: Annotated[bool, Option(form=False)] = False
     """Also write the doubtful picks: an entry or STAR files of their own, for a person to look at."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cryoflow.cluster.deployments import STAGES, DeployedStage, deployments
+from cryoflow.database import layout
+from cryoflow.parameters import RARE
 from cryoflow.settings.load import Settings
-from cryoflow.settings.profiles import ProfileName
+from cryoflow.settings.profiles import INTERNAL_FLOWS, ProfileName
 from cryoflow.settings.site import Site
 
 SETTINGS = Settings(
@@ -104,8 +108,6 @@ def test_forms_offer_the_sites_database_projects_models_and_masks(forms: dict[st
 def test_entries_and_projects_are_chosen_from_lists_that_a_deploy_refreshes_or_typed(tmp_path: Path) -> None:
     from prefect.utilities.schema_tools.validation import validate
 
-    from cryoflow.database import layout
-
     settings = Settings(database=tmp_path)
 
     def lists() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -135,3 +137,88 @@ def test_a_site_without_folders_takes_any_absolute_path_but_no_relative_one() ->
     schema = ingest._parameter_openapi_schema.model_dump(exclude_unset=True)
     assert problems(schema, "database", "picks")
     assert not problems(schema, "database", "/home/ann/picks")
+
+
+def fields_of_form(deployment: Any) -> dict[str, dict[str, Any]]:
+    """Return the fields of a deployment's form by name, in the order in which Prefect's pages show them."""
+    schema = deployment._parameter_openapi_schema.model_dump(exclude_unset=True)
+    name = schema["properties"]["parameters"]["$ref"].rpartition("/")[2]
+    fields = schema["definitions"][name]["properties"]
+    return dict(sorted(fields.items(), key=lambda item: item[1]["position"]))
+
+
+def for_users() -> Iterator[DeployedStage]:
+    from cryoflow.cluster.deployments import load_flow
+
+    return (stage for stage in STAGES if load_flow(stage).name not in INTERNAL_FLOWS)
+
+
+@pytest.fixture(scope="module")
+def forms_with_entries(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Flow name -> deployment, of a site whose database holds entries of two projects."""
+    root = tmp_path_factory.mktemp("picks")
+    for project, entry in (("apo", "Refine3D_job035"), ("P12", "AutoPick_J9")):
+        folder = root / project / layout.ENTRIES / entry
+        folder.mkdir(parents=True)
+        (folder / layout.INFO).touch()
+    site = SETTINGS.site.model_copy(update={"read_write": (root.parent,)})
+    settings = SETTINGS.model_copy(update={"database": root, "site": site})
+    return {d.flow_name: d for d in deployments(settings, ProfileName.SLURM_BARE)}
+
+
+OFTEN_LEFT_ALONE = {
+    "seed", "patience", "validation", "programs", "container", "image", "gpus", "cpus", "settings", "work",
+    "shard_micrographs", "chunk_micrographs", "joint_every", "least_gain", "box_px", "reflink", "flip_x", "unlabeled",
+}  # fmt: skip
+"""Fields that a biologist does not need, wherever a form has them."""
+
+
+@pytest.mark.parametrize("stage", for_users(), ids=lambda stage: stage.entrypoint)
+def test_every_form_says_what_to_type_offers_what_the_site_has_and_puts_rare_fields_last(
+    stage: DeployedStage, forms: dict[str, Any], forms_with_entries: dict[str, Any]
+) -> None:
+    from cryoflow.cluster.deployments import load_flow
+
+    fields = fields_of_form(forms[load_flow(stage).name])
+    of_site = fields_of_form(forms_with_entries[load_flow(stage).name])
+    assert list(fields) == list(of_site)
+    is_rare = [field["description"].startswith(f"{RARE}. ") for field in fields.values()]
+    assert is_rare == sorted(is_rare), "rarely needed fields come last"
+    assert not {*fields} & OFTEN_LEFT_ALONE - {name for name, rare in zip(fields, is_rare, strict=True) if rare}
+    for name, field in fields.items():
+        assert field["description"].strip("."), name
+        kinds = [field, field.get("items", {})]
+        chosen = field.get("type") == "boolean" or any("enum" in kind for kind in kinds)
+        example = re.search(r"Example: ([^\[]+)", field["description"])
+        shown = field.get("default") not in (None, "", [], {})
+        assert chosen or example or shown, f"nothing says what to type into {name}"
+        if example and re.fullmatch(r"(?:P190|apoferritin)(?:/\S+)?", example[1].split()[0]):
+            kind = of_site[name]["anyOf"][0]
+            listed = kind.get("items", kind)["enum"]
+            assert listed == (["P12/AutoPick_J9", "apo/Refine3D_job035"] if "/" in example[1] else ["P12", "apo"])
+            assert f"Example: {listed[0]}" in of_site[name]["description"]
+
+
+@pytest.mark.parametrize("stage", for_users(), ids=lambda stage: stage.entrypoint)
+def test_a_form_with_its_required_fields_alone_is_enough_or_says_what_else_to_name(
+    stage: DeployedStage, forms: dict[str, Any]
+) -> None:
+    """The best entries are the default: a form without entries takes these."""
+    from prefect.exceptions import ParameterTypeError
+
+    from cryoflow.cluster.deployments import load_flow
+
+    flow = load_flow(stage)
+    schema = forms[flow.name]._parameter_openapi_schema.model_dump(exclude_unset=True)
+    (model,) = [d for n, d in schema["definitions"].items() if schema["properties"]["parameters"]["$ref"].endswith(n)]
+    values: dict[str, Any] = {}
+    for name in model["required"]:
+        field = model["properties"][name]
+        one = "/data/cryo-flow/x" if field.get("format") == "path" else field.get("enum", [100.0])[0]
+        values[name] = ["/data/cryo-flow/x"] if field.get("type") == "array" else one
+    needed = {"find particles": "to_pick", "improve": "entry"}.get(flow.name)
+    if needed:
+        with pytest.raises(ParameterTypeError, match=needed):
+            flow.validate_parameters({"parameters": values})
+    else:
+        flow.validate_parameters({"parameters": values})
