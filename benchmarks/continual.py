@@ -4,6 +4,7 @@
     python benchmarks/continual.py --folder DIR --network unpicker
     python benchmarks/continual.py --folder DIR --seeds 1 2 3
     python benchmarks/continual.py --folder DIR --ways distilled      a second call does only what is missing
+    python benchmarks/continual.py --folder DIR --micrographs 40 --held-out 20         projects of a lab's size
     python benchmarks/continual.py --folder DIR --specimens 3 --steps 4 --epochs 1     a try
 
 Each specimen is a project: its own family, density, microscope, dose, ice and contamination. A blob picker's picks are
@@ -19,6 +20,8 @@ learn are compared, all with the learner of `cryoflow detector update` and `cryo
 forgetting         mean fall of a project's F1 from its best to the end
 backward transfer  mean change of a project's F1 from when it was learned to the end
 forward transfer   mean F1 of a project just before it is learned, minus that of the first model
+below joint        F1 of joint training minus mean F1 at the end
+part of joint      CPU time of an update by that of joint training
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import json
 import math
 import os
 import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,7 +64,6 @@ from cryoflow.unpicker.parameters import RECIPES
 from cryoflow.unpicker.train_options import TrainOptions
 
 FIELD_DIAMETERS = 12.0
-N_LEARNED, N_HELD_OUT = 6, 6
 SURVIVED = 0.8
 """Share of the particles that a refinement keeps."""
 BLOB_THRESHOLD = 2.0
@@ -82,6 +85,26 @@ class Project:
     held_out: list[Item]
 
 
+@dataclass(frozen=True)
+class Size:
+    """Micrographs of one project: to learn from, and held out."""
+
+    learned: int = 6
+    held_out: int = 6
+
+    @property
+    def total(self) -> int:
+        """Number of both."""
+        return self.learned + self.held_out
+
+    def check(self, done: Path) -> None:
+        """Refuse a folder that an earlier call filled with projects of another size."""
+        text = done.read_text()  # empty in folders of before sizes could be chosen
+        there = Size(*json.loads(text)) if text else Size()
+        if there != self:
+            sys.exit(f"{done.parent} holds {there.learned} + {there.held_out} micrographs: give another --folder")
+
+
 def main() -> None:
     """Run the sequence once a seed, and print one record of each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,16 +115,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="batches of an update of the detector; joint: 5 times")
     parser.add_argument("--epochs", type=int, default=UnpickerTraining().update_epochs, help="of an unpicker's update")
     parser.add_argument("--joint-epochs", type=int, default=RECIPES["detector"].epochs, help="of the unpicker")
+    parser.add_argument("--micrographs", type=int, default=Size().learned, help="of a project, to learn from")
+    parser.add_argument("--held-out", type=int, default=Size().held_out, help="of a project, to score on")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--crop", type=int, default=160)
     given = parser.parse_args()
     load_keras()
+    size = Size(given.micrographs, given.held_out)
     rows = []
     for seed in given.seeds:
         folder = given.folder / f"seed{seed}"
         database = Database(folder / "database")
-        names = add_projects(database, folder, given.specimens, seed)
+        names = add_projects(database, folder, given.specimens, seed, size)
         rows += run_sequence(database, folder / given.network, names, seed, given)
     if len(given.seeds) > 1:
         for way in dict.fromkeys(r["way"] for r in rows):
@@ -110,7 +136,7 @@ def main() -> None:
             print(json.dumps({"way": way, **{k: _spread([float(r[k]) for r in mine]) for k in numbers}}))  # type: ignore[arg-type]
 
 
-def add_projects(database: Database, folder: Path, number: int, seed: int) -> list[str]:
+def add_projects(database: Database, folder: Path, number: int, seed: int, size: Size) -> list[str]:
     """Simulate projects, families in turn, and add their picks to a database; those that are there stay."""
     names = []
     for i in range(number):
@@ -118,13 +144,16 @@ def add_projects(database: Database, folder: Path, number: int, seed: int) -> li
         name = f"{family}-{1000 * seed + i}"
         names.append(name)
         home = folder / name
-        if not (home / "done").is_file():
-            _add_project(database, home, name, family, 1000 * seed + i)
-            (home / "done").touch()
+        done = home / "done"
+        if done.is_file():
+            size.check(done)
+        else:
+            _add_project(database, home, name, family, 1000 * seed + i, size)
+            done.write_text(json.dumps([size.learned, size.held_out]))
     return names
 
 
-def _add_project(database: Database, home: Path, name: str, family: str, seed: int) -> None:
+def _add_project(database: Database, home: Path, name: str, family: str, seed: int, size: Size) -> None:
     home.mkdir(parents=True, exist_ok=True)
     specimen = make_specimen(family, seed)
     conditions = random_conditions(np.random.default_rng([seed, 90]), points_per_object=3000)
@@ -132,7 +161,7 @@ def _add_project(database: Database, home: Path, name: str, family: str, seed: i
     edge = 2 * round(FIELD_DIAMETERS * PIXELS_PER_DIAMETER * OVERSAMPLING / 2)
     radius_px = 0.25 * specimen.diameter_A / pixel_A
     kept, seen = [], []
-    for i in range(N_LEARNED + N_HELD_OUT):
+    for i in range(size.total):
         rng = np.random.default_rng([seed, 91, i])
         exposure = simulate_exposure(specimen, (edge, edge), pixel_A, rng, conditions)
         write_mrc(home / _micrograph(i), exposure.image, pixel_A)
@@ -140,13 +169,13 @@ def _add_project(database: Database, home: Path, name: str, family: str, seed: i
         xy = truth.xy_px[truth.kind == POSITIVE]
         blobs, _ = pick_blobs(exposure.image, pixel_A, specimen.diameter_A, threshold=BLOB_THRESHOLD)
         found = match_picks(xy, blobs, radius_px)
-        complete = i >= N_LEARNED
+        complete = i >= size.learned
         survived = np.ones(len(xy), bool) if complete else rng.random(len(xy)) < SURVIVED
         # A picking job of the project found all particles: those that the blob picker misses are candidates as well.
         missed = np.setdiff1d(np.arange(len(xy)), found.reference)
         kept += [(i, *p) for p in xy[survived].tolist()]
         seen += [(i, *p) for p in np.concatenate([blobs, xy[missed]]).tolist()]
-    n = N_LEARNED + N_HELD_OUT
+    n = size.total
     for kind, job, rows in ((Kind.REFINE_3D, "job010", kept), (Kind.AUTO_PICK, "job003", seen)):
         table = micrograph_table(
             {
@@ -184,7 +213,8 @@ def run_sequence(
     database: Database, folder: Path, names: Sequence[str], seed: int, given: argparse.Namespace
 ) -> list[Row]:
     """Learn the projects one after the other in each way, and all together; return one record of each way."""
-    projects = _prepared(learner_of(database, {}, seed, given), folder / "prepared", names)
+    size = Size(given.micrographs, given.held_out)
+    projects = _prepared(learner_of(database, {}, seed, given), folder / "prepared", names, size)
     held_out = [item for p in projects for item in p.held_out]
     rows = []
     joint, joint_s = _joint(learner_of(database, WAYS["distilled"], seed, given), projects, folder / "joint")
@@ -201,18 +231,20 @@ def run_sequence(
 
         table, seconds = _one_way(learner, projects, folder / way, held_out, say)
         record = {**figures(first, table), "joint": together.mean(), "update_cpu_s": float(np.mean(seconds[1:]))}
-        rows.append({"way": way, "seed": seed, **_rounded(record), "joint_cpu_s": round(joint_s, 1)})
+        record |= {"joint_cpu_s": joint_s, "below_joint": record["joint"] - record["at_the_end"]}
+        record["part_of_joint"] = record["update_cpu_s"] / joint_s
+        rows.append({"way": way, "seed": seed, **_rounded(record)})
         print(json.dumps({"network": given.network, **rows[-1]}), flush=True)
     return rows
 
 
-def _prepared(learner: Learner, folder: Path, names: Sequence[str]) -> list[Project]:
+def _prepared(learner: Learner, folder: Path, names: Sequence[str], size: Size) -> list[Project]:
     sources = {s.project: s for s in learner.sources()[0]}
     projects = []
     for name in names:
         source = sources[name]
         contents = {micrograph: checksum(path) for micrograph, path in source.paths.items()}
-        held = {_micrograph(i) for i in range(N_LEARNED, N_LEARNED + N_HELD_OUT)}
+        held = {_micrograph(i) for i in range(size.learned, size.total)}
         new, failed = learner.prepare(
             source, {m: c for m, c in contents.items() if m not in held}, folder / name / "new"
         )

@@ -411,6 +411,16 @@ DatabaseFolder = Annotated[
 OutputFolder = Annotated[
     Path, Option(names=("--output", "-o"), help="Folder to write to", examples=("/data/training/cryolo",))
 ]
+HeldOutBy = Annotated[
+    Path | None,
+    Option(
+        names=("--models",),
+        group=RARE,
+        help="Folder of models; what one of them holds out is not learned from. By default those of the site's "
+        "settings and `models` beside the database",
+        examples=("/data/models",),
+    ),
+]
 ModelFolder = Annotated[
     Path,
     Option(

@@ -367,6 +367,14 @@ class PickSet:
         """Return the picks for which `keep` (n,) is true, all micrographs kept, with any field changed on the way."""
         return replace(self, picks=self.picks[keep].reset_index(drop=True), **changes)  # type: ignore[arg-type]
 
+    def on_micrographs(self, wanted: npt.NDArray[np.bool_]) -> PickSet:
+        """Return the micrographs for which `wanted`, (micrographs,), is true, and their picks."""
+        new_row = np.cumsum(wanted) - 1
+        row = self.picks["micrograph"].to_numpy()
+        table = self.picks[wanted[row]].reset_index(drop=True)
+        table = table.assign(micrograph=new_row[table["micrograph"].to_numpy()].astype(np.int32))
+        return replace(self, micrographs=self.micrographs[wanted].reset_index(drop=True), picks=table)
+
 
 def require_confirmed(picks: PickSet, remedy: str = "") -> None:
     """Refuse to train on unconfirmed picks: they may be mirrored.

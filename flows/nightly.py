@@ -52,7 +52,7 @@ def retrain(parameters: RetrainParameters) -> Path | None:
     if new < p.min_new_picks:
         return None
     model = next_model(p.models)
-    train_unpicker(TrainUnpickerParameters(database=p.database, model=model, epochs=p.epochs))
+    train_unpicker(TrainUnpickerParameters(database=p.database, model=model, epochs=p.epochs, models=p.models))
     write_atomically(model / RECORD, json.dumps({"picks_in_database": here}) + "\n")
     return model
 

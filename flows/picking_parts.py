@@ -86,6 +86,7 @@ def training_set_of(p: TrainAndPickParameters) -> ExportParameters:
         validation=p.validation,
         seed=p.seed,
         settings=p.settings,
+        models=p.models,
         shard_micrographs=p.shard_micrographs,
     )
 

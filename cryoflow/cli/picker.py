@@ -55,9 +55,10 @@ def list_pickers(*, json: out.Json = False) -> None:
 def train(parameters: TrainPickerParameters, *, json: out.Json = False) -> None:
     """Train a picker on a training set that `cryoflow export` wrote."""
     from cryoflow.pickers.running.run_picker import train as run
-    from cryoflow.pickers.stages import executor_of
+    from cryoflow.pickers.stages import check_training_set, executor_of
 
     p = parameters
+    check_training_set(p)
     executor = executor_of(p, script=p.script_only)
     result = run(p.picker, p.folder, executor, again=p.again, script_only=p.script_only, on_line=log_lines())
     if result.script:

@@ -81,12 +81,14 @@ def train(parameters: TrainUnpickerParameters, *, json: out.Json = False) -> int
 
     Several projects make one model, each in its own pixel size.
     """
+    from cryoflow.models.held_out import known_registries
     from cryoflow.models.named import with_model
     from cryoflow.unpicker.train import train as run
     from cryoflow.unpicker.train_options import TrainOptions
 
     p = with_model(parameters, "start_from")
     training_set, bad = labeled(p, p.diameter_A, boxsize_px=p.boxsize)
+    training_set = training_set.without_held_out(known_registries(p.models, database=p.database))
     options = TrainOptions.from_parameters(p, _preprocessing(p, training_set))
     with _training_bars() as on_progress:
         bundle = run(training_set, p.model, options, overwrite=p.overwrite, on_progress=on_progress)

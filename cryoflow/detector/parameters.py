@@ -14,6 +14,7 @@ from cryoflow.parameters import (
     Count,
     DatabaseFolder,
     Entries,
+    HeldOutBy,
     Option,
     OutputFolder,
     ParameterError,
@@ -197,6 +198,7 @@ class TrainDetectorParameters(Parameters):
     """Candidates that no label decides: may be particles, have no part, or are no particles (complete labels)."""
     seed: Annotated[int, Ge(0), Option(rare=True)] = 1
     """Another number is another random split and start."""
+    models: HeldOutBy = None
 
     def check(self) -> None:
         """Refuse named entries together with the best ones."""

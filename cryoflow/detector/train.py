@@ -35,6 +35,7 @@ def train_as_asked(
     p: TrainDetectorParameters, *, say: Callable[[str], None], on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[Detector, PreparedProjects]:
     """Train as a command or a flow was asked to, on all GPUs of this machine; see `train`."""
+    from cryoflow.models.held_out import known_registries
     from cryoflow.unpicker.devices import list_gpus, load_keras
 
     load_keras()
@@ -49,6 +50,7 @@ def train_as_asked(
         say=say,
         on_progress=on_progress,
         devices=gpus,
+        registries=known_registries(p.models, database=p.database),
     )
 
 
@@ -68,6 +70,7 @@ def train(
     say: Callable[[str], None] = print,
     on_progress: Callable[[int, int], None] | None = None,
     devices: Sequence[str] = (),
+    registries: Sequence[Path] = (),
 ) -> tuple[Detector, PreparedProjects]:
     """Train a detector on the projects of some entries and write it to `output`; resume a call that was stopped.
 
@@ -81,6 +84,8 @@ def train(
         Called after each round with the steps done and the steps in all.
     devices
         Devices that share each batch; see `cryoflow.detector.fit.fit`.
+    registries
+        Folders of models; micrographs that one of these models holds out are not learned from.
 
     Raises
     ------
@@ -93,7 +98,9 @@ def train(
         raise BadInput(
             database.root, "has no entry to train from.", "Ingest a project with a refinement or a selection."
         )
-    projects = [labeled(project_labels(database, entry, diameter_A=diameter_A)) for entry in chosen]
+    projects = [
+        _learnable(labeled(project_labels(database, entry, diameter_A=diameter_A)), registries) for entry in chosen
+    ]
     detector, prepared = train_on(
         projects,
         output,
@@ -193,6 +200,12 @@ def train_on(
     write_atomically(output / HISTORY, json.dumps(history) + "\n")
     detector.save(output)
     return detector, prepared
+
+
+def _learnable(project: LabeledProject, registries: Sequence[Path]) -> LabeledProject:
+    from cryoflow.models.held_out import without_held_out
+
+    return replace(project, micrographs=tuple(without_held_out(project.micrographs, lambda m: m.path, registries)))
 
 
 def _fingerprint(prepared: PreparedProjects, options: TrainingOptions, start: Detector) -> str:

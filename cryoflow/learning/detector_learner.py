@@ -108,6 +108,11 @@ class DetectorLearner:
         """Return the model that joint training starts from."""
         return self.start.folder
 
+    def learned_by(self, model: Path) -> frozenset[str]:
+        """Return nothing: the folder of a detector lists no micrographs."""
+        del model
+        return frozenset()
+
     def sources(self) -> tuple[list[Source], list[str]]:
         """Return all projects with labels, and why others have none."""
         entries, notes = best_entries(self.database, ())

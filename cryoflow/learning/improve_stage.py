@@ -19,7 +19,7 @@ from cryoflow.learning.learner import Say, names_in_drawn_order
 from cryoflow.learning.parameters import KINDS, ImproveParameters
 from cryoflow.learning.picks_scorer import Clean, PicksScorer, on_micrographs
 from cryoflow.models.card import TrainedOn
-from cryoflow.models.held_out import HeldOut, held_out_anywhere
+from cryoflow.models.held_out import HeldOut, held_out_anywhere, known_registries
 from cryoflow.models.named import find_model
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion
@@ -95,8 +95,10 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
     if source.diameter_A is None:
         raise MissingMetadata(project, "the particle diameter is not known.", "Give it in angstrom: --diameter.")
     contents, notes = _contents(source, p.sample)
-    held_out = HeldOut(registry.root / name).draw({project: contents.values()})[project]
-    excluded = held_out_anywhere(registry.root)
+    files = dict(zip(source.micrographs["name"], source.micrographs["path"], strict=True))
+    paths = {content: Path(str(files[n])) for n, content in contents.items()}
+    held_out = HeldOut(registry.root / name).draw({project: contents.values()}, paths=paths)[project]
+    excluded = held_out_anywhere(*known_registries(registry.root, database=p.database))
     reference = _reference(p, database, project)
     compared_on = {n: c for n, c in contents.items() if c in held_out}
     if reference is not None:

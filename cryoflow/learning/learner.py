@@ -79,6 +79,9 @@ class Learner(Protocol):
     def base(self) -> Path | None:
         """Return the model that joint training starts from; None starts from random weights."""
 
+    def learned_by(self, model: Path) -> frozenset[str]:
+        """Return the contents of the micrographs that a model lists as learned from; versions list theirs apart."""
+
     def sources(self) -> tuple[list[Source], list[str]]:
         """Return all projects with labels, and why others have none."""
 

@@ -8,7 +8,7 @@ threshold nor incomplete labels favor a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,7 @@ Clean = Callable[[PickSet], PickSet]
 
 def on_micrographs(picks: PickSet, names: Collection[str]) -> PickSet:
     """Return the picks on some micrographs; other micrographs are left out."""
-    wanted = picks.micrographs["name"].isin(list(names)).to_numpy()
-    new_row = np.cumsum(wanted) - 1
-    row = picks.picks["micrograph"].to_numpy()
-    table = picks.picks[wanted[row]].reset_index(drop=True)
-    table = table.assign(micrograph=new_row[table["micrograph"].to_numpy()].astype(np.int32))
-    return replace(picks, micrographs=picks.micrographs[wanted].reset_index(drop=True), picks=table)
+    return picks.on_micrographs(picks.micrographs["name"].isin(list(names)).to_numpy())
 
 
 def best_picks(picks: PickSet, number: Mapping[str, int]) -> PickSet:

@@ -10,6 +10,7 @@ from cryoflow.learning.learner import Learner, Say
 from cryoflow.learning.parameters import UpdateDetectorParameters, UpdateParameters, UpdateUnpickerParameters
 from cryoflow.learning.update import UpdateResult, update
 from cryoflow.learning.update_material import UpdateOptions
+from cryoflow.models.held_out import known_registries
 from cryoflow.models.registry import ModelRegistry
 
 if TYPE_CHECKING:
@@ -54,7 +55,13 @@ def unpicker_options(registry: ModelRegistry, name: str) -> TrainOptions:
 
 
 def _update(p: UpdateParameters, name: str, learner: Learner, say: Say) -> UpdateResult:
-    options = UpdateOptions(joint_every=p.joint_every, projects=p.projects, trusted=p.trusted, again=p.again)
+    options = UpdateOptions(
+        joint_every=p.joint_every,
+        projects=p.projects,
+        trusted=p.trusted,
+        again=p.again,
+        registries=known_registries(p.root, database=p.database),
+    )
     return update(ModelRegistry(p.root), name, learner, options, say=say)
 
 

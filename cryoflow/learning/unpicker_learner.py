@@ -99,6 +99,10 @@ class UnpickerLearner:
         """Return None: no unpicker comes with cryoflow, a training on all projects starts from random weights."""
         return None
 
+    def learned_by(self, model: Path) -> frozenset[str]:
+        """Return the contents of the micrographs that an unpicker was trained or validated on."""
+        return frozenset(row.content for row in ModelBundle.load(model).manifest if row.part != "test")
+
     def sources(self) -> tuple[list[Source], list[str]]:
         """Return all projects with labels, and why others have none."""
         sources, notes = label_sources(self.database.entries())

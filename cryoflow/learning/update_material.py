@@ -46,6 +46,8 @@ class UpdateOptions:
         Projects whose particle may differ from the one learned before.
     again
         Learn also from what was refused, quarantined or rolled back before.
+    registries
+        Other folders of models; what these hold out is not learned from.
     """
 
     joint_every: int = 5
@@ -53,6 +55,7 @@ class UpdateOptions:
     trusted: tuple[str, ...] = ()
     again: bool = False
     rule: GateRule | None = None
+    registries: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,11 @@ class UpdateMaterial:
                 except OSError as error:
                     failed.append(BadInput(path, f"cannot be read: {error.strerror or error}."))
         learned = self._learned_before()
-        drawn = HeldOut(self.home).draw({p: c.values() for p, c in contents.items()}, learned)
-        excluded = held_out_anywhere(self.registry.root)
+        paths = {
+            contents[s.project][m]: path for s in changed for m, path in s.paths.items() if m in contents[s.project]
+        }
+        drawn = HeldOut(self.home).draw({p: c.values() for p, c in contents.items()}, learned, paths)
+        excluded = held_out_anywhere(self.registry.root, *self.options.registries)
         projects, quarantined = [], {}
         for source in changed:
             mine = contents[source.project]
@@ -156,8 +162,11 @@ class UpdateMaterial:
         return ""
 
     def _learned_before(self) -> frozenset[str]:
-        files = (self.current.model / EXEMPLARS).glob("*.npz") if self.current else ()
-        return frozenset().union(*(read_learned(f) for f in files))
+        if self.current is None:
+            return frozenset()
+        files = (self.current.model / EXEMPLARS).glob("*.npz")
+        # A model that was trained by hand and then added to the registry has no exemplars.
+        return self.learner.learned_by(self.current.model).union(*(read_learned(f) for f in files))
 
     def replayed(self, changed: Sequence[Source]) -> set[str]:
         """Return the projects whose exemplars an update replays: changed ones, and others drawn for each version."""
@@ -169,7 +178,7 @@ class UpdateMaterial:
     def kept(self, projects: Collection[str] | None) -> dict[str, list[Item]]:
         """Return the exemplars of the version in use, of some projects or of all."""
         found: dict[str, list[Item]] = {}
-        excluded = held_out_anywhere(self.registry.root)
+        excluded = held_out_anywhere(self.registry.root, *self.options.registries)
         files = sorted((self.current.model / EXEMPLARS).glob("*.npz")) if self.current else []
         stems = None if projects is None else {safe_name(p) for p in projects}
         for file in files:

@@ -18,6 +18,7 @@ from cryoflow.parameters import (
     DatabaseFolder,
     DiameterA,
     Entries,
+    HeldOutBy,
     MatchRadius,
     Option,
     OutputFolder,
@@ -92,6 +93,7 @@ class TrainingSource(Parameters):
     """Share of the micrographs that validate."""
     seed: Seed = 0
     settings: PickerSettings = field(default_factory=dict)
+    models: HeldOutBy = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +181,7 @@ class TrainPickerParameters(PickerProgram):
     again: bool = False
     """Train anew where there is a model already."""
     script_only: ScriptOnly = False
+    models: HeldOutBy = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cryoflow.database import Database
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.execution.resources import Resources
+from cryoflow.models.held_out import known_registries, refuse_held_out, without_held_out
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import (
     ExportParameters,
     PickerProgram,
     TrainAndPickParameters,
     TrainingSource,
+    TrainPickerParameters,
 )
+from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run_picker import micrographs_to_pick
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
 from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
+from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.settings.site import PickerSite
 
@@ -32,8 +39,27 @@ def entries_to_train_on(parameters: TrainingSource) -> tuple[str, ...]:
 
 
 def picks_to_train_on(parameters: ExportParameters | TrainAndPickParameters) -> list[PickSet]:
-    """Return the picks of `entries_to_train_on`."""
-    return load_entries(Database(parameters.database), entries_to_train_on(parameters))
+    """Return the picks of `entries_to_train_on` that may be learned from; those for RELION and CryoSPARC are all."""
+    p = parameters
+    picksets = load_entries(Database(p.database), entries_to_train_on(p))
+    if not picker(p.picker).links_micrographs:
+        return picksets
+    registries = known_registries(p.models, database=p.database)
+    return [_learnable(picks, registries) for picks in picksets]
+
+
+def _learnable(picks: PickSet, registries: Sequence[Path]) -> PickSet:
+    """Return the micrographs of a set that may be learned from, and their picks."""
+    paths = picks.micrographs["path"].tolist()
+    wanted = np.zeros(len(paths), bool)
+    wanted[without_held_out(range(len(paths)), lambda i: paths[i], registries)] = True
+    return picks if wanted.all() else picks.on_micrographs(wanted)
+
+
+def check_training_set(parameters: TrainPickerParameters) -> None:
+    """Refuse an exported set with micrographs that were held out after it was written."""
+    paths = read_manifest(parameters.folder)["path"].tolist()
+    refuse_held_out(parameters.folder, paths, known_registries(parameters.models))
 
 
 def write_export(parameters: ExportParameters) -> ExportResult:

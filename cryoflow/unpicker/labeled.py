@@ -57,6 +57,12 @@ class LabeledSet:
             notes += more
         return cls(tuple(micrographs), tuple(notes))
 
+    def without_held_out(self, registries: Sequence[Path]) -> LabeledSet:
+        """Return the set without micrographs that a model of some folders of models holds out."""
+        from cryoflow.models.held_out import without_held_out
+
+        return replace(self, micrographs=tuple(without_held_out(self.micrographs, lambda m: m.path, registries)))
+
     def __add__(self, other: LabeledSet) -> LabeledSet:
         return LabeledSet(self.micrographs + other.micrographs, self.notes + other.notes)
 

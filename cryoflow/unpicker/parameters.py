@@ -19,6 +19,7 @@ from cryoflow.parameters import (
     DiameterA,
     Entries,
     Epochs,
+    HeldOutBy,
     MatchRadius,
     ModelFolder,
     NotNegative,
@@ -203,6 +204,7 @@ class TrainUnpickerParameters(LabeledSource):
     """Edge that patches are resized to, in pixels."""
     cache: Annotated[Path | None, Option(group=RARE, form=False)] = None
     """Folder of prepared patches; by default unpicker_cache beside the output."""
+    models: HeldOutBy = None
     seed: Seed = 0
     overwrite: bool = False
     """Replace another training in that folder."""

@@ -19,6 +19,7 @@ from cryoflow.settings.site import Site
 from cryoflow.simulate import simulate_dataset
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.network import Architecture
+from cryoflow.unpicker.parameters import TrainUnpickerParameters
 from flows.ingest import ingest
 from flows.nightly import RECORD, RetrainParameters, newest_model, next_model, picks_seen, retrain
 
@@ -74,12 +75,19 @@ def save_model(folder: Path) -> None:
 def test_picks_whose_micrographs_are_gone_do_not_bring_a_training_every_night(
     nights: tuple[IngestParameters, RetrainParameters], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.nightly.train_unpicker", lambda parameters: save_model(parameters.model))
+    given: list[TrainUnpickerParameters] = []
+
+    def train(parameters: TrainUnpickerParameters) -> None:
+        given.append(parameters)
+        save_model(parameters.model)
+
+    monkeypatch.setattr("flows.nightly.train_unpicker", train)
     crawling, training = nights
     ingest(crawling)
     training = replace(training, min_new_picks=1)
     model = retrain(training)
     assert model is not None
+    assert given[0].models == training.models  # what these hold out is not learned from
     seen = json.loads((model / RECORD).read_text())["picks_in_database"]
     assert seen > 1  # all of the database's, whatever the model could use
     assert retrain(training) is None

@@ -51,11 +51,16 @@ class StubLearner:
     start: Path | None = None
     learned: list[str] = field(default_factory=list)
     """Contents of the micrographs that it was given to learn from."""
+    by_hand: frozenset[str] = frozenset()
+    """What the version in use learned from before it was added to the registry."""
     trainings: list[bool] = field(default_factory=list)
     """Whether each training was joint."""
 
     def base(self) -> Path | None:
         return self.start
+
+    def learned_by(self, model: Path) -> frozenset[str]:
+        return self.by_hand if model else frozenset()
 
     def sources(self) -> tuple[list[Source], list[str]]:
         return [

@@ -120,6 +120,23 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
     assert not HeldOut(registry.root / NAME).all_fingerprints() & set(new)
 
 
+def test_what_a_model_learned_before_it_was_added_to_the_registry_is_not_held_out(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    learner = StubLearner([project("A")])
+    (tmp_path / "by_hand").mkdir()
+    (tmp_path / "by_hand" / "skills.json").write_text("{}")
+    registry.add(NAME, "detector", tmp_path / "by_hand")
+    registry.promote(NAME, 1, "by hand")
+    contents = {checksum(p) for p in learner.projects[0].folder.iterdir()}
+    least_held = HeldOut(tmp_path / "elsewhere").draw({"A": contents})["A"]
+    learner.by_hand = least_held | set(sorted(contents)[:4])
+    assert run(registry, learner).outcome == "promoted"
+    drawn = HeldOut(registry.root / NAME).all_fingerprints()
+    assert len(drawn) >= 2
+    assert not drawn & learner.by_hand
+
+
 def test_an_update_replays_some_projects_and_a_joint_training_all(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:

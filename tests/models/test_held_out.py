@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput
-from cryoflow.models.held_out import LEAST, SHARE, HeldOut, is_drawn
+from cryoflow.models.held_out import LEAST, SHARE, HeldOut, is_drawn, known_registries, without_held_out
+from cryoflow.storage.fingerprints import checksum
 
 
 def fingerprints(project: str, n: int) -> list[str]:
@@ -60,3 +61,64 @@ def test_a_changed_record_is_an_error_and_not_an_empty_one(tmp_path: Path) -> No
     held_out.path.write_text(held_out.path.read_text().replace('"A"', '"B"'))
     with pytest.raises(BadInput, match="checksum"):
         held_out.all_fingerprints()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Micrographs of one size, alike but for a byte in the middle of some and at the end of others."""
+    (tmp_path / "images").mkdir()
+    made = []
+    for i in range(8):
+        path = tmp_path / "images" / f"{i}.mrc"
+        raw = bytearray(300_000)
+        raw[150_000 if i < 4 else -1] = i + 1
+        path.write_bytes(raw)
+        made.append(path)
+    return made
+
+
+@pytest.mark.parametrize("with_ends", [True, False])
+def test_files_are_told_from_held_out_ones_by_their_whole_content(
+    tmp_path: Path, files: list[Path], *, with_ends: bool
+) -> None:
+    contents = {checksum(path): path for path in files}
+    home = tmp_path / "models" / "detector"
+    drawn = HeldOut(home).draw({"A": contents}, paths=contents if with_ends else None)["A"]
+    assert len(HeldOut(home).read_ends()) == (len(drawn) if with_ends else 0)
+    copy = tmp_path / "other_name.mrc"
+    copy.write_bytes(contents[min(drawn)].read_bytes())
+    left = without_held_out([*files, copy, None, tmp_path / "gone.mrc"], lambda path: path, [tmp_path / "models"])
+    assert left == [*(path for path in files if checksum(path) not in drawn), None, tmp_path / "gone.mrc"]
+
+
+def test_files_whose_ends_differ_from_those_held_out_are_not_read_whole(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {checksum(path): path for path in files[:2]}
+    HeldOut(tmp_path / "models" / "detector").draw({"A": contents}, paths=contents)
+    read: list[Path] = []
+    monkeypatch.setattr("cryoflow.models.held_out.checksum", lambda path: read.append(path) or "")
+    without_held_out(files, lambda path: path, [tmp_path / "models"])
+    assert read
+    assert set(read) <= set(files[:4])
+
+
+def test_ends_become_known_when_an_older_record_has_none(tmp_path: Path, files: list[Path]) -> None:
+    contents = {checksum(path): path for path in files}
+    drawn = HeldOut(tmp_path).draw({"A": contents})["A"]
+    assert HeldOut(tmp_path).draw({"A": contents}, paths=contents)["A"] == drawn
+    assert HeldOut(tmp_path).read_ends().keys() == drawn
+    written = HeldOut(tmp_path).path.read_text()
+    HeldOut(tmp_path).draw({"A": contents}, paths=contents)
+    assert HeldOut(tmp_path).path.read_text() == written
+
+
+def test_registries_are_those_given_those_of_the_site_and_the_one_beside_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert known_registries() == ()
+    site = tmp_path / "cryoflow.toml"
+    site.write_text(f'[site]\nmodels = "{tmp_path}/of_site"\n')
+    monkeypatch.setenv("CRYOFLOW_CONFIG", str(site))
+    found = known_registries(tmp_path / "given", database=tmp_path / "picks")
+    assert found == (tmp_path / "given", tmp_path / "of_site", tmp_path / "models")
