@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
 from cryoflow.cli.unpicker_input import any_picks, ending, labeled, warn_coverage
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.unpicker.parameters import EvaluateUnpickerParameters, ModelInfoParameters, SuggestParameters
 
+if TYPE_CHECKING:
+    from cryoflow.unpicker.bundle import ModelBundle
+
+
+def _unpicker(model: Path, instead: str) -> ModelBundle:
+    """Load an unpicker; refuse a detector, which cleans picks, too, but whose commands are others."""
+    from cryoflow.detector.bundle import is_detector
+    from cryoflow.unpicker.bundle import ModelBundle
+
+    if is_detector(model):
+        raise out.UsageError(f"{model} is a detector, not an unpicker: {instead}.")
+    return ModelBundle.load(model)
+
 
 @declared
 def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) -> int:
     """Measure a model on labeled micrographs that were used for nothing else."""
     from cryoflow.models.named import with_model
-    from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.evaluate import evaluate as run
 
     p = with_model(parameters)
-    bundle = ModelBundle.load(p.model)
+    bundle = _unpicker(p.model, "`cryoflow detector evaluate` measures it")
     known, bad = labeled(p, p.diameter_A or bundle.diameter_A)
     with out.progress("evaluate", len(known.micrographs)) as advance:
         result = run(bundle, known, orientations=p.orientations, workers=p.workers, on_scored=lambda _: advance())
@@ -58,13 +73,12 @@ def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
     """Name the micrographs whose cleaning by hand would teach the model most."""
     from cryoflow.models.named import with_model
     from cryoflow.preparation.patches import require_ctf
-    from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.scoring import ScoredMicrograph, score
     from cryoflow.unpicker.suggest import not_cleaned
     from cryoflow.unpicker.suggest import suggest as run
 
     p = with_model(parameters)
-    bundle = ModelBundle.load(p.model)
+    bundle = _unpicker(p.model, "it learns from projects as they are (`cryoflow detector update`)")
     found, bad = any_picks(p, p.diameter_A or bundle.diameter_A)
     require_ctf(bundle.preprocessing, found)
     free = not_cleaned(bundle, found)
@@ -88,9 +102,8 @@ def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
 def info(parameters: ModelInfoParameters, *, json: out.Json = False) -> int:
     """Describe a model: network, preprocessing, what it was trained on, how good it is."""
     from cryoflow.models.named import find_model
-    from cryoflow.unpicker.bundle import ModelBundle
 
-    b = ModelBundle.load(find_model(parameters.model))
+    b = _unpicker(find_model(parameters.model), "`cryoflow detector info` describes it")
     low, high = b.defocus_range_A
     parts = {part: [r for r in b.manifest if r.part == part] for part in ("train", "validation", "test")}
     record: dict[str, object] = {

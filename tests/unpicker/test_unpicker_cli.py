@@ -213,6 +213,14 @@ def test_a_backend_that_is_not_there_is_one_clear_error():
     assert "CryoflowError: KERAS_BACKEND=nonsense: " in ended.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("command", ["evaluate", "suggest", "info"])
+def test_commands_that_need_an_unpicker_name_the_command_for_a_detector(command, capsys):
+    assert launch(["unpicker", command, "general"]) == 2
+    message = capsys.readouterr().err
+    assert "general is a detector, not an unpicker" in message
+    assert "`cryoflow detector " in message
+
+
 def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path, capsys):
     assert launch(["unpicker", "info", str(tmp_path)]) == 1
     error = capsys.readouterr().err
