@@ -137,8 +137,13 @@ def build(
             before = width
         levels.append(x)
     for level in (3, 2):
+        # Both steps are linear: where nothing is learned, the convolution comes first, on a quarter of the pixels. In
+        # training the statistics of its normalization are those of the doubled map.
+        if folded:
+            x = conv(x, widths[level - 1], 1, 1, f"up{level}_reduce")
         x = layers.Lambda(doubled, dtype=dtype, name=f"up{level}")(x)
-        x = conv(x, widths[level - 1], 1, 1, f"up{level}_reduce")
+        if not folded:
+            x = conv(x, widths[level - 1], 1, 1, f"up{level}_reduce")
         x = relu(layers.Add(dtype=dtype, name=f"up{level}_add")([x, levels[level - 1]]), f"up{level}_relu1")
         x = relu(conv(x, widths[level - 1], 3, 1, f"up{level}_mix"), f"up{level}_relu2")
 

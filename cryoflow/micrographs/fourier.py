@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
+from cryoflow.micrographs.decimation import RowDecimation
 from cryoflow.system.cpus import available_cpus
 
 _BLOCK_ROWS = 128
@@ -96,16 +97,23 @@ def resample_to_shape(
     new_ny, new_nx = shape_yx
     threads = workers or available_cpus()
     kept = min(nx, new_nx) // 2 + 1
-    # Rows first, in blocks that stay in the cache; only the columns that are kept are ever transformed along y.
-    spectrum = np.empty((ny, kept), np.complex64)
-    row = 0
-    for block in _row_blocks(image):
-        spectrum[row : row + len(block)] = fft.rfft(block, axis=1, workers=threads)[:, :kept]
-        row += len(block)
+    decimation = RowDecimation.of(ny, new_ny)
+    if decimation:
+        spectrum = _thinned_rows(image, decimation, kept, threads)
+    else:
+        # Rows first, in blocks that stay in the cache; only the columns that are kept are ever transformed along y.
+        spectrum = np.empty((ny, kept), np.complex64)
+        row = 0
+        for block in _row_blocks(image):
+            spectrum[row : row + len(block)] = fft.rfft(block, axis=1, workers=threads)[:, :kept]
+            row += len(block)
     if nx != new_nx and min(nx, new_nx) % 2 == 0:
         spectrum[:, -1] = 0
     if new_ny != ny:
         spectrum = _resize_rows(fft.fft(spectrum, axis=0, workers=threads, overwrite_x=True), new_ny)
+        if decimation:
+            frequency = np.fft.fftfreq(new_ny) * new_ny / ny
+            spectrum *= (1 / decimation.gain(frequency)).astype(np.complex64)[:, None]
         spectrum = fft.ifft(spectrum, axis=0, workers=threads, overwrite_x=True)
     small = fft.irfft(spectrum, n=new_nx, axis=1, workers=threads)
     small *= np.float32(new_ny * new_nx / (ny * nx))
@@ -124,6 +132,25 @@ def rescale_xy(
     scale_xy = np.array([to_shape_yx[1] / from_shape_yx[1], to_shape_yx[0] / from_shape_yx[0]])
     scaled: npt.NDArray[np.float64] = np.asarray(xy_px, np.float64).reshape(-1, 2) * scale_xy
     return scaled
+
+
+def _thinned_rows(
+    image: npt.NDArray[np.float32] | RowSource, decimation: RowDecimation, kept: int, threads: int
+) -> npt.NDArray[np.complex64]:
+    """Transforms along x of the rows that a decimation keeps, (ny / factor, kept)."""
+    ny, nx = image.shape
+    matrix, n_overlap = decimation.matrix(), decimation.n_overlap
+    spectrum = np.empty((ny // decimation.factor, kept), np.complex64)
+    after = np.zeros((n_overlap, nx), np.float32)
+    row = 0
+    for block in _row_blocks(image):
+        rows, after = decimation.apply(block, after, matrix)
+        spectrum[row : row + len(rows)] = fft.rfft(rows, axis=1, workers=threads)[:, :kept]
+        row += len(rows)
+    # The transform is periodic: the filter of the last rows reaches into the first ones.
+    for number, beyond in enumerate(fft.rfft(after, axis=1, workers=threads)[:, :kept]):
+        spectrum[number % len(spectrum)] += beyond
+    return spectrum
 
 
 def _row_blocks(image: npt.NDArray[np.float32] | RowSource) -> Iterator[npt.NDArray[np.float32]]:

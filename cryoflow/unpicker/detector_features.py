@@ -35,6 +35,7 @@ from cryoflow.unpicker.network import fold
 
 if TYPE_CHECKING:
     import keras
+    from scipy.sparse import csr_array
 
 Float32 = npt.NDArray[np.float32]
 
@@ -183,11 +184,16 @@ class DetectorFeatures:
             moved = (np.linalg.norm(centers - xy_px, axis=1, keepdims=True) / diameter_px).astype(np.float32)
             parts += [moved, moved**2]
             xy_px = centers
+        shared: dict[tuple[int, bool], csr_array] = {}
         for values, (name, stride, _) in zip(maps, self.backbone.levels, strict=True):
             fine = name in ("up2_relu2", "answers")
             radii = _RINGS_DIAMETERS if fine else _RINGS_DIAMETERS[:2]
-            points = np.concatenate([np.zeros((1, 2)), *(r * _CIRCLE for r in radii)]) * diameter_px
-            near = sampled(values, xy_px[:, None] + points, stride)
+            if (stride, fine) not in shared:
+                points = np.concatenate([np.zeros((1, 2)), *(r * _CIRCLE for r in radii)]) * diameter_px
+                shared[stride, fine] = interpolation(xy_px[:, None] + points, values.shape[:2], stride)
+            near = (shared[stride, fine] @ values.reshape(-1, values.shape[-1])).reshape(
+                len(xy_px), -1, values.shape[-1]
+            )
             on_rings = np.split(near[:, 1:], len(radii), axis=1)
             parts.append(near[:, 0])
             if fine:
@@ -195,10 +201,7 @@ class DetectorFeatures:
             else:
                 # These maps are coarse: their outer ring, and extremes of their inner one, repeat the rest.
                 parts += [on_rings[0].mean(1), on_rings[1].mean(1), on_rings[1].max(1)]
-        row, column = np.mgrid[-_GRID : _GRID + 1, -_GRID : _GRID + 1] * STRIDE
-        grid = np.stack([column.ravel(), row.ravel()], axis=1)
-        logits = sampled(maps[-1][..., [PARTICLE, JUNK]], xy_px[:, None] + grid, STRIDE)
-        parts.append(logits.reshape(len(xy_px), -1))
+        parts.append(logits_around(maps[-1], xy_px))
         return np.concatenate(parts, axis=1)
 
     def training_views(self, patches: Patches, rng: np.random.Generator, *, contrast: float = 0.0) -> Float32:
@@ -262,18 +265,46 @@ def sampled(values: Float32, xy_px: npt.NDArray[np.float64], stride: int) -> Flo
     xy_px : (n, points, 2)
         In pixels of the micrograph.
     """
+    ny, nx, channels = values.shape
+    weights = interpolation(xy_px, (ny, nx), stride)
+    found: Float32 = (weights @ values.reshape(-1, channels)).reshape(*xy_px.shape[:2], channels)
+    return found
+
+
+def interpolation(xy_px: npt.NDArray[np.float64], shape_yx: tuple[int, ...], stride: int) -> csr_array:
+    """Return the weights of a map's pixels at points: see `sampled`, (n * points, height * width)."""
     from scipy.sparse import csr_array
 
-    ny, nx, channels = values.shape
-    at = (xy_px - (stride - 1) / 2).reshape(-1, 2) / stride
-    low = np.floor(at).astype(np.intp)
-    fraction = (at - low).astype(np.float32)
+    ny, nx = shape_yx
+    low, fraction = _below(xy_px.reshape(-1, 2), stride)
     column, row = (np.clip(low[:, i, None] + (0, 1), 0, n - 1) for i, n in ((0, nx), (1, ny)))
     weight_x, weight_y = (np.stack([1 - fraction[:, i], fraction[:, i]], axis=1) for i in (0, 1))
-    indices = row[:, :, None] * nx + column[:, None, :]
+    indices = (row[:, :, None] * nx + column[:, None, :]).astype(np.int32)
     weights = weight_y[:, :, None] * weight_x[:, None, :]
     # One row of four weights a point: a product of matrices is several times as fast as indexing.
-    n = len(at)
-    interpolation = csr_array((weights.ravel(), indices.ravel(), np.arange(0, 4 * n + 1, 4)), shape=(n, ny * nx))
-    found: Float32 = (interpolation @ values.reshape(-1, channels)).reshape(*xy_px.shape[:2], channels)
+    n = len(low)
+    return csr_array((weights.ravel(), indices.ravel(), np.arange(0, 4 * n + 1, 4, dtype=np.int32)), shape=(n, ny * nx))
+
+
+def logits_around(answers: Float32, xy_px: npt.NDArray[np.float64]) -> Float32:
+    """Return the particle and junk logits on a grid of 9 x 9 output pixels around each point, (n, 81 * 2).
+
+    The points of a grid lie equally far between output pixels, so that each pick's 10 x 10 pixels are read once.
+    """
+    ny, nx = answers.shape[:2]
+    low, fraction = _below(xy_px, STRIDE)
+    around = np.arange(-_GRID, _GRID + 2)
+    column, row = (np.clip(low[:, i, None] + around, 0, n - 1) for i, n in ((0, nx), (1, ny)))
+    near = answers[..., [PARTICLE, JUNK]][row[:, :, None], column[:, None, :]]
+    x, y = (fraction[:, i, None, None, None] for i in (0, 1))
+    near = (1 - y) * near[:, :-1] + y * near[:, 1:]
+    near = (1 - x) * near[:, :, :-1] + x * near[:, :, 1:]
+    found: Float32 = near.reshape(len(xy_px), -1)
     return found
+
+
+def _below(xy_px: npt.NDArray[np.float64], stride: int) -> tuple[npt.NDArray[np.intp], Float32]:
+    """Return the pixels of a map next below points, and how far beyond them the points lie, in pixels of the map."""
+    at = (xy_px - (stride - 1) / 2) / stride
+    low = np.floor(at).astype(np.intp)
+    return low, (at - low).astype(np.float32)

@@ -17,7 +17,8 @@ def logits_of(
     model: keras.Model, patches: Patches, extractor: PatchExtractor, *, orientations: int = 1, batch: int | None = None
 ) -> npt.NDArray[np.float64]:
     """Return the mean logit over `orientations` (1, 2, 4 or 8) of each patch."""
-    size = batch or (512 if model.jit_compile else 160)  # of a GPU; of a CPU's cache
+    # Of a GPU; of vectors, whose network is small; of images in a CPU's cache.
+    size = batch or (512 if model.jit_compile or extractor.input_px == 1 else 160)
     total = np.zeros(len(patches))
     for number in range(orientations):
         total += _predict(model, extractor.view(patches, number), size)

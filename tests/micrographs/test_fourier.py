@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoflow.micrographs.decimation import RowDecimation
 from cryoflow.micrographs.fourier import fourier_resample, resample_to_shape, resampled_shape, rescale_xy
 from cryoflow.micrographs.image import MicrographFile, write_mrc
 
@@ -74,6 +75,46 @@ def test_coarse_detail_survives_and_fine_detail_does_not_alias() -> None:
     image = np.tile(coarse + fine, (128, 1)).astype(np.float32)
     small = resample_to_shape(image, (64, 64))
     np.testing.assert_allclose(small, np.tile(np.cos(2 * np.pi * np.arange(64) * 8 / 64), (64, 1)), atol=1e-4)
+
+
+def cropped_exactly(image: np.ndarray, shape_yx: tuple[int, int]) -> np.ndarray:
+    """The frequencies below those of the smaller size, in float64."""
+    spectrum = np.fft.fft2(image.astype(np.float64))
+    for axis, (n, new) in enumerate(zip(image.shape, shape_yx, strict=True)):
+        frequency = np.fft.fftfreq(n) * n
+        spectrum = np.compress(np.abs(frequency) < new / 2, spectrum, axis=axis)
+        spectrum = np.insert(spectrum, new // 2, 0, axis=axis)  # the highest one is dropped
+    return np.fft.ifft2(spectrum).real * (np.prod(shape_yx) / image.size)
+
+
+@pytest.mark.parametrize(
+    ("shape_yx", "new_yx", "factor"),
+    [
+        ((512, 60), (76, 20), 4),  # several blocks of rows
+        ((300, 50), (48, 14), 4),  # the last block is not full
+        ((16, 12), (2, 4), 4),  # the filter is longer than the image
+        ((418, 40), (150, 16), 2),  # rows are no multiple of four
+        ((400, 40), (156, 16), 2),
+    ],
+)
+def test_thinned_rows_give_the_low_frequencies_that_exact_cropping_gives(
+    shape_yx: tuple[int, int], new_yx: tuple[int, int], factor: int, tmp_path: Path
+) -> None:
+    decimation = RowDecimation.of(shape_yx[0], new_yx[0])
+    assert decimation is not None
+    assert decimation.factor == factor
+    image = np.random.default_rng(3).normal(20, 3, shape_yx).astype(np.float32)
+    exact = cropped_exactly(image, new_yx)
+    np.testing.assert_allclose(resample_to_shape(image, new_yx), exact, atol=1e-3 * 3)
+    write_mrc(tmp_path / "m.mrc", image, 1.0)
+    np.testing.assert_array_equal(
+        resample_to_shape(MicrographFile.open(tmp_path / "m.mrc"), new_yx), resample_to_shape(image, new_yx)
+    )
+
+
+@pytest.mark.parametrize(("ny", "new_ny"), [(4096, 2048), (4095, 600), (4096, 4500), (4094, 1700)])
+def test_rows_are_thinned_only_where_the_filter_can_be_short(ny: int, new_ny: int) -> None:
+    assert RowDecimation.of(ny, new_ny) is None
 
 
 def test_padding_and_cropping_again_gives_the_image_back() -> None:

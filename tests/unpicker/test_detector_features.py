@@ -17,7 +17,7 @@ from cryoflow.preparation.patches import load_patches
 from cryoflow.system.cpus import multiplies_bfloat16
 from cryoflow.unpicker import detector_features, devices
 from cryoflow.unpicker.bundle import ModelBundle, preprocessing_from_json
-from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, likeliest_centers, sampled
+from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, likeliest_centers, logits_around, sampled
 from cryoflow.unpicker.devices import inference_precision, load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
@@ -55,6 +55,15 @@ def test_beyond_its_edge_a_map_goes_on():
     values = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
     outside = np.array([[[-50.0, -50.0], [500.0, 500.0]]])
     np.testing.assert_array_equal(sampled(values, outside, 4)[0, :, 0], [0, 11])
+
+
+def test_logits_around_a_pick_are_the_maps_at_a_grid_of_points():
+    answers = np.random.default_rng(2).normal(size=(14, 17, 5)).astype(np.float32)
+    picks = np.random.default_rng(3).uniform((-3, -3), (17 * 4 + 3, 14 * 4 + 3), (30, 2))  # near and beyond edges, too
+    row, column = np.mgrid[-4:5, -4:5] * 4
+    points = picks[:, None] + np.stack([column.ravel(), row.ravel()], axis=1)
+    expected = sampled(answers[..., [0, 4]], points, 4).reshape(30, -1)
+    np.testing.assert_allclose(logits_around(answers, picks), expected, atol=1e-5)
 
 
 def test_the_center_of_a_pick_is_the_likeliest_place_near_it_with_its_offset():
