@@ -174,16 +174,22 @@ def _read_aligned(path: Path, file: BinaryIO) -> DataText:
         )
         if n is None or n < 0 or taken + n > n_picks:
             raise NotAligned("counts")
-        rows = file.read(n * row_bytes)
-        if len(rows) != n * row_bytes or file.readline(2) != b"$\n":
+        while n:
+            # Not all rows of a micrograph at once: a file with holes may claim any number of them.
+            n_now = min(n, BLOCK_ROWS)
+            rows = file.read(n_now * row_bytes)
+            if len(rows) != n_now * row_bytes:
+                raise NotAligned("rows")
+            columns["micrograph"][taken : taken + n_now] = i
+            parts.append(rows)
+            taken += n_now
+            waiting += n_now
+            n -= n_now
+            if waiting >= BLOCK_ROWS:
+                done = _decode_into(columns, b"".join(parts), head.formats, row_bytes, done)
+                parts, waiting = [], 0
+        if file.readline(2) != b"$\n":
             raise NotAligned("rows")
-        columns["micrograph"][taken : taken + n] = i
-        parts.append(rows)
-        taken += n
-        waiting += n
-        if waiting >= BLOCK_ROWS:
-            done = _decode_into(columns, b"".join(parts), head.formats, row_bytes, done)
-            parts, waiting = [], 0
     done = _decode_into(columns, b"".join(parts), head.formats, row_bytes, done)
     if done != n_picks or file.read(1):
         raise NotAligned("counts")

@@ -104,6 +104,8 @@ def read_record(folder: Path, key: str) -> ImproveRecord | None:
             "holds an improvement with other micrographs, models or settings.",
             "Give the same options, or another folder.",
         )
+    if record.rounds and not record.rounds[0].better:
+        raise BadInput(path, "has no round to go on from: the first is always the best so far.", HINT)
     return record
 
 

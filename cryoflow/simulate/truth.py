@@ -11,6 +11,7 @@ import numpy as np
 from cryoflow.errors import BadInput
 from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.parsing import read_json
 
 TRUTH_FILE = "truth.json"
 """Its name, in the folder of a data set. JSON; positions in pixels, in the frame of `cryoflow.picks`."""
@@ -64,7 +65,7 @@ def load_dataset(folder: str | Path) -> SimulatedDataset:
             amplitude_contrast=float(document["amplitude_contrast"]),  # type: ignore[arg-type]
             seed=int(document["seed"]),  # type: ignore[call-overload]
         )
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise BadInput(
             folder / TRUTH_FILE, f"is not the truth of a simulated data set ({error}).", "Simulate it again."
         ) from error
@@ -82,13 +83,11 @@ def read_recipe(folder: Path) -> Mapping[str, object]:
 def _read(folder: Path) -> Mapping[str, object]:
     file = folder / TRUTH_FILE
     try:
-        document = json.loads(file.read_text())
+        document = read_json(file)
     except OSError as error:
         raise BadInput(
             file, f"cannot be read: {error.strerror}.", "Simulate it first: cryoflow simulate DIR."
         ) from error
-    except ValueError as error:
-        raise BadInput(file, f"is not JSON: {error}.", "Simulate it again.") from error
     if not isinstance(document, dict):
         raise BadInput(file, "is not the truth of a simulated data set.", "Simulate it again.")
     return document

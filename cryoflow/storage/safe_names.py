@@ -33,6 +33,15 @@ def safe_name(text: str, *, longest: int = 120) -> str:
     return f"{name[: longest - 9].rstrip('_') or 'unnamed'}-{short_hash(text)}"
 
 
+def is_file_name(text: str) -> bool:
+    """Return whether a text of somebody else's file can be the name of a file, and never a path.
+
+    >>> [is_file_name(text) for text in ("a b.mrc", "..", "/etc/x", "a/b", "")]
+    [True, False, False, False, False]
+    """
+    return text not in ("", ".", "..") and not any(c == "/" or not c.isprintable() for c in text)
+
+
 def inside(folder: Path, name: str) -> Path:
     """Return `folder / name`, refused where it would not lie directly or deeply inside `folder`.
 

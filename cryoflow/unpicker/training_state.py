@@ -66,4 +66,7 @@ def restore_state(model: keras.Model, path: Path) -> History:
         history = arrays["history"].tobytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(path, f"is no state of this training ({error}).", _HINT) from error
-    return History(parse_record(path, history, list[Record], _HINT))
+    epochs = parse_record(path, history, list[Record], _HINT)
+    if not epochs or not all("val_loss" in epoch for epoch in epochs):
+        raise BadInput(path, "is no state of this training (an epoch without a validation loss).", _HINT)
+    return History(epochs)

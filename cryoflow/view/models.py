@@ -26,7 +26,7 @@ RUNS_FOR_S = 3600.0
 _DESCRIPTION, _METRICS, _HISTORY = "bundle.json", "metrics.json", "history.json"
 _STATES = (("checkpoints/state.npz", "history"), ("state.npz", "described"))
 """State of a running training below its folder, and the array with its history: of the unpicker, of the detector."""
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, BadInput)
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError, BadInput)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,22 @@ def test_output_that_cannot_be_written_is_one_error(database: Database, redirect
     assert verify(database) == []
 
 
+def test_a_reader_of_the_output_that_had_enough_is_no_error(database: Database) -> None:
+    """As `cryoflow database list | head -1`: the reader is gone before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, "-m", "cryoflow", "database", "list", "--database", str(database.root)]
+    done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+
+
+def test_an_error_that_a_closed_stderr_cannot_take_does_not_go_to_stdout(database: Database) -> None:
+    command = f"exec {sys.executable} -m cryoflow database show P/None --database {database.root} 2>&-"
+    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (ExitCode.FAILED, "")
+
+
 def test_an_entry_of_the_older_scripts_is_listed_with_its_picks_and_may_be_selected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -171,6 +174,63 @@ def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypat
         children.append(pid)
     assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
     assert counter.read_text() == "16"
+
+
+def test_a_dead_owners_lock_is_compared_again_once_others_that_clear_it_are_done(tmp_path: Path) -> None:
+    path = held(tmp_path, pid=2**22 + 12345)
+    dead = locking.Owner(**json.loads(path.read_text()))
+    removed: list[bool] = []
+    clearing = threading.Thread(target=lambda: removed.append(locking.clear_lock(path, dead)))
+    with (tmp_path / f".lock-recovery-{socket.gethostname()}").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        clearing.start()
+        clearing.join(0.5)  # it waits; without the guard it would have removed the lock by now
+        held(tmp_path)
+    clearing.join(60)
+    assert removed == [False]
+    assert path.exists()
+
+
+def test_on_a_file_system_without_locks_a_dead_owners_lock_is_left_to_a_person(
+    tmp_path: Path, make_pickset: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    path = held(tmp_path / "DB", pid=2**22 + 12345)
+    monkeypatch.setattr(locking.fcntl, "flock", refuse)
+    with pytest.raises(DatabaseBusy, match="cryoflow database unlock"):
+        Database(tmp_path / "DB", lock_timeout_s=0.2).add(make_pickset())
+    assert path.exists()
+
+
+def test_a_lock_is_ours_though_the_answer_to_its_link_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS repeats a request whose answer was lost, and then says that the link exists."""
+    make = Path.hardlink_to
+
+    def repeated(self: Path, target: Path) -> None:
+        make(self, target)
+        raise FileExistsError
+
+    monkeypatch.setattr(Path, "hardlink_to", repeated)
+    with locking.locked(tmp_path, timeout_s=5) as taken_over:
+        assert not taken_over
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_owner_of_a_lock_is_on_the_disk_before_the_lock_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a loss of power, a lock without an owner could not be taken over."""
+    synced: list[bool] = []
+    sync = os.fsync
+
+    def watched(number: int) -> None:
+        sync(number)
+        if ".lock" in Path(f"/proc/self/fd/{number}").readlink().name:
+            synced.append((tmp_path / ".lock").exists())
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with locking.locked(tmp_path):
+        assert synced == [False]
 
 
 def test_no_link_of_the_lock_is_left(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from cryoflow.database.data_reader import read_data_text
 from cryoflow.database.data_text import data_text
 from cryoflow.database.older import read_older_data
 from cryoflow.database.values import line, number, parse_number, parse_pairs, parse_word, word
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, OverBudget
 from cryoflow.picks import PickSet
 
 Make = Callable[..., PickSet]
@@ -251,6 +252,64 @@ Micrograph c.mrc
 1.0 2.0 0.5
 $
 """
+
+
+def test_rows_of_a_file_with_holes_take_no_memory(tmp_path: Path) -> None:
+    """A sparse file is as large as its head claims, and costs its author nothing."""
+    n = 50_000_000
+    path = tmp_path / "data.txt"
+    head, rows = SMALL.replace(b"Particles: 2", b"Particles: %d" % n).split(b"Micrograph a.mrc", 1)
+    path.write_bytes(head + b"Micrograph a.mrc" + rows.replace(b"picks=2", b"picks=%d" % n))
+    os.truncate(path, n * 18)
+    tracemalloc.start()
+    with pytest.raises(BadInput):
+        read_data_text(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    claimed = n * (4 + 8 + 8 + 4)  # allocated and never written to
+    assert peak < claimed + (100 << 20)
+
+
+@pytest.mark.parametrize("lines", [b"#\n" * 1001, b"Note: " + b"x" * 100_000 + b"\n", b"#" * 100_000])
+def test_a_head_without_an_end_is_refused_early(tmp_path: Path, lines: bytes) -> None:
+    path = tmp_path / "data.txt"
+    path.write_bytes(SMALL.replace(b"Columns", lines + b"Columns", 1))
+    with pytest.raises(OverBudget, match="its head is longer"):
+        read_data_text(path)
+
+
+def test_a_head_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_bytes(SMALL.replace(b"y_px class", b"y_px class class").replace(b" 12\n", b" 12 13\n"))
+    with pytest.raises(BadInput, match="its Columns are"):
+        read_data_text(path)
+
+
+@pytest.mark.parametrize("decimals", [b"-3 3 0", b"30 3 0", b"3 3 9999999999", b"5 6 0"])
+@pytest.mark.parametrize("widths", [b"6 6 2", b"0 -6 2", b"6 6 99999999999", b"1 1 1"])
+def test_rows_are_read_right_whatever_the_head_declares_of_their_form(
+    tmp_path: Path, decimals: bytes, widths: bytes
+) -> None:
+    path = tmp_path / "data.txt"
+    path.write_bytes(SMALL.replace(b"Decimals: 3 3 0", b"Decimals: " + decimals).replace(b"6 6 2", widths))
+    try:
+        table = read_data_text(path).picks
+    except BadInput:
+        return
+    assert table[["x_px", "y_px", "class"]].to_numpy().tolist() == [[10.0, 20.0, 1.0], [11.0, 21.5, 12.0]]
+
+
+def test_a_claim_for_which_there_is_no_memory_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "data.txt"
+    path.write_bytes(SMALL)
+    monkeypatch.setattr(np, "empty", none_left)
+    with pytest.raises(OverBudget, match="claims 2 picks, more than fit into memory"):
+        read_data_text(path)
 
 
 def test_the_older_scripts_file_is_read(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cryoflow import shards
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
+from cryoflow.pickers.training_sets.manifest import refuse_paths
 from cryoflow.pickers.training_sets.side_by_side import several
 from cryoflow.pickers.training_sets.training_set import OF_SHARDS, TrainingSet
 from cryoflow.shards import Shard
@@ -105,8 +106,15 @@ def write_shard(shard: Shard) -> None:
     BadInput
         Where its file cannot be read, or files of micrographs cannot be made: the shard is absent then.
     """
-    if not shard.is_done:
-        _complete(shard, *_read(plan_of(shard)))
+    if shard.is_done:
+        return
+    plan = plan_of(shard)
+    made = _read(plan)
+    try:
+        _complete(shard, *made)
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        # A picker raises `BadInput` for its micrographs: this is a plan whose values are not those of an export.
+        raise BadInput(plan, f"is no shard of an export ({str(error)[:200]}).", _HINT) from error
 
 
 def write_all(target: Picker, training: TrainingSet, output: Path, folder: Path, settings: Mapping[str, str]) -> None:
@@ -200,6 +208,8 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
     """Return the picker, the micrographs and the settings that the file of a shard contains."""
     try:
         content = inputs.read_npz(file)
+        if any(values.dtype.kind not in "Ubiuf" for values in content.values()):
+            raise TypeError("an array of neither text nor numbers")
         _, name, settings = parse_record(file, str(content["made"][0]), tuple[str, str, dict[str, str]], _HINT)
         tables = {
             which: pd.DataFrame(
@@ -207,9 +217,16 @@ def _read(file: Path) -> tuple[Picker, TrainingSet, dict[str, str]]:
             )
             for which in ("micrographs", "picks", "not_positive")
         }
-        micrographs = tables["micrographs"].astype(OF_SHARDS)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise BadInput(file, f"is no shard of an export ({error}).", _HINT) from error
+        with np.errstate(invalid="raise"):  # a number that its type cannot hold
+            micrographs = tables["micrographs"].astype(OF_SHARDS)
+        for which in ("picks", "not_positive"):
+            rows = tables[which]["micrograph"].astype(np.int64)
+            if not rows.is_monotonic_increasing or not rows.between(0, len(micrographs) - 1).all():
+                raise ValueError("a pick of no micrograph")
+            tables[which] = tables[which].astype(dict.fromkeys(("x_px", "y_px"), np.float64))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, ArithmeticError) as error:
+        raise BadInput(file, f"is no shard of an export ({str(error)[:200]}).", _HINT) from error
+    refuse_paths(file, micrographs["stem"])
     return (
         picker(name),
         TrainingSet(micrographs, tables["picks"], (), (), not_positive=tables["not_positive"]),

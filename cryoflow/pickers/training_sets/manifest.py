@@ -6,13 +6,15 @@ head line, then one line a micrograph. An empty value is one that is not known.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, UnsafePath
 from cryoflow.picks import MICROGRAPH_COLUMNS
 from cryoflow.storage import inputs
+from cryoflow.storage.safe_names import is_file_name
 from cryoflow.storage.tab_separated import read_table_text, table_text
 
 NAME, SETTINGS = "manifest.tsv", "settings.tsv"
@@ -84,6 +86,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise BadInput(path, f"lacks the columns {', '.join(missing)}.")
     if table["stem"].duplicated().any():
         raise BadInput(path, "names a stem twice.")
+    refuse_paths(path, table["stem"])
     for name, dtype in COLUMNS.items():
         if dtype == "object":
             table[name] = table[name].astype(object).where(table[name] != "", None)
@@ -95,6 +98,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
                 path, f"is damaged: {name} is no column of numbers ({error}).", "Export it again."
             ) from error
     return table[list(COLUMNS)]
+
+
+def refuse_paths(path: Path, stems: Iterable[object]) -> None:
+    """Raise `UnsafePath` if a stem cannot be a file's name: files are read and written under these names."""
+    for stem in stems:
+        if not is_file_name(str(stem)):
+            raise UnsafePath(path, f"the stem {str(stem)[:100]!r} cannot be the name of a file.", "Export it again.")
 
 
 def nearest(path: Path) -> Path | None:
