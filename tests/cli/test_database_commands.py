@@ -94,6 +94,16 @@ def test_an_error_that_a_closed_stderr_cannot_take_does_not_go_to_stdout(databas
     assert (done.returncode, done.stdout) == (ExitCode.FAILED, "")
 
 
+@pytest.mark.parametrize(("number", "redirected"), [(0, "<&-"), (1, ">&-"), (2, "2>&-")])
+def test_no_file_gets_the_number_of_a_closed_standard_stream(number: int, redirected: str, tmp_path: Path) -> None:
+    """A program that cryoflow starts would read a database as its input, or write into it."""
+    seen = tmp_path / "seen"
+    code = f"import os; from cryoflow.cli.main import launch; launch(['--version']); f = open({os.fspath(seen)!r}, 'w')"
+    code += f"; f.write(os.readlink('/proc/self/fd/{number}'))"
+    subprocess.run(["bash", "-c", f'exec {sys.executable} -c "$0" {redirected}', code], timeout=300, check=False)
+    assert seen.read_text() == os.devnull
+
+
 def test_an_entry_of_the_older_scripts_is_listed_with_its_picks_and_may_be_selected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -100,10 +101,16 @@ def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path,
     "dead",
     [
         {"pid": 2**22 + 12345},
+        {"pid": 10**30},
         {"boot": "another-boot"},
         {"started": "1"},
     ],
-    ids=["no such process", "the machine was started again", "the number is another process's now"],
+    ids=[
+        "no such process",
+        "no number of a process",
+        "the machine was started again",
+        "the number is another process's now",
+    ],
 )
 def test_a_dead_owners_lock_is_taken_over(
     tmp_path: Path, make_pickset: Make, dead: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -231,6 +238,23 @@ def test_the_owner_of_a_lock_is_on_the_disk_before_the_lock_is(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", watched)
     with locking.locked(tmp_path):
         assert synced == [False]
+
+
+def test_an_unlock_leaves_the_lock_that_another_took_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = held(tmp_path, pid=2**22 + 12345)
+    clear_errors = locking.write_errors.clear_errors
+
+    @contextmanager
+    def meanwhile(about: Path) -> Iterator[None]:
+        held(tmp_path)
+        with clear_errors(about):
+            yield
+
+    monkeypatch.setattr(locking.write_errors, "clear_errors", meanwhile)
+    owner = locking.unlock(tmp_path)
+    assert owner is not None
+    assert owner.pid == 2**22 + 12345
+    assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_no_link_of_the_lock_is_left(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,7 +161,32 @@ REARRANGEMENTS: dict[str, Callable[[Path], object]] = {
     "list of entries deleted": lambda db: (db / "P1/entries.json").unlink(),
     "list of entries copied": lambda db: shutil.copy(db / "P1/entries.json", db / "P2"),
     "records of links exchanged": lambda db: exchange(db / "P1/micrographs.txt", db / "P2/micrographs.txt"),
+    "list of projects of before": lambda db: list_projects(db, ["P1"]),
+    "list of another database's projects": lambda db: list_projects(db, ["P1", "P2"], of="/elsewhere"),
 }
+
+
+def list_projects(db: Path, names: list[str], of: str = "") -> None:
+    """Write a sealed list of some projects, with their own paths or those of another database."""
+    marker = db / "cryoflow-database.json"
+    fields = json.loads(marker.read_text())
+    del fields["checksum"]
+    listed = {name: of or path for name, path in fields["projects"].items() if name in names}
+    marker.write_text(sealed(fields | {"projects": listed}))
+
+
+def test_records_of_links_that_were_exchanged_are_found_where_no_link_differs(
+    tmp_path: Path, make_pickset: Make
+) -> None:
+    """Micrographs that are missing have no links, so that the record's project alone tells."""
+    database = Database(tmp_path / "DB")
+    for project in ("P1", "P2"):
+        picks = make_pickset(project, folder=tmp_path / project)
+        missing = picks.micrographs.assign(status="missing", path=None)
+        database.add(replace(picks, micrographs=missing))
+    assert serious(database.root) == []
+    exchange(database.root / "P1/micrographs.txt", database.root / "P2/micrographs.txt")
+    assert [f.path.parent.name for f in verify(database.root) if f.severity == "damage"] == ["P1", "P2"]
 
 
 @pytest.mark.parametrize("what", REARRANGEMENTS)
