@@ -24,6 +24,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "promises"), str(TESTS / "database")]
 
+import killed  # noqa: E402
 import promise_tools as tools  # noqa: E402
 import test_database_verify as rearrange  # noqa: E402
 import test_promise_05_bad_files as bad  # noqa: E402
@@ -50,20 +51,20 @@ def kills(folder: Path, rng: random.Random) -> Iterator[bool]:
 
     whole = folder / "whole"
     shutil.copytree(start, whole, symlinks=True)
-    steps = tools.points_of(lambda: change(whole), folder / "steps")
+    steps = killed.points_of(lambda: change(whole), folder / "steps")
     expected = tools.tree(whole, ignore=tools.has_times)
     while True:
         root = folder / "killed"
         shutil.copytree(start, root, symlinks=True)
         number = rng.randrange(len(steps))
 
-        def killed(root: Path = root, number: int = number) -> None:
-            with tools.fault_hook(tools.at(number, tools.die)):
+        def killed_once(root: Path = root, number: int = number) -> None:
+            with killed.fault_hook(killed.at(number, killed.die)):
                 change(root)
 
-        tools.in_child(killed)
+        killed.in_child(killed_once)
         sound = not [f for f in verify(root) if f.severity == "damage" and f.path.parent.name != "Micrographs"]
-        again = tools.in_child(lambda root=root: change(root)) == 0
+        again = killed.in_child(lambda root=root: change(root)) == 0
         yield sound and again and tools.tree(root, ignore=tools.has_times) == expected and not tools.leftovers(root)
         shutil.rmtree(root)
 
@@ -116,7 +117,7 @@ def swaps(folder: Path, rng: random.Random) -> Iterator[bool]:
     outside = folder / "outside"
     outside.mkdir()
     Database(folder / "first").add(old)
-    steps = tools.points_of(lambda: Database(folder / "first").add(new) and None, folder / "steps")
+    steps = killed.points_of(lambda: Database(folder / "first").add(new) and None, folder / "steps")
     while True:
         root = folder / "DB"
         Database(root).add(old)
@@ -129,7 +130,7 @@ def swaps(folder: Path, rng: random.Random) -> Iterator[bool]:
                 place.rename(place.with_name(place.name + "-away"))
                 place.symlink_to(outside)
 
-        with tools.fault_hook(swap):
+        with killed.fault_hook(swap):
             try:
                 Database(root).add(new)
             except (CryoflowError, FileNotFoundError):

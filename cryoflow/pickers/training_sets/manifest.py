@@ -140,10 +140,23 @@ def settings_table(folder: Path) -> pd.DataFrame:
         raise BadInput(folder, f"has no readable {SETTINGS} ({error}).", "Export it again.") from error
 
 
+class _Settings(dict[str, str]):
+    """Settings by name; one that the file lacks is an error of the file."""
+
+    def __init__(self, folder: Path, table: pd.DataFrame) -> None:
+        super().__init__(zip(table["setting"], table["value"], strict=True))
+        self._file = folder / SETTINGS
+
+    def __missing__(self, name: str) -> str:
+        raise BadInput(self._file, f"lacks the setting {name}.", "Export it again.")
+
+
 def read_settings(folder: Path) -> dict[str, str]:
-    """Return settings by name, from the `settings.tsv` beside a manifest."""
-    table = settings_table(folder)
-    return dict(zip(table["setting"], table["value"], strict=True))
+    """Return settings by name, from the `settings.tsv` beside a manifest.
+
+    To read one that is not there raises `BadInput`.
+    """
+    return _Settings(folder, settings_table(folder))
 
 
 def micrographs_of(manifest: pd.DataFrame) -> pd.DataFrame:
