@@ -509,3 +509,11 @@ def test_epicker_sees_what_trains_alone_and_its_last_epoch_must_be_in_its_log(ma
     trained.model.rename(blank)
     with pytest.raises(BadInput, match="has blanks"):
         pick("epicker", blank, [entry], tmp_path / "picked", CPU, diameter_A=100)
+
+
+def test_a_setting_that_the_file_lacks_is_an_error_of_the_file(exported: Path) -> None:
+    file = exported / "settings.tsv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if not line.startswith("epochs\t")))
+    with pytest.raises(BadInput, match=r"settings\.tsv: lacks the setting epochs"):
+        train("topaz", exported, Executor(resources=Resources(())), script_only=True)
