@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.spatial import cKDTree
 
 from cryoflow.database.entry import CURRENT, Entry
+from cryoflow.database.project_diameter import project_diameter_A
 from cryoflow.database.select import best_of, is_junk, is_unconfirmed
 from cryoflow.database.store import Database
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
@@ -115,7 +116,7 @@ def project_labels(database: Database, positives: Entry, *, diameter_A: float | 
     chosen = database.load(positives)
     require_confirmed(chosen)
     known = [e.diameter_A for e in (positives, *candidates) if e.diameter_A]
-    diameter = diameter_A or (known[0] if known else None)
+    diameter = diameter_A or (known[0] if known else project_diameter_A(database.entries(), positives.project))
     if diameter is None:
         raise BadInput(positives.folder, "has no particle diameter.", "Give it in angstrom (--diameter).")
     others = tuple(database.load(e) for e in candidates if e.name != positives.name)

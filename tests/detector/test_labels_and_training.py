@@ -125,6 +125,13 @@ def test_a_diameter_must_be_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_diameter_that_only_manual_picks_know_is_that_of_the_project(tmp_path: Path) -> None:
+    made = Database(tmp_path / "picks")
+    refined = made.add(replace(picks(tmp_path, Kind.REFINE_3D, "job010", [(0, 100, 100)]), diameter_A=None))
+    made.add(picks(tmp_path, Kind.MANUAL_PICK, "job002", [(0, 100, 100)]))
+    assert project_labels(made, refined).diameter_A == DIAMETER_A
+
+
 def test_a_database_trains_a_detector_that_is_found_again(database: Database, tmp_path: Path) -> None:
     options = TrainingOptions(rounds=1, steps=2, batch=1, crop_px=128, validation=0.34)
     said: list[str] = []
