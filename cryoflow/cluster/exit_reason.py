@@ -120,7 +120,7 @@ def explain(job: EndedJob) -> str:
     text = f"SLURM job {job.job_id} ended {state}"
     if job.state == "FAILED" and not job.out_of_memory:
         text += f" (signal {job.signal})" if job.signal else f" (exit code {job.exit_code})"
-    if job.nodes and job.nodes != "None assigned":
+    if job.nodes:
         text += f" on {job.nodes}"
     if job.elapsed_s is not None:
         minutes, seconds = divmod(job.elapsed_s, 60)

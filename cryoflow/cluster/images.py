@@ -34,7 +34,7 @@ def examine_image(image: str, settings: Settings) -> Iterator[CheckResult]:
     api = f"{site.server.rstrip('/')}/api"
     asked = {
         "read": [str(p) for p in site.read_only],
-        "write": [str(p) for p in (*site.read_write, *([settings.database] if settings.database else []))],
+        "write": [str(p) for p in (*site.read_write, *_database_to_check(settings))],
         "server": [] if server_problem(api) else [f"{api}/health"],
     }
     missing = [p for folder in ("read", "write") for p in asked[folder] if not Path(p).exists()]
@@ -133,6 +133,14 @@ def _docker(image: str, settings: Settings, wants_gpu: bool) -> list[str]:
         environment=shared.environment,
         options=("--pull", "never", "--network", shared.network),
     )
+
+
+def _database_to_check(settings: Settings) -> tuple[Path, ...]:
+    """Return the database's folder; none where the first ingest makes it, in a folder that is checked itself."""
+    database = settings.database
+    if database is None or (not database.exists() and any(map(database.is_relative_to, settings.site.read_write))):
+        return ()
+    return (database,)
 
 
 def _existing(folders: tuple[Path, ...]) -> tuple[str, ...]:

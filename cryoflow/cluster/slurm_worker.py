@@ -81,6 +81,9 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         self.submission = Submission(self.scheduler, poll_s=self.poll_s)
         self._quick_polls = 0
         self._polled_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._being_cancelled: dict[UUID, FlowRun] = {}
+        """Attended runs as they were when their job was ended because a user cancelled them."""
         self._recovered_at = float("-inf")
 
     # -- polling -----------------------------------------------------------------------------------------------------
@@ -88,7 +91,10 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
     def _steps(self, turn: int) -> Sequence[Callable[[], Awaitable[None]]]:
         """Return what a round does: find cancelled runs each time, read SLURM's queue at the site's interval."""
         now = time.monotonic()
-        steps: list[Callable[[], Awaitable[None]]] = [self._cancel_what_users_cancelled]
+        steps: list[Callable[[], Awaitable[None]]] = []
+        if now - self._asked_at >= min(CANCEL_EVERY_S, self.poll_s) - self._pause_s() / 2:
+            self._asked_at = now
+            steps.append(self._cancel_what_users_cancelled)
         if now - self._recovered_at >= RECOVER_EVERY_S:
             self._recovered_at = now
             steps.insert(0, partial(self.recovery.find_lost_runs, first=turn == 0))
@@ -160,6 +166,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
     def _forget(self, flow_run_id: UUID) -> None:
         self.attended.discard(flow_run_id)
         self._logs.pop(flow_run_id, None)
+        self._being_cancelled.pop(flow_run_id, None)
 
     def _known_variables(self) -> set[str]:
         template = self._work_pool.base_job_template if self._work_pool else {}
@@ -220,8 +227,10 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
     async def _conclude(self, flow_run: FlowRun, job: EndedJob, log_file: Path | None) -> None:
         """End a run whose job has ended, with SLURM's reason and its log where it crashed."""
         logger = self.get_flow_run_logger(flow_run)
+        cancelled = self._being_cancelled.get(flow_run.id) if job.never_started else None
         try:
-            flow_run = await self.client.read_flow_run(flow_run.id)
+            # Nothing but a user's cancelling has changed a run whose job never started: a hundred are not read again.
+            flow_run = cancelled or await self.client.read_flow_run(flow_run.id)
         except ObjectNotFound:
             return  # deleted meanwhile
         state_type = flow_run.state.type if flow_run.state else None
@@ -261,7 +270,10 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
                 file = self._logs.get(flow_run.id) or flow_run.labels.get(LABEL_LOG)
                 log_file = Path(str(file)) if file else None
                 cancelled.append(CancelledRun(str(flow_run.id), int(flow_run.infrastructure_pid), log_file))
-            if flow_run.id not in self.attended and flow_run.id not in self._submitting_flow_run_ids:
+            if flow_run.id in self.attended:
+                labels = {**flow_run.labels, LABEL_END: ExitReason.CANCELLED.value}
+                self._being_cancelled[flow_run.id] = flow_run.model_copy(update={"labels": labels})
+            elif flow_run.id not in self._submitting_flow_run_ids:
                 await self.recovery.take_over(flow_run)
         job_ids = await anyio.to_thread.run_sync(jobs_to_cancel, cancelled)
         await anyio.to_thread.run_sync(self.scheduler.cancel, job_ids)

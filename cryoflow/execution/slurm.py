@@ -60,6 +60,11 @@ class EndedJob:
     elapsed_s: int | None = None
 
     @property
+    def never_started(self) -> bool:
+        """Return whether the job was cancelled while it waited, as far as SLURM records it."""
+        return self.state == "CANCELLED" and self.elapsed_s == 0 and not self.nodes
+
+    @property
     def out_of_memory(self) -> bool:
         """Return whether the job was killed for memory. Without cgroups SLURM reports only that signal 9 ended it."""
         killed = self.signal == 9 or self.exit_code == 137
@@ -169,6 +174,11 @@ class Scheduler:
                 raise
 
 
+def assigned_nodes(printed: str) -> str:
+    """Return the nodes of a job as SLURM prints them, empty for one that never got any."""
+    return "" if printed in ("None assigned", "None", "(null)") else printed
+
+
 def parse_queue(printed: str) -> dict[int, QueuedJob]:
     """Read `squeue --format=%A|%T|%r|%k`."""
     jobs = {}
@@ -188,7 +198,7 @@ def parse_accounts(printed: str) -> dict[int, EndedJob]:
         if len(parts) == 5 and parts[0].isdigit() and (state := parts[1].split(" ")[0]) in TERMINAL:
             code, signal = _exit(parts[2])
             elapsed = int(parts[4]) if parts[4].isdigit() else None
-            jobs[int(parts[0])] = EndedJob(int(parts[0]), state, code, signal, parts[3], elapsed)
+            jobs[int(parts[0])] = EndedJob(int(parts[0]), state, code, signal, assigned_nodes(parts[3]), elapsed)
     return jobs
 
 
@@ -201,7 +211,7 @@ def parse_job(printed: str) -> EndedJob | None:
         return None
     code, signal = _exit(fields.get("ExitCode", ""))
     elapsed = _seconds(fields.get("RunTime", ""))
-    return EndedJob(int(fields["JobId"]), state, code, signal, fields.get("NodeList", ""), elapsed)
+    return EndedJob(int(fields["JobId"]), state, code, signal, assigned_nodes(fields.get("NodeList", "")), elapsed)
 
 
 def _exit(text: str) -> tuple[int | None, int | None]:

@@ -21,7 +21,7 @@ import httpx
 
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution import stage_script
-from cryoflow.execution.slurm import TERMINAL, EndedJob, QueuedJob, SchedulerSilent
+from cryoflow.execution.slurm import TERMINAL, EndedJob, QueuedJob, SchedulerSilent, assigned_nodes
 from cryoflow.storage import inputs
 
 _TIMEOUT_S = 60.0
@@ -242,7 +242,12 @@ def ended_job(job: Mapping[str, Any]) -> EndedJob | None:
     began, ended = int(job.get("start_time") or 0), int(job.get("end_time") or 0)
     elapsed_s = ended - began if 0 < began <= ended else None
     return EndedJob(
-        int(job["job_id"]), state, status >> 8 & 0xFF, status & 0x7F or None, str(job.get("nodes") or ""), elapsed_s
+        int(job["job_id"]),
+        state,
+        status >> 8 & 0xFF,
+        status & 0x7F or None,
+        assigned_nodes(str(job.get("nodes") or "")),
+        elapsed_s,
     )
 
 
@@ -251,4 +256,4 @@ def accounted_job(job: Mapping[str, Any]) -> EndedJob | None:
     if (state := str(job.get("state", {}).get("current", ""))) not in TERMINAL:
         return None
     elapsed_s = job.get("time", {}).get("elapsed")
-    return EndedJob(int(job["job_id"]), state, None, None, str(job.get("nodes") or ""), elapsed_s)
+    return EndedJob(int(job["job_id"]), state, None, None, assigned_nodes(str(job.get("nodes") or "")), elapsed_s)

@@ -101,6 +101,17 @@ def test_a_folder_of_the_site_that_is_not_there_is_told_before_an_image_is_start
     assert (found.check, found.status) == (str(tmp_path / "gone"), "failed")
 
 
+def test_a_database_that_the_first_ingest_will_make_is_no_missing_folder(tmp_path: Path) -> None:
+    def first_check(*, read_write: Path) -> str:
+        settings = Settings(database=tmp_path / "results" / "picks", site=Site(read_write=(read_write,)))
+        return next(iter(examine_image(str(tmp_path / "no.sif"), settings))).check
+
+    (tmp_path / "results").mkdir()
+    (tmp_path / "others").mkdir()
+    assert first_check(read_write=tmp_path / "others") == str(tmp_path / "results" / "picks")
+    assert first_check(read_write=tmp_path / "results") != str(tmp_path / "results" / "picks")
+
+
 @pytest.mark.apptainer
 def test_the_cpu_image_passes_every_check_with_hostile_folders(
     cpu_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -63,6 +63,15 @@ def test_a_state_that_says_who_cancelled_is_read() -> None:
     assert parse_accounts("7|CANCELLED by 1000|0:0|cpu1|5\n")[7].state == "CANCELLED"
 
 
+@pytest.mark.parametrize(
+    ("nodes", "elapsed", "never"), [("None assigned", 0, True), ("cpu1", 0, False), ("cpu1", 5, False)]
+)
+def test_a_job_that_was_cancelled_while_it_waited_has_no_nodes(nodes: str, elapsed: int, never: bool) -> None:
+    job = parse_accounts(f"7|CANCELLED by 1000|0:0|{nodes}|{elapsed}\n")[7]
+    assert (job.never_started, job.nodes) == (never, "" if never else "cpu1")
+    assert not parse_accounts(f"7|COMPLETED|0:0|{nodes}|{elapsed}\n")[7].never_started
+
+
 def test_the_queue_is_read_whatever_the_comment_holds() -> None:
     printed = "7|RUNNING|None|cryoflow:abc\n8|PENDING|Priority|a|b\n9|PENDING|None|(null)\nslurm_load_jobs: note\n"
     assert parse_queue(printed) == {
@@ -164,4 +173,5 @@ def test_the_tail_is_the_end_of_a_log_or_says_why_there_is_none(tmp_path: Path) 
     log.write_bytes(b"")
     assert "is empty" in tail(log)
     log.write_bytes(b"".join(b"line %d \xff\n" % i for i in range(1000)))
-    assert tail(log, lines=2) == "line 998 \ufffd\nline 999 \ufffd"
+    lines = tail(log).splitlines()
+    assert (len(lines), lines[-2:]) == (40, ["line 998 \ufffd", "line 999 \ufffd"])

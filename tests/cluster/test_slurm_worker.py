@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -370,6 +371,33 @@ def test_a_misspelt_job_variable_is_refused_by_name(play: Callable[[Scene], None
             run = await site.until(await site.new_run(memry_gb=64), lambda run: run.state.is_final())
         assert "'memry_gb'" in run.state.message
         assert "memory_gb?" in run.state.message
+        assert slurm.numbers() == []
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("folder", "problem"), [("a file/logs", "Not a directory"), ("logs", "No space left on device")]
+)
+def test_a_job_script_that_cannot_be_written_crashes_its_run_and_names_the_file(
+    play: Callable[[Scene], None], tmp_path: Path, folder: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    if folder == "logs":
+
+        def full(path: Path, _text: str) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        monkeypatch.setattr("cryoflow.cluster.submission.write_atomically", full)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            run = await site.until(
+                await site.new_run(log_folder=str(tmp_path / folder)), lambda run: run.state.is_final()
+            )
+        assert run.state.name == "Crashed"
+        assert problem in run.state.message
+        assert str(tmp_path / folder) in run.state.message
         assert slurm.numbers() == []
 
     play(scene)
