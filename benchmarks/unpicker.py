@@ -27,11 +27,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 from classic_unpicker import classic_way
 
+from cryoflow.detector.bundle import Detector
+from cryoflow.detector.pick import score_picks
+from cryoflow.detector.unpick import KEEP_FROM
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.preparation.patches import load_patches
 from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.score_metrics import Counts, bootstrap, calibration_error, roc_auc
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.simulate.make import simulate_dataset
 from cryoflow.storage.files import write_atomically
@@ -142,6 +146,7 @@ RECIPES = {
     "ours": "ours, all labels",
     "residual": "from patches alone (--architecture residual), all labels",
     "classic": "emunpicker, all labels, 25 epochs",
+    "general": "the general detector, without labels",
     "few": "ours, 200 right picks",
     "unlabeled": "ours, wrong picks and a fifth of the right unlabeled",
     "dropped": "ours, wrong picks and a fifth of the right called wrong",
@@ -152,6 +157,10 @@ def accuracy(
     folder: Path, name: str, part: str, split: Split, *, epochs: int | None, seed: int, orientations: int
 ) -> None:
     """Train one recipe on one data set and measure it on the test micrographs."""
+    if part == "general":
+        if seed == SEED:  # nothing is trained
+            keep(folder, f"{name}/{part}", without_labels(split.test))
+        return
     few = {"epochs": epochs} if epochs else {}
     key = f"{name}/{part}" if seed == SEED else f"{name}/{part}, seed {seed}"
     output = folder / "models" / key.replace("/", "_").replace(", seed ", "_")
@@ -194,6 +203,27 @@ def accuracy(
         "seed": seed,
     }
     keep(folder, key, row)
+
+
+def without_labels(test: Sequence[PickedMicrograph]) -> dict[str, float]:
+    """Measure un-picking by the general detector, as `cryoflow unpicker unpick general` does it."""
+    detector = Detector.general()
+    p, right, micrograph = [], [], []
+    for number, m in enumerate(test):
+        p.append(score_picks(detector, m.path, m.pixel_size_A, m.diameter_A, m.centers_xy_px))
+        right.append(m.labels > 0)
+        micrograph.append(np.full(len(m.labels), number))
+    scores, positive, of = np.concatenate(p), np.concatenate(right), np.concatenate(micrograph)
+    error = bootstrap(lambda w: Counts.of(positive, scores >= KEEP_FROM, w).error, of)
+    return {
+        "test_error": error.value,
+        "error_low": error.low,
+        "error_high": error.high,
+        "roc_auc": roc_auc(positive, scores),
+        "calibration_error": calibration_error(positive, scores),
+        "n_test": len(positive),
+        "train_cpu_seconds": 0.0,
+    }
 
 
 def error_at_half(result: Evaluation) -> float:
