@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1]))
 
 from killed import at, fault_hook, in_child, points_of
 from promise_tools import DIAMETER_A, has_times, leftovers, make_entry, tree

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+sys.path.append(str(Path(__file__).parents[1]))  # scripts of this folder run without pytest, which knows all folders
+
 from killed import in_child
 
 from cryoflow.micrographs.image import write_mrc
