@@ -15,16 +15,15 @@ import numpy.typing as npt
 
 from cryoflow.preparation.calibration import (
     Calibration,
-    ClassPrior,
     Curve,
     Goal,
     Threshold,
     choose_threshold,
-    estimate_class_prior,
     fit_project,
     fit_temperature,
     guarded_share,
 )
+from cryoflow.preparation.class_prior import ClassPrior, estimate_class_prior
 from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.preparation.score_metrics import Counts, average_precision, calibration_error, roc_auc
 

@@ -23,10 +23,9 @@ from cryoflow.view.access import Visitor, clean_name
 from cryoflow.view.answers import about, as_json, changed, counted, listed, one_micrograph, shape_of
 from cryoflow.view.counts import tally
 from cryoflow.view.montage import MOST_PATCHES, Order, montage_page, patches_picture
-from cryoflow.view.next_steps import next_steps
 from cryoflow.view.opened_entries import Library, Opened
 from cryoflow.view.request_checks import check_micrograph, count_of, number_of, read_record, text_of
-from cryoflow.view.save import save, star_archive
+from cryoflow.view.save import next_steps, save, star_archive
 from cryoflow.view.training import FLOWS, Trained, Trainings
 
 MOST_OVERLAYS = 4

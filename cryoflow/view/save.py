@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import shlex
 import zipfile
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -162,3 +164,12 @@ def _added_rows(added: dict[int, Added], table: pd.DataFrame) -> pd.DataFrame:
             dtype = np.dtype(str(table[name].dtype))
             columns[name] = np.full(len(rows), np.nan if dtype.kind == "f" else 0, dtype)
     return pd.DataFrame(columns)[list(table.columns)]
+
+
+def next_steps(entry: str, database: Path) -> dict[str, str]:
+    """Return what to type next: train the unpicker from the labels, and export what was accepted."""
+    name, db = shlex.quote(entry), shlex.quote(str(database))
+    return {
+        "train": f"cryoflow unpicker train {name} --database {db} --output MODEL",
+        "export": f"cryoflow export cryolo {name} --database {db} --output TRAINING_SET",
+    }

@@ -15,7 +15,7 @@ from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.executor import Executor
 from cryoflow.execution.resources import Resources
 from cryoflow.pickers.running.run_picker import pick
-from cryoflow.pickers.running.staging import RECORD, mend
+from cryoflow.pickers.running.work_folder import RECORD, mend
 from cryoflow.pickers.training_sets.links import links
 
 TOPAZ = """#!/usr/bin/env python3
@@ -86,7 +86,7 @@ def test_what_a_killed_run_left_is_mended_by_the_next(
     entry, picked = make_entry(n=3), tmp_path / "picked"
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from cryoflow.pickers.running.staging import through_scratch\n"
+        "from cryoflow.pickers.running.work_folder import through_scratch\n"
         "with through_scratch(Path(sys.argv[1])) as n:\n"
         "    print(n, flush=True); time.sleep(60)\n"
     )

@@ -146,8 +146,8 @@ def readers_of_bad_files() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.importing.import_picks import import_picks
     from cryoflow.pickers.registry import picker
     from cryoflow.pickers.running.preflight import problems_of
-    from cryoflow.pickers.running.staging import RECORD
-    from cryoflow.pickers.running.staging import mend as mend_links
+    from cryoflow.pickers.running.work_folder import RECORD
+    from cryoflow.pickers.running.work_folder import mend as mend_links
     from cryoflow.pickers.training_sets.contents import NAME as CONTENTS_NAME
     from cryoflow.pickers.training_sets.contents import read_contents
     from cryoflow.pickers.training_sets.contents import verify as verify_export

@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from cryoflow.preparation.calibration import (
-    MINIMUM_KEPT,
-    Calibration,
-    Curve,
-    Goal,
-    estimate_class_prior,
-    fit_project,
-    fit_temperature,
-)
+from cryoflow.preparation.calibration import MINIMUM_KEPT, Calibration, Curve, Goal, fit_project, fit_temperature
+from cryoflow.preparation.class_prior import estimate_class_prior
 from cryoflow.preparation.score_metrics import calibration_error
 from cryoflow.unpicker.decision import decision_for
 from cryoflow.unpicker.operating_point import OperatingPoint, decide

@@ -4,13 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cryoflow.preparation.calibration import (
-    Goal,
-    choose_threshold,
-    class_weights,
-    estimate_class_prior,
-    fit_temperature,
-)
+from cryoflow.preparation.calibration import Goal, choose_threshold, fit_temperature
+from cryoflow.preparation.class_prior import class_weights, estimate_class_prior
 from cryoflow.preparation.score_metrics import (
     Counts,
     average_precision,

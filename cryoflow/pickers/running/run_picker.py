@@ -21,9 +21,9 @@ from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.curves import plot_curve
 from cryoflow.pickers.importing.import_picks import import_picks
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running import picked_before, staging
+from cryoflow.pickers.running import picked_before
 from cryoflow.pickers.running.preflight import preflight
-from cryoflow.pickers.running.work_folder import work_folder
+from cryoflow.pickers.running.work_folder import mend, through_scratch, work_folder
 from cryoflow.pickers.training_sets import manifest as manifests
 from cryoflow.pickers.training_sets.build import build_training_set
 from cryoflow.pickers.training_sets.contents import read_contents
@@ -204,7 +204,7 @@ def pick(
             "is not run from here.",
             "Pick in its own program, then: cryoflow ingest FOLDER_OF_ITS_PICKS --micrographs FOLDER --database DB.",
         )
-    staging.mend(output)
+    mend(output)
     model_path = model_file(target, str(model))
     training = build_training_set(picksets, diameter_A=diameter_A, link=target.links_micrographs, for_picking=True)
     write_set(
@@ -230,7 +230,7 @@ def pick(
         if script_only:
             return Picked(output, log, (), script=write_script(steps, executor, work_folder(output), "pick", log.name))
         # Scratch is of this machine, not of a job's.
-        scratch = nullcontext() if executor.slurm else staging.through_scratch(output)
+        scratch = nullcontext() if executor.slurm else through_scratch(output)
         with _micrographs_watched(output), scratch:
             seconds = run_steps(steps, executor, work_folder(output), log, on_line)
     found = import_picks(
