@@ -217,7 +217,8 @@ def _fingerprint(prepared: PreparedProjects, options: TrainingOptions, start: De
 
 
 def _draw(history: Sequence[dict[str, float]], output: Path) -> None:
-    from cryoflow.report.figures import learning_curves, png
+    from cryoflow.report.charts import learning_curves
+    from cryoflow.report.figures import png
 
     curves = {"loss": [h["loss"] for h in history], "val_loss": [h["validation_loss"] for h in history]}
     write_atomically(output / "learning_curves.png", png(learning_curves(curves, best_epoch=len(history))))

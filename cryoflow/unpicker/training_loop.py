@@ -153,7 +153,8 @@ def _estimated_priors(record: Record) -> dict[str, float]:
 
 
 def _draw(history: History, path: Path) -> None:
-    from cryoflow.report.figures import learning_curves, png
+    from cryoflow.report.charts import learning_curves
+    from cryoflow.report.figures import png
 
     shown = ("loss", "error", "roc_auc")
     curves = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoflow.report import figures
+from cryoflow.report import charts, figures
 from cryoflow.report.page import (
     Code,
     Figures,
@@ -124,14 +124,14 @@ def test_montage_holds_every_box_and_png_is_a_png():
 
 
 def test_every_curve_figure_renders_with_and_without_data():
-    line = figures.PlotLine(np.linspace(0, 1, 5), np.linspace(1, 0, 5), "ours", at=(0.5, 0.5))
+    line = charts.PlotLine(np.linspace(0, 1, 5), np.linspace(1, 0, 5), "ours", at=(0.5, 0.5))
     for figure in (
-        figures.learning_curves({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7]}, best_epoch=2),
-        figures.learning_curves({}),
-        figures.precision_recall([line]),
-        figures.calibration([line]),
-        figures.score_histogram(np.array([0.1, 0.9]), np.array([False, True]), threshold=0.5),
-        figures.score_histogram(np.zeros(0)),
+        charts.learning_curves({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7]}, best_epoch=2),
+        charts.learning_curves({}),
+        charts.precision_recall([line]),
+        charts.calibration([line]),
+        charts.score_histogram(np.array([0.1, 0.9]), np.array([False, True]), threshold=0.5),
+        charts.score_histogram(np.zeros(0)),
         figures.montage(np.zeros((0, 8, 8))),
     ):
         assert figures.png(figure).startswith(b"\x89PNG")
