@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import add
+from cryoflow.cli.entries import add, load
 from cryoflow.cli.learning import update_detector
 from cryoflow.detector.parameters import EvaluateDetectorParameters, PickWithDetectorParameters, TrainDetectorParameters
 from cryoflow.errors import BadInput, ExitCode
@@ -94,11 +94,9 @@ def evaluate(parameters: EvaluateDetectorParameters, *, json: out.Json = False) 
         diameters = {} if p.diameter_A is None else {f.name: p.diameter_A for f in p.cryoppp.glob("*") if f.is_dir()}
         rows = list(evaluate_tree(detector, p.cryoppp, diameters))
     else:
-        from cryoflow.cli.unpicker_input import load_entries
-
         rows = [
             evaluate_set(detector, picks, diameter_A=p.diameter_A, limit=p.limit)
-            for picks in load_entries(p.entries, p.database)
+            for picks in load(p.entries, p.database, diameter_A=p.diameter_A)
         ]
     out.emit_table(rows, as_json=json, title="Figures")
     return ExitCode.PARTLY_FAILED if any(r["not_picked"] for r in rows) else ExitCode.OK
@@ -233,9 +231,7 @@ def _sources(p: PickWithDetectorParameters) -> Iterator[PickSet]:
     if entries and p.database is None:
         raise BadInput(entries[0], "is no file or folder, and no database was named.", "Give --database for entries.")
     if entries:
-        from cryoflow.cli.unpicker_input import load_entries
-
-        yield from load_entries(entries, p.database)
+        yield from load(entries, p.database, diameter_A=p.diameter_A)
 
 
 def _write_files(picks: PickSet, output: Path) -> None:

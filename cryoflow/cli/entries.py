@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
     from cryoflow.picks import PickSet
 
 
-def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
-    """Return the picks of entries; a diameter that one does not know is that of its project."""
+def load(entries: Sequence[str], database: Path | None, *, diameter_A: float | None = None) -> list[PickSet]:
+    """Return the picks of entries. Those that do not know their diameter get the one given, or that of their project.
+
+    Raises
+    ------
+    UsageError
+        Where no database or no entry is named.
+    """
     from cryoflow.database import Database
     from cryoflow.pickers.running.train_and_pick import load_entries
 
@@ -21,7 +28,10 @@ def load(entries: Sequence[str], database: Path | None) -> list[PickSet]:
         raise UsageError("say which --database the entries are of.")
     if not entries:
         raise UsageError("name one entry or more; `cryoflow database list` shows them.")
-    return load_entries(Database(database), entries)
+    if diameter_A is None:
+        return load_entries(Database(database), entries)
+    loaded = map(Database(database).load, dict.fromkeys(entries))
+    return [picks if picks.diameter_A else replace(picks, diameter_A=diameter_A) for picks in loaded]
 
 
 def add(picks: PickSet, database: Path) -> dict[str, str]:

@@ -6,17 +6,16 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
+from cryoflow.cli.entries import load
 from cryoflow.errors import BadInput, CryoflowError, ExitCode
 from cryoflow.unpicker.parameters import LabeledSource, SuggestParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cryoflow.picks import PickSet
     from cryoflow.preparation.picked import PickedMicrograph
     from cryoflow.shards import OnProgress
     from cryoflow.unpicker.labeled import LabeledSet
@@ -45,7 +44,7 @@ def labeled(
     if (root is None) == (not p.entries):
         raise out.UsageError("give --train-root, or labeled entries and their --database.")
     if root is None:
-        known = LabeledSet.from_picks(load_entries(p.entries, p.database), diameter_A=diameter_A)
+        known = LabeledSet.from_picks(load(p.entries, p.database, diameter_A=p.diameter_A), diameter_A=diameter_A)
         for note in known.notes:
             out.say(f"note: {note}")
         return known, []
@@ -89,24 +88,12 @@ def any_picks(parameters: SuggestParameters, diameter_A: float) -> tuple[list[Pi
         )
         return [one.micrograph for one in found], bad
     picked: list[PickedMicrograph] = []
-    for picks in load_entries(p.entries, p.database):
+    for picks in load(p.entries, p.database, diameter_A=p.diameter_A):
         more, notes = picked_micrographs(picks, diameter_A=diameter_A)
         picked += more
         for note in notes:
             out.say(f"note: {note}")
     return picked, []
-
-
-def load_entries(entries: Sequence[str], database: Path | None) -> list[PickSet]:
-    """Return the entries named on the command line."""
-    from cryoflow.database import Database
-
-    if database is None:
-        raise out.UsageError("say which --database the entries are of.")
-    if not entries:
-        raise out.UsageError("name one entry or more; `cryoflow database list` shows them.")
-    source = Database(database)
-    return [source.load(entry) for entry in entries]
 
 
 def ending(failed: Sequence[CryoflowError], n_good: int) -> int:

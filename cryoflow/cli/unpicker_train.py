@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import add
+from cryoflow.cli.entries import add, load
 from cryoflow.cli.unpicker_input import BOX_DIAMETERS, ending, labeled
 from cryoflow.errors import ExitCode
 from cryoflow.unpicker.parameters import LabelParameters, TrainUnpickerParameters
@@ -46,15 +46,15 @@ def label(parameters: LabelParameters, *, json: out.Json = False) -> int:
         )
         out.emit_table(done, columns=("name", "n_positive", "n_negative", "n_all", "n_added", "output"), as_json=json)
         return ending(bad, len(done))
-    from cryoflow.database import Database
     from cryoflow.unpicker.label import label_from_database
 
     assert p.database is not None and p.positives is not None and p.candidates is not None  # noqa: PT018
-    source = Database(p.database)
+    names = (p.positives, p.candidates, *([p.excluded] if p.excluded else []))
+    positives, candidates, *excluded = (load([name], p.database, diameter_A=p.diameter_A)[0] for name in names)
     result = label_from_database(
-        source.load(p.positives),
-        source.load(p.candidates),
-        source.load(p.excluded) if p.excluded else None,
+        positives,
+        candidates,
+        excluded[0] if excluded else None,
         radius=p.radius,
         diameter_A=p.diameter_A,
         dropped=p.dropped,

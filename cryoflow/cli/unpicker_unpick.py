@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import add
-from cryoflow.cli.unpicker_input import ending, load_entries, scoring, warn_coverage
+from cryoflow.cli.entries import add, load
+from cryoflow.cli.unpicker_input import ending, scoring, warn_coverage
 from cryoflow.cli.unpicker_older import check_as_trained
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.storage.safe_names import safe_name
@@ -79,7 +79,7 @@ def _unpick_entries(model: ModelBundle | Detector, parameters: UnpickParameters,
     p = parameters
     rows: list[dict[str, object]] = []
     failed: list[CryoflowError] = []
-    for name, picks in zip(p.entries, load_entries(p.entries, p.database), strict=True):
+    for name, picks in zip(dict.fromkeys(p.entries), load(p.entries, p.database, diameter_A=p.diameter_A), strict=True):
         try:
             row, left_out = _unpick_entry(model, name, picks, p, json=json)
         except CryoflowError as error:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.database.add_entry import add_if_changed
 from cryoflow.database.project_diameter import load_with_diameter
@@ -69,6 +71,19 @@ def test_a_diameter_that_a_job_does_not_say_is_that_of_the_newest_job_that_does(
     assert found.diameter_A == 160.0
     assert "160 A" in found.notes[-1]
     assert load_with_diameter(database, "P1/ManualPick_job004").diameter_A == 150.0
+
+
+@pytest.mark.parametrize(("given", "diameter_A"), [((), 160.0), (("--diameter", "200"), 200.0)])
+def test_the_command_that_labels_takes_the_diameter_given_or_else_the_projects(
+    given: tuple[str, ...], diameter_A: float, tmp_path: Path
+) -> None:
+    database = Database(tmp_path / "DB")
+    positives = database.add(_picks(tmp_path, Kind.REFINE_3D, "job011")).name
+    candidates = database.add(_picks(tmp_path, Kind.AUTO_PICK, "job010")).name
+    database.add(_picks(tmp_path, Kind.MANUAL_PICK, "job004", diameter_A=160.0))
+    argv = ["--database", str(database.root), "--positives", positives, "--candidates", candidates, *given]
+    assert launch(["unpicker", "label", *argv]) == 0
+    assert database.load(f"{candidates}_labelled").diameter_A == diameter_A
 
 
 def test_labels_come_from_the_best_job_all_picks_and_what_was_excluded(tmp_path: Path) -> None:
