@@ -22,7 +22,7 @@ EXEMPLARS, COUNTS, HELD_OUT = "exemplars", "held_out.json", "held_out"
 SCORED_MICROGRAPHS = 8
 """Held-out micrographs of a project that versions are scored on."""
 ORIENTED_MICROGRAPHS = 16
-"""Micrographs of a project on which its labels are compared with turned ones."""
+"""Micrographs of a project on which its labels are compared with ones that are turned or mean nothing."""
 REPLAYED_PROJECTS = 200
 """Earlier projects that an update replays, others each time; a training on all projects replays all."""
 SAME_DIAMETER = 0.2
@@ -222,7 +222,10 @@ class UpdateMaterial:
         """Return the projects whose labels a model and the one in use match no better than chance, and why."""
         reasons = {}
         for p in projects:
-            fits = [self.learner.fit_of(m, p.held_out) for m in (model, self.start) if m is not None]
+            fits = [self.learner.fit_of(model, p.held_out)]
+            if self.start is not None:
+                # It learned from none of these labels; two held-out micrographs with few particles decide nothing.
+                fits.append(self.learner.fit_of(self.start, [*p.held_out, *p.new][:ORIENTED_MICROGRAPHS]))
             if all(f.sigma <= LEAST_SIGMA for f in fits):
                 reasons[p.source.project] = (
                     f"{fits[0].given} picks match its labels, and {fits[0].otherwise} match labels "

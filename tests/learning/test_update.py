@@ -16,6 +16,7 @@ from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.learning import update as module
 from cryoflow.learning import update_material
 from cryoflow.learning.items import read_learned, read_pieces
+from cryoflow.learning.learner import LabelFit
 from cryoflow.learning.update import WORK, UpdateResult, update
 from cryoflow.learning.update_material import EXEMPLARS, UpdateOptions
 from cryoflow.models.held_out import HeldOut
@@ -221,6 +222,19 @@ def test_labels_that_mean_nothing_are_quarantined_and_the_other_projects_are_lea
     assert len(learner.trainings) == trainings
     learner.projects[1].version, learner.projects[1].fits = 2, True  # mended
     assert run(registry, learner).learned == ("bad",)
+
+
+def test_few_particles_on_held_out_micrographs_do_not_quarantine_labels_that_the_base_model_confirms(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five particles a micrograph, three of which a turned label matches, too: two micrographs leave it open."""
+    monkeypatch.setattr(StubLearner, "fit_of", lambda _, __, items: LabelFit(5 * len(items), 3 * len(items)))
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "skills.json").write_text("{}")
+    without = run(registry, StubLearner([project("A")]))
+    assert "match labels that mean nothing" in without.quarantined["A"]
+    assert run(registry, StubLearner([project("A")], start=base), again=True).learned == ("A",)
 
 
 def test_another_particle_under_the_same_name_is_quarantined_unless_it_is_trusted(
