@@ -136,8 +136,8 @@ def test_a_trusted_file_in_a_folder_that_is_crawled_is_not_used(
     for root in (homes, homes / "project"):
         assert launch(["crawl", str(root)]) == 0
         assert "it lies in a folder that is being crawled" in capsys.readouterr().err
-        assert find_file(crawled=[root]) is None
-    assert find_file(crawled=[homes / "project" / "below"]) == file  # a database may lie beside the projects
+        assert load_settings(crawled=[root]).file is None
+    assert load_settings(crawled=[homes / "project" / "below"]).file == file  # a database may lie beside the projects
 
 
 def test_the_command_line_names_a_file_and_verbose_says_which_is_used(

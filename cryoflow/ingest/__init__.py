@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cryoflow.ingest.ingest_report import IngestLine as IngestLine
     from cryoflow.ingest.ingest_report import IngestReport as IngestReport
-    from cryoflow.ingest.ingest_tables import ingest_tables as ingest_tables
     from cryoflow.ingest.options import IngestOptions as IngestOptions
     from cryoflow.ingest.plan import Plan as Plan
     from cryoflow.ingest.plan import PlannedJob as PlannedJob
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from cryoflow.ingest.read_jobs import ingest as ingest
     from cryoflow.ingest.read_jobs import ingest_job as ingest_job
     from cryoflow.ingest.read_jobs import mark_gone as mark_gone
+    from cryoflow.ingest.standalone_tables import ingest_tables as ingest_tables
     from cryoflow.projects.axis_convention import AxisConvention as AxisConvention
 
 _HOMES = {
@@ -25,7 +25,7 @@ _HOMES = {
     "PlannedJob": "cryoflow.ingest.plan",
     "ingest": "cryoflow.ingest.read_jobs",
     "ingest_job": "cryoflow.ingest.read_jobs",
-    "ingest_tables": "cryoflow.ingest.ingest_tables",
+    "ingest_tables": "cryoflow.ingest.standalone_tables",
     "mark_gone": "cryoflow.ingest.read_jobs",
     "plan_jobs": "cryoflow.ingest.plan",
 }

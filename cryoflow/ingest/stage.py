@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from cryoflow.database import Database
 from cryoflow.ingest.ingest_report import IngestLine, IngestReport
-from cryoflow.ingest.ingest_tables import ingest_tables
 from cryoflow.ingest.options import IngestOptions, flips_by_project
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.ingest.read_jobs import ingest
+from cryoflow.ingest.standalone_tables import ingest_tables
 from cryoflow.micrographs.find_micrographs import parse_remaps
 
 
