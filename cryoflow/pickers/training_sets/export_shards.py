@@ -154,11 +154,11 @@ def _complete(shard: Shard, target: Picker, some: TrainingSet, settings: Mapping
 def _write_rows(
     target: Picker, training: TrainingSet, first: int, last: int, folder: Path, settings: Mapping[str, str]
 ) -> None:
-    """Write the files of some rows, a thousand at a time, which bounds the memory."""
+    """Write the files of some rows, shard by shard."""
     failed: list[BadInput] = []
-    for start in range(first, last, 1000):
+    for some in training.in_shards(first, last):
         try:
-            target.write_micrographs(training.shard(start, min(start + 1000, last)), folder, settings)
+            target.write_micrographs(some, folder, settings)
         except NotWritten:
             raise
         except BadInput as error:

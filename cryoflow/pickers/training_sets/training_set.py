@@ -19,6 +19,8 @@ from cryoflow.pickers.training_sets.split import TEST, TRAIN, VALIDATION
 from cryoflow.picks import FloatArray, PickSet
 
 TIFF_SUFFIXES = (".tif", ".tiff")
+MICROGRAPHS_IN_MEMORY = 1000
+"""Micrographs of a shard that `TrainingSet.in_shards` yields."""
 OF_SHARDS = {
     **dict.fromkeys(("stem", "split", "path", "convert", "link_as"), "object"),
     **dict.fromkeys(("ny", "nx"), "Int32"),
@@ -95,10 +97,11 @@ class TrainingSet:
         picks, others = of(self.picks, ("micrograph", "x_px", "y_px")), of(self.not_positive, self.not_positive.columns)
         return TrainingSet(rows, picks, (), (), not_positive=others)
 
-    def in_shards(self) -> Iterator[TrainingSet]:
-        """Yield the set in shards of 1,000 micrographs: working on one after the other needs little memory."""
-        for first in range(0, len(self.micrographs), 1000):
-            yield self.shard(first, first + 1000)
+    def in_shards(self, first: int = 0, last: int | None = None) -> Iterator[TrainingSet]:
+        """Yield micrographs `first` to `last` (not included; by default all) in shards, which bounds the memory."""
+        end = len(self.micrographs) if last is None else last
+        for start in range(first, end, MICROGRAPHS_IN_MEMORY):
+            yield self.shard(start, min(start + MICROGRAPHS_IN_MEMORY, end))
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
         """Return the same without some picks; `drop` is (n,)."""
