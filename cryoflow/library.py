@@ -110,7 +110,7 @@ class Unpicker:
 
     @property
     def threshold(self) -> float:
-        """Probability from which `clean` keeps a pick."""
+        """Return the least probability of a pick that `clean` keeps."""
         return self.model.threshold
 
     def score(self, picks: PickSet) -> npt.NDArray[np.float64]:

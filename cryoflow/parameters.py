@@ -170,54 +170,54 @@ class Field:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """Return whether it has no default."""
         return self.default is dataclasses.MISSING
 
     @property
     def rare(self) -> bool:
-        """Whether few users change it."""
+        """Return whether few users change it."""
         return bool(self.option.rare) or self.option.group == RARE
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Option names on the command line; the first is shown."""
+        """Return the option names on the command line; the first is shown."""
         return self.option.names or ("--" + self.name.rstrip("_").replace("_", "-"),)
 
     @property
     def has_negative(self) -> bool:
-        """Whether `--no-NAME` is an option: of a switch that is on, or undecided, by default."""
+        """Return whether `--no-NAME` is an option: of a switch that is on, or undecided, by default."""
         return self.plain_type == (bool | None) or (self.plain_type is bool and self.default is True)
 
     @property
     def title(self) -> str:
-        """Name in help and messages of the command line: `--box`, or `ROOTS` for an argument."""
+        """Return the name in help and messages of the command line: `--box`, or `ROOTS` for an argument."""
         return self.name.upper() if self.option.positional else self.names[0]
 
     @property
     def many(self) -> bool:
-        """Whether it takes any number of values."""
+        """Return whether it takes any number of values."""
         return get_origin(self.plain_type) is tuple and self.plain_type.__args__[-1] is Ellipsis
 
     @property
     def meaning(self) -> str:
-        """Help and limits."""
+        """Return help and limits."""
         limits = f"({self.limits})" if self.limits else ""
         return " ".join(filter(None, (self.help.rstrip("."), limits))) + "."
 
     @property
     def option_meaning(self) -> str:
-        """Help and limits, as the command line prints them."""
+        """Return help and limits, as the command line prints them."""
         repeated = (self.many or get_origin(self.plain_type) is dict) and not self.option.positional
         return f"{self.meaning} May be given several times." if repeated else self.meaning
 
     @property
     def description(self) -> str:
-        """Help, limits and an example, and whether few users need it: all that is said of a field in a form."""
+        """Return the text of a field in a form: help, limits, an example, and whether few users need it."""
         return f"{f'{RARE}. ' if self.rare else ''}{self.meaning}{self.example}"
 
     @property
     def example(self) -> str:
-        """The first example as a sentence, or ""."""
+        """Return the first example as a sentence, or ""."""
         examples = self.option.examples
         return f" Example: {shown(examples[0])}" if examples else ""
 

@@ -140,7 +140,7 @@ class Provenance:
 
     @property
     def entry_name(self) -> str:
-        """Name of the database entry without its project: `Homo_J51`, `Hetero_J50_class1`."""
+        """Return the name of the database entry without its project: `Homo_J51`, `Hetero_J50_class1`."""
         return f"{self.kind.value}_{self.job}" + (f"_{self.suffix}" if self.suffix else "")
 
 
@@ -344,17 +344,17 @@ class PickSet:
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether the picks lie on another program's micrographs without a confirming orientation check."""
+        """Return whether the picks lie on another program's micrographs without a confirming orientation check."""
         return any(NEEDS_CONFIRMATION in note for note in self.notes)
 
     @property
     def centers_xy_px(self) -> FloatArray:
-        """All picks, (n, 2) float, x first."""
+        """Return the centers of all picks, (n, 2) float, x first."""
         return self.picks[["x_px", "y_px"]].to_numpy(np.float64)
 
     @property
     def offsets(self) -> npt.NDArray[np.intp]:
-        """First row of each micrograph, (n + 1,) int: picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
+        """Return row offsets, (n + 1,) int: picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
         return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
 
     def by_micrograph(self) -> Iterator[tuple[int, pd.DataFrame]]:

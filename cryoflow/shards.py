@@ -39,7 +39,7 @@ class Shard:
 
     @property
     def is_done(self) -> bool:
-        """Whether the result is there."""
+        """Return whether the result exists."""
         return self.result.exists()
 
     def __len__(self) -> int:

@@ -99,7 +99,7 @@ def train_picker(parameters: TrainAndPickParameters) -> Path:
 
 @task
 def train_one(parameters: TrainAndPickParameters) -> Path:
-    """The picker's own programs."""
+    """Train with the picker's own programs."""
     p = parameters
     exported, trained = export_and_train(
         p.picker,
@@ -154,7 +154,7 @@ def pick(parameters: PickPartParameters) -> tuple[str, ...]:
 
 @task
 def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
-    """One part; none where all its micrographs are missing."""
+    """Pick one shard; return [] where all its micrographs are missing."""
     p = parameters
     picking = _picking(p)
     some = _some(p, _whole(p, entry), first, n_micrographs(p, entry) if last is None else last)

@@ -36,7 +36,7 @@ def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
 
 @task(task_run_name="label")
 def label_projects(parameters: TrainUnpickerParameters) -> tuple[str, ...]:
-    """Labelled picks as entries of the database; their names."""
+    """Write labeled picks as entries of the database; return their names."""
     database = Database(parameters.database_folder)
     sources, without = label_sources(database.entries(), parameters.projects)
     if not sources:
@@ -107,7 +107,7 @@ class Cleaned:
 
 @task(task_run_name="entries to clean")
 def entries_to_clean(database: Path) -> tuple[str, ...]:
-    """All picks of each project, right and wrong."""
+    """Return the entries with all picks of each project, positive and negative."""
     sources, without = label_sources(Database(database).entries())
     if not sources:
         raise BadInput(database, "no project has picks to clean.", " ".join(without))
@@ -116,7 +116,7 @@ def entries_to_clean(database: Path) -> tuple[str, ...]:
 
 @task
 def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
-    """One entry, shard by shard."""
+    """Clean one entry, shard by shard."""
     from cryoflow.unpicker.bundle import ModelBundle
     from cryoflow.unpicker.unpick import unpick as clean
 

@@ -247,7 +247,7 @@ def _write_files(picks: PickSet, output: Path) -> None:
 
 @contextlib.contextmanager
 def _telling(total: int) -> Iterator[Callable[[PickedResult | BadInput], None]]:
-    """Progress, and each micrograph that could not be picked as it comes."""
+    """Yield a progress line, and log each micrograph that could not be picked."""
     with out.progress("micrographs", total) as advance:
 
         def on_picked(result: PickedResult | BadInput) -> None:

@@ -215,7 +215,7 @@ def _code_and_message(error: BaseException) -> tuple[int, str]:
 
 
 def main() -> None:
-    """The console script `cryoflow`."""
+    """Run the console script `cryoflow`."""
     signal.signal(signal.SIGTERM, _terminated)
     code = launch(sys.argv[1:])
     try:

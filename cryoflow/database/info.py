@@ -70,13 +70,13 @@ class Info:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was dropped on the way."""
+        """Return the number of dropped picks by reason."""
         pattern = re.compile(r"Dropped \((\w+)\)")
         return {m[1]: self.count(name) for name in self.lines if (m := pattern.fullmatch(name))}
 
     @property
     def orientation(self) -> OrientationRecord:
-        """The verdict of the orientation check."""
+        """Return the verdict of the orientation check."""
         verdict = self.text("Orientation")
         if verdict not in get_args(Verdict):
             return OrientationRecord()

@@ -92,7 +92,7 @@ class Database:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a database, ours or the older scripts'."""
+        """Return whether there is a database, of this package or of the older scripts."""
         return (self.root / layout.MARKER).exists() or next(layout.entry_folders(self.root), None) is not None
 
     @contextmanager

@@ -209,12 +209,12 @@ class Detector:
 
     @property
     def _calibration_values(self) -> dict[str, float]:
-        """The calibration, under the names that model folders have for it."""
+        """Return the calibration, under the names that model folders use."""
         return {"temperature": self.calibration.temperature, "offset": self.calibration.bias}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of what decides its answers."""
+        """Return a short hash of everything that determines its picks."""
         described: list[object] = [self.architecture.to_json(), self.pixels_per_diameter, self._calibration_values]
         if self.orientations != 1:  # models of one orientation keep the fingerprint that they had before this field
             described.append(self.orientations)
@@ -222,7 +222,7 @@ class Detector:
 
     @cached_property
     def network(self) -> keras.Model:
-        """The network with its weights, built once; normalization is folded into the convolutions, which saves time.
+        """Return the network with its weights, built once; normalization is folded into the convolutions to save time.
 
         Raises
         ------

@@ -129,7 +129,7 @@ class _LevelPicks(NamedTuple):
 
     @property
     def mean_log_size(self) -> float:
-        """Mean over the picks that are probably right; 0 where there is none."""
+        """Return the mean over the picks that are probably particles; 0 where there is none."""
         weight = np.where(self.probability > _CERTAIN, self.probability, 0)
         return float((weight * self.log_size).sum() / weight.sum()) if weight.any() else 0.0
 

@@ -57,5 +57,5 @@ class Example:
 
     @property
     def n_positive(self) -> int:
-        """Number of particles."""
+        """Return the number of particles."""
         return int((self.kind == POSITIVE).sum())

@@ -90,7 +90,7 @@ class GeneralRecipe:
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of the recipe."""
+        """Return a short hash of the recipe."""
         return self.fingerprint_until(len(self.stages))
 
     def fingerprint_until(self, number: int) -> str:

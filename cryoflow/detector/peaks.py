@@ -49,7 +49,7 @@ class Peaks:
 
     @property
     def clean(self) -> npt.NDArray[np.bool_]:
-        """Whether each peak lies off junk."""
+        """Return whether each peak lies off junk."""
         return self.junk <= JUNK_LOGIT
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Peaks:

@@ -131,7 +131,7 @@ class ExamplePlan:
 
     @property
     def stem(self) -> str:
-        """Name of its files."""
+        """Return the name of its files."""
         return f"{self.family}-{self.specimen_seed:05d}-{self.micrograph}-s{self.seed}" + ("-hard" if self.hard else "")
 
 

@@ -61,7 +61,7 @@ class Csdat:
         return np.dtype("<u8") if field.hasobject else field
 
     def _column(self, name: str) -> Array:
-        """As stored: text is its places in the heap."""
+        """Return a column as stored: text as its offsets in the heap."""
         stored, n_rows = self._stored(name), self.header.n_rows
         if not n_rows:
             return np.empty((0, *stored.shape), stored.base)

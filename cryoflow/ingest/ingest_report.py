@@ -40,7 +40,7 @@ class IngestLine:
 
     @property
     def entry(self) -> str:
-        """The first entry that the job has, empty where it has none."""
+        """Return the first entry of the job, or ""."""
         return self.entries[0] if self.entries else ""
 
 
@@ -53,7 +53,7 @@ class IngestReport:
 
     @property
     def summary(self) -> str:
-        """One sentence, such as `128 jobs: 121 read, 5 skipped (unfinished), 2 failed`."""
+        """Return one sentence, such as `128 jobs: 121 read, 5 skipped (unfinished), 2 failed`."""
         jobs = [line for line in self.lines if line.status != "deleted"]
         tally = Counter(line.status for line in jobs)
         parts = [f"{tally[s]} {s}" for s in ("read", "unchanged") if tally[s]]
@@ -75,7 +75,7 @@ class IngestReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 where nothing failed, 1 where something failed and nothing was read, else 3."""
+        """Return 0 where nothing failed, 1 where something failed and nothing was read, else 3."""
         failed = any(line.status == "failed" or line.is_incomplete for line in self.lines) or bool(self.unreadable)
         if not failed:
             return ExitCode.OK

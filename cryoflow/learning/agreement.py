@@ -35,7 +35,7 @@ class PreparedUnpicker:
 
     @property
     def mark(self) -> str:
-        """Short hash of what decides its probabilities."""
+        """Return a short hash of everything that determines its probabilities."""
         return self.bundle.mark
 
     def keeps(

@@ -47,7 +47,7 @@ class ImproveRound:
 
     @property
     def score(self) -> float:
-        """Score over all held-out micrographs."""
+        """Return the score over all held-out micrographs."""
         return f1_of(self.counts)
 
 
@@ -69,7 +69,7 @@ class ImproveRecord:
 
     @property
     def best(self) -> ImproveRound:
-        """The last round that was better than those before."""
+        """Return the last round that was better than those before."""
         return next(r for r in reversed(self.rounds) if r.better)
 
     def with_round(self, done: ImproveRound) -> ImproveRecord:

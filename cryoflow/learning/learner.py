@@ -58,7 +58,7 @@ class LabelFit:
 
     @property
     def sigma(self) -> float:
-        """Difference in standard deviations of a count."""
+        """Return the difference in standard deviations of a count."""
         variance = self.given + self.otherwise if self.variance is None else self.variance
         return (self.given - self.otherwise) / math.sqrt(max(variance, 1))
 

@@ -54,7 +54,7 @@ class RegistryOfDatabase(Parameters):
 
     @property
     def root(self) -> Path:
-        """The registry's folder."""
+        """Return the registry's folder."""
         from cryoflow.models.named import registry_beside
 
         return self.models or registry_beside(self.database)

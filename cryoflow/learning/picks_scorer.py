@@ -65,7 +65,7 @@ class PicksScorer:
 
     @property
     def measure(self) -> str:
-        """What the score is, for messages."""
+        """Return the name of the score, for messages."""
         if self.reference is None:
             return "share of the best picks that the un-picker keeps"
         return f"recall of {self.reference.provenance.entry_name}"

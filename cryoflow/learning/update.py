@@ -64,7 +64,7 @@ class UpdateResult:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the version is in use, or is not."""
+        """Return why the version is in use, or is not."""
         return self.version.card.reasons if self.version else ()
 
 

@@ -42,7 +42,7 @@ class Ctf:
 
     @property
     def wavelength_A(self) -> float:
-        """Of the electrons, relativistic.
+        """Return the relativistic wavelength of the electrons.
 
         >>> round(Ctf(1e4, 1e4, voltage_kV=300).wavelength_A, 5)
         0.01969

@@ -45,7 +45,7 @@ class RowDecimation:
 
     @property
     def n_overlap(self) -> int:
-        """Rows that a block of rows adds to beyond its own."""
+        """Return the number of output rows beyond its own that a block of rows adds to."""
         return len(self.taps) // self.factor - 1
 
     def matrix(self) -> Float32:

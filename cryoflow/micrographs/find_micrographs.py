@@ -146,7 +146,7 @@ class Finder:
 
     @property
     def some_names(self) -> tuple[str, ...]:
-        """Base names of a few images below the searched folders, sorted: for messages."""
+        """Return base names of a few images below the searched folders, sorted, for messages."""
         return tuple(sorted(self._index[0])[:3])
 
     def is_where_named(self, name: str | Path) -> bool:
@@ -225,7 +225,7 @@ class Finder:
 
     @cached_property
     def _index(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Base name -> paths, and canonical name -> paths. Made when the first file is not where its name says."""
+        """Return base name -> paths, and canonical name -> paths; listed when the first file is missing."""
         by_base_name: dict[str, list[str]] = {}
         by_canonical_name: dict[str, list[str]] = {}
         folders = [str(top) for top in self._search]

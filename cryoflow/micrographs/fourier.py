@@ -29,7 +29,7 @@ class RowSource(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return rows and columns."""
 
     def blocks(self, n_rows: int) -> Iterator[npt.NDArray[np.float32]]:
         """Return rows in their order, at most `n_rows` at a time; each block is valid until the next is asked for."""
@@ -137,7 +137,7 @@ def rescale_xy(
 def _thinned_rows(
     image: npt.NDArray[np.float32] | RowSource, decimation: RowDecimation, kept: int, threads: int
 ) -> npt.NDArray[np.complex64]:
-    """Transforms along x of the rows that a decimation keeps, (ny / factor, kept)."""
+    """Return the transforms along x of the rows that a decimation keeps, (ny / factor, kept)."""
     ny, nx = image.shape
     matrix, n_overlap = decimation.matrix(), decimation.n_overlap
     spectrum = np.empty((ny // decimation.factor, kept), np.complex64)

@@ -83,7 +83,7 @@ class MicrographHeader:
 
     @property
     def section_bytes(self) -> int:
-        """Bytes of one image."""
+        """Return the bytes of one image."""
         return self.shape_yx[0] * self.shape_yx[1] * self.dtype.itemsize
 
 
@@ -182,7 +182,8 @@ def _byte_order(start: bytes) -> Literal["<", ">"] | None:
 
 
 def _pixel_type(mode: int, start: bytes, order: str) -> str:
-    """Mode 0 is signed, but in files of older IMODs: those bear a stamp, and set bit 0 of their flags where signed."""
+    """Return the NumPy type of a mode."""
+    # Mode 0 is signed, except in files of older IMODs: they contain a stamp, and set bit 0 of their flags where signed.
     stamp, flags = struct.unpack_from(f"{order}2i", start, 152)
     return "u1" if mode == 0 and stamp == _IMOD_STAMP and not flags & 1 else MODE_DTYPES[mode]
 

@@ -50,7 +50,7 @@ class MicrographFile:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return rows and columns."""
         return self.header.shape_yx
 
     def whole(self) -> FloatImage:

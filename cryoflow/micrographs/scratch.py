@@ -35,7 +35,7 @@ def folder() -> Path | None:
 
 @contextmanager
 def local_copy(path: Path) -> Iterator[Path]:
-    """A copy of a file in scratch, removed at the end; the file itself where there is no scratch or no room.
+    """Yield a copy of a file in scratch, removed at the end; the file itself where there is no scratch or no space.
 
     What a reader says of the copy, `BadInput`, is said of the file.
     """
@@ -55,7 +55,7 @@ def local_copy(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def local_copies(paths: Sequence[Path]) -> Iterator[Mapping[Path, Path]]:
-    """Copies of many files at the same time, as many as have room; file -> copy. All are removed at the end."""
+    """Yield copies of as many files as fit in scratch, file -> copy; all are removed at the end."""
     with ExitStack() as stack:
         copies = {path: stack.enter_context(local_copy(path)) for path in dict.fromkeys(paths)}
         yield {path: copy for path, copy in copies.items() if copy != path}

@@ -76,7 +76,7 @@ class ProjectChange:
 
     @property
     def change(self) -> float:
-        """F1 after minus F1 before."""
+        """Return F1 after minus F1 before."""
         return self.f1_after - self.f1_before
 
 

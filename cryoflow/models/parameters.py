@@ -26,7 +26,7 @@ class RegistryParameters(Parameters):
 
     @property
     def root(self) -> Path:
-        """The registry's folder."""
+        """Return the registry's folder."""
         if self.models is not None:
             return self.models
         if self.database is not None:

@@ -28,7 +28,7 @@ class ModelVersion:
 
     @property
     def label(self) -> str:
-        """How a command names it.
+        """Return the name of the version in commands.
 
         >>> from pathlib import Path
         >>> ModelVersion("unpicker", 7, Path("v0007"), None).label  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ class ModelVersion:
 
     @property
     def model(self) -> Path:
-        """Folder of the model itself."""
+        """Return the folder of the model itself."""
         return self.folder / MODEL
 
     def problems(self) -> list[str]:

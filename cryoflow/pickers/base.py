@@ -105,27 +105,27 @@ class Picker:
 
     @property
     def derives_threshold(self) -> bool:
-        """Whether its threshold follows from the scores of all micrographs together."""
+        """Return whether its threshold follows from the scores of all micrographs together."""
         return type(self).threshold_of is not Picker.threshold_of
 
     @property
     def trains(self) -> bool:
-        """Whether cryoflow can train it."""
+        """Return whether cryoflow can train it."""
         return type(self).train_steps is not Picker.train_steps
 
     @property
     def picks(self) -> bool:
-        """Whether cryoflow can pick with it."""
+        """Return whether cryoflow can pick with it."""
         return type(self).pick_steps is not Picker.pick_steps
 
     @property
     def abilities(self) -> tuple[Ability, ...]:
-        """What cryoflow can do with it."""
+        """Return what cryoflow can do with it."""
         return ("export", *(("train",) if self.trains else ()), *(("pick",) if self.picks else ()))
 
     @property
     def writes_micrographs(self) -> bool:
-        """Whether an export contains files that belong to one micrograph each."""
+        """Return whether an export contains files that belong to one micrograph each."""
         return type(self).write_micrographs is not Picker.write_micrographs
 
     def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:

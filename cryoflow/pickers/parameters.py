@@ -120,7 +120,7 @@ class ExportParameters(TrainingSource):
 
     @property
     def all_settings(self) -> dict[str, str]:
-        """Settings by hand, those with an option of their own included."""
+        """Return the settings by hand, including those that have an option."""
         how = "copy" if self.copy else "reflink" if self.reflink else ""
         return self.settings | ({"micrographs": how} if how else {})
 

@@ -26,23 +26,23 @@ class PatchExtractor(Protocol):
 
     @property
     def input_px(self) -> int:
-        """Edge of the network's input."""
+        """Return the edge of the network's input."""
 
     @property
     def margin_px(self) -> int:
-        """Extra pixels of a patch on each side, for shifts while training."""
+        """Return the extra pixels of a patch on each side, for shifts while training."""
 
     @property
     def n_channels(self) -> int:
-        """Channels of a patch."""
+        """Return the number of channels of a patch."""
 
     @property
     def phase_flip(self) -> bool:
-        """Whether patches depend on the CTF."""
+        """Return whether patches depend on the CTF."""
 
     @property
     def values_a_pick(self) -> int:
-        """Numbers that are stored of a pick."""
+        """Return how many numbers are stored for a pick."""
 
     def with_orientations(self, number: int) -> PatchExtractor:
         """Return the extractor whose patches contain so many orientations; itself where patches can be rotated."""
@@ -76,7 +76,7 @@ class ImagePatches:
 
     @property
     def values_a_pick(self: _Sized) -> int:
-        """Numbers that are stored of a pick."""
+        """Return how many numbers are stored for a pick."""
         return (self.input_px + 2 * self.margin_px) ** 2 * self.n_channels
 
     def with_orientations(self, number: int) -> Self:  # noqa: ARG002

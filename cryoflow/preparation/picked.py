@@ -50,12 +50,12 @@ class PickedMicrograph:
 
     @property
     def key(self) -> str:
-        """Data set and name."""
+        """Return data set and name."""
         return f"{self.data_set}/{self.name}" if self.data_set else self.name
 
     @property
     def defocus_A(self) -> float:
-        """Mean of the two defocus values, NaN where unknown."""
+        """Return the mean of the two defocus values, NaN where unknown."""
         return float("nan") if self.ctf is None else (self.ctf.defocus_u_A + self.ctf.defocus_v_A) / 2
 
     def count(self, label: int) -> int:

@@ -93,22 +93,22 @@ class Counts:
 
     @property
     def error(self) -> float:
-        """Share of wrong decisions."""
+        """Return the share of wrong decisions."""
         return _ratio(self.false_positives + self.false_negatives, sum(vars(self).values()))
 
     @property
     def precision(self) -> float:
-        """Share of the kept that is positive."""
+        """Return the share of positive picks among the kept."""
         return _ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float:
-        """Share of the positive that is kept."""
+        """Return the share of kept picks among the positive."""
         return _ratio(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
+        """Return the harmonic mean of precision and recall."""
         return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
 
 

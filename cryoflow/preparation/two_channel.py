@@ -58,7 +58,7 @@ class TwoChannelPreprocessing(ImagePatches):
 
     @property
     def input_px(self) -> int:
-        """Edge of the network's input, a multiple of 8."""
+        """Return the edge of the network's input, a multiple of 8."""
         return max(8, 8 * round(self.pixels_per_diameter * self.box_diameters / 8))
 
     def target_pixel_size_A(self, diameter_A: float) -> float:

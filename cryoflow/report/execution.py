@@ -51,7 +51,7 @@ class TraceRow:
 
     @property
     def title(self) -> str:
-        """Its name without the day."""
+        """Return its name without the day."""
         return re.sub(r" · \d{4}-\d\d-\d\d$", "", self.name)
 
 

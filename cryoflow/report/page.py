@@ -62,7 +62,7 @@ class Picture:
 
     @property
     def data_uri(self) -> str:
-        """The picture as text that stands in the page itself."""
+        """Return the picture as a data URI, which embeds it in the page."""
         from cryoflow.report.figures import jpeg, png
 
         content = self.image if isinstance(self.image, bytes) else (jpeg if self.photo else png)(self.image)

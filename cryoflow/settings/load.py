@@ -52,7 +52,7 @@ class Settings(BaseSettings):
 
     @property
     def place(self) -> ProfileName:
-        """Where stages run. A profile of another name than those of places runs them on this machine."""
+        """Return where stages run. A profile of another name than those of places runs them on this machine."""
         return ProfileName(self.profile) if self.profile in set(ProfileName) else ProfileName.LOCAL
 
     @field_validator("remap", mode="before")

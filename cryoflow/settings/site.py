@@ -12,7 +12,7 @@ ClassName = Literal["small", "large", "gpu"]
 
 
 def _absolute(path: Path) -> Path:
-    """Nodes and containers must find a folder under the same name; `~` is the home of whoever reads the settings."""
+    """Expand `~`, and refuse relative paths: nodes and containers must find the folder under the same name."""
     path = path.expanduser()
     if not path.is_absolute():
         raise ValueError(f"{path} is not an absolute path")
@@ -153,7 +153,7 @@ class Site(BaseModel):
     @field_validator("resources", mode="before")
     @classmethod
     def _laid_over_defaults(cls, classes: object) -> object:
-        """What the file does not say of a class is as in the default of that class."""
+        """Fill what the file leaves out of a class from the default of that class."""
         if not isinstance(classes, Mapping):
             return classes
         known = {str(name): value.model_dump() for name, value in _default_classes().items()}

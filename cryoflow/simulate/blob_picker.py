@@ -21,7 +21,7 @@ RIGHT_WITHIN = MATCH_RADIUS
 def pick_blobs(
     image: npt.NDArray[np.float32], pixel_size_A: float, diameter_A: float, *, threshold: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Local minima of a micrograph that was filtered to blobs of the particle's size.
+    """Return local minima of a micrograph that was filtered to blobs of the particle's size.
 
     The filter is a difference of two Gaussians, of the size of a particle's dense middle and of the ground about it.
     Picks keep half a diameter from the edge and from each other.

@@ -29,7 +29,7 @@ class PickColumns:
 
     @property
     def box_pixel_size_A(self) -> float:
-        """Of extracted boxes."""
+        """Return the pixel size of extracted boxes."""
         return self.dataset.micrographs[0].pixel_size_A * self.binning
 
     def link_micrographs(self) -> None:

@@ -77,7 +77,7 @@ class JobWriter:
 
     @property
     def major(self) -> int:
-        """First number of the version."""
+        """Return the first number of the version."""
         return int(self.version.split(".")[0])
 
     def prefix(self, job: str, *, is_iteration: bool = False) -> str:

@@ -77,12 +77,12 @@ class Graph:
 
     @property
     def uses_labels(self) -> bool:
-        """From 4 on, types and states are words."""
+        """Return whether types and states are words, as from RELION 4 on."""
         return self.generation >= (4, 0)
 
     @property
     def comment(self) -> str:
-        """What RELION writes above a block."""
+        """Return the comment that RELION writes above a block."""
         if self.generation < (3, 1):
             return f"RELION; version {self.generation[0]}.{self.generation[1]}"
         return "version " + {(3, 1): "30001", (4, 0): "40001"}.get(self.generation, "50001")

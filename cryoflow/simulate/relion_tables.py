@@ -33,7 +33,7 @@ class Tables:
 
     @property
     def box_px(self) -> int:
-        """In micrograph pixels; half of it is even."""
+        """Return the box in micrograph pixels; half of it is even."""
         pixel_size_A = self.dataset.micrographs[0].pixel_size_A
         return 4 * round(1.6 * self.dataset.diameter_A / pixel_size_A / 4)
 
@@ -98,7 +98,7 @@ class Tables:
         write_star(path, dict(reversed(blocks) if self.optics_last else blocks), comment=comment)
 
     def _old_optics(self, n: int, pixel_size_A: float) -> dict[str, npt.ArrayLike]:
-        """Before 3.1: a detector of 5 um, and the magnification that makes the pixel."""
+        """Return the optics before 3.1: a detector of 5 um, and the magnification that gives the pixel size."""
         return {
             "rlnVoltage": np.full(n, self.dataset.voltage_kV),
             "rlnSphericalAberration": np.full(n, self.dataset.cs_mm),

@@ -74,7 +74,7 @@ def build_scene(
     rng: np.random.Generator,
     conditions: Conditions = STANDARD,
 ) -> Scene:
-    """Strew objects over a field of `extent_xy_A`, and a little beyond its edges.
+    """Place objects at random over a field of `extent_xy_A`, and a little beyond its edges.
 
     Particles that are to be whole keep their distance where there is room; a part is set on top of others, some clump
     into aggregates, and broken, denatured and foreign ones lie anywhere.

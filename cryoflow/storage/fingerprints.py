@@ -40,7 +40,7 @@ class Fingerprint:
 
     @property
     def digits(self) -> str:
-        """The hexadecimal digits."""
+        """Return the hexadecimal digits."""
         return self._hash.hexdigest()
 
 

@@ -99,7 +99,7 @@ class ModelBundle:
 
     @cached_property
     def network(self) -> keras.Model:
-        """The network with its weights, built once, batch normalization folded."""
+        """Return the network with its weights, built once, batch normalization folded."""
         load_keras()
         source = self.folder or Path(WEIGHTS)
         model = build(self.architecture, folded=True)
@@ -113,7 +113,7 @@ class ModelBundle:
 
     @cached_property
     def mark(self) -> str:
-        """Short hash of what decides its probabilities; checkpoints of a training share their fingerprint, not this."""
+        """Return a short hash of everything that determines its probabilities."""
         calibrations = {name: (point.temperature, point.bias) for name, point in self.projects.items()}
         described = (
             self.architecture.to_json(),
@@ -126,7 +126,7 @@ class ModelBundle:
 
     @property
     def defocus_range_A(self) -> tuple[float, float]:
-        """Of the micrographs that were learned from, NaN where unknown."""
+        """Return the defocus range of the training micrographs, NaN where unknown."""
         known = [r.defocus_A for r in self.manifest if r.part == "train" and np.isfinite(r.defocus_A)]
         return (min(known), max(known)) if known else (float("nan"), float("nan"))
 

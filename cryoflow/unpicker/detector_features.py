@@ -72,20 +72,20 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of what decides the features, which the detector's calibration does not."""
+        """Return a short hash of everything that determines the features, which excludes the detector's calibration."""
         described = (self.detector.architecture.to_json(), self.detector.pixels_per_diameter)
         return fingerprint_of(npz_bytes(half(self.detector.weights)), json.dumps(described, sort_keys=True), digits=16)
 
     @property
     def levels(self) -> tuple[tuple[str, int, int], ...]:
-        """Name, stride in pixels and channels of the maps, the last one the detector's answers."""
+        """Return name, stride in pixels and channels of the maps; the last one is the detector's output."""
         widths, blocks = self.detector.architecture.widths, self.detector.architecture.blocks
         coarse = [(f"level{i}_block{blocks[i - 1]}_relu2", 2**i, widths[i - 1]) for i in (2, 3, 4) if blocks[i - 1] > 0]
         return (*coarse, ("up2_relu2", STRIDE, widths[1]), ("answers", STRIDE, 5))
 
     @cached_property
     def network(self) -> keras.Model:
-        """From a prepared micrograph to its maps."""
+        """Return the network from a prepared micrograph to its maps."""
         import keras
 
         whole = build(self.detector.architecture, mixed_precision=inference_precision(), folded=True)
@@ -129,7 +129,7 @@ class DetectorFeatures:
 
     @property
     def n_channels(self) -> int:
-        """Features of a pick."""
+        """Return the number of features of a pick."""
         *coarse, fine, answers = (channels for _, _, channels in self.backbone.levels)
         per_ring = 3 * len(_RINGS_DIAMETERS)
         at_points = 4 * sum(coarse) + (1 + per_ring) * (fine + answers) + 2 * (2 * _GRID + 1) ** 2
@@ -137,12 +137,12 @@ class DetectorFeatures:
 
     @property
     def values_a_pick(self) -> int:
-        """Numbers that are stored of a pick."""
+        """Return how many numbers are stored for a pick."""
         return self.n_orientations * self.n_channels
 
     @property
     def images(self) -> TwoChannelPreprocessing:
-        """Preparation of the micrograph, as the detector learned from it."""
+        """Return the preparation of micrographs with which the detector was trained."""
         return TwoChannelPreprocessing(self.backbone.detector.pixels_per_diameter, phase_flip=self.phase_flip)
 
     def with_orientations(self, number: int) -> DetectorFeatures:

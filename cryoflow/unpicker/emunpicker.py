@@ -57,7 +57,7 @@ class EmUnpickerPreprocessing(ImagePatches):
 
     @property
     def input_px(self) -> int:
-        """Edge of the network's input."""
+        """Return the edge of the network's input."""
         return self.resized_box_px
 
     def filtered(self, image: npt.NDArray[np.float32], micrograph: PickedMicrograph) -> npt.NDArray[np.float32]:

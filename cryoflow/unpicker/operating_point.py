@@ -73,7 +73,7 @@ class OperatingPoint:
 
     @property
     def calibration(self) -> Calibration:
-        """Temperature and bias."""
+        """Return temperature and bias."""
         return Calibration(self.temperature, self.bias)
 
     def alternatives(self) -> dict[str, tuple[float, float, float, float]]:

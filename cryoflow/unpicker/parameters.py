@@ -65,7 +65,7 @@ class PickSource(Parameters):
 
     @property
     def database_folder(self) -> Path:
-        """The database, where a stage cannot do without."""
+        """Return the database; raise where a stage needs one and none is set."""
         if self.database is None:
             raise ParameterError("Give {database}.")
         return self.database
@@ -285,14 +285,14 @@ class UnpickParameters(PickSource):
 
     @property
     def goal(self) -> Goal:
-        """Aim of the threshold."""
+        """Return the aim of the threshold."""
         from cryoflow.preparation.calibration import Goal
 
         return Goal(self.precision, self.recall, self.keep, self.threshold)
 
     @property
     def work_folder(self) -> Path:
-        """Where scored micrographs are kept."""
+        """Return the folder of scored micrographs."""
         return self.work or self.model.parent / "work"
 
     def check(self) -> None:

@@ -35,12 +35,12 @@ class CachedMicrograph:
 
     @property
     def data_set(self) -> str:
-        """Project of the micrograph."""
+        """Return the project of the micrograph."""
         return self.micrograph.data_set
 
     @property
     def labels(self) -> npt.NDArray[np.int8]:
-        """Of the boxes."""
+        """Return the labels of the patches."""
         return self.micrograph.labels
 
     def load(self) -> Patches:

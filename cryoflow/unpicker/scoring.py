@@ -40,7 +40,7 @@ class ScoredMicrograph:
 
     @property
     def doubtful(self) -> npt.NDArray[np.bool_]:
-        """Picks whose probability lies in the doubtful band, kept or not."""
+        """Return which picks have a probability in the doubtful band, kept or not."""
         return is_doubtful(self.probabilities)
 
     def __str__(self) -> str:

@@ -80,7 +80,7 @@ class StarRows:
 
     @property
     def centers_xy_px(self) -> npt.NDArray[np.float64]:
-        """(n, 2) float, x first. NaN in the file is an error."""
+        """Return the positions, (n, 2) float, x first; raise where the file has NaN."""
         x, y = self.columns.index(X), self.columns.index(Y)
         words = [row.split() for row in self.rows]
         try:

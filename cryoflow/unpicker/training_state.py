@@ -30,7 +30,7 @@ class History:
 
     @property
     def best(self) -> int:
-        """Number of the epoch (from 1) with the least validation loss, of those with the same loss as the last."""
+        """Return the epoch (from 1) with the least validation loss; the last one of equals."""
         share = self.epochs[-1].get("class_prior")
         comparable = [e.get("class_prior") == share for e in self.epochs]
         return 1 + int(np.argmin(np.where(comparable, [e["val_loss"] for e in self.epochs], np.inf)))

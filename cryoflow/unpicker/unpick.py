@@ -39,17 +39,17 @@ class UnpickReport:
 
     @property
     def n_picks(self) -> int:
-        """Number of scored picks."""
+        """Return the number of scored picks."""
         return sum(len(j.kept) for j in self.scored)
 
     @property
     def n_kept(self) -> int:
-        """Number of picks kept."""
+        """Return the number of picks kept."""
         return sum(int(j.kept.sum()) for j in self.scored)
 
     @property
     def n_doubtful(self) -> int:
-        """Number of doubtful picks, kept or not."""
+        """Return the number of doubtful picks, kept or not."""
         return sum(int(j.doubtful.sum()) for j in self.scored)
 
 
@@ -161,11 +161,11 @@ class Decides(Protocol):
 
     @property
     def threshold(self) -> float:
-        """Least probability of a pick that is kept."""
+        """Return the least probability of a pick that is kept."""
 
     @property
     def diameter_A(self) -> float | None:
-        """Diameter of the particles that it learned from; None for a general model."""
+        """Return the diameter of the training particles; None for a general model."""
 
 
 def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet:

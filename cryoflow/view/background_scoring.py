@@ -58,7 +58,7 @@ class Scoring:
 
     @property
     def candidates(self) -> Candidates:
-        """The entry's picks with the scores that are there by now."""
+        """Return the entry's picks with the scores computed so far."""
         with self._lock:
             return self._candidates
 

@@ -69,32 +69,32 @@ class Candidates:
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.intp]:
-        """Picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
+        """Return row offsets: picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
         return self.picks.offsets
 
     @cached_property
     def micrograph(self) -> npt.NDArray[np.int32]:
-        """Micrograph of each pick, (n,)."""
+        """Return the micrograph of each pick, (n,)."""
         return self.picks.picks["micrograph"].to_numpy(np.int32)
 
     @cached_property
     def probabilities(self) -> Float:
-        """Scores with 0 where they are unknown, (n,)."""
+        """Return scores, with 0 where they are unknown, (n,)."""
         return np.nan_to_num(self.scores)
 
     @cached_property
     def kept_without_score(self) -> npt.NDArray[np.intp]:
-        """Rows whose score is unknown, but for those that un-picking removed: nothing is known against them."""
+        """Return the rows whose score is unknown, except those that un-picking removed."""
         return np.flatnonzero(np.isnan(self.scores) & ~self.removed_without_score)
 
     @cached_property
     def labeled(self) -> npt.NDArray[np.intp]:
-        """Rows that the entry labels."""
+        """Return the rows that the entry labels."""
         return np.flatnonzero(self.labels)
 
     @cached_property
     def centers_xy_px(self) -> Float:
-        """Positions, (n, 2), x first."""
+        """Return the positions, (n, 2), x first."""
         return self.picks.centers_xy_px
 
     def rows(self, micrograph: int) -> slice:
@@ -103,12 +103,12 @@ class Candidates:
 
     @property
     def has_scores(self) -> bool:
-        """Whether any score is known."""
+        """Return whether any score is known."""
         return bool(np.isfinite(self.scores).any())
 
     @cached_property
     def score_range(self) -> tuple[float, float]:
-        """Range of the slider: 0 to 1 for probabilities, else lowest to highest score."""
+        """Return the range of the slider: 0 to 1 for probabilities, else lowest to highest score."""
         if self.calibrated or not self.has_scores:
             return 0.0, 1.0
         return float(np.nanmin(self.scores)), float(np.nanmax(self.scores))

@@ -51,7 +51,7 @@ class Opened:
 
     @property
     def candidates(self) -> Candidates:
-        """The entry's picks."""
+        """Return the entry's picks."""
         return self.review.candidates
 
     def path(self, micrograph: int) -> Path:
@@ -74,7 +74,7 @@ class Opened:
 
     @property
     def diameter_A(self) -> float:
-        """Diameter of the circles."""
+        """Return the diameter of the circles."""
         return self.candidates.picks.diameter_A or UNKNOWN_DIAMETER_A
 
     def diameter_px(self, micrograph: int) -> float:

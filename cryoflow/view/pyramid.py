@@ -48,7 +48,7 @@ class Pyramid:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that it takes."""
+        """Return the bytes of memory that it takes."""
         return sum(level.nbytes for level in self.levels if level is not None)
 
     def shape_of(self, level: int) -> tuple[int, int]:

@@ -36,7 +36,7 @@ class Review:
 
     @property
     def revision(self) -> int:
-        """Number of the last action that is folded in."""
+        """Return the number of the last action that is folded in."""
         return self.decisions.revision
 
     def refresh(self) -> int:
@@ -98,7 +98,7 @@ class Review:
 
     @property
     def labels(self) -> Labels:
-        """Label of each candidate, (n,); see `labels_by`."""
+        """Return the label of each candidate, (n,); see `labels_by`."""
         return labels_by(self.candidates, self.decisions)
 
     def kept(self, threshold: float) -> npt.NDArray[np.bool_]:

@@ -128,17 +128,17 @@ class Head:
 
     @property
     def is_blank(self) -> bool:
-        """No bytes, or white space alone."""
+        """Return whether the file has no bytes, or white space alone."""
         return not self.start.strip() and self.size_bytes <= len(self.start)
 
     @cached_property
     def is_star(self) -> bool:
-        """Whether it has a line `data_NAME`, or is named like a STAR file."""
+        """Return whether it has a line `data_NAME`, or is named like a STAR file."""
         return self.path.suffix.lower() == ".star" or bool(_BLOCK_NAME.search(self.start))
 
     @cached_property
     def columns(self) -> tuple[frozenset[str], ...]:
-        """Labels of each STAR block. Of a large file, those up to the first block with positions.
+        """Return the labels of each STAR block; of a large file, of the blocks up to the first with positions.
 
         A file that is no STAR file has none.
         """
@@ -157,21 +157,21 @@ class Head:
 
     @cached_property
     def lines(self) -> list[str]:
-        """Lines of text that are neither blank nor comments; the last one may be cut off and is left out."""
+        """Return the lines that are neither blank nor comments, without the last one, which may be cut off."""
         text = self.start.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace")
         whole = text.splitlines() if self.size_bytes <= len(self.start) else text.splitlines()[:-1]
         return [line for line in whole if line.strip() and not line.lstrip().startswith("#")]
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The words of the line of names, lower case, without `_`, `#` and quotes: columns of a table with a header."""
+        """Return the words of the line of names, lower case, without `_`, `#` and quotes."""
         line = self.names_line[1]
         words = re.split(r"[,;\t]|\s+", line.strip().lstrip("#").strip())
         return tuple(word.strip().strip('"').lstrip("_").lower() for word in words)
 
     @cached_property
     def names_line(self) -> tuple[int, str]:
-        """How many lines stand before the line of names of a table, and that line.
+        """Return the number of lines before the line of names of a table, and that line.
 
         It is the first line that is no comment; where that one holds numbers, the comment before it.
         """
@@ -190,7 +190,7 @@ class Head:
 
     @cached_property
     def numbers(self) -> Row | None:
-        """The words of the first row, where all of them are numbers; None where the file is no table of numbers."""
+        """Return the words of the first row, where all are numbers; None where the file is no table of numbers."""
         if self.is_star or b"\0" in self.start or not self.lines:
             return None
         words = tuple(word for word in re.split(r"[,;\s]+", self.lines[0].strip()) if word)

@@ -39,17 +39,17 @@ class Scores:
 
     @property
     def precision(self) -> float:
-        """Share of the picks that match the reference."""
+        """Return the share of the picks that match the reference."""
         return self.n_matched / self.n_picks if self.n_picks else float("nan")
 
     @property
     def recall(self) -> float:
-        """Share of the reference that was found."""
+        """Return the share of the reference that was found."""
         return self.n_matched / self.n_reference if self.n_reference else float("nan")
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
+        """Return the harmonic mean of precision and recall."""
         both = self.n_picks + self.n_reference
         return 2 * self.n_matched / both if both else float("nan")
 

@@ -95,12 +95,12 @@ class DerivedSettings:
 
     @property
     def derived(self) -> tuple[Setting, ...]:
-        """All settings so far, in the order in which they were derived."""
+        """Return all settings so far, in the order in which they were derived."""
         return tuple(self._derived.values())
 
     @property
     def values(self) -> dict[str, str]:
-        """Name -> value as text, as in `settings.tsv`; the writers read nothing else."""
+        """Return name -> value as text, as in `settings.tsv`; the writers read nothing else."""
         return {setting.name: setting.value for setting in self.derived}
 
     def table(self) -> pd.DataFrame:

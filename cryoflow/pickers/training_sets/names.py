@@ -36,7 +36,7 @@ class NameMatch:
 
     @property
     def matched(self) -> npt.NDArray[np.bool_]:
-        """(n,) bool."""
+        """Return whether each row has a match, (n,) bool."""
         return self.index >= 0
 
 

@@ -70,7 +70,7 @@ class TrainingSet:
 
     @property
     def offsets(self) -> npt.NDArray[np.intp]:
-        """Picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
+        """Return row offsets: picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
         return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
 
     def each(self) -> Iterator[tuple[str, str, int, int]]:

@@ -35,7 +35,7 @@ class DatasetTable:
 
     @property
     def has_positions(self) -> bool:
-        """Whether it has positions of particles and their micrographs."""
+        """Return whether it has positions of particles and their micrographs."""
         names = ("location/micrograph_path", "location/micrograph_uid", "location/micrograph_shape")
         is_on_some = self.has_text(names[0]) or self.has(names[1]) or self.has(names[2], (2,))
         return self.has("location/center_x_frac") and self.has("location/center_y_frac") and is_on_some
@@ -81,7 +81,7 @@ class OutputDatasets:
 
     @property
     def primary(self) -> DatasetTable | None:
-        """The table whose rows are the output's: one that the job made itself, else that of the positions."""
+        """Return the table whose rows are the output's: one that the job made itself, else that of the positions."""
         own = [slot.table for slot in self.slots.values() if not slot.is_passthrough]
         if own:
             return own[0]
@@ -89,7 +89,7 @@ class OutputDatasets:
 
     @property
     def tables(self) -> list[DatasetTable]:
-        """All tables, each once."""
+        """Return all tables, each once."""
         return list({slot.table.path: slot.table for slot in self.slots.values()}.values())
 
 
@@ -105,12 +105,12 @@ class Record:
 
     @property
     def kind(self) -> Kind:
-        """What the job did."""
+        """Return what the job did."""
         return kind_of(self.said.job_type)
 
     @property
     def particles(self) -> list[OutputDatasets]:
-        """Outputs of particles."""
+        """Return the outputs of particles."""
         return [output for output in self.outputs if output.item_type == "particle"]
 
     def output(self, name: str) -> OutputDatasets | None:
@@ -127,7 +127,7 @@ class ProjectIndex:
 
     @cached_property
     def job_names(self) -> list[str]:
-        """Names of all jobs, those known from the manifest and exports alone included, by number."""
+        """Return the names of all jobs by number, including jobs that only the manifest and exports mention."""
         try:
             with os.scandir(self.project) as entries:
                 found = {entry.name for entry in entries if JOB_NAME.fullmatch(entry.name) and entry.is_dir()}
@@ -146,7 +146,7 @@ class ProjectIndex:
 
     @cached_property
     def exports(self) -> Mapping[str, list[Group]]:
-        """Exported groups of particles by job."""
+        """Return the exported groups of particles by job."""
         return exported_groups(self.project)
 
     def record(self, job: str) -> Record:

@@ -34,7 +34,7 @@ class Process:
 
     @property
     def job(self) -> str:
-        """`job008`."""
+        """Return the name of the job, such as `job008`."""
         return posixpath.basename(self.name)
 
 

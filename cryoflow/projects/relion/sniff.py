@@ -36,12 +36,12 @@ class StarContent:
 
     @property
     def has_coordinates(self) -> bool:
-        """A table of positions."""
+        """Return whether there is a table of positions."""
         return "rlnCoordinateX" in self.columns and "rlnCoordinateY" in self.columns
 
     @property
     def is_coordinate_list(self) -> bool:
-        """A list of files with positions, as RELION 4 and later write it, or a `coords_suffix` file."""
+        """Return whether it lists files with positions, as RELION 4 and later do, or is a `coords_suffix` file."""
         return COLUMN in self.columns
 
 

@@ -25,7 +25,7 @@ class RelionMicrographs:
 
     @property
     def values(self) -> KnownMicrographs:
-        """Where to look for a micrograph's optics and defocus."""
+        """Return where to look for a micrograph's optics and defocus."""
         return self.known if self.known.names else self.elsewhere
 
 
