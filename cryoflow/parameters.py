@@ -441,7 +441,7 @@ Entries = Annotated[
     tuple[str, ...],
     Option(
         positional=True,
-        help="Entries of the database, PROJECT/KIND_JOB; `cryoflow database list` shows them",
+        help="Entries of the database, PROJECT/KIND_JOB, or patterns (P190/*); `cryoflow database list` shows them",
         examples=(("P190/NonUniform_J60", "apoferritin/Refine3D_job035"),),
     ),
 ]

@@ -20,9 +20,8 @@ from flows.run_page import run_name, show_table
 @flow(name="evaluate", flow_run_name=run_name("evaluate", lambda p: p.database.name))
 def evaluate(parameters: EvaluateParameters) -> tuple[Comparison, ...]:
     """Measure precision and recall of entries against the reference entry of their project."""
-    results = tuple(
-        compare_entry.with_options(task_run_name=f"compare {entry}")(parameters, entry) for entry in parameters.entries
-    )
+    names = Database(parameters.database).matching(parameters.entries)
+    results = tuple(compare_entry.with_options(task_run_name=f"compare {name}")(parameters, name) for name in names)
     entries = [
         {
             "entry": name,
@@ -33,7 +32,7 @@ def evaluate(parameters: EvaluateParameters) -> tuple[Comparison, ...]:
             "n_matched": r.n_matched,
             "micrographs": r.micrographs,
         }
-        for name, r in zip(parameters.entries, results, strict=True)
+        for name, r in zip(names, results, strict=True)
     ]
     record = {
         "reference_database": parameters.reference_database,

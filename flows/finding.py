@@ -38,7 +38,7 @@ def picking_of(p: FindParticlesParameters) -> PickPartParameters:
         database=p.database,
         output=p.output or p.database.absolute().parent / "picked",
         micrographs=p.micrographs,
-        to_pick=p.to_pick,
+        to_pick=Database(p.database).matching(p.to_pick),
         diameter_A=p.diameter_A,
         pixel_size_A=p.pixel_size_A,
         threshold=p.threshold,

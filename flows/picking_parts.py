@@ -64,6 +64,9 @@ def train_and_pick_as_jobs(parameters: TrainAndPickParameters) -> tuple[str, ...
 
     A large training set is written before, in jobs of its own, none of which holds a GPU.
     """
+    to_pick = Database(parameters.database).matching(parameters.to_pick)
+    # All jobs get names in place of patterns: entries may be added meanwhile.
+    parameters = replace(parameters, entries=entries_to_train_on(parameters), to_pick=to_pick)
     training_set = training_set_of(parameters)
     if write_exports_in_shards([training_set]):
         run_stage(write_training_set, training_set)
@@ -223,7 +226,7 @@ def n_micrographs(p: PickPartParameters, entry: str) -> int:
 
 
 def _entries(p: PickPartParameters) -> tuple[str, ...]:
-    entries = (*p.to_pick, *([FILES] if p.micrographs else []))
+    entries = (*Database(p.database).matching(p.to_pick), *([FILES] if p.micrographs else []))
     if not entries:
         raise ParameterError("Say what to pick: {to_pick} or {micrographs}.")
     return entries

@@ -106,7 +106,7 @@ def ranges_to_score(parameters: UnpickParameters, shard_micrographs: int) -> Ite
 
     p, database = parameters, Database(parameters.database_folder)
     bundle = ModelBundle.load(p.model) if any(p.work_folder.glob("*.json")) else None
-    for entry in p.entries:
+    for entry in database.matching(p.entries):
         ranges = list(cut(database.entry(entry).n_micrographs, shard_micrographs, p.chunk_micrographs))
         if bundle is not None:
             picks = load_with_diameter(database, entry)

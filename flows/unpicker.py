@@ -9,6 +9,7 @@ from prefect import flow, task
 
 from cryoflow.database import Database
 from cryoflow.database.add_entry import add_if_changed
+from cryoflow.database.entry_lookup import matching
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.errors import BadInput
 from cryoflow.models.held_out import known_registries
@@ -29,7 +30,7 @@ def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
 
     A finished training of the same picks and options is taken as it is; a stopped one goes on.
     """
-    labeled = parameters.entries or label_projects(parameters)
+    labeled = Database(parameters.database_folder).matching(parameters.entries) or label_projects(parameters)
     train_model.with_options(task_run_name=f"train {parameters.model.name}")(parameters, labeled)
     return parameters.model
 
@@ -38,7 +39,9 @@ def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
 def label_projects(parameters: TrainUnpickerParameters) -> tuple[str, ...]:
     """Write labeled picks as entries of the database; return their names."""
     database = Database(parameters.database_folder)
-    sources, without = label_sources(database.entries(), parameters.projects)
+    entries = database.entries()
+    projects = matching(database.root, parameters.projects, lambda: list(dict.fromkeys(e.project for e in entries)))
+    sources, without = label_sources(entries, projects)
     if not sources:
         raise BadInput(parameters.database_folder, "no project can be labeled.", " ".join(without))
     rows, names = [], []
@@ -86,7 +89,8 @@ def unpick(parameters: UnpickParameters) -> tuple[str, ...]:
     Micrographs are scored in shards. A shard that is done is not done again, and one that fails stops no other.
     """
     parameters = with_model(parameters)  # one version for all shards, whatever is promoted meanwhile
-    entries = parameters.entries or entries_to_clean(parameters.database_folder)
+    database = parameters.database_folder
+    entries = Database(database).matching(parameters.entries) or entries_to_clean(database)
     done = [clean_entry.with_options(task_run_name=f"clean {entry}")(parameters, entry) for entry in entries]
     n_picks, n_kept = sum(c.n_picks for c in done), sum(c.n_kept for c in done)
     show_table("unpick", done, f"un-picked: {n_kept} of {n_picks} picks kept")

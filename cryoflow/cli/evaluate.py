@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import load
+from cryoflow.cli.entries import load, load_one
 from cryoflow.pickers.parameters import ComparePicksParameters
 
 
@@ -17,7 +17,7 @@ def evaluate(parameters: ComparePicksParameters, *, json: out.Json = False) -> N
     from cryoflow.pickers.comparing.evaluate import per_micrograph, table_of, write_evaluation
 
     p = parameters
-    reference = load([p.reference], p.database)[0]
+    reference = load_one(p.reference, p.database)
     only = _names_of(p.split_of, p.split, reference.provenance.project_name) if p.split_of else None
     results = [
         compare(picks, reference, radius=p.radius, diameter_A=p.diameter_A, only=only, method=p.method)

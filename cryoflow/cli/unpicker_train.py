@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import add, load
+from cryoflow.cli.entries import add, load_one
 from cryoflow.cli.unpicker_input import BOX_DIAMETERS, ending, labeled
 from cryoflow.errors import ExitCode
 from cryoflow.unpicker.parameters import LabelParameters, TrainUnpickerParameters
@@ -50,7 +50,7 @@ def label(parameters: LabelParameters, *, json: out.Json = False) -> int:
 
     assert p.database is not None and p.positives is not None and p.candidates is not None  # noqa: PT018
     names = (p.positives, p.candidates, *([p.excluded] if p.excluded else []))
-    positives, candidates, *excluded = (load([name], p.database, diameter_A=p.diameter_A)[0] for name in names)
+    positives, candidates, *excluded = (load_one(name, p.database, diameter_A=p.diameter_A) for name in names)
     result = label_from_database(
         positives,
         candidates,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.cli.entries import add, load
+from cryoflow.cli.entries import add, entry_names, load
 from cryoflow.cli.unpicker_input import ending, scoring, warn_coverage
 from cryoflow.cli.unpicker_older import check_as_trained
 from cryoflow.errors import BadInput, CryoflowError
@@ -79,11 +79,12 @@ def _unpick_entries(model: ModelBundle | Detector, parameters: UnpickParameters,
     p = parameters
     rows: list[dict[str, object]] = []
     failed: list[CryoflowError] = []
-    for name, picks in zip(dict.fromkeys(p.entries), load(p.entries, p.database, diameter_A=p.diameter_A), strict=True):
+    names = entry_names(p.entries, p.database)
+    for name, picks in zip(names, load(names, p.database, diameter_A=p.diameter_A), strict=True):
         try:
             row, left_out = _unpick_entry(model, name, picks, p, json=json)
         except CryoflowError as error:
-            if len(p.entries) == 1:
+            if len(names) == 1:
                 raise
             failed.append(error)
             continue

@@ -40,13 +40,15 @@ class Choices:
         """Let a form's fields be chosen from the lists; a name that is in none of them can be typed.
 
         An entry that was added after the last deploy would be refused by a list alone. The example becomes a name of
-        this database, whatever the length of the list.
+        this database; of a list that is too long, a pattern.
         """
         for model in schema.get("definitions", {}).values():
             for name, field in model.get("properties", {}).items():
                 names = self.entries if name in ENTRIES else self.projects if name in PROJECTS else []
                 if names:
-                    field["description"] = _with_example(field.get("description", ""), names[0])
+                    is_long = len(names) > MOST and field.get("type") == "array"
+                    example = names[0].partition("/")[0] + ("/*" if name in ENTRIES else "*") if is_long else names[0]
+                    field["description"] = _with_example(field.get("description", ""), example)
                 if 0 < len(names) <= MOST:
                     _offer(field, names)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ from cryoflow.storage import inputs
 from cryoflow.storage.safe_names import inside
 
 T = TypeVar("T")
+
+_SPECIAL = frozenset("*?[")  # no name of a project or an entry has one of these: see `safe_name`
 
 
 def find_entry(root: Path, name: str) -> Path:
@@ -32,9 +35,41 @@ def find_entry(root: Path, name: str) -> Path:
             return place
     if not (root / layout.MARKER).exists() and next(layout.entry_folders(root), None) is None:
         raise BadInput(root, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'.")
-    names = [f"{f.parent.parent.name}/{layout.entry_name(f)}" for f in layout.entry_folders(root)]
+    names = entry_names(root)
     near = difflib.get_close_matches(name, names, 3, 0.5) or names[:3]
     raise BadInput(root, f"there is no entry {name!r}.", f"There are: {', '.join(near)}, ..." if near else "")
+
+
+def entry_names(root: Path) -> list[str]:
+    """Return the names of all entries, in the order of the database; no entry is read."""
+    return [f"{f.parent.parent.name}/{layout.entry_name(f)}" for f in layout.entry_folders(root)]
+
+
+def matching(root: Path, wanted: Iterable[str], names: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+    """Return the names wanted, with shell-style patterns replaced by the names that they match; each name once.
+
+    Parameters
+    ----------
+    names
+        Called once a pattern occurs; returns all names, in the order in which a pattern's names are returned.
+
+    Raises
+    ------
+    BadInput
+        If a pattern matches nothing.
+    """
+    found: list[str] = []
+    for name in wanted:
+        if not _SPECIAL & set(name):
+            found.append(name.strip("/"))
+            continue
+        there = names()
+        matched = [n for n in there if fnmatchcase(n, name)]
+        if not matched:
+            some = ", ".join(there[:3])
+            raise BadInput(root, f"nothing matches {name!r}.", f"There are: {some}, ..." if some else "It is empty.")
+        found += matched
+    return tuple(dict.fromkeys(found))
 
 
 def read_settled(read: Callable[[Path], T], folder: Path) -> T:

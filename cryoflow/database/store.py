@@ -26,7 +26,7 @@ import cryoflow
 from cryoflow.database import layout, quarantine
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import Entry, load_entry, read_entry
-from cryoflow.database.entry_lookup import find_entry, read_settled, refuse_newer_entry
+from cryoflow.database.entry_lookup import entry_names, find_entry, matching, read_settled, refuse_newer_entry
 from cryoflow.database.entry_manifest import NAME as MANIFEST
 from cryoflow.database.entry_manifest import Manifest, manifest_text
 from cryoflow.database.info import OrientationRecord, info_text
@@ -198,6 +198,18 @@ class Database:
         """Return all entries, in order of project, kind and number of the job; damaged ones are there, with that
         status."""
         return [read_settled(read_entry, f) for f in layout.entry_folders(self.root)]
+
+    def matching(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return names of entries, with patterns such as `P190/*` replaced by the entries that they match.
+
+        A pattern's entries come in the order of the database, and no entry comes twice. Other names are not checked.
+
+        Raises
+        ------
+        BadInput
+            If a pattern matches no entry.
+        """
+        return matching(self.root, names, lambda: entry_names(self.root))
 
     def entry(self, name: str) -> Entry:
         """Return the entry of a name, `<project>/<Kind>_<job>`.

@@ -131,7 +131,7 @@ def project_labels(database: Database, positives: Entry, *, diameter_A: float | 
 def best_entries(database: Database, names: Sequence[str]) -> tuple[list[Entry], list[str]]:
     """Return the entries named, or the best one of each project where none is, and notes on projects without one."""
     if names:
-        return [database.entry(n) for n in names], []
+        return [database.entry(n) for n in database.matching(names)], []
     by_project: dict[str, list[Entry]] = {}
     for entry in database.entries():
         by_project.setdefault(entry.project, []).append(entry)

@@ -102,7 +102,7 @@ class FindParticlesParameters(Parameters):
     micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
     """MRC files, or folders of them."""
     to_pick: Annotated[tuple[str, ...], Option(examples=(("P190/AutoPick_J12",),))] = ()
-    """Entries of the database whose micrographs are picked; their picks are not used."""
+    """Entries of the database, or patterns such as P190/*, whose micrographs are picked; their picks are not used."""
     diameter_A: Annotated[
         float,
         Ge(LEAST_DIAMETER_A),
@@ -176,7 +176,7 @@ class TrainDetectorParameters(Parameters):
         tuple[str, ...],
         Option(
             positional=True,
-            help="Entries whose picks survived, PROJECT/KIND_JOB; none takes the best one of each project",
+            help="Entries whose picks survived, or patterns (*/Refine3D_*); none takes the best one of each project",
             examples=(("P190/NonUniform_J60", "apoferritin/Refine3D_job035"),),
         ),
     ] = ()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryoflow.database.add_entry import add_if_changed
 from cryoflow.database.entry import Entry
+from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.select import best_of
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput, MissingMetadata
@@ -111,7 +112,7 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
         )
     unpicker = find_model(p.unpicker, database=p.database)
     clean = cleaner(unpicker, source.diameter_A)
-    first = load_entries(database, [p.first])[0] if p.first else None
+    first = load_with_diameter(database, p.first) if p.first else None
     own = KINDS[p.picker] == "detector" or (first is not None and _is_of_detector(first))
     if reference is None and own and _is_detector(unpicker):
         raise ParameterError(
@@ -155,7 +156,7 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
 def _source(p: ImproveParameters, database: Database) -> PickSet:
     """Return the micrographs to pick."""
     if p.entry:
-        source = load_entries(database, [p.entry])[0]
+        source = load_with_diameter(database, p.entry)
     else:
         source = micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A)
     return replace(source, diameter_A=p.diameter_A or source.diameter_A)
@@ -183,7 +184,7 @@ def _contents(source: PickSet, at_most: int) -> tuple[dict[str, str], list[str]]
 def _reference(p: ImproveParameters, database: Database, project: str) -> PickSet | None:
     """Return the picks that must be found: those named, or the best entry of the project."""
     if p.reference:
-        return load_entries(database, [p.reference])[0]
+        return load_with_diameter(database, p.reference)
     if not p.entry:
         return None
     home = p.entry.partition("/")[0]

@@ -87,7 +87,7 @@ class TrainingSource(Parameters):
     best: Annotated[bool, Option(form=False)] = False
     """Take the best entry of each project in place of named ones; `cryoflow database select` shows which and why."""
     projects: Annotated[tuple[str, ...], Option(names=("--project",), examples=(("P190",),))] = ()
-    """Take the best entry of these projects only."""
+    """Take the best entry of these projects only; patterns such as P19* too."""
     diameter_A: DiameterA | None = None
     validation: Annotated[Share, Option(rare=True)] = VALIDATION_SHARE
     """Share of the micrographs that validate."""
@@ -201,7 +201,8 @@ class PickParameters(MicrographsToPick, PickerProgram):
 
     picker: RunnablePicker
     entries: Annotated[
-        Entries, Option(help="Entries of the database whose micrographs are picked; their picks are not used")
+        Entries,
+        Option(help="Entries, or patterns such as P190/*, whose micrographs are picked; their picks are not used"),
     ] = ()
     model: str
     """The model's file, a name that the picker knows, or NAME or NAME@VERSION of the registry."""
@@ -227,7 +228,7 @@ class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
     picker: Annotated[TrainablePicker, Option(choices=trainable_and_runnable)]
     output: OutputFolder
     to_pick: Annotated[tuple[str, ...], Option(examples=(("P190/AutoPick_J12",),))] = ()
-    """Entries whose micrographs are picked (their picks are not used)."""
+    """Entries, or patterns such as P190/*, whose micrographs are picked (their picks are not used)."""
     run: Annotated[str, Option(form=False)] = ""
     """Name of the run, part of the new entry's name; by default the picker's."""
     script_only: ScriptOnly = False

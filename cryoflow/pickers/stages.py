@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 
 def entries_to_train_on(parameters: TrainingSource) -> tuple[str, ...]:
-    """Return the names of the entries: those given, or the best one of each project."""
-    return parameters.entries or best_entries(Database(parameters.database), parameters.projects)
+    """Return the names of the entries: those given, patterns replaced, or the best one of each project."""
+    database = Database(parameters.database)
+    return database.matching(parameters.entries) or best_entries(database, parameters.projects)
 
 
 def picks_to_train_on(parameters: ExportParameters | TrainAndPickParameters) -> list[PickSet]:

@@ -63,7 +63,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
     database = Database(p.database)
     if not database.exists:
         raise BadInput(p.database, "there is no database here.", "Make one with 'cryoflow ingest ROOT --database DB'.")
-    names = [database.entry(name).name for name in p.entries]
+    names = [database.entry(name).name for name in database.matching(p.entries)]
     library = Library(database, state_folder=p.state, model=p.model, masks=p.masks or settings.site.masks)
     listening = _listening(p.port)
     port = int(listening.getsockname()[1])
@@ -105,7 +105,7 @@ def serve(parameters: ViewParameters, settings: Settings, on_started: Callable[[
     )
     try:
         on_started(links_of(port, read, write if p.write else None, names))
-        threading.Thread(target=_prepare, args=(library, names), daemon=True).start()
+        threading.Thread(target=_prepare, args=(library, names[:4]), daemon=True).start()
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()

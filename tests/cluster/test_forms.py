@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cryoflow.cluster import choices
 from cryoflow.cluster.deployments import STAGES, DeployedStage, deployments
 from cryoflow.database import layout
 from cryoflow.parameters import RARE
@@ -130,6 +131,13 @@ def test_entries_and_projects_are_chosen_from_lists_that_a_deploy_refreshes_or_t
     for names in ([entry], ["new/Refine3D_job1"], []):
         assert not validate({"parameters": {"entries": names}}, schema, ignore_required=True)
     assert validate({"parameters": {"entries": entry}}, schema, ignore_required=True)
+    for number in range(choices.MOST):
+        folder = tmp_path / "P12" / layout.ENTRIES / f"Extract_J{number}"
+        folder.mkdir(parents=True)
+        (folder / layout.INFO).touch()
+    schema, offered = lists()
+    assert set(offered) == {"projects"}
+    assert "Example: P12/*" in schema["definitions"]["ExportParameters"]["properties"]["entries"]["description"]
 
 
 def test_a_site_without_folders_takes_any_absolute_path_but_no_relative_one() -> None:

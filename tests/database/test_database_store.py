@@ -310,3 +310,22 @@ def test_one_damaged_project_does_not_keep_others_from_being_written(tmp_path: P
     database.add(make_pickset("P2"))
     with pytest.raises(BadInput, match="checksum"):
         database.add(make_pickset("P1"))
+
+
+def test_patterns_become_the_entries_that_they_match_in_the_order_of_the_database(
+    tmp_path: Path, make_pickset: Make
+) -> None:
+    database = Database(tmp_path / "DB")
+    for project, job in (("P2", "J7"), ("P1", "J51"), ("P1", "J9")):
+        database.add(make_pickset(project, job=job))
+    database.add(make_pickset("P1", job="J3", kind=Kind.AUTO_PICK))
+    everything = ("P1/AutoPick_J3", "P1/Homo_J9", "P1/Homo_J51", "P2/Homo_J7")
+    assert database.matching(["*"]) == everything
+    assert database.matching(["*/Homo_*"]) == everything[1:]
+    assert database.matching(["P1/Homo_J5?", "P1/*"]) == ("P1/Homo_J51", "P1/AutoPick_J3", "P1/Homo_J9")
+    assert database.matching(["P2/Homo_J7", "P9/None_J1", "*J7"]) == ("P2/Homo_J7", "P9/None_J1")  # looked up later
+    assert database.matching([]) == ()
+    with pytest.raises(BadInput, match=r"DB: nothing matches 'p1/\*'.* P1/AutoPick_J3"):
+        database.matching(["P1/*", "p1/*"])
+    with pytest.raises(BadInput, match="EMPTY: nothing matches"):
+        Database(tmp_path / "EMPTY").matching(["*"])

@@ -151,3 +151,8 @@ def test_a_database_trains_a_detector_that_is_found_again(database: Database, tm
         train(database, (), tmp_path / "model", replace(options, seed=2))
     with pytest.raises(BadInput, match="no entry to train from"):
         train(Database(tmp_path / "empty"), (), tmp_path / "none", options)
+
+
+def test_entries_to_learn_from_may_be_patterns(database: Database) -> None:
+    chosen, notes = best_entries(database, ("*/AutoPick_*",))
+    assert ([e.job for e in chosen], notes) == (["job003", "job005"], [])

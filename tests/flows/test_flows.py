@@ -23,6 +23,7 @@ from flows.export import export
 from flows.ingest import ingest
 from flows.parameters import PipelineParameters
 from flows.pipeline import pipeline
+from flows.scoring import ranges_to_score
 from flows.unpicker import unpick
 
 
@@ -111,10 +112,11 @@ def test_a_shard_that_is_done_is_not_scored_again(
         database=whole.output / "database",
         model=whole.output / "unpicker",
         work=tmp_path / "work",
-        entries=("CS-barrel/AutoPick_J4",),
+        entries=("*/AutoPick_J4",),
         chunk_micrographs=2,
     )
-    unpick(parameters)
+    assert [entry for entry, *_ in ranges_to_score(parameters, 1000)] == ["CS-barrel/AutoPick_J4"]
+    assert unpick(parameters) == ("CS-barrel/Unpicked_J4",)
     before = Database(parameters.database).load("CS-barrel/Unpicked_J4").picks
     records = sorted(parameters.work.glob("*.json"))
     assert len(records) == 3
@@ -139,7 +141,7 @@ def test_an_entry_against_itself_has_full_precision_and_recall(whole: PipelinePa
     reference.add(Database(database).load("CS-barrel/NonUniform_J11"))
     parameters = EvaluateParameters(
         database=database,
-        entries=("CS-barrel/NonUniform_J11", "CS-barrel/AutoPick_J4"),
+        entries=("CS-barrel/NonUniform_J11", "*/AutoPick_J4", "*/NonUniform_J11"),
         reference_database=reference.root,
         output=tmp_path / "evaluation.json",
         diameter_A=160.0,

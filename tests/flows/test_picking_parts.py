@@ -151,6 +151,7 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
 
     def run_stage(stage: object, parameters: TrainAndPickParameters) -> None:
         jobs.append(str(stage.name))  # type: ignore[attr-defined]
+        assert (parameters.to_pick, parameters.entries) == ((site.entry,), (site.entry,))  # whatever is added meanwhile
         stage(type(parameters).from_values(parameters.to_json()))  # type: ignore[operator]
 
     monkeypatch.setattr("flows.picking.dispatches", lambda: True)
@@ -162,8 +163,10 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
     assert len(site.picked()) == 6
     assert len(site.database.load(name)) == 6
     jobs.clear()
-    assert train_picker_and_pick(picking_of(site.parameters())) == (name,)
+    patterns = {"to_pick": ("*/NonUniform_*",), "entries": ("*/NonUniform_*",)}
+    assert train_picker_and_pick(picking_of(site.parameters(**patterns))) == (name,)
     assert jobs == ["train picker", "pick"]  # parts that are picked make no job
     again = site.parameters(shard_micrographs=6, threshold=-5.0)
     assert flow(name="parent")(lambda: pick_in_shards(again))() == ()  # one job is enough
-    assert len(flow(name="parent")(lambda: pick_in_shards(replace(again, shard_micrographs=3)))()) == 2
+    parts = replace(again, shard_micrographs=3, to_pick=("*/NonUniform_*",))
+    assert len(flow(name="parent")(lambda: pick_in_shards(parts))()) == 2

@@ -192,3 +192,26 @@ def test_export_takes_the_best_entries(database, tmp_path, capsys):
     assert launch(argv) == 0
     assert set(manifest.read_manifest(tmp_path / "out")["entry"]) == {"P1/Homo_J51"}
     assert launch([*argv, "P1/Homo_J51"]) == 2
+
+
+def test_commands_take_patterns_of_entries(database, make_entry, program, tmp_path, capsys):  # noqa: F811
+    program("topaz", TOPAZ)
+    Database(database).add(make_entry("P2", "J7", n=7, seed=1))
+    where = ["--db", str(database)]
+    out = tmp_path / "out"
+    assert launch(["export", "topaz", "*/Homo_*", "P1/Homo_J51", *where, "-o", str(out)]) == 0
+    assert set(manifest.read_manifest(out)["entry"]) == {"P1/Homo_J51", "P2/Homo_J7"}
+    best = tmp_path / "best"
+    assert launch(["export", "topaz", "--best", "--project", "P[2-9]", *where, "-o", str(best)]) == 0
+    assert set(manifest.read_manifest(best)["entry"]) == {"P2/Homo_J7"}
+    capsys.readouterr()
+    judge = ["evaluate", "P1/*", *where, "--json", "--reference"]
+    assert launch([*judge, "P1/Homo_J51"]) == 0
+    assert [row["entry"] for row in json.loads(capsys.readouterr().out)] == ["P1/Homo_J51"]
+    assert launch([*judge, "P1/*"]) == 1  # one entry is the reference, never the first of several
+    assert "there is no entry 'P1/*'" in capsys.readouterr().err
+    assert launch(["picker", "consensus", "P3/*", *where]) == 1
+    assert f"{database}: nothing matches 'P3/*'" in capsys.readouterr().err
+    command = ["picker", "train-and-pick", "topaz", "P1/*", "--to-pick", "P2/*", *where, "-o", str(tmp_path / "run")]
+    assert launch([*command, "--gpus", "none", "--json"]) == 0
+    assert [row["entry"] for row in json.loads(capsys.readouterr().out)] == ["P2/AutoPick_topaz"]

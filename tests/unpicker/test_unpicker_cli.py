@@ -126,6 +126,10 @@ def test_from_a_database_to_an_unpicked_entry_relion_and_cryosparc_read(rings, t
     stars = list(output.rglob("*_autopick.star"))
     assert len(stars) >= len(rings.micrographs)
     assert "_rlnAutopickFigureOfMerit" in stars[0].read_text()
+    assert launch(["unpicker", "unpick", str(trained.folder), "P1/AutoPick_job01?", *where, "--json"]) == 0
+    assert [(row["from"], row["state"]) for row in said(capsys)] == [("P1/AutoPick_job012", "unchanged")]
+    assert launch(["unpicker", "unpick", str(trained.folder), "P2/*", *where]) == 1
+    assert "nothing matches 'P2/*'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

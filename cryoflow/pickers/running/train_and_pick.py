@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.database import Database
+from cryoflow.database.entry_lookup import matching
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
@@ -41,20 +42,21 @@ def best_entries(database: Database, projects: Sequence[str] = ()) -> tuple[str,
         Where a project that is named has none, or no project has one.
     """
     selections = {s.project: s for s in select_best(database)}
-    for project in projects:
+    wanted = matching(database.root, projects, lambda: list(selections))
+    for project in wanted:
         if project not in selections:
             raise BadInput(database.root, f"has no project {project}.", f"It has: {', '.join(selections)}.")
         if selections[project].entry is None:
             raise BadInput(project, f"has no entry to train from: {selections[project].reason}.")
-    chosen = [selections[p] for p in projects] or list(selections.values())
+    chosen = [selections[p] for p in wanted] or list(selections.values())
     if not (names := tuple(s.entry.name for s in chosen if s.entry)):
         raise BadInput(database.root, "has no entry to train from.", "`cryoflow database select` shows why.")
     return names
 
 
 def load_entries(database: Database, entries: Sequence[str]) -> list[PickSet]:
-    """Return entries to export; diameters that they do not know are those of their projects."""
-    return [load_with_diameter(database, entry) for entry in dict.fromkeys(entries)]
+    """Return the entries of names or patterns; diameters that they do not know are those of their projects."""
+    return [load_with_diameter(database, entry) for entry in database.matching(entries)]
 
 
 def train_and_pick(
