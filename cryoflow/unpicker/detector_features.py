@@ -190,17 +190,17 @@ class DetectorFeatures:
             radii = _RINGS_DIAMETERS if fine else _RINGS_DIAMETERS[:2]
             if (stride, fine) not in shared:
                 points = np.concatenate([np.zeros((1, 2)), *(r * _CIRCLE for r in radii)]) * diameter_px
-                shared[stride, fine] = interpolation(xy_px[:, None] + points, values.shape[:2], stride)
-            near = (shared[stride, fine] @ values.reshape(-1, values.shape[-1])).reshape(
-                len(xy_px), -1, values.shape[-1]
-            )
-            on_rings = np.split(near[:, 1:], len(radii), axis=1)
-            parts.append(near[:, 0])
+                # Points first, so that means and extremes of a ring are those of whole arrays.
+                shared[stride, fine] = interpolation(points[:, None] + xy_px, values.shape[:2], stride)
+            channels = values.shape[-1]
+            near = (shared[stride, fine] @ values.reshape(-1, channels)).reshape(-1, len(xy_px), channels)
+            on_rings = np.split(near[1:], len(radii))
+            parts.append(near[0])
             if fine:
-                parts += [f for ring in on_rings for f in (ring.mean(1), ring.max(1), ring.min(1))]
+                parts += [f for ring in on_rings for f in (ring.mean(0), ring.max(0), ring.min(0))]
             else:
                 # These maps are coarse: their outer ring, and extremes of their inner one, repeat the rest.
-                parts += [on_rings[0].mean(1), on_rings[1].mean(1), on_rings[1].max(1)]
+                parts += [on_rings[0].mean(0), on_rings[1].mean(0), on_rings[1].max(0)]
         parts.append(logits_around(maps[-1], xy_px))
         return np.concatenate(parts, axis=1)
 
@@ -255,24 +255,16 @@ def likeliest_centers(answers: Float32, xy_px: npt.NDArray[np.float64], diameter
     return centers
 
 
-def sampled(values: Float32, xy_px: npt.NDArray[np.float64], stride: int) -> Float32:
-    """Return a map at points, interpolated linearly, (n, points, channels); beyond the map its edge goes on.
+def interpolation(xy_px: npt.NDArray[np.float64], shape_yx: tuple[int, ...], stride: int) -> csr_array:
+    """Return linear weights of a map's pixels at points, (points, height * width); beyond the map its edge goes on.
 
     Parameters
     ----------
-    values : (height, width, channels)
-        Its pixel (i, j) covers `stride` pixels of the micrograph on each axis.
-    xy_px : (n, points, 2)
+    xy_px : (..., 2)
         In pixels of the micrograph.
+    shape_yx
+        Of the map. Its pixel (i, j) covers `stride` pixels of the micrograph on each axis.
     """
-    ny, nx, channels = values.shape
-    weights = interpolation(xy_px, (ny, nx), stride)
-    found: Float32 = (weights @ values.reshape(-1, channels)).reshape(*xy_px.shape[:2], channels)
-    return found
-
-
-def interpolation(xy_px: npt.NDArray[np.float64], shape_yx: tuple[int, ...], stride: int) -> csr_array:
-    """Return the weights of a map's pixels at points: see `sampled`, (n * points, height * width)."""
     from scipy.sparse import csr_array
 
     ny, nx = shape_yx

@@ -17,7 +17,13 @@ from cryoflow.preparation.patches import load_patches
 from cryoflow.system.cpus import multiplies_bfloat16
 from cryoflow.unpicker import detector_features, devices
 from cryoflow.unpicker.bundle import ModelBundle, preprocessing_from_json
-from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures, likeliest_centers, logits_around, sampled
+from cryoflow.unpicker.detector_features import (
+    Backbone,
+    DetectorFeatures,
+    interpolation,
+    likeliest_centers,
+    logits_around,
+)
 from cryoflow.unpicker.devices import inference_precision, load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
@@ -43,6 +49,13 @@ def learned(rings, features, tmp_path_factory) -> ModelBundle:
     return train(rings, folder / "model", options_of(folder, features))
 
 
+def sampled(values, xy_px, stride):
+    """A map at points, interpolated linearly, (n, points, channels)."""
+    channels = values.shape[-1]
+    weights = interpolation(xy_px, values.shape[:2], stride)
+    return (weights @ values.reshape(-1, channels)).reshape(*xy_px.shape[:2], channels)
+
+
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_maps_are_sampled_where_the_micrograph_is(stride):
     row, column = np.mgrid[:10, :13] * stride + (stride - 1) / 2  # centers of what each output pixel covers
@@ -64,6 +77,26 @@ def test_logits_around_a_pick_are_the_maps_at_a_grid_of_points():
     points = picks[:, None] + np.stack([column.ravel(), row.ravel()], axis=1)
     expected = sampled(answers[..., [0, 4]], points, 4).reshape(30, -1)
     np.testing.assert_allclose(logits_around(answers, picks), expected, atol=1e-5)
+
+
+def test_features_are_the_maps_at_a_pick_and_on_the_rings_around_it():
+    uncentered, rng = DetectorFeatures(centered=False), np.random.default_rng(0)
+    levels = uncentered.backbone.levels
+    maps = [rng.normal(size=(160 // stride, 192 // stride, n)).astype(np.float32) for _, stride, n in levels]
+    xy = rng.uniform(0, 150, (7, 2))
+    turns = np.arange(8) * np.pi / 4
+    expected = []
+    for values, (name, stride, _) in zip(maps, levels, strict=True):
+        expected.append(sampled(values, xy[:, None], stride)[:, 0])
+        fine = name in ("up2_relu2", "answers")
+        for radius in (0.25, 0.5, 0.85) if fine else (0.25, 0.5):
+            circle = 24 * radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+            ring = sampled(values, xy[:, None] + circle, stride)
+            expected.append(ring.mean(axis=1))
+            expected += [ring.max(axis=1)] if fine or radius == 0.5 else []
+            expected += [ring.min(axis=1)] if fine else []
+    expected.append(logits_around(maps[-1], xy))
+    np.testing.assert_allclose(uncentered.from_maps(maps, xy), np.concatenate(expected, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_the_center_of_a_pick_is_the_likeliest_place_near_it_with_its_offset():
