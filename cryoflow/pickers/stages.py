@@ -21,8 +21,14 @@ from cryoflow.pickers.parameters import (
     TrainPickerParameters,
 )
 from cryoflow.pickers.registry import picker
-from cryoflow.pickers.running.run_picker import micrographs_to_pick
-from cryoflow.pickers.running.train_and_pick import TrainedAndPicked, best_entries, load_entries, train_and_pick
+from cryoflow.pickers.running.run_picker import micrographs_to_pick, pick
+from cryoflow.pickers.running.train_and_pick import (
+    PICKED,
+    TrainedAndPicked,
+    best_entries,
+    export_and_train,
+    load_entries,
+)
 from cryoflow.pickers.training_sets.export import ExportResult, cut_export, export
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.split import Fractions
@@ -128,24 +134,51 @@ def executor_of(parameters: PickerProgram, *, script: bool = False) -> Executor:
 def train_then_pick(
     parameters: TrainAndPickParameters, *, on_stage: OnLine | None = None, on_line: OnLine | None = None
 ) -> TrainedAndPicked:
-    """Train a picker on entries, and pick new micrographs with it; see `train_and_pick`."""
+    """Train a picker on entries, and pick new micrographs with it.
+
+    A second run uses the training set and the model of the first, and picks again. A script of the picking is written
+    only where the one of the training has left its model.
+
+    Parameters
+    ----------
+    on_stage
+        Called with lines that announce each step: all settings with their reasons before the training, and the logs.
+    """
     p = parameters
-    return train_and_pick(
+    training, to_pick = picks_to_train_on(p), list(_new_micrographs(p))
+    executor = executor_of(p, script=p.script_only)
+    exported, trained = export_and_train(
         p.picker,
-        picks_to_train_on(p),
-        list(_new_micrographs(p)),
+        training,
         p.output,
-        executor_of(p, script=p.script_only),
+        executor,
         diameter_A=p.diameter_A,
         split=Fractions(p.validation),
         seed=p.seed,
         settings=p.settings,
-        threshold=p.threshold,
-        name=p.run,
         script_only=p.script_only,
         on_stage=on_stage,
         on_line=on_line,
     )
+    if trained.model is None:
+        return TrainedAndPicked(exported, trained, None)
+    if on_stage and not p.script_only:
+        on_stage(f"picking with {trained.model}: the log is {p.output / PICKED}/pick.log")
+    known = [picks.diameter_A for picks in training if picks.diameter_A]
+    picked = pick(
+        p.picker,
+        trained.model,
+        to_pick,
+        p.output / PICKED,
+        executor,
+        name=p.run or p.picker,
+        diameter_A=p.diameter_A or (sum(known) / len(known) if known else None),
+        threshold=p.threshold,
+        overwrite=True,
+        script_only=p.script_only,
+        on_line=on_line,
+    )
+    return TrainedAndPicked(exported, trained, picked)
 
 
 def _new_micrographs(parameters: TrainAndPickParameters) -> Iterator[PickSet]:

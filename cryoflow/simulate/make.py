@@ -34,8 +34,6 @@ def simulate_dataset(
     shape_yx: tuple[int, int] = (1536, 2048),
     pixel_size_A: float = 1.5,
     seed: int = 1,
-    name: str | None = None,
-    picker_sigma: float | None = None,
     conditions: Conditions = STANDARD,
     workers: int | None = None,
     on_micrograph: Callable[[SimulatedMicrograph], None] | None = None,
@@ -52,10 +50,6 @@ def simulate_dataset(
     specimen
         `barrel` (D7, 160 A), `large` (no symmetry, 250 A), `small` (no symmetry, 110 A, low contrast), a family with a
         number such as `shell:7`, or a specimen made from a density or a structure (`cryoflow.simulate.specimens`).
-    name
-        Stem of the micrographs; the specimen's by default.
-    picker_sigma
-        Threshold of the picker, see `pick_blobs`; by default one at which about half of the picks are right.
     conditions
         Microscope, dose, ice and contamination.
     workers
@@ -82,8 +76,7 @@ def simulate_dataset(
         raise ValueError(
             f"{n_micrographs} micrographs of {shape_yx} pixels hold no particle of {subject.diameter_A:g} A"
         )
-    threshold = subject.picker_sigma if picker_sigma is None else picker_sigma
-    stem = safe_name(name or subject.name)
+    stem = safe_name(subject.name)
     folder = Path(folder).absolute()
     recipe: dict[str, object] = {
         "simulator": _VERSION,
@@ -93,7 +86,7 @@ def simulate_dataset(
         "pixel_size_A": pixel_size_A,
         "seed": seed,
         "name": stem,
-        "picker_sigma": threshold,
+        "picker_sigma": subject.picker_sigma,
     }
     if conditions != STANDARD:
         recipe["conditions"] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(conditions).items()}
@@ -113,7 +106,7 @@ def simulate_dataset(
     def make(number: int) -> SimulatedMicrograph:
         path = inside(folder, f"{MICROGRAPHS_FOLDER}/{stem}_{number + 1:04d}.mrc")
         rng = np.random.default_rng([seed, *_stream_of(subject), number])
-        return _simulate_micrograph(path, subject, shape_yx, pixel_size_A, threshold, rng, conditions)
+        return _simulate_micrograph(path, subject, shape_yx, pixel_size_A, rng, conditions)
 
     made: list[SimulatedMicrograph] = []
     with ThreadPoolExecutor(workers or available_cpus()) as pool:
@@ -156,13 +149,12 @@ def _simulate_micrograph(
     subject: Specimen,
     shape_yx: tuple[int, int],
     pixel_size_A: float,
-    threshold: float,
     rng: np.random.Generator,
     conditions: Conditions,
 ) -> SimulatedMicrograph:
     exposure = simulate_exposure(subject, shape_yx, pixel_size_A, rng, conditions)
     write_mrc(path, exposure.image, pixel_size_A)
-    picks, scores = pick_blobs(exposure.image, pixel_size_A, subject.diameter_A, threshold=threshold)
+    picks, scores = pick_blobs(exposure.image, pixel_size_A, subject.diameter_A, threshold=subject.picker_sigma)
     particle = match_to_truth(picks, exposure.true_xy_px, RIGHT_WITHIN * subject.diameter_A / pixel_size_A)
     right = particle >= 0
     psi_deg, view = np.full(len(picks), np.nan), np.zeros(len(picks), np.int32)

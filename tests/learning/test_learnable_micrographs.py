@@ -110,11 +110,11 @@ def test_train_and_pick_also_where_its_stages_are_jobs(
 
     given: list[str | None] = []
 
-    def train_and_pick(_: str, training: Sequence[object], *__: object, **___: object) -> None:
+    def export_and_train(_: str, training: Sequence[object], *__: object, **___: object) -> None:
         given.extend(path for picks in training for path in picks.micrographs["path"])  # type: ignore[attr-defined]
         raise BadInput("here", "ends the test.")
 
-    monkeypatch.setattr("cryoflow.pickers.stages.train_and_pick", train_and_pick)
+    monkeypatch.setattr("cryoflow.pickers.stages.export_and_train", export_and_train)
     words = ["picker", "train-and-pick", "topaz", "Copy/Refine3D_job010", "--database", str(database)]
     launch([*words, "--micrographs", str(tmp_path / "Copy"), "-o", str(tmp_path / "out")])
     check(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -52,28 +52,15 @@ def consensus(
         Where the diameter or a pixel size is not known.
     """
     diameter, radius_A, pixel_A = _checked(picksets, at_least, radius, diameter_A)
-    first = picksets[0]
-    per_set = [_by_first(first, pickset) for pickset in picksets]
     rows = []
-    for i in range(len(first.micrographs)):
-        xy, members = _merge([p[i][0] if i in p else np.zeros((0, 2)) for p in per_set], radius_A / pixel_A[i])
+    for i, (xy, members) in enumerate(_groups(picksets, radius_A / pixel_A)):
         agree = (members >= 0).sum(axis=1).astype(np.float64)
         rows.append(pd.DataFrame({"micrograph": i, "x_px": xy[:, 0], "y_px": xy[:, 1], "score": agree}))
     picks = pd.concat(rows, ignore_index=True)
     picks = picks[picks["score"] >= at_least]
     title = f"at least {at_least} of {', '.join(p.provenance.entry_name for p in picksets)}"
-    return PickSet.build(
-        _provenance(picksets, name, title),
-        first.micrographs,
-        picks.reset_index(drop=True),
-        box_px=first.box_px,
-        diameter_A=diameter,
-        score_kind="number of pickers that agree",
-        notes=(
-            f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one",
-            *_unconfirmed(picksets),
-        ),
-    )
+    note = f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one"
+    return _of_all(picksets, name, title, picks.reset_index(drop=True), diameter, "number of pickers that agree", note)
 
 
 def labels_by_agreement(
@@ -102,21 +89,15 @@ def labels_by_agreement(
         See `consensus`.
     """
     diameter, radius_A, pixel_A = _checked(picksets, at_least, radius, diameter_A)
-    first = picksets[0]
-    per_set = [_by_first(first, pickset) for pickset in picksets]
-    groups = []
+    groups = list(_groups(picksets, radius_A / pixel_A))
     shared = [np.zeros(len(p), bool) for p in picksets]
-    for i in range(len(first.micrographs)):
-        xy, members = _merge([p[i][0] if i in p else np.zeros((0, 2)) for p in per_set], radius_A / pixel_A[i])
-        rows = np.full(members.shape, -1, np.intp)
-        for k, positions in enumerate(per_set):
-            has = members[:, k] >= 0
-            rows[has, k] = members[has, k] + (positions[i][1].start if i in positions else 0)
-            shared[k][rows[has & ((members >= 0).sum(axis=1) > 1), k]] = True
-        groups.append((i, xy, rows))
+    for _, rows in groups:
+        agree = (rows >= 0).sum(axis=1) > 1
+        for k, is_shared in enumerate(shared):
+            is_shared[rows[agree & (rows[:, k] >= 0), k]] = True
     chances = [_chance_of_agreement(p, s) for p, s in zip(picksets, shared, strict=True)]
     tables = []
-    for i, xy, rows in groups:
+    for i, (xy, rows) in enumerate(groups):
         has = rows >= 0
         p = np.stack([np.where(has[:, k], c[rows[:, k]] if len(c) else 0, 0) for k, c in enumerate(chances)], axis=1)
         agree = has.sum(axis=1)
@@ -125,15 +106,9 @@ def labels_by_agreement(
         columns = {"x_px": xy[:, 0], "y_px": xy[:, 1], "score": score, "label": positive.astype(np.int8)}
         tables.append(pd.DataFrame({"micrograph": i, **columns}))
     title = f"labels by agreement of {at_least} of {', '.join(p.provenance.entry_name for p in picksets)}"
-    return PickSet.build(
-        _provenance(picksets, name, title),
-        first.micrographs,
-        pd.concat(tables, ignore_index=True),
-        box_px=first.box_px,
-        diameter_A=diameter,
-        score_kind="probability that a picker that has it is right",
-        notes=(f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one", *_unconfirmed(picksets)),
-    )
+    note = f"picks within {radius:g} diameters ({radius_A:.4g} A) of each other are one"
+    picks, score_kind = pd.concat(tables, ignore_index=True), "probability that a picker that has it is right"
+    return _of_all(picksets, name, title, picks, diameter, score_kind, note)
 
 
 def _chance_of_agreement(picks: PickSet, shared: npt.NDArray[np.bool_]) -> FloatArray:
@@ -190,20 +165,25 @@ def _checked(
     return diameter, radius_A, pixel_A
 
 
-def _unconfirmed(picksets: Sequence[PickSet]) -> tuple[str, ...]:
-    """Return the notes of unconfirmed picks, which keep what is made of them from training."""
-    return tuple(dict.fromkeys(n for p in picksets for n in p.notes if NEEDS_CONFIRMATION in n))
-
-
 def _name_of(picksets: Sequence[PickSet]) -> str:
     """Return the names of their jobs, with the kinds of entry where the jobs alone are not distinct."""
     jobs = [p.provenance.job for p in picksets]
     return "_".join(jobs if len(set(jobs)) == len(jobs) else [p.provenance.entry_name for p in picksets])
 
 
-def _provenance(picksets: Sequence[PickSet], name: str, title: str) -> Provenance:
-    source = picksets[0].provenance
-    return Provenance(
+def _of_all(
+    picksets: Sequence[PickSet],
+    name: str,
+    title: str,
+    picks: pd.DataFrame,
+    diameter_A: float,
+    score_kind: str,
+    note: str,
+) -> PickSet:
+    """Return picks made from several sets, on the micrographs of the first one."""
+    first = picksets[0]
+    source = first.provenance
+    provenance = Provenance(
         "cryoflow",
         source.project,
         source.project_name,
@@ -213,6 +193,28 @@ def _provenance(picksets: Sequence[PickSet], name: str, title: str) -> Provenanc
         title=title,
         sources=tuple(dict.fromkeys(s for p in picksets for s in p.provenance.sources)),
     )
+    # A note of unconfirmed picks is kept: it excludes the result from training, too.
+    unconfirmed = dict.fromkeys(n for p in picksets for n in p.notes if NEEDS_CONFIRMATION in n)
+    return PickSet.build(
+        provenance,
+        first.micrographs,
+        picks,
+        box_px=first.box_px,
+        diameter_A=diameter_A,
+        score_kind=score_kind,
+        notes=(note, *unconfirmed),
+    )
+
+
+def _groups(picksets: Sequence[PickSet], radius_px: FloatArray) -> Iterator[tuple[FloatArray, npt.NDArray[np.intp]]]:
+    """Yield, for each micrograph of the first set, the positions of groups, and the row of each set's pick or -1."""
+    per_set = [_by_first(picksets[0], pickset) for pickset in picksets]
+    nothing = np.zeros((0, 2)), slice(0, 0)
+    for i, radius in enumerate(radius_px):
+        here = [positions.get(i, nothing) for positions in per_set]
+        xy, members = _merge([positions for positions, _ in here], radius)
+        starts = np.array([rows.start for _, rows in here], np.intp)
+        yield xy, np.where(members >= 0, members + starts, -1)
 
 
 def _by_first(first: PickSet, other: PickSet) -> dict[int, tuple[FloatArray, slice]]:

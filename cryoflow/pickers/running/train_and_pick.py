@@ -1,4 +1,4 @@
-"""From labelled micrographs to picks on new ones: export, train and pick in one go; it may be stopped and run again."""
+"""The first steps from labeled micrographs to picks on new ones: choose entries, export, train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryoflow.database.select import select_best
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.pickers.registry import picker, pickers
-from cryoflow.pickers.running.run_picker import Picked, Trained, pick, train, trained_already
+from cryoflow.pickers.running.run_picker import Picked, Trained, train, trained_already
 from cryoflow.pickers.training_sets.export import ExportResult, export
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
@@ -59,77 +59,6 @@ def load_entries(database: Database, entries: Sequence[str]) -> list[PickSet]:
     return [load_with_diameter(database, entry) for entry in database.matching(entries)]
 
 
-def train_and_pick(
-    picker_name: str,
-    training: Sequence[PickSet],
-    to_pick: Sequence[PickSet],
-    output: Path,
-    executor: Executor,
-    *,
-    diameter_A: float | None = None,
-    split: Fractions = Fractions(),  # noqa: B008
-    seed: int = 0,
-    settings: Mapping[str, object] | None = None,
-    threshold: float | None = None,
-    name: str = "",
-    script_only: bool = False,
-    on_stage: OnLine | None = None,
-    on_line: OnLine | None = None,
-) -> TrainedAndPicked:
-    """Train a picker on some sets of picks, and pick the micrographs of others with it.
-
-    A second run takes the training set and the model that are there, and picks again.
-
-    Parameters
-    ----------
-    to_pick
-        Sets whose micrographs are picked; their picks are not looked at.
-    diameter_A
-        One for all; without it the training sets know theirs, and the new micrographs take the mean of those.
-    settings
-        Of the training; picking shares those that it must.
-    name
-        Of the run, part of the new entries' names; by default that of the picker.
-    script_only
-        Run nothing: write the script that trains, or where that one has left its model, the one that picks.
-    on_stage
-        Called with lines that say what comes next: all settings and why before the training, and where the logs are.
-    """
-    exported, trained = export_and_train(
-        picker_name,
-        training,
-        output,
-        executor,
-        diameter_A=diameter_A,
-        split=split,
-        seed=seed,
-        settings=settings,
-        script_only=script_only,
-        on_stage=on_stage,
-        on_line=on_line,
-    )
-    say = on_stage or (lambda _: None)
-    if trained.model is None:
-        return TrainedAndPicked(exported, trained, None)
-    if not script_only:
-        say(f"picking with {trained.model}: the log is {output / PICKED}/pick.log")
-    known = [p.diameter_A for p in training if p.diameter_A]
-    picked = pick(
-        picker_name,
-        trained.model,
-        to_pick,
-        output / PICKED,
-        executor,
-        name=name or picker_name,
-        diameter_A=diameter_A or (sum(known) / len(known) if known else None),
-        threshold=threshold,
-        overwrite=True,
-        script_only=script_only,
-        on_line=on_line,
-    )
-    return TrainedAndPicked(exported, trained, picked)
-
-
 def export_and_train(
     picker_name: str,
     training: Sequence[PickSet],
@@ -144,7 +73,7 @@ def export_and_train(
     on_stage: OnLine | None = None,
     on_line: OnLine | None = None,
 ) -> tuple[ExportResult, Trained]:
-    """Run the first two steps of `train_and_pick`."""
+    """Export some sets of picks for a picker, and train it; what exists already is used as it is."""
     target = picker(picker_name)
     if not (target.trains and target.picks):
         able = ", ".join(name for name, p in pickers().items() if p.trains and p.picks)
