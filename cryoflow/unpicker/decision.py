@@ -50,8 +50,8 @@ class Decision:
         """Return the decision as a sentence for the entry's notes."""
         loose, strict = self.looser, self.stricter
         return (
-            f"threshold {self.threshold:.3f} from {self.source}: kept {self.n_kept} of {self.n_picks} picks, "
-            f"{self.n_doubtful} of them all doubtful; {loose[0]:.3f} would keep {loose[1]}, "
+            f"threshold {self.threshold:.3f} from {self.source}: kept {self.n_kept} of {self.n_picks} picks; "
+            f"{self.n_doubtful} picks are doubtful, kept or not; {loose[0]:.3f} would keep {loose[1]}, "
             f"{strict[0]:.3f} would keep {strict[1]}"
         )
 

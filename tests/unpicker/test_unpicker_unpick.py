@@ -202,7 +202,7 @@ def test_doubtful_picks_are_counted_and_given_on_demand(rings, trained, tmp_path
     assert kept.counts["doubtful"] == report.n_doubtful == len(doubtful) == expected
     assert doubtful.provenance.entry_name == "Unpicked_job012_doubtful"
     assert doubtful.picks["score"].between(low, high).all()
-    assert f"{expected} of them all doubtful" in " ".join(kept.notes)
+    assert f"{expected} picks are doubtful, kept or not" in " ".join(kept.notes)
     folder = star_folder(rings, tmp_path / "in")
     unpick_star_folder(trained, folder, tmp_path / "out", doubtful_suffix="_doubtful")
     assert sum(len(StarRows.read(p)) for p in (tmp_path / "out").glob("*_doubtful.star") if has_rows(p)) == expected
