@@ -1,12 +1,13 @@
 """Start a stage in its job: wait for a Prefect server that is away, then become Prefect's engine.
 
-The engine itself gives up after a few seconds, and a server takes longer than that to restart. Imports only the
-standard library, so that the second interpreter costs some hundredths of a second.
+The engine gives up at the first refused connection, and a server takes longer than that to restart. It may also go away
+while the engine is imported, or later: such a job ends with a status of its own, and is tried again.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import time
 import urllib.error
@@ -48,9 +49,25 @@ def main() -> None:
     if api_url.startswith(("http://", "https://")) and not wait_for_server(api_url, patience_s):
         print(f"cryoflow: the Prefect server {api_url} did not answer for {patience_s / 60:g} minutes", flush=True)
         sys.exit(SERVER_AWAY)
-    sys.stdout.flush()
-    # In the place of this process, so that signals and the exit status of the job are the engine's.
-    os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])  # noqa: S606  # no shell is wanted
+    try:
+        # In this process, so that signals and the exit status of the job are the engine's.
+        runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code == 1 and _could_not_connect(ended):
+            print(f"cryoflow: the Prefect server {api_url} went away", flush=True)
+            sys.exit(SERVER_AWAY)
+        raise
+
+
+def _could_not_connect(error: BaseException | None) -> bool:
+    """Return whether an error came from a connection that the server refused."""
+    import httpx  # the engine has imported it
+
+    while error is not None:
+        if isinstance(error, httpx.ConnectError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == "__main__":

@@ -61,15 +61,30 @@ def test_a_job_whose_server_stays_away_ends_with_the_status_that_is_retried(port
     assert exit_reason_of(EndedJob(1, "FAILED", ran.returncode)) == ExitReason.SERVER
 
 
-def test_the_stage_becomes_the_engine_whose_exit_status_is_the_jobs(tmp_path: Path) -> None:
-    """A stand-in for the package prefect is found before the real one."""
-    (tmp_path / "prefect").mkdir()
-    (tmp_path / "prefect" / "__init__.py").touch()
-    (tmp_path / "prefect" / "engine.py").write_text("import os, sys\nprint('engine', os.getpid())\nsys.exit(7)\n")
+def run_with_engine(code: str, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Run a stage with a stand-in for the package prefect, which is found before the real one."""
+    (folder / "prefect").mkdir(exist_ok=True)
+    (folder / "prefect" / "__init__.py").touch()
+    (folder / "prefect" / "engine.py").write_text(code)
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PREFECT_API_URL": "", "PYTHONPATH": f"{tmp_path}:{root}"}
+    environment = {**os.environ, "PREFECT_API_URL": "", "PYTHONPATH": f"{folder}:{root}"}
     argv = [sys.executable, "-m", start_stage.START_STAGE]
-    stage = subprocess.Popen(argv, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    stage = subprocess.Popen(argv, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)
     printed, _ = stage.communicate(timeout=60)
+    return stage, printed
+
+
+def test_the_stage_becomes_the_engine_whose_exit_status_is_the_jobs(tmp_path: Path) -> None:
+    stage, printed = run_with_engine("import os, sys\nprint('engine', os.getpid())\nsys.exit(7)\n", tmp_path)
     assert stage.returncode == 7
     assert printed == f"engine {stage.pid}\n"
+
+
+def test_a_server_that_goes_away_while_the_engine_starts_is_a_job_to_try_again(port: int, tmp_path: Path) -> None:
+    """The engine catches what its first request raises, and ends with status 1."""
+    engine = "try:\n    {}\nexcept Exception:\n    exit(1)\n".format
+    stage, printed = run_with_engine(engine(f"import httpx; httpx.get('http://127.0.0.1:{port}')"), tmp_path)
+    assert stage.returncode == start_stage.SERVER_AWAY
+    assert "went away" in printed
+    stage, _ = run_with_engine(engine("raise ValueError"), tmp_path)
+    assert stage.returncode == 1
