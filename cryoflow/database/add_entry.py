@@ -32,7 +32,7 @@ def same_entry(database: Database, picks: PickSet) -> Entry | None:
 
 def _same(old: PickSet, new: PickSet) -> bool:
     """Return whether two sets hold the same picks on the same micrographs, as far as text can tell."""
-    if len(old) != len(new) or list(old.picks.columns) != list(new.picks.columns):
+    if len(old) != len(new) or set(old.picks.columns) != set(new.picks.columns):
         return False
     if _micrographs(old) != _micrographs(new) or old.notes != new.notes or dict(old.counts) != dict(new.counts):
         return False
