@@ -1,6 +1,6 @@
 """The errors that cryoflow raises on purpose, and the exit codes of its command line.
 
-A message says which file, what is wrong with it, and what to do. Batch work collects these errors, goes on with the
+A message names the file, the problem and the remedy. Batch work collects these errors, goes on with the
 rest, and ends with `ExitCode.PARTLY_FAILED`; anything else that escapes is a defect of cryoflow.
 """
 

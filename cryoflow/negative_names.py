@@ -10,7 +10,7 @@ _NEGATIVE_SUFFIX = re.compile(rf"({_WORDS})(particles|picks)?(_|$)", re.IGNORECA
 
 
 def negative_words(name: str) -> list[str]:
-    """Return the words of a name which say that its picks are no particles, lower case and without `_`.
+    """Return the words of a name that mark its picks as no particles, lower case and without `_`.
 
     >>> negative_words("particles_not_selected"), negative_words("particles_selected"), negative_words("badlands_1")
     (['notselected'], [], [])
@@ -19,7 +19,7 @@ def negative_words(name: str) -> list[str]:
 
 
 def is_negative_suffix(suffix: str) -> bool:
-    """Return whether an entry's suffix says so; suffixes lose the `_` of the group's name.
+    """Return whether an entry's suffix has such a word; suffixes lose the `_` of the group's name.
 
     >>> is_negative_suffix("junkparticles"), is_negative_suffix("notselected_2"), is_negative_suffix("class1")
     (True, True, False)

@@ -1,10 +1,10 @@
-"""Picks: where particles are, on which micrographs, and who said so.
+"""Picks: where particles are, on which micrographs, and which job or program placed them.
 
 The frame
 ---------
 There is one coordinate frame, and it is stated here only: **origin at the first pixel stored in the MRC file, x along
-the fast axis (columns), y along the slow axis (rows), in pixels of that file, pixel centres at whole numbers; a pick is
-the particle's centre, not a corner of its box.** It is the frame of `mrcfile`'s arrays (`data[y, x]`) and of RELION's
+the fast axis (columns), y along the slow axis (rows), in pixels of that file, pixel centers at whole numbers; a pick is
+the particle's center, not a corner of its box.** It is the frame of `mrcfile`'s arrays (`data[y, x]`) and of RELION's
 `rlnCoordinateX/Y`. Every reader converts into it, every exporter out of it, and nobody else does arithmetic on
 coordinates. Shapes are `(ny, nx)`, as NumPy has them. Unknown values are NaN, NA or None, never 0.
 """
@@ -119,7 +119,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who said where the particles are."""
+    """Job or program that the picks are from."""
 
     program: Program
     project: Path
@@ -189,9 +189,9 @@ class PickSet:
     score_kind
         What `score` is in its source, such as `rlnAutopickFigureOfMerit` or `pick_stats/ncc_score`.
     counts
-        What was counted on the way: `nan`, `outside`, `duplicate`, `no_micrograph`, ... Dropped picks only.
+        Numbers of dropped picks by reason: `nan`, `outside`, `duplicate`, `no_micrograph`, ...
     notes
-        What a user should know: a convention that could not be confirmed, a fall-back that was taken.
+        Warnings for the user, such as a convention that could not be confirmed.
     extracted
         Some of the particles as the project extracted them, None where it did not or nobody asked. Not kept in
         databases.

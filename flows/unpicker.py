@@ -26,7 +26,7 @@ from flows.run_page import run_name, show_table, shown_progress
 def train_unpicker(parameters: TrainUnpickerParameters) -> Path:
     """Label picks by what became of them in their projects, and train the unpicker.
 
-    Where labeled entries are named, those are learnt from instead.
+    Where labeled entries are named, those are learned from instead.
 
     A finished training of the same picks and options is taken as it is; a stopped one goes on.
     """

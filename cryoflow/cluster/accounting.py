@@ -17,7 +17,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What SLURM's accounting says of one job; None is unknown."""
+    """State of one job in SLURM's accounting; None is unknown."""
 
     job_id: int
     state: str
@@ -50,7 +50,7 @@ def job_records(job_ids: Collection[int]) -> dict[int, JobRecord]:
 
 
 def parse_records(printed: str) -> dict[int, JobRecord]:
-    """Read `sacct --parsable2`: a job's own line, then those of its steps, which know the memory."""
+    """Read `sacct --parsable2`: a job's own line, then those of its steps, which contain the memory."""
     lines = [line.split("|") for line in printed.splitlines()]
     rows = [dict(zip(_COLUMNS, parts, strict=True)) for parts in lines if len(parts) == len(_COLUMNS)]
     peaks: dict[int, float] = {}

@@ -46,7 +46,7 @@ class DeployedStage:
         Its class at the site. None for flows that only start others and wait: in any profile they run beside the
         server, as processes.
     cron
-        When it would run by itself; switched off until somebody switches it on.
+        When it would run by itself; switched off until a user switches it on.
     """
 
     entrypoint: str

@@ -36,7 +36,7 @@ def dispatches() -> bool:
 
 
 def run_stage(stage: Flow[[Any], R], parameters: BaseModel | Parameters) -> R | None:
-    """Run a stage where the profile says, and wait for its end: `run_stages` with one."""
+    """Run a stage where the profile sets, and wait for its end: `run_stages` with one."""
     return run_stages(stage, [parameters])[0]
 
 

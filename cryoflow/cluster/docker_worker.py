@@ -93,7 +93,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         configuration: ContainerConfiguration,
         task_status: anyio.abc.TaskStatus[Any] | None = None,
     ) -> DockerWorkerResult:
-        """Start a flow run's container and wait until its end was told."""
+        """Start a flow run's container and wait until its end is reported."""
         over = self._over[flow_run.id] = asyncio.Event()
         try:
             engine = await anyio.to_thread.run_sync(self.engine.id)
@@ -109,7 +109,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         return DockerWorkerResult(identifier=pid, status_code=0)
 
     async def poll_engine(self, *, for_lost: bool) -> None:
-        """End what users cancelled, and tell the end of each container that has ended."""
+        """End cancelled runs, and report the end of each container that has ended."""
         was_silent = self._silent
         try:
             containers = await anyio.to_thread.run_sync(self.engine.containers, self._work_pool_name)

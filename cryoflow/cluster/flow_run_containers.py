@@ -36,7 +36,7 @@ class RunContainer:
 
 @dataclass(frozen=True)
 class EndedContainer:
-    """How a container ended, as far as the engine knows."""
+    """How a container ended, as far as the engine has a record."""
 
     name: str
     exit_code: int
@@ -116,7 +116,7 @@ class Engine:
 
 
 def ended_container(known: Mapping[str, Any], actions: set[str], log: str) -> EndedContainer:
-    """Return how a container ended, from what the engine knows of it."""
+    """Return how a container ended, from the engine's record."""
     state = known["State"]
     return EndedContainer(
         name=known["Name"].removeprefix("/"),

@@ -74,7 +74,7 @@ def _known_paths(settings: Settings) -> dict[str, Any]:
 
 
 def _example_of_site(name: str, example: str, settings: Settings) -> str:
-    """Return an example of a field's path at this site; the given one where no setting tells.
+    """Return an example of a field's path at this site; the given one where no setting has one.
 
     >>> _example_of_site("output", "/data/runs/november", Settings.model_validate({"site": {"read_write": ["/disk"]}}))
     '/disk/november'

@@ -207,7 +207,7 @@ class SlurmJobConfiguration(BaseJobConfiguration):
         return directives
 
     def request(self, *, name: str, flow_run_id: object, log: Path) -> JobRequest:
-        """Return what the job asks SLURM for."""
+        """Return the resources that the job requests from SLURM."""
         return JobRequest(
             job_name(name),
             log=str(log),

@@ -1,4 +1,4 @@
-"""Gather runs that ask for the same into packs, so that many small stages are one job of the scheduler."""
+"""Gather runs with the same requests into packs, so that many small stages are one job of the scheduler."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Gatherer:
     async def add(
         self, flow_run: FlowRun, job: StageJob, log: Path, is_cancelled: IsCancelled, *, size: int, at_once: int
     ) -> int:
-        """Add a run to a pack of runs that ask for the same, and return the number of its job once that is submitted.
+        """Add a run to a pack of runs with the same requests, and return the number of its job once that is submitted.
 
         Parameters
         ----------

@@ -60,7 +60,7 @@ class PollingWorker(Base):
             self._runs_task_group.start_soon(self._poll_until_closed)
 
     async def teardown(self, *exc_info: Any) -> None:
-        """Stop polling once nothing is waited for (`--run-once`), or at once where the worker was told to stop."""
+        """Stop polling once nothing is waited for (`--run-once`), or at once where the worker was stopped."""
         self._closing = True
         await super().teardown(*exc_info)
 

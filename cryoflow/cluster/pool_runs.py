@@ -1,4 +1,4 @@
-"""What a worker asks the Prefect server about the runs of its pool, and what it tells of them."""
+"""Requests of a worker to the Prefect server: runs of its pool, and their states."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def runs_in(client: PrefectClient, pool: str, *states: StateType) -> list[
 
 
 async def set_labels(client: PrefectClient, flow_run_id: UUID, labels: dict[str, str]) -> None:
-    """Set labels of a flow run; those of a deleted run are nobody's."""
+    """Set labels of a flow run; a deleted run is skipped."""
     try:
         await client.update_flow_run_labels(flow_run_id, dict(labels))
     except ObjectNotFound:

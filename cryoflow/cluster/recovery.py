@@ -37,7 +37,7 @@ _FIRST_LINE = re.compile(r"cryoflow: (?:SLURM )?job (\d+) on ")
 
 @dataclass(frozen=True)
 class FoundRun:
-    """What is known of a run that nobody looks after: its job, or that it never got one."""
+    """State of a run without a worker: its job, or that it never got one."""
 
     job_id: int | None
     start_anew: bool = False
@@ -105,7 +105,7 @@ class Recovery:
         self.worker, self.scheduler, self.attended, self.attend = worker, scheduler, attended, attend
 
     async def find_lost_runs(self, *, first: bool) -> None:
-        """Take over every run that should have a job and that nobody here looks after.
+        """Take over every run that should have a job and has no worker here.
 
         At the first look also those that crashed while no worker was there to say why.
         """

@@ -144,7 +144,7 @@ def temporary_folder() -> Path:
     Raises
     ------
     BadInput
-        Where it belongs to somebody else.
+        Where it belongs to another user.
     """
     folder = Path(tempfile.gettempdir(), f"cryoflow-{getpass.getuser()}")
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -16,7 +16,7 @@ _SINFO = "%R|%l|%c|%m|%G|%f|%D"
 
 @dataclass(frozen=True)
 class Partition:
-    """What sinfo says of one partition; nodes of several kinds give the smallest number of each."""
+    """One partition as sinfo prints it; nodes of several kinds give the smallest number of each."""
 
     name: str
     is_default: bool
@@ -56,7 +56,7 @@ class Qos:
 
 @dataclass(frozen=True)
 class ClusterSurvey:
-    """What sinfo and sacctmgr say of a cluster, and of this user on it."""
+    """A cluster and this user's limits on it, from sinfo and sacctmgr."""
 
     partitions: list[Partition]
     associations: list[Association]
@@ -139,7 +139,7 @@ def _limit(text: str) -> int | None:
 
 
 def cryoflow_toml(cluster: ClusterSurvey, host: str) -> str:
-    """Return a cryoflow.toml for a cluster; what only a person can say is marked CHANGE."""
+    """Return a cryoflow.toml for a cluster; values that only a person can give are marked CHANGE."""
     partitions, associations = cluster.partitions, cluster.associations
     cpu = next((p for p in partitions if p.is_default and not p.gpus), None)
     cpu = cpu or next((p for p in partitions if not p.gpus), partitions[0])

@@ -28,7 +28,7 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     Raises
     ------
     BadInput
-        Where the server does not know such a run.
+        Where the server has no such run.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound

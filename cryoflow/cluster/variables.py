@@ -19,7 +19,7 @@ def refuse_unknown_variables(given: Mapping[str, object], known: Collection[str]
     Raises
     ------
     BadInput
-        Names the first one, and what may have been meant.
+        Names the first one, and similar names.
     """
     for name in given:
         if name not in known:
@@ -66,7 +66,7 @@ def variables_for_stages(client: SyncPrefectClient, deployment: str, *parents: s
 
 
 def runs_a_job(client: SyncPrefectClient, deployment: str, given: Mapping[str, object]) -> int:
-    """Return how many runs of a deployment share a job, as its job variables and those of its parent say."""
+    """Return how many runs of a deployment share a job, from its job variables and those of its parent."""
     from prefect.exceptions import ObjectNotFound
 
     try:

@@ -68,7 +68,7 @@ class Entry:
 
 
 def read_entry(folder: Path) -> Entry:
-    """Return an entry as its info.txt and mark say; damaged ones have that status and the reason."""
+    """Return an entry from its info.txt and mark; damaged ones have that status and the reason."""
     entry = _entry_of(folder)
     try:
         info = _read_info(folder)

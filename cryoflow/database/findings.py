@@ -29,7 +29,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Broken:
-    """A finding, and what repairs it (which says what it did)."""
+    """A finding and its repair, which returns a description of what it did."""
 
     finding: Finding
     repair: Callable[[Database], str] | None = None

@@ -26,7 +26,7 @@ Verdict = Literal["not checked", "confirmed", "undecided", "contradicted"]
 
 @dataclass(frozen=True)
 class OrientationRecord:
-    """What the pixels say about the recorded convention of x and y.
+    """Result of comparing the recorded convention of x and y with the pixels.
 
     `contradicted` means that another of the eight flips and transposes, `best`, clearly wins: such an entry is not
     exported without force.

@@ -64,7 +64,7 @@ def locked(folder: Path, *, timeout_s: float = 600.0) -> Iterator[bool]:
     Raises
     ------
     DatabaseBusy
-        Where somebody else holds it for longer than `timeout_s`; says who, and what to do.
+        Where another process holds it for longer than `timeout_s`; names the owner and the remedy.
     NotWritten
         Where the folder cannot be written.
     """
@@ -153,7 +153,7 @@ def _lives(owner: Owner) -> bool | None:
 
 
 def clear_lock(path: Path, dead: Owner) -> bool:
-    """Remove a dead owner's lock, unless somebody on this host did so first.
+    """Remove a dead owner's lock, unless another process on this host did so first.
 
     Only processes of the dead owner's own host come here, so that a lock of the kernel between them is enough to keep
     two of them from removing one lock each, the second of which would be a living one's.

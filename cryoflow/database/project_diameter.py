@@ -1,4 +1,4 @@
-"""A particle's diameter where the job at hand does not say it: what other jobs of its project say."""
+"""A particle's diameter where its job has none: that of other jobs of its project."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def project_diameter_A(entries: Sequence[Entry], project: str) -> float | None:
 
 
 def load_with_diameter(database: Database, name: str) -> PickSet:
-    """Return the picks of an entry; a diameter that it does not know is taken from its project, with a note."""
+    """Return the picks of an entry; a missing diameter is taken from its project, with a note."""
     picks = database.load(name)
     if picks.diameter_A is not None:
         return picks

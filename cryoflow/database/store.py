@@ -162,7 +162,7 @@ class Database:
         Parameters
         ----------
         job_status
-            How its job ended, as the crawl says.
+            How its job ended, from the crawl.
         orientation
             Verdict of the orientation check.
         pictures
@@ -217,7 +217,7 @@ class Database:
         Raises
         ------
         BadInput
-            Where there is none; says which names come near.
+            Where there is none; lists similar names.
         """
         return read_settled(read_entry, find_entry(self.root, name))
 

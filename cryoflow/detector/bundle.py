@@ -2,7 +2,7 @@
 
     bundle.json     architecture, preparation, calibration, recipe, versions, checksums; sealed, written last
     weights.npz     arrays by name in half precision, never pickled
-    metrics.json    what was measured
+    metrics.json    measured values
     card.md         what it was trained on and how, what it can do and what not
 
 The name `general` stands for the model that comes with cryoflow.
@@ -115,7 +115,7 @@ class Detector:
     diameter_A
         Of the particles it learned from, None for a general model.
     recipe, metrics, card
-        How it was made, what was measured, and both in words.
+        Recipe, measured values, and both in words.
     orientations
         2 where answers are means over a micrograph and its half turn, as when the calibration was fitted; else 1.
     """

@@ -151,7 +151,7 @@ def simulate_examples(
     workers: int = 1,
     on_made: Callable[[int], None] | None = None,
 ) -> list[Example]:
-    """Make the examples of some plans in a folder; those that are there already are not made again."""
+    """Make the examples of some plans in a folder; existing ones are not made again."""
     make_folder(folder)
     made: list[Example] = []
     if workers <= 1:

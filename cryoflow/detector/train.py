@@ -34,7 +34,7 @@ HISTORY = "history.json"
 def train_as_asked(
     p: TrainDetectorParameters, *, say: Callable[[str], None], on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[Detector, PreparedProjects]:
-    """Train as a command or a flow was asked to, on all GPUs of this machine; see `train`."""
+    """Train with the parameters of a command or a flow, on all GPUs of this machine; see `train`."""
     from cryoflow.models.held_out import known_registries
     from cryoflow.unpicker.devices import list_gpus, load_keras
 

@@ -1,4 +1,4 @@
-"""The one writer of SLURM scripts: directives, then parts of shell that each know nothing of the others."""
+"""The one writer of SLURM scripts: directives, then parts of shell that are independent of each other."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class JobRequest:
     extra: tuple[str, ...] = ()
 
     def sbatch_options(self) -> Iterator[str]:
-        """Yield the options of sbatch, `--name=value`, that ask for all of it."""
+        """Yield the options of sbatch, `--name=value`, that request all of it."""
         options = {
             "job-name": self.name,
             "comment": self.comment,

@@ -30,7 +30,7 @@ class AnyScheduler(Protocol):
         """Return those of some jobs that have ended."""
 
     def cancel(self, job_ids: Collection[int]) -> None:
-        """End jobs; those that have ended are no error."""
+        """End jobs; ended ones are no error."""
 
 
 def scheduler_of(site: Site, min_interval_s: float) -> AnyScheduler:

@@ -19,7 +19,7 @@ PASSED_INTO_IMAGE = (
     "SLURM_*", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES",
     "TMPDIR", "PREFECT_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "CRYOFLOW_SCRATCH",
 )  # fmt: skip
-"""Variables of the job that --cleanenv would hide from the image; without them a job would use its neighbour's GPU."""
+"""Variables of the job that --cleanenv would hide from the image; without them a job would use its neighbor's GPU."""
 
 SECRETS_OF_SERVER = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_", "PREFECT_SERVER_API_AUTH_STRING")
 """Start of variables with secrets of the server, which no job needs; a worker that shares its environment has them."""

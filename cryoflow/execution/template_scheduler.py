@@ -136,11 +136,11 @@ class TemplateScheduler:
         return jobs
 
     def ended(self, job_ids: Collection[int]) -> dict[int, EndedJob]:
-        """Return how jobs ended, as far as the last `queue` told."""
+        """Return how jobs ended, as far as the last `queue` listed them."""
         return {number: self._ended[number] for number in job_ids if number in self._ended}
 
     def cancel(self, job_ids: Collection[int]) -> None:
-        """End jobs, waiting or running; those that the scheduler does not know any more are no error."""
+        """End jobs, waiting or running; jobs that the scheduler has forgotten are no error."""
         for number in job_ids:  # one by one: most commands stop at the first unknown number
             try:
                 run(_command(self.templates.cancel, {"job_ids": str(number)}), timeout_s=_TIMEOUT_S)

@@ -49,7 +49,7 @@ def read_cs(path: str | Path, columns: Collection[str] | None = None) -> dict[st
     BadInput
         As `read_cs_header`.
     MissingMetadata
-        Where a column that was asked for is not there.
+        Where a requested column is missing.
     """
     return read_cs_distinct(path, columns, ())[0]
 

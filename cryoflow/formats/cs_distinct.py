@@ -75,7 +75,7 @@ class DistinctFinder:
         return self._code_of[hashed]
 
     def result(self, dtypes: Mapping[str, np.dtype[np.generic]]) -> Distinct:
-        """Return what was found, with columns of these types."""
+        """Return the distinct rows, with columns of these types."""
         columns = {}
         for name, dtype in dtypes.items():
             data = b"".join(kept[name] for kept in self._kept)

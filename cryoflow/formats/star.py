@@ -1,4 +1,4 @@
-"""STAR files, as RELION and its neighbours write them: whole tables column by column, small files as text, and writing.
+"""STAR files, as RELION and its neighbors write them: whole tables column by column, small files as text, and writing.
 
 The format is Hall (1991) J. Chem. Inf. Comput. Sci. 31, 326, as far as the programs of this field use it: blocks
 `data_NAME`, each a loop or a list of pairs; words at white space, with quotes; comments from `#` at a word's start.

@@ -176,7 +176,7 @@ def _up_to_eight_digits(
 ) -> npt.NDArray[np.uint64] | None:
     """Return the whole numbers whose digits end at `end`; None where a character is no digit.
 
-    Eight characters are one integer, whose neighbouring digits are added in pairs, then the pairs, then the fours.
+    Eight characters are one integer, whose neighboring digits are added in pairs, then the pairs, then the fours.
     """
     digits = _eight_bytes(buffer, end) ^ np.uint64(0x3030303030303030)
     unused = ((_WORD_BYTES - n_digits) * 8).astype(np.uint64)
@@ -208,7 +208,7 @@ def _numbers(
 
 
 def _floats(path: Path, block: str, label: str, words: Sequence[bytes]) -> npt.NDArray[np.float64]:
-    """Return words as numbers, NaN where they say so."""
+    """Return words as numbers, NaN where they are `nan`."""
     try:
         return np.array([float(word) for word in words], np.float64)
     except ValueError:
@@ -227,7 +227,7 @@ def _floats(path: Path, block: str, label: str, words: Sequence[bytes]) -> npt.N
 
 
 def _words(buffer: npt.NDArray[np.uint8], start: npt.NDArray[np.intp], end: npt.NDArray[np.intp]) -> Words:
-    """Return text, of which equal neighbours are looked at once: particles of one micrograph mostly stand together."""
+    """Return text, of which equal neighbors are looked at once: particles of one micrograph mostly stand together."""
     if not len(start):
         return Words((), np.zeros(0, np.int32))
     length = end - start

@@ -1,4 +1,4 @@
-"""What the pixels say of an entry: the orientation check, and pictures of its picks on a few micrographs."""
+"""Comparison of an entry with the pixels: the orientation check, and pictures of its picks on a few micrographs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _seen(
 
 
 def _by_extracted_particles(pickset: PickSet) -> OrientationRecord:
-    """Return what extracted particles say of the convention; `not checked` where none can be compared."""
+    """Return the convention that extracted particles show; `not checked` where none can be compared."""
     some = pickset.extracted
     if some is None:
         return OrientationRecord()

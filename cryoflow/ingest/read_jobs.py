@@ -41,7 +41,7 @@ _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 @dataclass(frozen=True)
 class _Reading:
-    """The picks of a job with what the pixels say of them, or what went wrong."""
+    """The picks of a job with their orientation check, or the error."""
 
     outputs: tuple[tuple[PickSet, OrientationRecord, Mapping[str, bytes]], ...] = ()
     error: str = ""
@@ -102,7 +102,7 @@ def ingest(
 
 
 def mark_gone(plan: Plan, database: Database) -> list[IngestLine]:
-    """Mark the entries whose jobs are not there any more, and say so."""
+    """Mark the entries whose jobs are gone, and log it."""
     lines = []
     for gone in plan.gone:
         entry = gone.entry
@@ -115,7 +115,7 @@ def mark_gone(plan: Plan, database: Database) -> list[IngestLine]:
 def ingest_job(
     planned: PlannedJob, database: Database | str | Path, options: IngestOptions | None = None
 ) -> IngestLine:
-    """Do with one job what `plan_jobs` decided, and say what became of it.
+    """Do with one job what `plan_jobs` decided, and return the result.
 
     Raises
     ------
@@ -263,7 +263,7 @@ def _disambiguated(picksets: Sequence[PickSet]) -> list[PickSet]:
 
 
 def _finish(planned: PlannedJob, reading: _Reading | None, database: Database) -> IngestLine:
-    """Store what was read, or settle what was not; what goes wrong with it is an error of this job alone."""
+    """Store the picks of a job, or record why there are none; an error concerns this job alone."""
     try:
         return _finalize(planned, database) if reading is None else _store(planned, reading, database)
     except (DatabaseBusy, NotWritten):

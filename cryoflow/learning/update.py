@@ -177,7 +177,7 @@ class OneUpdate(UpdateMaterial):
         ]
 
     def _refused_before(self, changed: Sequence[Source]) -> ModelVersion | None:
-        """Return a version of the same labels that the gate refused, or that somebody rolled back."""
+        """Return a version of the same labels that the gate refused, or that a user rolled back."""
         used = {switch.version for switch in self.registry.history(self.name)}
         alike = self._learned_alike({s.project: s.fingerprint for s in changed})
         return next((v for v in reversed(alike) if v.card.status == "candidate" or v.number in used), None)

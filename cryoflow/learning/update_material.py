@@ -45,7 +45,7 @@ class UpdateOptions:
     trusted
         Projects whose particle may differ from the one learned before.
     again
-        Learn also from what was refused, quarantined or rolled back before.
+        Learn also from projects that were refused, quarantined or rolled back before.
     registries
         Other folders of models; what these hold out is not learned from.
     """

@@ -11,9 +11,9 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 def cut_boxes(image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: int) -> npt.NDArray[Pixel]:
-    """Cut a box around each centre; beyond the edges stands the image mirrored about its edge pixels.
+    """Cut a box around each center; beyond the edges stands the image mirrored about its edge pixels.
 
-    A centre is rounded to its nearest pixel (halves go up), which becomes pixel `box_px // 2` of its box in x and y: of
+    A center is rounded to its nearest pixel (halves go up), which becomes pixel `box_px // 2` of its box in x and y: of
     an even box the pixel right of and below the middle, as in RELION and CryoSPARC. Nothing is interpolated, so a
     particle may sit up to half a pixel off; where that matters, resample the micrograph less.
 
@@ -34,7 +34,7 @@ def cut_boxes(image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: i
     Raises
     ------
     ValueError
-        Where a centre is not finite or `box_px` is below 1: a defect of the caller.
+        Where a center is not finite or `box_px` is below 1: a defect of the caller.
     """
     centers = np.asarray(centers_xy_px, np.float64).reshape(-1, 2)
     if box_px < 1:

@@ -1,6 +1,6 @@
 """Copies of one micrograph, under other names or in other projects, recognized by their content.
 
-A micrograph that trains in one project must not test in another, or the test would measure what was learnt by heart.
+A micrograph that trains in one project must not test in another, or the test would measure what was learned by heart.
 """
 
 from __future__ import annotations

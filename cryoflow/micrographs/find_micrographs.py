@@ -150,7 +150,7 @@ class Finder:
         return tuple(sorted(self._index[0])[:3])
 
     def is_where_named(self, name: str | Path) -> bool:
-        """Return whether a file is where its name and the remaps say. Cheap: nothing is searched for by its base
+        """Return whether a file is where its name and the remaps point. Cheap: nothing is searched for by its base
         name."""
         text = clean_name(str(name))
         return bool(text) and "\0" not in text and any(map(self._holds, self._places(PurePosixPath(text))))
@@ -158,7 +158,7 @@ class Finder:
     def candidates(self, name: str | Path) -> tuple[Path, ...]:
         """Return files below the searched folders that have the base name of `name`, sorted; several are ambiguous.
 
-        The exact base name goes first; only where nobody has it, the name without prefixes and suffixes is compared.
+        The exact base name goes first; only where no file has it, the name without prefixes and suffixes is compared.
         Several paths to one file (links) count as one.
         """
         by_base_name, by_canonical_name = self._index

@@ -2,8 +2,8 @@
 
 The half-pixel question
 -----------------------
-A discrete Fourier transform is anchored at pixel 0: cropped or padded and transformed back, the *centre of pixel (0, 0)
-stays the centre of pixel (0, 0)*, and a point at `x` of `nx` pixels comes to `x * new_nx / nx`, with pixel centres at
+A discrete Fourier transform is anchored at pixel 0: cropped or padded and transformed back, the *center of pixel (0, 0)
+stays the center of pixel (0, 0)*, and a point at `x` of `nx` pixels comes to `x * new_nx / nx`, with pixel centers at
 whole numbers in both. So coordinates are scaled and nothing is added (`rescale_xy`). Binning (averaging blocks of
 pixels) is different: it keeps the *edge* of the image in place, and needs `(x + 0.5) * s - 0.5`. To take one for the
 other costs half a pixel of the small image, 4 A at 8 A per pixel.

@@ -57,7 +57,7 @@ class MicrographHeader:
         Rows and columns.
     pixel_size_A
         From the cell; None where the header has none, or where x and y disagree by more than 1 %. Some programs write
-        1.0 where they do not know.
+        1.0 where it is unknown.
     mode
         MRC mode: a key of `MODE_DTYPES`.
     n_sections

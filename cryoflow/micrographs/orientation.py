@@ -180,14 +180,14 @@ def check_against_stack(
     """Compare extracted particles with the micrographs that they were cut from.
 
     Boxes are cut under each convention, brought to 32 pixels or fewer, and correlated with the extracted ones: as they
-    are, and turned as the convention turns. Inverted contrast, binning and a rounded centre do not matter.
+    are, and turned as the convention turns. Inverted contrast, binning and a rounded center do not matter.
 
     Parameters
     ----------
     images, centers_xy_px
         As for `check_orientation`; ten particles in all are plenty.
     stacks
-        The extracted particles of each micrograph, (n, b, b), in the order of their centres.
+        The extracted particles of each micrograph, (n, b, b), in the order of their centers.
     box_px
         How many pixels of the micrograph a box of the stacks spans.
     """
@@ -244,7 +244,7 @@ def _offset(sums: npt.NDArray[np.float64], scale: float) -> tuple[float, float] 
     """Return where, within 1.5 diameters, the average of blobs stands out most, in micrograph pixels; None where
     nowhere.
 
-    A box's corner lies about a diameter from its centre; further away are the neighbours of a crowd.
+    A box's corner lies about a diameter from its center; further away are the neighbors of a crowd.
     """
     smooth = ndimage.gaussian_filter(sums[0], 1.0)
     median, deviation = median_and_deviation(smooth)

@@ -127,7 +127,7 @@ def compare(
 
 
 def _falls(changes: Sequence[ProjectChange], rule: GateRule) -> list[str]:
-    """Return what speaks against the candidate on projects that were known before."""
+    """Return the reasons against the candidate on projects of earlier versions."""
     old = [c for c in changes if not c.is_new]
     if not old:
         return []

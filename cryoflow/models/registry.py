@@ -201,7 +201,7 @@ class ModelRegistry:
         return self.promote(name, earlier[-1], "rolled back")
 
     def prune(self, name: str, keep: int) -> list[str]:
-        """Remove old versions; returns the labels of those that were removed.
+        """Remove old versions; return the labels of the removed ones.
 
         The newest `keep` versions stay, the one in use, the one before it, and every version that these started from.
         """

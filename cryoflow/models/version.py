@@ -111,6 +111,6 @@ def link_files(carried: tuple[ModelVersion, tuple[str, ...]], to: Path) -> dict[
 
 
 def sums_of(folder: Path, known: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
-    """Return size and checksum of each file; those that are known are not read again."""
+    """Return size and checksum of each file; known ones are not read again."""
     names = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
     return {name: known.get(name) or (p.stat().st_size, checksum(p)) for name, p in names.items()}

@@ -1,6 +1,6 @@
-"""Picks that stand for one particle several times: two picks that a refinement moved onto one centre, copied rows.
+"""Picks that stand for one particle several times: two picks that a refinement moved onto one center, copied rows.
 
-Two picks are one particle where they are closer than a tenth of its diameter. Centres that are found twice agree to a
+Two picks are one particle where they are closer than a tenth of its diameter. Centers that are found twice agree to a
 few angstroms, and no two particles come that close, so that the number is not a delicate one. Segments of a helix
 overlap on purpose: of those only what lies at one place is one.
 """

@@ -1,7 +1,7 @@
 """A permissive blob picker: dark spots of about the particle's size, with a low threshold. Half of its picks are right.
 
 It stands for the automatic pickers whose picks the unpicker cleans, and has their habits: it finds carbon edges, ice,
-gold and aggregates too, misses few particles, and puts its picks a little off the centres.
+gold and aggregates too, misses few particles, and puts its picks a little off the centers.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _blobs(image: npt.NDArray[np.float32], diameter_px_yx: npt.NDArray[np.float6
 def _between_pixels(
     score: npt.NDArray[np.float32], row: npt.NDArray[np.intp], column: npt.NDArray[np.intp]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return where the parabola through a peak and its neighbours has its top, in y and in x, within half a pixel."""
+    """Return where the parabola through a peak and its neighbors has its top, in y and in x, within half a pixel."""
     here = score[row, column].astype(np.float64)
     offsets = []
     for dy, dx in ((1, 0), (0, 1)):

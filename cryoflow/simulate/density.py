@@ -31,7 +31,7 @@ class Specimen:
     name, symmetry
         What it is called, and its point group.
     points : (n, 3) float32
-        Residues about the complex's centre, in angstrom.
+        Residues about the complex's center, in angstrom.
     diameter_A
         What a user would type as its diameter.
     contrast
@@ -56,7 +56,7 @@ class Specimen:
 
 @dataclass(frozen=True)
 class Domain:
-    """An ellipsoid: centre, half axes (angstrom) and a turn about z (degrees)."""
+    """An ellipsoid: center, half axes (angstrom) and a turn about z (degrees)."""
 
     center_A: tuple[float, float, float]
     half_axes_A: tuple[float, float, float]

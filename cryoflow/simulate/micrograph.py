@@ -40,7 +40,7 @@ class Exposure:
     ctf
         Of the microscope when it was taken.
     true_xy_px, true_psi_deg, true_tilt_deg : (n, 2), (n,), (n,) float
-        Centres of the whole, isolated particles off contamination, and how each lies.
+        Centers of the whole, isolated particles off contamination, and how each lies.
     scene
         All objects, usable or not.
     dirty : (ny, nx) bool

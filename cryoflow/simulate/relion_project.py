@@ -3,7 +3,7 @@
 Movies were imported and corrected, CTFs estimated; a few micrographs were picked by hand, all of them by a permissive
 picker; boxes were cut and scaled down, classified in two and three dimensions, each time selected, and refined. Every
 pick is in AutoPick and Extract; the right ones survive to the selections and to the refinement, which moves each by its
-origin onto the true centre. No maps and no box images are written.
+origin onto the true center. No maps and no box images are written.
 """
 
 from __future__ import annotations

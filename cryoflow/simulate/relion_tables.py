@@ -139,7 +139,7 @@ class Tables:
 
 
 def _origins(micrograph: SimulatedMicrograph, diameter_A: float) -> npt.NDArray[np.float64]:
-    """Return what a refinement finds, (n, 2) micrograph pixels: coordinate minus origin is the true centre."""
+    """Return what a refinement finds, (n, 2) micrograph pixels: coordinate minus origin is the true center."""
     picks, truth = micrograph.picks_xy_px, micrograph.true_xy_px
     if not len(picks) or not len(truth):
         return np.zeros((len(picks), 2))

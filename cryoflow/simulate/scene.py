@@ -38,13 +38,13 @@ class Scene:
     thing : (n,) int
         Values of `Thing`.
     xy_A : (n, 2) float
-        Centres.
+        Centers.
     radius_A : (n,) float
         How far each reaches.
     tilt_deg, psi_deg : (n,) float
         Angle between the particle's z axis and the beam, and in-plane angle as RELION's `rlnAnglePsi` has it.
     points : list of n (m, 2) float32
-        Residues, projected, relative to the centre.
+        Residues, projected, relative to the center.
     weights : list of n (m,) float32 or None
         Residues that each point stands for; None, or an empty list, where it is one.
     """
@@ -58,7 +58,7 @@ class Scene:
     weights: list[npt.NDArray[np.float32] | None] = field(default_factory=list)
 
     def isolated(self) -> npt.NDArray[np.bool_]:
-        """Return which objects no other one comes close to: centres further apart than the two radii."""
+        """Return which objects no other one comes close to: centers further apart than the two radii."""
         alone = np.ones(len(self.thing), bool)
         if len(self.thing) > 1:
             tree = cKDTree(self.xy_A)
@@ -172,7 +172,7 @@ def _whole(specimen: Specimen, rng: np.random.Generator) -> Object:  # noqa: ARG
 
 
 def _broken(specimen: Specimen, rng: np.random.Generator) -> Object:
-    """Return what is left on one side of a random plane, 30 to 65 % of it, about its own centre."""
+    """Return what is left on one side of a random plane, 30 to 65 % of it, about its own center."""
     normal = random_rotation(rng)[2]
     height = specimen.points @ normal
     kept = height < np.quantile(height, rng.uniform(0.30, 0.65))
@@ -220,6 +220,6 @@ def _foreign(diameter_A: float) -> tuple[Points, Points, Points]:
 
 
 def _reach(points: npt.NDArray[np.float32], diameter_A: float) -> float:
-    """Return radius about the centre that holds nearly all of an object, no more than a particle's own."""
+    """Return radius about the center that holds nearly all of an object, no more than a particle's own."""
     radius = float(np.quantile(np.hypot(points[:, 0], points[:, 1]), 0.98))
     return min(radius, diameter_A / 2)

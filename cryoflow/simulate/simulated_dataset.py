@@ -18,7 +18,7 @@ class SimulatedMicrograph:
     path
         The MRC file (float32). Builders of test projects may name a file that was not written.
     true_xy_px : (n, 2) float
-        Centres of whole, isolated particles: what a perfect picker finds.
+        Centers of whole, isolated particles: what a perfect picker finds.
     picks_xy_px : (m, 2) float
         What the permissive picker found, right and wrong.
     pick_scores : (m,) float

@@ -115,7 +115,7 @@ def split_by_micrograph(
 ) -> Split:
     """Divide the micrographs of each data set, evenly over the defocus.
 
-    Micrographs of a data set are put in order of defocus and drawn from neighbours, so that each part sees the whole
+    Micrographs of a data set are put in order of defocus and drawn from neighbors, so that each part sees the whole
     range. Validation and test each get at least one micrograph of a set of three or more; a test share of 0 is heeded.
     Copies of one micrograph, in whatever data sets, go to one part.
 

@@ -43,7 +43,7 @@ class PreparedSplit:
         return tuple(ManifestRow.of(part, m) for part, members in parts for m in members)
 
     def without_leaks(self, start: ModelBundle) -> PreparedSplit:
-        """Return the same without test micrographs that an earlier model learnt from: they are learnt from here,
+        """Return the same without test micrographs that an earlier model learned from: they are learned from here,
         too."""
         known = {r.content for r in start.manifest if r.part != "test"}
         leaks = tuple(m for m in self.test if m.content in known)

@@ -44,7 +44,7 @@ def suggest(bundle: ModelBundle, scored: Sequence[ScoredMicrograph], *, number: 
 
     A pick of probability p will be scored wrongly with min(p, 1 - p); the sum over a micrograph is its expected
     number of mistakes. Micrographs whose defocus the training did not cover count up to twice as much. Those
-    that have labels already (`not_cleaned`) are left out, and each one chosen makes its neighbours in defocus count
+    that have labels already (`not_cleaned`) are left out, and each one chosen makes its neighbors in defocus count
     less.
     """
     free = {id(m) for m in not_cleaned(bundle, [j.micrograph for j in scored])}

@@ -38,7 +38,7 @@ MOST_PASSES = 2000
 training to. The particles of more micrographs lie in all orientations anyway."""
 
 BEFORE = "before"
-"""Part of a manifest's row: learnt from by the model that this one started from."""
+"""Part of a manifest's row: learned from by the model that this one started from."""
 
 
 def train(

@@ -174,7 +174,7 @@ def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet
     Raises
     ------
     BadInput
-        Where there are picks and not one of them could be scored: nobody knows whether they are right.
+        Where there are picks and not one of them could be scored: it is unknown whether they are particles.
     """
     if len(picks) and not report.scored:
         why = [str(error) for error in report.failed[:1]] or list(report.notes)

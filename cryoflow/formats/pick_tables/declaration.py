@@ -62,7 +62,7 @@ class FilePicks:
     label
         -1 where the file says that its picks are no particles.
     notes
-        What was not read, and what a user should know.
+        Rows that were not read, and warnings for the user.
     counts
         Rows that were left out, by reason.
     """

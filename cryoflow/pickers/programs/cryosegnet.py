@@ -1,6 +1,6 @@
 """CryoSegNet, and the layout of the CryoPPP data set.
 
-CryoPPP keeps one CSV of centres and diameters beside each micrograph. CryoSegNet turns every micrograph upside-down
+CryoPPP keeps one CSV of centers and diameters beside each micrograph. CryoSegNet turns every micrograph upside-down
 when it loads it and draws the labels on that picture as they are, so the y of CryoPPP's tables counts from the last
 row of the MRC file: `ny - 1 - y`. `flip_y` says so, and can be switched off for tools that read such tables without
 turning the picture. We draw the masks that fine-tuning reads, and so leave out its `generate_masks.py`, which asks for

@@ -1,7 +1,7 @@
-"""EMAN2: `info/NAME_info.json` with centres, and EMAN1's `.box` with whole corners.
+"""EMAN2: `info/NAME_info.json` with centers, and EMAN1's `.box` with whole corners.
 
 EMAN2 wants boxes of 1.5 to 2 times the particle, of a size that its transforms like. Corners are whole numbers, so
-boxes are even and the centre is rounded first.
+boxes are even and the center is rounded first.
 
 Sources: cryoem/eman2 (programs/e2boxer.py).
 """

@@ -1,7 +1,7 @@
 """EPicker: a CenterNet detector that learns continually.
 
-Labels are STAR files of whole centres: EPicker cuts decimals off, so they are rounded first. Its own .box labels are
-read as centres, though they are corners; it gets STAR only. A label's stem must be the micrograph's. It would split by
+Labels are STAR files of whole centers: EPicker cuts decimals off, so they are rounded first. Its own .box labels are
+read as centers, though they are corners; it gets STAR only. A label's stem must be the micrograph's. It would split by
 itself, in percent of the sorted names, and validates nothing; it sees the micrographs that train and no others.
 
 Sources: thuem/EPicker (main.py, lib/opts.py, lib/logger.py, lib/mrc_utils/star.py, mrc.py, preprocess.py,

@@ -248,7 +248,7 @@ def pick(
 
 
 def model_file(target: Picker, model: str) -> Path:
-    """Return a model's file, absolute, or a name that the picker knows as it is.
+    """Return a model's file, absolute, or the name of a model that comes with the picker.
 
     Raises
     ------
@@ -295,7 +295,7 @@ def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = N
     Parameters
     ----------
     paths
-        MRC files, or folders whose `*.mrc` are meant.
+        MRC files, or folders whose `*.mrc` are picked.
     pixel_size_A
         Where the headers have none, or a wrong one.
     """

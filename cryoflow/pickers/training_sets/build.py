@@ -207,7 +207,7 @@ def _all_picks(
 
 
 def _inside(micrographs: pd.DataFrame, picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Return picks on their micrograph; needed again where the shape was only learnt from the file."""
+    """Return picks on their micrograph; needed again where the shape was only learned from the file."""
     row = picks["micrograph"].to_numpy()
     inside = np.ones(len(row), bool)
     for axis, size in (("x_px", "nx"), ("y_px", "ny")):

@@ -151,7 +151,7 @@ def make(
 
 
 def _alignments(source: OutputDatasets, kind: Kind, role: Role, notes: list[str]) -> str:
-    """Return the slot whose shifts lead from the location to the particle's centre: the job's own first, 3D before
+    """Return the slot whose shifts lead from the location to the particle's center: the job's own first, 3D before
     2D."""
     candidates = ["alignments3D", "alignments2D"]
     if role.class_number is not None:

@@ -69,7 +69,7 @@ PICKING = frozenset({Kind.AUTO_PICK, Kind.INSPECT})
 NOT_RECENTRED = {
     Kind.LOCAL: "shifts of a local refinement may be those of a part of the particle, so they were not applied",
 }
-"""Kinds whose own shifts do not lead to the particle's centre, with the reason."""
+"""Kinds whose own shifts do not lead to the particle's center, with the reason."""
 
 _CLASS = re.compile(r"(?:^|_)class_(\d{1,4})$")
 _MAIN = (

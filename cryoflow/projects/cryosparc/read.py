@@ -1,7 +1,7 @@
 """The picks of a CryoSPARC job, in the frame of `cryoflow.picks`.
 
 Where the rules come from: `micrograph_shape` is (ny, nx); y counts from the first stored row, without a flip; shifts
-are (x, y) in pixels of the alignment's own `psize_A`, and the centre is the location minus the shift. All three were
+are (x, y) in pixels of the alignment's own `psize_A`, and the center is the location minus the shift. All three were
 checked against simulations with known truth. Only shifts that belong to the same output as the location are
 subtracted: after a re-extraction the location has moved already.
 """

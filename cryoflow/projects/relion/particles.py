@@ -1,8 +1,8 @@
 """Particle tables: positions in the frame of `cryoflow.picks`, whatever generation wrote them.
 
-`rlnCoordinateX/Y` are centres in pixels of the micrograph, from its first stored pixel, untouched by the rescaling of
+`rlnCoordinateX/Y` are centers in pixels of the micrograph, from its first stored pixel, untouched by the rescaling of
 extracted boxes. A refinement keeps them and writes the shift that it found as an origin, in angstrom (3.1 and later) or
-in pixels of the box (before): the centre is the coordinate minus the origin, in micrograph pixels. This was checked
+in pixels of the box (before): the center is the coordinate minus the origin, in micrograph pixels. This was checked
 against simulations with known truth.
 """
 
