@@ -112,14 +112,14 @@ def main() -> None:
     parser.add_argument("--network", choices=("detector", "unpicker"), default="detector")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--specimens", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=60, help="batches of an update of the detector; joint: 5 times")
+    parser.add_argument("--steps", type=int, default=DetectorTraining().steps, help="batches of a round, detector")
     parser.add_argument("--epochs", type=int, default=UnpickerTraining().update_epochs, help="of an unpicker's update")
     parser.add_argument("--joint-epochs", type=int, default=RECIPES["detector"].epochs, help="of the unpicker")
     parser.add_argument("--micrographs", type=int, default=Size().learned, help="of a project, to learn from")
     parser.add_argument("--held-out", type=int, default=Size().held_out, help="of a project, to score on")
     parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=list(WAYS))
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--crop", type=int, default=160)
+    parser.add_argument("--batch", type=int, default=DetectorTraining().batch)
+    parser.add_argument("--crop", type=int, default=192)
     given = parser.parse_args()
     load_keras()
     size = Size(given.micrographs, given.held_out)
@@ -199,11 +199,8 @@ def _micrograph(number: int) -> str:
 def learner_of(database: Database, way: Mapping[str, object], seed: int, given: argparse.Namespace) -> Learner:
     """Return the learner of the network, which learns in one way."""
     if given.network == "detector":
-        rounds = 2
-        training = DetectorTraining(
-            rounds=rounds, steps=max(1, given.steps // rounds), joint_rounds=5 * rounds, batch=given.batch,
-            crop_px=given.crop, seed=seed,
-        )  # fmt: skip
+        # Rounds of an update and of joint training are those of the product; crops are smaller.
+        training = DetectorTraining(steps=given.steps, batch=given.batch, crop_px=given.crop, seed=seed)
         return DetectorLearner(database, replace(training, **way))  # type: ignore[arg-type]
     options = TrainOptions.of("detector", epochs=given.joint_epochs, seed=seed, workers=1, tensorboard=False)
     return UnpickerLearner(database, replace(UnpickerTraining(options, update_epochs=given.epochs), **way))  # type: ignore[arg-type]

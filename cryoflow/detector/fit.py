@@ -15,6 +15,7 @@ from cryoflow.detector.checkpoint import STATE, Weights, restore, state_bytes
 from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.detector.stream import Batch, Batches
+from cryoflow.detector.targets import UNLABELED
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import WEIGHTS, array_of, get_weights, set_weights
 from cryoflow.storage.files import write_atomically
@@ -150,15 +151,11 @@ def _fit(
         average, history = restore(model, optimizer, state, fingerprint)
     log = Scalars(output / "logs") if options.tensorboard else None
     change = max(1, round(options.unlabeled_from * options.rounds))
-    compiled: bool | None = None
+    model.compile(optimizer=optimizer, loss=detector_loss(unlabeled=change < options.rounds, distill=options.distill))
     seconds: list[float] = []
     for done in range(len(history), options.rounds):
-        unlabeled = done >= change
-        if compiled != unlabeled:
-            model.compile(optimizer=optimizer, loss=detector_loss(unlabeled=unlabeled, distill=options.distill))
-            compiled = unlabeled
         began = time.monotonic()
-        loss = _one_round(model, training, done, options, average)
+        loss = _one_round(model, training, done, options, average, unlabeled=done >= change)
         if not math.isfinite(loss):
             raise BadInput(output, f"the loss became {loss} in round {done + 1}.", "Use a lower learning rate.")
         record = {"round": done + 1.0, "loss": loss, "validation_loss": _validate(model, average, validation)}
@@ -173,26 +170,36 @@ def _fit(
     return average, history
 
 
-def _one_round(model: keras.Model, stream: Batches, done: int, options: FitOptions, average: Weights) -> float:
+def _one_round(
+    model: keras.Model, stream: Batches, done: int, options: FitOptions, average: Weights, *, unlabeled: bool
+) -> float:
     """Train on the batches of a round and return their mean loss; `average` follows the weights."""
-    batches = _RoundOfBatches(stream, done * options.steps, options.steps)
+    batches = _RoundOfBatches(stream, done * options.steps, options.steps, unlabeled=unlabeled)
     following = _Average(average, done * options.steps, options.average)
     history = model.fit(batches, epochs=1, callbacks=[following], verbose=0, shuffle=False)
     return float(history.history["loss"][0])
 
 
 class _RoundOfBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches `first` and on of a stream; the next ones are made while the network learns."""
+    """Batches `first` and on of a stream; the next ones are made while the network learns.
 
-    def __init__(self, stream: Batches, first: int, number: int) -> None:
+    Without `unlabeled`, targets have no candidates of unknown fate: another loss would be compiled, which takes as long
+    as an update learns.
+    """
+
+    def __init__(self, stream: Batches, first: int, number: int, *, unlabeled: bool) -> None:
         super().__init__(workers=1, use_multiprocessing=False, max_queue_size=2)
-        self.stream, self.first, self.number = stream, first, number
+        self.stream, self.first, self.number, self.unlabeled = stream, first, number, unlabeled
 
     def __len__(self) -> int:
         return self.number
 
     def __getitem__(self, index: int) -> Batch:
-        return self.stream.batch(self.first + index)
+        x, y = self.stream.batch(self.first + index)
+        if not self.unlabeled:
+            y = y.copy()
+            y[..., UNLABELED] = 0
+        return x, y
 
 
 class _Average(keras.callbacks.Callback):  # type: ignore[misc]

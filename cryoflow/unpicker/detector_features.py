@@ -30,7 +30,7 @@ from cryoflow.preparation.patches import Image, Patches
 from cryoflow.preparation.picked import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import fingerprint_of
-from cryoflow.unpicker.devices import inference_precision
+from cryoflow.unpicker.devices import inference_precision, load_keras
 from cryoflow.unpicker.network import fold
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Backbone:
     @cached_property
     def network(self) -> keras.Model:
         """Return the network from a prepared micrograph to its maps."""
+        load_keras()  # micrographs are prepared before anything is trained: without its messages
         import keras
 
         whole = build(self.detector.architecture, mixed_precision=inference_precision(), folded=True)

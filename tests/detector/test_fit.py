@@ -7,13 +7,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cryoflow.detector import fit as fit_module
 from cryoflow.detector.checkpoint import STATE
-from cryoflow.detector.examples import POSITIVE, Example
+from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.fit import FitOptions, Round, fit
+from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
@@ -62,6 +65,28 @@ def test_a_training_that_was_killed_comes_to_the_same_weights(stream: CropStream
     assert [h["loss"] for h in resumed_history] == [h["loss"] for h in history]
     for name, value in whole.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+def test_candidates_of_unknown_fate_enter_the_loss_late_and_nothing_is_compiled_anew(
+    stream: CropStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = np.where(np.arange(10) < 5, POSITIVE, UNKNOWN).astype(np.int8)
+    examples = [replace(e, kind=kind) for e in stream.examples]
+    some = CropStream(examples, 24.0, seed=1, options=stream.options)
+    losses: list[dict[str, object]] = []
+
+    def loss(**options: Any) -> object:
+        losses.append(options)
+        return detector_loss(**options)
+
+    monkeypatch.setattr(fit_module, "detector_loss", loss)
+    options = FitOptions(rounds=2, steps=2, seed=5)
+    _, late = fit(TINY, some, [], tmp_path / "late", replace(options, unlabeled_from=0.5), fingerprint="a")
+    assert losses == [{"unlabeled": True, "distill": 0.0}]
+    _, never = fit(TINY, some, [], tmp_path / "never", replace(options, unlabeled_from=1.0), fingerprint="b")
+    assert losses[1:] == [{"unlabeled": False, "distill": 0.0}]
+    assert late[0]["loss"] == pytest.approx(never[0]["loss"], rel=1e-6)
+    assert late[1]["loss"] > (1 + 3e-6) * never[1]["loss"]  # a new network is sure of nothing: they add little
 
 
 @pytest.mark.slow

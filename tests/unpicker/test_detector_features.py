@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -322,3 +324,11 @@ def test_the_processor_is_known_by_its_flags(cpuinfo, expected, tmp_path):
     (tmp_path / "cpuinfo").write_text(cpuinfo)
     assert multiplies_bfloat16(tmp_path / "cpuinfo") is expected
     assert multiplies_bfloat16(tmp_path / "none") is False
+
+
+@pytest.mark.slow
+def test_preparing_before_anything_is_trained_writes_nothing_of_tensorflow_to_the_terminal() -> None:
+    script = "from cryoflow.unpicker.detector_features import DetectorFeatures\nDetectorFeatures().backbone.network\n"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=500)
+    assert "cudart" not in ran.stderr
+    assert "cpu_feature_guard" not in ran.stderr
