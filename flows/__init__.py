@@ -6,6 +6,8 @@ stays, and so does what a Prefect profile says.
 
 import os
 
+from cryoflow.settings.prefect_files import guard_prefect
+
 PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -20,5 +22,6 @@ PREFECT_DEFAULTS = {
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }
+guard_prefect()
 for _name, _value in PREFECT_DEFAULTS.items():
     os.environ.setdefault(_name, _value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,30 @@ def test_a_file_that_is_a_bomb_is_one_error_that_names_it(
     told = capsys.readouterr().err
     assert "defect" not in told
     assert str(file) in told
+
+
+def test_the_home_of_an_account_that_does_not_exist_is_one_error(
+    homes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(homes / "config" / "cryoflow", "[site]\nlog_folder = '~no-such-account/logs'\n")
+    assert launch(["settings"]) == 1
+    assert "is not an absolute path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_a_file_that_cannot_be_read_ends_a_command_only_if_it_was_trusted(
+    homes: Path, is_trusted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(homes / "project", "workers = 3\n")
+    if is_trusted:
+        assert launch(["settings", "trust"]) == 0
+    os.truncate(file, 1 << 40)
+    assert launch(["settings"]) == int(is_trusted)
+    assert "not used" in capsys.readouterr().err or is_trusted
+    assert launch(["settings", "trust", str(file)]) == 1
+    assert "it has more than 256 KiB" in capsys.readouterr().err
+    assert launch(["settings", "trusted"]) == 0
+    assert ("changed" in capsys.readouterr().out) == is_trusted
 
 
 def test_a_variable_chooses_the_profile(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

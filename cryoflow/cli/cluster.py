@@ -11,6 +11,7 @@ from cryoflow.cli.declared import Profile
 from cryoflow.cli.output import Json, UsageError, emit_table, say
 from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.settings.profiles import ProfileName
+from cryoflow.storage.safe_names import expanded
 
 if TYPE_CHECKING:
     from cryoflow.cluster.supervisor import Running
@@ -57,7 +58,7 @@ def up(
     address = settings.site.server
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, also in the background of a script; systemd, and `kill`
         signal.signal(number, signal.default_int_handler)
-    with supervisor.Running(logs.expanduser()) as running:
+    with supervisor.Running(expanded(logs)) as running:
         try:
             if server:
                 if services.answers(address):

@@ -20,6 +20,7 @@ from cyclopts import App, ArgumentCollection, Group, Token
 import cryoflow
 from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.system import memory
+from cryoflow.system.working_folder import MATPLOTLIB_FILE, pass_over_matplotlibrc
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +152,8 @@ def _launch(arguments: Sequence[str]) -> int:
     try:
         if not {"--help", "-h", "--version"}.intersection(tokens):
             memory.require(memory.LEAST_TO_READ)  # with less, loading SciPy may not end
+        if pass_over_matplotlibrc():
+            log.warning("%s: not used, since anybody may have put it there.", MATPLOTLIB_FILE)
         result = app(tokens)
         sys.stdout.flush()  # a full disk, or a closed stdout, is an error of the command
         return result if isinstance(result, int) else ExitCode.OK

@@ -49,10 +49,10 @@ def trust(file: Path | None = None) -> None:
         The settings file; the nearest one if it is not given.
     """
     from cryoflow.settings import trust as trusting
-    from cryoflow.settings.load import load_settings
+    from cryoflow.settings.load import content_of, load_settings
 
     path = _nearest(file)
-    content = path.read_bytes()
+    content = content_of(path)
     load_settings(path)  # a file with an error is refused before it is trusted
     trusting.trust(path, content)
     say(f"{path} is trusted as it is now")
@@ -78,12 +78,21 @@ def trusted(*, json: Json = False) -> None:
     """List the settings files that are trusted, and whether each is as it was when it was trusted."""
     from cryoflow.settings import trust as trusting
 
-    rows = []
-    for name in trusting.trusted():
-        path = Path(name)
-        same = path.is_file() and trusting.is_trusted(path, path.read_bytes())
-        rows.append({"file": name, "status": "trusted" if same else "changed" if path.is_file() else "gone"})
+    rows = [{"file": name, "status": _status(Path(name))} for name in trusting.trusted()]
     emit_table(rows, columns=("file", "status"), as_json=json, empty="none is trusted")
+
+
+def _status(path: Path) -> str:
+    from cryoflow.errors import BadInput
+    from cryoflow.settings.load import content_of
+    from cryoflow.settings.trust import is_trusted
+
+    if not path.is_file():
+        return "gone"
+    try:
+        return "trusted" if is_trusted(path, content_of(path)) else "changed"
+    except BadInput:  # it cannot be read any more, or is too large
+        return "changed"
 
 
 def _nearest(file: Path | None) -> Path:

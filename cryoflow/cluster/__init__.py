@@ -3,3 +3,7 @@
 Prefect imports `cryoflow.cluster.worker` (entry point `prefect.collections`), which makes our types of workers known
 to it.
 """
+
+from cryoflow.settings.prefect_files import guard_prefect
+
+guard_prefect()

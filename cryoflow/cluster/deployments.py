@@ -22,6 +22,7 @@ from cryoflow.execution.job_script import slurm_script
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import INTERNAL_FLOWS, ProfileName, deployment_name
 from cryoflow.settings.site import ClassName, ResourceClass, Site
+from cryoflow.storage.safe_names import expanded
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -158,7 +159,7 @@ def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[
     values: dict[str, Any] = {
         "read_only": [str(p) for p in dict.fromkeys((*site.read_only, *_folders_of_pickers(site)))],
         "read_write": [str(p) for p in site.read_write],
-        "log_folder": str(site.log_folder.expanduser()),
+        "log_folder": str(expanded(site.log_folder)),
         "scratch": str(site.scratch) if site.scratch else None,
         "setup": site.setup,
         "apptainer_options": list(site.apptainer_options),

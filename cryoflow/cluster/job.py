@@ -16,6 +16,7 @@ from cryoflow.execution.containers import Mounts
 from cryoflow.execution.job_script import job_name
 from cryoflow.execution.resources import GpuOption, JobRequest, MemoryOption
 from cryoflow.execution.stage_script import TAG, StageJob
+from cryoflow.storage.safe_names import expanded
 
 _BY_WORKER = "the worker sets it itself"
 _MEMORY = "memory_gb says how much memory, and `memory` of [site] which option carries it"
@@ -49,7 +50,7 @@ def _one_line(text: str) -> str:
 
 def _absolute(text: str) -> str:
     """Return a path that is the same wherever the job starts; `~` is the home of the worker's account."""
-    path = Path(_one_line(text)).expanduser()
+    path = expanded(_one_line(text))
     if not path.is_absolute():
         raise ValueError(f"{text!r} must be an absolute path: the job starts in another folder")
     return str(path)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cryoflow.errors import ToolFailed
 from cryoflow.system.processes import ending_with_us
+from cryoflow.system.working_folder import OURS, SAFE_PATH
 
 READY_S = 180
 """Seconds that a service has to become ready."""
@@ -66,7 +67,7 @@ class Running:
                 return False
             process = subprocess.Popen(
                 ending_with_us(service.argv),
-                env={**os.environ, **service.environment},
+                env={**os.environ, SAFE_PATH: OURS, **service.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

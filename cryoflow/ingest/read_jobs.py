@@ -34,6 +34,7 @@ from cryoflow.projects.axis_convention import AxisConvention
 from cryoflow.projects.found import JobStatus
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.system import memory
+from cryoflow.system.working_folder import pass_over_matplotlibrc, safe_path
 
 _MISSING_KEPT = 12
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
@@ -169,14 +170,14 @@ class _Readers:
     def __init__(self, workers: int) -> None:
         self._threads_before, self._processes_before = set(threading.enumerate()), set(active_children())
         context = get_context("spawn")  # a forked child of a program with threads may hang
-        self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+        with safe_path():  # the locks of a pool start a process, too
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
         self._serving: list[threading.Thread] = []
 
     def submit(self, planned: PlannedJob, options: IngestOptions) -> Future[_Reading]:
-        if self._serving:
-            return self._pool.submit(_read, planned, options)
-        with _one_blas_thread():  # the first job starts the processes
+        with _one_blas_thread(), safe_path():  # each job starts a process until there are enough
             future = self._pool.submit(_read, planned, options)
+        if not self._serving:
             new = set(threading.enumerate()) - self._threads_before
             self._serving = [t for t in new if not t.daemon]  # the daemon is the one that fills the queue
         return future
@@ -213,6 +214,7 @@ def _one_blas_thread() -> Iterator[None]:
 
 def _end_with_parent() -> None:
     """Let a worker end when its parent is killed; it would wait for work for ever."""
+    pass_over_matplotlibrc()
 
     def watch() -> None:
         if (parent := parent_process()) is not None:

@@ -86,7 +86,7 @@ def _found(crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
     if named := os.environ.get("CRYOFLOW_CONFIG"):
         if not Path(named).is_file():
             raise BadInput(named, "--config or CRYOFLOW_CONFIG names this file, and it is not there.")
-        return Path(named), _content(Path(named))
+        return Path(named), content_of(Path(named))
     start = Path.cwd().resolve()
     if (near := next((f for folder in (start, *start.parents) if (f := folder / FILE_NAME).is_file()), None)) and (
         content := _content_if_trusted(near, crawled)
@@ -94,20 +94,25 @@ def _found(crawled: Iterable[Path]) -> tuple[Path | None, bytes]:
         return near, content
     for folder in (user_folder(), SITE_FOLDER):
         if (file := folder / FILE_NAME).is_file():
-            return file, _content(file)
+            return file, content_of(file)
     return None, b""
 
 
 def _content_if_trusted(file: Path, crawled: Iterable[Path]) -> bytes | None:
     """Return the content of a settings file in the working folder or above it, None if it is not to be used."""
-    from cryoflow.settings.trust import is_trusted
+    from cryoflow.settings.trust import is_trusted, trusted
 
     if file.parent == user_folder().resolve() or file.parent == SITE_FOLDER:
-        return _content(file)
+        return content_of(file)
     if any(file.is_relative_to(os.path.realpath(root)) for root in crawled):
         log.warning("%s: not used, since it lies in a folder that is being crawled.", file, extra={"once": True})
         return None
-    content = _content(file)
+    try:
+        content = content_of(file)
+    except BadInput:  # too large, or closed to us: it was never trusted so, and must not end every command here
+        if os.path.realpath(file) in trusted():
+            raise
+        content = b""
     if is_trusted(file, content):
         return content
     log.warning(
@@ -120,7 +125,14 @@ def _content_if_trusted(file: Path, crawled: Iterable[Path]) -> bytes | None:
     return None
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
+    """Return the content of a settings file.
+
+    Raises
+    ------
+    BadInput
+        If it cannot be read, or is too large for a settings file.
+    """
     try:
         return inputs.read_bytes(file, at_most=budgets.TOML_BYTES)
     except OSError as error:
@@ -144,7 +156,7 @@ def load_settings(file: Path | None = None, *, crawled: Iterable[Path] = (), **c
     BadInput
         Where the file is not TOML, a value is not valid, or a name is not that of a setting or profile.
     """
-    file, content = (file, _content(file)) if file else _found(crawled)
+    file, content = (file, content_of(file)) if file else _found(crawled)
     from_file, profiles = _read(file, content) if file else ({}, {})
     sources: list[tuple[str, Mapping[str, object]]] = [
         ("command line", {k: v for k, v in command_line.items() if v is not None}),
@@ -171,7 +183,8 @@ def load_settings(file: Path | None = None, *, crawled: Iterable[Path] = (), **c
         source = origins.get(name, "command line")
         hint = "" if name in Settings.model_fields else f"Known settings: {', '.join(Settings.model_fields)}."
         where = ".".join(map(str, first["loc"])) or name
-        raise BadInput(source, f"setting {where}: {first['msg']} (it is {first.get('input')!r}).", hint) from None
+        given = repr(first.get("input"))[:200]
+        raise BadInput(source, f"setting {where}: {first['msg']} (it is {given}).", hint) from None
 
 
 def _from_environment() -> dict[str, object]:

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from cryoflow.storage.safe_names import expanded
+
 ClassName = Literal["small", "large", "gpu"]
 
 
 def _absolute(path: Path) -> Path:
     """Expand `~`, and refuse relative paths: nodes and containers must find the folder under the same name."""
-    path = path.expanduser()
+    path = expanded(path)
     if not path.is_absolute():
         raise ValueError(f"{path} is not an absolute path")
     return path

@@ -78,7 +78,7 @@ def read_bytes(path: str | Path, *, at_most: int = WHOLE_BYTES) -> bytes:
             size = len(content)
         if size <= at_most:
             return content
-    raise OSError(errno.EFBIG, f"it has more than {at_most >> 20} MiB", str(path))
+    raise OSError(errno.EFBIG, f"it has more than {at_most >> 10} KiB", str(path))
 
 
 def is_gone(error: OSError) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -40,6 +41,11 @@ def is_file_name(text: str) -> bool:
     [True, False, False, False, False]
     """
     return text not in ("", ".", "..") and not any(c == "/" or not c.isprintable() for c in text)
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder for its leading `~`; one of an account that does not exist stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises RuntimeError
 
 
 def inside(folder: Path, name: str) -> Path:

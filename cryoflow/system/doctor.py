@@ -142,6 +142,9 @@ def _disk(loaded: LoadedSettings) -> Iterator[CheckResult]:
 
 
 def _prefect(_loaded: LoadedSettings) -> Iterator[CheckResult]:
+    from cryoflow.settings.prefect_files import guard_prefect
+
+    guard_prefect()
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cryoflow.errors import ToolFailed
+from cryoflow.system.working_folder import of_other_programs
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def run(
         process = subprocess.Popen(
             arguments,
             cwd=cwd,
-            env=env,
+            env=of_other_programs(os.environ if env is None else env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

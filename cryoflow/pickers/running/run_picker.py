@@ -30,6 +30,7 @@ from cryoflow.pickers.training_sets.contents import read_contents
 from cryoflow.pickers.training_sets.export import write_set
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.files import write_if_changed
+from cryoflow.storage.safe_names import expanded
 from cryoflow.storage.tab_separated import table_text
 
 logger = logging.getLogger(__name__)
@@ -255,7 +256,7 @@ def model_file(target: Picker, model: str) -> Path:
     BadInput
         Where it is neither a file, a folder with one, nor such a name.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_file():
         return path.absolute()
     if target.model_file and (path / target.model_file).is_file():

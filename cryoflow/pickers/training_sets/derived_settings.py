@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cryoflow.errors import BadInput
+from cryoflow.storage.safe_names import expanded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ class DerivedSettings:
         given = self.derive(name, "", why)
         if not given:
             return ""
-        path = Path(given).expanduser().absolute()
+        path = expanded(given).absolute()
         if not path.exists():
             raise BadInput(given, f"is not there, and was given for {name}.", "Name a file that exists.")
         self._derived[name] = replace(self._derived[name], value=str(path))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
 from cryoflow.pickers.training_sets.split import TRAIN
 from cryoflow.pickers.training_sets.training_set import TrainingSet
 from cryoflow.picks import FloatArray
+from cryoflow.storage.safe_names import expanded
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def downsampling(training: TrainingSet, settings: DerivedSettings) -> npt.NDArra
     why = "Topaz's default; a .sav file goes on from it"
     model = settings.derive("model", "resnet8", why)
     if model not in RECEPTIVE_FIELD_PX:
-        if not Path(model).expanduser().is_file():
+        if not expanded(model).is_file():
             raise BadInput("model", f"is {model}: no file, and none of {', '.join(RECEPTIVE_FIELD_PX)}.")
         model = settings.derive_path("model", why)
     field_px = RECEPTIVE_FIELD_PX.get(model, RECEPTIVE_FIELD_PX["resnet8"])
