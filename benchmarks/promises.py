@@ -220,7 +220,10 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "bit flipped in a file of a database": (flips, "found by verify"),
     "entry, project, mark or list exchanged, copied, deleted": (rearrangements, "found by verify"),
     "disk full, read-only or without its journal at a step of a write": (disks, "one clear error, then the same bytes"),
-    "`cryoflow run` killed at a random moment": (killed_runs, "what was done stays; at its end the same result"),
+    "`cryoflow run` killed at a random moment, or at its end after that": (
+        killed_runs,
+        "what was done stays; at its end the same result",
+    ),
     "folder swapped for a link during a write": (swaps, "nothing written outside"),
     "random bytes in a sound file, through a reader": (mutations, "a result or one clear error"),
     "small file that asks for much, through a reader": (bombs, "within the budget of its size"),
