@@ -167,7 +167,17 @@ def load_entry(folder: Path) -> PickSet:
         Where its files are damaged.
     """
     check_formats(folder)
-    text = _read_picks(folder / layout.DATA)
+    return pickset_of(folder, _read_picks(folder / layout.DATA))
+
+
+def pickset_of(folder: Path, text: DataText) -> PickSet:
+    """Return the picks of an entry's folder from its data.txt, which was read, and its other files.
+
+    Raises
+    ------
+    BadInput
+        Where its files are damaged.
+    """
     info = _read_info(folder)
     micrographs = text.micrographs
     _set_paths(micrographs, text.links, folder.parent.parent / layout.LINKS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryoflow.database import layout, repairs
 from cryoflow.database.data_reader import is_data_text, read_data_text
-from cryoflow.database.entry import check_formats
+from cryoflow.database.entry import check_formats, pickset_of
 from cryoflow.database.entry_manifest import NAME as MANIFEST
 from cryoflow.database.entry_manifest import read_manifest
 from cryoflow.database.findings import Broken, Finding
@@ -51,17 +51,33 @@ def check_entry(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
             yield Broken(Finding("damage", folder / name, what), quarantine, project)
     if sound:
         check_formats(folder)
-    if sound and record is not None:
-        unknown = [link for link in read_data_text(folder / layout.DATA).links if link not in record.links]
-        if unknown:
-            what = f"{len(unknown)} of its micrographs are not in the record of links, {unknown[0]!r} first"
-            yield Broken(
-                Finding("damage", folder / layout.DATA, what), lambda db: repairs.rebuild_record(db, project, [folder])
-            )
+        yield from _content(folder, record)
     if os.path.lexists(folder / layout.MARK):
         for broken in check_sealed(folder / layout.MARK):
             yield Broken(broken.finding, lambda db: repairs.mark_again(db, folder), project)
     yield from check_strangers(folder, {MANIFEST, layout.MARK, *manifest.sums})
+
+
+def _content(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
+    """Load an entry whose checksums fit: a database that somebody sent has checksums that fit any content."""
+    quarantine, project = repairs.quarantine(folder), folder.parent.parent
+    try:
+        text = read_data_text(folder / layout.DATA)
+        pickset_of(folder, text)
+    except NewerFormat:
+        raise
+    except BadInput as error:
+        yield Broken(Finding("damage", error.path, error.reason), quarantine, project)
+        return
+    except FileNotFoundError as error:
+        yield Broken(Finding("damage", Path(error.filename), "the file is missing"), quarantine, project)
+        return
+    unknown = [link for link in text.links if link not in record.links] if record else []
+    if unknown:
+        what = f"{len(unknown)} of its micrographs are not in the record of links, {unknown[0]!r} first"
+        yield Broken(
+            Finding("damage", folder / layout.DATA, what), lambda db: repairs.rebuild_record(db, project, [folder])
+        )
 
 
 def _is_older(folder: Path) -> bool:

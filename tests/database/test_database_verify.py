@@ -17,7 +17,7 @@ from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
 from cryoflow.storage import fault_points
-from cryoflow.storage.fingerprints import fingerprint_of
+from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.sealing import sealed, unsealed
 
 Make = Callable[..., PickSet]
@@ -341,6 +341,42 @@ def test_names_that_no_disk_can_hold_end_nothing_and_are_told(two_projects: Data
     found = verify(root)
     assert any("P2/Particles/Homo_J60" in str(f.path) for f in found if f.severity == "damage")
     assert any("P2" not in str(f.path) for f in found if f.severity == "damage"), "the forged name was not told"
+    for _ in range(2):
+        verify(root, repair=True)
+    assert serious(root) == []
+    assert Database(root).load("P2/Homo_J51") is not None
+
+
+FORGED = {
+    "a name in pieces": ("data.txt", "name=", 'name="a" b'),
+    "a word for a number": ("data.txt", "picks=", "picks=x"),
+    "another number of micrographs": ("data.txt", "Number of Micrographs: ", "Number of Micrographs: 9"),
+    "another frame": ("data.txt", "Columns: x_px", "Columns: u_px"),
+    "a kind that is not there": ("info.txt", "Kind: ", "Kind: No"),
+    "no text": ("info.txt", "Project: ", "Project: \udcff"),
+    "no info.txt": ("info.txt", "", None),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_content_that_cannot_be_read_is_damage_whatever_its_checksums(two_projects: Database, what: str) -> None:
+    """In a database that somebody sent, with fitting checksums: the entries of the other project are still checked."""
+    root, entry = two_projects.root, two_projects.root / P1
+    name, old, new = FORGED[what]
+    sums = unsealed(entry, (entry / "manifest.json").read_bytes(), 1)
+    files = dict(sums["files"])
+    if new is None:
+        (entry / name).unlink()
+        del files[name]
+    else:
+        raw = (entry / name).read_text().replace(old, new, 1).encode(errors="surrogateescape")
+        (entry / name).write_bytes(raw)
+        files[name] = {"bytes": len(raw), "blake2b": checksum(entry / name)}
+    (entry / "manifest.json").write_text(sealed(sums | {"files": files}))
+    (root / "P2/Particles/Homo_J60/info.txt").write_text("damaged")
+    found = [f for f in verify(root) if f.severity == "damage"]
+    assert any("P2/Particles/Homo_J60" in str(f.path) for f in found)
+    assert any(f.path == entry / name for f in found), "what cannot be read was not told"
     for _ in range(2):
         verify(root, repair=True)
     assert serious(root) == []
