@@ -39,8 +39,15 @@ class Page:
         return answer["result"].get("value")
 
     def open(self, address: str, *, shows: str) -> None:
-        self.call("Page.navigate", url=address)
-        self.wait_for(f"document.body && document.body.innerText.includes({json.dumps(shows)})")
+        """Open an address, and load it again while it stays empty, as a person does whose server is busy."""
+        for attempt in range(3):
+            self.call("Page.navigate", url=address)
+            try:
+                self.wait_for(f"document.body && document.body.innerText.includes({json.dumps(shows)})")
+                return
+            except AssertionError:
+                if attempt == 2 or self.text().strip():
+                    raise
 
     def wait_for(self, expression: str, *, within_s: float = 60) -> Any:
         """Wait until an expression is true, and return its value."""
