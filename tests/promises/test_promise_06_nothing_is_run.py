@@ -90,14 +90,14 @@ def problems_of(source: str, name: str) -> list[str]:
         if not isinstance(node, ast.Call):
             continue
         called = dotted(node.func)
-        if called == "runpy.run_module" and name in RUN_AS_MAIN and isinstance(node.args[0], ast.Constant):
+        constant = all(isinstance(a, ast.Constant) for a in node.args)
+        if called == "runpy.run_module" and name in RUN_AS_MAIN and constant:
             continue
         if called in FORBIDDEN_CALLS or called.split(".")[-1] in ("load_model", "unsafe_load"):
             found.append(f"{where} calls {called}")
-        if called.endswith("import_module") or called == "__import__":
-            constant = all(isinstance(a, ast.Constant) for a in node.args)
-            if not constant and name not in DYNAMIC_IMPORTS:
-                found.append(f"{where} imports a module by a name made at run time")
+        imports = called.endswith("import_module") or called == "__import__"
+        if imports and not constant and name not in DYNAMIC_IMPORTS:
+            found.append(f"{where} imports a module by a name made at run time")
         for keyword in node.keywords:
             value = keyword.value.value if isinstance(keyword.value, ast.Constant) else "made at run time"
             if keyword.arg == "shell" and value is not False:
@@ -137,10 +137,18 @@ def test_no_call_in_our_code_can_run_what_a_file_carries() -> None:
         "keras.models.load_model(path)",
         "keras.saving.load_model(path, safe_mode=True)",
         "importlib.import_module(name)",
+        "import runpy",
+        "runpy.run_module('json')",
     ],
 )
 def test_the_search_finds_what_it_looks_for(line: str) -> None:
     assert problems_of(line, "x.py") != []
+
+
+@pytest.mark.parametrize("name", RUN_AS_MAIN)
+@pytest.mark.parametrize("line", ["runpy.run_module(name)", "runpy.run_path('x.py')", "import pickle"])
+def test_a_file_that_may_run_one_module_may_run_nothing_else(name: str, line: str) -> None:
+    assert problems_of(line, name) != []
 
 
 # ---- canaries -----------------------------------------------------------------------------------------------------
