@@ -14,6 +14,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from cryoflow.system.working_folder import OURS, SAFE_PATH
+
 # Each run tries the same examples, so that a change is judged by what it changes; `make explore` looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
@@ -58,6 +60,13 @@ def _no_setting_is_left_behind() -> Iterator[None]:
         del os.environ[name]
     os.environ.update(before)
     assert left == before
+
+
+@pytest.fixture(autouse=True)
+def _programs_of_tests_import_from_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import of flows, by any test module, would keep scripts of tests from importing what lies beside them."""
+    if os.environ.get(SAFE_PATH) == OURS:
+        monkeypatch.delenv(SAFE_PATH)
 
 
 @pytest.fixture(autouse=True)
