@@ -103,24 +103,26 @@ class Recovery:
         attend: Callable[[FlowRun, int], Coroutine[Any, Any, None]],
     ) -> None:
         self.worker, self.scheduler, self.attended, self.attend = worker, scheduler, attended, attend
+        self.concluded: set[UUID] = set()
+        """Runs that were no longer attended since the last look began: the server's answer may be older than that."""
 
     async def find_lost_runs(self, *, first: bool) -> None:
         """Take over every run that should have a job and has no worker here.
 
         At the first look also those that crashed while no worker was there to say why.
         """
-        states = [StateType.PENDING, StateType.RUNNING]
-        lost = [
-            run for run in await runs_in(self.worker.client, self.worker._work_pool_name, *states) if self._is_lost(run)
-        ]
+        self.concluded.clear()
+        client, pool = self.worker.client, self.worker._work_pool_name
+        lost = await runs_in(client, pool, StateType.PENDING, StateType.RUNNING)
         if first:
             since = _now() - datetime.timedelta(days=1)
-            crashed = await runs_in(self.worker.client, self.worker._work_pool_name, StateType.CRASHED)
+            crashed = await runs_in(client, pool, StateType.CRASHED)
             lost += [
                 run for run in crashed
                 if run.infrastructure_pid and not run.labels.get(LABEL_END)
                 and run.state is not None and run.state.timestamp > since
             ]  # fmt: skip
+        lost = [run for run in lost if self._is_lost(run)]
         queue: Mapping[int, QueuedJob] | None = None
         if any(not run.infrastructure_pid for run in lost):
             try:
@@ -128,11 +130,11 @@ class Recovery:
             except SchedulerSilent:
                 return  # nothing is known: the next round asks again
         for flow_run in lost:
-            await self.take_over(flow_run, queue)
+            if self._is_lost(flow_run):
+                await self.take_over(flow_run, queue)
 
     def _is_lost(self, flow_run: FlowRun) -> bool:
-        busy = self.attended | self.worker._submitting_flow_run_ids
-        return flow_run.id not in busy
+        return flow_run.id not in self.attended | self.worker._submitting_flow_run_ids | self.concluded
 
     async def take_over(self, flow_run: FlowRun, queue: Mapping[int, QueuedJob] | None = None) -> None:
         """Wait for the job of one run from here on.

@@ -165,6 +165,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
 
     def _forget(self, flow_run_id: UUID) -> None:
         self.attended.discard(flow_run_id)
+        self.recovery.concluded.add(flow_run_id)
         self._logs.pop(flow_run_id, None)
         self._being_cancelled.pop(flow_run_id, None)
 

@@ -593,6 +593,35 @@ def test_a_run_whose_worker_died_before_it_had_a_job_starts_anew_and_a_young_one
     play(scene)
 
 
+def test_a_run_that_ended_while_the_server_listed_the_runs_is_not_taken_for_lost(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy server takes seconds; to conclude a run twice would undo what came after its end."""
+    from prefect.states import Completed
+
+    from cryoflow.cluster import recovery
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker() as worker:
+            run = await site.until(await site.new_run(), queued)
+            await running(site, slurm, run)
+            read = recovery.runs_in
+
+            async def slow(*arguments: Any) -> Any:
+                found = await read(*arguments)
+                await site.client.set_flow_run_state(run.id, Completed())
+                slurm.set(100, state="COMPLETED")
+                while run.id in worker.attended:
+                    await asyncio.sleep(0.1)
+                return found
+
+            monkeypatch.setattr("cryoflow.cluster.recovery.runs_in", slow)
+            await asyncio.wait_for(worker.recovery.find_lost_runs(first=False), 60)
+            assert run.id not in worker.attended
+
+    play(scene)
+
+
 def test_a_run_that_was_cancelled_while_sbatch_was_at_work_leaves_no_job(
     play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
