@@ -23,6 +23,9 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Threads add numbers in another order each time, which a training enlarges; and the tests already use all cores.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 for _name in [n for n in os.environ if n.startswith("CRYOFLOW_")]:
     if _name not in (
         "CRYOFLOW_REALDATA",
