@@ -25,6 +25,9 @@ TERMINAL = frozenset((
 
 _GONE = ("invalid job id", "already completing or completed")
 
+_KILLED = (9, 15)
+"""Signals that end what a shell runs. `sacct` prints 15 where the shell ended with 143; `scontrol` prints 143."""
+
 _TIMEOUT_S = 60
 
 
@@ -197,6 +200,7 @@ def parse_accounts(printed: str) -> dict[int, EndedJob]:
         parts = line.split("|")
         if len(parts) == 5 and parts[0].isdigit() and (state := parts[1].split(" ")[0]) in TERMINAL:
             code, signal = _exit(parts[2])
+            code = code + 128 if code in _KILLED else code
             elapsed = int(parts[4]) if parts[4].isdigit() else None
             jobs[int(parts[0])] = EndedJob(int(parts[0]), state, code, signal, assigned_nodes(parts[3]), elapsed)
     return jobs

@@ -67,7 +67,9 @@ elif name == "sacct":
     wanted = next(a for a in arguments if a.startswith("--jobs=")).removeprefix("--jobs=").split(",")
     for number, job in jobs().items():
         if str(number) in wanted and not job.get("purged"):
-            print(f"{number}|{job['state']}|{job.get('exit', '0:0')}|node1|61")
+            code, _, signal = job.get("exit", "0:0").partition(":")
+            code = int(code) - 128 if int(code) > 128 else code  # as SLURM's does
+            print(f"{number}|{job['state']}|{code}:{signal}|node1|61")
 elif name == "scontrol":
     number = int(arguments[-1])
     if number not in jobs() or jobs()[number].get("purged"):

@@ -63,6 +63,11 @@ def test_a_state_that_says_who_cancelled_is_read() -> None:
     assert parse_accounts("7|CANCELLED by 1000|0:0|cpu1|5\n")[7].state == "CANCELLED"
 
 
+def test_what_a_signal_ended_in_a_jobs_shell_is_known_although_sacct_takes_128_from_its_status() -> None:
+    jobs = parse_accounts("7|FAILED|15:0|cpu1|5\n8|FAILED|9:0|cpu1|5\n9|FAILED|79:0|cpu1|5\n10|FAILED|0:15|cpu1|5\n")
+    assert [(job.exit_code, job.signal) for job in jobs.values()] == [(143, None), (137, None), (79, None), (0, 15)]
+
+
 @pytest.mark.parametrize(
     ("nodes", "elapsed", "never"), [("None assigned", 0, True), ("cpu1", 0, False), ("cpu1", 5, False)]
 )

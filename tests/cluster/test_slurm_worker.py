@@ -158,6 +158,7 @@ def test_one_run_is_one_job_whose_number_and_log_are_with_the_run(play: Callable
         ({"state": "NODE_FAIL"}, "ended NODE_FAIL", "node"),
         ({"state": "CANCELLED"}, "ended CANCELLED", "cancelled"),
         ({"state": "FAILED", "exit": "143:0"}, "The node failed or was taken away", "node"),
+        ({"state": "FAILED", "exit": "137:0"}, "ended OUT_OF_MEMORY", "memory"),
         ({"state": "FAILED", "exit": "75:0"}, "server did not answer the node", "server"),
         ({"state": "FAILED", "exit": "127:0"}, "exit code 127", "done"),
     ],
