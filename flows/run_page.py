@@ -17,10 +17,12 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
+from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 from cryoflow.cluster.dispatch import SHARD_TAG
-from cryoflow.errors import CryoflowError
+from cryoflow.errors import BadInput, CryoflowError
+from cryoflow.parameters import Parameters, in_words_of_form
 from cryoflow.settings.load import load_settings
 from cryoflow.storage.json_values import plain
 
@@ -43,12 +45,36 @@ class OnceWithoutTraceback(logging.Filter):
         if getattr(error, "is_logged", False):
             return False
         error.is_logged = True  # type: ignore[attr-defined]
+        if isinstance(error, BadInput):
+            error.args = (_worded(str(error)),)  # Prefect makes the message of the run's state of it, after this
         record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
         return True
 
 
+class InWordsOfForm(logging.Filter):
+    """Let warnings of a deployed run name fields of its form; lower levels carry what other programs print."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Reword a record, and log it."""
+        if record.levelno >= logging.WARNING:
+            record.msg, record.args = _worded(record.getMessage()), ()
+        return True
+
+
+def _worded(message: str) -> str:
+    """Return a message as whoever filled in the form of this run reads it; others know the options."""
+    context = FlowRunContext.get()
+    if context is None or "PREFECT__FLOW_RUN_ID" not in os.environ:  # no worker started this
+        return message
+    parameters = (context.parameters or {}).get("parameters")
+    return in_words_of_form(message, type(parameters)) if isinstance(parameters, Parameters) else message
+
+
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(OnceWithoutTraceback())
+for _name in ("cryoflow", "flows"):
+    for _handler in logging.getLogger(_name).handlers:
+        _handler.addFilter(InWordsOfForm())
 
 
 def run_name(stage: str, subject: Callable[[Any], str]) -> Callable[[], str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow, task
 
 from cryoflow.errors import BadInput
+from cryoflow.pickers.parameters import ExportParameters
 from flows import run_page
 
 
@@ -47,6 +49,39 @@ def test_a_defect_and_debugging_keep_the_traceback(
     found = logged(BadInput("/d", "no."), "prefect.task_runs", "prefect.flow_runs", caplog=caplog)
     assert len(found) == 2
     assert all(r.exc_info for r in found)
+
+
+@pytest.mark.parametrize(
+    ("is_deployed", "expected"),
+    [
+        (True, "Give diameter_A, or overwrite = no; `cryoflow export --box` and its --other program."),
+        (False, "Give --diameter, or --no-overwrite; `cryoflow export --box` and its --other program."),
+    ],
+)
+def test_messages_of_a_run_from_a_form_name_its_fields_and_those_of_the_command_line_its_options(
+    is_deployed: bool, expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = expected.replace("--other", "other") if is_deployed else expected
+    caplog.handler.addFilter(run_page.InWordsOfForm())
+    hint = "Give --diameter, or --no-overwrite; `cryoflow export --box` and its --other program."
+
+    @task
+    def fail() -> None:
+        if is_deployed:
+            monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "of a worker")
+        run_page.log.info("topaz --no-overwrite")  # what another program prints
+        run_page.log.warning(hint)
+        raise BadInput("/data/P1", "has no diameter.", hint)
+
+    @flow
+    def small(parameters: ExportParameters) -> None:
+        fail()
+
+    form = ExportParameters(picker="topaz", database=Path("/db"), output=Path("/out"))
+    state = small(form, return_state=True)
+    assert str(state.message).endswith(f"/data/P1: has no diameter. {expected}")
+    texts = [record.getMessage() for record in caplog.records]
+    assert {"topaz --no-overwrite", expected, f"/data/P1: has no diameter. {expected}"} <= set(texts)
 
 
 @pytest.mark.parametrize(
