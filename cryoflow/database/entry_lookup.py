@@ -45,11 +45,13 @@ def entry_names(root: Path) -> list[str]:
     return [f"{f.parent.parent.name}/{layout.entry_name(f)}" for f in layout.entry_folders(root)]
 
 
-def matching(root: Path, wanted: Iterable[str], names: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+def matching(where: Path | str, wanted: Iterable[str], names: Callable[[], Sequence[str]]) -> tuple[str, ...]:
     """Return the names wanted, with shell-style patterns replaced by the names that they match; each name once.
 
     Parameters
     ----------
+    where
+        What an error names as the place of the names.
     names
         Called once a pattern occurs; returns all names, in the order in which a pattern's names are returned.
 
@@ -67,7 +69,7 @@ def matching(root: Path, wanted: Iterable[str], names: Callable[[], Sequence[str
         matched = [n for n in there if fnmatchcase(n, name)]
         if not matched:
             some = ", ".join(there[:3])
-            raise BadInput(root, f"nothing matches {name!r}.", f"There are: {some}, ..." if some else "It is empty.")
+            raise BadInput(where, f"nothing matches {name!r}.", f"There are: {some}, ..." if some else "It is empty.")
         found += matched
     return tuple(dict.fromkeys(found))
 

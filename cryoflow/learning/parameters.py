@@ -77,7 +77,7 @@ class UpdateParameters(LearningParameters):
     name: Annotated[str, Option(examples=("detector",))]
     """Name of the model in the registry."""
     projects: Annotated[tuple[str, ...], Option(names=("--project",), examples=(("P190",),))] = ()
-    """Learn from this project only; by default from all that are new or changed."""
+    """Learn from this project, or those of a pattern such as P19*; by default from all that are new or changed."""
     trusted: Annotated[tuple[str, ...], Option(names=("--trust",), examples=(("P190",),), rare=True)] = ()
     """Learn from this project although its particle seems to be another one than before."""
     again: Annotated[bool, Option(rare=True)] = False

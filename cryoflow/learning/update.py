@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from cryoflow.database.entry_lookup import matching
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
@@ -93,7 +94,7 @@ class OneUpdate(UpdateMaterial):
     def run(self) -> UpdateResult:
         """Learn, compare and promote."""
         sources, notes = self.learner.sources()
-        wanted = self.options.projects
+        wanted = matching("the projects with labels", self.options.projects, lambda: [s.project for s in sources])
         if unknown := sorted(set(wanted) - {s.project for s in sources}):
             raise BadInput(unknown[0], "is no project with labels.", " ".join(notes))
         known = {} if self.options.again else read_quarantined(self.home / QUARANTINE)

@@ -162,7 +162,7 @@ class TrainUnpickerParameters(LabeledSource):
     model: Annotated[Path, Option(names=("--output", "-o", "--train-output"), examples=("/data/models/unpicker",))]
     """Folder of the model to write; checkpoints/ in it holds the model after each epoch."""
     projects: Annotated[tuple[str, ...], Option(command_line=False, examples=(("P190",),))] = ()
-    """Projects of the database to learn from; by default all."""
+    """Projects of the database to learn from, or patterns such as P19*; by default all."""
     entries: Annotated[Entries, Option(form=True)] = ()
     """Labeled entries of the database, such as reviewed ones; by default picks are labeled by what became of them."""
     architecture: Annotated[Literal["detector", "residual", "emunpicker", "classic"], Option(form=False)] = "detector"

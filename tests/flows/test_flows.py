@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prefect import task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import Artifact, FlowRun
 from prefect.utilities.callables import parameter_schema
@@ -24,7 +26,7 @@ from flows.ingest import ingest
 from flows.parameters import PipelineParameters
 from flows.pipeline import pipeline
 from flows.scoring import ranges_to_score
-from flows.unpicker import unpick
+from flows.unpicker import train_unpicker, unpick
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,27 @@ def test_a_shard_that_is_done_is_not_scored_again(
     unpick(parameters)
     assert len(seen) == 1
     assert Database(parameters.database).load("CS-barrel/Unpicked_J4").picks.equals(before)
+
+
+def test_projects_and_entries_to_train_the_unpicker_on_may_be_patterns(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, ...]] = []
+
+    @task
+    def train_model(_: TrainUnpickerParameters, labeled: tuple[str, ...]) -> None:
+        given.append(labeled)
+
+    monkeypatch.setattr("flows.unpicker.train_model", train_model)
+    ingest(IngestParameters(roots=(project.parent,), database=tmp_path / "DB"))
+    form = TrainUnpickerParameters(database=tmp_path / "DB", model=tmp_path / "model", projects=("CS-b*",))
+    train_unpicker(form)
+    (labeled,) = given[0]
+    train_unpicker(replace(form, entries=(labeled.replace("CS-barrel", "*"),)))
+    assert given == [(labeled,), (labeled,)]
+    for nothing in ({"projects": ("P*",)}, {"entries": ("P*/*",)}):
+        with pytest.raises(BadInput, match="nothing matches 'P"):
+            train_unpicker(replace(form, **nothing))
 
 
 def test_an_entry_against_itself_has_full_precision_and_recall(whole: PipelineParameters, tmp_path: Path) -> None:

@@ -350,6 +350,14 @@ def test_a_project_that_is_not_there_is_an_error(registry: ModelRegistry, projec
         run(registry, StubLearner([project("A")]), projects=("P999",))
 
 
+def test_projects_to_learn_from_may_be_patterns(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
+    learner = StubLearner([project(name) for name in ("P1", "P2", "Q1")])
+    assert run(registry, learner, projects=("P?",)).learned == ("P1", "P2")
+    with pytest.raises(BadInput, match=r"projects with labels: nothing matches 'R\*'\. There are: P1, P2, Q1"):
+        run(registry, learner, projects=("R*",))
+    assert run(registry, learner, projects=("*",)).learned == ("Q1",)
+
+
 def test_a_damaged_list_of_projects_quarantined_is_one_clear_error(
     registry: ModelRegistry, project: Callable[..., StubProject]
 ) -> None:

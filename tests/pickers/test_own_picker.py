@@ -246,6 +246,17 @@ def test_the_flow_finds_particles_in_shards_that_are_jobs(
     assert jobs == ["pick"]  # what is picked makes no job
 
 
+def test_entries_to_find_particles_on_may_be_patterns(made: SimulatedDataset, tmp_path: Path) -> None:
+    from flows import finding
+
+    database = Database(tmp_path / "db")
+    database.add(entry_of(made))
+    find = finding.FindParticlesParameters(to_pick=("P1/Ref*",), diameter_A=DIAMETER_A, database=database.root)
+    assert finding.picking_of(find).to_pick == ("P1/Refine3D_job010",)
+    with pytest.raises(BadInput, match=r"nothing matches 'P2/\*'"):
+        finding.picking_of(replace(find, to_pick=("P2/*",)))
+
+
 def test_the_form_asks_for_the_diameter_and_where_files_are() -> None:
     from cryoflow.detector.parameters import FindParticlesParameters
     from cryoflow.parameters import RARE, fields_of

@@ -10,10 +10,10 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from view_fixtures import SCORED, make_database, write_mask
+from view_fixtures import OTHER, SCORED, UNPICKED, links_of, make_database, write_mask
 
 from cryoflow.cli.cluster import start_viewer
 from cryoflow.cluster import services
@@ -68,6 +68,21 @@ def test_the_viewer_of_up_answers_at_the_sites_address_and_its_log_holds_no_toke
     told = capsys.readouterr().err
     assert f"{settings.site.viewer}/?token={token}" in told
     assert "is taken: no other viewer is started" in told
+
+
+def test_patterns_open_the_entries_that_they_match_and_one_that_matches_nothing_ends_the_viewer(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "cryoflow", "view", "--database", str(make_database(tmp_path).root), "--port", "0"]
+    with subprocess.Popen([*command, "--json", "*/Unp*", "P1/*"], stdout=subprocess.PIPE, text=True) as viewer:
+        link = links_of(viewer)["read"]
+        viewer.terminate()
+    opened = parse_qs(urlsplit(link).query)
+    assert opened["entry"] == [UNPICKED]
+    assert opened["with"] == [SCORED, OTHER]
+    done = subprocess.run([*command, "P2/*"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "nothing matches 'P2/*'" in done.stderr
 
 
 def test_there_is_no_viewer_before_the_first_ingest(tmp_path: Path) -> None:
