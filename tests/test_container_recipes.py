@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -50,7 +52,7 @@ def test_the_builder_says_how_it_is_used_when_it_is_told_what_it_does_not_know()
     assert "containers/build [--docker | --apptainer]" in done.stdout
 
 
-def build(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def build(tmp_path: Path, *options: str, account: str = "") -> subprocess.CompletedProcess[str]:
     """Run the builder with a stand-in of apptainer that copies a base that is a folder to `seen`."""
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -61,8 +63,16 @@ def build(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
     (programs / "apptainer").chmod(0o755)
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
-    argv = [ROOT / "containers" / "build", "--apptainer", *options, "cpu"]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    argv = ["containers/build", "--apptainer", *options, "cpu"]
+    if not account:
+        return subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    tmp_path.chmod(0o777)
+    source = tmp_path / "source"  # Git refuses another account's checkout
+    subprocess.run(["git", "clone", "-q", ROOT, source], check=True)
+    shutil.copy(ROOT / "containers" / "build", source / "containers" / "build")
+    subprocess.run(["chown", "-R", account, source], check=True)
+    argv = ["runuser", "-u", account, "--", "env", f"HOME={tmp_path}", *argv]
+    return subprocess.run(argv, cwd=source, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can make a device node")
@@ -80,6 +90,26 @@ def test_device_nodes_of_a_base_are_left_out_for_they_cannot_be_made_without_pri
     assert "dev/null" not in seen
     assert (tmp_path / "out" / "cryoflow-cpu.sif").exists()
     assert not list(tmp_path.glob("tmp.*"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another account")
+def test_files_of_a_base_that_the_account_may_not_read_are_left_out_and_all_else_is_there() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's folder is closed to other accounts
+        folder = Path(name)
+        base = folder / "base"
+        for each in ("etc/private", "root", "usr"):
+            (base / each).mkdir(parents=True)
+        for each, mode in {"etc/passwd": 0o644, "etc/shadow": 0o600, "etc/private/key": 0o644}.items():
+            (base / each).write_text("x")
+            (base / each).chmod(mode)
+        for each in ("etc/private", "root"):
+            (base / each).chmod(0o700)
+        (base / "dangling").symlink_to("/nowhere")
+        os.mknod(base / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        done = build(folder, "--output", str(folder / "out"), "--base", str(base), account="nobody")
+        assert done.returncode == 0, done.stderr
+        seen = {str(path.relative_to(folder / "seen")) for path in (folder / "seen").rglob("*")}
+    assert seen == {"etc", "etc/passwd", "root", "usr", "dangling"}
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused_before_the_first_layer(tmp_path: Path) -> None:
