@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -235,7 +236,11 @@ class Field:
     @property
     def description(self) -> str:
         """Return the text of a field in a form: help, limits, an example, and whether few users need it."""
-        return f"{f'{RARE}. ' if self.rare else ''}{self.meaning}{self.example}"
+        meaning, example = self.meaning, self.example
+        if get_origin(self.plain_type) is dict:  # the page takes JSON
+            meaning = re.sub(r"([A-Z]+)=([A-Z]+)", r'{"\1": "\2"}', meaning)
+            example = f" Example: {json.dumps(self.option.examples[0])}" if self.option.examples else ""
+        return f"{f'{RARE}. ' if self.rare else ''}{meaning}{example}"
 
     @property
     def example(self) -> str:

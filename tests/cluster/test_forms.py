@@ -12,7 +12,8 @@ import pytest
 from cryoflow.cluster import choices
 from cryoflow.cluster.deployments import STAGES, DeployedStage, deployments
 from cryoflow.database import layout
-from cryoflow.parameters import RARE
+from cryoflow.parameters import RARE, fields_of
+from cryoflow.pickers.parameters import ExportParameters
 from cryoflow.settings.load import Settings
 from cryoflow.settings.profiles import INTERNAL_FLOWS, ProfileName
 from cryoflow.settings.site import Site
@@ -230,3 +231,8 @@ def test_a_form_with_its_required_fields_alone_is_enough_or_says_what_else_to_na
             flow.validate_parameters({"parameters": values})
     else:
         flow.validate_parameters({"parameters": values})
+
+
+def test_a_field_of_names_and_values_says_that_json_is_typed() -> None:
+    described = {f.name: f.description for f in fields_of(ExportParameters)}
+    assert described["settings"].endswith('by hand, {"NAME": "VALUE"}. Example: {"target_pixel_size": "8"}')
