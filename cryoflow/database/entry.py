@@ -90,7 +90,7 @@ def read_entry(folder: Path) -> Entry:
             notes=info.texts("Note"),
             orientation=info.orientation,
         )
-        if not info.lines.get("Number of Particles") and not (folder / MANIFEST).exists():
+        if not info.lines.get("Number of Particles"):
             entry = _counted(entry)
         _check_manifest(folder)
         mark = folder / layout.MARK
