@@ -371,6 +371,60 @@ def test_an_older_database_opens(tmp_path: Path, make_pickset: Make) -> None:
     assert len(Database(tmp_path / "DB").load("P190/Refine3D_job035")) == 3
 
 
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """The folder of an entry that the older scripts wrote, of a data.txt alone."""
+    folder = tmp_path / "DB" / "P190" / "Particles" / "NonUniform_J7"
+    folder.mkdir(parents=True)
+    (folder / "data.txt").write_bytes(OLDER)
+    return folder
+
+
+def test_an_older_entry_without_info_is_counted_and_loads(older: Path) -> None:
+    from cryoflow.database import Database
+
+    (entry,) = Database(older.parents[2]).entries()
+    assert (entry.status, entry.n_picks, entry.n_micrographs) == ("current", 3, 3)
+    assert len(Database(older.parents[2]).load(entry.name)) == 3
+
+
+def test_an_older_entry_is_sound_before_and_after_it_was_marked(older: Path) -> None:
+    from cryoflow.database import Database, verify
+
+    database = Database(older.parents[2])
+    for change in (
+        lambda: database.mark("P190/NonUniform_J7", "stale", "its job ran again"),
+        lambda: database.unmark("P190/NonUniform_J7"),
+    ):
+        change()
+        assert [f.severity for f in verify(database)] == ["notice"]
+    assert database.remove("P190/NonUniform_J7")
+    assert verify(database) == []
+
+
+@pytest.mark.parametrize("lost", [("manifest.json",), ("manifest.json", "data.txt"), ("manifest.json", "info.txt")])
+def test_an_entry_of_ours_that_lost_its_manifest_is_not_taken_for_an_older_one(
+    tmp_path: Path, make_pickset: Make, lost: tuple[str, ...]
+) -> None:
+    from cryoflow.database import Database, verify
+
+    database = Database(tmp_path / "DB")
+    folder = database.add(make_pickset()).folder
+    for name in lost:
+        (folder / name).unlink()
+    assert f"{folder / 'manifest.json'}: the manifest is missing" in [f"{f.path}: {f.what}" for f in verify(database)]
+
+
+def test_an_entry_of_ours_that_lost_its_info_is_damaged(tmp_path: Path, make_pickset: Make) -> None:
+    from cryoflow.database import Database
+
+    database = Database(tmp_path / "DB")
+    entry = database.add(make_pickset())
+    (entry.folder / "info.txt").unlink()
+    with pytest.raises(BadInput, match="is not there"):
+        database.load(entry.name)
+
+
 def test_blocks_of_rows_meet(tmp_path: Path, make_pickset: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Micrographs and blocks of rows begin and end anywhere."""
     from cryoflow.database import data_reader, data_text
