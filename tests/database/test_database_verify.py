@@ -209,6 +209,65 @@ def test_whole_files_that_were_moved_copied_or_deleted_are_found_and_repaired(
         assert len(Database(root).load(entry)) == entry.n_picks
 
 
+@pytest.mark.parametrize("what", REARRANGEMENTS)
+def test_what_was_moved_copied_or_deleted_is_found_after_a_write_to_another_project(
+    two_projects: Database, what: str, make_pickset: Make
+) -> None:
+    """A writer confirms what killed writers announced; it must not take damage for a change of its own."""
+    root = two_projects.root
+    REARRANGEMENTS[what](root)
+    before = serious(root)
+    Database(root).add(make_pickset("P9", picks_each=1))
+    assert serious(root) == before
+
+
+def test_an_announced_change_does_not_hide_that_the_project_was_renamed(
+    two_projects: Database, make_pickset: Make
+) -> None:
+    root = two_projects.root
+    two_projects.records.announce(root / P1, None)
+    (root / "P1").rename(root / "P3")
+    Database(root).add(make_pickset("P9", picks_each=1))
+    (found,) = [f for f in verify(root) if f.severity == "damage" and f.path == root / "P3"]
+    assert "this folder was P1" in found.what
+    assert "P3" not in (Database(root).projects() or {})
+
+
+def test_an_entry_that_was_exchanged_during_a_write_is_not_taken_for_what_was_written(
+    two_projects: Database, make_pickset: Make
+) -> None:
+    root = two_projects.root
+    with two_projects.writing():
+        two_projects.add(make_pickset("P1", seed=9, picks_each=6))
+        shutil.rmtree(root / P1)
+        shutil.copytree(root / P2, root / P1)
+    assert any("exchanged or copied" in text for text in serious(root))
+
+
+def test_a_database_of_the_first_format_with_some_lists_gets_all_with_the_next_write(
+    two_projects: Database, make_pickset: Make
+) -> None:
+    """A writer that was killed on the way to the current format has written the lists of some projects."""
+    root = two_projects.root
+    (root / "cryoflow-database.json").write_text(sealed({"format": 1}))
+    (root / "P2/entries.json").unlink()
+    Database(root).add(make_pickset("P9", picks_each=1))
+    assert verify(root) == []
+    assert set(Database(root).projects() or {}) == {"P1", "P2", "P9"}
+
+
+def test_a_project_that_was_renamed_has_its_new_name_once_it_is_written_to(
+    two_projects: Database, make_pickset: Make
+) -> None:
+    root = two_projects.root
+    (root / "P2").rename(root / "P3")
+    Database(root).add(make_pickset("P2", job="J70", picks_each=1))
+    assert [f.path for f in verify(root) if f.severity == "damage"] == [root / "cryoflow-database.json"]
+    verify(root, repair=True)
+    assert verify(root) == []
+    assert sorted(e.name for e in Database(root).entries())[-3:] == ["P3/Homo_J51", "P3/Homo_J60", "P3/Homo_J70"]
+
+
 def test_a_database_of_the_first_format_is_read_and_gets_its_lists_with_the_next_write(
     two_projects: Database, make_pickset: Make
 ) -> None:
