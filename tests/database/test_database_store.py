@@ -293,6 +293,15 @@ def test_removing_moves_out_of_sight_and_deletes_nothing(tmp_path: Path, make_pi
     assert first.exists()
 
 
+@pytest.mark.parametrize("name", ["P1//etc", "../P1/Homo_J51", "P1/../P1/Homo_J51", "P1/", "/", "", "P1/*"])
+def test_a_name_that_no_entry_can_have_was_not_removed_either(tmp_path: Path, make_pickset: Make, name: str) -> None:
+    database = Database(tmp_path / "DB")
+    database.add(make_pickset())
+    database.remove("P1/Homo_J51")
+    with pytest.raises(BadInput, match="there is no entry"):
+        database.remove(name)
+
+
 def test_one_damaged_entry_does_not_hide_the_others(tmp_path: Path, make_pickset: Make) -> None:
     database = Database(tmp_path / "DB")
     database.add(make_pickset(job="J1"))
