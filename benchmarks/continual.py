@@ -245,7 +245,9 @@ def _prepared(learner: Learner, folder: Path, names: Sequence[str], size: Size) 
         new, failed = learner.prepare(
             source, {m: c for m, c in contents.items() if m not in held}, folder / name / "new"
         )
-        apart, more = learner.prepare(source, {m: c for m, c in contents.items() if m in held}, folder / name / "held")
+        apart, more = learner.prepare(
+            source, {m: c for m, c in contents.items() if m in held}, folder / name / "held", held_out=True
+        )
         for error in (*failed, *more):
             raise error
         projects.append(Project(name, new, apart))

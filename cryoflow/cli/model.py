@@ -90,7 +90,8 @@ def compare(parameters: CompareParameters, *, json: out.Json = False) -> int:
         for measure in sorted({*old, *new}):
             values = old.get(measure, float("nan")), new.get(measure, float("nan"))
             row = {"project": project, "measure": measure, "before": values[0], "after": values[1]}
-            rows.append({**row, "change": values[1] - values[0]})
+            only = "" if old and new else f"measured on {parameters.other if new else parameters.version} only"
+            rows.append({**row, "change": values[1] - values[0], "note": only})
     out.emit_table(rows, title=f"{parameters.version} and {parameters.other}", as_json=json, empty="nothing measured")
     return ExitCode.OK
 

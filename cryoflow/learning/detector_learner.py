@@ -140,8 +140,11 @@ class DetectorLearner:
             )
         return found, notes
 
-    def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
+    def prepare(
+        self, source: Source, wanted: Mapping[str, str], folder: Path, *, held_out: bool = False
+    ) -> tuple[list[Item], list[BadInput]]:
         """Prepare some micrographs (name -> content) with their labels; those done before are not done again."""
+        del held_out  # crops are turned when they are drawn
         folder.mkdir(parents=True, exist_ok=True)
         project, positives = self._labels[source.project]
         defocus = {m.name: m.defocus_A for m in picked_micrographs(positives, diameter_A=project.diameter_A)[0]}

@@ -85,8 +85,16 @@ class Learner(Protocol):
     def sources(self) -> tuple[list[Source], list[str]]:
         """Return all projects with labels, and why others have none."""
 
-    def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
-        """Prepare some micrographs (name -> content) with their labels; those done before are not done again."""
+    def prepare(
+        self, source: Source, wanted: Mapping[str, str], folder: Path, *, held_out: bool = False
+    ) -> tuple[list[Item], list[BadInput]]:
+        """Prepare some micrographs (name -> content) with their labels; those done before are not done again.
+
+        Parameters
+        ----------
+        held_out
+            Whether they are only scored: views that only a training reads are not made.
+        """
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:
         """Choose what is kept of a project."""

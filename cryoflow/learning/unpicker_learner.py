@@ -41,8 +41,8 @@ LOOKED_AT = 4096
 """Patches of a project among which the exemplars are chosen."""
 SET_APART = 5
 """Each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
-REPLAYED_OF_EACH = 256
-"""Picks that an update replays of each earlier project at least; it replays as many as are new in all."""
+REPLAYED, REPLAYED_OF_EACH = 16_384, 256
+"""Picks that half of the batches of an update are drawn from, in all and of each earlier project, at least."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,13 @@ class UnpickerLearner:
             )
         return found, notes
 
-    def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
+    def prepare(
+        self, source: Source, wanted: Mapping[str, str], folder: Path, *, held_out: bool = False
+    ) -> tuple[list[Item], list[BadInput]]:
         """Make what the network takes of some micrographs (name -> content); those done before are not done again."""
         mine = [m for name, m in sorted(self._micrographs[source.project].items()) if name in wanted]
         preprocessing = self.training.options.preprocessing_for(source.diameter_A)
-        extractor = preprocessing.with_orientations(LEARNED_ORIENTATIONS)
+        extractor = preprocessing.with_orientations(1 if held_out else LEARNED_ORIENTATIONS)
         prepared = prepare(extractor, mine, folder, workers=self.training.options.workers)
         items = [
             Item(
@@ -195,12 +197,13 @@ class UnpickerLearner:
             return model
         begin = ModelBundle.load(start) if start else None
         learn_new, apart = _divided(new)
-        replayed = (
-            list(kept) if joint else _replayed(kept, sum(len(i.labels["label"]) for i in new)) if t.replay else []
-        )
+        if joint:
+            replayed = list(kept)
+        else:
+            replayed = replayed_exemplars(kept, sum(len(i.labels["label"]) for i in new)) if t.replay else []
         learn_old, more = _divided(replayed)
         diameter_A = float(np.median([i.diameter_A for i in (*new, *kept)]))
-        options = replace(t.options, cache_dir=work, start_from=start)
+        options = replace(t.options, cache_dir=work, start_from=start, tensorboard=False)
         if begin is not None:
             options = replace(
                 options,
@@ -289,13 +292,13 @@ def _divided(items: Sequence[Item]) -> tuple[tuple[CachedMicrograph, ...], tuple
     return tuple(learn), tuple(apart)
 
 
-def _replayed(kept: Sequence[Item], n_new: int) -> list[Item]:
+def replayed_exemplars(kept: Sequence[Item], n_new: int) -> list[Item]:
     """Return exemplars of all earlier projects, about as many picks as are new, some of each project at least.
 
     Micrographs come in the order of their fingerprints, that is at random: the first ones by name are often alike.
     """
     projects = list(dict.fromkeys(i.project for i in kept))
-    of_each = max(REPLAYED_OF_EACH, n_new // max(len(projects), 1))
+    of_each = max(REPLAYED_OF_EACH, max(n_new, REPLAYED) // max(len(projects), 1))
     chosen = []
     for project in projects:
         n = 0

@@ -120,7 +120,7 @@ class UpdateMaterial:
             failed += errors
             apart = sorted(c for c in mine.values() if c in drawn[source.project])[:SCORED_MICROGRAPHS]
             held, errors = self.learner.prepare(
-                source, {m: c for m, c in mine.items() if c in apart}, folder / "held_out"
+                source, {m: c for m, c in mine.items() if c in apart}, folder / "held_out", held_out=True
             )
             failed += errors
             project = UpdateProject(source, new, held)

@@ -55,11 +55,12 @@ class TrainOptions:
     mixed_precision
         None turns it on where a GPU is.
     tensorboard
-        Whether to write logs that TensorBoard shows.
+        Whether to write logs that TensorBoard shows, and the learning curves.
     frozen_norm
         Keep the statistics and scales of the normalization of the model that it starts from.
     distill, replayed
-        Weight of the distance from the answers of that model, on the patches of these files.
+        Weight of the distance from the answers of that model, on the patches of these files, which are half of each
+        batch.
     """
 
     architecture: ArchitectureName = "residual"

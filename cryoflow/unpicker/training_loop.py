@@ -70,11 +70,13 @@ def fit(
         memory_bytes=options.memory_MB << 20,
         least_steps=options.least_steps,
         workers=4 if devices.gpus else 1,
+        replayed=options.replayed,
     )
     if options.distill and start is not None:
-        batches.teacher = {
-            m.patches_file: start.logits(m.load()) for m in parts.train if m.patches_file in options.replayed
-        }
+        old = [m for m in parts.train if m.patches_file in options.replayed]
+        ends = np.cumsum([len(m.labels) for m in old])[:-1]
+        answers = np.split(logits_of_all(start.network, old, start.preprocessing), ends)
+        batches.teacher = {m.patches_file: answer for m, answer in zip(old, answers, strict=True)}
     history = History([])
     stages = _stages(parts, options, start)
     _compile(model, _optimizer(options, len(batches)), options, devices)
@@ -96,7 +98,8 @@ def fit(
         )
         model.fit(batches, epochs=until, initial_epoch=done, callbacks=[after_epoch], verbose=0, shuffle=False)
         began = until
-    _draw(history, output / "learning_curves.png")
+    if options.tensorboard:
+        _draw(history, output / "learning_curves.png")
     write_atomically(output / "history.json", json.dumps(history.epochs, indent=1) + "\n")
     best = ModelBundle.load(checkpoint_folder(output, history.best))
     record = history.epochs[history.best - 1]
@@ -136,7 +139,7 @@ def _stages(
 
 def _priors_of(start: ModelBundle, validation: Sequence[CachedMicrograph], options: TrainOptions) -> dict[str, float]:
     """Estimate the class prior of each project from the scores that a model gives to validation micrographs."""
-    logits = np.concatenate([start.logits(m.load()) for m in validation])
+    logits = logits_of_all(start.network, validation, start.preprocessing)
     n_picks = [len(m.labels) for m in validation]
     priors = class_priors(
         logits,

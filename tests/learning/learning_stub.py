@@ -72,7 +72,9 @@ class StubLearner:
     def _paths(p: StubProject) -> dict[str, Path]:
         return {name: p.folder / name for name in p.names}
 
-    def prepare(self, source: Source, wanted: Mapping[str, str], folder: Path) -> tuple[list[Item], list[BadInput]]:
+    def prepare(
+        self, source: Source, wanted: Mapping[str, str], folder: Path, *, held_out: bool = False
+    ) -> tuple[list[Item], list[BadInput]]:
         folder.mkdir(parents=True, exist_ok=True)
         items = []
         for content in sorted(wanted.values()):

@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 
 from cryoflow.database import Database
-from cryoflow.learning.items import read_pieces
+from cryoflow.learning.items import Item, read_pieces
 from cryoflow.learning.stage import unpicker_options
-from cryoflow.learning.unpicker_learner import EXEMPLARS, LEARNED_ORIENTATIONS, UnpickerLearner, UnpickerTraining
+from cryoflow.learning.unpicker_learner import (
+    EXEMPLARS,
+    LEARNED_ORIENTATIONS,
+    REPLAYED_OF_EACH,
+    UnpickerLearner,
+    UnpickerTraining,
+    replayed_exemplars,
+)
 from cryoflow.learning.update import UpdateResult, update
 from cryoflow.learning.update_material import EXEMPLARS as KEPT
 from cryoflow.models.registry import ModelRegistry
@@ -21,6 +28,7 @@ from cryoflow.preparation.picked import UNLABELED
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
+from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.train import BEFORE
 from cryoflow.unpicker.train_options import TrainOptions
 
@@ -65,6 +73,29 @@ def test_exemplars_of_features_differ_in_them_and_keep_their_orientations(tmp_pa
         np.testing.assert_array_equal(piece.labels["label"], item.labels["label"])
 
 
+def test_held_out_micrographs_are_prepared_in_the_one_orientation_that_is_scored(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    home = small.add_project(database, tmp_path, "A", seed=1, n=1)
+    learner = UnpickerLearner(database)
+    source = learner.sources()[0][0]
+    wanted = {n: checksum(home / n) for n in source.paths}
+    apart, learned = (learner.prepare(source, wanted, tmp_path / "p", held_out=held)[0][0] for held in (True, False))
+    assert (apart.map_pixels().shape[1], learned.map_pixels().shape[1]) == (1, LEARNED_ORIENTATIONS)
+    np.testing.assert_array_equal(apart.map_pixels()[:, 0], learned.map_pixels()[:, 0])
+
+
+def exemplar(project: str, number: int, n_picks: int) -> Item:
+    return Item(project, f"{project}{number:03d}", Path(), {"label": np.zeros(n_picks, np.int8)}, 1e4, 160.0)
+
+
+def test_all_exemplars_of_few_projects_are_replayed_and_some_of_each_of_many() -> None:
+    few = [exemplar(f"P{p}", i, 64) for p in range(5) for i in range(16)]
+    assert len(replayed_exemplars(few, 10)) == len(few)
+    many = [exemplar(f"P{p}", i, 64) for p in range(200) for i in range(16)]
+    chosen = [i.project for i in replayed_exemplars(many, 10)]
+    assert {chosen.count(f"P{p}") for p in range(200)} == {REPLAYED_OF_EACH // 64}
+
+
 def test_an_update_goes_on_with_the_network_of_the_version_in_use(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     first = unpicker_options(registry, "unpicker")
@@ -97,6 +128,7 @@ def test_an_update_never_counts_unlabeled_picks_as_negative_and_trainings_repeat
         start = learner.train(start, items, [], tmp_path / name, joint=start is None, say=lambda _: None)
         history = json.loads((tmp_path / name / "training" / "history.json").read_text())
         priors.append([epoch["class_prior"] for epoch in history])
+        assert not (tmp_path / name / "training" / "learning_curves.png").exists()  # nobody would see them
     assert priors[0][0] == 0  # a first training does, for a third of its epochs
     assert min(priors[1]) > 0
     again = tmp_path / "first again"
@@ -106,7 +138,17 @@ def test_an_update_never_counts_unlabeled_picks_as_negative_and_trainings_repeat
 
 
 @pytest.mark.slow
-def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path) -> None:
+def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_keras()
+    from cryoflow.unpicker import training_loop
+
+    of_batches, real = [], training_loop.TrainingBatches
+
+    def batches(*args: object, **options: object) -> object:
+        of_batches.append(options["replayed"])
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training_loop, "TrainingBatches", batches)
     database = Database(tmp_path / "database")
     options = TrainOptions.of("detector", epochs=2, least_steps=6, tensorboard=False)
     learner = UnpickerLearner(database, UnpickerTraining(options, update_epochs=2))
@@ -115,6 +157,7 @@ def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path) -> No
         small.add_project(database, tmp_path, project, seed=number, sigma_px=12 - 2 * number, n_false=9)
         result = update(registry, "unpicker", learner, say=lambda _: None)
         assert (result.outcome, result.learned, result.joint) == ("promoted", (project,), number == 1), result
+    assert [bool(files) for files in of_batches] == [False, True]  # half of each batch of an update is replayed
     models = [ModelBundle.load(v.model) for v in registry.versions("unpicker")]
     assert models[1].architecture.name == "detector"
     assert models[1].preprocessing == models[0].preprocessing

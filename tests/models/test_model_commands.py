@@ -53,6 +53,18 @@ def test_two_versions_are_compared_project_by_project(models: Path, capsys: pyte
     assert [(r["project"], round(r["change"], 6)) for r in rows] == [("P1", 0.1), ("P2", 0.1)]  # type: ignore[attr-defined]
 
 
+def test_a_project_that_one_version_was_measured_on_is_named_with_its_figure(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = models.parent / "trained"
+    ModelRegistry(models).add("unpicker", "unpicker", trained, metrics={"P1": {"f1": 0.9}, "P3": {"f1": 0.7}})
+    rows = printed(capsys, "model", "compare", "unpicker@2", "unpicker@3", "--models", str(models))
+    shown = {r["project"]: (r["before"], r["after"], r["note"]) for r in rows}  # type: ignore[attr-defined]
+    assert shown["P1"] == (0.9, 0.9, "")
+    assert shown["P2"] == (pytest.approx(0.8), None, "measured on unpicker@2 only")
+    assert shown["P3"] == (None, 0.7, "measured on unpicker@3 only")
+
+
 def test_a_damaged_version_is_shown_as_such_and_fails(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (models / "unpicker" / "v0002" / "model" / "weights").write_text("2")
     assert launch(["model", "show", "unpicker@2", "--models", str(models), "--json"]) == 1
