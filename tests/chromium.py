@@ -39,7 +39,11 @@ class Page:
         return answer["result"].get("value")
 
     def open(self, address: str, *, shows: str) -> None:
-        """Open an address, and load it again while it stays empty, as a person does whose server is busy."""
+        """Open an address, and load it again while it stays empty, as a person does whose server is busy.
+
+        Prefect's page stayed empty once, for 60 s. The cause is not known: of 60 loads at a load of 11 to 13 on two
+        cores, 30 of them without Chromium's cache, each showed within 9.2 s, and no request or script failed.
+        """
         for attempt in range(3):
             self.call("Page.navigate", url=address)
             try:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,31 @@ def test_a_bundle_with_images_installs_without_a_package_index(checkout: Path, t
     assert (site / "docs/index.html").is_file()
     assert (site / "source/pyproject.toml").is_file()
     assert [path.name for path in tmp_path.glob("the bundle*")] == ["the bundle"]
+
+
+def test_a_bundle_has_what_another_release_of_the_same_python_needs(checkout: Path, tmp_path: Path) -> None:
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    needs = {
+        "of_this": "python_version > '3'",
+        "of_older": f"python_full_version < '{minor}.1'",
+        "of_none": "extra == 'x'",
+    }
+    lines = [f"{name}; {marker}" for name, marker in needs.items()]
+    text = PYPROJECT.replace("[project.opt", f"dependencies = {lines}\n[project.opt")
+    (checkout / "pyproject.toml").write_text(text)
+    git = ["git", "-c", "user.name=n", "-c", "user.email=e@example.org", "commit", "-qam", "needs"]
+    subprocess.run(git, cwd=checkout, check=True)
+    for name in needs:
+        with zipfile.ZipFile(tmp_path / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+            about = f"{name}-1.0.dist-info"
+            wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            wheel.writestr(f"{about}/RECORD", "")
+    done = run(checkout / "containers" / "bundle", tmp_path / "b", "--no-images", PIP_FIND_LINKS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    wheels = sorted(path.name.partition("-")[0] for path in (tmp_path / "b/wheels").glob("*.whl"))
+    assert wheels == ["cryoflow_em", "of_older", "of_this"]
+    assert not (tmp_path / "b/more.txt").exists()
 
 
 def test_a_bundle_damaged_on_the_way_is_not_installed(checkout: Path, tmp_path: Path) -> None:
