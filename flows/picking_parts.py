@@ -18,7 +18,7 @@ from cryoflow.cluster.dispatch import Done, Work, run_stage
 from cryoflow.database import Database
 from cryoflow.database.add_entry import add_if_changed
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.parameters import Count, ParameterError
+from cryoflow.parameters import Count
 from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
 from cryoflow.pickers.running.pick_shards import (
     Picking,
@@ -226,10 +226,7 @@ def n_micrographs(p: PickPartParameters, entry: str) -> int:
 
 
 def _entries(p: PickPartParameters) -> tuple[str, ...]:
-    entries = (*Database(p.database).matching(p.to_pick), *([FILES] if p.micrographs else []))
-    if not entries:
-        raise ParameterError("Say what to pick: {to_pick} or {micrographs}.")
-    return entries
+    return (*Database(p.database).matching(p.to_pick), *([FILES] if p.micrographs else []))
 
 
 def _range(p: PickPartParameters) -> str:

@@ -234,6 +234,12 @@ class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
     script_only: ScriptOnly = False
     shard_micrographs: Annotated[ShardMicrographs, Option(command_line=False)] = SHARD_MICROGRAPHS
 
+    def check(self) -> None:
+        """Refuse nothing to pick: the training would take hours before that is noticed."""
+        super().check()
+        if not self.to_pick and not self.micrographs:
+            raise ParameterError("Say what to pick: {to_pick} or {micrographs}.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPicksParameters(Parameters):

@@ -12,7 +12,6 @@ from cryoflow.database import Database
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.execution.resources import Resources
 from cryoflow.models.held_out import known_registries, refuse_held_out, without_held_out
-from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import (
     ExportParameters,
     PickerProgram,
@@ -183,8 +182,6 @@ def train_then_pick(
 
 def _new_micrographs(parameters: TrainAndPickParameters) -> Iterator[PickSet]:
     p = parameters
-    if not p.to_pick and not p.micrographs:
-        raise ParameterError("Say what to pick: {micrographs}, or {to_pick} an entry.")
     yield from load_entries(Database(p.database), p.to_pick)
     if p.micrographs:
         yield micrographs_to_pick(p.micrographs, pixel_size_A=p.pixel_size_A)

@@ -161,7 +161,7 @@ def test_the_training_set_of_train_and_pick_is_the_one_that_its_training_takes(
 
     p = TrainAndPickParameters(
         picker="topaz", database=database.root, output=tmp_path / "run", seed=3, diameter_A=160.0, validation=0.3,
-        settings={"epochs": "2"}, shard_micrographs=2,
+        settings={"epochs": "2"}, shard_micrographs=2, to_pick=("*",),
     )  # fmt: skip
     training_set = training_set_of(p)
     assert as_parent(lambda: len(write_exports_in_shards([training_set]))) == 3

@@ -42,3 +42,8 @@ def test_one_launch_trains_on_the_best_job_and_picks(project: Path, prefect_serv
 def test_pickers_that_do_not_run_from_here_are_no_choice() -> None:
     with pytest.raises(ParameterError, match="'warp' is none of cryoflow, cryolo, epicker, topaz"):
         TrainAndPickParameters(picker="warp", database=Path("db"), output=Path("out"))
+
+
+def test_nothing_to_pick_is_refused_before_the_training() -> None:
+    with pytest.raises(ParameterError, match="Say what to pick: to_pick or micrographs"):
+        TrainAndPickParameters(picker="topaz", database=Path("db"), output=Path("out"))

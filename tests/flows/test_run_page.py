@@ -111,7 +111,7 @@ def test_programs_of_a_picker_are_a_setting_of_the_site_that_the_form_overrules(
     from cryoflow.pickers.stages import executor_of
 
     monkeypatch.setenv("CRYOFLOW_SITE", '{"pickers": {"topaz": {"programs": "/opt/topaz/bin"}}}')
-    form = TrainAndPickParameters(picker="topaz", database=Path("/d"), output=Path("/o"))
+    form = TrainAndPickParameters(picker="topaz", database=Path("/d"), output=Path("/o"), to_pick=("*",))
     assert executor_of(form).programs == Path("/opt/topaz/bin")
     by_hand = replace(form, container="apptainer", image="/t.sif")
     assert (executor_of(by_hand).programs, executor_of(by_hand).image) == (None, "/t.sif")

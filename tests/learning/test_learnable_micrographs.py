@@ -119,7 +119,12 @@ def test_train_and_pick_also_where_its_stages_are_jobs(
     launch([*words, "--micrographs", str(tmp_path / "Copy"), "-o", str(tmp_path / "out")])
     check(given)
     parameters = TrainAndPickParameters(
-        picker="topaz", entries=("Copy/Refine3D_job010",), database=database, output=tmp_path, models=tmp_path / "m"
+        picker="topaz",
+        entries=("Copy/Refine3D_job010",),
+        database=database,
+        output=tmp_path,
+        models=tmp_path / "m",
+        to_pick=("*",),
     )
     assert training_set_of(parameters).models == tmp_path / "m"
 
