@@ -10,6 +10,7 @@ export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=i
 export PIP_CONSTRAINT="$PWD/requirements.lock" PIP_FIND_LINKS="$PWD/wheels"
 mkdir -p wheels
 bin=/opt/cryoflow/bin
+list=/opt/cryoflow/requirements.txt  # not in /tmp: an Apptainer build has that of its host
 python3 -m venv /opt/cryoflow
 pip() { "$bin/python" -m pip --quiet "$@"; }
 pip install setuptools wheel
@@ -27,14 +28,14 @@ PY
 }
 case $kind in
     cpu)
-        requirements project dependencies > /tmp/requirements.txt
-        pip install "tensorflow-cpu==$(sed -n 's/^tensorflow==\([^ ;]*\).*/\1/p' requirements.lock)" -r /tmp/requirements.txt
+        requirements project dependencies > "$list"
+        pip install "tensorflow-cpu==$(sed -n 's/^tensorflow==\([^ ;]*\).*/\1/p' requirements.lock)" -r "$list"
         pip install --no-deps --no-build-isolation .
         ;;
     gpu) pip install --no-build-isolation ".[gpu]" ;;
     topaz)
-        requirements dependency-groups topaz > /tmp/requirements.txt
-        pip install -r /tmp/requirements.txt
+        requirements dependency-groups topaz > "$list"
+        pip install -r "$list"
         if ! "$bin/python" -c 'import torchvision' 2>/dev/null; then
             # Beside a PyTorch for CPUs, PyPI's torchvision cannot load its compiled part. Topaz uses only its Python part,
             # which loads once the two operators that it names are declared.
@@ -52,7 +53,7 @@ PY
         ;;
     *) echo "install.sh: cpu, gpu or topaz, not '$kind'" >&2; exit 2 ;;
 esac
-rm -f /tmp/requirements.txt
+rm -f "$list"
 case $kind in topaz) program=topaz ;; *) program=cryoflow ;; esac
 ln -s "$program" "$bin/main"  # what the image runs when it is told nothing
 # What only compiling against TensorFlow and PyTorch needs, and what only building needed

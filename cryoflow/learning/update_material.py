@@ -28,8 +28,8 @@ REPLAYED_PROJECTS = 200
 SAME_DIAMETER = 0.2
 """A project whose particle diameter changed by more than this share has another particle."""
 LARGEST_FALL = 0.3
-"""A known project that the version in use finds worse by more than this, on micrographs that are new, has another
-particle, or labels of another kind."""
+"""A known project that the version in use finds worse by more than this, on micrographs that are new or by labels that
+are, has another particle, or labels of another kind."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,23 @@ class UpdateMaterial:
         before_A, now_A = float(np.median([i.diameter_A for i in kept])), project.source.diameter_A
         if abs(now_A / before_A - 1) > SAME_DIAMETER:
             return f"its particle had a diameter of {before_A:.0f} A, and has {now_A:.0f} A now"
-        earlier = self.held_out_of(project.source.project)
-        known = {i.content for i in earlier}
-        fresh = [i for i in project.held_out if i.content not in known]
-        before, now = (f1_of(self.counts_in_use(items)) for items in (earlier, fresh))
-        if now < before - LARGEST_FALL:
-            return f"the version in use has F1 {before:.2f} on its earlier micrographs and {now:.2f} on its new ones"
+        known = {i.content: i for i in self.held_out_of(project.source.project)}
+        first = self.counts_in_use([*known.values()])
+        fresh = self.counts_in_use([i for i in project.held_out if i.content not in known])
+        if f1_of(fresh) < f1_of(first) - LARGEST_FALL:
+            return (
+                f"the version in use has F1 {f1_of(first):.2f} on its earlier micrographs and "
+                f"{f1_of(fresh):.2f} on its new ones"
+            )
+        same = [i for i in project.held_out if i.content in known]
+        first = self.counts_in_use([known[i.content] for i in same])
+        # Counted apart from those kept, which are of the labels of the first day.
+        today = self.learner.count(self.start, same) if self.start is not None else []
+        if f1_of(today) < f1_of(first) - LARGEST_FALL:
+            return (
+                f"on the same micrographs the version in use has F1 {f1_of(first):.2f} by the labels of their first "
+                f"day and {f1_of(today):.2f} by those of today"
+            )
         return ""
 
     def _learned_before(self) -> frozenset[str]:
@@ -224,7 +235,7 @@ class UpdateMaterial:
         for p in projects:
             fits = [self.learner.fit_of(model, p.held_out)]
             if self.start is not None:
-                # It learned from none of these labels; two held-out micrographs with few particles decide nothing.
+                # Two held-out micrographs with few particles decide nothing.
                 fits.append(self.learner.fit_of(self.start, [*p.held_out, *p.new][:ORIENTED_MICROGRAPHS]))
             if all(f.sigma <= LEAST_SIGMA for f in fits):
                 reasons[p.source.project] = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,3 +191,12 @@ def test_poisoned_projects_do_not_pass_and_a_good_one_beside_them_does(tmp_path:
     assert "is it another particle under the same name?" in other.quarantined["A"]
     assert first.version is not None
     assert read_pieces(first.version.model / KEPT / "A.npz", tmp_path / "unpacked")
+
+    def partly(n: int) -> Callable[[small.Points, np.random.Generator], small.Points]:
+        number, rng = itertools.count(), np.random.default_rng(7)
+        return lambda xy, _: small.at_random(xy, rng) if next(number) < n else xy
+
+    for n_wrong in (3, 8):  # the second step starts from what learned of the first
+        small.add_project(database, tmp_path, "A", seed=1, n_false=9, labels=partly(n_wrong))
+        last = learned()
+    assert "by the labels of their first day" in last.quarantined["A"], last

@@ -272,6 +272,31 @@ def test_a_known_project_whose_new_micrographs_are_hardly_found_is_quarantined(
     assert "F1 0.90 on its earlier micrographs and 0.20 on its new ones" in result.quarantined["A"]
 
 
+def test_a_known_project_whose_labels_became_others_is_quarantined_however_small_the_steps_were(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version in use may have learned from earlier wrong labels: those of the first day are the measure."""
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    count, matched_today = learner.count, [0]
+
+    def poor_by_the_labels_of_today(model: Path, items: Any) -> Any:
+        counted = count(model, items)
+        found = [
+            c.n_picks if "scored" in i.pixels.parts else matched_today[-1] for i, c in zip(items, counted, strict=True)
+        ]
+        return [module.replace(c, n_matched=min(c.n_matched, n)) for c, n in zip(counted, found, strict=True)]  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(learner, "count", poor_by_the_labels_of_today)
+    for version, n_matched, outcome in ((2, 70, "promoted"), (3, 40, "nothing new")):
+        matched_today.append(n_matched)
+        learner.projects[0].version = version
+        result = run(registry, learner)
+        assert result.outcome == outcome, result
+    assert "F1 0.90 by the labels of their first day and 0.40 by those of today" in result.quarantined["A"]
+    assert run(registry, learner, trusted=("A",), again=True).learned == ("A",)
+
+
 @pytest.mark.parametrize(
     "step", ["HeldOut.draw", "prepare", "train", "exemplars", "add", "keep_held_out", "promote", "clear_work"]
 )
