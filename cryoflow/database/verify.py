@@ -165,7 +165,7 @@ def _record(database: Database, project: Path) -> Iterator[Broken]:
         listed = projects.get(project.name)
         if record is None and listed is None and next(layout.entry_folders_of(project), None) is None:
             return  # a folder of somebody else, or one that a writer has just made
-        if record is not None and record.folder == project.name and True:
+        if record is not None and record.folder == project.name and (listed == record.project or record.pending):
             if record.pending and attempt == _ATTEMPTS - 1 and not os.path.lexists(database.root / LOCK):
                 what = "a writer that was killed had announced a change of an entry"
                 yield Broken(Finding("leftover", path, what))

@@ -225,7 +225,7 @@ def test_a_form_with_its_required_fields_alone_is_enough_or_says_what_else_to_na
         field = model["properties"][name]
         one = "/data/cryo-flow/x" if field.get("format") == "path" else field.get("enum", [100.0])[0]
         values[name] = ["/data/cryo-flow/x"] if field.get("type") == "array" else one
-    needed = {"find particles": "to_pick", "improve": "entry"}.get(flow.name)
+    needed = {"find particles": "to_pick", "train and pick": "to_pick", "improve": "entry"}.get(flow.name)
     if needed:
         with pytest.raises(ParameterTypeError, match=needed):
             flow.validate_parameters({"parameters": values})
