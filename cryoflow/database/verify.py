@@ -27,7 +27,6 @@ from cryoflow.database.record import ProjectRecord, State, read_record, state_of
 from cryoflow.database.store import Database
 from cryoflow.database.verify_entry import check_entry, check_links, check_sealed, check_strangers
 from cryoflow.errors import BadInput, NewerFormat
-from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import unsealed
 
 
@@ -105,7 +104,7 @@ def _everything(database: Database) -> Iterator[Broken]:
     for folder in layout.project_folders(root):
         yield from _project(database, folder, projects)
     for name in sorted(set(projects or {}) - {f.name for f in layout.project_folders(root)}):
-        if name in (database.projects() or {}) and (safe_name(name) != name or not (root / name).is_dir()):
+        if name in (database.projects() or {}):  # not taken off the list meanwhile
             what = f"the project {name!r} is in the list of projects, and its folder is gone"
             yield Broken(Finding("damage", root / layout.MARKER, what), repairs.forget(name))
 

@@ -153,6 +153,7 @@ REARRANGEMENTS: dict[str, Callable[[Path], object]] = {
     "project copied": lambda db: shutil.copytree(db / "P1", db / "P3", symlinks=True),
     "project renamed": lambda db: (db / "P1").rename(db / "P3"),
     "project deleted": lambda db: shutil.rmtree(db / "P2"),
+    "project emptied": lambda db: (shutil.rmtree(db / "P2"), (db / "P2").mkdir()),
     "mark deleted": lambda db: (db / MARK).unlink(),
     "mark copied to another entry": lambda db: shutil.copy(db / MARK, db / P1),
     "mark of another entry": lambda db: (db / MARK).write_text(
@@ -207,6 +208,15 @@ def test_whole_files_that_were_moved_copied_or_deleted_are_found_and_repaired(
     assert serious(root) == []
     for entry in Database(root).entries():
         assert len(Database(root).load(entry)) == entry.n_picks
+
+
+def test_a_list_of_entries_of_another_project_is_put_aside_and_no_project_is_moved(two_projects: Database) -> None:
+    root = two_projects.root
+    REARRANGEMENTS["list of entries copied"](root)
+    assert "entries.json: the list of entries is that of P1" in serious(root)
+    verify(root, repair=True)
+    assert (root / "P2/micrographs.txt").is_file()
+    assert list((root / ".quarantine/P2").glob("entries.json*"))
 
 
 @pytest.mark.parametrize("what", REARRANGEMENTS)
