@@ -7,6 +7,7 @@ picker of the project itself picks with the model that comes with it.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import signal
 import stat
@@ -58,6 +59,7 @@ class BareSite:
         self.file.write_text(TOML.format(port=site.port, folder=folder))
         self.environment = site.environment | {"CRYOFLOW_CONFIG": str(self.file), "CRYOFLOW_SLURM_POLL_SECONDS": "2"}
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.since = datetime.datetime.now(datetime.UTC)
 
     def start(self) -> None:
         cryoflow = [sys.executable, "-m", "cryoflow", "deploy", "--profile", "slurm-bare"]
@@ -85,11 +87,13 @@ class BareSite:
             return UUID(str(run.id))
 
     def runs_of(self, stage: str) -> list[Any]:
+        """The runs of a stage since this site began: the server may have those of another test."""
         from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
 
         only = DeploymentFilter(name=DeploymentFilterName(any_=[deployment_name(stage, ProfileName.SLURM_BARE)]))
         with self.site.client() as client:
-            return sorted(client.read_flow_runs(deployment_filter=only), key=lambda run: run.created)
+            runs = [run for run in client.read_flow_runs(deployment_filter=only) if run.created >= self.since]
+        return sorted(runs, key=lambda run: run.created)
 
     def first_running(self, stage: str) -> Any:
         return self._first(stage, is_running, "came to run")
