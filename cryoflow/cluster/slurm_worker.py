@@ -184,14 +184,18 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         """Report the job on the run's page; end the job of a run that was cancelled while sbatch was at work."""
         logger = self.get_flow_run_logger(flow_run)
         logger.info("Submitted as SLURM job %s; log on the cluster: %s", job_id, log_file)
-        try:
-            await set_labels(self.client, flow_run.id, {LABEL_JOB: str(job_id), LABEL_LOG: str(log_file)})
-        except httpx.HTTPError as error:
-            logger.warning("The run's labels could not be set: %s", error)
-        try:
-            state = (await self.client.read_flow_run(flow_run.id)).state
-        except (httpx.HTTPError, ObjectNotFound):
-            return
+        while True:  # a run without the number of its job cannot be taken over, nor its log be found
+            try:
+                await set_labels(self.client, flow_run.id, {LABEL_JOB: str(job_id), LABEL_LOG: str(log_file)})
+                state = (await self.client.read_flow_run(flow_run.id)).state
+                break
+            except ObjectNotFound:
+                return
+            except httpx.HTTPError as error:
+                logger.warning("SLURM job %s could not be noted on the run's page: %r", job_id, error)
+                if not is_away(error):
+                    return
+            await anyio.sleep(API_PATIENCE_S)
         if state is not None and state.is_cancelled():
             jobs = await anyio.to_thread.run_sync(jobs_to_cancel, [CancelledRun(str(flow_run.id), job_id, log_file)])
             await anyio.to_thread.run_sync(self.scheduler.cancel, jobs)

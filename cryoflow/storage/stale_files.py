@@ -39,6 +39,7 @@ def is_unfinished(name: str) -> bool:
 
 
 swept_folders: set[tuple[int, int]] = set()
+os.register_at_fork(after_in_child=swept_folders.clear)  # what a child's parent swept may be gone, its inode another's
 
 
 def remove_leftovers(folder: int) -> None:

@@ -213,6 +213,29 @@ def test_a_flow_that_failed_by_itself_stays_failed(play: Callable[[Scene], None]
     play(scene)
 
 
+def test_a_server_that_fails_while_the_job_is_noted_is_told_later(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        import httpx
+        from prefect.client.orchestration import PrefectClient
+
+        truly, failures = PrefectClient.update_flow_run_labels, 0
+
+        async def fails_twice(client: Any, run_id: uuid.UUID, labels: dict[str, str]) -> None:
+            nonlocal failures
+            if "slurm.job" in labels and failures < 2:
+                failures += 1
+                raise httpx.ReadTimeout("the database is busy")
+            await truly(client, run_id, labels)
+
+        with mock.patch.object(PrefectClient, "update_flow_run_labels", fails_twice):
+            async with site.worker():
+                run = await site.until(await site.new_run(), queued)
+        assert failures == 2
+        assert run.labels["slurm.job"] == "100"
+
+    play(scene)
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 def test_cancelling_a_run_ends_its_job_queued_or_running(play: Callable[[Scene], None], is_running: bool) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:

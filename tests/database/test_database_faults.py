@@ -256,6 +256,15 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     assert mine.exists()
 
 
+def test_a_forked_process_sweeps_folders_that_its_parent_has_swept(tmp_path: Path) -> None:
+    """The parent's may be gone since: a new folder gets the inode of a deleted one."""
+    sweep_once(tmp_path)
+    dead = tmp_path / f".a.txt.tmp-{stale_files.host_name()}-{in_child_pid()}-0123abcd"
+    dead.write_text("x")
+    assert in_child(lambda: sweep_once(tmp_path)) == 0
+    assert not dead.exists()
+
+
 def test_a_file_in_the_place_of_a_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "set").write_text("mine")
     with (
