@@ -148,27 +148,6 @@ class ParameterError(CryoflowError, ValueError):
         return self.worded(str)
 
 
-_COMMAND_OR_OPTION = re.compile(r"`[^`]*`|\bcryoflow [a-z].*?(?=[.;)](?:\s|$)|$)|(?<![\w-])--[a-z][a-z-]*")
-_ON_COMMAND_LINE = re.compile(r" On the command line, .*?\.(?=\s|$)")
-
-
-def in_words_of_form(message: str, declaration: type[Parameters]) -> str:
-    """Return a message with the names of a form's fields in place of options; whole commands stay as they are.
-
-    >>> from cryoflow.pickers.parameters import ExportParameters
-    >>> in_words_of_form("Give --box, or --no-negatives. `cryoflow export --copy`", ExportParameters)
-    'Give box_px, or negatives = no. `cryoflow export --copy`'
-    """
-    names = {option: field.name for field in fields_of(declaration) for option in field.names}
-    names |= {f"--no-{option[2:]}": f"{name} = no" for option, name in names.items()}
-
-    def word(found: re.Match[str]) -> str:
-        text = found[0]
-        return names.get(text, text[2:].replace("-", "_")) if text.startswith("--") else text
-
-    return _COMMAND_OR_OPTION.sub(word, _ON_COMMAND_LINE.sub("", message))
-
-
 @dataclass(frozen=True)
 class Field:
     """One field of a declaration, resolved.

@@ -22,7 +22,7 @@ from prefect.runtime import flow_run
 
 from cryoflow.cluster.dispatch import SHARD_TAG
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.parameters import Parameters, in_words_of_form
+from cryoflow.parameters import Parameters, fields_of
 from cryoflow.settings.load import load_settings
 from cryoflow.storage.json_values import plain
 
@@ -67,7 +67,28 @@ def _worded(message: str) -> str:
     if context is None or "PREFECT__FLOW_RUN_ID" not in os.environ:  # no worker started this
         return message
     parameters = (context.parameters or {}).get("parameters")
-    return in_words_of_form(message, type(parameters)) if isinstance(parameters, Parameters) else message
+    return _in_words_of_form(message, type(parameters)) if isinstance(parameters, Parameters) else message
+
+
+_COMMAND_OR_OPTION = re.compile(r"`[^`]*`|\bcryoflow [a-z].*?(?=[.;)](?:\s|$)|$)|(?<![\w-])--[a-z][a-z-]*")
+_ON_COMMAND_LINE = re.compile(r" On the command line, .*?\.(?=\s|$)")
+
+
+def _in_words_of_form(message: str, declaration: type[Parameters]) -> str:
+    """Return a message with the names of a form's fields in place of options; whole commands stay as they are.
+
+    >>> from cryoflow.pickers.parameters import ExportParameters
+    >>> _in_words_of_form("Give --box, or --no-negatives. `cryoflow export --copy`", ExportParameters)
+    'Give box_px, or negatives = no. `cryoflow export --copy`'
+    """
+    names = {option: field.name for field in fields_of(declaration) for option in field.names}
+    names |= {f"--no-{option[2:]}": f"{name} = no" for option, name in names.items()}
+
+    def word(found: re.Match[str]) -> str:
+        text = found[0]
+        return names.get(text, text[2:].replace("-", "_")) if text.startswith("--") else text
+
+    return _COMMAND_OR_OPTION.sub(word, _ON_COMMAND_LINE.sub("", message))
 
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
