@@ -46,6 +46,13 @@ def test_images_do_not_run_as_root_and_no_registry_is_named() -> None:
     assert set(bases) == {"python:3.11-slim-bookworm"}
 
 
+def test_a_build_writes_to_no_fixed_name_in_the_temporary_folder_that_it_may_share_with_its_host() -> None:
+    """Another account's file of that name would end it, and a link would lead it elsewhere."""
+    assert "mktemp" in BUILD
+    for text in (DOCKER, APPTAINER, BUILD, INSTALL):
+        assert re.findall(r"/tmp/\w+", text) == []
+
+
 def test_the_builder_says_how_it_is_used_when_it_is_told_what_it_does_not_know() -> None:
     done = subprocess.run([ROOT / "containers" / "build", "--gpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
