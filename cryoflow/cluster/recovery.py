@@ -104,7 +104,7 @@ class Recovery:
     ) -> None:
         self.worker, self.scheduler, self.attended, self.attend = worker, scheduler, attended, attend
         self.concluded: set[UUID] = set()
-        """Runs that were no longer attended since the last look began: the server's answer may be older than that."""
+        """Runs whose waiting ended since the last search for lost runs began: its list of runs may be older."""
 
     async def find_lost_runs(self, *, first: bool) -> None:
         """Take over every run that should have a job and has no worker here.

@@ -293,7 +293,7 @@ def _divided(items: Sequence[Item]) -> tuple[tuple[CachedMicrograph, ...], tuple
 
 
 def replayed_exemplars(kept: Sequence[Item], n_new: int) -> list[Item]:
-    """Return exemplars of all earlier projects, about as many picks as are new, some of each project at least.
+    """Return exemplars of all earlier projects, `REPLAYED` picks or as many as are new, some of each project at least.
 
     Micrographs come in the order of their fingerprints, that is at random: the first ones by name are often alike.
     """

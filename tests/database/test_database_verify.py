@@ -227,6 +227,7 @@ def test_what_was_moved_copied_or_deleted_is_found_after_a_write_to_another_proj
     root = two_projects.root
     REARRANGEMENTS[what](root)
     before = serious(root)
+    assert before
     Database(root).add(make_pickset("P9", picks_each=1))
     assert serious(root) == before
 

@@ -148,7 +148,8 @@ def test_a_cache_that_cannot_be_written_ends_the_work_with_a_clear_error(tmp_pat
         for path in sorted(where.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
 
-    at_every_change(lambda: prepare(SMALL, micrographs, where, workers=1), where, tmp_path / "log", clear)
+    n = at_every_change(lambda: prepare(SMALL, micrographs, where, workers=1), where, tmp_path / "log", clear)
+    assert n >= 6, n
 
 
 FULL_DISK = """
