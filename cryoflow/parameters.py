@@ -35,7 +35,7 @@ import dataclasses
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -276,7 +276,7 @@ class Parameters:
         """Return the form's schema: the fields that a form offers, described, in the declared order.
 
         A server with PostgreSQL stores the schema as jsonb, which loses the order of keys, so each field gets a
-        `position`: Prefect's pages sort by it.
+        `position`: Prefect's pages sort by it. Paths are absolute: a run's working folder is deleted at its end.
         """
         schema = handler.resolve_ref_schema(handler(core))
         properties, required = {}, []
@@ -285,6 +285,8 @@ class Parameters:
             if field.required or field.option.required_in_form:
                 required.append(field.name)
                 offered.pop("default", None)
+            for part in path_parts(offered):
+                part["pattern"] = "^/"
             properties[field.name] = {**offered, "position": position, "description": field.description}
         schema |= {"properties": properties, "required": required, "description": inspect.getdoc(cls) or ""}
         return schema
@@ -325,6 +327,15 @@ def _field(declared: dataclasses.Field[Any], annotation: Any, docstring: str) ->
     return Field(
         declared.name, annotation, without_metadata(annotation), default, text, limits_in_words(limits), option
     )
+
+
+def path_parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the parts of a field's schema that describe a path: itself, its items, or one of several types."""
+    if schema.get("format") in ("path", "file-path", "directory-path"):
+        yield schema
+    for part in (schema.get("items"), *schema.get("anyOf", [])):
+        if isinstance(part, dict):
+            yield from path_parts(part)
 
 
 def shown(value: object) -> str:

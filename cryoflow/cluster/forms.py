@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryoflow.parameters import path_parts
 from cryoflow.settings.load import Settings
 
-PATH_FORMATS = ("path", "file-path", "directory-path")
 _READ = ("roots", "micrographs")
 """Fields of paths below the folders of projects; what other fields name is a result."""
 _EXAMPLE = re.compile(r"(?<=Example: )/\S+")
@@ -30,7 +30,7 @@ def restrict_paths(schema: dict[str, Any], settings: Settings) -> None:
     pattern = path_pattern(folders)
     words = f"below {' or '.join(folders)}" if folders else "absolute"
     for name, field in _fields(schema):
-        for part in _path_parts(field):
+        for part in path_parts(field):
             part["pattern"] = pattern
             text = field.get("description", "")
             if example := _EXAMPLE.search(text):
@@ -54,7 +54,7 @@ def offered_values(schema: dict[str, Any], settings: Settings) -> dict[str, Any]
     offered: dict[str, Any] = {}
     for name, field in schema.get("properties", {}).items():
         fields = _definition(schema, field).get("properties", {})
-        if values := {key: value for key, value in known.items() if key in fields and any(_path_parts(fields[key]))}:
+        if values := {key: value for key, value in known.items() if key in fields and any(path_parts(fields[key]))}:
             offered[name] = values
         elif not fields and name in known:
             offered[name] = known[name]
@@ -123,12 +123,3 @@ def _definition(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]
 def _fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for model in (schema, *schema.get("definitions", {}).values()):
         yield from model.get("properties", {}).items()
-
-
-def _path_parts(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the parts of a field's schema that describe a path: itself, its items, or one of several types."""
-    if field.get("format") in PATH_FORMATS:
-        yield field
-    for part in (field.get("items"), *field.get("anyOf", [])):
-        if isinstance(part, dict):
-            yield from _path_parts(part)

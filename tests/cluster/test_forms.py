@@ -74,6 +74,20 @@ def test_every_deployment_refuses_relative_and_foreign_paths_by_field(
             assert not problems(schema, name, [path] if is_list else path), (name, path)
 
 
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.entrypoint)
+def test_a_flow_deployed_by_prefects_own_commands_refuses_relative_paths_by_field(stage: DeployedStage) -> None:
+    """They know nothing of the site, and the working folder of a run is deleted with what it holds."""
+    from prefect.utilities.callables import parameter_schema
+
+    from cryoflow.cluster.deployments import load_flow
+
+    schema = parameter_schema(load_flow(stage)).model_dump(exclude_unset=True)
+    for name, is_list in paths_of(schema).items():
+        for path in ("out", "./out", "../out", "~/out", ""):
+            assert problems(schema, name, [path] if is_list else path), (name, path)
+        assert not problems(schema, name, ["/anywhere"] if is_list else "/anywhere")
+
+
 def test_a_field_says_where_its_path_may_lie(forms: dict[str, Any]) -> None:
     schema = forms["pipeline"]._parameter_openapi_schema.model_dump(exclude_unset=True)
     text = str(schema)
