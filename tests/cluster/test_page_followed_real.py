@@ -28,7 +28,8 @@ from urllib.parse import quote
 
 import pytest
 from chromium import Page, browser, shown
-from real_site import free_port, postgres
+from ports import free_port
+from real_site import postgres
 
 from cryoflow.cluster.services import answers, page_problem
 

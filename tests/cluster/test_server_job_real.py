@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_site import FLOWS, RealSite, free_port, has_ended, is_running
+from ports import free_port
+from real_site import FLOWS, RealSite, has_ended, is_running
 
 pytestmark = [pytest.mark.slurm]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_site import free_port
+from ports import free_port
 
 from cryoflow.execution import stage_script
 from cryoflow.execution.resources import JobRequest

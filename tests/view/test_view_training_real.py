@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from chromium import Page
+from ports import free_port
 from view_browser import Viewer, open_entry, shown
 
 pytestmark = pytest.mark.browser
@@ -35,10 +35,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    site = Site(f"http://127.0.0.1:{port}", tmp_path / "models")
+    site = Site(f"http://127.0.0.1:{free_port()}", tmp_path / "models")
     site.models.mkdir()
     for name in [n for n in os.environ if n.startswith("PREFECT_")]:
         monkeypatch.delenv(name)
