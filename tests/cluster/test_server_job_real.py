@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
@@ -112,6 +113,9 @@ def test_a_server_job_that_is_killed_and_submitted_again_finds_its_running_stage
     assert (server.state / "environment").stat().st_mode & 0o077 == 0
     with pytest.raises(OSError, match="401"):
         urllib.request.urlopen(f"{site.environment['PREFECT_API_URL']}/flows/count", data=b"{}")
+    deploy = [sys.executable, "-m", "cryoflow", "deploy", "--json"]
+    shown = subprocess.run(deploy, env=site.environment, capture_output=True, text=True, check=True).stdout
+    assert {"deployment": "pipeline/pipeline (slurm-bare)"}.items() <= json.loads(shown)[0].items()
     site.deploy("cryoflow-slurm-bare", {"log_folder": str(tmp_path / "logs"), "memory_gb": 0.6}, {"stage": "d"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_API_AUTH_STRING", site.environment["PREFECT_API_AUTH_STRING"])
