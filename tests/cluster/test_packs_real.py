@@ -1,4 +1,4 @@
-"""Packs on the real SLURM: members that end well, die for memory, or are cancelled, in one job."""
+"""Packs on the real SLURM: members that end well, fail, or are cancelled, in one job."""
 
 from __future__ import annotations
 
