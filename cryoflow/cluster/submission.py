@@ -30,8 +30,9 @@ LIMIT_PAUSE_S = 30.0
 """Between two attempts while a limit of the site is reached: it passes when a job of this user ends."""
 
 _MAY_PASS = re.compile(r"socket timed out|unable to contact|connection refused|try again|ran longer", re.IGNORECASE)
-_LIMIT = re.compile(r"(Assoc|QOS)\w*Submit\w*|job submit limit|temporarily", re.IGNORECASE)
-"""Limits of submitted jobs (`AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit`, ...), and a full queue."""
+_LIMIT = re.compile(r"job submit limit|temporarily", re.IGNORECASE)
+_REASON = re.compile(r"\b(?:Assoc|QOS)[A-Z]\w*")
+"""Name of the limit that a job violates. SLURM's sentence is the same for all: it contains "job submit limit" too."""
 _NO_NODES = re.compile(r"node configuration is not available|node count specification invalid", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Submission:
                     logger.warning("No other node than %s can run it: they are allowed again", job.request.exclude)
                     job = replace(job, request=replace(job.request, exclude=()))
                     continue
-                if not _LIMIT.search(error.tail):
+                if not _is_submit_limit(error.tail):
                     raise
                 if is_first:
                     logger.warning("SLURM accepts no more jobs of this user for now, it is tried again: %s", error.tail)
@@ -131,6 +132,17 @@ class Submission:
             except SchedulerSilent:
                 continue
             return stage_script.find(queue.values(), tag)
+
+
+def _is_submit_limit(refusal: str) -> bool:
+    """Return whether a refusal passes when a job of this user ends, or a full queue gets shorter.
+
+    >>> _is_submit_limit("QOSMaxWallDurationPerJobLimit: policy (job submit limit, user's size and/or time limits)")
+    False
+    """
+    if reasons := _REASON.findall(refusal):  # `AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit`, ...
+        return any("Submit" in reason for reason in reasons)
+    return bool(_LIMIT.search(refusal))
 
 
 def log_file(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> Path:

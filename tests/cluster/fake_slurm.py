@@ -2,9 +2,9 @@
 """Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
 
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
-makes sacct fail, `denied` makes scancel fail, `limit` holds how many jobs a user may submit, `next-sbatch` holds an
-error that sbatch gives once; with `lingers` a cancelled job stays in the queue until the test ends it. Every call is
-noted in `calls`.
+makes sacct fail, `denied` makes scancel fail, `limit` holds how many jobs a user may submit, `refusal` what sbatch
+prints where it is reached, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in
+the queue until the test ends it. Every call is noted in `calls`.
 """
 
 import json
@@ -46,7 +46,7 @@ if name == "sbatch":
             fail(lost_answer)
     waiting = [job for job in jobs().values() if job["state"] not in ENDED]
     if (folder / "limit").exists() and len(waiting) >= int((folder / "limit").read_text()):
-        fail("AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
+        fail((folder / "refusal").read_text())
     text = Path(arguments[-1]).read_text()
     number = 100 + len(list(folder.glob("*.json")))
     comment = re.search(r"--comment=([^\s\"]+)", text)[1]

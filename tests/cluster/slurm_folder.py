@@ -6,6 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+VIOLATES = (
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+    "(job submit limit, user's size and/or time limits)"
+)
+"""What SLURM prints for every limit of its accounting, behind the name of the limit."""
+
 
 @dataclass
 class FakeSlurm:

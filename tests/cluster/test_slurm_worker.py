@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from slurm_folder import FakeSlurm
+from slurm_folder import VIOLATES, FakeSlurm
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
@@ -355,20 +355,43 @@ def test_a_lost_answer_of_sbatch_makes_neither_two_jobs_nor_none(play: Callable[
     play(scene)
 
 
-def test_a_submit_limit_is_waited_for(play: Callable[[Scene], None]) -> None:
+@pytest.mark.parametrize("limit", ["AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit"])
+def test_a_submit_limit_is_waited_for(play: Callable[[Scene], None], limit: str) -> None:
     async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Completed
+
         slurm.flag("limit", "2")
+        slurm.flag("refusal", f"{limit}\n{VIOLATES}")
         async with site.worker():
-            ids = [await site.new_run() for _ in range(3)]
+            ids = [await site.new_run() for _ in range(6)]
             while len(slurm.numbers()) < 2:
                 await asyncio.sleep(0.1)
             for run_id in ids:
                 await site.until(run_id, lambda run: run.state is not None and run.state.name == "Queued")
             assert len(slurm.numbers()) == 2
-            slurm.set(100, state="COMPLETED")
-            for run_id in ids:
-                await site.until(run_id, lambda run: bool(run.infrastructure_pid))
-        assert len(slurm.numbers()) == 3
+            done: set[uuid.UUID] = set()
+            while len(done) < len(ids):
+                for run_id in set(ids) - done:
+                    run = await site.client.read_flow_run(run_id)
+                    if queued(run):
+                        await site.client.set_flow_run_state(run_id, Completed())
+                        slurm.set(int(run.infrastructure_pid), state="COMPLETED")
+                        assert (await site.until(run_id, ended)).state.name == "Completed"
+                        done.add(run_id)
+                await asyncio.sleep(0.1)
+        assert len(slurm.numbers()) == 6
+
+    play(scene)
+
+
+def test_a_limit_that_no_waiting_changes_crashes_the_run(play: Callable[[Scene], None]) -> None:
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        slurm.flag("next-sbatch", f"QOSMaxWallDurationPerJobLimit\n{VIOLATES}")
+        async with site.worker():
+            run = await site.until(await site.new_run(), lambda run: run.state.is_final())
+        assert run.state.name == "Crashed"
+        assert "QOSMaxWallDurationPerJobLimit" in run.state.message
+        assert len(slurm.calls("sbatch")) == 1
 
     play(scene)
 
@@ -378,6 +401,7 @@ def test_a_run_that_is_cancelled_while_it_waits_for_a_submit_limit_gets_no_job(p
         from prefect.states import Cancelling
 
         slurm.flag("limit", "0")
+        slurm.flag("refusal", f"AssocMaxSubmitJobLimit\n{VIOLATES}")
         async with site.worker():
             run_id = await site.new_run()
             await site.log_of(run_id, "accepts no more jobs")
