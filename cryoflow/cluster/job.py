@@ -203,8 +203,12 @@ class SlurmJobConfiguration(BaseJobConfiguration):
             name = directive.removeprefix("--").partition("=")[0]
             if not directive.startswith("--") or any(c.isspace() for c in name):
                 raise ValueError(f"{directive!r}: write a long option of sbatch such as --reservation=cryoem")
-            if name in REFUSED_DIRECTIVES:
-                raise ValueError(f"{directive!r} cannot be used: {REFUSED_DIRECTIVES[name]}")
+            # sbatch takes abbreviations too; --mem is an option of its own
+            meant = [refused for refused in REFUSED_DIRECTIVES if refused.startswith(name) and name != "mem"]
+            if meant:
+                option = name if name in meant else meant[0]
+                short = "" if name == option else f", short for --{option},"
+                raise ValueError(f"{directive!r}{short} cannot be used: {REFUSED_DIRECTIVES[option]}")
         return directives
 
     def request(self, *, name: str, flow_run_id: object, log: Path) -> JobRequest:

@@ -123,6 +123,8 @@ def test_a_line_break_in_a_runs_name_does_not_reach_the_script() -> None:
         "exclusive",
         "--array=1-5",
         "--clusters=a,b",
+        "--cluster=a",
+        "--depend=singleton",
         "--hold",
         "--mem-per-cpu=1G",
         "--mem-per-gpu=1G",
