@@ -19,6 +19,7 @@ from cryoflow.cluster.forms import offered_values, restrict_paths
 from cryoflow.cluster.start_stage import PATIENCE
 from cryoflow.errors import BadInput
 from cryoflow.execution.job_script import slurm_script
+from cryoflow.execution.template_scheduler import SchedulerTemplates, refuse_ignored
 from cryoflow.settings.load import FILE_NAME, Settings
 from cryoflow.settings.profiles import INTERNAL_FLOWS, ProfileName, deployment_name
 from cryoflow.settings.site import ClassName, ResourceClass, Site
@@ -171,7 +172,7 @@ def _slurm_variables(site: Site, name: ClassName, profile: ProfileName) -> dict[
         values["image"] = _image(site, resources.gpus)
     values = {key: value for key, value in values.items() if value not in (None, "", [])}
     values = resource_variables(resources) | values
-    _check_form(name, values, slurmrestd=bool(site.slurmrestd))
+    _check_form(name, values, site)
     return values
 
 
@@ -180,8 +181,8 @@ def _folders_of_pickers(site: Site) -> list[Path]:
     return [picker.programs for picker in site.pickers.values() if picker.programs]
 
 
-def _check_form(name: ClassName, values: Mapping[str, Any], *, slurmrestd: bool) -> None:
-    """Refuse values now that the form of a job, or slurmrestd, would refuse when a stage starts."""
+def _check_form(name: ClassName, values: Mapping[str, Any], site: Site) -> None:
+    """Refuse values now that the form of a job would refuse when a stage starts, or that the scheduler is not given."""
     from pydantic import ValidationError
 
     from cryoflow.cluster.job import SlurmJobConfiguration
@@ -193,10 +194,13 @@ def _check_form(name: ClassName, values: Mapping[str, Any], *, slurmrestd: bool)
         field = ".".join(map(str, first["loc"]))
         text = str(first["msg"]).removeprefix("Value error, ")
         raise BadInput(FILE_NAME, f"resources.{name}: {field}: {text}.") from None
-    if slurmrestd:
+    request = job.request(name=name, flow_run_id="", log=Path("/log"))
+    if site.scheduler:
+        refuse_ignored(SchedulerTemplates.model_validate(site.scheduler), request)
+    elif site.slurmrestd:
         from cryoflow.execution.slurm_rest import job_fields
 
-        job_fields(slurm_script(job.request(name=name, flow_run_id="", log=Path("/log")).sbatch_options()))
+        job_fields(slurm_script(request.sbatch_options()))
 
 
 def _image(site: Site, gpus: int) -> str:

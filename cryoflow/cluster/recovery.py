@@ -23,7 +23,8 @@ from prefect.workers.base import BaseWorker
 
 from cryoflow.cluster.exit_reason import LABEL_END, LABEL_LOG
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.pool_runs import runs_in
+from cryoflow.cluster.pool_runs import report_crash, runs_in
+from cryoflow.cluster.submission import AnswerLost, can_be_found
 from cryoflow.execution import stage_script
 from cryoflow.execution.pack_script import pack_of
 from cryoflow.execution.schedulers import AnyScheduler
@@ -145,14 +146,18 @@ class Recovery:
             All jobs of this user; None reads it.
         """
         worker = self.worker
-        log_job, pack = None, None
+        log_job, pack, may_have_job = None, None, False
         if not flow_run.infrastructure_pid:
             if queue is None:
                 try:
                     queue = await anyio.to_thread.run_sync(self.scheduler.queue)
                 except SchedulerSilent:
                     return  # nothing is known: the next round asks again
-            log_file = await self._expected_log(flow_run)
+            configuration = await worker.job_configuration.resolve_for_flow_run(
+                flow_run, client=worker.client, work_pool=worker.work_pool, worker_name=worker.name
+            )
+            log_file = _expected_log(flow_run, Path(configuration.log_folder))
+            may_have_job = log_file is not None and not can_be_found(self.scheduler, configuration.leave_out)
             log_job = job_in_log(log_file) if log_file else None
             pack = pack_of(log_file) if log_file else None
         found = find(flow_run, queue or {}, log_job, _now(), pack and pack[0])
@@ -162,6 +167,8 @@ class Recovery:
                 await worker.client.update_flow_run(flow_run.id, infrastructure_pid=str(found.job_id))
             assert worker._runs_task_group is not None
             worker._runs_task_group.start_soon(self.attend, flow_run, found.job_id)
+        elif found.start_anew and may_have_job:
+            await report_crash(worker.client, flow_run, str(AnswerLost("its worker stopped while it submitted")))
         elif found.start_anew:
             worker.get_flow_run_logger(flow_run).warning("Its worker stopped before it had a SLURM job; it starts anew")
             await worker.client.set_flow_run_state(flow_run.id, Scheduled(message="It had no SLURM job."), force=True)
@@ -169,17 +176,13 @@ class Recovery:
             message = "It was cancelled before it had a SLURM job."
             await worker._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
 
-    async def _expected_log(self, flow_run: FlowRun) -> Path | None:
-        """Return where the run's log is, or would be."""
-        if label := flow_run.labels.get(LABEL_LOG):
-            return Path(str(label))
-        worker = self.worker
-        configuration = await worker.job_configuration.resolve_for_flow_run(
-            flow_run, client=worker.client, work_pool=worker.work_pool, worker_name=worker.name
-        )
-        folder = Path(configuration.log_folder)
-        found = sorted([*folder.glob(f"*.{flow_run.id}.log"), *folder.glob(f"*.{flow_run.id}.pack")])
-        return found[0].with_suffix(".log") if found else None
+
+def _expected_log(flow_run: FlowRun, folder: Path) -> Path | None:
+    """Return where the run's log is, or would be; None where no job was submitted."""
+    if label := flow_run.labels.get(LABEL_LOG):
+        return Path(str(label))
+    found = sorted(file for suffix in ("log", "pack", "sbatch") for file in folder.glob(f"*.{flow_run.id}.{suffix}"))
+    return found[0].with_suffix(".log") if found else None
 
 
 def _now() -> datetime.datetime:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ LIMIT_PAUSE_S = 30.0
 """Between two attempts while a limit of the site is reached: it passes when a job of this user ends."""
 
 _MAY_PASS = re.compile(r"socket timed out|unable to contact|connection refused|try again|ran longer", re.IGNORECASE)
+_NOT_SENT = re.compile(r"connection refused", re.IGNORECASE)
 _LIMIT = re.compile(r"job submit limit|temporarily", re.IGNORECASE)
 _REASON = re.compile(r"\b(?:Assoc|QOS)[A-Z]\w*")
 """Name of the limit that a job violates. SLURM's sentence is the same for all: it contains "job submit limit" too."""
@@ -40,6 +41,21 @@ log = logging.getLogger(__name__)
 
 class CancelledBeforeSubmission(CryoflowError):
     """The run was cancelled while it waited for a submit limit to pass: it has no job."""
+
+
+class AnswerLost(CryoflowError):
+    """A job may have been submitted, and the scheduler's queue does not show for which run a job is."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(
+            f"A job may have been submitted for this run, and the queue does not show which: {why}. If there is one, "
+            "the run goes on when it starts. Look for it before you start the run again."
+        )
+
+
+def can_be_found(scheduler: AnyScheduler, leave_out: Collection[str]) -> bool:
+    """Return whether the queue shows the comment of a job without these options, by which its run is found."""
+    return scheduler.lists_comments and "comment" not in leave_out
 
 
 class Submission:
@@ -66,6 +82,8 @@ class Submission:
             Where sbatch refuses.
         CancelledBeforeSubmission
             Where a user cancelled the run while a submit limit was waited for.
+        AnswerLost
+            Where sbatch gave no answer, and a second job might be made.
         """
         name = _stage_and_name(flow_run, configuration)
         job = configuration.stage_job(name=name, flow_run_id=flow_run.id, log=log_file)
@@ -113,6 +131,8 @@ class Submission:
                 except ToolFailed as error:
                     if attempt == SUBMIT_ATTEMPTS or not _MAY_PASS.search(error.tail):
                         raise
+                    if not can_be_found(self.scheduler, job.request.leave_out) and not _NOT_SENT.search(error.tail):
+                        raise AnswerLost(error) from error
                 if (job_id := await self._submitted_without_an_answer(tag)) is not None:
                     return job_id
         raise AssertionError("the last attempt returns or raises")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class AnyScheduler(Protocol):
     """Submit, list and cancel jobs, whatever the scheduler. All methods block."""
 
+    lists_comments: bool
+    """Whether `queue` returns the comment of each job, which names its run."""
+
     def script(self, job: StageJob) -> str:
         """Return the whole job script of a stage."""
 

@@ -83,6 +83,8 @@ class Scheduler:
         Seconds between two calls of squeue; some sites forbid more than one a minute.
     """
 
+    lists_comments = True
+
     def __init__(self, *, min_interval_s: float = 0.0) -> None:
         self.min_interval_s = min_interval_s
         self._squeue = threading.Lock()

@@ -81,6 +81,8 @@ class RestScheduler:
         Returns the JSON web token of this user; None where none is set, as over a socket.
     """
 
+    lists_comments = True
+
     def __init__(
         self,
         address: str,

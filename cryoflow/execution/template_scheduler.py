@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 import string
-import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
@@ -27,7 +26,7 @@ _OF_SCRIPT = (
     "name", "log", "cpus", "memory_mb", "memory_mb_per_cpu", "memory_gb", "minutes", "hours", "clock", "gpus",
     "partition", "account", "qos", "constraint", "comment",
 )  # fmt: skip
-_OF_COMMAND = {"submit": ("script",), "status": ("user", "job_ids"), "cancel": ("job_ids",)}
+_OF_COMMAND = {"submit": ("script",), "status": ("user",), "cancel": ("job_ids",)}
 State = Literal["pending", "running", "done", "failed", "cancelled"]
 
 
@@ -41,7 +40,7 @@ class SchedulerTemplates(BaseModel):
     submit: str = Field(description="command that submits {script}")
     submit_stdin: bool = Field(default=False, description="the command reads the script from standard input (bsub)")
     job_id: str = Field(default=r"(\d+)", description="regular expression whose group is the number in its answer")
-    status: str = Field(description="command that lists the jobs of {user}, or {job_ids}")
+    status: str = Field(description="command that lists the jobs of {user}")
     status_line: str = Field(description="regular expression of one of its lines, with groups id and state")
     states: dict[str, State] = Field(description="the scheduler's word for a state -> pending, running, done, ...")
     cancel: str = Field(description="command that ends {job_ids}")
@@ -66,14 +65,38 @@ class SchedulerTemplates(BaseModel):
         return self
 
 
+def refuse_ignored(templates: SchedulerTemplates, request: JobRequest) -> None:
+    """Refuse resources that no template carries to the scheduler.
+
+    Raises
+    ------
+    BadInput
+        Where a job asks for one.
+    """
+    carried = _placeholders(templates.script + templates.gpu_script)
+    values = {
+        "extra_directives": request.extra,
+        "warn_seconds": request.warn_s,
+        "gpu_type": request.gpu_types,
+        **{
+            name: getattr(request, name)
+            for name in ("partition", "account", "qos", "constraint")
+            if name not in carried
+        },
+    }
+    if ignored := [name for name, value in values.items() if value]:
+        hint = "Leave it out, and write what the scheduler needs into the templates."
+        raise BadInput("site.scheduler", f"{ignored[0]} has no effect: no template carries it.", hint)
+
+
 class TemplateScheduler:
     """Runs the commands of `SchedulerTemplates`; the same methods as `cryoflow.execution.slurm.Scheduler`."""
 
+    lists_comments = False
+
     def __init__(self, templates: SchedulerTemplates) -> None:
         self.templates = templates
-        self._states = threading.Lock()
         self._ended: dict[int, EndedJob] = {}
-        self._mine: set[int] = set()
 
     def script(self, job: StageJob) -> str:
         """Return the whole job script.
@@ -103,8 +126,6 @@ class TemplateScheduler:
         printed = run(argv, env=environment, timeout_s=_TIMEOUT_S)
         if not (found := re.search(self.templates.job_id, printed)):
             raise ToolFailed(argv, 0, f"no job number in: {printed.strip()}")
-        with self._states:
-            self._mine.add(int(found[1]))
         return int(found[1])
 
     def queue(self) -> dict[int, QueuedJob]:
@@ -115,11 +136,8 @@ class TemplateScheduler:
         SchedulerSilent
             Where the command fails: a job that is not listed then has not ended.
         """
-        with self._states:
-            mine = sorted(self._mine)
-        values = {"user": _user(), "job_ids": " ".join(map(str, mine))}
         try:
-            printed = run(_command(self.templates.status, values), timeout_s=_TIMEOUT_S)
+            printed = run(_command(self.templates.status, {"user": _user()}), timeout_s=_TIMEOUT_S)
         except ToolFailed as error:
             raise SchedulerSilent(str(error)) from error
         jobs: dict[int, QueuedJob] = {}

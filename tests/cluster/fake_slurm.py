@@ -49,10 +49,13 @@ if name == "sbatch":
         fail((folder / "refusal").read_text())
     text = Path(arguments[-1]).read_text()
     number = 100 + len(list(folder.glob("*.json")))
-    comment = re.search(r"--comment=([^\s\"]+)", text)[1]
+    comments = re.findall(r"--comment=([^\s\"]+)", text)
     output = re.search(r"--output=(.+?)\"?$", text, re.M)[1].replace("%%", "%")
     wanted = {k: v for k, v in os.environ.items() if "PREFECT__FLOW_RUN_ID" in k}
-    write(number, {"state": "PENDING", "reason": "Priority", "comment": comment, "output": output, "env": wanted})
+    write(
+        number,
+        {"state": "PENDING", "reason": "Priority", "comment": "".join(comments), "output": output, "env": wanted},
+    )
     if lost_answer:
         fail(lost_answer)
     print("Welcome to the cluster!")

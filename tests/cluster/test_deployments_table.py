@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pkgutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -334,6 +335,26 @@ def test_a_directive_that_would_break_the_worker_is_refused_at_deploy(directive:
     site = Site.model_validate({"resources": classes, "cpu_image": "/i.sif"})
     with pytest.raises(BadInput, match=rf"resources\.small: extra_directives.*{directive}.*cannot be used: "):
         job_variables(stage("evaluate"), Settings(site=site), ProfileName.SLURM)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("extra_directives", ["--tmp=5G"]),
+        ("warn_seconds", 60),
+        ("gpu_type", ["h100", "a100"]),
+        ("qos", "long"),
+    ],
+)
+def test_resources_that_no_template_carries_are_refused_at_deploy(field: str, value: object) -> None:
+    from cryoflow.cluster.deployments import job_variables
+
+    pbs = Path(__file__).resolve().parents[2] / "examples" / "sites" / "pbs-pro.toml"
+    scheduler = tomllib.loads(pbs.read_text())["site"]["scheduler"]
+    resources = {"partition": "gpuq", "gpus": 1, field: value}
+    site = {"resources": {"gpu": resources}, "scheduler": scheduler}
+    with pytest.raises(BadInput, match=f"{field} has no effect"):
+        job_variables(stage("pick"), Settings(site=Site.model_validate(site)), ProfileName.SLURM_BARE)
 
 
 def test_no_form_has_words_that_a_page_would_take_for_tags(settings: Settings) -> None:

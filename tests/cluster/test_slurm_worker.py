@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import signal
 import time
@@ -351,6 +352,100 @@ def test_a_lost_answer_of_sbatch_makes_neither_two_jobs_nor_none(play: Callable[
             run = await site.until(await site.new_run(), queued)
         assert slurm.numbers() == [100]
         assert run.infrastructure_pid == "100"
+
+    play(scene)
+
+
+def templates() -> dict[str, Any]:
+    """The stand-ins as a scheduler that is described by templates; its queue shows numbers and states alone."""
+    return {
+        "script": "#SBATCH --output={log}",
+        "submit": "sbatch {script}",
+        "job_id": r"(\d+)\s*$",
+        "status": "squeue --user={user}",
+        "status_line": r"^(?P<id>\d+)\|(?P<state>[A-Z]+)\|",
+        "states": {"PENDING": "pending", "RUNNING": "running"},
+        "cancel": "scancel {job_ids}",
+    }
+
+
+def use_templates(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = {"lost_after_seconds": 1.5, "attempts": 1, "scheduler": templates()}
+    monkeypatch.setenv("CRYOFLOW_SITE", json.dumps(site))
+
+
+def test_jobs_of_another_scheduler_are_found_by_the_next_worker_cancelled_and_waited_for(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_templates(monkeypatch)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling, Completed
+
+        async with site.worker():
+            runs = [await site.until(await site.new_run(), queued) for _ in range(2)]
+        async with site.worker() as worker:
+            while len(worker.attended) < 2:
+                await asyncio.sleep(0.1)
+            await running(site, slurm, runs[0])
+            await site.client.set_flow_run_state(runs[0].id, Completed())
+            slurm.set(int(runs[0].infrastructure_pid), state="COMPLETED")
+            assert (await site.until(runs[0].id, ended)).state.name == "Completed"
+            await site.client.set_flow_run_state(runs[1].id, Cancelling())
+            await site.until(runs[1].id, lambda run: run.state.name == "Cancelled")
+        assert slurm.job(int(runs[1].infrastructure_pid))["state"] == "CANCELLED"
+        assert slurm.numbers() == [100, 101]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("scheduler", ["templates", "SLURM without comments"])
+def test_a_lost_answer_makes_no_second_job_where_the_queue_does_not_show_whose_job_is_whose(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch, scheduler: str
+) -> None:
+    if scheduler == "templates":
+        use_templates(monkeypatch)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Completed, Running
+
+        slurm.flag("next-sbatch", "submitted: Socket timed out")
+        async with site.worker():
+            variables = {} if scheduler == "templates" else {"leave_out": ["comment"]}
+            run = await site.until(await site.new_run(**variables), lambda run: run.state.is_final())
+            assert run.state.name == "Crashed"
+            assert "may have been submitted" in run.state.message
+            # the job starts all the same: its log tells its number, and the worker waits for it
+            slurm.set(100, state="RUNNING")
+            Path(str(slurm.job(100)["output"])).write_text("cryoflow: job 100 on node1, now\n")
+            await site.client.set_flow_run_state(run.id, Running())
+            await site.until(run.id, lambda run: run.infrastructure_pid == "100")
+            await site.client.set_flow_run_state(run.id, Completed())
+            slurm.set(100, state="COMPLETED")
+            assert (await site.until(run.id, ended)).state.name == "Completed"
+        assert slurm.numbers() == [100]
+
+    play(scene)
+
+
+def test_a_worker_that_died_while_it_submitted_makes_no_second_job_either(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_templates(monkeypatch)
+    monkeypatch.setattr("cryoflow.cluster.recovery.GRACE_S", 0.5)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Pending
+
+        run_id = await site.new_run()
+        await site.client.set_flow_run_state(run_id, Pending())
+        (tmp_path / "lo gs").mkdir()
+        (tmp_path / "lo gs" / f"x.{run_id}.sbatch").touch()
+        async with site.worker():
+            run = await site.until(run_id, lambda run: run.state.is_final())
+        assert run.state.name == "Crashed"
+        assert "may have been submitted" in run.state.message
+        assert slurm.numbers() == []
 
     play(scene)
 

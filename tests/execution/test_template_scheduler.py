@@ -137,6 +137,7 @@ def test_a_silent_scheduler_and_a_forgotten_job_are_told_apart(example: str, tmp
     [
         ("script", "#PBS -l mem={memory}", r"\{memory\}"),
         ("submit", "qsub {file}", r"\{file\}"),
+        ("status", "qstat {job_ids}", r"\{job_ids\}"),
         ("status_line", "(?P<id>x)", "state"),
         ("job_id", "(", "regular expression"),
     ],
