@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from fake_rest import fake_rest
 from slurm_folder import VIOLATES, FakeSlurm
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
@@ -877,6 +878,54 @@ def test_members_of_a_pack_share_a_job_and_have_ends_of_their_own(
             assert slurm.job(100)["state"] == "CANCELLED"
 
     play(scene)
+
+
+def test_a_member_of_a_pack_that_was_killed_for_memory_is_tried_again_with_more_and_no_other(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYOFLOW_SITE", '{"attempts": 3}')
+    monkeypatch.setattr("cryoflow.cluster.packs.GATHER_S", 300.0)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        async with site.worker():
+            runs = [await site.until(i, queued) for i in [await site.new_run(pack=2) for _ in range(2)]]
+            for run in runs:
+                await running(site, slurm, run)
+            monkeypatch.setattr("cryoflow.cluster.packs.GATHER_S", 0.3)
+            Path(str(runs[0].labels["slurm.log"])).with_suffix(".end").write_text("137 node1 3\n")
+            again = await site.until(runs[0].id, lambda run: run.infrastructure_pid == "101" and queued(run))
+            other = await site.client.read_flow_run(runs[1].id)
+        assert again.job_variables == {"pack": 2, "memory_factor": 2.0}
+        assert (other.state.name, other.infrastructure_pid, other.job_variables) == ("Running", "100", {"pack": 2})
+        assert "--mem=8192M" in Path(str(slurm.job(101)["output"])).with_suffix(".sbatch").read_text()
+        assert slurm.job(100)["state"] == "RUNNING"
+
+    play(scene)
+
+
+def test_a_run_goes_to_its_end_over_slurmrestd(play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_rest() as rest:
+        monkeypatch.setenv("CRYOFLOW_SITE", json.dumps({"slurmrestd": rest.address, "lost_after_seconds": 1.5}))
+
+        async def scene(site: Site, slurm: FakeSlurm) -> None:
+            from prefect.states import Completed, Running
+
+            rest.answers["POST", "/slurm/v0.0.38/job/submit"] = (200, {"errors": [], "job_id": 7})
+            rest.jobs({"job_id": 7, "job_state": "PENDING"})
+            async with site.worker():
+                run = await site.until(await site.new_run(), queued)
+                assert run.infrastructure_pid == "7"
+                rest.jobs({"job_id": 7, "job_state": "RUNNING"})
+                await site.client.set_flow_run_state(run.id, Running())
+                await site.client.set_flow_run_state(run.id, Completed())
+                rest.jobs({"job_id": 7, "job_state": "COMPLETED", "exit_code": 0})
+                run = await site.until(run.id, ended)
+            assert (run.state.name, run.labels["slurm.end"]) == ("Completed", "done")
+            (job,) = [body["job"] for method, _, body, _ in rest.asked if method == "POST"]
+            assert job["comment"] == f"cryoflow:{run.id}"
+            assert not slurm.calls("sbatch")
+
+        play(scene)
 
 
 def test_where_the_job_of_a_pack_dies_its_reason_is_that_of_each_member_still_at_work(
