@@ -86,7 +86,7 @@ def pool_form() -> dict[str, Any]:
     fields = {name: {"title": name.replace("_", " ").capitalize()} | field for name, field in _FIELDS.items()}
     form = {
         "job_configuration": {**job, "job_manifest": manifest, "stream_output": True},
-        "variables": {"type": "object", "properties": fields},
+        "variables": {"type": "object", "properties": fields, "additionalProperties": False},
     }
     return number_fields(form)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cryoflow.cluster.deployments import pools
+from cryoflow.cluster.deployments import pool_name, pools
 from cryoflow.cluster.exit_reason import OLD_SLURM_TYPE, SLURM_TYPE
 from cryoflow.cluster.forms import number_fields
 from cryoflow.errors import BadInput
@@ -16,13 +16,22 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import WorkPool
 
 
-def pool_form(kind: str) -> dict[str, Any]:
-    """Return the form of a type of pool: its job template, with fields in the order that users need them."""
+def pool_form(kind: str, *, hands_on: bool = False) -> dict[str, Any]:
+    """Return the form of a type of pool: its job template, with fields in the order that users need them.
+
+    Parameters
+    ----------
+    hands_on
+        Its runs hand variables on to stages of another pool, and refuse those of neither (`variables_for_stages`).
+    """
     from prefect.workers.base import BaseJobConfiguration, BaseWorker
 
     worker = BaseWorker.get_worker_class_from_type(kind)
     assert worker is not None, kind
-    return number_fields(worker.get_default_base_job_template(), last=tuple(BaseJobConfiguration.model_fields))
+    form = number_fields(worker.get_default_base_job_template(), last=tuple(BaseJobConfiguration.model_fields))
+    # The server checks the variables of a run against this when it makes the run; else it drops a misspelt one.
+    form["variables"]["additionalProperties"] = hands_on
+    return form
 
 
 def make_pools(profile: ProfileName) -> None:
@@ -39,7 +48,7 @@ def make_pools(profile: ProfileName) -> None:
 
     with get_client(sync_client=True) as client:
         for name, kind in pools(profile).items():
-            template = pool_form(kind)
+            template = pool_form(kind, hands_on=name != pool_name(profile))
             try:
                 there = client.read_work_pool(name)
             except ObjectNotFound:

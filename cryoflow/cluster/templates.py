@@ -50,7 +50,10 @@ def files() -> Iterator[tuple[str, str]]:
     )
     yield "kubernetes.json", json.dumps(kubernetes.pool_form(), indent=1, ensure_ascii=False) + "\n"
     for name, kind in _FORMS.items():
-        yield f"{name}.json", json.dumps(pool_form(kind), indent=1, ensure_ascii=False) + "\n"
+        yield (
+            f"{name}.json",
+            json.dumps(pool_form(kind, hands_on=kind == "process"), indent=1, ensure_ascii=False) + "\n",
+        )
 
 
 def prefect_yaml() -> dict[str, Any]:

@@ -31,7 +31,7 @@ def refuse_unknown_variables(given: Mapping[str, object], known: Collection[str]
 def variables_for_stages(client: SyncPrefectClient, deployment: str, *parents: str | UUID | None) -> dict[str, object]:
     """Return the job variables of parent runs that the pool of a stage's deployment has.
 
-    A pipeline's own pool starts processes and would ignore `{"memory_gb": 64}` without a word.
+    A pipeline's own pool starts processes and would ignore `{"memory_gb": 64}` without a word. `env` is for both.
 
     Parameters
     ----------
@@ -48,10 +48,12 @@ def variables_for_stages(client: SyncPrefectClient, deployment: str, *parents: s
     from prefect.exceptions import ObjectNotFound
 
     given: dict[str, object] = {}
+    env: dict[str, object] = {}
     own: set[str] = set()
     for parent in reversed(list(dict.fromkeys(filter(None, parents)))):
         run = client.read_flow_run(UUID(str(parent)))
         given |= run.job_variables or {}
+        env |= (run.job_variables or {}).get("env") or {}
         if run.work_pool_name:
             own |= _fields(client, run.work_pool_name)
     if not given:
@@ -62,7 +64,8 @@ def variables_for_stages(client: SyncPrefectClient, deployment: str, *parents: s
         return {}  # whoever starts the stage says so
     theirs = _fields(client, pool) if pool else set()
     refuse_unknown_variables(given, own | theirs)
-    return {name: value for name, value in given.items() if name in theirs - own}
+    handed_on = {name: value for name, value in given.items() if name in theirs - own}
+    return handed_on | ({"env": env} if env and "env" in theirs else {})
 
 
 def runs_a_job(client: SyncPrefectClient, deployment: str, given: Mapping[str, object]) -> int:

@@ -327,6 +327,36 @@ def test_the_server_refuses_a_run_with_a_path_outside_the_sites_folders_by_its_f
     assert "roots" not in refused.value.response.text
 
 
+@pytest.mark.parametrize("profile", list(ProfileName))
+def test_the_server_refuses_a_run_with_a_misspelt_job_variable_by_its_name(
+    settings: Settings, prefect_server: None, profile: ProfileName
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    from cryoflow.cluster.deployments import deployments
+    from cryoflow.cluster.pools import make_pools
+
+    make_pools(profile)
+    deployment = next(d for d in deployments(settings, profile) if d.flow_name == "ingest").apply()
+    with get_client(sync_client=True) as client:
+        form = client.read_deployment(deployment).parameters
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            client.create_flow_run_from_deployment(deployment, parameters=form, job_variables={"memry": 4})
+        assert client.create_flow_run_from_deployment(deployment, parameters=form, job_variables={"env": {"A": "b"}})
+    assert "'memry' was unexpected" in refused.value.response.text
+
+
+@pytest.mark.parametrize("profile", list(ProfileName))
+def test_the_form_of_a_pool_has_each_variable_that_a_deployment_gives(settings: Settings, profile: ProfileName) -> None:
+    from cryoflow.cluster.deployments import STAGES, job_variables, pool_of, pools
+    from cryoflow.cluster.pools import pool_form
+
+    for s in STAGES:
+        form = pool_form(pools(profile)[pool_of(s, profile)])
+        assert set(job_variables(s, settings, profile)) <= set(form["variables"]["properties"])
+
+
 @pytest.mark.parametrize("directive", ["--clusters=b", "--hold", "--mem-per-cpu=1G", "--wrap=ls"])
 def test_a_directive_that_would_break_the_worker_is_refused_at_deploy(directive: str) -> None:
     from cryoflow.cluster.deployments import job_variables

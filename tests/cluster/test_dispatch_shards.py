@@ -21,6 +21,12 @@ class Parameters(BaseModel):
     number: int = 0
 
 
+def form(*names: str) -> dict[str, Any]:
+    """The form of a pool with these variables."""
+    fields = {name: {"title": name} for name in names}
+    return {"job_configuration": {name: f"{{{{ {name} }}}}" for name in names}, "variables": {"properties": fields}}
+
+
 class Cluster:
     """A pool without a worker: a thread gives each new run the end that a test wants."""
 
@@ -43,7 +49,7 @@ class Cluster:
 
         self.flow = stage
         pool = f"pool-{uuid.uuid4()}"
-        client.create_work_pool(WorkPoolCreate(name=pool, type="slurm"))
+        client.create_work_pool(WorkPoolCreate(name=pool, type="slurm", base_job_template=form("env", "memory_gb")))
         self.deployment = client.create_deployment(
             client.create_flow(stage), f"{self.flow_name} (slurm)", work_pool_name=pool
         )
@@ -360,6 +366,31 @@ def test_a_parent_reads_from_the_deployment_how_many_runs_share_a_job(cluster: C
     assert runs_a_job(cluster.client, name, {}) == 8
     assert runs_a_job(cluster.client, name, {"pack": 2}) == 2  # of the parent's form
     assert runs_a_job(cluster.client, "no/deployment", {}) == 1
+
+
+def test_job_variables_of_a_parent_reach_its_stages_and_a_misspelt_one_starts_none(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from cryoflow.cluster import dispatch, shard_runner
+    from cryoflow.errors import BadInput
+
+    pool = f"service-{uuid.uuid4()}"
+    cluster.client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=form("env", "command")))
+    flow_id = cluster.client.read_deployment(cluster.deployment).flow_id
+    pipeline = cluster.client.create_deployment(flow_id, "pipeline", work_pool_name=pool)
+
+    def start(**variables: object) -> None:
+        run = cluster.client.create_flow_run_from_deployment(pipeline, job_variables=variables)
+        monkeypatch.setattr(shard_runner, "this_run", SimpleNamespace(id=str(run.id), root_flow_run_id=str(run.id)))
+        dispatch.run_stage(cluster.flow, Parameters(number=1))
+
+    start(memory_gb=64, env={"A": "b"}, command="x")
+    assert cluster.seen == [(1, {"memory_gb": 64, "env": {"A": "b"}})]
+    with pytest.raises(BadInput, match="no variable 'memry'"):
+        start(memry=64)
+    assert len(cluster.seen) == 1
 
 
 def test_stages_carry_the_tag_of_the_user_who_launched_their_parent(

@@ -11,18 +11,17 @@ import pytest
 from cryoflow.cluster.variables import refuse_unknown_variables, variables_for_stages
 from cryoflow.errors import BadInput
 
-RUN = uuid.uuid4()
+RUN, ROOT = uuid.uuid4(), uuid.uuid4()
 
 
 class Client:
     """A server with one pipeline run on a pool of processes, whose stages run on a pool of jobs."""
 
-    def __init__(self, **given: object) -> None:
-        self.given = given
+    def __init__(self, of_root: dict[str, object] | None = None, **given: object) -> None:
+        self.given = {RUN: given, ROOT: of_root}
 
     def read_flow_run(self, flow_run_id: uuid.UUID) -> Any:
-        assert flow_run_id == RUN
-        return SimpleNamespace(job_variables=self.given, work_pool_name="cryoflow-service")
+        return SimpleNamespace(job_variables=self.given[flow_run_id], work_pool_name="cryoflow-service")
 
     def read_deployment_by_name(self, name: str) -> Any:
         assert name == "ingest/ingest (slurm)"
@@ -38,8 +37,15 @@ def given_to_stages(**given: object) -> dict[str, object]:
 
 
 def test_resources_reach_the_stages_and_what_is_the_pipelines_own_stays() -> None:
-    assert given_to_stages(memory_gb=64, qos="long", env={"A": "b"}) == {"memory_gb": 64, "qos": "long"}
+    assert given_to_stages(memory_gb=64, qos="long", working_dir="/a") == {"memory_gb": 64, "qos": "long"}
     assert given_to_stages() == {}
+
+
+def test_variables_of_the_environment_are_the_pipelines_own_and_reach_its_stages_too() -> None:
+    assert given_to_stages(env={"A": "b"}) == {"env": {"A": "b"}}
+    demo: Any = Client({"env": {"A": "demo's", "B": "c"}, "qos": "long"}, env={"A": "b"})
+    handed_on = variables_for_stages(demo, "ingest/ingest (slurm)", RUN, ROOT)
+    assert handed_on == {"env": {"A": "b", "B": "c"}, "qos": "long"}
 
 
 def test_a_variable_that_neither_pool_has_is_refused_by_name() -> None:
