@@ -90,7 +90,7 @@ class Cluster:
 
         self.client.set_flow_run_state(run.id, Running(), force=True)
 
-    def crash(self, end: str, *, after_s: float = 0.0) -> Callable[[Any], None]:
+    def crash(self, end: str, *, after_s: float = 0.0, node: str = "") -> Callable[[Any], None]:
         """As SLURM's worker does: the engine's crash first, the reason a little later."""
 
         def do(run: Any) -> None:
@@ -102,7 +102,7 @@ class Cluster:
             self.client.set_flow_run_state(run.id, Crashed(message="a signal"), force=True)
             time.sleep(after_s)
             if end:
-                self.client._client.patch(f"/flow_runs/{run.id}/labels", json={"slurm.end": end})
+                self.client._client.patch(f"/flow_runs/{run.id}/labels", json={"slurm.end": end, "slurm.node": node})
 
         return do
 
@@ -177,13 +177,41 @@ def test_what_ran_out_is_doubled_with_each_attempt(cluster: Cluster, end: str, f
     assert [variables for _, variables in cluster.seen] == [{}, {factor: 2.0}, {factor: 4.0}]
 
 
-def test_a_lost_node_is_another_attempt_with_the_same_resources(cluster: Cluster) -> None:
+def test_a_lost_node_is_another_attempt_with_the_same_resources_on_another_node(cluster: Cluster) -> None:
     from cryoflow.cluster.dispatch import run_shards
 
-    cluster.answer = lambda number, attempt: cluster.crash("node") if attempt == 1 else cluster.complete
+    answers = {1: cluster.crash("node"), 2: cluster.crash("node", node="node2"), 3: cluster.complete}
+    cluster.answer = lambda number, attempt: answers[attempt]
     (done,) = run_shards(cluster.flow_name, works(1))
-    assert done.succeeded
-    assert [variables for _, variables in cluster.seen] == [{}, {}]
+    assert (done.succeeded, done.attempts) == (True, 3)
+    assert [variables for _, variables in cluster.seen] == [{}, {}, {"exclude_nodes": ["node2"]}]
+
+
+def test_a_server_that_was_away_is_another_attempt(cluster: Cluster) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash("server") if attempt == 1 else cluster.complete
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert (done.succeeded, done.attempts) == (True, 2)
+
+
+@pytest.mark.parametrize("end", ["preempted", "warned"])
+def test_making_room_and_a_warning_before_the_time_limit_use_up_no_attempt(cluster: Cluster, end: str) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    cluster.answer = lambda number, attempt: cluster.crash(end) if attempt < 5 else cluster.complete
+    (done,) = run_shards(cluster.flow_name, works(1))  # of three attempts
+    assert (done.succeeded, done.attempts) == (True, 1)
+    assert [variables for _, variables in cluster.seen] == [{}] * 5
+
+
+def test_preemptions_without_end_are_given_up(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cryoflow.cluster.dispatch import run_shards
+
+    monkeypatch.setattr("cryoflow.cluster.attempts.MOST_JOBS", 2)
+    cluster.answer = lambda number, attempt: cluster.crash("preempted") if attempt < 5 else cluster.complete
+    (done,) = run_shards(cluster.flow_name, works(1))
+    assert (done.succeeded, len(cluster.seen)) == (False, 3)
 
 
 @pytest.mark.parametrize("end", ["done", "cancelled", "lost"])
@@ -412,3 +440,28 @@ def test_stages_carry_the_tag_of_the_user_who_launched_their_parent(
     (run,) = cluster.runs()
     assert [tag for tag in run.tags if tag.startswith("user:")] == ["user:ann"]
     assert not any(tag.startswith("process ") for tag in run.tags)  # that of its parent alone
+
+
+def test_a_run_that_a_flow_started_is_tried_again_by_that_flow_and_not_by_its_worker(cluster: Cluster) -> None:
+    import asyncio
+
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from cryoflow.cluster.dispatch import run_stage
+    from cryoflow.cluster.exit_reason import ExitReason
+    from cryoflow.cluster.retries import retry
+
+    @flow
+    def parent() -> None:
+        run_stage(cluster.flow, Parameters(number=1))
+
+    async def retried(run: Any) -> bool:
+        async with get_client() as client:
+            return await retry(client, run, ExitReason.PREEMPTED, "It had to make room.", most=3)
+
+    parent()
+    by_hand = cluster.client.create_flow_run_from_deployment(cluster.deployment, parameters={"parameters": {"number": 2}})
+    runs = {run.id == by_hand.id: run for run in cluster.runs()}
+    assert not asyncio.run(retried(runs[False]))
+    assert asyncio.run(retried(runs[True]))
