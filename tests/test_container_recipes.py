@@ -66,6 +66,7 @@ def build(tmp_path: Path, *options: str, account: str = "") -> subprocess.Comple
     (programs / "apptainer").write_text(
         "#!/bin/bash\n"
         "for word; do case $word in base=*) base=${word#base=} ;; esac; done; image=${@: -2:1}\n"
+        f'printf "%s\\n" "$@" > "{tmp_path}/words"\n'
         f'cp -r "$base" "{tmp_path}/seen"; touch "$image"\n'
     )
     (programs / "apptainer").chmod(0o755)
@@ -117,6 +118,17 @@ def test_files_of_a_base_that_the_account_may_not_read_are_left_out_and_all_else
         assert done.returncode == 0, done.stderr
         seen = {str(path.relative_to(folder / "seen")) for path in (folder / "seen").rglob("*")}
     assert seen == {"etc", "etc/passwd", "root", "usr", "dangling"}
+
+
+@pytest.mark.parametrize(("base", "bootstrap"), [("base.sif", "localimage"), ("python:3.11", "docker")])
+def test_a_base_that_is_an_image_file_is_taken_as_one_and_another_is_a_name(
+    tmp_path: Path, base: str, bootstrap: str
+) -> None:
+    (tmp_path / "base.sif").touch()
+    given = str(tmp_path / base) if base.endswith(".sif") else base
+    build(tmp_path, "--output", str(tmp_path / "out"), "--base", given)  # the stand-in cannot copy a name
+    words = (tmp_path / "words").read_text().splitlines()
+    assert {f"bootstrap={bootstrap}", f"base={given}"} <= set(words)
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused_before_the_first_layer(tmp_path: Path) -> None:

@@ -94,6 +94,22 @@ def test_the_pools_form_accepts_what_deployments_say(settings: Settings, profile
             assert job.memory_gb > 0
 
 
+@pytest.mark.parametrize("profile", [ProfileName.SLURM_BARE, ProfileName.DOCKER])
+def test_a_stage_gets_more_memory_than_ingest_of_two_small_projects_needs_where_a_site_sets_none(
+    profile: ProfileName,
+) -> None:
+    from docker.utils import parse_bytes
+
+    from cryoflow.cluster.deployments import STAGES, job_variables
+
+    of_ingest_gb = 1.3  # its peak in a job, measured
+    for s in STAGES:
+        if s.resources:
+            values = job_variables(s, Settings(site=Site(cpu_image="/i.sif")), profile)
+            memory_gb = values.get("memory_gb") or parse_bytes(values["mem_limit"]) / 1024**3
+            assert memory_gb > 2 * of_ingest_gb, s.entrypoint
+
+
 def test_docker_gets_volumes_a_memory_limit_and_no_registry(settings: Settings) -> None:
     from cryoflow.cluster.deployments import job_variables
 

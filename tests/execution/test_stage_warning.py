@@ -41,6 +41,26 @@ def test_the_stage_gets_the_warning_and_time_to_write_a_checkpoint(tmp_path: Pat
     assert not list(tmp_path.glob("cryoflow-job-*"))
 
 
+def test_a_job_that_something_outside_ends_with_sigterm_is_tried_again_as_after_a_lost_node(
+    tmp_path: Path,
+) -> None:
+    """As when a node shuts down, or an administrator ends the step: all processes of the job get the signal."""
+    stage = tmp_path / "stage"
+    stage.write_text(f"#!/bin/bash\ntouch {tmp_path}/started\nexec sleep 60\n")
+    stage.chmod(0o755)
+    text = script(StageJob(JobRequest("a"), (str(stage),)))
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "TMPDIR": str(tmp_path)}
+    job = subprocess.Popen(["bash", "-c", text], env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    end = time.monotonic() + 30
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGTERM)
+    assert job.wait(30) == 128 + signal.SIGTERM
+    assert exit_reason_of(EndedJob(7, "FAILED", job.returncode)) == ExitReason.NODE
+    assert not list(tmp_path.glob("cryoflow-job-*"))
+
+
 def test_a_warned_job_is_followed_by_another_and_no_warning_is_sent_unless_asked_for() -> None:
     assert exit_reason_of(EndedJob(1, "FAILED", WARNED)) == ExitReason.WARNED
     assert "--signal" not in script(StageJob(JobRequest("a"), ("true",)))
