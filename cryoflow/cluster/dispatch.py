@@ -53,19 +53,33 @@ def run_stages(stage: Flow[[Any], R], parameters: Sequence[BaseModel | Parameter
         Where a deployment's run failed, crashed for a reason that more resources do not cure, or was cancelled. All
         have come to their end by then.
     """
-    if not dispatches():
-        return [stage(each) for each in parameters]
     log.info("%s: begun", stage.name)
     begun = time.monotonic()
-    done = run_shards(stage.name, [Work(stage.name, each) for each in parameters], tags=())
-    for each in done:
-        minutes, seconds = divmod(round(time.monotonic() - begun), 60)
-        figures = _figures(each.flow_run) if each.succeeded else each.message
-        took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-        log.info("%s: %s after %s. %s", each.name, each.state.lower(), took, figures)
+    if not dispatches():
+        return [_run_here(stage, each) for each in parameters]
+    works = [Work(stage.name, each) for each in parameters]
+    done = run_shards(
+        stage.name, works, tags=(), on_done=lambda d: _log_end(d.name, d.state, time.monotonic() - begun, d.flow_run)
+    )
     if bad := [d for d in done if not d.succeeded]:
         raise StageFailed(" ".join(f"{d.name}: {d.state} after {d.attempts} attempt(s). {d.message}" for d in bad))
     return [None for _ in done]
+
+
+def _run_here(stage: Flow[[Any], R], parameters: BaseModel | Parameters) -> R:
+    begun = time.monotonic()
+    state = stage(parameters, return_state=True)
+    run_id = str(state.state_details.flow_run_id)
+    _log_end(stage.name, "Completed" if state.is_completed() else "Failed", time.monotonic() - begun, run_id)
+    return state.result()
+
+
+def _log_end(name: str, state: str, elapsed_s: float, flow_run_id: str) -> None:
+    """Log how a stage ended. Why one failed is left to the error that its parent raises, which is logged too."""
+    minutes, seconds = divmod(round(elapsed_s), 60)
+    took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    figures = f" {_figures(flow_run_id)}" if state == "Completed" else ""
+    log.info("%s: %s after %s.%s", name, state.lower(), took, figures)
 
 
 def _figures(flow_run_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -136,6 +137,46 @@ def test_a_stage_runs_in_this_process_where_the_profile_is_local(
     monkeypatch.setenv("CRYOFLOW_PROFILE", "local")
     assert run_stage(cluster.flow, Parameters(number=3)) == "in this process: 3"
     assert cluster.seen == []
+
+
+@pytest.mark.parametrize("profile", ["slurm", "local"])
+def test_the_parent_logs_the_begin_and_the_end_of_a_stage_with_its_figures(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, profile: str
+) -> None:
+    from prefect import flow
+    from prefect.client.schemas.actions import ArtifactCreate
+
+    from cryoflow.cluster.dispatch import StageFailed, run_stage
+    from flows.run_page import show_table
+
+    @flow(name=f"in process {cluster.flow_name}")
+    def here(parameters: Parameters) -> int:
+        if parameters.number == 1:
+            raise ValueError("the file x.star is broken")
+        show_table("labels", [{"a": 1}], "labels: 1 positive")
+        return 7
+
+    def complete_with_table(run: Any) -> None:
+        table = ArtifactCreate(
+            type="table", key="labels", data="[]", description="labels: 1 positive", flow_run_id=run.id
+        )
+        cluster.client.create_artifact(table)
+        cluster.complete(run)
+
+    monkeypatch.setenv("CRYOFLOW_PROFILE", profile)
+    cluster.answer = lambda number, attempt: cluster.fail if number == 1 else complete_with_table
+    stage = here if profile == "local" else cluster.flow
+    caplog.set_level("INFO", logger="cryoflow.cluster.dispatch")
+    assert run_stage(stage, Parameters(number=0)) == (7 if profile == "local" else None)
+    with pytest.raises(ValueError if profile == "local" else StageFailed, match=r"x\.star is broken"):
+        run_stage(stage, Parameters(number=1))
+    lines = [record.getMessage() for record in caplog.records if record.name == "cryoflow.cluster.dispatch"]
+    assert [re.sub(r"\d+ s\.", "N s.", line) for line in lines] == [
+        f"{stage.name}: begun",
+        f"{stage.name}: completed after N s. labels: 1 positive.",
+        f"{stage.name}: begun",
+        f"{stage.name}: failed after N s.",
+    ]
 
 
 def test_a_stage_that_is_dispatched_is_waited_for(cluster: Cluster) -> None:
@@ -461,7 +502,9 @@ def test_a_run_that_a_flow_started_is_tried_again_by_that_flow_and_not_by_its_wo
             return await retry(client, run, ExitReason.PREEMPTED, "It had to make room.", most=3)
 
     parent()
-    by_hand = cluster.client.create_flow_run_from_deployment(cluster.deployment, parameters={"parameters": {"number": 2}})
+    by_hand = cluster.client.create_flow_run_from_deployment(
+        cluster.deployment, parameters={"parameters": {"number": 2}}
+    )
     runs = {run.id == by_hand.id: run for run in cluster.runs()}
     assert not asyncio.run(retried(runs[False]))
     assert asyncio.run(retried(runs[True]))

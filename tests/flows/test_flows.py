@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +33,23 @@ from flows.unpicker import train_unpicker, unpick
 
 
 @pytest.fixture(scope="module")
-def whole(project: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> PipelineParameters:
+def logged() -> Iterator[list[str]]:
+    """What the pipeline logs, beside its stages."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("flows", "cryoflow.cluster.dispatch")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield lines
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: None, logged: list[str]
+) -> PipelineParameters:
     """The pipeline's parameters after it has run once."""
     output = tmp_path_factory.mktemp("run")
     parameters = PipelineParameters(
@@ -65,6 +84,20 @@ def test_what_each_stage_took_is_a_file_a_table_and_a_part_of_the_report(whole: 
     assert all(row.elapsed_s for row in rows)
     assert "Execution" in (whole.output / "report.html").read_text()
     assert ("trace", "table") in {(a.key, a.type) for a in _read()[1]}
+
+
+def test_the_log_of_the_pipeline_tells_each_stage_with_its_figures_and_what_was_made(
+    whole: PipelineParameters, logged: list[str]
+) -> None:
+    for stage in ("ingest", "train unpicker", "unpick", "report"):
+        assert f"{stage}: begun" in logged
+        assert any(line.startswith(f"{stage}: completed after ") for line in logged)
+    assert any(re.match(r"ingest: completed after .* s\. .*12 jobs: 9 read", line) for line in logged)
+    made = next(line for line in logged if line.startswith("made below"))
+    assert made == (
+        f"made below {whole.output}: 2 training set(s), the model {whole.output / 'unpicker'}, 1 clean entries, "
+        f"and the report {whole.output / 'report.html'}"
+    )
 
 
 def test_running_the_pipeline_again_writes_nothing_but_the_report_and_the_trace(whole: PipelineParameters) -> None:
