@@ -41,8 +41,8 @@ LOOKED_AT = 4096
 """Patches of a project among which the exemplars are chosen."""
 SET_APART = 5
 """Each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
-REPLAYED, REPLAYED_OF_EACH = 16_384, 256
-"""Picks that half of the batches of an update are drawn from, in all and of each earlier project, at least."""
+REPLAYED_OF_EACH = 256
+"""Picks that an update replays of each earlier project at least; it replays as many as are new in all."""
 
 
 @dataclass(frozen=True)
@@ -293,12 +293,12 @@ def _divided(items: Sequence[Item]) -> tuple[tuple[CachedMicrograph, ...], tuple
 
 
 def replayed_exemplars(kept: Sequence[Item], n_new: int) -> list[Item]:
-    """Return exemplars of all earlier projects, `REPLAYED` picks or as many as are new, some of each project at least.
+    """Return exemplars of all earlier projects, about as many picks as are new, some of each project at least.
 
     Micrographs come in the order of their fingerprints, that is at random: the first ones by name are often alike.
     """
     projects = list(dict.fromkeys(i.project for i in kept))
-    of_each = max(REPLAYED_OF_EACH, max(n_new, REPLAYED) // max(len(projects), 1))
+    of_each = max(REPLAYED_OF_EACH, n_new // max(len(projects), 1))
     chosen = []
     for project in projects:
         n = 0

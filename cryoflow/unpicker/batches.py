@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -32,8 +32,6 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     least_steps
         Batches of an epoch at least: a small training set is gone through several times, in other views each time;
         not always a whole number of times, so that one pick more or less never doubles an epoch.
-    replayed
-        Patches files of earlier projects. Half of each batch is drawn from them, and an epoch goes through the others.
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         memory_bytes: int = 2 << 30,
         least_steps: int = 1,
         workers: int = 1,
-        replayed: Collection[Path] = (),
     ) -> None:
         super().__init__(workers=workers, use_multiprocessing=False)
         self.micrographs = tuple(m for m in micrographs if len(m.labels))
@@ -55,12 +52,9 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.seed, self.contrast, self.epoch = seed, contrast, 0
         self.class_priors: Mapping[str, float] = {}
         self.teacher: Mapping[Path, npt.NDArray[np.float64]] | None = None
-        self._replayed = frozenset(replayed)
-        n_old = sum(len(m.labels) for m in self.micrographs if m.patches_file in self._replayed)
         total = sum(len(m.labels) for m in self.micrographs)
         self.batch = min(batch, total)
-        of_epoch, shares = (total - n_old, 2) if 0 < n_old < total else (total, 1)
-        self._repeats = max(1.0, least_steps * self.batch / shares / of_epoch)
+        self._repeats = max(1.0, least_steps * self.batch / total)
         self._group_picks = max(4 * self.batch, memory_bytes // (2 * preprocessing.values_a_pick))
         self._lock = threading.Lock()
         self.loaded_group: tuple[tuple[int, ...], npt.NDArray[np.float16]] = ((), np.zeros(0, np.float16))
@@ -112,15 +106,11 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
                 held += sizes[i]
         self.batches: list[tuple[tuple[int, ...], npt.NDArray[np.intp]]] = []
         for group in groups:
-            old = np.concatenate([np.full(sizes[i], self.micrographs[i].patches_file in self._replayed) for i in group])
-            halves = [rows for rows in (np.flatnonzero(~old), np.flatnonzero(old)) if len(rows)]
-            size = -(-self.batch // len(halves))
-            steps = math.ceil(round(len(halves[0]) * self._repeats) / size)
-            drawn = [_shuffled(halves[0], steps * size, rng).reshape(steps, size)]
-            if len(halves) > 1:
-                size = self.batch - size
-                drawn.append(_shuffled(halves[1], steps * size, rng).reshape(steps, size))
-            self.batches += [(tuple(group), rows) for rows in np.concatenate(drawn, axis=1)]
+            n = sum(sizes[i] for i in group)
+            steps = math.ceil(round(n * self._repeats) / self.batch)
+            rounds = math.ceil(steps * self.batch / n)
+            rows = np.concatenate([rng.permutation(n) for _ in range(rounds)])[: steps * self.batch]
+            self.batches += [(tuple(group), part) for part in rows.reshape(-1, self.batch)]
 
     def _boxes(self, group: tuple[int, ...]) -> npt.NDArray[np.float16]:
         with self._lock:
@@ -128,9 +118,3 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
                 self.loaded_group = ((), np.zeros(0, np.float16))  # free the last group before the next one is read
                 self.loaded_group = (group, np.concatenate([self.micrographs[i].load() for i in group]))
             return self.loaded_group[1]
-
-
-def _shuffled(rows: npt.NDArray[np.intp], n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Return so many of the rows, shuffled; each of them once before any comes again."""
-    rounds = max(1, math.ceil(n / len(rows)))
-    return np.concatenate([rows[rng.permutation(len(rows))] for _ in range(rounds)])[:n]

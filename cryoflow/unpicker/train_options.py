@@ -59,8 +59,7 @@ class TrainOptions:
     frozen_norm
         Keep the statistics and scales of the normalization of the model that it starts from.
     distill, replayed
-        Weight of the distance from the answers of that model, on the patches of these files, which are half of each
-        batch.
+        Weight of the distance from the answers of that model, on the patches of these files.
     """
 
     architecture: ArchitectureName = "residual"

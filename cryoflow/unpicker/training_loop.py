@@ -70,7 +70,6 @@ def fit(
         memory_bytes=options.memory_MB << 20,
         least_steps=options.least_steps,
         workers=4 if devices.gpus else 1,
-        replayed=options.replayed,
     )
     if options.distill and start is not None:
         old = [m for m in parts.train if m.patches_file in options.replayed]

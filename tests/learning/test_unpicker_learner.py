@@ -30,7 +30,6 @@ from cryoflow.preparation.picked import UNLABELED
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.train import BEFORE
 from cryoflow.unpicker.train_options import TrainOptions
 
@@ -90,12 +89,11 @@ def exemplar(project: str, number: int, n_picks: int) -> Item:
     return Item(project, f"{project}{number:03d}", Path(), {"label": np.zeros(n_picks, np.int8)}, 1e4, 160.0)
 
 
-def test_all_exemplars_of_few_projects_are_replayed_and_some_of_each_of_many() -> None:
-    few = [exemplar(f"P{p}", i, 64) for p in range(5) for i in range(16)]
-    assert len(replayed_exemplars(few, 10)) == len(few)
-    many = [exemplar(f"P{p}", i, 64) for p in range(200) for i in range(16)]
-    chosen = [i.project for i in replayed_exemplars(many, 10)]
-    assert {chosen.count(f"P{p}") for p in range(200)} == {REPLAYED_OF_EACH // 64}
+def test_as_many_picks_are_replayed_as_are_new_and_some_of_each_project() -> None:
+    kept = [exemplar(f"P{p}", i, 64) for p in range(5) for i in range(16)]
+    for n_new, of_each in ((10, REPLAYED_OF_EACH), (5 * 512, 512), (10**6, 16 * 64)):
+        chosen = [i.project for i in replayed_exemplars(kept, n_new)]
+        assert {64 * chosen.count(f"P{p}") for p in range(5)} == {of_each}
 
 
 def test_an_update_goes_on_with_the_network_of_the_version_in_use(tmp_path: Path) -> None:
@@ -140,17 +138,7 @@ def test_an_update_never_counts_unlabeled_picks_as_negative_and_trainings_repeat
 
 
 @pytest.mark.slow
-def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load_keras()
-    from cryoflow.unpicker import training_loop
-
-    of_batches, real = [], training_loop.TrainingBatches
-
-    def batches(*args: object, **options: object) -> object:
-        of_batches.append(options["replayed"])
-        return real(*args, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(training_loop, "TrainingBatches", batches)
+def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path) -> None:
     database = Database(tmp_path / "database")
     options = TrainOptions.of("detector", epochs=2, least_steps=6, tensorboard=False)
     learner = UnpickerLearner(database, UnpickerTraining(options, update_epochs=2))
@@ -159,7 +147,6 @@ def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path, monke
         small.add_project(database, tmp_path, project, seed=number, sigma_px=12 - 2 * number, n_false=9)
         result = update(registry, "unpicker", learner, say=lambda _: None)
         assert (result.outcome, result.learned, result.joint) == ("promoted", (project,), number == 1), result
-    assert [bool(files) for files in of_batches] == [False, True]  # half of each batch of an update is replayed
     models = [ModelBundle.load(v.model) for v in registry.versions("unpicker")]
     assert models[1].architecture.name == "detector"
     assert models[1].preprocessing == models[0].preprocessing

@@ -295,21 +295,6 @@ def test_a_small_set_is_gone_through_several_times_an_epoch(rings, tmp_path):
     assert seen.max() - seen.min() <= 1
 
 
-def test_half_of_each_batch_is_replayed_and_an_epoch_goes_through_what_is_new(rings, tmp_path):
-    options = small_options(tmp_path)
-    cached = prepare(options.preprocessing, rings.micrographs[:4], tmp_path / "cache").micrographs
-    n_new = len(cached[0].labels)
-    replayed = frozenset(m.patches_file for m in cached[1:])
-    batches = TrainingBatches(cached, options.preprocessing, batch=32, seed=1, replayed=replayed)
-    assert len(batches) == -(-n_new // 16)
-    assert all((rows < n_new).sum() == 16 and len(rows) == 32 for _, rows in batches.batches)
-    assert {row for _, rows in batches.batches for row in rows.tolist() if row < n_new} == set(range(n_new))
-    more = TrainingBatches(cached, options.preprocessing, batch=32, seed=1, least_steps=20, replayed=replayed)
-    assert len(more) == 20
-    alone = TrainingBatches(cached, options.preprocessing, batch=32, seed=1, replayed={m.patches_file for m in cached})
-    assert len(alone) == -(-sum(len(m.labels) for m in cached) // 32)  # nothing is new: batches as of any training
-
-
 @pytest.mark.parametrize(("n_micrographs", "n_steps"), [(5, 16), (6, 17), (7, 20)])
 def test_an_epoch_is_never_doubled_by_a_pick_more_or_less(n_micrographs, n_steps, rings, tmp_path):
     options = small_options(tmp_path)
