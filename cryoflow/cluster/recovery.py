@@ -23,7 +23,7 @@ from prefect.workers.base import BaseWorker
 
 from cryoflow.cluster.exit_reason import LABEL_END, LABEL_LOG
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.pool_runs import report_crash, runs_in
+from cryoflow.cluster.pool_runs import is_away, report_crash, runs_in
 from cryoflow.cluster.submission import AnswerLost, can_be_found
 from cryoflow.execution import stage_script
 from cryoflow.execution.pack_script import pack_of
@@ -110,7 +110,7 @@ class Recovery:
     async def find_lost_runs(self, *, first: bool) -> None:
         """Take over every run that should have a job and has no worker here.
 
-        At the first look also those that crashed while no worker was there to say why.
+        At the first search also those that crashed while no worker was there to say why.
         """
         self.concluded.clear()
         client, pool = self.worker.client, self.worker._work_pool_name
@@ -131,8 +131,14 @@ class Recovery:
             except SchedulerSilent:
                 return  # nothing is known: the next round asks again
         for flow_run in lost:
-            if self._is_lost(flow_run):
+            if not self._is_lost(flow_run):
+                continue
+            try:
                 await self.take_over(flow_run, queue)
+            except Exception as problem:  # its variables fit no form, say: the others are taken over
+                if is_away(problem):
+                    raise
+                self.worker.get_flow_run_logger(flow_run).warning("It cannot be taken over yet: %r", problem)
 
     def _is_lost(self, flow_run: FlowRun) -> bool:
         return flow_run.id not in self.attended | self.worker._submitting_flow_run_ids | self.concluded
