@@ -31,17 +31,19 @@ def said(log: Path, text: str, process: subprocess.Popen[bytes], *, within_s: fl
         time.sleep(0.3)
 
 
-def descendants(pid: int) -> Iterator[int]:
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        yield child
-        yield from descendants(child)
+def command_line(pid: int) -> bytes:
+    """Return the arguments of a process, each ended by a zero byte; none of a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def server_of(pid: int) -> int:
-    """The process of Prefect's server that an `up` started."""
-    (found,) = [
-        child for child in descendants(pid) if b"prefect\0server\0start" in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    """Return the process of Prefect's server that an `up` started."""
+    # Children of the server are left out: until one runs its own program, it has the server's command line.
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    (found,) = [child for child in children if b"prefect\0server\0start" in command_line(child)]
     return found
 
 
@@ -62,6 +64,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_killed_server_is_started_again_and_a_second_up_starts_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -85,7 +88,12 @@ def test_a_killed_server_is_started_again_and_a_second_up_starts_nothing(
         assert server_of(first.pid) != killed
     finally:
         first.send_signal(signal.SIGINT)
-        assert first.wait(60) == 0
+        try:
+            first.wait(240)
+        except subprocess.TimeoutExpired:
+            first.kill()  # its services get SIGTERM when it ends
+            first.wait()
+    assert first.returncode == 0, log.read_text()
 
 
 class NothingStarted:
@@ -163,9 +171,10 @@ def test_workers_of_other_accounts_are_found_by_their_heartbeat() -> None:
         ours = services.workers(Settings(), ProfileName.LOCAL)[0].argv[-1]
         for name in (ours, "of somebody else"):
             client.send_worker_heartbeat(pool, name)
-    assert services.other_workers(Settings(), ProfileName.LOCAL) == [
-        f"another worker serves the pool {pool} too: of somebody else"
-    ]
+    found = services.other_workers(Settings(), ProfileName.LOCAL)
+    # Workers of other tests may be online, too: all tests of a session share the server.
+    assert f"another worker serves the pool {pool} too: of somebody else" in found
+    assert not any(ours in line for line in found)
 
 
 def test_a_missing_image_is_told_when_deployments_are_registered(

@@ -4,9 +4,11 @@
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
 makes sacct fail, `denied` makes scancel fail, `limit` holds how many jobs a user may submit, `refusal` what sbatch
 prints where it is reached, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in
-the queue until the test ends it. Every call is noted in `calls`.
+the queue until the test ends it. Every call is noted in `calls`, its start in `starts`. `sbatch.lock` is locked by the
+sbatch that runs.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -28,16 +30,26 @@ def jobs() -> dict[int, dict]:
 
 
 def write(number: int, job: dict) -> None:
-    hidden = folder / f".{number}"
+    hidden = folder / f".{number}.{os.getpid()}"
     hidden.write_text(json.dumps(job))
     hidden.rename(folder / f"{number}.json")
 
 
+def started_s() -> float:
+    """Return when the kernel started this process, in seconds since boot: under load Python begins much later."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
 with (folder / "calls").open("a") as calls:
     print(name, *arguments, file=calls)
+with (folder / "starts").open("a") as starts:
+    print(name, started_s(), file=starts)
 if (folder / "silent").exists():
     fail("Unable to contact slurm controller (connect failure)")
 if name == "sbatch":
+    # Held until this process ends: several sbatch run at once, and each counts the jobs and takes the next number.
+    fcntl.flock(os.open(folder / "sbatch.lock", os.O_CREAT | os.O_WRONLY), fcntl.LOCK_EX)
     lost_answer = ""
     if (folder / "next-sbatch").exists():
         lost_answer = (folder / "next-sbatch").read_text()

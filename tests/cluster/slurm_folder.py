@@ -38,6 +38,13 @@ class FakeSlurm:
         (self.folder / name).unlink()
 
     def calls(self, command: str) -> list[str]:
-        file = self.folder / "calls"
+        return self._noted("calls", command)
+
+    def starts_s(self, command: str) -> list[float]:
+        """Return when each call of a command was started, in seconds since boot."""
+        return [float(line.split()[1]) for line in self._noted("starts", command)]
+
+    def _noted(self, name: str, command: str) -> list[str]:
+        file = self.folder / name
         lines = file.read_text().splitlines() if file.exists() else []
         return [line for line in lines if line.split()[0] == command]

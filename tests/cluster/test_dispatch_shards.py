@@ -171,7 +171,7 @@ def test_the_parent_logs_the_begin_and_the_end_of_a_stage_with_its_figures(
     with pytest.raises(ValueError if profile == "local" else StageFailed, match=r"x\.star is broken"):
         run_stage(stage, Parameters(number=1))
     lines = [record.getMessage() for record in caplog.records if record.name == "cryoflow.cluster.dispatch"]
-    assert [re.sub(r"\d+ s\.", "N s.", line) for line in lines] == [
+    assert [re.sub(r" after [^.]+\.", " after N s.", line) for line in lines] == [
         f"{stage.name}: begun",
         f"{stage.name}: completed after N s. labels: 1 positive.",
         f"{stage.name}: begun",

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,25 @@ from cryoflow.execution.stage_script import WARNED, StageJob, script
 STAGE = """#!/bin/bash
 trap 'sleep 0.5; echo checkpoint > {folder}/checkpoint; exit {status}' TERM
 touch {folder}/started
-for _ in $(seq 600); do sleep 0.1; done
+for _ in $(seq 6000); do sleep 0.1; done
 """
+
+
+@contextmanager
+def started_job(text: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a job script until its stage has started; at the end, kill what still runs."""
+    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "TMPDIR": str(folder)}
+    job = subprocess.Popen(["bash", "-c", text], env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        end = time.monotonic() + 120
+        while not (folder / "started").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        yield job
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
 
 
 @pytest.mark.parametrize(("status", "expected"), [(143, WARNED), (0, 0)])
@@ -29,14 +48,9 @@ def test_the_stage_gets_the_warning_and_time_to_write_a_checkpoint(tmp_path: Pat
     stage.chmod(0o755)
     text = script(StageJob(JobRequest("a", warn_s=60), (str(stage),)))
     assert "#SBATCH --signal=B:TERM@60" in text
-    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "TMPDIR": str(tmp_path)}
-    job = subprocess.Popen(["bash", "-c", text], env=environment, stdout=subprocess.DEVNULL)
-    end = time.monotonic() + 30
-    while not (tmp_path / "started").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    job.send_signal(signal.SIGTERM)  # SLURM sends it to the shell alone
-    assert job.wait(30) == expected
+    with started_job(text, tmp_path) as job:
+        job.send_signal(signal.SIGTERM)  # SLURM sends it to the shell alone
+        assert job.wait(120) == expected
     assert (tmp_path / "checkpoint").exists()
     assert not list(tmp_path.glob("cryoflow-job-*"))
 
@@ -46,17 +60,12 @@ def test_a_job_that_something_outside_ends_with_sigterm_is_tried_again_as_after_
 ) -> None:
     """As when a node shuts down, or an administrator ends the step: all processes of the job get the signal."""
     stage = tmp_path / "stage"
-    stage.write_text(f"#!/bin/bash\ntouch {tmp_path}/started\nexec sleep 60\n")
+    stage.write_text(f"#!/bin/bash\ntouch {tmp_path}/started\nexec sleep 600\n")
     stage.chmod(0o755)
     text = script(StageJob(JobRequest("a"), (str(stage),)))
-    environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "TMPDIR": str(tmp_path)}
-    job = subprocess.Popen(["bash", "-c", text], env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-    end = time.monotonic() + 30
-    while not (tmp_path / "started").exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    os.killpg(job.pid, signal.SIGTERM)
-    assert job.wait(30) == 128 + signal.SIGTERM
+    with started_job(text, tmp_path) as job:
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(120) == 128 + signal.SIGTERM
     assert exit_reason_of(EndedJob(7, "FAILED", job.returncode)) == ExitReason.NODE
     assert not list(tmp_path.glob("cryoflow-job-*"))
 
