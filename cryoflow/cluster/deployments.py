@@ -196,7 +196,7 @@ def _check_form(name: ClassName, values: Mapping[str, Any], site: Site) -> None:
         raise BadInput(FILE_NAME, f"resources.{name}: {field}: {text}.") from None
     request = job.request(name=name, flow_run_id="", log=Path("/log"))
     if site.scheduler:
-        refuse_ignored(SchedulerTemplates.model_validate(site.scheduler), request)
+        refuse_ignored(SchedulerTemplates.of(site.scheduler), request)
     elif site.slurmrestd:
         from cryoflow.execution.slurm_rest import job_fields
 

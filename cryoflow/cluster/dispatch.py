@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from pydantic import BaseModel
@@ -78,11 +79,16 @@ def _log_end(name: str, state: str, elapsed_s: float, flow_run_id: str) -> None:
     """Log how a stage ended. Why one failed is left to the error that its parent raises, which is logged too."""
     minutes, seconds = divmod(round(elapsed_s), 60)
     took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-    figures = f" {_figures(flow_run_id)}" if state == "Completed" else ""
+    figures = ""
+    if state == "Completed":
+        try:
+            figures = f" {figures_of(flow_run_id)}"
+        except httpx.HTTPError as error:  # a stage that is done stays so
+            figures = f" Its figures cannot be read: {error}"
     log.info("%s: %s after %s.%s", name, state.lower(), took, figures)
 
 
-def _figures(flow_run_id: str) -> str:
+def figures_of(flow_run_id: str) -> str:
     """Return the headings of a run's tables: what it did, in figures."""
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 

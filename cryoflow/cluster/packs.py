@@ -120,7 +120,7 @@ def packed(job: StageJob, members: tuple[Member, ...], at_once: int, pack_id: st
     pack = Pack(members, min(at_once, len(members)), request.all_minutes, request.gpus, request.warn_s)
     threads = str(request.cpus)
     counts = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-    log = members[0].log.with_name(f"pack.{pack_id}.log")
+    log = pack_log(members[0].log, pack_id)
     request = replace(
         request,
         name=job_name(f"{len(members)} x {request.name}"),
@@ -134,6 +134,11 @@ def packed(job: StageJob, members: tuple[Member, ...], at_once: int, pack_id: st
         warn_s=0,
     )
     return replace(job, request=request, environment=counts | dict(job.environment), pack=pack), log
+
+
+def pack_log(member_log: Path, pack_id: str) -> Path:
+    """Return the log of a pack's own job."""
+    return member_log.with_name(f"pack.{pack_id}.log")
 
 
 def _without_run(job: StageJob) -> str:

@@ -21,10 +21,10 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Scheduled
 from prefect.workers.base import BaseWorker
 
-from cryoflow.cluster.exit_reason import LABEL_END, LABEL_LOG
+from cryoflow.cluster.exit_reason import LABEL_END, LABEL_JOB, LABEL_LOG
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.pool_runs import is_away, report_crash, runs_in
-from cryoflow.cluster.submission import AnswerLost, can_be_found
+from cryoflow.cluster.pool_runs import is_away, report_crash, runs_in, set_labels
+from cryoflow.cluster.submission import AnswerLost, can_be_found, may_have_job
 from cryoflow.execution import stage_script
 from cryoflow.execution.pack_script import pack_of
 from cryoflow.execution.schedulers import AnyScheduler
@@ -131,17 +131,22 @@ class Recovery:
             except SchedulerSilent:
                 return  # nothing is known: the next round asks again
         for flow_run in lost:
-            if not self._is_lost(flow_run):
-                continue
-            try:
-                await self.take_over(flow_run, queue)
-            except Exception as problem:  # its variables fit no form, say: the others are taken over
-                if is_away(problem):
-                    raise
-                self.worker.get_flow_run_logger(flow_run).warning("It cannot be taken over yet: %r", problem)
+            if self._is_lost(flow_run):
+                await self.try_to_take_over(flow_run, queue)
 
     def _is_lost(self, flow_run: FlowRun) -> bool:
         return flow_run.id not in self.attended | self.worker._submitting_flow_run_ids | self.concluded
+
+    async def try_to_take_over(self, flow_run: FlowRun, queue: Mapping[int, QueuedJob] | None = None) -> None:
+        """Take over a run; one that fails is told on its page and tried again, and holds no other run up."""
+        try:
+            await self.take_over(flow_run, queue)
+        except Exception as problem:
+            if is_away(problem):
+                raise
+            self.worker.get_flow_run_logger(flow_run).warning(
+                "It was not taken over, which is tried again: %r", problem
+            )
 
     async def take_over(self, flow_run: FlowRun, queue: Mapping[int, QueuedJob] | None = None) -> None:
         """Wait for the job of one run from here on.
@@ -152,42 +157,65 @@ class Recovery:
             All jobs of this user; None reads it.
         """
         worker = self.worker
-        log_job, pack, may_have_job = None, None, False
+        log_file, log_job, pack, answer_lost, problem = None, None, None, False, None
+        if not flow_run.infrastructure_pid or not flow_run.labels.get(LABEL_LOG):
+            configuration, problem = await self._configuration_of(flow_run)
+            log_file = _expected_log(flow_run, configuration)
         if not flow_run.infrastructure_pid:
             if queue is None:
                 try:
                     queue = await anyio.to_thread.run_sync(self.scheduler.queue)
                 except SchedulerSilent:
                     return  # nothing is known: the next round asks again
-            configuration = await worker.job_configuration.resolve_for_flow_run(
-                flow_run, client=worker.client, work_pool=worker.work_pool, worker_name=worker.name
-            )
-            log_file = _expected_log(flow_run, Path(configuration.log_folder))
-            may_have_job = log_file is not None and not can_be_found(self.scheduler, configuration.leave_out)
-            log_job = job_in_log(log_file) if log_file else None
-            pack = pack_of(log_file) if log_file else None
+            if log_file:
+                log_job, pack = job_in_log(log_file), pack_of(log_file)
+                findable = configuration is None or can_be_found(self.scheduler, configuration.leave_out)
+                answer_lost = not findable and may_have_job(log_file)
         found = find(flow_run, queue or {}, log_job, _now(), pack and pack[0])
         if found.job_id is not None:
-            self.attended.add(flow_run.id)
             if not flow_run.infrastructure_pid:
                 await worker.client.update_flow_run(flow_run.id, infrastructure_pid=str(found.job_id))
+            labels = {LABEL_JOB: str(found.job_id)} | ({LABEL_LOG: str(log_file)} if log_file else {})
+            if labels.items() - flow_run.labels.items():  # the worker that submitted it stopped before it set them
+                await set_labels(worker.client, flow_run.id, labels)
+                flow_run = flow_run.model_copy(update={"labels": {**flow_run.labels, **labels}})
+            self.attended.add(flow_run.id)
             assert worker._runs_task_group is not None
             worker._runs_task_group.start_soon(self.attend, flow_run, found.job_id)
-        elif found.start_anew and may_have_job:
+        elif found.start_anew and answer_lost:
             await report_crash(worker.client, flow_run, str(AnswerLost("its worker stopped while it submitted")))
+        elif found.start_anew and problem is not None:
+            await report_crash(worker.client, flow_run, f"It has no SLURM job, and none can be submitted: {problem}")
         elif found.start_anew:
             worker.get_flow_run_logger(flow_run).warning("Its worker stopped before it had a SLURM job; it starts anew")
             await worker.client.set_flow_run_state(flow_run.id, Scheduled(message="It had no SLURM job."), force=True)
         elif flow_run.state is not None and flow_run.state.type == StateType.CANCELLING:
             message = "It was cancelled before it had a SLURM job."
+            if answer_lost:
+                message = "It was cancelled. A job may have been submitted for it, and the queue does not show which."
             await worker._mark_flow_run_as_cancelled(flow_run, state_updates={"message": message})
 
+    async def _configuration_of(self, flow_run: FlowRun) -> tuple[SlurmJobConfiguration | None, Exception | None]:
+        """Return what a run asks of its job, or why no job can be made of it: its variables fit no form, say."""
+        worker = self.worker
+        try:
+            return await worker.job_configuration.resolve_for_flow_run(
+                flow_run, client=worker.client, work_pool=worker.work_pool, worker_name=worker.name
+            ), None
+        except Exception as problem:
+            if is_away(problem):
+                raise
+            return None, problem
 
-def _expected_log(flow_run: FlowRun, folder: Path) -> Path | None:
-    """Return where the run's log is, or would be; None where no job was submitted."""
+
+def _expected_log(flow_run: FlowRun, configuration: SlurmJobConfiguration | None) -> Path | None:
+    """Return where the run's log is, or would be; None where no job was made."""
     if label := flow_run.labels.get(LABEL_LOG):
         return Path(str(label))
-    found = sorted(file for suffix in ("log", "pack", "sbatch") for file in folder.glob(f"*.{flow_run.id}.{suffix}"))
+    if configuration is None:
+        return None
+    folder, suffixes = Path(configuration.log_folder), ("log", "pack", "sbatch")
+    found = sorted(file for suffix in suffixes for file in folder.glob(f"*.{flow_run.id}.{suffix}"))
     return found[0].with_suffix(".log") if found else None
 
 

@@ -184,9 +184,10 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
         """Report the job on the run's page; end the job of a run that was cancelled while sbatch was at work."""
         logger = self.get_flow_run_logger(flow_run)
         logger.info("Submitted as SLURM job %s; log on the cluster: %s", job_id, log_file)
-        while True:  # a run without the number of its job cannot be taken over, nor its log be found
+        while True:  # a run without the number of its job cannot be cancelled or taken over; Prefect sets it once
             try:
                 await set_labels(self.client, flow_run.id, {LABEL_JOB: str(job_id), LABEL_LOG: str(log_file)})
+                await self.client.update_flow_run(flow_run.id, infrastructure_pid=str(job_id))
                 state = (await self.client.read_flow_run(flow_run.id)).state
                 break
             except ObjectNotFound:
@@ -279,7 +280,7 @@ class SlurmWorker(PollingWorker, BaseWorker[SlurmJobConfiguration, BaseVariables
                 labels = {**flow_run.labels, LABEL_END: ExitReason.CANCELLED.value}
                 self._being_cancelled[flow_run.id] = flow_run.model_copy(update={"labels": labels})
             elif flow_run.id not in self._submitting_flow_run_ids:
-                await self.recovery.take_over(flow_run)
+                await self.recovery.try_to_take_over(flow_run)
         job_ids = await anyio.to_thread.run_sync(jobs_to_cancel, cancelled)
         await anyio.to_thread.run_sync(self.scheduler.cancel, job_ids)
 

@@ -15,22 +15,24 @@ import anyio.to_thread
 from prefect.client.schemas.objects import FlowRun
 
 from cryoflow.cluster.job import SlurmJobConfiguration
-from cryoflow.cluster.packs import Gatherer
+from cryoflow.cluster.packs import Gatherer, pack_log
 from cryoflow.errors import CryoflowError, ToolFailed
 from cryoflow.execution import stage_script
-from cryoflow.execution.pack_script import forget_pack
+from cryoflow.execution.pack_script import forget_pack, pack_of
 from cryoflow.execution.schedulers import AnyScheduler
 from cryoflow.execution.slurm import SchedulerSilent
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import safe_name
 
+SCRIPT = ".sbatch"
+"""Suffix of a job's script, which lies beside its log."""
 SUBMIT_AT_ONCE = 4
 SUBMIT_ATTEMPTS = 3
 LIMIT_PAUSE_S = 30.0
 """Between two attempts while a limit of the site is reached: it passes when a job of this user ends."""
 
 _MAY_PASS = re.compile(r"socket timed out|unable to contact|connection refused|try again|ran longer", re.IGNORECASE)
-_NOT_SENT = re.compile(r"connection refused", re.IGNORECASE)
+_NOT_SENT = re.compile(r"connection refused|connect failure", re.IGNORECASE)
 _LIMIT = re.compile(r"job submit limit|temporarily", re.IGNORECASE)
 _REASON = re.compile(r"\b(?:Assoc|QOS)[A-Z]\w*")
 """Name of the limit that a job violates. SLURM's sentence is the same for all: it contains "job submit limit" too."""
@@ -91,6 +93,7 @@ class Submission:
             size, at_once = configuration.pack, configuration.pack_at_once
             return await self.packs.add(flow_run, job, log_file, is_cancelled, size=size, at_once=at_once)
         await anyio.to_thread.run_sync(forget_pack, log_file)
+        log_file.with_suffix(SCRIPT).unlink(missing_ok=True)  # of an earlier job
         return await self._submit(str(flow_run.id), job, log_file, is_cancelled, logger)
 
     async def _submit(
@@ -121,7 +124,7 @@ class Submission:
                 raise CancelledBeforeSubmission("The run was cancelled before it had a SLURM job.")
 
     async def _submit_now(self, tag: str, job: stage_script.StageJob, log_file: Path) -> int:
-        script = log_file.with_suffix(".sbatch")
+        script = log_file.with_suffix(SCRIPT)
         environment = stage_script.environment(job, os.environ)
         async with self._at_once:
             await anyio.to_thread.run_sync(write_atomically, script, self.scheduler.script(job))
@@ -129,10 +132,11 @@ class Submission:
                 try:
                     return await self._sbatch(script, environment)
                 except ToolFailed as error:
-                    if attempt == SUBMIT_ATTEMPTS or not _MAY_PASS.search(error.tail):
-                        raise
-                    if not can_be_found(self.scheduler, job.request.leave_out) and not _NOT_SENT.search(error.tail):
+                    if not can_be_found(self.scheduler, job.request.leave_out) and _is_answer_lost(error):
                         raise AnswerLost(error) from error
+                    if attempt == SUBMIT_ATTEMPTS or not _MAY_PASS.search(error.tail):
+                        script.unlink(missing_ok=True)
+                        raise
                 if (job_id := await self._submitted_without_an_answer(tag)) is not None:
                     return job_id
         raise AssertionError("the last attempt returns or raises")
@@ -152,6 +156,19 @@ class Submission:
             except SchedulerSilent:
                 continue
             return stage_script.find(queue.values(), tag)
+
+
+def _is_answer_lost(error: ToolFailed) -> bool:
+    """Return whether a failed submission may have made a job."""
+    no_number = error.returncode == 0
+    return no_number or bool(_MAY_PASS.search(error.tail) and not _NOT_SENT.search(error.tail))
+
+
+def may_have_job(log_file: Path) -> bool:
+    """Return whether the job of a run with this log may have been submitted: the script of a refused one is removed."""
+    pack = pack_of(log_file)
+    job_log = pack_log(log_file, pack[0]) if pack else log_file
+    return job_log.with_suffix(SCRIPT).exists()
 
 
 def _is_submit_limit(refusal: str) -> bool:

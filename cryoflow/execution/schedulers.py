@@ -45,7 +45,7 @@ def scheduler_of(site: Site, min_interval_s: float) -> AnyScheduler:
         Seconds between two requests for SLURM's queue.
     """
     if site.scheduler:
-        return TemplateScheduler(SchedulerTemplates.model_validate(site.scheduler))
+        return TemplateScheduler(SchedulerTemplates.of(site.scheduler))
     if site.slurmrestd:
         from cryoflow.execution.slurm_rest import RestScheduler
 

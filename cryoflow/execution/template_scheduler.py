@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.resources import JobRequest
@@ -45,6 +45,23 @@ class SchedulerTemplates(BaseModel):
     states: dict[str, State] = Field(description="the scheduler's word for a state -> pending, running, done, ...")
     cancel: str = Field(description="command that ends {job_ids}")
 
+    @classmethod
+    def of(cls, table: Mapping[str, object]) -> SchedulerTemplates:
+        """Return the templates of the table.
+
+        Raises
+        ------
+        BadInput
+            Where a field is missing, unknown or wrong.
+        """
+        try:
+            return cls.model_validate(table)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(("site.scheduler", *map(str, first["loc"])))
+            hint = "`[site.scheduler]` of examples/sites shows what it may hold."
+            raise BadInput(field, f"is wrong: {first['msg'].removeprefix('Value error, ')}.", hint) from None
+
     @field_validator("job_id", "status_line")
     @classmethod
     def _is_an_expression(cls, text: str) -> str:
@@ -73,14 +90,14 @@ def refuse_ignored(templates: SchedulerTemplates, request: JobRequest) -> None:
     BadInput
         Where a job asks for one.
     """
-    carried = _placeholders(templates.script + templates.gpu_script)
+    carried = _placeholders(templates.script + (templates.gpu_script if request.gpus else ""))
     values = {
         "extra_directives": request.extra,
         "warn_seconds": request.warn_s,
         "gpu_type": request.gpu_types,
         **{
             name: getattr(request, name)
-            for name in ("partition", "account", "qos", "constraint")
+            for name in ("partition", "account", "qos", "constraint", "gpus")
             if name not in carried
         },
     }

@@ -403,6 +403,16 @@ def test_resources_that_no_template_carries_are_refused_at_deploy(field: str, va
         job_variables(stage("pick"), Settings(site=Site.model_validate(site)), ProfileName.SLURM_BARE)
 
 
+def test_gpus_that_no_template_carries_are_refused_at_deploy() -> None:
+    from cryoflow.cluster.deployments import job_variables
+
+    pbs = Path(__file__).resolve().parents[2] / "examples" / "sites" / "pbs-pro.toml"
+    scheduler = tomllib.loads(pbs.read_text())["site"]["scheduler"] | {"script": "#PBS -o {log}", "gpu_script": ""}
+    site = {"resources": {"gpu": {"gpus": 1}}, "scheduler": scheduler}
+    with pytest.raises(BadInput, match="gpus has no effect"):
+        job_variables(stage("pick"), Settings(site=Site.model_validate(site)), ProfileName.SLURM_BARE)
+
+
 def test_no_form_has_words_that_a_page_would_take_for_tags(settings: Settings) -> None:
     """Prefect's pages show descriptions as Markdown: `<project>` in one would not be seen."""
     from cryoflow.cluster.deployments import deployments

@@ -179,6 +179,23 @@ def test_the_parent_logs_the_begin_and_the_end_of_a_stage_with_its_figures(
     ]
 
 
+def test_a_stage_whose_figures_cannot_be_read_is_done_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import httpx
+
+    from cryoflow.cluster import dispatch
+
+    def fails(_: str) -> str:
+        raise httpx.ReadTimeout("the server is busy")
+
+    monkeypatch.setattr(dispatch, "figures_of", fails)
+    cluster.answer = lambda number, attempt: cluster.complete
+    caplog.set_level("INFO", logger="cryoflow.cluster.dispatch")
+    assert dispatch.run_stage(cluster.flow, Parameters(number=0)) is None
+    assert "Its figures cannot be read: the server is busy" in caplog.text
+
+
 def test_a_stage_that_is_dispatched_is_waited_for(cluster: Cluster) -> None:
     from cryoflow.cluster.dispatch import run_stage
 

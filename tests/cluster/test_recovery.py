@@ -48,7 +48,7 @@ def test_a_run_that_cannot_be_taken_over_is_named_and_leaves_the_others(
     search(ValueError("memory_gb is no number"), monkeypatch, taken)
     assert taken == ["b", "c"]
     assert [(r.name, r.getMessage()) for r in caplog.records] == [
-        ("a", "It cannot be taken over yet: ValueError('memory_gb is no number')")
+        ("a", "It was not taken over, which is tried again: ValueError('memory_gb is no number')")
     ]
 
 

@@ -220,20 +220,56 @@ def test_a_server_that_fails_while_the_job_is_noted_is_told_later(play: Callable
         import httpx
         from prefect.client.orchestration import PrefectClient
 
-        truly, failures = PrefectClient.update_flow_run_labels, 0
+        set_labels, update = PrefectClient.update_flow_run_labels, PrefectClient.update_flow_run
+        failures = {"labels": 0, "number": 0}
 
-        async def fails_twice(client: Any, run_id: uuid.UUID, labels: dict[str, str]) -> None:
-            nonlocal failures
-            if "slurm.job" in labels and failures < 2:
-                failures += 1
+        def fails_twice(what: str) -> None:
+            if failures[what] < 2:
+                failures[what] += 1
                 raise httpx.ReadTimeout("the database is busy")
-            await truly(client, run_id, labels)
 
-        with mock.patch.object(PrefectClient, "update_flow_run_labels", fails_twice):
+        async def labels_fail(client: Any, run_id: uuid.UUID, labels: dict[str, str]) -> None:
+            if "slurm.job" in labels:
+                fails_twice("labels")
+            await set_labels(client, run_id, labels)
+
+        async def number_fails(client: Any, run_id: uuid.UUID, **values: Any) -> Any:
+            if "infrastructure_pid" in values:
+                fails_twice("number")
+            return await update(client, run_id, **values)
+
+        with (
+            mock.patch.object(PrefectClient, "update_flow_run_labels", labels_fail),
+            mock.patch.object(PrefectClient, "update_flow_run", number_fails),
+        ):
             async with site.worker():
                 run = await site.until(await site.new_run(), queued)
-        assert failures == 2
-        assert run.labels["slurm.job"] == "100"
+        assert failures == {"labels": 2, "number": 2}
+        assert (run.labels["slurm.job"], run.infrastructure_pid) == ("100", "100")
+
+    play(scene)
+
+
+def test_a_worker_that_died_before_it_noted_the_log_leaves_that_to_the_next(play: Callable[[Scene], None]) -> None:
+    """Without the log's name, no crash shows the end of the log, and a member of a pack is not cancelled alone."""
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        import httpx
+        from prefect.client.orchestration import PrefectClient
+
+        set_labels = PrefectClient.update_flow_run_labels
+
+        async def fails(client: Any, run_id: uuid.UUID, labels: dict[str, str]) -> None:
+            if "slurm.log" in labels:
+                raise httpx.ReadTimeout("the database is busy")
+            await set_labels(client, run_id, labels)
+
+        with mock.patch.object(PrefectClient, "update_flow_run_labels", fails):
+            async with site.worker():
+                run = await site.until(await site.new_run(), lambda run: run.infrastructure_pid)
+        async with site.worker():
+            run = await site.until(run.id, queued)
+        assert run.labels["slurm.log"] == slurm.job(100)["output"]
 
     play(scene)
 
@@ -447,6 +483,57 @@ def test_a_worker_that_died_while_it_submitted_makes_no_second_job_either(
         assert run.state.name == "Crashed"
         assert "may have been submitted" in run.state.message
         assert slurm.numbers() == []
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    "refusal", [f"AssocMaxSubmitJobLimit\n{VIOLATES}", "Unable to contact slurm controller (connect failure)"]
+)
+def test_a_refused_submission_is_made_again_where_the_queue_does_not_show_whose_job_is_whose(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    """By the next worker, too, where the first died while it waited."""
+    use_templates(monkeypatch)
+    monkeypatch.setattr("cryoflow.cluster.recovery.GRACE_S", 0.5)
+    monkeypatch.setattr("cryoflow.cluster.submission.LIMIT_PAUSE_S", 600)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        slurm.flag("next-sbatch", refusal)
+        async with site.worker():
+            run_id = await site.new_run()
+            while not slurm.calls("sbatch"):
+                await asyncio.sleep(0.1)
+            await site.until(run_id, lambda run: run.state.name == "Queued")
+            await asyncio.sleep(1)  # longer than the refusal needs on its way
+        async with site.worker():
+            run = await site.until(run_id, queued)
+        assert (slurm.numbers(), run.infrastructure_pid) == ([100], "100")
+
+    play(scene)
+
+
+def test_a_run_whose_variables_fit_no_form_is_told_and_holds_up_no_cancelling(
+    play: Callable[[Scene], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an upgrade that refuses what it took before."""
+    monkeypatch.setattr("cryoflow.cluster.recovery.GRACE_S", 0.5)
+
+    async def scene(site: Site, slurm: FakeSlurm) -> None:
+        from prefect.states import Cancelling, Pending
+
+        broken, cancelled = [await site.new_run(extra_directives=["--clusters=a"]) for _ in range(2)]
+        for run_id in (broken, cancelled):
+            await site.client.set_flow_run_state(run_id, Pending())
+        async with site.worker():
+            run = await site.until(broken, lambda run: run.state.is_final())
+            assert (run.state.name, "--clusters" in run.state.message) == ("Crashed", True)
+            await site.client.set_flow_run_state(cancelled, Cancelling(), force=True)
+            good = await site.until(await site.new_run(), queued)
+            await site.client.set_flow_run_state(good.id, Cancelling())
+            await site.until(good.id, lambda run: run.state.name == "Cancelled")
+            await site.until(cancelled, lambda run: run.state.is_final())
+        assert slurm.job(100)["state"] == "CANCELLED"
 
     play(scene)
 
@@ -744,6 +831,8 @@ def test_a_run_that_ended_while_the_server_listed_the_runs_is_not_taken_for_lost
     from prefect.states import Completed
 
     from cryoflow.cluster import recovery
+
+    monkeypatch.setattr("cryoflow.cluster.slurm_worker.RECOVER_EVERY_S", 600)  # the worker's own search would wait, too
 
     async def scene(site: Site, slurm: FakeSlurm) -> None:
         async with site.worker() as worker:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from cryoflow.errors import BadInput, ToolFailed
 from cryoflow.execution.resources import JobRequest
@@ -143,8 +142,8 @@ def test_a_silent_scheduler_and_a_forgotten_job_are_told_apart(example: str, tmp
     ],
 )
 def test_templates_with_a_mistake_are_refused_when_they_are_read(field: str, value: str, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        SchedulerTemplates.model_validate(templates("pbs-pro") | {field: value})
+    with pytest.raises(BadInput, match=rf"site\.scheduler.*{message}"):
+        SchedulerTemplates.of(templates("pbs-pro") | {field: value})
 
 
 @pytest.mark.parametrize("file", sorted(SITES.glob("*.toml")), ids=lambda file: file.stem)
