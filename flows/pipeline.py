@@ -54,7 +54,8 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
     database = (p.database or output / "database").absolute()
     model = output / "unpicker"
 
-    ingesting = IngestParameters(roots=p.roots, database=database, remaps=p.remaps)
+    roots = tuple(root.absolute() for root in p.roots)  # a stage's job has a working folder of its own
+    ingesting = IngestParameters(roots=roots, database=database, remaps=p.remaps)
     ingest_in_shards(ingesting, p.shard_micrographs)
     ingested = run_stage(ingest, ingesting) or IngestReport(())
     exports = tuple(output / "training" / name for name in p.pickers)
@@ -100,7 +101,7 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
         evaluating = EvaluateParameters(
             database=database,
             entries=(*candidates, *unpicked),
-            reference_database=p.reference_database,
+            reference_database=p.reference_database.absolute(),
             output=evaluation,
             model=model,
             diameter_A=p.diameter_A,

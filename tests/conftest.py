@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,9 +125,19 @@ def prefect_server() -> Iterator[None]:
     import flows  # noqa: F401  # sets Prefect's environment before it is imported
 
     # isort: split
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        with pytest.MonkeyPatch.context() as while_it_starts:
+            if os.access("/dev/shm", os.W_OK):  # a busy disk would hold up every write
+                while_it_starts.setattr(tempfile, "tempdir", "/dev/shm")
+            stack.enter_context(prefect_test_harness(server_startup_timeout=120))
+        # SQLite refuses a write that another one overtook. Prefect's client repeats it after 2, 4, ... 32 s, then gives
+        # up, which most of these tests met and a busy machine once failed by.
+        stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 60}))
+        patch.setattr("prefect.client.base.clamped_poisson_interval", lambda seconds, jitter: min(seconds, 0.2))
         yield
 
 

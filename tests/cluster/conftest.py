@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +24,10 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     programs = tmp_path / "slurm programs"
     programs.mkdir()
     for name in ("sbatch", "squeue", "sacct", "scontrol", "scancel"):
-        (programs / name).symlink_to(FAKE)
+        # not `env python3`, which may be a version manager's script that takes longer than the command itself
+        line = shlex.join((sys.executable, "-IS", str(FAKE), name))
+        (programs / name).write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+        (programs / name).chmod(0o755)
     folder = tmp_path / "slurm"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")

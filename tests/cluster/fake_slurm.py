@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stands in for sbatch, squeue, sacct, scontrol and scancel: the queue is a folder, one JSON file a job.
 
 FAKE_SLURM names the folder. A file `silent` in it makes every command fail as if the controller were away, `no-sacct`
@@ -16,7 +15,7 @@ import sys
 from pathlib import Path
 
 folder = Path(os.environ["FAKE_SLURM"])
-name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+name, *arguments = sys.argv[1:]
 ENDED = {"COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
 
 

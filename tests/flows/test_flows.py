@@ -209,6 +209,42 @@ def test_an_entry_against_itself_has_full_precision_and_recall(whole: PipelinePa
     assert parameters.output.is_file()
 
 
+def test_stages_get_absolute_paths_from_relative_ones(
+    whole: PipelineParameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage's job has a working folder of its own."""
+    given: list[Parameters] = []
+
+    def run_stage(stage: object, parameters: Parameters) -> None:
+        given.append(parameters)
+
+    monkeypatch.chdir(tmp_path)
+    Path("projects").symlink_to(whole.roots[0])
+    Path("output").mkdir()
+    Path("output", "evaluation.json").write_bytes(b"[]")
+    monkeypatch.setattr("flows.pipeline.run_stage", run_stage)
+    monkeypatch.setattr("flows.pipeline.export_all", given.extend)
+    monkeypatch.setattr("flows.pipeline.entries_to_clean", lambda database: ("P/AutoPick_J4",))
+    monkeypatch.setattr("flows.pipeline.unpicked_entries", lambda database, entries: ("P/Unpicked_J4",))
+    monkeypatch.setattr("flows.pipeline.read_comparisons", lambda file: ())
+    monkeypatch.setattr("flows.pipeline.what_stages_cost", lambda output: None)
+    monkeypatch.setattr("flows.pipeline.ingest_in_shards", lambda parameters, size: None)
+    monkeypatch.setattr("flows.pipeline.score_in_shards", lambda parameters, size: None)
+    pipeline(
+        PipelineParameters(
+            roots=(Path("projects"),), output=Path("output"), reference_database=Path("reference"), diameter_A=160.0
+        )
+    )
+    assert [type(parameters).__name__ for parameters in given] == [
+        "IngestParameters", "ExportParameters", "ExportParameters", "TrainUnpickerParameters", "UnpickParameters",
+        "EvaluateParameters", "ReportParameters",
+    ]  # fmt: skip
+    for parameters in given:
+        for value in vars(parameters).values():
+            for path in value if isinstance(value, tuple) else (value,):
+                assert not isinstance(path, Path) or path.is_absolute(), parameters
+
+
 def test_an_export_without_any_sound_entry_says_so(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no entry to train from"):
         export(ExportParameters(picker="topaz", database=tmp_path / "DB", output=tmp_path / "out"))
