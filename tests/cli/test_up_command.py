@@ -80,7 +80,7 @@ def test_a_killed_server_is_started_again_and_a_second_up_starts_nothing(
         killed = server_of(first.pid)
         os.kill(killed, signal.SIGKILL)
         said(log, "server is started again", first)
-        end = time.monotonic() + 600
+        end = time.monotonic() + 120
         address = log.read_text().partition("open ")[2].split()[0]
         while not services.answers(address):
             assert time.monotonic() < end, log.read_text()

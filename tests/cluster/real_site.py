@@ -120,7 +120,7 @@ class RealSite:
             return UUID(str(run.id))
 
     def until(
-        self, run_id: UUID, condition: Callable[[Any], bool], *, within_s: float = 900, every_s: float = 0.3
+        self, run_id: UUID, condition: Callable[[Any], bool], *, within_s: float = 240, every_s: float = 0.3
     ) -> Any:
         end = time.monotonic() + within_s
         with self.client() as client:
@@ -137,7 +137,7 @@ class RealSite:
         with self.client() as client:
             client.set_flow_run_state(run_id, state)
 
-    def messages(self, run_id: UUID, waiting_for: str, *, within_s: float = 600) -> str:
+    def messages(self, run_id: UUID, waiting_for: str, *, within_s: float = 120) -> str:
         """The run's log as the UI shows it, once it holds a text. Log lines travel in bundles, every few seconds."""
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 

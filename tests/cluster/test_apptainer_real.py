@@ -37,7 +37,9 @@ def test_a_stage_in_an_image_reads_a_hostile_project_cannot_write_to_it_and_writ
     output.mkdir()
     (project / "picks.star").write_text("data_picks")
     variables = {"read_only": [str(FLOWS), str(project)], "read_write": [str(output)]}
-    run = site.until(site.launch(variables, read=str(project / "picks.star"), write=str(output / "result")), has_ended)
+    run = site.until(
+        site.launch(variables, read=str(project / "picks.star"), write=str(output / "result")), has_ended, within_s=180
+    )
     assert run.state.name == "Completed", site.messages(run.id, "")
     messages = site.messages(run.id, "data_picks")
     assert "cannot write: Read-only file system" in messages
@@ -49,7 +51,7 @@ def test_a_stage_in_an_image_reads_a_hostile_project_cannot_write_to_it_and_writ
 
 
 def test_a_gpu_job_hands_its_gpu_into_the_image(site: RealSite) -> None:
-    run = site.until(site.launch({"partition": "gpu", "gpus": 1}), has_ended)
+    run = site.until(site.launch({"partition": "gpu", "gpus": 1}), has_ended, within_s=180)
     assert run.state.name == "Completed"
     assert "'CUDA_VISIBLE_DEVICES': '0'" in site.messages(run.id, "CUDA_VISIBLE_DEVICES")
 
@@ -61,7 +63,7 @@ def test_an_image_that_is_not_there_crashes_the_run_and_the_log_says_so(site: Re
 
 
 def test_memory_that_ran_out_in_an_image_is_slurms_reason_too(site: RealSite) -> None:
-    run = site.until(site.launch({"memory_gb": 0.6}, eat_mb=1500, wait_s=30), has_ended)
+    run = site.until(site.launch({"memory_gb": 0.6}, eat_mb=1500, wait_s=30), has_ended, within_s=180)
     assert run.labels["slurm.end"] == "memory"
 
 

@@ -46,7 +46,7 @@ class DockerSite(RealSite):
         with self.client() as client:
             deployment = client.read_deployment_by_name(f"{flow}/{deployment_name(flow, ProfileName.DOCKER)}")
             run = client.create_flow_run_from_deployment(deployment.id, parameters={"parameters": parameters})
-        return self.until(run.id, lambda r: r.state.is_final())
+        return self.until(run.id, lambda r: r.state.is_final(), within_s=240)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def containers(run: Any, *options: str) -> list[str]:
 
 def its_container_goes(run: Any) -> None:
     """It goes a moment after its run has ended."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 30
     while left := containers(run, "--all"):
         assert time.monotonic() < end, left
         time.sleep(0.5)
@@ -228,7 +228,7 @@ class OwnEngine:
         argv = ["dockerd", *folders, *offline, f"--pidfile={self.folder / 'pid'}", f"--host={self.host}"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
-        end = time.monotonic() + 300
+        end = time.monotonic() + 60
         while self.docker("info").returncode:
             assert time.monotonic() < end, (self.folder / "log").read_text()
             time.sleep(0.5)
@@ -308,7 +308,7 @@ def test_a_stage_whose_engine_went_down_is_tried_again_when_it_is_back(
     try:
         with ThreadPoolExecutor(1) as beside:
             waiting = beside.submit(dispatched, site, [Work(f"on {pool}", Shard())])
-            end = time.monotonic() + 300
+            end = time.monotonic() + 90
             while "python3" not in own_engine.docker("ps").stdout:
                 assert time.monotonic() < end, (own_engine.folder / "worker.log").read_text()
                 time.sleep(0.5)

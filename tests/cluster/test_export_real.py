@@ -66,7 +66,7 @@ def test_parts_written_on_several_nodes_and_one_that_is_cancelled_give_the_expor
     cancelled = bare.first_submitted("write part")
     subprocess.run(["scancel", cancelled.infrastructure_pid], check=True)
     bare.site.until(cancelled.id, has_ended)
-    ended = bare.site.until(parent, lambda run: run.state.is_final())
+    ended = bare.site.until(parent, lambda run: run.state.is_final(), within_s=180)
     assert ended.state.name == "Completed", bare.site.messages(parent, "")
 
     (cut,), parts, (gathering,) = (bare.runs_of(stage) for stage in ("cut export", "write part", "write training set"))

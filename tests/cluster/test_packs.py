@@ -51,7 +51,7 @@ class JobOfPack:
         return [None if end is None else end.exit_code for end in found]
 
     def until(self, text: str, i: int) -> None:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             if self.logs[i].exists() and text in self.logs[i].read_text():
                 return

@@ -61,7 +61,7 @@ class ServerJob:
 
     def given(self) -> dict[str, str]:
         """Return the variables that users read from the folder, once the server answers at their address."""
-        end = time.monotonic() + 900
+        end = time.monotonic() + 500
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
                 lines = shlex.split((self.state / "environment").read_text())
@@ -74,7 +74,7 @@ class ServerJob:
 
     def waits_for(self, job: str) -> None:
         """Return once the worker waits for a job that an earlier worker submitted."""
-        end = time.monotonic() + 900
+        end = time.monotonic() + 240
         while f"waits for SLURM job {job} now" not in self.worker_log.read_text():
             assert time.monotonic() < end, self.worker_log.read_text()
             time.sleep(1)

@@ -249,7 +249,7 @@ def test_what_a_killed_job_left_in_scratch_goes_with_the_next_job_and_what_a_run
 
     killed, running = start("7"), start("8")
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 20
         while not started.exists() or len(started.read_text().split()) < 2:
             assert time.monotonic() < end
             time.sleep(0.05)

@@ -171,7 +171,7 @@ def test_sigterm_stops_a_worker_that_ignores_sigint_and_leaves_its_job(site: Rea
 
 
 def test_a_job_out_of_time_crashes_its_run(site: RealSite, slow_runs: dict[str, UUID]) -> None:
-    run = site.until(slow_runs["time"], has_ended)
+    run = site.until(slow_runs["time"], has_ended, within_s=180)
     assert run.state.type == "CRASHED"
     assert "ended TIMEOUT" in run.state.message
     assert run.labels["slurm.end"] == "time"
@@ -180,12 +180,12 @@ def test_a_job_out_of_time_crashes_its_run(site: RealSite, slow_runs: dict[str, 
 def test_a_job_whose_node_failed_crashes_its_run_and_the_node_works_when_it_is_back(
     site: RealSite, slow_runs: dict[str, UUID]
 ) -> None:
-    run = site.until(slow_runs["node"], has_ended)
+    run = site.until(slow_runs["node"], has_ended, within_s=180)
     assert run.state.type == "CRASHED"
     assert "ended NODE_FAIL" in run.state.message
     assert run.labels["slurm.end"] == "node"
     subprocess.run(["slurmd", "-N", "gpu1", "-f", os.environ["SLURM_CONF"]], check=True)
-    again = site.until(site.launch({"partition": "gpu", "gpus": 1}), has_ended)
+    again = site.until(site.launch({"partition": "gpu", "gpus": 1}), has_ended, within_s=120)
     assert again.state.name == "Completed"
 
 

@@ -30,7 +30,7 @@ def started_job(text: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", "TMPDIR": str(folder)}
     job = subprocess.Popen(["bash", "-c", text], env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
-        end = time.monotonic() + 600
+        end = time.monotonic() + 120
         while not (folder / "started").exists():
             assert time.monotonic() < end
             time.sleep(0.05)

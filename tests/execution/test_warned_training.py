@@ -33,7 +33,7 @@ def job(folder: Path, number: int, *models: str) -> subprocess.Popen[str]:
 def test_a_training_that_was_warned_before_its_time_limit_ends_in_another_job_at_the_same_model(tmp_path: Path) -> None:
     (tmp_path / "hold").touch()
     warned = job(tmp_path, 1, "warned")
-    end = time.monotonic() + 900
+    end = time.monotonic() + 400
     while not (tmp_path / "held").exists():
         assert warned.poll() is None, (tmp_path / "1.log").read_text()
         assert time.monotonic() < end

@@ -82,7 +82,7 @@ def apptainer_image(root: Path, tmp_path_factory: pytest.TempPathFactory) -> str
 )
 def executor(request: pytest.FixtureRequest) -> Executor:
     image = request.getfixturevalue(f"{request.param}_image")
-    return Executor(request.param, image, resources=Resources((), 2), timeout_s=1200)
+    return Executor(request.param, image, resources=Resources((), 2), timeout_s=500)
 
 
 def test_topaz_trains_and_picks_in_an_image(make_entry, tmp_path, executor):

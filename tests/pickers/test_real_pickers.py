@@ -37,7 +37,7 @@ print("RESULT " + json.dumps(found))
 
 
 def _place(real_pickers: Path) -> Executor:
-    return Executor(programs=real_pickers, resources=Resources(gpus=(), cpus=2), timeout_s=1200)
+    return Executor(programs=real_pickers, resources=Resources(gpus=(), cpus=2), timeout_s=500)
 
 
 def _unlabelled(entry: PickSet) -> PickSet:

@@ -100,7 +100,7 @@ def test_a_micrograph_that_was_asked_for_before_somebodys_change_is_asked_for_ag
     page.wait_for("window.arrived === 1")
     page.press("n")
     page.wait_for("document.getElementById('where').textContent === 'mic_1.mrc'")
-    page.wait_for("document.getElementById('here').textContent === '11 of 12'")
+    page.wait_for("document.getElementById('here').textContent === '11 of 12'", within_s=20)
 
 
 def test_an_own_pick_is_taken_away_although_somebody_added_one_at_the_same_moment(

@@ -43,7 +43,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
 
 
 def finished(library: Library, name: str = SCORED) -> Opened:
-    end = time.monotonic() + 300
+    end = time.monotonic() + 60
     while (opened := library.opened(name)).scoring is None or not opened.scoring.finished:
         assert time.monotonic() < end
         time.sleep(0.02)

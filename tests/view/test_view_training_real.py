@@ -50,7 +50,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         environment = {**os.environ, "TMPDIR": str(tmp_path)}  # not the browser's: the names of its sockets are short
         up = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=opened, stderr=opened)
     try:
-        end = time.monotonic() + 900
+        end = time.monotonic() + 300
         while "in a browser; logs are in" not in log.read_text():
             assert up.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
