@@ -195,8 +195,11 @@ def _telling(total: int, say: Callable[[str], None]) -> Callable[[int], None]:
 def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
     """Return a detector with calibration, threshold and validation figures from micrographs that it did not learn from.
 
-    Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them.
+    Micrographs whose particles are far from the assumed size take part too: nothing is to be found on them. Without any
+    particle the calibration stays as it is.
     """
+    if not any((example.kind == POSITIVE).any() for example in examples):
+        return replace(detector, weights=half(detector.weights), orientations=2)
     detector = replace(detector, weights=half(detector.weights), calibration=Calibration(), orientations=2)
     found: list[tuple[ScoredDetections, npt.NDArray[np.int8]]] = []
     for example in examples:

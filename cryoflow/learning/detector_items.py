@@ -14,7 +14,7 @@ from cryoflow.detector.training_data import class_prior_of
 from cryoflow.learning.items import Item, Piece
 
 SET_APART = 8
-"""Each so many-th item is not learned from: it calibrates the scores."""
+"""About one of so many micrographs is not learned from: it calibrates the scores."""
 
 
 def example_of(item: Item) -> Example:
@@ -44,17 +44,23 @@ def labels_of(example: Example) -> dict[str, npt.NDArray[np.generic]]:
     }
 
 
-def divided(items: Sequence[Item], start: Detector) -> tuple[list[Example], list[Example]]:
-    """Return examples to learn from and those that calibrate, with the class prior that `start` estimates."""
-    examples = [example_of(i) for i in items]
+def divided_examples(
+    items: Sequence[Item], apart: frozenset[str], start: Detector
+) -> tuple[list[Example], list[Example]]:
+    """Return examples to learn from and those set apart, with the class prior that `start` estimates.
+
+    It estimates a project's on what is set apart of it, if there is anything: it may have learned from the rest.
+    """
+    examples = [(example_of(i), i.content in apart) for i in items]
     priors = {}
-    for project in dict.fromkeys(e.data_set for e in examples):
-        priors[project] = class_prior_of(start, [e for e in examples if e.data_set == project])
-    examples = [replace(e, class_prior=priors[e.data_set]) for e in examples]
-    apart = {i for i in range(len(examples)) if i % SET_APART == SET_APART - 1} or {len(examples) - 1}
-    if len(examples) < 2:
-        return examples, examples  # one micrograph must do for both
-    return [e for i, e in enumerate(examples) if i not in apart], [e for i, e in enumerate(examples) if i in apart]
+    for project in dict.fromkeys(e.data_set for e, _ in examples):
+        mine = [(e, set_apart) for e, set_apart in examples if e.data_set == project]
+        priors[project] = class_prior_of(start, [e for e, set_apart in mine if set_apart] or [e for e, _ in mine])
+    learn, calibrate = (
+        [replace(e, class_prior=priors[e.data_set]) for e, set_apart in examples if set_apart == wanted]
+        for wanted in (False, True)
+    )
+    return learn, calibrate
 
 
 def crops(item: Item, edge: int, number: int) -> Iterator[Piece]:

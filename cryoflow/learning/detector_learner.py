@@ -21,9 +21,10 @@ from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
 from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.learning.agreement import PreparedUnpicker
-from cryoflow.learning.detector_items import crops, divided, labels_of
-from cryoflow.learning.items import Item, Piece
+from cryoflow.learning.detector_items import SET_APART, crops, divided_examples, labels_of
+from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
+from cryoflow.learning.parameters import UpdateDetectorParameters
 from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
@@ -59,17 +60,17 @@ class DetectorTraining:
         Most micrographs of a project.
     """
 
-    rounds: int = 4
-    steps: int = 50
-    joint_rounds: int = 20
+    rounds: int = UpdateDetectorParameters.rounds
+    steps: int = UpdateDetectorParameters.steps
+    joint_rounds: int = UpdateDetectorParameters.joint_rounds
     batch: int = 8
     crop_px: int = CROP_PX
     learning_rate: float = 3e-4
     replay: bool = True
     distill: float = 0.1
     frozen_norm: bool = True
-    at_most: int = 200
-    seed: int = 1
+    at_most: int = UpdateDetectorParameters.micrographs
+    seed: int = UpdateDetectorParameters.seed
     mixed_precision: str | None = None
 
 
@@ -202,8 +203,12 @@ class DetectorLearner:
             return model
         begin = Detector.load(start) if start else self.start
         teacher = begin if t.distill and t.replay and kept and not joint else None
-        learn_new, set_apart = divided(new, begin)
-        learn_old, more = divided(kept, begin) if t.replay or joint else ([], [])
+        apart = set_apart([*new, *kept], SET_APART)
+        learn_new, calibrate = divided_examples(new, apart, begin)
+        learn_old, more = divided_examples(kept, apart, begin) if t.replay or joint else ([], [])
+        calibrate += more
+        if not any((e.kind == POSITIVE).any() for e in calibrate):
+            calibrate += [*learn_new, *learn_old]  # a few micrographs must do for both
         if joint:
             stream: CropStream | MixedStream = self._stream([*learn_new, *learn_old], begin, t.batch)
         elif learn_old:
@@ -233,10 +238,13 @@ class DetectorLearner:
             ),
         )
         recipe = {"start": begin.fingerprint, "joint": joint, "last_loss": history[-1]["loss"], "seed": t.seed}
-        trained = Detector(begin.architecture, weights, begin.pixels_per_diameter, recipe=recipe)
+        trained = replace(
+            Detector(begin.architecture, weights), calibration=begin.calibration, threshold=begin.threshold
+        )
+        trained = replace(trained, pixels_per_diameter=begin.pixels_per_diameter, recipe=recipe)
         names = sorted({i.project for i in (*new, *kept)})
         text = "\n".join(f"- {name}" for name in names)
-        trained = replace(calibrated(trained, [*set_apart, *more]), card=f"# A detector that learned from\n\n{text}\n")
+        trained = replace(calibrated(trained, calibrate), card=f"# A detector that learned from\n\n{text}\n")
         trained.save(model)
         return model
 

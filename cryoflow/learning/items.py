@@ -21,6 +21,7 @@ from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.storage import inputs
 from cryoflow.storage.files import replacing
+from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.parsing import parse_record
 from cryoflow.storage.write_errors import clear_errors
 
@@ -61,6 +62,30 @@ class Item:
         """Map the pixels; only what is read of them is loaded."""
         mapped: npt.NDArray[np.float16] = np.load(self.pixels, mmap_mode="r", allow_pickle=False)
         return mapped
+
+
+def set_apart(items: Sequence[Item], one_of: int) -> frozenset[str]:
+    """Return the contents that are not learned from, but end or calibrate a training: about one of so many.
+
+    Of a project that has two at least one is set apart, and never more than half. The content of a micrograph decides,
+    so that exemplars of one that was set apart in an earlier training are set apart again, as are its copies in other
+    projects: scores of micrographs that a model learned from are too good to estimate anything. Give all items of an
+    update at once: new ones, and exemplars of all earlier projects.
+    """
+    projects: dict[str, set[str]] = {}
+    for item in items:
+        projects.setdefault(item.project, set()).add(item.content)
+    apart = {c for contents in projects.values() for c in contents if _place(c) < 1 / one_of}
+    for contents in projects.values():
+        ordered = sorted(contents, key=_place)
+        if len(ordered) > 1 and not contents & apart:
+            apart.add(ordered[0])
+        apart -= set(ordered[len(ordered) // 2 :])
+    return frozenset(apart)
+
+
+def _place(content: str) -> float:
+    return int(fingerprint_of(content, digits=8), 16) / 16**8
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class UpdateDetectorParameters(UpdateParameters):
 
     name: Annotated[str, Option(examples=("detector",))] = "detector"
     """Name of the model in the registry."""
-    rounds: Annotated[Count, Option(group=RARE)] = 4
+    rounds: Annotated[Count, Option(group=RARE)] = 3
     """Rounds of an update; a checkpoint is written after each."""
     joint_rounds: Annotated[Count, Option(group=RARE)] = 20
     """Rounds of a training on all projects."""
@@ -109,7 +109,7 @@ class UpdateUnpickerParameters(UpdateParameters):
 
     name: Annotated[str, Option(examples=("unpicker",))] = "unpicker"
     """Name of the model in the registry."""
-    epochs: Annotated[Count, Option(group=RARE)] = 4
+    epochs: Annotated[Count, Option(group=RARE)] = 5
     """Most epochs of an update."""
     joint_epochs: Annotated[Count | None, Option(group=RARE, examples=(12,))] = None
     """Most epochs of a training on all projects; by default those of `unpicker train`."""

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
-from cryoflow.learning.items import Item, Piece
+from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
+from cryoflow.learning.parameters import UpdateUnpickerParameters
 from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.models.card import ModelKind
@@ -40,8 +41,8 @@ LEARNED_ORIENTATIONS = 4
 LOOKED_AT = 4096
 """Patches of a project among which the exemplars are chosen."""
 SET_APART = 5
-"""Each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
-REPLAYED_OF_EACH = 256
+"""About each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
+REPLAYED_OF_EACH = 512
 """Picks that an update replays of each earlier project at least; it replays as many as are new in all."""
 
 
@@ -63,12 +64,12 @@ class UnpickerTraining:
     """
 
     options: TrainOptions = field(default_factory=lambda: TrainOptions.of("detector"))
-    update_epochs: int = 4
-    update_learning_rate: float = 2e-4
+    update_epochs: int = UpdateUnpickerParameters.epochs
+    update_learning_rate: float = 6e-4
     replay: bool = True
-    distill: float = 1.0
+    distill: float = 3.0
     frozen_norm: bool = True
-    at_most: int = 200
+    at_most: int = UpdateUnpickerParameters.micrographs
 
 
 class UnpickerLearner:
@@ -88,7 +89,8 @@ class UnpickerLearner:
         t = self.training
         own = {f.name: getattr(t, f.name) for f in fields(t) if f.name != "options"}
         given = t.options.preprocessing
-        return fingerprint_of_values([own, t.options.deciding(), given and given.to_json(), self.diameter_A])
+        fixed = (EXEMPLARS, SET_APART, REPLAYED_OF_EACH)
+        return fingerprint_of_values([own, fixed, t.options.deciding(), given and given.to_json(), self.diameter_A])
 
     @property
     def measure(self) -> str:
@@ -196,12 +198,14 @@ class UnpickerLearner:
         if (model / DESCRIPTION).is_file():
             return model
         begin = ModelBundle.load(start) if start else None
-        learn_new, apart = _divided(new)
+        apart = set_apart([*new, *kept], SET_APART)
         if joint:
             replayed = list(kept)
         else:
             replayed = replayed_exemplars(kept, sum(len(i.labels["label"]) for i in new)) if t.replay else []
-        learn_old, more = _divided(replayed)
+        learn = [i for i in (*new, *replayed) if i.content not in apart]
+        ends = [i for i in (*new, *replayed) if i.content in apart] or learn  # one micrograph must do for both
+        learn_old = [i for i in replayed if i.content not in apart]
         diameter_A = float(np.median([i.diameter_A for i in (*new, *kept)]))
         options = replace(t.options, cache_dir=work, start_from=start, tensorboard=False)
         if begin is not None:
@@ -211,7 +215,7 @@ class UnpickerLearner:
                 learning_rate=t.update_learning_rate,
                 frozen_norm=t.frozen_norm,
                 distill=t.distill if learn_old else 0.0,
-                replayed=frozenset(m.patches_file for m in learn_old),
+                replayed=frozenset(i.pixels for i in learn_old),
             )
         preprocessing = begin.preprocessing if begin else options.preprocessing_for(diameter_A)
 
@@ -223,7 +227,7 @@ class UnpickerLearner:
         train_prepared(
             preprocessing,
             begin.architecture if begin else options.network(preprocessing),
-            PreparedSplit((*learn_new, *learn_old), (*apart, *more), (), ()),
+            PreparedSplit(tuple(map(_cached, learn)), tuple(map(_cached, ends)), (), ()),
             diameter_A,
             training,
             options,
@@ -278,18 +282,6 @@ def _looks(patch: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
 @lru_cache(maxsize=2)
 def _loaded(model: Path, _changed_ns: int) -> ModelBundle:
     return ModelBundle.load(model)
-
-
-def _divided(items: Sequence[Item]) -> tuple[tuple[CachedMicrograph, ...], tuple[CachedMicrograph, ...]]:
-    """Return what is learned from, and what ends the training: each so many-th item of a project."""
-    learn: list[CachedMicrograph] = []
-    apart: list[CachedMicrograph] = []
-    for project in dict.fromkeys(i.project for i in items):
-        mine = [i for i in items if i.project == project]
-        for k, item in enumerate(mine):
-            last = k % SET_APART == SET_APART - 1 or (len(mine) < SET_APART and k == len(mine) - 1)
-            (apart if last and len(mine) > 1 else learn).append(_cached(item))
-    return tuple(learn), tuple(apart)
 
 
 def replayed_exemplars(kept: Sequence[Item], n_new: int) -> list[Item]:

@@ -10,7 +10,11 @@ import numpy.typing as npt
 from cryoflow.preparation.patches import Patches, PatchExtractor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import keras
+
+    from cryoflow.unpicker.patch_cache import CachedMicrograph
 
 
 def logits_of(
@@ -36,3 +40,17 @@ def _predict(model: keras.Model, views: npt.NDArray[np.generic], batch: int) -> 
         views = np.concatenate((views, np.zeros((filled - number, *views.shape[1:]), views.dtype)))
     out = [np.asarray(model.predict_on_batch(views[i : i + batch])) for i in range(0, filled, batch)]
     return np.concatenate(out)[:number, 0].astype(np.float64)
+
+
+def logits_of_all(
+    model: keras.Model, micrographs: Sequence[CachedMicrograph], extractor: PatchExtractor
+) -> npt.NDArray[np.float64]:
+    """Return the logits of the patches of many micrographs, a few thousand at a time."""
+    logits: list[npt.NDArray[np.float64]] = []
+    held: list[npt.NDArray[np.float16]] = []
+    for i, m in enumerate(micrographs):
+        held.append(m.load())
+        if sum(map(len, held)) >= 4096 or i == len(micrographs) - 1:
+            logits.append(logits_of(model, np.concatenate(held), extractor))
+            held = []
+    return np.concatenate(logits) if logits else np.zeros(0)

@@ -11,32 +11,26 @@ from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import get_weights, set_weights
-from cryoflow.preparation.patches import PatchExtractor
 from cryoflow.preparation.picked import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.devices import Devices, find_devices
-from cryoflow.unpicker.inference import logits_of
+from cryoflow.unpicker.inference import logits_of_all
 from cryoflow.unpicker.network import build, pick_loss, standardize
-from cryoflow.unpicker.operating_point import class_priors, decide
+from cryoflow.unpicker.operating_point import decide
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
 from cryoflow.unpicker.tensorboard import Scalars
 from cryoflow.unpicker.train_options import TrainOptions
-from cryoflow.unpicker.training_state import STATE, History, Record, restore_state, save_state
+from cryoflow.unpicker.training_stages import PRIOR_OF, Stages
+from cryoflow.unpicker.training_state import STATE, History, restore_state, save_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-PRIOR_OF = "class_prior of "
-"""Start of the names of each project's estimated class prior in the history."""
-UNKNOWN_CLASS_PRIOR = 0.2
-"""Class prior where it cannot be estimated."""
 
 
 def fit(
@@ -77,19 +71,19 @@ def fit(
         answers = np.split(logits_of_all(start.network, old, start.preprocessing), ends)
         batches.teacher = {m.patches_file: answer for m, answer in zip(old, answers, strict=True)}
     history = History([])
-    stages = _stages(parts, options, start)
+    stages = Stages.of(parts, options, start)
     _compile(model, _optimizer(options, len(batches)), options, devices)
     state = output / "checkpoints" / STATE
     if state.is_file():
         history = restore_state(model, state)
     began = 0
-    for until, priors in stages:
+    for until, priors in stages.begin:
         last, done = until == options.epochs, len(history.epochs)
         if done >= until or (last and done > began and history.ended(options.patience)):
             began = until
             continue
         if priors is None:
-            priors = _estimated_priors(history.epochs[began - 1])
+            priors = stages.estimated(history.epochs[began - 1])
         batches.class_priors = priors
         batches.start_at(done)
         after_epoch = _AfterEpoch(
@@ -111,47 +105,6 @@ def fit(
         "validation_loss": record["val_loss"],
     }
     return replace(best, metrics={**best.metrics, **numbers}, folder=None)
-
-
-def _stages(
-    parts: PreparedSplit, options: TrainOptions, start: ModelBundle | None
-) -> list[tuple[int, Mapping[str, float] | None]]:
-    """Return the stages of a training: the last epoch of each, and the class prior of each project.
-
-    Only an upper limit of the class prior is known, and a network that is trained with a prior finds as many positives,
-    true or not. So unlabeled picks count as negative for a third of the epochs; the scores of validation micrographs
-    then give the prior of each project for the rest (None).
-
-    An update has them from the model that it starts from: to count unlabeled picks as negative would undo what that
-    model has learned.
-    """
-    unlabeled = [any(m.micrograph.count(UNLABELED) for m in part) for part in (parts.train, parts.validation)]
-    if all(unlabeled) and options.class_prior > 0 and options.frozen_norm and start is not None:
-        return [(options.epochs, _priors_of(start, parts.validation, options))]
-    first = options.epochs // 3
-    if all(unlabeled) and options.class_prior > 0 and first:
-        return [(first, {}), (options.epochs, None)]
-    # Without unlabeled validation picks nothing can be estimated: a small prior does least harm either way.
-    prior = min(options.class_prior, UNKNOWN_CLASS_PRIOR)
-    return [(options.epochs, {m.data_set: prior for m in parts.train})]
-
-
-def _priors_of(start: ModelBundle, validation: Sequence[CachedMicrograph], options: TrainOptions) -> dict[str, float]:
-    """Estimate the class prior of each project from the scores that a model gives to validation micrographs."""
-    logits = logits_of_all(start.network, validation, start.preprocessing)
-    n_picks = [len(m.labels) for m in validation]
-    priors = class_priors(
-        logits,
-        np.concatenate([m.labels for m in validation]),
-        np.repeat(np.array([m.data_set for m in validation], dtype=str), n_picks),
-        np.repeat(np.arange(len(validation)), n_picks),
-        at_most=options.class_prior,
-    )
-    return {name: prior.value for name, prior in priors.items()}
-
-
-def _estimated_priors(record: Record) -> dict[str, float]:
-    return {k.removeprefix(PRIOR_OF): v for k, v in record.items() if k.startswith(PRIOR_OF)}
 
 
 def _draw(history: History, path: Path) -> None:
@@ -260,20 +213,6 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         save_state(self.model, self.history, self.output / "checkpoints" / STATE)
         if self.may_end and self.history.ended(self.options.patience):
             self.model.stop_training = True
-
-
-def logits_of_all(
-    model: keras.Model, micrographs: Sequence[CachedMicrograph], extractor: PatchExtractor
-) -> npt.NDArray[np.float64]:
-    """Return the logits of the patches of many micrographs, a few thousand at a time."""
-    logits: list[npt.NDArray[np.float64]] = []
-    held: list[npt.NDArray[np.float16]] = []
-    for i, m in enumerate(micrographs):
-        held.append(m.load())
-        if sum(map(len, held)) >= 4096 or i == len(micrographs) - 1:
-            logits.append(logits_of(model, np.concatenate(held), extractor))
-            held = []
-    return np.concatenate(logits) if logits else np.zeros(0)
 
 
 def _optimizer(options: TrainOptions, steps: int) -> keras.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cryoflow.database import Database
-from cryoflow.learning.items import Item, read_pieces
+from cryoflow.learning.items import Item, read_pieces, set_apart
 from cryoflow.learning.stage import unpicker_options
 from cryoflow.learning.unpicker_learner import (
     EXEMPLARS,
@@ -109,10 +109,39 @@ def test_an_update_goes_on_with_the_network_of_the_version_in_use(tmp_path: Path
     assert len(recipes) == 2
 
 
+def contents(items: Sequence[Item]) -> set[str]:
+    return {i.content for i in items}
+
+
+def test_micrographs_that_ended_a_training_are_never_learned_from() -> None:
+    micrographs = [exemplar(f"P{p}", i, 8) for p in range(3) for i in range(40)]
+    apart = set_apart(micrographs, 5)
+    assert 12 <= len(apart) <= 36  # of 120, a fifth
+    exemplars = [i for n, i in enumerate(reversed(micrographs)) if n % 3]  # of some of them, in another order
+    new = [exemplar("P3", i, 8) for i in range(40)]
+    copies = [replace(i, project="P3") for i in micrographs[:10]]
+    assert set_apart([*new, *copies, *exemplars], 5) & contents(micrographs) == apart & contents([*copies, *exemplars])
+
+
+def test_of_a_project_with_two_micrographs_one_is_set_apart_and_never_more_than_half() -> None:
+    for number in range(1, 7):
+        for start in range(40):
+            few = [exemplar("P", i, 8) for i in range(start, start + number)]
+            apart = set_apart(few, 5)
+            assert min(1, number // 2) <= len(apart) <= number // 2
+            assert apart <= contents(few)
+
+
+def test_a_project_that_grew_learns_from_no_micrograph_that_is_set_apart() -> None:
+    earlier = [exemplar("P", i, 8) for i in range(2)]
+    new = [exemplar("P", i, 8) for i in range(4)]
+    assert len(set_apart([*new, *earlier], 5)) in (1, 2)  # copies of a micrograph are on one side
+
+
 @pytest.mark.slow
-def test_an_update_never_counts_unlabeled_picks_as_negative_and_trainings_repeat(tmp_path: Path) -> None:
+def test_an_update_counts_unlabeled_picks_of_new_projects_alone_as_negative_at_first(tmp_path: Path) -> None:
     database = Database(tmp_path / "database")
-    home = small.add_project(database, tmp_path, "A", seed=1, n=4, n_false=9)
+    home = small.add_project(database, tmp_path, "A", seed=1, n=8, n_false=9)
     options = TrainOptions.of("detector", epochs=3, least_steps=8, tensorboard=False)
     learner = UnpickerLearner(database, UnpickerTraining(options, update_epochs=3))
     source = learner.sources()[0][0]
@@ -122,19 +151,32 @@ def test_an_update_never_counts_unlabeled_picks_as_negative_and_trainings_repeat
         replace(i, labels={"label": np.where(np.resize(half, len(i.labels["label"])), UNLABELED, i.labels["label"])})
         for i in items
     ]
-    priors = []
+    earlier, new = items[:4], [replace(i, project="B") for i in items[4:]]
+    priors = {}
     start = None
-    for name in ("first", "then"):
-        start = learner.train(start, items, [], tmp_path / name, joint=start is None, say=lambda _: None)
+    for name, learned, kept in (("first", earlier, []), ("old", earlier, []), ("then", new, earlier)):
+        start = learner.train(start, learned, kept, tmp_path / name, joint=start is None, say=lambda _: None)
         history = json.loads((tmp_path / name / "training" / "history.json").read_text())
-        priors.append([epoch["class_prior"] for epoch in history])
+        priors[name] = [epoch["class_prior"] for epoch in history]
         assert not (tmp_path / name / "training" / "learning_curves.png").exists()  # nobody would see them
-    assert priors[0][0] == 0  # a first training does, for a third of its epochs
-    assert min(priors[1]) > 0
+    assert priors["first"][0] == 0  # in a first training all projects are new
+    assert min(priors["first"][-1], *priors["old"]) > 0
+    assert 0 < priors["then"][0] < priors["then"][-1]  # that of A, and then those of both
     again = tmp_path / "first again"
-    same = learner.train(None, items, [], again, joint=True, say=lambda _: None)
+    same = learner.train(None, earlier, [], again, joint=True, say=lambda _: None)
     for name, weights in ModelBundle.load(tmp_path / "first" / "model").weights.items():
         np.testing.assert_allclose(ModelBundle.load(same).weights[name], weights, rtol=0.02, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_lab_whose_projects_have_one_micrograph_to_learn_from_gets_a_model(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    home = small.add_project(database, tmp_path, "A", seed=1, n=1, n_false=9)
+    learner = UnpickerLearner(database, SHORT)
+    source = learner.sources()[0][0]
+    items, _ = learner.prepare(source, {n: checksum(home / n) for n in source.paths}, tmp_path / "prepared")
+    model = learner.train(None, items, [], tmp_path / "work", joint=True, say=lambda _: None)
+    assert contents(items) == {row.content for row in ModelBundle.load(model).manifest}
 
 
 @pytest.mark.slow
