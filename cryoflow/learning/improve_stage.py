@@ -16,6 +16,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.execution.executor import Executor, OnLine
 from cryoflow.learning.improve import ImproveResult, improve
 from cryoflow.learning.improve_steps import PickerSteps
+from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import Say, names_in_drawn_order
 from cryoflow.learning.parameters import KINDS, ImproveParameters
 from cryoflow.learning.picks_scorer import Clean, PicksScorer, on_micrographs
@@ -98,8 +99,11 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
     contents, notes = _contents(source, p.sample)
     files = dict(zip(source.micrographs["name"], source.micrographs["path"], strict=True))
     paths = {content: Path(str(files[n])) for n, content in contents.items()}
-    held_out = HeldOut(registry.root / name).draw({project: contents.values()}, paths=paths)[project]
-    excluded = held_out_anywhere(*known_registries(registry.root, database=p.database))
+    registries = known_registries(registry.root, database=p.database)
+    learned_by_others, unreadable = learned_elsewhere(registries, registry.root / name)
+    notes += unreadable
+    held_out = HeldOut(registry.root / name).draw({project: contents.values()}, learned_by_others, paths)[project]
+    excluded = held_out_anywhere(*registries)
     reference = _reference(p, database, project)
     compared_on = {n: c for n, c in contents.items() if c in held_out}
     if reference is not None:

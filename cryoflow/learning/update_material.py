@@ -10,6 +10,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
+from cryoflow.learning.learned_elsewhere import FOLDER, learned_elsewhere
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
 from cryoflow.learning.update_records import f1_of, read_counts
 from cryoflow.models.gate import GateRule, MicrographCounts
@@ -18,7 +19,7 @@ from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.safe_names import safe_name
 
-EXEMPLARS, COUNTS, HELD_OUT = "exemplars", "held_out.json", "held_out"
+EXEMPLARS, COUNTS, HELD_OUT = FOLDER, "held_out.json", "held_out"
 SCORED_MICROGRAPHS = 8
 """Held-out micrographs of a project that versions are scored on."""
 ORIENTED_MICROGRAPHS = 16
@@ -93,9 +94,19 @@ class UpdateMaterial:
 
     def prepare(
         self, changed: Sequence[Source], kept: Mapping[str, list[Item]]
-    ) -> tuple[list[UpdateProject], dict[str, str], list[BadInput]]:
-        """Draw held-out micrographs, prepare, and quarantine projects whose labels do not fit their pixels."""
-        failed: list[BadInput] = []
+    ) -> tuple[list[UpdateProject], dict[str, str], list[BadInput | str]]:
+        """Draw held-out micrographs, prepare, and quarantine projects whose labels do not fit their pixels.
+
+        Returns
+        -------
+        projects
+            That can be learned from.
+        quarantined
+            Project -> why it is not learned from.
+        notes
+            What was left out, and why.
+        """
+        failed: list[BadInput | str] = []
         contents: dict[str, dict[str, str]] = {}
         for source in changed:
             contents[source.project] = {}
@@ -104,7 +115,9 @@ class UpdateMaterial:
                     contents[source.project][micrograph] = checksum(path)
                 except OSError as error:
                     failed.append(BadInput(path, f"cannot be read: {error.strerror or error}."))
-        learned = self._learned_before()
+        elsewhere, unreadable = learned_elsewhere((self.registry.root, *self.options.registries), self.home)
+        failed += unreadable
+        learned = self._learned_before() | elsewhere
         paths = {
             contents[s.project][m]: path for s in changed for m, path in s.paths.items() if m in contents[s.project]
         }

@@ -86,7 +86,8 @@ class HeldOut:
         micrographs
             Project -> fingerprints of its micrographs now.
         learned
-            Fingerprints of micrographs that a version has learned from: they are never held out after that.
+            Fingerprints of micrographs that a version of any model has learned from: they are never held out after
+            that. What was drawn before stays drawn.
         paths
             Fingerprint -> file. With it, a training need not read other micrographs whole to tell them from these.
         """
@@ -95,8 +96,10 @@ class HeldOut:
             known = self.read()
             drawn = dict(known)
             for project, fingerprints in micrographs.items():
-                fresh = set(fingerprints) - set(learned)
-                least = 0 if project in known else LEAST
+                every = set(fingerprints)
+                fresh = every - set(learned)
+                # What was learned is left to learn from, so that half of all may be held out of what is fresh.
+                least = 0 if project in known else min(LEAST, len(every) // 2)
                 drawn[project] = known.get(project, frozenset()) | draw_from(fresh, least)
             ends = self.read_ends()
             new_ends = _ends_of(frozenset().union(*drawn.values()) - ends.keys(), paths or {})
@@ -209,9 +212,9 @@ def is_drawn(fingerprint: str) -> bool:
 def draw_from(fingerprints: Iterable[str], least: int) -> frozenset[str]:
     """Return the micrographs to hold out among those of one project.
 
-    Where fewer than `least` are drawn by content, those of the smallest fingerprints are added, up to half of all.
+    Where fewer than `least` are drawn by content, those of the smallest fingerprints are added.
     """
     ordered = sorted(set(fingerprints))
     chosen = [f for f in ordered if is_drawn(f)]
     rest = [f for f in ordered if not is_drawn(f)]
-    return frozenset(chosen + rest[: max(0, min(least, len(ordered) // 2) - len(chosen))])
+    return frozenset(chosen + rest[: max(0, least - len(chosen))])

@@ -121,6 +121,34 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
     assert not HeldOut(registry.root / NAME).all_fingerprints() & set(new)
 
 
+@pytest.mark.parametrize("n", range(12))
+def test_what_another_model_in_use_learned_is_not_held_out_later(
+    registry: ModelRegistry, project: Callable[..., StubProject], n: int
+) -> None:
+    few = project(f"P{n}", names=[f"{i}.mrc" for i in range(3)])
+    detector = StubLearner([few])
+    assert run(registry, detector).outcome == "promoted"
+    few.names = [f"{i}.mrc" for i in range(6)]
+    few.write()
+    unpicker = StubLearner([few], kind="unpicker")
+    update(registry, "unpicker", unpicker, UpdateOptions(), say=lambda _: None)
+    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
+    assert len(drawn) >= 2
+    assert not drawn & set(detector.learned)
+    assert not HeldOut(registry.root / NAME).all_fingerprints() & set(unpicker.learned)
+
+
+def test_a_model_whose_record_cannot_be_read_is_noted(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    (registry.root / NAME / "current.json").write_text("{")
+    result = update(registry, "unpicker", learner, UpdateOptions(), say=lambda _: None)
+    assert result.outcome == "promoted"
+    assert any("detector" in note and "may be held out now" in note for note in result.notes)
+
+
 def test_what_a_model_learned_before_it_was_added_to_the_registry_is_not_held_out(
     registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
 ) -> None:
