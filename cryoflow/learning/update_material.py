@@ -115,6 +115,10 @@ class UpdateMaterial:
                     contents[source.project][micrograph] = checksum(path)
                 except OSError as error:
                     failed.append(BadInput(path, f"cannot be read: {error.strerror or error}."))
+        for name, mine in contents.items():
+            contents[name], n_copies = one_name_each(mine)
+            if n_copies:
+                failed.append(f"{name}: {n_copies} micrographs are copies of others under another name, left out")
         elsewhere, unreadable = learned_elsewhere((self.registry.root, *self.options.registries), self.home)
         failed += unreadable
         learned = self._learned_before() | elsewhere
@@ -256,3 +260,13 @@ class UpdateMaterial:
                     f"that mean nothing; are they of these micrographs?"
                 )
         return reasons
+
+
+def one_name_each(contents: Mapping[str, str]) -> tuple[dict[str, str], int]:
+    """Return name -> content with the first name of each content, and the number of names left out.
+
+    Counts and files of held-out micrographs are stored by content: a second name would replace the first one's labels.
+    """
+    first = {content: name for name, content in sorted(contents.items(), reverse=True)}
+    kept = {name: content for name, content in contents.items() if first[content] == name}
+    return kept, len(contents) - len(kept)

@@ -121,6 +121,20 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
     assert not HeldOut(registry.root / NAME).all_fingerprints() & set(new)
 
 
+def test_a_micrograph_under_two_names_is_used_once_and_the_copies_are_counted(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    twice = project("A")
+    twice.names = (*(f"z{name}" for name in twice.names), *twice.names)
+    for name in twice.names[:12]:
+        (twice.folder / name).write_bytes((twice.folder / name[1:]).read_bytes())
+    learner = StubLearner([twice])
+    result = run(registry, learner)
+    assert any("A: 12 micrographs are copies of others" in note for note in result.notes)
+    assert len(learner.learned) == len(set(learner.learned))
+    assert update_material.one_name_each({"z": "1", "a": "1", "b": "2"}) == ({"a": "1", "b": "2"}, 1)
+
+
 @pytest.mark.parametrize("n", range(12))
 def test_what_another_model_in_use_learned_is_not_held_out_later(
     registry: ModelRegistry, project: Callable[..., StubProject], n: int
