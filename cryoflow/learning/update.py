@@ -89,7 +89,15 @@ def update(
 
 
 class OneUpdate(UpdateMaterial):
-    """An update under way, while its lock is held."""
+    """An update under way, while its lock is held.
+
+    Attributes
+    ----------
+    learned
+        Contents of the micrographs that the latest training learned from.
+    """
+
+    learned: frozenset[str] = frozenset()
 
     def run(self) -> UpdateResult:
         """Learn, compare and promote."""
@@ -132,6 +140,13 @@ class OneUpdate(UpdateMaterial):
                 projects = [p for p in projects if p.source.project not in wrong]
                 if projects:  # these need not wait until somebody mends the others
                     model, verdict = self._train_and_compare(projects, kept, joint=joint)
+        if projects and not verdict.accepted and not joint and self.current:
+            self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
+            joint = True
+            model, verdict = self._train_and_compare(projects, self.kept(None), joint=True)
+        if self.learned & self.held_out_today():
+            self.say("another model holds out some of these micrographs by now: starting again without them")
+            return OneUpdate(self.registry, self.name, self.learner, self.options, self.say).run()
         add_quarantined(
             self.home / QUARANTINE,
             {s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside},
@@ -140,10 +155,6 @@ class OneUpdate(UpdateMaterial):
         if not projects:
             self.clear_work(None)
             return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=tuple(notes))
-        if not verdict.accepted and not joint and self.current:
-            self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
-            joint = True
-            model, verdict = self._train_and_compare(projects, self.kept(None), joint=True)
         version = self._registered_before(projects) if verdict.accepted else None
         version = version or self._register(model, projects, verdict, joint=joint)
         if verdict.accepted:
@@ -187,7 +198,15 @@ class OneUpdate(UpdateMaterial):
         """Return the version that an update registered before it was killed."""
         used = {switch.version for switch in self.registry.history(self.name)}
         alike = self._learned_alike({p.source.project: p.source.fingerprint for p in projects})
-        return next((v for v in alike if v.card.status == "accepted" and v.number not in used), None)
+        excluded = self.held_out_today()
+        return next(
+            (
+                v
+                for v in alike
+                if v.card.status == "accepted" and v.number not in used and not _learned_by(v, projects) & excluded
+            ),
+            None,
+        )
 
     def _joint_is_due(self) -> bool:
         if self.current is None:
@@ -208,7 +227,11 @@ class OneUpdate(UpdateMaterial):
         old = [item for items in kept.values() for item in items]
         start = self.learner.base() if joint else self.start
         self.say(f"learning from {len(projects)} projects, with exemplars of {len(kept)} earlier ones")
-        key = fingerprint_of_values([[p.source.project, p.source.fingerprint] for p in projects], digits=8)
+        # A killed update goes on only with the micrographs that it began with: others may be usable by now.
+        contents = [sorted((i.project, i.content) for i in items) for items in (new, old)]
+        labels = [[p.source.project, p.source.fingerprint] for p in projects]
+        key = fingerprint_of_values([labels, *contents], digits=8)
+        self.learned = frozenset(i.content for i in (*new, *old))
         work = self.work / f"{'joint' if joint else 'training'}-{key}"
         model = self.learner.train(start, new, old, work, joint=joint, say=self.say)
         return model, self._compared(model, projects)
@@ -266,3 +289,9 @@ class OneUpdate(UpdateMaterial):
             reasons=verdict.reasons,
             carried=carried,
         )
+
+
+def _learned_by(version: ModelVersion, projects: Sequence[UpdateProject]) -> frozenset[str]:
+    """Return the contents of the micrographs of some projects that a version learned from."""
+    files = [version.model / EXEMPLARS / f"{safe_name(p.source.project)}.npz" for p in projects]
+    return frozenset[str]().union(*(read_learned(f) for f in files))

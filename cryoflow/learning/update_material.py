@@ -196,6 +196,10 @@ class UpdateMaterial:
         # A model that was trained by hand and then added to the registry has no exemplars.
         return self.learner.learned_by(self.current.model).union(*(read_learned(f) for f in files))
 
+    def held_out_today(self) -> frozenset[str]:
+        """Return the contents of the micrographs that any model holds out now."""
+        return held_out_anywhere(self.registry.root, *self.options.registries)
+
     def replayed(self, changed: Sequence[Source]) -> set[str]:
         """Return the projects whose exemplars an update replays: changed ones, and others drawn for each version."""
         changed_names = {s.project for s in changed}

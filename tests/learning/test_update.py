@@ -381,6 +381,52 @@ def test_an_update_that_is_killed_at_any_step_goes_on_to_the_same_versions(
     assert held == {"A", "B"}
 
 
+class ResumingLearner(StubLearner):
+    """Refuses to go on with a training of other micrographs, and keeps a finished one, as the networks do."""
+
+    on_trained: Callable[[], None] = staticmethod(lambda: None)
+
+    def train(self, start: Any, new: Any, kept: Any, work: Path, **options: Any) -> Path:
+        contents = json.dumps(sorted(i.content for i in (*new, *kept)))
+        record = work / "contents.json"
+        if record.exists() and record.read_text() != contents:
+            raise BadInput(work, "holds another training.")
+        model = super().train(start, new, kept, work, **options)
+        record.write_text(contents)
+        self.on_trained()
+        return model
+
+
+def test_a_killed_update_does_not_go_on_with_micrographs_that_are_held_out_since(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = ResumingLearner([project("A")])
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    learner.on_trained = die
+    with pytest.raises(KeyboardInterrupt):
+        run(registry, learner)
+    HeldOut(registry.root / "unpicker").draw({"X": learner.learned[:2]})
+    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
+    assert drawn & set(learner.learned)
+    learner.on_trained = lambda: None
+    assert run(registry, learner).outcome == "promoted"
+    assert not read_learned(registry.version(NAME, 1).model / EXEMPLARS / "A.npz") & drawn
+
+
+def test_what_another_model_holds_out_during_the_training_is_not_put_into_use(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = ResumingLearner([project("A")])
+    learner.on_trained = lambda: HeldOut(registry.root / "unpicker").draw({"X": learner.learned[:2]}) and None
+    assert run(registry, learner).outcome == "promoted"
+    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
+    assert len(learner.trainings) == 2
+    assert not read_learned(registry.version(NAME, 1).model / EXEMPLARS / "A.npz") & drawn
+
+
 def test_two_updates_of_one_model_wait_for_each_other(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
