@@ -39,7 +39,8 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
     detector = Detector.load(p.model)
     rows: list[dict[str, object]] = []
     failed: list[BadInput] = []
-    for source in _sources(p):
+    for number, source in enumerate(_sources(p), start=1):
+        folder = p.output if p.output is None or number == 1 else p.output / f"set{number}"
         with _telling(len(source.micrographs)) as on_picked:
             picks, report = pick_set(
                 detector,
@@ -48,7 +49,7 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
                 pixel_size_A=p.pixel_size_A,
                 threshold=p.threshold,
                 name=p.name,
-                masks=p.output / "masks" if p.masks and p.output else None,
+                masks=folder / "masks" if p.masks and folder else None,
                 workers=p.workers,
                 on_picked=on_picked,
             )
@@ -62,8 +63,8 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
         row = {"entry": f"{picks.provenance.project_name}/{picks.provenance.entry_name}"}
         if p.database is not None:
             row = add(picks, p.database)
-        if p.output is not None:
-            _write_files(picks, p.output if len(rows) == 0 else p.output / f"set{len(rows) + 1}")
+        if folder is not None:
+            _write_files(picks, folder)
         rows.append(
             {
                 **row,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,9 +82,11 @@ def pick_set(
     Raises
     ------
     BadInput
-        Where no micrograph can be picked.
+        Where no micrograph can be picked, or masks of two micrographs would have one name.
     """
     items, n_missing = items_of(source, pixel_size_A)
+    if masks is not None:
+        _check_mask_names(items, masks)
     given = diameter_A or source.diameter_A or detector.diameter_A
     estimate = None
     if given is None:
@@ -143,11 +145,29 @@ def write_mask(folder: Path, result: PickedResult) -> Path:
     from cryoflow.micrographs.image import write_mrc
 
     assert result.junk is not None
-    path = folder / f"{Path(result.name).stem}_junk.mrc"
+    path = folder / mask_name(result.name)
     make_folder(path.parent)
     coarse = result.pixel_size_A * result.shape_yx[0] / result.junk.shape[0]
     write_mrc(path, result.junk.astype(np.float32), coarse)
     return path
+
+
+def mask_name(micrograph: str) -> str:
+    """Return the name of the mask of a micrograph."""
+    return f"{Path(micrograph).stem}_junk.mrc"
+
+
+def _check_mask_names(items: Sequence[MicrographToPick], folder: Path) -> None:
+    """Refuse two micrographs whose masks would overwrite each other."""
+    first: dict[str, MicrographToPick] = {}
+    for item in items:
+        other = first.setdefault(mask_name(item.name), item)
+        if other is not item:
+            raise BadInput(
+                folder / mask_name(item.name),
+                f"would be the mask of both {other.path} and {item.path}.",
+                "Pick them in two calls, with an --output each, or leave --masks out.",
+            )
 
 
 def write_boxes(picks: PickSet, folder: Path) -> int:

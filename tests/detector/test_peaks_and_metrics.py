@@ -128,3 +128,10 @@ def test_the_promised_f1_is_that_of_the_probabilities_and_the_threshold_of_liste
 def test_thresholds_of_nothing_and_calibration_of_one_kind() -> None:
     assert expected_f1_threshold([]) == best_threshold([]) == (0.5, 0.0)
     assert fit_calibration(np.ones(3), np.ones(3, bool)) == Calibration()
+
+
+def test_the_calibration_of_a_few_peaks_without_an_error_is_not_certain() -> None:
+    logit = np.array([-4, -3.5, -3, -2.5, -1, -0.5, 0, 0.5])
+    p = fit_calibration(logit, logit > -2).probabilities(logit)
+    assert 0.001 < p.min() < 0.2
+    assert 0.8 < p.max() < 0.999

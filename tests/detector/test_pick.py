@@ -225,6 +225,20 @@ def test_another_pixel_size_than_the_headers_is_refused(general: Detector, made:
     assert "3 A a pixel, but 1.1" in str(result)
 
 
+def test_masks_of_two_micrographs_of_one_name_are_refused(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [m.path for m in made[1].micrographs]
+    for folder, source in zip("AB", paths, strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.mrc").symlink_to(source)
+    words = ["pick", str(tmp_path / "A"), str(tmp_path / "B"), "--diameter", "160", "--output", str(tmp_path / "P")]
+    assert launch([*words, "--masks"]) != ExitCode.OK
+    message = capsys.readouterr().err
+    assert "m_junk.mrc: would be the mask of both" in message
+    assert not (tmp_path / "P" / "masks").exists()
+
+
 def test_picks_need_somewhere_to_go_and_entries_a_database(made: tuple[Path, SimulatedDataset]) -> None:
     assert launch(["pick", str(made[0]), "--diameter", "160"]) == ExitCode.USAGE
     assert launch(["pick", "P1/AutoPick_job1", "--diameter", "160", "--output", "o"]) == ExitCode.FAILED
