@@ -27,7 +27,7 @@ def learned_elsewhere(roots: Sequence[Path], own: Path) -> tuple[frozenset[str],
     for root in dict.fromkeys(Path(r).absolute() for r in roots):
         registry = ModelRegistry(root)
         for name in registry.names():
-            if root / name == own:
+            if root / name == own.absolute():
                 continue
             try:
                 current = registry.current(name)

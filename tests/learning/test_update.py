@@ -16,6 +16,7 @@ from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.learning import update as module
 from cryoflow.learning import update_material
 from cryoflow.learning.items import read_learned, read_pieces
+from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LabelFit
 from cryoflow.learning.update import WORK, UpdateResult, update
 from cryoflow.learning.update_material import EXEMPLARS, UpdateOptions
@@ -150,6 +151,17 @@ def test_what_another_model_in_use_learned_is_not_held_out_later(
     assert len(drawn) >= 2
     assert not drawn & set(detector.learned)
     assert not HeldOut(registry.root / NAME).all_fingerprints() & set(unpicker.learned)
+
+
+def test_a_model_is_told_from_others_where_the_folder_of_models_is_relative(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    monkeypatch.chdir(registry.root.parent)
+    root = Path(registry.root.name)
+    assert learned_elsewhere([root], root / NAME) == (frozenset(), [])
+    assert set(learner.learned) <= learned_elsewhere([root], root / "unpicker")[0]
 
 
 def test_a_model_whose_record_cannot_be_read_is_noted(
