@@ -85,6 +85,7 @@ def set_apart(items: Sequence[Item], one_of: int) -> frozenset[str]:
 
 
 def _place(content: str) -> float:
+    """Return a number in [0, 1) by content; not the content's own digits, by which held-out micrographs are drawn."""
     return int(fingerprint_of(content, digits=8), 16) / 16**8
 
 

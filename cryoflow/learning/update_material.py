@@ -104,7 +104,7 @@ class UpdateMaterial:
         quarantined
             Project -> why it is not learned from.
         notes
-            What was left out, and why.
+            Micrographs and records that are left out, each with the reason.
         """
         failed: list[BadInput | str] = []
         contents: dict[str, dict[str, str]] = {}

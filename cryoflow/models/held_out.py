@@ -86,8 +86,8 @@ class HeldOut:
         micrographs
             Project -> fingerprints of its micrographs now.
         learned
-            Fingerprints of micrographs that a version of any model has learned from: they are never held out after
-            that. What was drawn before stays drawn.
+            Fingerprints of micrographs that a version of any model has learned from: they are never drawn after
+            that; earlier draws stay.
         paths
             Fingerprint -> file. With it, a training need not read other micrographs whole to tell them from these.
         """
@@ -98,7 +98,7 @@ class HeldOut:
             for project, fingerprints in micrographs.items():
                 every = set(fingerprints)
                 fresh = every - set(learned)
-                # What was learned is left to learn from, so that half of all may be held out of what is fresh.
+                # Micrographs that were learned from stay to learn from: the others may give half of all.
                 least = 0 if project in known else min(LEAST, len(every) // 2)
                 drawn[project] = known.get(project, frozenset()) | draw_from(fresh, least)
             ends = self.read_ends()

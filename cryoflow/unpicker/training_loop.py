@@ -77,7 +77,7 @@ def fit(
     if state.is_file():
         history = restore_state(model, state)
     began = 0
-    for until, priors in stages.begin:
+    for until, priors in stages.plan:
         last, done = until == options.epochs, len(history.epochs)
         if done >= until or (last and done > began and history.ended(options.patience)):
             began = until

@@ -42,7 +42,7 @@ class Stages:
 
     Attributes
     ----------
-    begin
+    plan
         Last epoch of each stage, and the class prior of each project; None where the stage before gives it.
     parts
         Micrographs of the training.
@@ -52,7 +52,7 @@ class Stages:
         Class prior where it cannot be estimated.
     """
 
-    begin: tuple[tuple[int, Mapping[str, float] | None], ...]
+    plan: tuple[tuple[int, Mapping[str, float] | None], ...]
     parts: PreparedSplit
     known: Mapping[str, float]
     unknown: float

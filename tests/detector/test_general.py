@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cryoflow.detector.bundle import Detector
-from cryoflow.detector.general import GeneralRecipe, TrainingStage, train_general
+from cryoflow.detector.examples import UNKNOWN, Example
+from cryoflow.detector.general import GeneralRecipe, TrainingStage, calibrated, train_general
 from cryoflow.unpicker.devices import load_keras
 
 FIRST = TrainingStage("first", 2, 1, 1, 1e-3, ("globular",))
@@ -17,6 +18,15 @@ MORE = TrainingStage("more", 2, 1, 1, 1e-3, ("barrel",))
 RECIPE = GeneralRecipe(
     (FIRST,), steps=10, crop_px=64, batch=1, widths=(4, 6, 8, 8), blocks=(0, 1, 1, 1), mixed_precision=None
 )
+
+
+def test_a_detector_keeps_its_calibration_where_no_micrograph_has_a_particle(tmp_path: Path) -> None:
+    general = Detector.general()
+    nothing = Example(
+        tmp_path / "none.npy", "A", np.zeros((1, 2)), np.array([UNKNOWN], np.int8), np.ones(1, np.float32), 0.0, True
+    )
+    kept = calibrated(general, [nothing])
+    assert (kept.calibration, kept.threshold) == (general.calibration, general.threshold)
 
 
 @pytest.mark.slow

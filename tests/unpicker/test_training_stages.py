@@ -43,16 +43,14 @@ PARTS = PreparedSplit(
     (),
     (),
 )
-UPDATE = TrainOptions.of(
-    "detector", epochs=6, frozen_norm=True, replayed=frozenset({Path("known1.npy"), Path("grown1.npy")})
-)
+UPDATE = TrainOptions.of("detector", epochs=6, frozen_norm=True)
 
 
 def test_in_an_update_only_new_projects_begin_without_hidden_positives(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"known": 0.3, "grown": 0.4, "new": 0.6, "alone": 0.0}
     monkeypatch.setattr(training_stages, "priors_of", lambda *_: found)
     start = earlier_model(micrograph("known", 1), micrograph("grown", 1))
-    (first, begin), (last, then) = Stages.of(PARTS, UPDATE, start).begin
+    (first, begin), (last, then) = Stages.of(PARTS, UPDATE, start).plan
     assert (first, last, then) == (2, 6, None)
     assert begin == {"known": 0.3, "grown": 0.4, "new": 0.0, "alone": 0.0}
 
@@ -63,16 +61,16 @@ def test_an_update_too_short_for_two_stages_takes_a_small_prior_for_new_projects
     monkeypatch.setattr(training_stages, "priors_of", lambda *_: {"known": 0.3, "grown": 0.4, "new": 0.6})
     start = earlier_model(micrograph("known", 1), micrograph("grown", 1))
     options = TrainOptions.of("detector", epochs=2, frozen_norm=True)
-    ((last, begin),) = Stages.of(PARTS, options, start).begin
+    ((last, begin),) = Stages.of(PARTS, options, start).plan
     assert last == 2
     assert begin == {"known": 0.3, "grown": 0.4, "new": UNKNOWN_CLASS_PRIOR, "alone": UNKNOWN_CLASS_PRIOR}
 
 
 def test_projects_without_unlabeled_validation_picks_have_the_mean_prior_of_the_others() -> None:
     stages = Stages.of(PARTS, TrainOptions.of("detector", epochs=6), None)
-    assert set(dict(stages.begin[0][1] or {}).values()) == {0.0}
+    assert set(dict(stages.plan[0][1] or {}).values()) == {0.0}
     record = {f"{PRIOR_OF}known": 0.2, f"{PRIOR_OF}grown": 0.3, f"{PRIOR_OF}new": 0.4, f"{PRIOR_OF}alone": 0.0}
     assert stages.estimated(record)["alone"] == pytest.approx(0.3)
     nothing = PreparedSplit(PARTS.train, (micrograph("alone", 3, n_unlabeled=0),), (), ())
-    ((_, begin),) = Stages.of(nothing, TrainOptions.of("detector", epochs=6), None).begin
+    ((_, begin),) = Stages.of(nothing, TrainOptions.of("detector", epochs=6), None).plan
     assert set(dict(begin or {}).values()) == {UNKNOWN_CLASS_PRIOR}
