@@ -5,14 +5,15 @@
     models/unpicker/current.json          the version in use, and the history of switches
     models/unpicker/held_out.json         micrographs that no version learns from (`held_out.py`)
 
-A version is filled beside its place and renamed into it: it is complete or absent, and never changes after that. Two
-writers take numbers under a lock. `current.json` is replaced in one step.
+A version is filled beside its place and renamed into it: it is complete or absent, and never changes after that.
+Versions are added, removed and put into use under the lock of their model, on what is read under it. `current.json` is
+replaced in one step.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,11 +69,14 @@ class ModelRegistry:
         BadInput
             Where there is no model of this name.
         """
-        numbers = self._numbers(self._folder(name))
+        return [self.version(name, number) for number in self._known_numbers(name)]
+
+    def _known_numbers(self, name: str) -> list[int]:
+        numbers = self.numbers(name)
         if not numbers:
             known = ", ".join(self.names()) or "none"
             raise BadInput(self.root, f"holds no model called {name!r} (it has: {known}).")
-        return [self.version(name, number) for number in numbers]
+        return numbers
 
     def version(self, name: str, number: int) -> ModelVersion:
         """Return one version; its card is read and checked.
@@ -172,19 +176,10 @@ class ModelRegistry:
         BadInput
             Where the version is not there or its files were changed.
         """
-        version = self.version(name, number)
-        if problems := version.problems():
-            raise BadInput(version.folder, f"cannot be put into use: {problems[0]}.")
+        _check_files(self.version(name, number))  # before the lock: to read large models takes minutes
         with locked(self._folder(name), timeout_s=self.lock_timeout_s):
-            history = self.history(name)
-            if history and history[-1].version == number:
-                return version
-            switch = Switch(number, datetime.now(UTC).isoformat(timespec="seconds"), reason)
-            switches = [vars(s) for s in (*history, switch)]
-            files.write_atomically(
-                self._folder(name) / CURRENT, sealed({"format": _FORMAT, "version": number, "history": switches})
-            )
-        return version
+            # Read again: another process may have removed the version meanwhile.
+            return self._promote(self.version(name, number), reason)
 
     def rollback(self, name: str) -> ModelVersion:
         """Put the version into use that was in use before the current one.
@@ -194,19 +189,49 @@ class ModelRegistry:
         BadInput
             Where there was none before.
         """
+        self._number_before(name)  # a model that does not exist has no folder to lock
+        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+            version = self.version(name, self._number_before(name))
+            _check_files(version)
+            return self._promote(version, "rolled back")
+
+    def _number_before(self, name: str) -> int:
+        """Return the version that was in use before the current one."""
         history = self.history(name)
         earlier = [s.version for s in history if s.version != history[-1].version]
         if not earlier:
             raise BadInput(self._folder(name), "has no earlier version to go back to.")
-        return self.promote(name, earlier[-1], "rolled back")
+        return earlier[-1]
+
+    def _promote(self, version: ModelVersion, reason: str) -> ModelVersion:
+        """Put a checked version into use, while the lock of its model is held."""
+        history = self.history(version.name)
+        if history and history[-1].version == version.number:
+            return version
+        switch = Switch(version.number, datetime.now(UTC).isoformat(timespec="seconds"), reason)
+        switches = [vars(s) for s in (*history, switch)]
+        files.write_atomically(
+            self._folder(version.name) / CURRENT,
+            sealed({"format": _FORMAT, "version": version.number, "history": switches}),
+        )
+        return version
 
     def prune(self, name: str, keep: int) -> list[str]:
         """Remove old versions; return the labels of the removed ones.
 
         The newest `keep` versions stay, the one in use, the one before it, and every version that these started from.
         """
-        versions = {v.number: v for v in self.versions(name)}
-        history = self.history(name)
+        self._known_numbers(name)  # a model that does not exist has no folder to lock
+        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+            versions = {v.number: v for v in self.versions(name)}
+            kept = self._numbers_to_keep(versions, self.history(name), keep)
+            removed = [v for number, v in sorted(versions.items()) if number not in kept]
+            for version in removed:
+                folders.remove_folder(version.folder)
+        return [version.label for version in removed]
+
+    @staticmethod
+    def _numbers_to_keep(versions: Mapping[int, ModelVersion], history: Sequence[Switch], keep: int) -> set[int]:
         kept = set(sorted(versions)[-max(keep, 1) :])
         if history:
             kept |= {history[-1].version}
@@ -216,11 +241,7 @@ class ModelRegistry:
             while parent is not None and parent in versions and parent not in kept:
                 kept.add(parent)
                 parent = versions[parent].card.parent
-        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
-            removed = [v for number, v in sorted(versions.items()) if number not in kept]
-            for version in removed:
-                folders.remove_folder(version.folder)
-        return [version.label for version in removed]
+        return kept
 
     def holds(self, name: str) -> bool:
         """Return whether there is a version of a model of this name."""
@@ -267,3 +288,8 @@ class ModelRegistry:
             return []
         found = (_VERSION.fullmatch(p.name) for p in home.iterdir() if p.is_dir() and not p.is_symlink())
         return sorted(int(m[1]) for m in found if m)
+
+
+def _check_files(version: ModelVersion) -> None:
+    if problems := version.problems():
+        raise BadInput(version.folder, f"cannot be put into use: {problems[0]}.")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.card import TrainedOn, read_card
 from cryoflow.models.registry import ModelRegistry
@@ -153,6 +156,66 @@ def test_prune_keeps_what_is_in_use_what_was_before_and_what_these_started_from(
     assert removed == ["unpicker@v0005", "unpicker@v0006"]
     assert [v.number for v in registry.versions("unpicker")] == [1, 2, 3, 4, 7]
     assert registry.add("unpicker", "unpicker", model).number == 8
+
+
+@pytest.fixture
+def just_before_the_lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Return what has another process change the registry once, just before the next writer gets the lock."""
+
+    def arrange(change: Callable[[], object]) -> None:
+        @contextmanager
+        def late(folder: Path, *, timeout_s: float) -> Iterator[bool]:
+            monkeypatch.setattr("cryoflow.models.registry.locked", locked)
+            change()
+            with locked(folder, timeout_s=timeout_s) as taken_over:
+                yield taken_over
+
+        monkeypatch.setattr("cryoflow.models.registry.locked", late)
+
+    return arrange
+
+
+def test_a_version_that_another_process_puts_into_use_meanwhile_is_not_pruned(
+    registry: ModelRegistry, model: Path, just_before_the_lock: Callable[[Callable[[], object]], None]
+) -> None:
+    for _ in range(4):
+        registry.add("unpicker", "unpicker", model)
+    registry.promote("unpicker", 3, "in use")
+    just_before_the_lock(lambda: registry.promote("unpicker", 1, "an old one"))
+    assert registry.prune("unpicker", keep=1) == ["unpicker@v0002"]
+    assert registry.current("unpicker").number == 1  # type: ignore[union-attr]
+
+
+def test_a_rollback_goes_back_from_the_version_that_is_in_use_under_the_lock(
+    registry: ModelRegistry, model: Path, just_before_the_lock: Callable[[Callable[[], object]], None]
+) -> None:
+    for number in (1, 2, 3):
+        registry.add("unpicker", "unpicker", model)
+        if number < 3:
+            registry.promote("unpicker", number, "better")
+    just_before_the_lock(lambda: registry.promote("unpicker", 3, "an update"))
+    assert registry.rollback("unpicker").number == 2
+    assert [s.version for s in registry.history("unpicker")] == [1, 2, 3, 2]
+
+
+def test_a_version_that_another_process_removes_meanwhile_is_not_put_into_use(
+    registry: ModelRegistry, model: Path, just_before_the_lock: Callable[[Callable[[], object]], None]
+) -> None:
+    for _ in range(3):
+        registry.add("unpicker", "unpicker", model)
+    registry.promote("unpicker", 3, "in use")
+    just_before_the_lock(lambda: registry.prune("unpicker", keep=1))
+    with pytest.raises(BadInput, match="is no version of 'unpicker'"):
+        registry.promote("unpicker", 1, "an old one")
+    assert registry.current("unpicker").number == 3  # type: ignore[union-attr]
+
+
+def test_a_model_that_is_not_there_is_neither_pruned_nor_rolled_back(registry: ModelRegistry) -> None:
+    with pytest.raises(BadInput, match="holds no model called 'unpicker'"):
+        registry.prune("unpicker", keep=1)
+    with pytest.raises(BadInput, match="no earlier version"):
+        registry.rollback("unpicker")
+    assert not registry.root.exists()
 
 
 def _add(root: Path, model: Path) -> None:
