@@ -27,7 +27,7 @@ from cryoflow.learning.update_material import COUNTS, EXEMPLARS, UpdateMaterial,
 from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, Verdict, compare
-from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.models.version import ModelVersion
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.storage.folders import remove_folder
@@ -157,12 +157,19 @@ class OneUpdate(UpdateMaterial):
             return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=tuple(notes))
         version = self._registered_before(projects) if verdict.accepted else None
         version = version or self._register(model, projects, verdict, joint=joint)
+        outcome: Outcome = "candidate"
         if verdict.accepted:
             self.keep_held_out(projects)
-            self.registry.promote(self.name, version.number, "; ".join(verdict.reasons))
+            try:
+                self.registry.promote(
+                    self.name, version.number, "; ".join(verdict.reasons), expected=self._number_in_use()
+                )
+                outcome = "promoted"
+            except OtherInUse as error:  # a user's rollback during the training stays
+                notes.append(str(error))
         self.clear_work(None)
         return UpdateResult(
-            "promoted" if verdict.accepted else "candidate",
+            outcome,
             version,
             tuple(p.source.project for p in projects),
             quarantined,
@@ -170,6 +177,10 @@ class OneUpdate(UpdateMaterial):
             joint,
             tuple(notes),
         )
+
+    def _number_in_use(self) -> int | None:
+        """Return the number of the version that this update is compared with."""
+        return self.current.number if self.current else None
 
     def clear_work(self, kept: Path | None) -> None:
         """Remove what updates left that cannot go on: the version in use or the labels have changed since."""
@@ -195,7 +206,10 @@ class OneUpdate(UpdateMaterial):
         return next((v for v in reversed(alike) if v.card.status == "candidate" or v.number in used), None)
 
     def _registered_before(self, projects: Sequence[UpdateProject]) -> ModelVersion | None:
-        """Return the version that an update registered before it was killed."""
+        """Return the version that an update registered before it was killed.
+
+        One that was compared with another version than the one in use now may be worse than that, and stays unused.
+        """
         used = {switch.version for switch in self.registry.history(self.name)}
         alike = self._learned_alike({p.source.project: p.source.fingerprint for p in projects})
         excluded = self.held_out_today()
@@ -203,7 +217,10 @@ class OneUpdate(UpdateMaterial):
             (
                 v
                 for v in alike
-                if v.card.status == "accepted" and v.number not in used and not _learned_by(v, projects) & excluded
+                if v.card.status == "accepted"
+                and v.number not in used
+                and v.card.compared_with == self._number_in_use()
+                and not _learned_by(v, projects) & excluded
             ),
             None,
         )
@@ -288,6 +305,7 @@ class OneUpdate(UpdateMaterial):
             status="accepted" if verdict.accepted else "candidate",
             reasons=verdict.reasons,
             carried=carried,
+            compared_with=self._number_in_use(),
         )
 
 

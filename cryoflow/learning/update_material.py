@@ -240,11 +240,15 @@ class UpdateMaterial:
         return [self.counts[i.project, i.content] for i in items]
 
     def keep_held_out(self, projects: Sequence[UpdateProject]) -> None:
-        """Keep held-out micrographs with their labels of today, unless an earlier day's are there."""
+        """Keep held-out micrographs with their labels of today, unless those of a known project's first day are there.
+
+        Labels of a project that the version in use did not learn from are of a version that was not put into use, or
+        was rolled back: the next one is not scored by them.
+        """
         for p in projects:
             for item in p.held_out:
                 file = self._held_out_file(item)
-                if not file.is_file():  # the labels of the first day stay
+                if p.source.project not in self.before or not file.is_file():
                     write_pieces(file, item.project, [piece_of(item)])
 
     def _held_out_file(self, item: Item) -> Path:

@@ -54,6 +54,8 @@ class ModelCard:
         `candidate` for one that the gate refused; `reasons` are the gate's.
     files
         Path below the version's `model/` folder -> (bytes, blake2b).
+    compared_with
+        Version that the gate compared this one with; None where no version was in use, or it is not known.
     """
 
     kind: ModelKind
@@ -67,6 +69,7 @@ class ModelCard:
     status: Status
     reasons: tuple[str, ...] = ()
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    compared_with: int | None = None
 
     def text(self) -> str:
         """Return the card as sealed JSON; numbers that are not finite become null."""

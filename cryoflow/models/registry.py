@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import cryoflow
 from cryoflow.database.lock import locked
@@ -34,6 +35,10 @@ HINT = "Restore it from a copy, or remove it and promote a version: `cryoflow mo
 _LARGEST_BYTES = 4 << 20
 _VERSION = re.compile(r"v(\d{4,})")
 _REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?(\d+))?")
+
+
+class OtherInUse(BadInput):
+    """Another version is in use than the one that a version was compared with."""
 
 
 class ModelRegistry:
@@ -122,6 +127,7 @@ class ModelRegistry:
         status: Status = "accepted",
         reasons: tuple[str, ...] = (),
         carried: tuple[ModelVersion, tuple[str, ...]] | None = None,
+        compared_with: int | None = None,
     ) -> ModelVersion:
         """Copy a trained model into the registry as the next version. It is not in use until it is promoted.
 
@@ -132,6 +138,8 @@ class ModelRegistry:
         carried
             Files of an earlier version that this one has as well. They are linked, not copied, where the file system
             can: the exemplars of thousands of projects lie on disk once.
+        compared_with
+            The version in use that the gate compared this one with.
 
         Raises
         ------
@@ -164,22 +172,32 @@ class ModelRegistry:
                     status=status,
                     reasons=reasons,
                     files=sums_of(filling / MODEL, known),
+                    compared_with=compared_with,
                 )
                 files.write_atomically(filling / CARD, card.text())
         return ModelVersion(name, number, place, card)
 
-    def promote(self, name: str, number: int, reason: str) -> ModelVersion:
+    def promote(
+        self, name: str, number: int, reason: str, *, expected: int | Literal["any"] | None = "any"
+    ) -> ModelVersion:
         """Put a version into use, after its files were checked against its card.
+
+        Parameters
+        ----------
+        expected
+            The version that must be in use until then, None for none.
 
         Raises
         ------
         BadInput
             Where the version is not there or its files were changed.
+        OtherInUse
+            Where another version than `expected` is in use by now; nothing is written then.
         """
         _check_files(self.version(name, number))  # before the lock: to read large models takes minutes
         with locked(self._folder(name), timeout_s=self.lock_timeout_s):
             # Read again: another process may have removed the version meanwhile.
-            return self._promote(self.version(name, number), reason)
+            return self._promote(self.version(name, number), reason, expected)
 
     def rollback(self, name: str) -> ModelVersion:
         """Put the version into use that was in use before the current one.
@@ -193,7 +211,7 @@ class ModelRegistry:
         with locked(self._folder(name), timeout_s=self.lock_timeout_s):
             version = self.version(name, self._number_before(name))
             _check_files(version)
-            return self._promote(version, "rolled back")
+            return self._promote(version, "rolled back", "any")
 
     def _number_before(self, name: str) -> int:
         """Return the version that was in use before the current one."""
@@ -203,11 +221,21 @@ class ModelRegistry:
             raise BadInput(self._folder(name), "has no earlier version to go back to.")
         return earlier[-1]
 
-    def _promote(self, version: ModelVersion, reason: str) -> ModelVersion:
+    def _promote(self, version: ModelVersion, reason: str, expected: int | Literal["any"] | None) -> ModelVersion:
         """Put a checked version into use, while the lock of its model is held."""
         history = self.history(version.name)
-        if history and history[-1].version == version.number:
+        in_use = history[-1].version if history else None
+        if in_use == version.number:
             return version
+        if expected not in ("any", in_use):
+            other = "no version is in use any more"
+            if history:
+                other = f"{version_name(history[-1].version)} was put into use meanwhile ({history[-1].reason})"
+            raise OtherInUse(
+                self._folder(version.name),
+                f"{other}: {version.label} was not compared with that, and is not in use.",
+                "`cryoflow model promote` uses it all the same.",
+            )
         switch = Switch(version.number, datetime.now(UTC).isoformat(timespec="seconds"), reason)
         switches = [vars(s) for s in (*history, switch)]
         files.write_atomically(

@@ -76,11 +76,13 @@ class StubLearner:
         self, source: Source, wanted: Mapping[str, str], folder: Path, *, held_out: bool = False
     ) -> tuple[list[Item], list[BadInput]]:
         folder.mkdir(parents=True, exist_ok=True)
+        label = next(p.version for p in self.projects if p.name == source.project)
         items = []
         for content in sorted(wanted.values()):
             file = folder / f"{content}.npy"
             np.save(file, np.zeros((2, 2, 1), np.float16))
-            items.append(Item(source.project, content, file, {"label": np.ones(1, np.int8)}, 1e4, source.diameter_A))
+            labels = {"label": np.full(1, label, np.int8)}
+            items.append(Item(source.project, content, file, labels, 1e4, source.diameter_A))
         return items, []
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:

@@ -439,6 +439,53 @@ def test_what_another_model_holds_out_during_the_training_is_not_put_into_use(
     assert not read_learned(registry.version(NAME, 1).model / EXEMPLARS / "A.npz") & drawn
 
 
+def test_a_rollback_during_the_training_stays_and_its_version_is_not_put_into_use_later_either(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = ResumingLearner([project("A")])
+    run(registry, learner)
+    learner.projects.append(project("B"))
+    run(registry, learner)
+    learner.projects.append(project("C"))
+    learner.on_trained = lambda: registry.rollback(NAME) and None
+    result = run(registry, learner)
+    assert (result.outcome, result.version and result.version.number, in_use(registry)) == ("candidate", 3, 1)
+    assert any("v0001 was put into use meanwhile (rolled back)" in note for note in result.notes)
+    learner.on_trained = lambda: None
+    again = run(registry, learner)  # it is compared with what is in use now
+    assert (again.outcome, in_use(registry), registry.version(NAME, 4).card.parent) == ("promoted", 4, 1)
+    assert run(registry, learner).outcome == "nothing new"
+    assert [v.card.compared_with for v in registry.versions(NAME)] == [None, 1, 2, 1]
+
+
+def test_a_version_put_into_use_during_the_first_training_stays(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    (tmp_path / "by_hand").mkdir()
+    (tmp_path / "by_hand" / "skills.json").write_text("{}")
+    learner = ResumingLearner([project("A")])
+    registry.add(NAME, "detector", tmp_path / "by_hand")
+    learner.on_trained = lambda: registry.promote(NAME, 1, "by hand") and None
+    assert run(registry, learner).outcome == "candidate"
+    assert in_use(registry) == 1
+
+
+def test_labels_that_were_mended_after_a_rollback_are_those_of_the_first_day(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.projects.append(project("B"))
+    run(registry, learner)
+    registry.rollback(NAME)
+    for version in (2, 3):  # the labels of a known project stay
+        learner.projects[1].version = version
+        assert run(registry, learner).outcome == "promoted"
+        files = sorted((registry.root / NAME / update_material.HELD_OUT).glob("B-*.npz"))
+        items = [i for f in files for i in read_pieces(f, tmp_path / f"{version}" / f.stem)]
+        assert {int(i.labels["label"][0]) for i in items} == {2}
+
+
 def test_two_updates_of_one_model_wait_for_each_other(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:

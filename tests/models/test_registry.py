@@ -15,7 +15,7 @@ import pytest
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.card import TrainedOn, read_card
-from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.storage import fault_points
 
 
@@ -208,6 +208,18 @@ def test_a_version_that_another_process_removes_meanwhile_is_not_put_into_use(
     with pytest.raises(BadInput, match="is no version of 'unpicker'"):
         registry.promote("unpicker", 1, "an old one")
     assert registry.current("unpicker").number == 3  # type: ignore[union-attr]
+
+
+def test_a_version_is_put_into_use_only_in_place_of_the_expected_one(registry: ModelRegistry, model: Path) -> None:
+    for _ in range(3):
+        registry.add("unpicker", "unpicker", model)
+    registry.promote("unpicker", 1, "first", expected=None)
+    for expected in (None, 2):
+        with pytest.raises(OtherInUse, match=r"v0001 was put into use meanwhile \(first\)"):
+            registry.promote("unpicker", 3, "an update", expected=expected)
+    assert registry.current("unpicker").number == 1  # type: ignore[union-attr]
+    assert registry.promote("unpicker", 3, "an update", expected=1).number == 3
+    assert registry.promote("unpicker", 3, "again", expected=1).number == 3  # it is in use already
 
 
 def test_a_model_that_is_not_there_is_neither_pruned_nor_rolled_back(registry: ModelRegistry) -> None:
