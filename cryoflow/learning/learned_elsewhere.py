@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.learning.exemplars import exemplar_files
 from cryoflow.learning.items import read_learned
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion
 
-FOLDER = "exemplars"
-"""Folder of a version that holds its exemplars, and lists what it learned from."""
+_NOT_KNOWN = "{}: what it learned from is not known, and may be held out now: {}"
 
 
 def learned_elsewhere(roots: Sequence[Path], own: Path) -> tuple[frozenset[str], list[str]]:
@@ -31,19 +32,28 @@ def learned_elsewhere(roots: Sequence[Path], own: Path) -> tuple[frozenset[str],
                 continue
             try:
                 current = registry.current(name)
-                found |= _learned_by(current) if current else frozenset()
+                readers = _readers(current) if current else []
             except (BadInput, OSError) as error:
-                notes.append(f"{name}: what it learned from is not known, and may be held out now: {error}")
+                notes.append(_NOT_KNOWN.format(name, error))
+                continue
+            for read in readers:  # a damaged file of one project does not hide what is known of the others
+                try:
+                    found |= read()
+                except (BadInput, OSError) as error:
+                    notes.append(_NOT_KNOWN.format(name, error))
     return frozenset(found), notes
 
 
-def _learned_by(version: ModelVersion) -> frozenset[str]:
+def _readers(version: ModelVersion) -> list[Callable[[], frozenset[str]]]:
+    """Return what reads the files of a version that list micrographs, one file each."""
     from cryoflow.unpicker.bundle import MANIFEST
     from cryoflow.unpicker.model_manifest import read_manifest
 
-    files = sorted((version.model / FOLDER).glob("*.npz"))
-    learned = frozenset().union(*(read_learned(f) for f in files))
-    manifest = version.model / MANIFEST
-    if version.card.kind != "unpicker" or not manifest.is_file():
-        return learned
-    return learned.union(row.content for row in read_manifest(manifest) if row.part != "test")
+    def exemplars(name: str) -> frozenset[str]:
+        return read_learned(version.checked(name))
+
+    def manifest() -> frozenset[str]:
+        return frozenset(row.content for row in read_manifest(version.checked(MANIFEST)) if row.part != "test")
+
+    readers = [partial(exemplars, name) for name in exemplar_files(version)]
+    return [*readers, manifest] if version.card.kind == "unpicker" and MANIFEST in version.card.files else [*readers]

@@ -21,9 +21,10 @@ from typing import Literal
 from cryoflow.database.entry_lookup import matching
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
+from cryoflow.learning.exemplars import exemplar_file, exemplar_files
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learner import Learner, Say, Source
-from cryoflow.learning.update_material import COUNTS, EXEMPLARS, UpdateMaterial, UpdateOptions, UpdateProject
+from cryoflow.learning.update_material import COUNTS, UpdateMaterial, UpdateOptions, UpdateProject
 from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, Verdict, compare
@@ -220,6 +221,7 @@ class OneUpdate(UpdateMaterial):
                 if v.card.status == "accepted"
                 and v.number not in used
                 and v.card.compared_with == self._number_in_use()
+                and not v.problems()
                 and not _learned_by(v, projects) & excluded
             ),
             None,
@@ -271,21 +273,21 @@ class OneUpdate(UpdateMaterial):
         written = []
         for p in projects:
             stem = safe_name(p.source.project)
-            earlier = self.current.model / EXEMPLARS / f"{stem}.npz" if self.current else Path()
+            file = exemplar_file(p.source.project)
+            earlier = self.file_in_use(file)
             pieces = self.learner.exemplars(p.new)
             learned = {i.content for i in p.new}
-            if earlier.is_file():  # a changed project keeps half of its earlier exemplars
+            if earlier:  # a changed project keeps half of its earlier exemplars
                 old = [piece_of(i) for i in read_pieces(earlier, self.work / "kept" / stem)]
                 pieces = [*old[: len(old) // 2], *pieces[: max(1, len(pieces) // 2)]]
                 learned |= read_learned(earlier)
-            write_pieces(model / EXEMPLARS / f"{stem}.npz", p.source.project, pieces, learned)
-            written.append(f"{EXEMPLARS}/{stem}.npz")
+            write_pieces(model / file, p.source.project, pieces, learned)
+            written.append(file)
             s = p.source
             trained[s.project] = TrainedOn(s.project, s.entries, s.fingerprint, len(p.new), s.n_picks)
         carried = None
         if self.current:
-            names = [n for n in self.current.card.files if n.startswith(f"{EXEMPLARS}/") and n not in written]
-            carried = (self.current, tuple(names))
+            carried = (self.current, tuple(n for n in exemplar_files(self.current) if n not in written))
         metrics = {
             c.project: {
                 "f1": c.f1_after,
@@ -311,5 +313,5 @@ class OneUpdate(UpdateMaterial):
 
 def _learned_by(version: ModelVersion, projects: Sequence[UpdateProject]) -> frozenset[str]:
     """Return the contents of the micrographs of some projects that a version learned from."""
-    files = [version.model / EXEMPLARS / f"{safe_name(p.source.project)}.npz" for p in projects]
+    files = [version.model / exemplar_file(p.source.project) for p in projects]
     return frozenset[str]().union(*(read_learned(f) for f in files))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.learning.exemplars import exemplar_file, exemplar_files
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
-from cryoflow.learning.learned_elsewhere import FOLDER, learned_elsewhere
+from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
 from cryoflow.learning.update_records import f1_of, read_counts
 from cryoflow.models.gate import GateRule, MicrographCounts
@@ -19,7 +20,7 @@ from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.safe_names import safe_name
 
-EXEMPLARS, COUNTS, HELD_OUT = FOLDER, "held_out.json", "held_out"
+COUNTS, HELD_OUT = "held_out.json", "held_out"
 SCORED_MICROGRAPHS = 8
 """Held-out micrographs of a project that versions are scored on."""
 ORIENTED_MICROGRAPHS = 16
@@ -89,8 +90,23 @@ class UpdateMaterial:
         self.current = registry.current(name)
         self.before = {t.project: t for t in self.current.card.trained_on} if self.current else {}
         self.start = self.current.model if self.current else learner.base()
-        self.counts = read_counts(self.current.model / COUNTS, learner.measure) if self.current else {}
+        self._checked: dict[str, Path] = {}
+        counts = self.file_in_use(COUNTS)
+        self.counts = read_counts(counts, learner.measure) if counts else {}
         self.held_out: dict[str, list[Item]] = {}
+
+    def file_in_use(self, name: str) -> Path | None:
+        """Return a file of the version in use, compared with its card once; None where the card does not list it."""
+        if self.current is None or name not in self.current.card.files:
+            return None
+        if name not in self._checked:
+            self._checked[name] = self.current.checked(name)
+        return self._checked[name]
+
+    def exemplars_in_use(self) -> list[Path]:
+        """Return the files of exemplars of the version in use; raises BadInput where one was changed."""
+        names = exemplar_files(self.current) if self.current else []
+        return [file for name in names if (file := self.file_in_use(name))]
 
     def prepare(
         self, changed: Sequence[Source], kept: Mapping[str, list[Item]]
@@ -192,9 +208,8 @@ class UpdateMaterial:
     def _learned_before(self) -> frozenset[str]:
         if self.current is None:
             return frozenset()
-        files = (self.current.model / EXEMPLARS).glob("*.npz")
         # A model that was trained by hand and then added to the registry has no exemplars.
-        return self.learner.learned_by(self.current.model).union(*(read_learned(f) for f in files))
+        return self.learner.learned_by(self.current.model).union(*(read_learned(f) for f in self.exemplars_in_use()))
 
     def held_out_today(self) -> frozenset[str]:
         """Return the contents of the micrographs that any model holds out now."""
@@ -211,10 +226,9 @@ class UpdateMaterial:
         """Return the exemplars of the version in use, of some projects or of all."""
         found: dict[str, list[Item]] = {}
         excluded = held_out_anywhere(self.registry.root, *self.options.registries)
-        files = sorted((self.current.model / EXEMPLARS).glob("*.npz")) if self.current else []
-        stems = None if projects is None else {safe_name(p) for p in projects}
-        for file in files:
-            if stems is not None and file.stem not in stems:
+        wanted = None if projects is None else {Path(exemplar_file(p)).name for p in projects}
+        for file in self.exemplars_in_use():
+            if wanted is not None and file.name not in wanted:
                 continue
             items = read_pieces(file, self.work / "kept" / file.stem)
             # Another model of the registry may hold out today what this one learned from before.

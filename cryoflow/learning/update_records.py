@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Le
 
+from cryoflow.errors import BadInput
 from cryoflow.models.gate import MicrographCounts, f1
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.parsing import read_record, validated
@@ -63,7 +64,13 @@ class _StoredCounts:
 
 
 def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCounts]:
-    """Return the counts of a version by project and micrograph; empty where it has none, or counted otherwise."""
+    """Return the counts of a version by project and micrograph; empty where it has none, or counted otherwise.
+
+    Raises
+    ------
+    BadInput
+        Where the counts cannot be of one version: more matches than picks, or one micrograph twice.
+    """
     hint = "Restore it from a copy of the model."
     if not path.exists():
         return {}
@@ -73,4 +80,12 @@ def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCou
     stored = validated(path, found, _StoredCounts, hint)
     if stored.measure != measure:
         return {}
-    return {(project, name): MicrographCounts(project, name, *numbers) for project, name, *numbers in stored.counts}
+    counts = {}
+    for project, name, *numbers in stored.counts:
+        c = MicrographCounts(project, name, *numbers)
+        if c.n_matched > min(c.n_reference, c.n_picks) or c.n_agreed > c.n_scored:
+            raise BadInput(path, f"has more matches than picks on micrograph {name} of {project}.", hint)
+        if (project, name) in counts:
+            raise BadInput(path, f"has micrograph {name} of {project} twice.", hint)
+        counts[project, name] = c
+    return counts

@@ -13,6 +13,7 @@ from cryoflow.models.card import ModelCard
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import checksum
 
+HINT = "Restore it from a copy, or put another version into use: `cryoflow model promote`."
 MODEL = "model"
 """Folder of the model itself in that of its version."""
 
@@ -45,13 +46,30 @@ class ModelVersion:
         """Return what differs from the card: files that are missing, changed or not listed."""
         found = []
         there = {str(p.relative_to(self.model)) for p in self.model.rglob("*") if p.is_file()}
-        for name, (size, digest) in self.card.files.items():
-            path = self.model / name
-            if name not in there:
-                found.append(f"{name} is missing")
-            elif path.stat().st_size != size or checksum(path) != digest:
-                found.append(f"{name} was changed")
+        for name in self.card.files:
+            if problem := self._problem(name):
+                found.append(f"{name} {problem}")
         return found + [f"{name} is not of this version" for name in sorted(there - set(self.card.files))]
+
+    def checked(self, name: str) -> Path:
+        """Return the path of a file of the model, after its size and checksum were compared with the card.
+
+        Raises
+        ------
+        BadInput
+            Where the file is missing, was changed, or is not of this version.
+        """
+        problem = self._problem(name) if name in self.card.files else "is not of this version"
+        if problem:
+            raise BadInput(self.model / name, f"{problem}: {self.label} cannot be used as it is.", HINT)
+        return self.model / name
+
+    def _problem(self, name: str) -> str:
+        """Return how a file that the card lists differs from it, or ""."""
+        path, (size, digest) = self.model / name, self.card.files[name]
+        if not path.is_file():
+            return "is missing"
+        return "was changed" if path.stat().st_size != size or checksum(path) != digest else ""
 
 
 @dataclass(frozen=True)

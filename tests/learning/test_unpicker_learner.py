@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cryoflow.database import Database
+from cryoflow.learning.exemplars import EXEMPLARS as KEPT
 from cryoflow.learning.items import Item, read_pieces, set_apart
 from cryoflow.learning.stage import unpicker_options
 from cryoflow.learning.unpicker_learner import (
@@ -24,7 +25,6 @@ from cryoflow.learning.unpicker_learner import (
     replayed_exemplars,
 )
 from cryoflow.learning.update import UpdateResult, update
-from cryoflow.learning.update_material import EXEMPLARS as KEPT
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.preparation.picked import UNLABELED
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing

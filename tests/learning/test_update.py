@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from learning_stub import StubLearner, StubProject
 from written_files import written_files
@@ -15,11 +16,13 @@ from written_files import written_files
 from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.learning import update as module
 from cryoflow.learning import update_material
-from cryoflow.learning.items import read_learned, read_pieces
+from cryoflow.learning.exemplars import EXEMPLARS, exemplar_file
+from cryoflow.learning.items import Piece, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LabelFit
 from cryoflow.learning.update import WORK, UpdateResult, update
-from cryoflow.learning.update_material import EXEMPLARS, UpdateOptions
+from cryoflow.learning.update_material import COUNTS, UpdateOptions
+from cryoflow.learning.update_records import read_counts
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum
@@ -484,6 +487,83 @@ def test_labels_that_were_mended_after_a_rollback_are_those_of_the_first_day(
         files = sorted((registry.root / NAME / update_material.HELD_OUT).glob("B-*.npz"))
         items = [i for f in files for i in read_pieces(f, tmp_path / f"{version}" / f.stem)]
         assert {int(i.labels["label"][0]) for i in items} == {2}
+
+
+def foreign_exemplars(file: Path, project: str) -> str:
+    """Write exemplars that no training left, and return the content of their micrograph."""
+    content = "f0" * 16
+    piece = Piece(content, np.zeros((2, 2, 1), np.float16), {"label": np.ones(1, np.int8)}, 1e4, 160.0)
+    write_pieces(file, project, [piece], [content])
+    return content
+
+
+def test_exemplars_that_the_card_does_not_list_are_not_learned_from(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    content = foreign_exemplars(registry.version(NAME, 1).model / exemplar_file("X"), "X")
+    learner.projects.append(project("B"))
+    assert run(registry, learner, joint_every=1).joint
+    assert content not in learner.learned
+    assert exemplar_file("X") not in registry.version(NAME, 2).card.files
+    assert learned_elsewhere([registry.root], registry.root / "unpicker")[0] == set(learner.learned)
+    foreign_exemplars(registry.version(NAME, 2).model / exemplar_file("X"), "X")
+    assert content not in learned_elsewhere([registry.root], registry.root / "unpicker")[0]
+
+
+@pytest.mark.parametrize("name", [exemplar_file("A"), COUNTS])
+def test_a_changed_file_of_the_version_in_use_is_one_clear_error(
+    registry: ModelRegistry, project: Callable[..., StubProject], name: str
+) -> None:
+    learner = StubLearner([project("A"), project("B")])
+    run(registry, learner)
+    changed = registry.version(NAME, 1).model / name
+    if name == COUNTS:
+        changed.write_text(changed.read_text().replace("90", "10"))
+    else:
+        foreign_exemplars(changed, "A")
+    learner.projects.append(project("C"))
+    with pytest.raises(BadInput, match=rf"{name}: was changed: {NAME}@v0001 cannot be used"):
+        run(registry, learner)
+    if name != COUNTS:
+        found, notes = learned_elsewhere([registry.root], registry.root / "unpicker")
+        assert {checksum(p) for p in learner.projects[1].folder.iterdir()} & found  # of B it is known
+        assert len(notes) == 1
+        assert name in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (["A", "a", 10, 10, 11], "more matches than picks on micrograph a of A"),
+        (["A", "a", 10, 5, 6], "more matches than picks"),
+        (["A", "a", 10, 10, 5, 3, 4], "more matches than picks"),
+        (["A", "a", 10, 10, -1], "greater than or equal to 0"),
+        (["A", "b", 10, 10, 5], "has micrograph b of A twice"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(tmp_path: Path, row: list[object], why: str) -> None:
+    (tmp_path / COUNTS).write_text(json.dumps({"measure": "", "counts": [["A", "b", 10, 8, 8], row]}))
+    with pytest.raises(BadInput, match=why):
+        read_counts(tmp_path / COUNTS, "")
+
+
+def test_a_version_of_a_killed_update_that_was_changed_since_is_made_again(
+    registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = StubLearner([project("A")])
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ModelRegistry, "promote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(registry, learner)
+    foreign_exemplars(registry.version(NAME, 1).model / exemplar_file("A"), "A")
+    assert run(registry, learner).outcome == "promoted"
+    assert in_use(registry) == 2
 
 
 def test_two_updates_of_one_model_wait_for_each_other(
