@@ -29,7 +29,7 @@ from cryoflow.learning.update_records import add_quarantined, read_quarantined, 
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, Verdict, compare
 from cryoflow.models.registry import ModelRegistry, OtherInUse
-from cryoflow.models.version import ModelVersion
+from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.storage.folders import remove_folder
 from cryoflow.storage.safe_names import safe_name
@@ -103,6 +103,7 @@ class OneUpdate(UpdateMaterial):
     def run(self) -> UpdateResult:
         """Learn, compare and promote."""
         sources, notes = self.learner.sources()
+        self.note(*notes)
         wanted = matching("the projects with labels", self.options.projects, lambda: [s.project for s in sources])
         if unknown := sorted(set(wanted) - {s.project for s in sources}):
             raise BadInput(unknown[0], "is no project with labels.", " ".join(notes))
@@ -120,19 +121,20 @@ class OneUpdate(UpdateMaterial):
                 changed.append(s)
         if not changed:
             self.clear_work(None)
-            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=tuple(notes))
+            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=self.notes)
         refused = None if self.options.again else self._refused_before(changed)
         if refused:
-            return UpdateResult("refused before", refused, quarantined=quarantined, notes=tuple(notes))
+            return UpdateResult("refused before", refused, quarantined=quarantined, notes=self.notes)
         options = [self.options.joint_every, sorted(self.options.trusted), vars(self.options.rule or GateRule())]
         labels = [[s.project, s.fingerprint] for s in changed]
         key = [self.current.label if self.current else "", labels, options, self.learner.recipe]
         self.work = self.home / WORK / fingerprint_of_values(key, digits=16)
+        self.check_held_out()  # before the training: without these files its result cannot be compared
         self.clear_work(self.work)
         joint = self._joint_is_due()
         kept = self.kept(None if joint else self.replayed(changed))
         projects, aside, failed = self.prepare(changed, kept)
-        notes += [str(error) for error in failed]
+        self.note(*(str(error) for error in failed))
         if projects:
             model, verdict = self._train_and_compare(projects, kept, joint=joint)
             if wrong := self.labels_that_do_not_fit(model, projects):
@@ -155,19 +157,20 @@ class OneUpdate(UpdateMaterial):
         quarantined |= aside
         if not projects:
             self.clear_work(None)
-            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=tuple(notes))
+            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=self.notes)
+        # Before the version is registered: each that a user may put into use has its held-out micrographs.
+        self.keep_held_out(projects, accepted=verdict.accepted)
         version = self._registered_before(projects) if verdict.accepted else None
         version = version or self._register(model, projects, verdict, joint=joint)
         outcome: Outcome = "candidate"
         if verdict.accepted:
-            self.keep_held_out(projects)
             try:
                 self.registry.promote(
                     self.name, version.number, "; ".join(verdict.reasons), expected=self._number_in_use()
                 )
                 outcome = "promoted"
             except OtherInUse as error:  # a user's rollback during the training stays
-                notes.append(str(error))
+                self.note(str(error))
         self.clear_work(None)
         return UpdateResult(
             outcome,
@@ -176,7 +179,7 @@ class OneUpdate(UpdateMaterial):
             quarantined,
             verdict,
             joint,
-            tuple(notes),
+            self.notes,
         )
 
     def _number_in_use(self) -> int | None:
@@ -190,15 +193,21 @@ class OneUpdate(UpdateMaterial):
                 remove_folder(folder)
 
     def _learned_alike(self, projects: Mapping[str, str]) -> list[ModelVersion]:
-        """Return the versions that learned from the same labels (project -> fingerprint) as the next one would."""
-        if not self.registry.holds(self.name):
-            return []
+        """Return the versions that learned from the same labels (project -> fingerprint) as the next one would.
+
+        Versions that cannot be read are noted: an old one need not stop an update.
+        """
         wanted = {p: t.fingerprint for p, t in self.before.items()} | dict(projects)
-        return [
-            v
-            for v in self.registry.versions(self.name)
-            if {t.project: t.fingerprint for t in v.card.trained_on} == wanted
-        ]
+        alike = []
+        for number in self.registry.numbers(self.name):
+            try:
+                version = self.registry.version(self.name, number)
+            except BadInput as error:
+                self.note(f"{self.name}@{version_name(number)} is not compared with this update: {error}")
+                continue
+            if {t.project: t.fingerprint for t in version.card.trained_on} == wanted:
+                alike.append(version)
+        return alike
 
     def _refused_before(self, changed: Sequence[Source]) -> ModelVersion | None:
         """Return a version of the same labels that the gate refused, or that a user rolled back."""

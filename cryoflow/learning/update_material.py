@@ -15,12 +15,13 @@ from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
 from cryoflow.learning.update_records import f1_of, read_counts
 from cryoflow.models.gate import GateRule, MicrographCounts
+from cryoflow.models.held_out import FILES as HELD_OUT
 from cryoflow.models.held_out import HeldOut, held_out_anywhere
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.safe_names import safe_name
 
-COUNTS, HELD_OUT = "held_out.json", "held_out"
+COUNTS = "held_out.json"
 SCORED_MICROGRAPHS = 8
 """Held-out micrographs of a project that versions are scored on."""
 ORIENTED_MICROGRAPHS = 16
@@ -91,9 +92,19 @@ class UpdateMaterial:
         self.before = {t.project: t for t in self.current.card.trained_on} if self.current else {}
         self.start = self.current.model if self.current else learner.base()
         self._checked: dict[str, Path] = {}
-        counts = self.file_in_use(COUNTS)
-        self.counts = read_counts(counts, learner.measure) if counts else {}
+        self._counts_file = self.file_in_use(COUNTS)
+        self.counts = read_counts(self._counts_file, learner.measure) if self._counts_file else {}
         self.held_out: dict[str, list[Item]] = {}
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what is left out and why, each once."""
+        return tuple(self._notes)
+
+    def note(self, *texts: str) -> None:
+        """Add notes; those that are there already are not added again."""
+        self._notes |= dict.fromkeys(texts)
 
     def file_in_use(self, name: str) -> Path | None:
         """Return a file of the version in use, compared with its card once; None where the card does not list it."""
@@ -245,6 +256,32 @@ class UpdateMaterial:
             self.held_out[project] = [i for i in items if i.project == project]
         return self.held_out[project]
 
+    def check_held_out(self) -> None:
+        """Check the held-out micrographs of known projects; note those on which versions were never compared.
+
+        Raises
+        ------
+        BadInput
+            Where files are missing on which the version in use was scored: the gate would not see a fall there.
+        """
+        scored: dict[str, set[str]] = {}
+        for project, content in read_counts(self._counts_file, None) if self._counts_file else ():
+            scored.setdefault(project, set()).add(content)
+        for project in sorted(self.before):
+            files = [self._held_out_file(project, content) for content in sorted(scored.get(project, ()))]
+            missing = [f for f in files if not f.is_file()]
+            # Of a candidate that a user put into use, new micrographs of projects that were known are not kept.
+            if missing and (len(missing) == len(files) or (self.current and self.current.card.status == "accepted")):
+                raise BadInput(
+                    missing[0],
+                    f"is missing ({len(missing)} of {len(files)} held-out micrographs of {project} are): a version "
+                    f"that is worse there would not be refused.",
+                    f"Restore {self.home / HELD_OUT} from a copy, or put a version into use that did not learn from "
+                    f"{project}: `cryoflow model promote`.",
+                )
+            if not files:
+                self.note(f"{project}: no held-out micrographs are kept of it, versions are not compared on it")
+
     def counts_in_use(self, items: Sequence[Item]) -> list[MicrographCounts]:
         """Return the counts of the version in use, in order of the items; known ones are not counted again."""
         if self.start is None:
@@ -253,20 +290,27 @@ class UpdateMaterial:
         self.counts |= {(c.project, c.micrograph): c for c in self.learner.count(self.start, missing)}
         return [self.counts[i.project, i.content] for i in items]
 
-    def keep_held_out(self, projects: Sequence[UpdateProject]) -> None:
+    def keep_held_out(self, projects: Sequence[UpdateProject], *, accepted: bool) -> None:
         """Keep held-out micrographs with their labels of today, unless those of a known project's first day are there.
 
         Labels of a project that the version in use did not learn from are of a version that was not put into use, or
         was rolled back: the next one is not scored by them.
+
+        Parameters
+        ----------
+        accepted
+            Whether the gate accepted the labels: others of known projects do not become those of the first day. Of new
+            projects they are kept, since a user may put the version into use all the same.
         """
         for p in projects:
+            known = p.source.project in self.before
             for item in p.held_out:
-                file = self._held_out_file(item)
-                if p.source.project not in self.before or not file.is_file():
+                file = self._held_out_file(item.project, item.content)
+                if not known or (accepted and not file.is_file()):
                     write_pieces(file, item.project, [piece_of(item)])
 
-    def _held_out_file(self, item: Item) -> Path:
-        return self.home / HELD_OUT / f"{safe_name(item.project)}-{item.content}.npz"
+    def _held_out_file(self, project: str, content: str) -> Path:
+        return self.home / HELD_OUT / f"{safe_name(project)}-{content}.npz"
 
     def labels_that_do_not_fit(self, model: Path, projects: Sequence[UpdateProject]) -> dict[str, str]:
         """Return the projects whose labels a model and the one in use match no better than chance, and why."""

@@ -63,8 +63,13 @@ class _StoredCounts:
     counts: list[tuple[str, str, _Count, _Count, _Count] | tuple[str, str, _Count, _Count, _Count, _Count, _Count]]
 
 
-def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCounts]:
+def read_counts(path: Path, measure: str | None) -> dict[tuple[str, str], MicrographCounts]:
     """Return the counts of a version by project and micrograph; empty where it has none, or counted otherwise.
+
+    Parameters
+    ----------
+    measure
+        How they must be counted; None takes any.
 
     Raises
     ------
@@ -78,7 +83,7 @@ def read_counts(path: Path, measure: str) -> dict[tuple[str, str], MicrographCou
     if isinstance(found, list):  # of before measures had names
         found = {"measure": "", "counts": found}
     stored = validated(path, found, _StoredCounts, hint)
-    if stored.measure != measure:
+    if measure not in (None, stored.measure):
         return {}
     counts = {}
     for project, name, *numbers in stored.counts:

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NAME = "held_out.json"
+FILES = "held_out"
+"""Folder beside the record: held-out micrographs, prepared, with their labels."""
 SHARE = 0.15
 """Share of the micrographs that are held out."""
 LEAST = 2
@@ -57,7 +59,8 @@ class HeldOut:
         Raises
         ------
         BadInput
-            Where the record was changed: what was held out is then not known, and training would use it.
+            Where the record was changed, or removed although micrographs are kept: what was held out is then not
+            known, and training would use it.
         """
         record = self._record()
         return {} if record is None else validated(self.path, record.get("projects"), dict[str, frozenset[str]], HINT)
@@ -70,6 +73,9 @@ class HeldOut:
         try:
             raw = inputs.read_bytes(self.path, at_most=_LARGEST_BYTES)
         except FileNotFoundError:
+            kept = self.path.parent / FILES
+            if kept.is_dir() and any(kept.glob("*.npz")):
+                raise BadInput(self.path, f"is missing, although {kept} has held-out micrographs.", HINT) from None
             return None
         return unsealed(self.path, raw, _FORMAT, HINT)
 

@@ -23,7 +23,8 @@ from cryoflow.learning.learner import LabelFit
 from cryoflow.learning.update import WORK, UpdateResult, update
 from cryoflow.learning.update_material import COUNTS, UpdateOptions
 from cryoflow.learning.update_records import read_counts
-from cryoflow.models.held_out import HeldOut
+from cryoflow.models.card import TrainedOn
+from cryoflow.models.held_out import FILES, HeldOut
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.storage.fingerprints import checksum
 
@@ -484,7 +485,7 @@ def test_labels_that_were_mended_after_a_rollback_are_those_of_the_first_day(
     for version in (2, 3):  # the labels of a known project stay
         learner.projects[1].version = version
         assert run(registry, learner).outcome == "promoted"
-        files = sorted((registry.root / NAME / update_material.HELD_OUT).glob("B-*.npz"))
+        files = sorted((registry.root / NAME / FILES).glob("B-*.npz"))
         items = [i for f in files for i in read_pieces(f, tmp_path / f"{version}" / f.stem)]
         assert {int(i.labels["label"][0]) for i in items} == {2}
 
@@ -564,6 +565,79 @@ def test_a_version_of_a_killed_update_that_was_changed_since_is_made_again(
     foreign_exemplars(registry.version(NAME, 1).model / exemplar_file("A"), "A")
     assert run(registry, learner).outcome == "promoted"
     assert in_use(registry) == 2
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_known_project_without_its_held_out_micrographs_is_an_error_before_the_training(
+    registry: ModelRegistry, project: Callable[..., StubProject], *, every: bool
+) -> None:
+    learner = StubLearner([project("A"), project("B")])
+    run(registry, learner)
+    files = sorted((registry.root / NAME / FILES).glob("B-*.npz"))
+    for file in files if every else files[:1]:
+        file.unlink()
+    learner.projects.append(project("C"))
+    trainings = len(learner.trainings)
+    with pytest.raises(BadInput, match=rf"{files[0].name}: is missing.*held-out micrographs of B.*Restore "):
+        run(registry, learner)
+    assert len(learner.trainings) == trainings
+
+
+def test_an_update_without_the_record_of_held_out_micrographs_is_an_error(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    HeldOut(registry.root / NAME).path.unlink()
+    learner.projects[0].version = 2
+    with pytest.raises(BadInput, match=r"held_out\.json: is missing, although .* Restore it from a copy"):
+        run(registry, learner)
+
+
+def test_a_candidate_that_a_user_puts_into_use_is_compared_on_its_new_projects(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    learner.projects.append(project("B", skill=0.3))
+    assert run(registry, learner).outcome == "candidate"
+    registry.promote(NAME, 2, "by hand")
+    learner.projects.append(project("C"))
+    result = run(registry, learner)
+    assert result.outcome == "promoted"
+    assert result.verdict is not None
+    assert {c.project for c in result.verdict.changes} == {"A", "B", "C"}
+
+
+def test_a_known_project_that_was_never_compared_is_noted(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    (tmp_path / "by_hand").mkdir()
+    (tmp_path / "by_hand" / "skills.json").write_text("{}")
+    learned = (TrainedOn("P", (), "1", 1, 1),)
+    registry.add(NAME, "detector", tmp_path / "by_hand", trained_on=learned)
+    registry.promote(NAME, 1, "improved")
+    result = run(registry, StubLearner([project("A")]))
+    assert result.outcome == "promoted"
+    assert any(note.startswith("P: no held-out micrographs are kept") for note in result.notes)
+
+
+def test_an_old_version_that_cannot_be_read_is_noted_and_the_update_goes_on(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = StubLearner([])
+    for name in "AB":
+        learner.projects.append(project(name))
+        run(registry, learner, joint_every=1)
+    (registry.root / NAME / "v0001" / "card.json").write_text("{")
+    learner.projects.append(project("C"))
+    result = run(registry, learner)
+    assert (result.outcome, in_use(registry)) == ("promoted", 3)
+    assert [n for n in result.notes if "card.json" in n and n.startswith(f"{NAME}@v0001")] == list(result.notes)[:1]
+    learner.projects.append(project("D", skill=0.3))
+    assert run(registry, learner).outcome == "candidate"
+    again = run(registry, learner)
+    assert (again.outcome, again.version and again.version.number) == ("refused before", 4)
 
 
 def test_two_updates_of_one_model_wait_for_each_other(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput
-from cryoflow.models.held_out import LEAST, SHARE, HeldOut, is_drawn, known_registries, without_held_out
+from cryoflow.models.held_out import FILES, LEAST, SHARE, HeldOut, is_drawn, known_registries, without_held_out
 from cryoflow.storage.fingerprints import checksum
 
 
@@ -61,6 +61,19 @@ def test_a_changed_record_is_an_error_and_not_an_empty_one(tmp_path: Path) -> No
     held_out.path.write_text(held_out.path.read_text().replace('"A"', '"B"'))
     with pytest.raises(BadInput, match="checksum"):
         held_out.all_fingerprints()
+
+
+def test_a_removed_record_is_an_error_where_held_out_micrographs_are_kept(tmp_path: Path) -> None:
+    held_out = HeldOut(tmp_path)
+    (tmp_path / FILES).mkdir()
+    assert held_out.read() == {}
+    held_out.draw({"A": fingerprints("A", 40)})
+    (tmp_path / FILES / "A-1.npz").write_bytes(b"")
+    held_out.path.unlink()
+    for read in (held_out.read, held_out.read_ends, lambda: held_out.draw({"B": fingerprints("B", 40)})):
+        with pytest.raises(BadInput, match=r"held_out\.json: is missing, although .* Restore it from a copy"):
+            read()
+    assert not held_out.path.exists()
 
 
 @pytest.fixture
