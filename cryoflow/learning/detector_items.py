@@ -9,10 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.detector.bundle import Detector
-from cryoflow.detector.examples import Example
+from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN, Example
 from cryoflow.detector.training_data import class_prior_of
+from cryoflow.learning.item_rules import ItemRule, LabelRule
 from cryoflow.learning.items import Item, Piece
 
+RULE = ItemRule(
+    pixels_ndim=3,
+    labels={
+        "xy": LabelRule("f", (-1, 2)),
+        "kind": LabelRule("i", values=(POSITIVE, UNKNOWN, NEGATIVE)),
+        "weight": LabelRule("f", low=0),
+        "log_size": LabelRule("f", (), may_be_nan=True),
+        "background": LabelRule("b", ()),
+        "class_prior": LabelRule("f", (), low=0, high=1),
+    },
+)
+"""Arrays of an item of the detector: an image (ny, nx, channels) and its labeled points."""
 SET_APART = 8
 """About one of so many micrographs is not learned from: it calibrates the scores."""
 

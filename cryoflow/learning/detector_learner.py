@@ -21,7 +21,7 @@ from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
 from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.learning.agreement import PreparedUnpicker
-from cryoflow.learning.detector_items import SET_APART, crops, divided_examples, labels_of
+from cryoflow.learning.detector_items import RULE, SET_APART, crops, divided_examples, labels_of
 from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
 from cryoflow.learning.parameters import UpdateDetectorParameters
@@ -78,6 +78,7 @@ class DetectorLearner:
     """Learn from the best entry of each project of a database, and the candidates that did not survive in it."""
 
     kind: ModelKind = "detector"
+    rule = RULE
 
     def __init__(
         self,

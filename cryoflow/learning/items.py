@@ -15,9 +15,10 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from cryoflow.errors import BadInput
+from cryoflow.learning.item_rules import Array, ItemRule, problem_of_pixels
 from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.storage import inputs
 from cryoflow.storage.files import replacing
@@ -29,8 +30,6 @@ PIXELS = "pixels"
 DESCRIBED = "described"
 _FORMAT = 1
 _HINT = "Restore it from a copy of the model."
-
-Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -129,13 +128,18 @@ def write_pieces(path: Path, project: str, pieces: Sequence[Piece], learned: Ite
         hidden.write_bytes(npz_bytes(arrays))
 
 
-def read_pieces(path: Path, folder: Path) -> list[Item]:
+def read_pieces(path: Path, folder: Path, rule: ItemRule | None = None) -> list[Item]:
     """Read a file of pieces; their pixels are unpacked into `folder` once, so that they can be mapped.
+
+    Parameters
+    ----------
+    rule
+        What the network's items are; None checks only what all items are.
 
     Raises
     ------
     BadInput
-        Where the file was changed or is of another version.
+        Where the file was changed, is of another version, or holds no items of this network.
     """
     arrays, described = _read(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,6 +149,9 @@ def read_pieces(path: Path, folder: Path) -> list[Item]:
             start = f"{i:04d}/"
             labels = {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
             pixels = labels.pop(PIXELS)
+            # Before they are unpacked: what is unpacked is not read from the file again.
+            if problem := problem_of_pixels(pixels) or (rule.problem(labels, pixels) if rule else ""):
+                raise BadInput(path, f"holds no learning material: of piece {i}, {problem}.", _HINT)
             file = folder / f"{i:04d}.npy"
             if not file.is_file():
                 raw = io.BytesIO()
@@ -171,7 +178,7 @@ class _PiecesRecord:
 
     format: Annotated[int, Ge(_FORMAT), Le(_FORMAT)]
     project: str
-    pieces: list[tuple[str, float | None, float]]
+    pieces: list[tuple[str, float | None, Annotated[float, Gt(0)]]]
     learned: list[str] = field(default_factory=list)
 
 

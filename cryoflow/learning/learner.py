@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cryoflow.errors import BadInput
+from cryoflow.learning.item_rules import ItemRule
 from cryoflow.learning.items import Item, Piece
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
@@ -67,6 +68,7 @@ class Learner(Protocol):
     """One kind of network."""
 
     kind: ModelKind
+    rule: ItemRule
 
     @property
     def recipe(self) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
+from cryoflow.learning.item_rules import ItemRule, LabelRule
 from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
 from cryoflow.learning.parameters import UpdateUnpickerParameters
@@ -25,7 +26,7 @@ from cryoflow.micrographs.ctf import Ctf
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.preparation.model_folder import DESCRIPTION
-from cryoflow.preparation.picked import POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
+from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_from_database
@@ -42,6 +43,10 @@ LOOKED_AT = 4096
 """Patches of a project among which the exemplars are chosen."""
 SET_APART = 5
 """About each so many-th micrograph is not learned from: it ends the training and calibrates the scores."""
+RULE = ItemRule(
+    pixels_ndim=4, labels={"label": LabelRule("i", values=(POSITIVE, NEGATIVE, UNLABELED))}, row_of_each=True
+)
+"""Arrays of an item: patches (n, y, x, channels) or features (n, orientations, 1, channels), and a label of each."""
 REPLAYED_OF_EACH = 512
 """Picks that an update replays of each earlier project at least; it replays as many as are new in all."""
 
@@ -76,6 +81,7 @@ class UnpickerLearner:
     """Learn from all picks of each project's autopick job, labeled by what became of them."""
 
     kind: ModelKind = "unpicker"
+    rule = RULE
 
     def __init__(
         self, database: Database, training: UnpickerTraining | None = None, *, diameter_A: float | None = None

@@ -22,7 +22,7 @@ from cryoflow.database.entry_lookup import matching
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.exemplars import exemplar_file, exemplar_files
-from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
+from cryoflow.learning.items import Item, piece_of, read_learned, write_pieces
 from cryoflow.learning.learner import Learner, Say, Source
 from cryoflow.learning.update_material import COUNTS, UpdateMaterial, UpdateOptions, UpdateProject
 from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
@@ -32,7 +32,6 @@ from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.storage.folders import remove_folder
-from cryoflow.storage.safe_names import safe_name
 
 WORK = "update"
 QUARANTINE = "quarantine.json"
@@ -281,13 +280,12 @@ class OneUpdate(UpdateMaterial):
         trained = dict(self.before)
         written = []
         for p in projects:
-            stem = safe_name(p.source.project)
             file = exemplar_file(p.source.project)
             earlier = self.file_in_use(file)
             pieces = self.learner.exemplars(p.new)
             learned = {i.content for i in p.new}
             if earlier:  # a changed project keeps half of its earlier exemplars
-                old = [piece_of(i) for i in read_pieces(earlier, self.work / "kept" / stem)]
+                old = [piece_of(i) for i in self.pieces_of(earlier, "kept", lambda item: exemplar_file(item.project))]
                 pieces = [*old[: len(old) // 2], *pieces[: max(1, len(pieces) // 2)]]
                 learned |= read_learned(earlier)
             write_pieces(model / file, p.source.project, pieces, learned)

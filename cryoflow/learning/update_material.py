@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,17 +241,39 @@ class UpdateMaterial:
         for file in self.exemplars_in_use():
             if wanted is not None and file.name not in wanted:
                 continue
-            items = read_pieces(file, self.work / "kept" / file.stem)
+            items = self.pieces_of(file, "kept", lambda item: exemplar_file(item.project))
             # Another model of the registry may hold out today what this one learned from before.
             if usable := [i for i in items if i.content not in excluded]:
                 found[usable[0].project] = usable
         return found
 
+    def pieces_of(self, file: Path, folder: str, name_of: Callable[[Item], str]) -> list[Item]:
+        """Read a file of items of this network; unpack it below the work folder.
+
+        Parameters
+        ----------
+        name_of
+            Returns the name that the file of an item has: a file of another name is not that of its project.
+        """
+        items = read_pieces(file, self.work / folder / file.stem, self.learner.rule)
+        for item in items:
+            if Path(name_of(item)).name != file.name:
+                raise BadInput(
+                    file,
+                    f"holds micrograph {item.content} of {item.project}, whose file is {Path(name_of(item)).name}.",
+                    "Restore it from a copy of the model.",
+                )
+        return items
+
     def held_out_of(self, project: str) -> list[Item]:
         """Return the held-out micrographs of a project that versions were scored on, with labels of the first day."""
         if project not in self.held_out:
             files = sorted((self.home / HELD_OUT).glob(f"{safe_name(project)}-*.npz"))
-            items = [i for f in files for i in read_pieces(f, self.work / "scored" / f.stem)]
+            items = [
+                i
+                for f in files
+                for i in self.pieces_of(f, "scored", lambda item: self._held_out_file(item.project, item.content).name)
+            ]
             # Names that only begin alike are found, too.
             self.held_out[project] = [i for i in items if i.project == project]
         return self.held_out[project]
@@ -279,6 +301,7 @@ class UpdateMaterial:
                     f"Restore {self.home / HELD_OUT} from a copy, or put a version into use that did not learn from "
                     f"{project}: `cryoflow model promote`.",
                 )
+            self.held_out_of(project)  # raises BadInput where one cannot be read
             if not files:
                 self.note(f"{project}: no held-out micrographs are kept of it, versions are not compared on it")
 

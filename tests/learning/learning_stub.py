@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.learning.item_rules import ItemRule, LabelRule
 from cryoflow.learning.items import Item, Piece, piece_of
 from cryoflow.learning.learner import LabelFit, Say, Source
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 
 SKILLS = "skills.json"
+RULE = ItemRule(pixels_ndim=3, labels={"label": LabelRule("i", values=(1, 2, 3))})
 
 
 @dataclass
@@ -46,6 +48,7 @@ class StubLearner:
     projects: list[StubProject]
     forgets: float = 0.0
     kind: ModelKind = "detector"
+    rule: ItemRule = RULE
     recipe: str = "stub"
     measure: str = ""
     start: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cryoflow.errors import BadInput, DatabaseBusy
 from cryoflow.learning import update as module
 from cryoflow.learning import update_material
 from cryoflow.learning.exemplars import EXEMPLARS, exemplar_file
-from cryoflow.learning.items import Piece, read_learned, read_pieces, write_pieces
+from cryoflow.learning.items import Piece, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LabelFit
 from cryoflow.learning.update import WORK, UpdateResult, update
@@ -26,6 +27,7 @@ from cryoflow.learning.update_records import read_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.held_out import FILES, HeldOut
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import sums_of
 from cryoflow.storage.fingerprints import checksum
 
 NAME = "detector"
@@ -638,6 +640,30 @@ def test_an_old_version_that_cannot_be_read_is_noted_and_the_update_goes_on(
     assert run(registry, learner).outcome == "candidate"
     again = run(registry, learner)
     assert (again.outcome, again.version and again.version.number) == ("refused before", 4)
+
+
+@pytest.mark.parametrize("place", ["exemplars", "held out"])
+@pytest.mark.parametrize("wrong", ["label", "project"])
+def test_learning_material_that_cannot_be_is_an_error_before_the_training(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path, place: str, wrong: str
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    folder = registry.version(NAME, 1).model / EXEMPLARS if place == "exemplars" else registry.root / NAME / FILES
+    file = sorted(folder.glob("A*.npz"))[0]
+    items = read_pieces(file, tmp_path / "unpacked")
+    pieces = [replace(piece_of(i), labels={"label": np.array([7 if wrong == "label" else 1], np.int8)}) for i in items]
+    write_pieces(file, "A" if wrong == "label" else "X", pieces, read_learned(file))
+    if place == "exemplars":  # with a card that fits
+        version = registry.version(NAME, 1)
+        sums = sums_of(version.model, {})
+        (version.folder / "card.json").write_text(replace(version.card, files=sums).text())
+    learner.projects.append(project("B"))
+    trainings = len(learner.trainings)
+    why = "label has the value 7, which is none of 1, 2, 3" if wrong == "label" else r"of X, whose file is X.*\.npz"
+    with pytest.raises(BadInput, match=rf"{file.name}: .*{why}.* Restore it"):
+        run(registry, learner)
+    assert len(learner.trainings) == trainings
 
 
 def test_two_updates_of_one_model_wait_for_each_other(
