@@ -127,7 +127,10 @@ class DetectorLearner:
                 continue
             project = labeled(labels)
             self._labels[labels.project] = (project, labels.positives)
-            rows = [m for m in project.micrographs if m.path is not None and len(m.xy_px)]
+            picked = [m for m in project.micrographs if len(m.xy_px)]
+            rows = [m for m in picked if m.path is not None]
+            if missing := [m.name for m in picked if m.path is None]:
+                notes.append(f"{entry.name}: {len(missing)} micrographs are missing ({missing[0]}, ...)")
             names = set(names_in_drawn_order([m.name for m in rows], labels.project, self.training.at_most))
             content = (piece for m in rows for piece in (m.name, m.xy_px.tobytes(), m.kind.tobytes()))
             found.append(

@@ -123,10 +123,11 @@ class UnpickerLearner:
                     self.database.load(s.excluded) if s.excluded else None,
                     diameter_A=self.diameter_A,
                 )
-                micrographs, _ = picked_micrographs(picks, diameter_A=self.diameter_A)
+                micrographs, left_out = picked_micrographs(picks, diameter_A=self.diameter_A)
             except BadInput as error:
                 notes.append(f"{s.project}: {error}")
                 continue
+            notes += left_out
             if not micrographs:
                 notes.append(f"{s.project}: no micrograph with picks is there")
                 continue

@@ -132,8 +132,7 @@ class OneUpdate(UpdateMaterial):
         self.clear_work(self.work)
         joint = self._joint_is_due()
         kept = self.kept(None if joint else self.replayed(changed))
-        projects, aside, failed = self.prepare(changed, kept)
-        self.note(*(str(error) for error in failed))
+        projects, aside = self.prepare(changed, kept)
         if projects:
             model, verdict = self._train_and_compare(projects, kept, joint=joint)
             if wrong := self.labels_that_do_not_fit(model, projects):

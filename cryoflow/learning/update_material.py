@@ -121,7 +121,7 @@ class UpdateMaterial:
 
     def prepare(
         self, changed: Sequence[Source], kept: Mapping[str, list[Item]]
-    ) -> tuple[list[UpdateProject], dict[str, str], list[BadInput | str]]:
+    ) -> tuple[list[UpdateProject], dict[str, str]]:
         """Draw held-out micrographs, prepare, and quarantine projects whose labels do not fit their pixels.
 
         Returns
@@ -130,10 +130,7 @@ class UpdateMaterial:
             That can be learned from.
         quarantined
             Project -> why it is not learned from.
-        notes
-            Micrographs and records that are left out, each with the reason.
         """
-        failed: list[BadInput | str] = []
         contents: dict[str, dict[str, str]] = {}
         for source in changed:
             contents[source.project] = {}
@@ -141,13 +138,13 @@ class UpdateMaterial:
                 try:
                     contents[source.project][micrograph] = checksum(path)
                 except OSError as error:
-                    failed.append(BadInput(path, f"cannot be read: {error.strerror or error}."))
+                    self.note(f"{path}: cannot be read: {error.strerror or error}.")
         for name, mine in contents.items():
             contents[name], n_copies = one_name_each(mine)
             if n_copies:
-                failed.append(f"{name}: {n_copies} micrographs are copies of others under another name, left out")
+                self.note(f"{name}: {n_copies} micrographs are copies of others under another name, left out")
         elsewhere, unreadable = learned_elsewhere((self.registry.root, *self.options.registries), self.home)
-        failed += unreadable
+        self.note(*unreadable)
         learned = self._learned_before() | elsewhere
         paths = {
             contents[s.project][m]: path for s in changed for m, path in s.paths.items() if m in contents[s.project]
@@ -160,20 +157,24 @@ class UpdateMaterial:
             folder = self.work / safe_name(source.project)
             use = {m: c for m, c in mine.items() if c not in excluded}
             self.say(f"{source.project}: {len(use)} micrographs to learn from")
+            if n := len(mine) - len(use):
+                others = len((set(mine.values()) & excluded) - drawn[source.project])
+                why = f" ({others} of these by another model or project)" if others else ""
+                self.note(f"{source.project}: {n} of {len(mine)} micrographs are held out{why}, not learned from")
             new, errors = self.learner.prepare(source, use, folder / "new")
-            failed += errors
+            self.note(*map(str, errors))
             apart = sorted(c for c in mine.values() if c in drawn[source.project])[:SCORED_MICROGRAPHS]
             held, errors = self.learner.prepare(
                 source, {m: c for m, c in mine.items() if c in apart}, folder / "held_out", held_out=True
             )
-            failed += errors
+            self.note(*map(str, errors))
             project = UpdateProject(source, new, held)
             if reason := self._problem(project, kept.get(source.project, ())):
                 quarantined[source.project] = reason
                 self.say(f"quarantined: {source.project}: {reason}")
             else:
                 projects.append(project)
-        return projects, quarantined, failed
+        return projects, quarantined
 
     def _problem(self, project: UpdateProject, kept: Sequence[Item]) -> str:
         """Return why a project cannot be learned from, or ""."""
@@ -243,7 +244,10 @@ class UpdateMaterial:
                 continue
             items = self.pieces_of(file, "kept", lambda item: exemplar_file(item.project))
             # Another model of the registry may hold out today what this one learned from before.
-            if usable := [i for i in items if i.content not in excluded]:
+            usable = [i for i in items if i.content not in excluded]
+            if n := len(items) - len(usable):
+                self.note(f"{items[0].project}: {n} of {len(items)} exemplars are held out by now, not learned from")
+            if usable:
                 found[usable[0].project] = usable
         return found
 

@@ -31,8 +31,12 @@ def add_project(
     names: str = "{:02d}.mrc",
     images_of: Path | None = None,
     n_false: int = 0,
+    n_missing: int = 0,
 ) -> Path:
-    """Add a project with `n` micrographs; `labels` turns the true centers into those that its refinement has."""
+    """Add a project with `n` micrographs; `labels` turns the true centers into those that its refinement has.
+
+    The files of the first `n_missing` are not known.
+    """
     home = folder / project
     home.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -52,7 +56,7 @@ def add_project(
         seen += [(i, *p) for p in given + rng.normal(0, 1, given.shape)]
         seen += [(i, *p) for p in _elsewhere(xy, n_false, rng)]
     for kind, job, rows in ((Kind.REFINE_3D, "job010", kept), (Kind.AUTO_PICK, "job003", seen)):
-        database.add(_picks(home, project, kind, job, rows, n, diameter_A, names))
+        database.add(_picks(home, project, kind, job, rows, n, diameter_A, names, n_missing))
     return home
 
 
@@ -87,14 +91,22 @@ def _elsewhere(xy: Points, n: int, rng: np.random.Generator) -> list[Points]:
 
 
 def _picks(
-    home: Path, project: str, kind: Kind, job: str, rows: list[tuple[float, ...]], n: int, diameter_A: float, names: str
+    home: Path,
+    project: str,
+    kind: Kind,
+    job: str,
+    rows: list[tuple[float, ...]],
+    n: int,
+    diameter_A: float,
+    names: str,
+    n_missing: int,
 ) -> PickSet:
     files = [names.format(i) for i in range(n)]
     table = micrograph_table(
         {
             "name": files,
-            "path": [str(home / f) for f in files],
-            "status": ["found"] * n,
+            "path": [None] * n_missing + [str(home / f) for f in files[n_missing:]],
+            "status": ["missing"] * n_missing + ["found"] * (n - n_missing),
             "ny": [SHAPE_YX[0]] * n,
             "nx": [SHAPE_YX[1]] * n,
             "pixel_size_A": [PIXEL_A] * n,

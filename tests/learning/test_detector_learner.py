@@ -54,6 +54,14 @@ def test_labels_lie_on_the_particles_of_prepared_micrographs_and_of_exemplars(tm
         assert len(at) == 0 or at.max() < np.median(image) - image.std()  # particles are dark
 
 
+def test_micrographs_without_a_file_are_counted(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    small.add_project(database, tmp_path, "A", seed=1, n=3, n_missing=2)
+    sources, notes = DetectorLearner(database, SHORT).sources()
+    assert len(sources[0].paths) == 1
+    assert [n for n in notes if "2 micrographs are missing (00.mrc, ...)" in n], notes
+
+
 def test_labels_of_another_orientation_fit_less_than_turned_ones(tmp_path: Path) -> None:
     general = Detector.general().folder
     assert general is not None

@@ -85,6 +85,14 @@ def test_held_out_micrographs_are_prepared_in_the_one_orientation_that_is_scored
     np.testing.assert_array_equal(apart.map_pixels()[:, 0], learned.map_pixels()[:, 0])
 
 
+def test_micrographs_without_a_file_are_counted(tmp_path: Path) -> None:
+    database = Database(tmp_path / "database")
+    small.add_project(database, tmp_path, "A", seed=1, n=3, n_false=1, n_missing=2)
+    sources, notes = UnpickerLearner(database).sources()
+    assert len(sources[0].paths) == 1
+    assert [n for n in notes if "2 micrographs are missing (00.mrc, ...)" in n], notes
+
+
 def exemplar(project: str, number: int, n_picks: int) -> Item:
     return Item(project, f"{project}{number:03d}", Path(), {"label": np.zeros(n_picks, np.int8)}, 1e4, 160.0)
 

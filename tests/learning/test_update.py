@@ -110,7 +110,7 @@ def test_a_held_out_micrograph_is_never_learned_from_under_any_name(
 
 
 def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
-    registry: ModelRegistry, project: Callable[..., StubProject]
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
 ) -> None:
     learner = StubLearner([project("A")])
     run(registry, learner)
@@ -122,10 +122,17 @@ def test_what_another_model_holds_out_is_not_learned_from_nor_replayed(
     assert drawn & set(taught)
     assert drawn & set(new)
     learner.learned.clear()
-    run(registry, learner)
+    result = run(registry, learner)
     assert learner.learned
     assert not set(learner.learned) & drawn
     assert not HeldOut(registry.root / NAME).all_fingerprints() & set(new)
+    kept = {i.content for i in read_pieces(registry.version(NAME, 1).model / exemplar_file("A"), tmp_path / "unpacked")}
+    n_own = len(HeldOut(registry.root / NAME).read()["B"])
+    n_other = len(drawn & set(new))
+    of_b = f"B: {n_own + n_other} of 12 micrographs are held out ({n_other} of these by another model or project), not"
+    assert [n for n in result.notes if n.startswith(of_b)]
+    assert kept & drawn
+    assert f"A: {len(kept & drawn)} of {len(kept)} exemplars are held out by now, not learned from" in result.notes
 
 
 def test_a_micrograph_under_two_names_is_used_once_and_the_copies_are_counted(
