@@ -170,7 +170,12 @@ class UnpickerLearner:
         return items, list(prepared.failed)
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:
-        """Choose patches that differ in defocus, picks of their micrograph and looks, evenly of each label."""
+        """Choose patches that differ in defocus, picks of their micrograph and looks, evenly of each label.
+
+        They are returned in the order of their micrographs' contents: an update keeps the first half of a changed
+        project's, and micrographs that follow each other by name are alike.
+        """
+        items = sorted(items, key=lambda item: item.content)
         places = [(i, j) for i, item in enumerate(items) for j in range(len(item.labels["label"]))]
         labels = np.concatenate([np.asarray(item.labels["label"]) for item in items] or [np.zeros(0, np.int8)])
         rng = np.random.default_rng(0)

@@ -68,10 +68,21 @@ def test_exemplars_of_features_differ_in_them_and_keep_their_orientations(tmp_pa
     pieces = learner.exemplars(items)
     n_features = learner.training.options.preprocessing_for(160.0).n_channels
     assert {p.pixels.shape[1:] for p in pieces} == {(LEARNED_ORIENTATIONS, 1, n_features)}
-    for piece, item in zip(pieces, items, strict=True):
+    for piece, item in zip(pieces, sorted(items, key=lambda i: i.content), strict=True):
         assert not np.array_equal(piece.pixels[:, 0], piece.pixels[:, 1])
         np.testing.assert_array_equal(piece.pixels, item.map_pixels())  # fewer than are kept: all, in their order
         np.testing.assert_array_equal(piece.labels["label"], item.labels["label"])
+
+
+def test_which_exemplars_come_first_does_not_depend_on_names(tmp_path: Path) -> None:
+    items = []
+    for number in range(8):
+        np.save(tmp_path / f"{number}.npy", np.random.default_rng(number).normal(size=(4, 1, 1, 3)).astype(np.float16))
+        label = np.array([1, -1, 1, -1], np.int8)
+        items.append(Item("A", f"{number * 5 % 8}", tmp_path / f"{number}.npy", {"label": label}, 1e4, 160.0))
+    learner = UnpickerLearner(Database(tmp_path / "database"))
+    for order in (items, items[::-1]):
+        assert [p.content for p in learner.exemplars(order)] == [str(n) for n in range(8)]
 
 
 def test_held_out_micrographs_are_prepared_in_the_one_orientation_that_is_scored(tmp_path: Path) -> None:
