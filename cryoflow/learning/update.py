@@ -35,6 +35,8 @@ from cryoflow.storage.folders import remove_folder
 
 WORK = "update"
 QUARANTINE = "quarantine.json"
+MOST_RESTARTS = 3
+"""An update that other models' draws interrupt more often ends with an error."""
 
 Outcome = Literal["nothing new", "promoted", "candidate", "refused before"]
 
@@ -99,8 +101,8 @@ class OneUpdate(UpdateMaterial):
 
     learned: frozenset[str] = frozenset()
 
-    def run(self) -> UpdateResult:
-        """Learn, compare and promote."""
+    def run(self, restarts: int = 0) -> UpdateResult:
+        """Learn, compare and promote; `restarts` is how often other models held out its micrographs meanwhile."""
         sources, notes = self.learner.sources()
         self.note(*notes)
         wanted = matching("the projects with labels", self.options.projects, lambda: [s.project for s in sources])
@@ -146,8 +148,14 @@ class OneUpdate(UpdateMaterial):
             joint = True
             model, verdict = self._train_and_compare(projects, self.kept(None), joint=True)
         if self.learned & self.held_out_today():
+            if restarts == MOST_RESTARTS:
+                raise BadInput(
+                    self.home,
+                    f"other models held out micrographs of this update during {restarts + 1} trainings in a row.",
+                    "Give the command again while no other model is being updated.",
+                )
             self.say("another model holds out some of these micrographs by now: starting again without them")
-            return OneUpdate(self.registry, self.name, self.learner, self.options, self.say).run()
+            return OneUpdate(self.registry, self.name, self.learner, self.options, self.say).run(restarts + 1)
         add_quarantined(
             self.home / QUARANTINE,
             {s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside},

@@ -145,7 +145,8 @@ class UpdateMaterial:
                 self.note(f"{name}: {n_copies} micrographs are copies of others under another name, left out")
         elsewhere, unreadable = learned_elsewhere((self.registry.root, *self.options.registries), self.home)
         self.note(*unreadable)
-        learned = self._learned_before() | elsewhere
+        learned_here = self._learned_before()
+        learned = learned_here | elsewhere
         paths = {
             contents[s.project][m]: path for s in changed for m, path in s.paths.items() if m in contents[s.project]
         }
@@ -169,20 +170,23 @@ class UpdateMaterial:
             )
             self.note(*map(str, errors))
             project = UpdateProject(source, new, held)
-            if reason := self._problem(project, kept.get(source.project, ())):
+            few = ""
+            if not new or not held:
+                few = _why_too_few(frozenset(mine.values()), excluded, learned_here, elsewhere)
+            if reason := self._problem(project, kept.get(source.project, ()), few):
                 quarantined[source.project] = reason
                 self.say(f"quarantined: {source.project}: {reason}")
             else:
                 projects.append(project)
         return projects, quarantined
 
-    def _problem(self, project: UpdateProject, kept: Sequence[Item]) -> str:
-        """Return why a project cannot be learned from, or ""."""
+    def _problem(self, project: UpdateProject, kept: Sequence[Item], few: str) -> str:
+        """Return why a project cannot be learned from, or ""; `few` is why it has too few micrographs, if so."""
         name = project.source.project
         if kept and name not in self.options.trusted and (reason := self._other_particle(project, kept)):
             return f"{reason}; is it another particle under the same name? (--trust {name} learns from it)"
-        if not project.new or not project.held_out:
-            return "too few micrographs with labels can be read to learn from some and to compare on others"
+        if few:
+            return few
         if self.start is None:
             return ""
         fit = self.learner.fit_of(self.start, [*project.held_out, *project.new][:ORIENTED_MICROGRAPHS])
@@ -353,6 +357,23 @@ class UpdateMaterial:
                     f"that mean nothing; are they of these micrographs?"
                 )
         return reasons
+
+
+def _why_too_few(
+    mine: frozenset[str], held_out: frozenset[str], learned_here: frozenset[str], elsewhere: frozenset[str]
+) -> str:
+    """Return why none of a project's micrographs is left to learn from, or to compare versions on."""
+    if not mine:
+        return "none of its micrographs can be read"
+    if mine <= held_out:
+        return f"all of its {len(mine)} micrographs are held out, none is left to learn from"
+    if not mine & held_out and (learned := mine & (learned_here | elsewhere)):
+        models = "the version in use" if learned <= learned_here else "this or another model"
+        return (
+            f"{len(learned)} of its {len(mine)} micrographs were learned from before by {models}, and none is left to "
+            f"compare versions on; more micrographs are needed"
+        )
+    return "too few micrographs with labels can be read to learn from some and to compare on others"
 
 
 def one_name_each(contents: Mapping[str, str]) -> tuple[dict[str, str], int]:

@@ -673,6 +673,51 @@ def test_learning_material_that_cannot_be_is_an_error_before_the_training(
     assert len(learner.trainings) == trainings
 
 
+def test_an_update_that_other_models_draws_interrupt_again_and_again_ends_with_an_error(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    learner = ResumingLearner([project("A", names=[f"{i}.mrc" for i in range(30)])])
+    latest: list[int] = [0]
+
+    def draw() -> None:
+        HeldOut(registry.root / "unpicker").draw({f"X{len(learner.trainings)}": learner.learned[latest[-1] :][-2:]})
+        latest.append(len(learner.learned))
+
+    learner.on_trained = draw
+    with pytest.raises(BadInput, match=r"held out micrographs of this update during 4 trainings in a row\. Give"):
+        run(registry, learner)
+    assert len(learner.trainings) == 4
+    assert registry.names() == []
+
+
+def test_a_project_that_the_version_in_use_learned_whole_is_quarantined_with_that_reason(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    learner = StubLearner([project("A"), project("B")])
+    (tmp_path / "by_hand").mkdir()
+    (tmp_path / "by_hand" / "skills.json").write_text("{}")
+    registry.add(NAME, "detector", tmp_path / "by_hand")
+    registry.promote(NAME, 1, "by hand")
+    learner.by_hand = frozenset(checksum(p) for p in learner.projects[0].folder.iterdir())
+    result = run(registry, learner)
+    assert result.learned == ("B",)
+    assert "12 of its 12 micrographs were learned from before by the version in use" in result.quarantined["A"]
+
+
+def test_a_project_whose_micrographs_cannot_be_read_or_are_all_held_out_is_quarantined_with_that_reason(
+    registry: ModelRegistry, project: Callable[..., StubProject]
+) -> None:
+    gone, held = project("gone"), project("held")
+    for path in gone.folder.iterdir():
+        path.unlink()
+    contents = sorted(checksum(p) for p in held.folder.iterdir())
+    for content in contents:  # one after the other, each by a project of its own
+        HeldOut(registry.root / "unpicker").draw({content: [content, f"{'f' * 31}{contents.index(content):x}"]})
+    result = run(registry, StubLearner([gone, held]))
+    assert result.quarantined["gone"] == "none of its micrographs can be read"
+    assert result.quarantined["held"].startswith("all of its 12 micrographs are held out")
+
+
 def test_two_updates_of_one_model_wait_for_each_other(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
