@@ -8,6 +8,7 @@
 
 Nothing of a project is needed after it was learned from: exemplars and held-out micrographs outlive its archiving. The
 same current version, projects and options give the same work folder, so that a second call goes on with the first.
+Files of the version in use are read only as its card lists them. A version that a user puts into use meanwhile stays.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class UpdateResult:
 
     Attributes
     ----------
+    outcome
+        `candidate` also where the gate accepted a version, but another one was put into use meanwhile: see `notes`.
     version
         The new version, or the one in use where nothing was learned.
     learned
@@ -55,6 +58,8 @@ class UpdateResult:
         Project -> why its labels were not learned from.
     verdict
         Of the gate; None where nothing was scored.
+    notes
+        What was left out, with numbers and reasons.
     """
 
     outcome: Outcome
