@@ -56,6 +56,8 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
         failed += report.failed
         if report.n_missing:
             out.say(f"note: {report.n_missing} micrographs were not found, and are left out")
+        for note in report.notes:
+            out.say(f"warning: {note}")
         if report.diameter is not None:
             out.say(
                 f"note: the particle diameter was estimated: {report.diameter.diameter_A:.0f} A (--diameter sets it)"

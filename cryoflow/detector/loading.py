@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from cryoflow.detector.parameters import LARGEST_DIAMETER_A, LEAST_DIAMETER_A
 from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput
+from cryoflow.micrographs.header import believable_pixel_size
 from cryoflow.micrographs.image import MicrographFile
 
 _LEAST_PIXELS = 6.0  # a particle of fewer pixels across is a dot in any image
@@ -27,7 +29,7 @@ class MicrographToPick:
     name
         As its table names it.
     pixel_size_A
-        None takes the header's.
+        None takes the header's; see `open_micrograph`.
     """
 
     name: str
@@ -35,7 +37,14 @@ class MicrographToPick:
     pixel_size_A: float | None = None
 
 
-Loaded = tuple[MicrographToPick, tuple[int, int], float, npt.NDArray[np.float16]]
+class Loaded(NamedTuple):
+    """A prepared micrograph, with the pixel size that is used and the one in its header."""
+
+    item: MicrographToPick
+    shape_yx: tuple[int, int]
+    pixel_size_A: float
+    header_pixel_size_A: float | None
+    pixels: npt.NDArray[np.float16]
 
 
 def check_diameter(diameter_A: float) -> None:
@@ -57,22 +66,27 @@ def check_diameter(diameter_A: float) -> None:
 def open_micrograph(item: MicrographToPick) -> tuple[MicrographFile, float]:
     """Open a micrograph and return it with its pixel size in angstrom.
 
+    A given pixel size has precedence over the header's. A header of 0 or 1 A is unset, as in un-picking and ingest: it
+    contradicts no given value. Where none is given, 1 A is used nevertheless, because micrographs of exactly 1 A exist;
+    `pick_set` notes both that, and headers that differ from the given value by 1 to 10 %.
+
     Raises
     ------
     BadInput
-        Where the pixel size is unknown, or another one than the header's.
+        Where the pixel size is unknown, or differs from the header's by more than 10 %: the picks would be of another
+        size than the particles.
     """
     file = MicrographFile.open(item.path)
     in_header = file.header.pixel_size_A
-    known = in_header is not None and in_header > 0 and abs(in_header - 1) > 1e-3  # 0 and 1 mean unknown
     if item.pixel_size_A is None:
         if in_header is None or not in_header > 0:
             raise BadInput(item.path, "has no pixel size in its header.", "Give the pixel size in angstrom (--apix).")
         return file, in_header
-    if known and in_header is not None and abs(in_header / item.pixel_size_A - 1) > 0.1:
+    believable = believable_pixel_size(in_header)
+    if believable is not None and abs(believable / item.pixel_size_A - 1) > 0.1:
         raise BadInput(
             item.path,
-            f"its header says {in_header:.4g} A a pixel, but {item.pixel_size_A:.4g} was given.",
+            f"its header says {believable:.4g} A a pixel, but {item.pixel_size_A:.4g} was given.",
             "Is it binned, or the pixel size that of extracted boxes?",
         )
     return file, item.pixel_size_A
@@ -96,7 +110,7 @@ def prepare_one(
 
 
 def load(item: MicrographToPick, diameter_A: float, pixels_per_diameter: float) -> Loaded:
-    """Return a micrograph with its shape, its pixel size in angstrom and its prepared image.
+    """Open and prepare a micrograph.
 
     Raises
     ------
@@ -105,7 +119,7 @@ def load(item: MicrographToPick, diameter_A: float, pixels_per_diameter: float) 
     """
     file, pixel_size_A = _open_to_pick(item, diameter_A, pixels_per_diameter)
     prepared = prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter)
-    return item, file.shape, pixel_size_A, prepared
+    return Loaded(item, file.shape, pixel_size_A, file.header.pixel_size_A, prepared)
 
 
 def _open_to_pick(

@@ -79,7 +79,7 @@ class PickWithDetectorParameters(Parameters):
     threshold: Probability | None = None
     """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
     pixel_size_A: Annotated[Positive | None, Option(names=("--apix",))] = None
-    """Pixel size in angstrom of micrographs whose headers have none."""
+    """Pixel size in angstrom, where headers have none or a wrong one; headers that differ by over 10 % are refused."""
     masks: bool = False
     """Also write where carbon, ice and aggregates lie, one MRC file a micrograph, in masks/ of the output."""
     name: str = ""

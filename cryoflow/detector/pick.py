@@ -30,6 +30,8 @@ class PickedResult:
     ----------
     name, shape_yx, pixel_size_A
         Of the micrograph.
+    header_pixel_size_A
+        Pixel size in the micrograph's header, which may be another one.
     xy_px : (n, 2) float
         Centers in the frame of `cryoflow.picks`, best first.
     probability : (n,) float
@@ -50,6 +52,7 @@ class PickedResult:
     diameter_A: Float
     n_junk: int = 0
     junk: npt.NDArray[np.float16] | None = None
+    header_pixel_size_A: float | None = None
 
 
 def pick(
@@ -81,9 +84,7 @@ def pick(
         if isinstance(loaded, BadInput):
             yield loaded
             continue
-        item, shape_yx, pixel_size_A, pixels = loaded
-        answers = detector.answers(pixels)
-        yield _picked(detector, item.name, shape_yx, pixel_size_A, pixels.shape[:2], answers, diameter_A, masks=masks)
+        yield _picked(detector, loaded, detector.answers(loaded.pixels), diameter_A, masks=masks)
 
 
 def score_picks(detector: Detector, path: Path, pixel_size_A: float, diameter_A: float, xy_px: Float) -> Float:
@@ -96,7 +97,8 @@ def score_picks(detector: Detector, path: Path, pixel_size_A: float, diameter_A:
     """
     with local_copy(path) as copy:
         item = MicrographToPick(path.name, copy, pixel_size_A)
-        _, shape_yx, _, pixels = load(item, diameter_A, detector.pixels_per_diameter)
+        loaded = load(item, diameter_A, detector.pixels_per_diameter)
+    shape_yx, pixels = loaded.shape_yx, loaded.pixels
     answers = detector.answers(pixels)
     small = rescale_xy(xy_px, shape_yx, pixels.shape[:2])
     logit = logits_at(answers, small, detector.pixels_per_diameter)
@@ -114,7 +116,8 @@ def _prepared(
     def load_copy(item: MicrographToPick) -> Loaded | BadInput:
         try:
             with local_copy(item.path) as copy:
-                return (item, *load(replace(item, path=copy), diameter_A, detector.pixels_per_diameter)[1:])
+                loaded = load(replace(item, path=copy), diameter_A, detector.pixels_per_diameter)
+                return loaded._replace(item=item)
         except BadInput as error:
             return error
         except OSError as error:
@@ -130,31 +133,23 @@ def _prepared(
             yield waiting.popleft().result()
 
 
-def _picked(
-    detector: Detector,
-    name: str,
-    shape_yx: tuple[int, int],
-    pixel_size_A: float,
-    small_yx: tuple[int, int],
-    answers: Answers,
-    diameter_A: float,
-    *,
-    masks: bool,
-) -> PickedResult:
+def _picked(detector: Detector, loaded: Loaded, answers: Answers, diameter_A: float, *, masks: bool) -> PickedResult:
+    small_yx, shape_yx = loaded.pixels.shape[:2], loaded.shape_yx
     every_peak = find_peaks(answers, detector.pixels_per_diameter, shape_yx=small_yx)
     peaks = every_peak.where(every_peak.clean)
     xy = rescale_xy(peaks.xy_px, small_yx, shape_yx)
     # A center at the very edge may come to lie a part of a pixel outside.
     xy = np.clip(xy, 0, np.array(shape_yx[::-1]) - 1)
     return PickedResult(
-        name=name,
+        name=loaded.item.name,
         shape_yx=shape_yx,
-        pixel_size_A=pixel_size_A,
+        pixel_size_A=loaded.pixel_size_A,
         xy_px=xy,
         probability=detector.calibration.probabilities(peaks.logit),
         diameter_A=diameter_A * np.exp(peaks.log_size),
         n_junk=len(every_peak) - len(peaks),
         junk=_probability(answers[..., JUNK]) if masks else None,
+        header_pixel_size_A=loaded.header_pixel_size_A,
     )
 
 

@@ -15,11 +15,14 @@ from cryoflow.detector.estimate_diameter import DiameterEstimate, estimate_diame
 from cryoflow.detector.loading import MicrographToPick, check_diameter
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
+from cryoflow.micrographs.header import believable_pixel_size
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.storage.files import write_if_changed
 from cryoflow.storage.folders import make_folder
 
 SCORE_KIND = "cryoflow/probability"
+
+_SAME_PIXEL_SIZE = 0.01  # ratios closer to 1 are rounding
 
 OnPicked = Callable[[PickedResult | BadInput], None]
 
@@ -42,6 +45,8 @@ class PickReport:
         Micrographs whose file was not found.
     n_junk
         Peaks that were left out because they lie on junk.
+    notes
+        Doubts about the pixel sizes, with numbers.
     """
 
     threshold: float
@@ -50,6 +55,7 @@ class PickReport:
     failed: tuple[BadInput, ...]
     n_missing: int
     n_junk: int
+    notes: tuple[str, ...] = ()
 
 
 def pick_set(
@@ -71,7 +77,8 @@ def pick_set(
     diameter_A
         None takes the set's; where that is unknown too, it is estimated from the micrographs.
     pixel_size_A
-        Of micrographs whose table has none.
+        Of all micrographs, whatever their table and headers have; None takes the table's, else the header's. See
+        `open_micrograph`.
     threshold
         Least probability; None derives the one of the greatest expected F1 from the probabilities of all micrographs.
     name
@@ -111,13 +118,24 @@ def pick_set(
     if threshold is None:
         threshold, promised = best_threshold(everything)
     report = PickReport(
-        threshold, promised, estimate, tuple(failed), n_missing, sum(r.n_junk for r in results.values())
+        threshold,
+        promised,
+        estimate,
+        tuple(failed),
+        n_missing,
+        sum(r.n_junk for r in results.values()),
+        tuple(_pixel_size_notes(source, results, pixel_size_A)),
     )
     return _as_picks(detector, source, results, report, given, name), report
 
 
 def items_of(source: PickSet, pixel_size_A: float | None) -> tuple[list[MicrographToPick], int]:
     """Return the micrographs of a set that have a file, and how many have none.
+
+    Parameters
+    ----------
+    pixel_size_A
+        Of all of them; None takes each one's from the table.
 
     Raises
     ------
@@ -129,7 +147,7 @@ def items_of(source: PickSet, pixel_size_A: float | None) -> tuple[list[Microgra
     items: list[MicrographToPick] = []
     for name, path, status, size_A in zip(table["name"], table["path"], table["status"], sizes_A, strict=True):
         if path is not None and status != "missing":
-            size = float(size_A) if np.isfinite(size_A) else pixel_size_A
+            size = pixel_size_A or (float(size_A) if np.isfinite(size_A) else None)
             items.append(MicrographToPick(str(name), Path(str(path)), size))
     if not items:
         raise BadInput(
@@ -138,6 +156,36 @@ def items_of(source: PickSet, pixel_size_A: float | None) -> tuple[list[Microgra
             "Were they moved? Ingest again with --remap OLD=NEW.",
         )
     return items, len(source.micrographs) - len(items)
+
+
+def _pixel_size_notes(source: PickSet, results: dict[str, PickedResult], given_A: float | None) -> list[str]:
+    """Return notes on doubtful pixel sizes: others in headers or table, and 1 A from nothing but headers."""
+    recorded = dict(zip(source.micrographs["name"].astype(str), source.micrographs["pixel_size_A"], strict=True))
+    notes = []
+    in_headers = [(believable_pixel_size(r.header_pixel_size_A), r.pixel_size_A) for r in results.values()]
+    in_table = [(float(recorded[name]), r.pixel_size_A) for name, r in results.items()]
+    for pairs, where in ((in_headers, "in their headers"), (in_table, "in the database")):
+        others = [(other, used) for other, used in pairs if other and abs(other / used - 1) > _SAME_PIXEL_SIZE]
+        if others:
+            other_A, used_A = (_range_of(values) for values in zip(*others, strict=True))
+            notes.append(
+                f"{len(others)} of {len(results)} micrographs have a pixel size of {other_A} A {where}; "
+                f"{used_A} A is used, as {'given' if given_A else 'recorded in the database'}"
+            )
+    # A project may really have 1 A. Of plain files, nothing but the header is known.
+    if given_A is None and source.provenance.program == "file":
+        unset = sum(abs(r.pixel_size_A - 1) < 1e-3 for r in results.values())
+        if unset:
+            notes.append(
+                f"{unset} of {len(results)} micrographs have a pixel size of 1 A in their headers, which many "
+                "programs write where they do not know it; 1 A is used (--apix sets another)"
+            )
+    return notes
+
+
+def _range_of(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def write_mask(folder: Path, result: PickedResult) -> Path:
@@ -220,6 +268,7 @@ def _as_picks(
         notes.append(f"the diameter was estimated from {report.diameter.n_micrographs} micrographs")
     if np.isfinite(report.expected_f1):
         notes.append(f"threshold {report.threshold:.3f}, at which an F1 of {report.expected_f1:.2f} is expected")
+    notes += report.notes
     notes += [f"not picked: {error}" for error in report.failed]
     counts = {"on_junk": report.n_junk, "not_picked": len(report.failed), "missing": report.n_missing}
     where = source.provenance

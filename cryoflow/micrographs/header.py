@@ -193,6 +193,16 @@ def is_pixel_size(value_A: float) -> bool:
     return SMALLEST_PIXEL_A <= value_A <= LARGEST_PIXEL_A
 
 
+def believable_pixel_size(in_header_A: float | None) -> float | None:
+    """Return the pixel size of a header where it is evidence against another value; None where it is unset.
+
+    Many programs write 0 or 1 where they do not know the pixel size: such a header contradicts nothing.
+    """
+    if in_header_A is None or not in_header_A > 0 or abs(in_header_A - 1) < 1e-3:
+        return None
+    return in_header_A
+
+
 def _pixel_size(cell_x_A: float, mx: int, cell_y_A: float, my: int) -> float | None:
     if mx <= 0 or my <= 0 or not (np.isfinite(cell_x_A) and np.isfinite(cell_y_A)) or cell_x_A <= 0 or cell_y_A <= 0:
         return None

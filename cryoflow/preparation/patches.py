@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.ctf import phase_flip
+from cryoflow.micrographs.header import believable_pixel_size
 from cryoflow.micrographs.image import MicrographFile
 from cryoflow.preparation.augment import ORIENTATIONS, augment, center_crop, oriented
 from cryoflow.preparation.picked import PickedMicrograph
@@ -154,13 +155,12 @@ def flip_phases(
 
 
 def check_pixel_size(micrograph: PickedMicrograph, header_pixel_size_A: float | None) -> None:
-    """Raise BadInput where the header has another pixel size by more than 10 %; 0, 1 and none mean unknown."""
+    """Raise BadInput where the header has another pixel size by more than 10 %; see `believable_pixel_size`."""
     stated = micrograph.pixel_size_A
-    if header_pixel_size_A is None or not header_pixel_size_A > 0 or abs(header_pixel_size_A - 1) < 1e-3:
-        return
-    if abs(header_pixel_size_A / stated - 1) > 0.1:
+    in_header = believable_pixel_size(header_pixel_size_A)
+    if in_header is not None and abs(in_header / stated - 1) > 0.1:
         raise BadInput(
             micrograph.path,
-            f"its header says {header_pixel_size_A:.4g} A a pixel, but {stated:.4g} was given.",
+            f"its header says {in_header:.4g} A a pixel, but {stated:.4g} was given.",
             "Is it binned, or the pixel size that of extracted boxes?",
         )

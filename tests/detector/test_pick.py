@@ -16,9 +16,11 @@ from cryoflow.detector.estimate_diameter import estimate_diameter
 from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.pick import PickedResult, pick, score_picks
 from cryoflow.detector.pick_metrics import ScoredDetections, figures
+from cryoflow.detector.pick_set import pick_set
 from cryoflow.errors import BadInput, ExitCode
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.pickers.running.run_picker import micrographs_to_pick
 from cryoflow.picks import Kind
 from cryoflow.simulate import SimulatedDataset, simulate_dataset
 from cryoflow.simulate.conditions import STANDARD
@@ -132,7 +134,6 @@ def test_the_command_writes_picks_for_all_programs(
 def test_entries_of_a_database_are_picked_and_cleaned_without_labels(
     made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cryoflow.pickers.running.run_picker import micrographs_to_pick
     from cryoflow.picks import PickSet, Provenance
 
     folder, dataset = made
@@ -223,6 +224,40 @@ def test_another_pixel_size_than_the_headers_is_refused(general: Detector, made:
     (result,) = pick(general, [item], 160.0)
     assert isinstance(result, BadInput)
     assert "3 A a pixel, but 1.1" in str(result)
+
+
+def test_a_given_pixel_size_has_precedence_and_other_headers_are_told(
+    general: Detector, made: tuple[Path, SimulatedDataset], tmp_path: Path
+) -> None:
+    image = read_micrograph(made[1].micrographs[0].path)[:120, :160]
+    for name, in_header_A in {"same": 3.0, "other": 3.2, "unset": 1.0, "zero": 0.0}.items():
+        write_mrc(tmp_path / f"{name}.mrc", image, in_header_A)
+    source = micrographs_to_pick([tmp_path], pixel_size_A=3.0)
+    picks, report = pick_set(general, source, diameter_A=160.0, pixel_size_A=3.0, threshold=0.5)
+    note = "1 of 4 micrographs have a pixel size of 3.2 A in their headers; 3 A is used, as given"
+    assert report.notes == (note,)
+    assert note in picks.notes
+    assert set(picks.micrographs["pixel_size_A"]) == {3.0}
+    recorded = micrographs_to_pick([tmp_path / "same.mrc"], pixel_size_A=3.2)
+    _, report = pick_set(general, recorded, diameter_A=160.0, pixel_size_A=3.0, threshold=0.5)
+    assert report.notes == ("1 of 1 micrographs have a pixel size of 3.2 A in the database; 3 A is used, as given",)
+
+
+def test_a_header_of_one_angstrom_is_taken_with_a_warning_and_one_of_zero_is_refused(
+    general: Detector, made: tuple[Path, SimulatedDataset], tmp_path: Path
+) -> None:
+    image = read_micrograph(made[1].micrographs[0].path)[:120, :160]
+    write_mrc(tmp_path / "unset.mrc", image, 1.0)
+    write_mrc(tmp_path / "zero.mrc", image, 0.0)
+    source = micrographs_to_pick([tmp_path])
+    _, report = pick_set(general, source, diameter_A=50.0, threshold=0.5)
+    (note,) = report.notes
+    assert "1 of 1 micrographs have a pixel size of 1 A in their headers" in note
+    assert "1 A is used (--apix sets another)" in note
+    (refused,) = report.failed
+    assert "zero.mrc: has no pixel size in its header. Give the pixel size" in str(refused)
+    given = micrographs_to_pick([tmp_path], pixel_size_A=1.0)
+    assert pick_set(general, given, diameter_A=50.0, pixel_size_A=1.0, threshold=0.5)[1].notes == ()
 
 
 def test_masks_of_two_micrographs_of_one_name_are_refused(
