@@ -195,8 +195,11 @@ def write_mask(folder: Path, result: PickedResult) -> Path:
     assert result.junk is not None
     path = folder / mask_name(result.name)
     make_folder(path.parent)
-    coarse = result.pixel_size_A * result.shape_yx[0] / result.junk.shape[0]
-    write_mrc(path, result.junk.astype(np.float32), coarse)
+    # Rounded to whole coarse pixels, rows and columns cover the micrograph at slightly different sizes.
+    coarse_y_A, coarse_x_A = (
+        result.pixel_size_A * n / n_coarse for n, n_coarse in zip(result.shape_yx, result.junk.shape, strict=True)
+    )
+    write_mrc(path, result.junk.astype(np.float32), (coarse_y_A, coarse_x_A))
     return path
 
 

@@ -161,11 +161,17 @@ def check_pixels(image: npt.NDArray[np.floating], path: str | Path) -> None:
         raise BadInput(path, f"is blank: all pixels are {minimum:g}.", "Leave it out, or correct it again.")
 
 
-def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float) -> None:
+def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float | tuple[float, float]) -> None:
     """Write a micrograph (ny, nx) or a stack of images (n, ny, nx), complete or not at all.
 
     Types of `MODE_DTYPES` are kept; others become float32. The same input gives the same bytes.
+
+    Parameters
+    ----------
+    pixel_size_A
+        One for both axes, or those of (y, x).
     """
+    y_A, x_A = pixel_size_A if isinstance(pixel_size_A, tuple) else (pixel_size_A, pixel_size_A)
     import mrcfile
 
     pixels = np.asarray(array)
@@ -183,7 +189,7 @@ def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float) -> No
             file.reset_header_stats()
         if pixels.ndim == 3:
             file.set_image_stack()
-        file.voxel_size = pixel_size_A
+        file.voxel_size = (x_A, y_A, x_A)
         file.header.label[0] = b"cryoflow"  # mrcfile's own label holds the time
 
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,6 +123,15 @@ def test_the_report_draws_the_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert shown["a.mrc"] is not None
     np.testing.assert_array_equal(shown["a.mrc"], corner((30, 50)) > 0)
     assert "25% is masked" in page
+
+
+def test_the_pixel_size_of_a_mask_is_right_in_both_directions(tmp_path: Path) -> None:
+    none = np.zeros(0)
+    junk = np.zeros((25, 42), np.float16)
+    path = write_mask(tmp_path, PickedResult("m.mrc", SHAPE_YX, PIXEL_A, np.zeros((0, 2)), none, none, junk=junk))
+    with mrcfile.open(path) as file:
+        assert float(file.voxel_size.x) == pytest.approx(500 * PIXEL_A / 42)
+        assert float(file.voxel_size.y) == pytest.approx(300 * PIXEL_A / 25)
 
 
 def test_the_general_model_masks_carbon(tmp_path: Path) -> None:
