@@ -70,6 +70,8 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
         )
     for decision in report.decisions:
         out.say(f"note: {decision.note()}")
+    for shortfall in report.shortfalls:
+        out.say(f"warning: {shortfall}")
     out.say(f"kept {report.n_kept} of {report.n_picks} picks on {len(report.scored)} micrographs")
     return ending(report.failed, len(report.scored))
 
@@ -124,6 +126,8 @@ def _unpick_entry(
             warn_coverage(model, [j.micrograph for j in report.scored])
     for note in (*report.notes, *(d.note() for d in report.decisions)):
         out.say(f"note: {note}")
+    for shortfall in report.shortfalls:
+        out.say(f"warning: {shortfall}")
     entry = add(kept, p.database_folder)
     if p.doubtful:
         add(doubtful_picks(model, picks, report), p.database_folder)

@@ -32,6 +32,8 @@ class Decision:
         Estimated: on validation micrographs where the project has some, else from the probabilities.
     looser, stricter
         Threshold and number of picks that it would keep.
+    shortfall
+        How far the goal of this run was missed, a sentence; "" where it was reached.
     """
 
     project: str
@@ -45,6 +47,7 @@ class Decision:
     looser: tuple[float, int]
     stricter: tuple[float, int]
     reached: bool = True
+    shortfall: str = ""
 
     def note(self) -> str:
         """Return the decision as a sentence for the entry's notes."""
@@ -96,7 +99,19 @@ def decision_for(project: str, point: OperatingPoint | None, probabilities: Floa
         looser,
         stricter,
         chosen.reached,
+        _shortfall(project, goal, chosen, count(chosen.probability), len(p)),
     )
+
+
+def _shortfall(project: str, goal: Goal, chosen: Threshold, n_kept: int, n_picks: int) -> str:
+    # A default goal that a training missed is printed by the training.
+    if chosen.reached or goal == Goal():
+        return ""
+    kept = f"{n_kept} of {n_picks} picks are kept"
+    if goal.keep is not None:
+        return f"{project}: {goal.keep} picks cannot be kept; {kept}"
+    expected = f", at an expected precision of {chosen.precision:.2f} and recall of {chosen.recall:.2f}"
+    return f"{project}: a {goal} cannot be reached; {kept}{expected if np.isfinite(chosen.precision) else ''}"
 
 
 def is_doubtful(probabilities: Float) -> npt.NDArray[np.bool_]:

@@ -48,6 +48,11 @@ class UnpickReport:
         return sum(int(j.kept.sum()) for j in self.scored)
 
     @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """Return a sentence for each project whose goal was not reached."""
+        return tuple(d.shortfall for d in self.decisions if d.shortfall)
+
+    @property
     def n_doubtful(self) -> int:
         """Return the number of doubtful picks, kept or not."""
         return sum(int(j.doubtful.sum()) for j in self.scored)
@@ -191,7 +196,8 @@ def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet
     }
     if lost := int(np.isnan(scores).sum()):
         counts["not_scored"] = lost
-    notes = (*report.notes, *(d.note() for d in report.decisions), *(f"not scored: {e}" for e in report.failed))
+    decided = (*(d.note() for d in report.decisions), *report.shortfalls)
+    notes = (*report.notes, *decided, *(f"not scored: {e}" for e in report.failed))
     return _subset(bundle, picks, scores, keep, f"un-picked at {limit:.3f}", suffix="", counts=counts, notes=notes)
 
 

@@ -174,6 +174,10 @@ def test_entries_of_a_database_are_picked_and_cleaned_without_labels(
     assert n_kept["--keep"] == 12
     assert 0.3 * len(kept) < n_kept["--recall"] < 0.8 * len(kept)
     assert 0 < n_kept["--precision"] < len(kept)
+    assert launch([*argv, "--keep", "100000"]) == ExitCode.OK
+    warning = "P1: 100000 picks cannot be kept; "
+    assert f"warning: {warning}" in capsys.readouterr().err
+    assert any(note.startswith(warning) for note in Database(db)["P1/Unpicked_job007"].notes)
 
     gone = source.micrographs.assign(name=["gone_1.mrc", "gone_2.mrc"], path=None, status="missing")
     lost = Database(db).add(PickSet.build(replace(where, job="job008"), gone, table, diameter_A=160.0))

@@ -36,6 +36,22 @@ def kept_share(point, logits, labels):
     return kept[labels == 1].mean()
 
 
+@pytest.mark.parametrize(
+    ("goal", "told"),
+    [
+        (Goal(precision=0.99), "P1: a precision of at least 0.99 cannot be reached; 1 of 4 picks are kept, at an "),
+        (Goal(keep=10_000), "P1: 10000 picks cannot be kept; 4 of 4 picks are kept"),
+        (Goal(precision=0.8), ""),
+        (Goal(keep=2), ""),
+        (Goal(), ""),
+    ],
+)
+def test_a_goal_that_cannot_be_reached_is_told_for_its_project(goal, told):
+    decision = decision_for("P1", None, np.array([0.9, 0.6, 0.4, 0.1]), goal)
+    assert decision.shortfall.startswith(told)
+    assert bool(decision.shortfall) == bool(told)
+
+
 @pytest.mark.parametrize("n_small", [20, 60, 200])
 def test_a_small_project_keeps_its_particles_though_they_score_lower(n_small):
     logits, labels, names, micrograph = two_projects(n_small=n_small)
