@@ -122,6 +122,7 @@ def entries_to_clean(database: Path) -> tuple[str, ...]:
 def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
     """Clean one entry, shard by shard."""
     from cryoflow.unpicker.bundle import ModelBundle
+    from cryoflow.unpicker.unpick import doubtful_picks, supersede_doubtful
     from cryoflow.unpicker.unpick import unpick as clean
 
     bundle = ModelBundle.load(parameters.model)
@@ -137,4 +138,5 @@ def clean_entry(parameters: UnpickParameters, name: str) -> Cleaned:
             on_progress=report,
         )
     entry = add_if_changed(database, kept)
+    supersede_doubtful(database, doubtful_picks(bundle, picks, done))
     return Cleaned(entry.name, name, len(picks), len(kept), done.n_doubtful, len(done.failed))

@@ -51,11 +51,15 @@ def load_one(name: str, database: Path | None, *, diameter_A: float | None = Non
 
 
 def add(picks: PickSet, database: Path) -> dict[str, str]:
-    """Add picks to a database, except where it holds the same; returns the entry's name, and written or unchanged."""
+    """Add picks to a database, except where it holds the same.
+
+    Returns the entry's name, and its state: written, replaced (other picks of the same name) or unchanged.
+    """
     from cryoflow.database import Database
-    from cryoflow.database.add_entry import same_entry
+    from cryoflow.database.add_entry import entry_of, same_entry
 
     target = Database(database)
     if there := same_entry(target, picks):
         return {"entry": there.name, "state": "unchanged"}
-    return {"entry": target.add(picks).name, "state": "written"}
+    state = "written" if entry_of(target, picks.provenance) is None else "replaced"
+    return {"entry": target.add(picks).name, "state": state}

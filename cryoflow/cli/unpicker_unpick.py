@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cryoflow.picks import PickSet
     from cryoflow.unpicker.bundle import ModelBundle
 
+DOUBTFUL_SUFFIX = "_autopick_doubtful"
+"""Of the files of doubtful picks in STAR folders."""
+
 
 @declared
 def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
@@ -56,7 +59,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
             pixel_size_A=p.pixel_size_A,
             micrographs_dir=p.micrographs,
             ctf_star=p.ctf_star,
-            doubtful_suffix="_autopick_doubtful" if p.doubtful else None,
+            doubtful_suffix=DOUBTFUL_SUFFIX if p.doubtful else None,
             goal=p.goal,
             orientations=p.orientations,
             workers=p.workers,
@@ -72,6 +75,9 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
         out.say(f"note: {decision.note()}")
     for shortfall in report.shortfalls:
         out.say(f"warning: {shortfall}")
+    earlier = [] if p.doubtful else list(p.output.glob(f"*{DOUBTFUL_SUFFIX}.star"))
+    if earlier:
+        out.say(f"note: {len(earlier)} *{DOUBTFUL_SUFFIX}.star in {p.output} are of an earlier run with --doubtful")
     out.say(f"kept {report.n_kept} of {report.n_picks} picks on {len(report.scored)} micrographs")
     return ending(report.failed, len(report.scored))
 
@@ -100,10 +106,11 @@ def _unpick_entry(
     model: ModelBundle | Detector, name: str, picks: PickSet, p: UnpickParameters, *, json: bool
 ) -> tuple[dict[str, object], Sequence[BadInput]]:
     """Add the cleaned picks of an entry to the database and write their files; a line of the table, and what failed."""
+    from cryoflow.database import Database
     from cryoflow.detector.bundle import Detector
     from cryoflow.detector.unpick import unpick_with_detector
     from cryoflow.pickers.training_sets.export import export
-    from cryoflow.unpicker.unpick import doubtful_picks
+    from cryoflow.unpicker.unpick import doubtful_picks, supersede_doubtful
     from cryoflow.unpicker.unpick import unpick as run
 
     with scoring(name, json=json) as (on_progress, on_scored):
@@ -129,8 +136,12 @@ def _unpick_entry(
     for shortfall in report.shortfalls:
         out.say(f"warning: {shortfall}")
     entry = add(kept, p.database_folder)
-    if p.doubtful:
-        add(doubtful_picks(model, picks, report), p.database_folder)
+    doubtful = doubtful_picks(model, picks, report)
+    doubtful_entry = ""
+    if p.doubtful and len(doubtful):
+        doubtful_entry = add(doubtful, p.database_folder)["entry"]
+    elif older := supersede_doubtful(Database(p.database_folder), doubtful):
+        out.say(f"note: {older.name} holds doubtful picks of an earlier run and is marked as superseded")
     for program in ("relion", "cryosparc") if p.output else ():
         assert p.output is not None
         folder = p.output / safe_name(name.replace("/", "_")) / program
@@ -146,4 +157,6 @@ def _unpick_entry(
         "micrographs": len(report.scored),
         "state": entry["state"],
     }
+    if p.doubtful:
+        row["doubtful_entry"] = doubtful_entry
     return row, report.failed

@@ -9,7 +9,7 @@ from cryoflow.database.entry import CURRENT, Entry, read_entry
 from cryoflow.database.entry_lookup import read_settled
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
-from cryoflow.picks import PICK_COLUMNS, PickSet
+from cryoflow.picks import PICK_COLUMNS, PickSet, Provenance
 
 
 def add_if_changed(database: Database, picks: PickSet) -> Entry:
@@ -19,15 +19,29 @@ def add_if_changed(database: Database, picks: PickSet) -> Entry:
 
 def same_entry(database: Database, picks: PickSet) -> Entry | None:
     """Return the entry of these picks, None where it is new, damaged or different."""
-    who = picks.provenance
+    there = entry_of(database, picks.provenance)
+    if there is None or there.status != CURRENT:
+        return None
+    try:
+        return there if _same(database.load(there), picks) else None
+    except BadInput:
+        return None
+
+
+def entry_of(database: Database, who: Provenance) -> Entry | None:
+    """Return the entry that picks of a provenance would replace, of whatever status; None where there is none."""
     folders = (f for f in layout.entry_folders(database.root) if layout.entry_name(f) == who.entry_name)
-    for there in (read_settled(read_entry, f) for f in folders):
-        if there.project_path == who.project and there.status == CURRENT:
-            try:
-                return there if _same(database.load(there), picks) else None
-            except BadInput:
-                return None
-    return None
+    entries = (read_settled(read_entry, f) for f in folders)
+    return next((e for e in entries if e.project_path == who.project), None)
+
+
+def supersede(database: Database, who: Provenance, reason: str) -> Entry | None:
+    """Mark the current entry of a provenance as superseded and return it; None where there is none."""
+    there = entry_of(database, who)
+    if there is None or there.status != CURRENT:
+        return None
+    database.mark(there.name, "superseded", reason)
+    return there
 
 
 def _same(old: PickSet, new: PickSet) -> bool:

@@ -14,6 +14,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.database.add_entry import supersede
+from cryoflow.database.entry import Entry
+from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet
 from cryoflow.preparation.calibration import Goal
@@ -205,6 +208,16 @@ def doubtful_picks(bundle: Decides, picks: PickSet, report: UnpickReport) -> Pic
     """Return the doubtful picks, kept or not, as a set of its own for a person to look at."""
     scores = scores_of(picks, report.scored)
     return _subset(bundle, picks, scores, is_doubtful(scores), "doubtful picks", suffix="doubtful", counts={}, notes=())
+
+
+def supersede_doubtful(database: Database, doubtful: PickSet) -> Entry | None:
+    """Mark the entry of doubtful picks that an earlier run added, and return it; None where there is none.
+
+    Its picks are those of another run than the entry of kept picks beside it.
+    """
+    return supersede(
+        database, doubtful.provenance, "the picks were un-picked again, without an entry of doubtful picks"
+    )
 
 
 def _subset(

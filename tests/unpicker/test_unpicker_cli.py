@@ -54,10 +54,14 @@ def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, 
     assert launch(["unpicker", "evaluate", str(model), "--train-root", str(labelled_folder), "--json"]) == 0
     assert said(capsys)["n_picks"] > 0
     checkpoint = str(model / "checkpoints" / "epoch-001")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "stale_autopick_doubtful.star").touch()
     assert (
         launch(["unpicker", "unpick", checkpoint, "--folder", str(labelled_folder), "-o", str(tmp_path / "out")]) == 0
     )
-    lines = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert "1 *_autopick_doubtful.star in " in captured.err
+    lines = captured.out.splitlines()
     assert len(lines) == len(rings.micrographs)
     assert all(": kept " in line and line.endswith(" %)") for line in lines)
     assert len(list((tmp_path / "out").glob("*_autopick_unpick.star"))) == len(rings.micrographs)
