@@ -39,6 +39,7 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
     detector = Detector.load(p.model)
     rows: list[dict[str, object]] = []
     failed: list[BadInput] = []
+    n_missing = 0
     for number, source in enumerate(_sources(p), start=1):
         folder = p.output if p.output is None or number == 1 else p.output / f"set{number}"
         with _telling(len(source.micrographs)) as on_picked:
@@ -54,8 +55,7 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
                 on_picked=on_picked,
             )
         failed += report.failed
-        if report.n_missing:
-            out.say(f"note: {report.n_missing} micrographs were not found, and are left out")
+        n_missing += report.n_missing
         for note in report.notes:
             out.say(f"warning: {note}")
         if report.diameter is not None:
@@ -79,7 +79,7 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
             }
         )
     out.emit_table(rows, as_json=json, title="Picks")
-    return _ending(failed)
+    return _ending(len(failed), n_missing)
 
 
 @app.command
@@ -130,7 +130,7 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
     }
     out.emit_record(record, as_json=json)
     if not json:
-        out.say(detector.card.rstrip())
+        print(f"\n{out.visible(detector.card.rstrip())}", flush=True)
 
 
 @app.command
@@ -263,8 +263,10 @@ def _telling(total: int) -> Iterator[Callable[[PickedResult | BadInput], None]]:
         yield on_picked
 
 
-def _ending(failed: list[BadInput]) -> int:
-    if failed:
-        out.say(f"{len(failed)} micrographs could not be picked, see above")
-        return ExitCode.PARTLY_FAILED
-    return ExitCode.OK
+def _ending(n_failed: int, n_missing: int) -> int:
+    """Print how many micrographs are not picked, and return the exit code."""
+    if n_missing:
+        out.say(f"not picked: {n_missing} {'micrograph was' if n_missing == 1 else 'micrographs were'} not found")
+    if n_failed:
+        out.say(f"{n_failed} {'micrograph' if n_failed == 1 else 'micrographs'} could not be picked, see above")
+    return ExitCode.PARTLY_FAILED if n_failed or n_missing else ExitCode.OK

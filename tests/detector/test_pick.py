@@ -231,6 +231,18 @@ def test_what_cannot_be_picked_is_told_and_the_rest_goes_on(
     assert not (tmp_path / "none").exists()
 
 
+def test_missing_micrographs_are_counted_by_the_exit_code(
+    made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    write_mrc(folder / "there.mrc", read_micrograph(made[1].micrographs[0].path)[:120, :160], PIXEL_A)
+    (folder / "gone.mrc").symlink_to(tmp_path / "moved.mrc")
+    words = ["pick", str(folder), "--diameter", "160", "--threshold", "0.5", "--output", str(tmp_path / "out")]
+    assert launch(words) == ExitCode.PARTLY_FAILED
+    assert "not picked: 1 micrograph was not found" in capsys.readouterr().err
+
+
 def test_another_pixel_size_than_the_headers_is_refused(general: Detector, made: tuple[Path, SimulatedDataset]) -> None:
     item = MicrographToPick("m", made[1].micrographs[0].path, 1.1)
     (result,) = pick(general, [item], 160.0)
@@ -295,6 +307,8 @@ def test_info_prints_the_card(capsys: pytest.CaptureFixture[str]) -> None:
     assert launch(["detector", "info", "general"]) == ExitCode.OK
     captured = capsys.readouterr()
     assert "threshold" in captured.out
+    assert Detector.general().card.splitlines()[0] in captured.out
+    assert not captured.err
     assert launch(["detector", "info", "/nowhere"]) == ExitCode.FAILED
 
 
