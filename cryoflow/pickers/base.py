@@ -176,6 +176,18 @@ class Picker:
         """Return what to do next: commands to type, or in brackets, steps in another program."""
         return ()
 
+    def readme_lines(self, folder: Path, settings: Mapping[str, str]) -> tuple[str, ...]:
+        """Return lines for the README of an export: how to use its files in this program.
+
+        Parameters
+        ----------
+        folder
+            Where the files are now; paths in the lines are relative to it.
+        settings
+            Values as `derive` left them.
+        """
+        return ()
+
     def train_command(self, home: Path, *options: str) -> str:
         """Return the cryoflow command that trains on a folder, quoted for a shell."""
         return shlex.join(["cryoflow", "picker", "train", self.name, str(home), *options])

@@ -173,6 +173,16 @@ def test_relion_lists_every_micrograph_by_the_projects_own_name_in_both_forms(ma
         xy = read_file(Path(path)).frame()[["x_px", "y_px"]].to_numpy()
         assert mean_under(mrcfile.read(entry.micrographs["path"][i]), xy) < FOUND
     assert (job / "coords_suffix_autopick.star").read_text() == "MotionCorr/job002/Movies/*.mrc\n"
+    readme = (result.folder / "README.txt").read_text()
+    for words in (
+        "Particle extraction",
+        "micrograph STAR file",
+        "Input coordinates",
+        "names under which cryoflow read",
+    ):
+        assert words in readme
+    for file in ("autopick.star", "coords_suffix_autopick.star"):
+        assert f" AutoPick/{job.name}/{file}\n" in readme
     assert result.splits == {}
     blocks = read_blocks(result.folder / "particles.star")
     assert list(blocks) == ["optics", "particles"]
@@ -202,6 +212,7 @@ def test_picks_go_to_another_project_by_its_names_and_none_in_common_is_an_error
     (job,) = (result.folder / "AutoPick").iterdir()
     assert list(read_table(job / "autopick.star", "coordinate_files")["rlnMicrographName"]) == theirs[:2]
     assert (job / "coords_suffix_autopick.star").read_text() == f"{star}\n"
+    assert "the names in the file micrographs_star" in (result.folder / "README.txt").read_text()
     shown = {s.name: s.value for s in result.settings}
     assert shown["not in the project"] == "1"
     assert shown["not in the entry"] == "1"

@@ -34,5 +34,7 @@ def write_readme(target: Picker, folder: Path, settings: Mapping[str, str], *, f
         "The same export repeated writes deleted and changed files again, and keeps trained models; it moves the",
         f"changed files to {REPLACED}.",
     ]
+    if not for_picking and (steps := target.readme_lines(folder, settings)):
+        lines += ["", *steps]
     warning = _LINKS if settings.get("micrographs") == "link" else ""
     (folder / NAME).write_text("\n".join(lines) + "\n" + warning)

@@ -70,6 +70,39 @@ class Relion(Picker):
             "(RELION up to 3.1: copy AutoPick/* into the project, Input coordinates: .../coords_suffix_autopick.star)",
         )
 
+    def readme_lines(self, folder: Path, settings: Mapping[str, str]) -> tuple[str, ...]:
+        """Return how to import the picks: the job, its fields, and what the micrograph names must be."""
+        jobs = sorted(path.parent.name for path in folder.glob("AutoPick/*/autopick.star"))
+        given = settings["micrographs_star"]
+        names = (
+            "the names in the file micrographs_star of settings.tsv"
+            if given
+            else "the names under which cryoflow read the micrographs"
+        )
+        paths = "relative to the project" if settings["relative_to"] else "absolute: leave this folder where it is"
+        return (
+            "How to import the picks into RELION",
+            "===================================",
+            "No Import job is needed. Start a job of type Particle extraction, with these fields on its tab I/O:",
+            "",
+            "micrograph STAR file   micrographs_ctf.star of the CtfFind job of your project",
+            "Input coordinates      RELION 4 and later: in this folder,",
+            *(f"                         AutoPick/{job}/autopick.star" for job in jobs),
+            "                       RELION up to 3.1: after copying AutoPick/* into AutoPick/ of your project,",
+            *(f"                         AutoPick/{job}/coords_suffix_autopick.star" for job in jobs),
+            "",
+            "Micrograph names in the first column of autopick.star must be those of the micrograph STAR file, letter",
+            "by letter: RELION 4 and later extract nothing from other micrographs, without an error.",
+            f"Here they are {names}. For the names of your project, add the picks to a",
+            "database (--database DB) and export them again, with the path of the micrograph STAR file for CTF_STAR:",
+            "",
+            "cryoflow export relion ENTRY --database DB --output FOLDER --set micrographs_star=CTF_STAR",
+            "",
+            f"Paths in the second column are {paths}.",
+            "Positions are in pixels of the micrographs. rlnAutopickFigureOfMerit is the score of a pick.",
+            "particles.star has the same picks in one table, for re-extraction and for other programs.",
+        )
+
     def pick_files(self, folder: Path) -> list[Path]:
         """Return the coordinate files of an AutoPick or ManualPick job, not their list."""
         files = sorted(p for p in folder.rglob("*.star") if p.name.endswith(self.suffixes))
