@@ -15,6 +15,7 @@ from cryoflow.cli.entries import add, load
 from cryoflow.cli.learning import update_detector
 from cryoflow.detector.parameters import EvaluateDetectorParameters, PickWithDetectorParameters, TrainDetectorParameters
 from cryoflow.errors import BadInput, ExitCode
+from cryoflow.wording import counted
 
 if TYPE_CHECKING:
     from cryoflow.detector.pick import PickedResult
@@ -62,6 +63,10 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
             out.say(
                 f"note: the particle diameter was estimated: {report.diameter.diameter_A:.0f} A (--diameter sets it)"
             )
+        if n_empty := len(picks.micrographs) - picks.picks["micrograph"].nunique():
+            out.say(f"note: {counted(n_empty, 'micrograph')} of {len(picks.micrographs)} without a pick")
+        if report.n_junk:
+            out.say(f"note: {counted(report.n_junk, 'peak')} on carbon, ice or aggregates left out (on_junk)")
         row = {"entry": f"{picks.provenance.project_name}/{picks.provenance.entry_name}"}
         if p.database is not None:
             row = add(picks, p.database)
@@ -266,7 +271,7 @@ def _telling(total: int) -> Iterator[Callable[[PickedResult | BadInput], None]]:
 def _ending(n_failed: int, n_missing: int) -> int:
     """Print how many micrographs are not picked, and return the exit code."""
     if n_missing:
-        out.say(f"not picked: {n_missing} {'micrograph was' if n_missing == 1 else 'micrographs were'} not found")
+        out.say(f"not picked: {counted(n_missing, 'micrograph')} not found")
     if n_failed:
-        out.say(f"{n_failed} {'micrograph' if n_failed == 1 else 'micrographs'} could not be picked, see above")
+        out.say(f"{counted(n_failed, 'micrograph')} could not be picked, see above")
     return ExitCode.PARTLY_FAILED if n_failed or n_missing else ExitCode.OK

@@ -13,6 +13,7 @@ from cryoflow.cli.unpicker_older import check_as_trained
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.unpicker.parameters import UnpickParameters
+from cryoflow.wording import counted
 
 if TYPE_CHECKING:
     from cryoflow.detector.bundle import Detector
@@ -38,7 +39,11 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     p = with_model(parameters)
     if is_detector(p.model):
         if p.folder is not None:
-            raise out.UsageError("a detector cleans entries of a --database; clean STAR files with an unpicker.")
+            raise out.UsageError(
+                f"{p.model} is a detector, which cleans entries of a --database, not the STAR files of a --folder. "
+                "Add the picks to a database (`cryoflow ingest FOLDER --micrographs FOLDER --database DB`) and name "
+                "the entry, or give an unpicker."
+            )
         return _unpick_entries(Detector.load(p.model), p, json=json)
     bundle = ModelBundle.load(p.model)
     older = ("boxsize", "sigma_contrast", "lowpass", "highpass", "gaussian_sigma", "resized_box")
@@ -78,7 +83,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     earlier = [] if p.doubtful else list(p.output.glob(f"*{DOUBTFUL_SUFFIX}.star"))
     if earlier:
         out.say(f"note: {len(earlier)} *{DOUBTFUL_SUFFIX}.star in {p.output} are of an earlier run with --doubtful")
-    out.say(f"kept {report.n_kept} of {report.n_picks} picks on {len(report.scored)} micrographs")
+    out.say(f"kept {report.n_kept} of {report.n_picks} picks on {counted(len(report.scored), 'micrograph')}")
     return ending(report.failed, len(report.scored))
 
 

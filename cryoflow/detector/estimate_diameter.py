@@ -13,12 +13,13 @@ import numpy.typing as npt
 
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.calibrate import expected_f1_threshold
-from cryoflow.detector.loading import MicrographToPick, open_micrograph, problem_of
+from cryoflow.detector.loading import MicrographToPick, none_usable, open_micrograph, problem_of
 from cryoflow.detector.peaks import find_peaks
 from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.scratch import local_copy
+from cryoflow.wording import counted
 
 Float = npt.NDArray[np.float64]
 
@@ -95,14 +96,14 @@ def estimate_diameter(detector: Detector, micrographs: Sequence[MicrographToPick
             level.append(picks)
     if not n_used:
         if errors:
-            raise errors[0]
+            raise none_usable(errors)
         raise BadInput(Path("micrographs"), "there is none to estimate the particle diameter from.")
     pooled = [_LevelPicks(*(np.concatenate(part) for part in zip(*level, strict=True))) for level in found]
     quality = np.array([quality_of(picks.probability) for picks in pooled])
     if quality.max() < _LEAST_QUALITY:
         raise BadInput(
             micrographs[int(spread[0])].path.parent,
-            f"no particle was found on {n_used} micrographs at any diameter.",
+            f"no particle was found on {counted(n_used, 'micrograph')} at any diameter.",
             "Give the particle diameter (--diameter).",
         )
     weight = (quality / quality.max()) ** _SHARPNESS

@@ -9,7 +9,7 @@ import numpy as np
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.calibrate import best_threshold
 from cryoflow.detector.estimate_diameter import estimate_diameter
-from cryoflow.detector.loading import check_diameter
+from cryoflow.detector.loading import check_diameter, none_usable
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
 from cryoflow.detector.pick_set import items_of
@@ -58,7 +58,7 @@ def evaluate_set(
         across = diameter / result.pixel_size_A
         scored.append(ScoredDetections(result.xy_px, result.probability, true_xy, np.zeros((0, 2)), across))
     if not scored:
-        raise failed[0]
+        raise none_usable(failed)
     return {
         "entry": f"{truth.provenance.project_name}/{truth.provenance.entry_name}",
         "micrographs": len(scored),

@@ -21,7 +21,7 @@ import pandas as pd
 
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.labels import LabeledProject, MicrographLabels
-from cryoflow.detector.loading import MicrographToPick
+from cryoflow.detector.loading import MicrographToPick, none_usable
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.detector.train import HISTORY, precision_on, train_on
@@ -162,7 +162,7 @@ def pick_exported(
             if on_picked:
                 on_picked(result)
     if not picked:
-        raise failed[0][1] if failed else BadInput(folder, "holds no micrograph.")
+        raise none_usable([error for _, error in failed]) if failed else BadInput(folder, "holds no micrograph.")
     if failed:
         rows_of_failed = "".join(f"{stem}\t{' '.join(str(error).split())}\n" for stem, error in failed)
         write_atomically(folder / "picks" / NOT_PICKED, "stem\treason\n" + rows_of_failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from cryoflow.micrographs.image import MicrographFile
 _LEAST_PIXELS = 6.0  # a particle of fewer pixels across is a dot in any image
 _LEAST_DIAMETERS = 2.0  # a micrograph narrower than that holds no surroundings to compare with
 _MOST_PIXELS = 9000
+_MOST_REASONS = 6  # reasons that name a number may be as many as micrographs
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,21 @@ def open_micrograph(item: MicrographToPick) -> tuple[MicrographFile, float]:
             "Is it binned, or the pixel size that of extracted boxes?",
         )
     return file, item.pixel_size_A
+
+
+def none_usable(failed: Sequence[BadInput]) -> BadInput:
+    """Return one error for micrographs none of which can be used: how many for each reason, with an example."""
+    if len(failed) == 1:
+        return failed[0]
+    by_reason: dict[str, list[BadInput]] = {}
+    for error in failed:
+        by_reason.setdefault(error.reason.rstrip("."), []).append(error)
+    groups = sorted(by_reason.items(), key=lambda group: -len(group[1]))
+    told = [f"{len(errors)}, such as {errors[0].path.name}: {reason}" for reason, errors in groups[:_MOST_REASONS]]
+    if rest := sum(len(errors) for _, errors in groups[_MOST_REASONS:]):
+        told.append(f"{rest}: other reasons")
+    hint = failed[0].hint if len(groups) == 1 else ""
+    return BadInput(failed[0].path.parent, f"none of {len(failed)} micrographs can be used: {'; '.join(told)}.", hint)
 
 
 def prepare_one(

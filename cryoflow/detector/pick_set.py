@@ -12,17 +12,19 @@ import pandas as pd
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.calibrate import best_threshold
 from cryoflow.detector.estimate_diameter import DiameterEstimate, estimate_diameter
-from cryoflow.detector.loading import MicrographToPick, check_diameter
+from cryoflow.detector.loading import MicrographToPick, check_diameter, none_usable
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import believable_pixel_size
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.storage.files import write_if_changed
 from cryoflow.storage.folders import make_folder
+from cryoflow.wording import counted
 
 SCORE_KIND = "cryoflow/probability"
 
 _SAME_PIXEL_SIZE = 0.01  # ratios closer to 1 are rounding
+_LEAST_EXPECTED_F1 = 0.5  # less, and most of what was picked or missed is an error; mostly of the diameter
 
 OnPicked = Callable[[PickedResult | BadInput], None]
 
@@ -46,7 +48,7 @@ class PickReport:
     n_junk
         Peaks that were left out because they lie on junk.
     notes
-        Doubts about the pixel sizes, with numbers.
+        Doubts about pixel sizes and the diameter, with numbers.
     """
 
     threshold: float
@@ -112,7 +114,7 @@ def pick_set(
         if on_picked:
             on_picked(result)
     if not results:
-        raise failed[0]
+        raise none_usable(failed)
     everything = np.concatenate([r.probability for r in results.values()])
     promised = float("nan")
     if threshold is None:
@@ -124,7 +126,7 @@ def pick_set(
         tuple(failed),
         n_missing,
         sum(r.n_junk for r in results.values()),
-        tuple(_pixel_size_notes(source, results, pixel_size_A)),
+        (*_pixel_size_notes(source, results, pixel_size_A), *_quality_notes(promised, given)),
     )
     return _as_picks(detector, source, results, report, given, name), report
 
@@ -169,7 +171,7 @@ def _pixel_size_notes(source: PickSet, results: dict[str, PickedResult], given_A
         if others:
             other_A, used_A = (_range_of(values) for values in zip(*others, strict=True))
             notes.append(
-                f"{len(others)} of {len(results)} micrographs have a pixel size of {other_A} A {where}; "
+                f"{len(others)} of {counted(len(results), 'micrograph')} with a pixel size of {other_A} A {where}; "
                 f"{used_A} A is used, as {'given' if given_A else 'recorded in the database'}"
             )
     # A project may really have 1 A. Of plain files, nothing but the header is known.
@@ -177,10 +179,17 @@ def _pixel_size_notes(source: PickSet, results: dict[str, PickedResult], given_A
         unset = sum(abs(r.pixel_size_A - 1) < 1e-3 for r in results.values())
         if unset:
             notes.append(
-                f"{unset} of {len(results)} micrographs have a pixel size of 1 A in their headers, which many "
-                "programs write where they do not know it; 1 A is used (--apix sets another)"
+                f"{unset} of {counted(len(results), 'micrograph')} with a pixel size of 1 A from the header, which "
+                "many programs write where they do not know it; 1 A is used (--apix sets another)"
             )
     return notes
+
+
+def _quality_notes(expected_f1: float, diameter_A: float) -> list[str]:
+    """Return a note where the probabilities promise little; `expected_f1` is NaN where the threshold was given."""
+    if not expected_f1 < _LEAST_EXPECTED_F1:
+        return []
+    return [f"an F1 of only {expected_f1:.2f} is expected: a particle diameter of {diameter_A:.0f} A may be wrong"]
 
 
 def _range_of(values: Sequence[float]) -> str:
@@ -268,7 +277,7 @@ def _as_picks(
     model = "general" if detector.diameter_A is None else (detector.folder.name if detector.folder else "detector")
     notes = [f"picked with the detector {model} ({detector.fingerprint}) at a diameter of {diameter_A:.0f} A"]
     if report.diameter is not None:
-        notes.append(f"the diameter was estimated from {report.diameter.n_micrographs} micrographs")
+        notes.append(f"the diameter was estimated from {counted(report.diameter.n_micrographs, 'micrograph')}")
     if np.isfinite(report.expected_f1):
         notes.append(f"threshold {report.threshold:.3f}, at which an F1 of {report.expected_f1:.2f} is expected")
     notes += report.notes

@@ -103,7 +103,7 @@ def test_the_diameter_is_estimated_from_the_micrographs_that_can_be_used(
         estimate_diameter(general, bad)
     noise = np.random.default_rng(0).standard_normal(SHAPE_YX).astype(np.float32)
     write_mrc(tmp_path / "noise.mrc", noise, PIXEL_A)
-    with pytest.raises(BadInput, match="no particle was found on 1 micrographs"):
+    with pytest.raises(BadInput, match="no particle was found on 1 micrograph at"):
         estimate_diameter(general, [MicrographToPick("noise", tmp_path / "noise.mrc")])
 
 
@@ -231,16 +231,30 @@ def test_what_cannot_be_picked_is_told_and_the_rest_goes_on(
     assert not (tmp_path / "none").exists()
 
 
-def test_missing_micrographs_are_counted_by_the_exit_code(
+def test_missing_and_empty_micrographs_and_a_low_expected_f1_are_told(
     made: tuple[Path, SimulatedDataset], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "linked"
     folder.mkdir()
-    write_mrc(folder / "there.mrc", read_micrograph(made[1].micrographs[0].path)[:120, :160], PIXEL_A)
+    noise = np.random.default_rng(0).standard_normal((120, 160)).astype(np.float32)
+    write_mrc(folder / "there.mrc", noise, PIXEL_A)
     (folder / "gone.mrc").symlink_to(tmp_path / "moved.mrc")
-    words = ["pick", str(folder), "--diameter", "160", "--threshold", "0.5", "--output", str(tmp_path / "out")]
+    words = ["pick", str(folder), "--diameter", "160", "--database", str(tmp_path / "db")]
     assert launch(words) == ExitCode.PARTLY_FAILED
-    assert "not picked: 1 micrograph was not found" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "not picked: 1 micrograph not found" in told
+    assert "note: 1 micrograph of 1 without a pick" in told
+    assert "warning: an F1 of only 0.00 is expected: a particle diameter of 160 A may be wrong" in told
+
+
+def test_an_error_for_all_micrographs_counts_each_reason(general: Detector, tmp_path: Path) -> None:
+    for name in "abc":
+        write_mrc(tmp_path / f"{name}.mrc", np.ones((120, 160), np.float32), PIXEL_A)
+    write_mrc(tmp_path / "d.mrc", np.zeros((10, 10), np.float32), PIXEL_A)
+    with pytest.raises(BadInput) as raised:
+        pick_set(general, micrographs_to_pick([tmp_path]), diameter_A=160.0)
+    assert str(raised.value).startswith(f"{tmp_path}: none of 4 micrographs can be used: 3, such as a.mrc: ")
+    assert "; 1, such as d.mrc: its 10 x 10 pixels are too few" in str(raised.value)
 
 
 def test_another_pixel_size_than_the_headers_is_refused(general: Detector, made: tuple[Path, SimulatedDataset]) -> None:
@@ -258,13 +272,13 @@ def test_a_given_pixel_size_has_precedence_and_other_headers_are_told(
         write_mrc(tmp_path / f"{name}.mrc", image, in_header_A)
     source = micrographs_to_pick([tmp_path], pixel_size_A=3.0)
     picks, report = pick_set(general, source, diameter_A=160.0, pixel_size_A=3.0, threshold=0.5)
-    note = "1 of 4 micrographs have a pixel size of 3.2 A in their headers; 3 A is used, as given"
+    note = "1 of 4 micrographs with a pixel size of 3.2 A in their headers; 3 A is used, as given"
     assert report.notes == (note,)
     assert note in picks.notes
     assert set(picks.micrographs["pixel_size_A"]) == {3.0}
     recorded = micrographs_to_pick([tmp_path / "same.mrc"], pixel_size_A=3.2)
     _, report = pick_set(general, recorded, diameter_A=160.0, pixel_size_A=3.0, threshold=0.5)
-    assert report.notes == ("1 of 1 micrographs have a pixel size of 3.2 A in the database; 3 A is used, as given",)
+    assert report.notes == ("1 of 1 micrograph with a pixel size of 3.2 A in the database; 3 A is used, as given",)
 
 
 def test_a_header_of_one_angstrom_is_taken_with_a_warning_and_one_of_zero_is_refused(
@@ -276,7 +290,7 @@ def test_a_header_of_one_angstrom_is_taken_with_a_warning_and_one_of_zero_is_ref
     source = micrographs_to_pick([tmp_path])
     _, report = pick_set(general, source, diameter_A=50.0, threshold=0.5)
     (note,) = report.notes
-    assert "1 of 1 micrographs have a pixel size of 1 A in their headers" in note
+    assert "1 of 1 micrograph with a pixel size of 1 A from the header" in note
     assert "1 A is used (--apix sets another)" in note
     (refused,) = report.failed
     assert "zero.mrc: has no pixel size in its header. Give the pixel size" in str(refused)
@@ -296,6 +310,14 @@ def test_masks_of_two_micrographs_of_one_name_are_refused(
     message = capsys.readouterr().err
     assert "m_junk.mrc: would be the mask of both" in message
     assert not (tmp_path / "P" / "masks").exists()
+
+
+def test_a_detector_on_star_files_names_the_way_by_a_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["unpicker", "unpick", "general", "--folder", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert launch(words) == ExitCode.USAGE
+    assert "`cryoflow ingest FOLDER --micrographs FOLDER --database DB`" in capsys.readouterr().err
 
 
 def test_picks_need_somewhere_to_go_and_entries_a_database(made: tuple[Path, SimulatedDataset]) -> None:
