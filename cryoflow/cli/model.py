@@ -8,7 +8,7 @@ from cyclopts import App
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
-from cryoflow.errors import ExitCode
+from cryoflow.errors import BadInput, ExitCode
 from cryoflow.models.parameters import (
     AddParameters,
     CompareParameters,
@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryoflow.models.registry import ModelRegistry
+    from cryoflow.models.version import ModelVersion
 
 app = App(name="model", help="List, show, compare and switch versions of trained models.", help_format="plaintext")
+
+_MEASURES = {
+    "f1": "F1",
+    "f1_before": "F1 of the version before",
+    "micrographs": "held-out micrographs",
+    "agreement": "agreement with the unpicker",
+}
+"""Words of the table for names of measures."""
 
 
 @app.command(name="list")
@@ -55,7 +64,7 @@ def list_(parameters: RegistryParameters, *, json: out.Json = False) -> int:
 @declared
 def show(parameters: VersionParameters, *, json: out.Json = False) -> int:
     """Show what a version is, what it learned from, how good it is, and whether its files are as they were written."""
-    version = _registry(parameters).find(parameters.version)
+    version = _find(_registry(parameters), parameters.version)
     card, problems = version.card, version.problems()
     record: dict[str, object] = {
         "version": version.label,
@@ -83,13 +92,14 @@ def show(parameters: VersionParameters, *, json: out.Json = False) -> int:
 def compare(parameters: CompareParameters, *, json: out.Json = False) -> int:
     """Compare the measures of two versions, project by project."""
     registry = _registry(parameters)
-    before, after = (registry.find(text).card.metrics for text in (parameters.version, parameters.other))
+    before, after = (_find(registry, text).card.metrics for text in (parameters.version, parameters.other))
     rows = []
     for project in sorted({*before, *after}):
         old, new = before.get(project, {}), after.get(project, {})
         for measure in sorted({*old, *new}):
             values = old.get(measure, float("nan")), new.get(measure, float("nan"))
-            row = {"project": project, "measure": measure, "before": values[0], "after": values[1]}
+            shown = measure if json else _MEASURES.get(measure, measure)
+            row = {"project": project, "measure": shown, "before": values[0], "after": values[1]}
             only = "" if old and new else f"measured on {parameters.other if new else parameters.version} only"
             rows.append({**row, "change": values[1] - values[0], "note": only})
     out.emit_table(rows, title=f"{parameters.version} and {parameters.other}", as_json=json, empty="nothing measured")
@@ -123,7 +133,19 @@ def promote(parameters: PromoteParameters, *, json: out.Json = False) -> int:
 @declared
 def rollback(parameters: ModelParameters, *, json: out.Json = False) -> int:
     """Put the version into use that was in use before the current one."""
-    version = _registry(parameters).rollback(parameters.name)
+    registry = _registry(parameters)
+    _check_name(registry, parameters.name)
+    history = registry.history(parameters.name)
+    if len({switch.version for switch in history}) == 1:
+        others = [v.label for v in registry.versions(parameters.name) if v.number != history[-1].version]
+        raise BadInput(
+            registry.root / parameters.name,
+            f"no other version than {registry.version(parameters.name, history[-1].version).label} was ever in use.",
+            f"It stays in use. Put another one into use: cryoflow model promote {' or '.join(others)}."
+            if others
+            else "It stays in use, until an update or `cryoflow model add` makes another version.",
+        )
+    version = registry.rollback(parameters.name)
     out.emit_record({"in_use": version.label, "folder": version.model}, as_json=json)
     return ExitCode.OK
 
@@ -132,7 +154,9 @@ def rollback(parameters: ModelParameters, *, json: out.Json = False) -> int:
 @declared
 def prune(parameters: PruneParameters, *, json: out.Json = False) -> int:
     """Remove old versions."""
-    removed = _registry(parameters).prune(parameters.name, parameters.keep)
+    registry = _registry(parameters)
+    _check_name(registry, parameters.name)
+    removed = registry.prune(parameters.name, parameters.keep)
     out.emit_table([{"removed": label} for label in removed], as_json=json, empty="nothing to remove")
     return ExitCode.OK
 
@@ -140,7 +164,26 @@ def prune(parameters: PruneParameters, *, json: out.Json = False) -> int:
 def _registry(parameters: RegistryParameters) -> ModelRegistry:
     from cryoflow.models.registry import ModelRegistry
 
+    database = parameters.database
+    # The models lie beside a database, so that a misspelt one would name those of its parent folder.
+    if parameters.models is None and database is not None and not database.is_dir():
+        raise BadInput(database, "is no database: there is no such folder.", "Or name the folder of models (--models).")
     return ModelRegistry(parameters.root)
+
+
+def _check_name(registry: ModelRegistry, name: str) -> None:
+    """Refuse a name that no model has, as `ModelRegistry.find` does."""
+    if name not in registry.names():
+        hint = f"Models of {registry.root}: {', '.join(registry.names()) or 'none'}."
+        raise BadInput(name, "is no model.", hint)
+
+
+def _find(registry: ModelRegistry, reference: str) -> ModelVersion:
+    """Return the version that a text names; where none of a model is in use, name all of them."""
+    if reference in registry.names() and registry.current(reference) is None:
+        labels = ", ".join(v.label for v in registry.versions(reference))
+        raise BadInput(registry.root / reference, "has no version in use.", f"Name one of its versions: {labels}.")
+    return registry.find(reference)
 
 
 def _mean(metrics: Mapping[str, Mapping[str, float]], measure: str) -> float | None:

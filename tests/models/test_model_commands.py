@@ -37,7 +37,10 @@ def test_the_list_names_the_version_in_use(models: Path, capsys: pytest.CaptureF
 
 
 def test_models_lie_beside_the_database(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (models.parent / "picks").mkdir()
     assert printed(capsys, "model", "list", "--database", str(models.parent / "picks"))
+    assert launch(["model", "list", "--database", str(models.parent / "misspelt")]) == 1
+    assert "misspelt: is no database: there is no such folder." in capsys.readouterr().err
 
 
 def test_a_version_is_promoted_and_rolled_back(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,9 +51,38 @@ def test_a_version_is_promoted_and_rolled_back(models: Path, capsys: pytest.Capt
     assert [s.reason for s in ModelRegistry(models).history("unpicker")] == ["first", "better", "rolled back"]
 
 
+def test_the_only_version_that_was_in_use_cannot_be_rolled_back(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(["model", "rollback", "unpicker", "--models", str(models)]) == 1
+    told = capsys.readouterr().err
+    assert "no other version than unpicker@v0001 was ever in use. It stays in use." in told
+    assert "cryoflow model promote unpicker@v0002" in told
+
+
+@pytest.mark.parametrize("command", ["prune", "rollback", "show"])
+def test_a_name_of_no_model_is_told_in_one_style(
+    command: str, models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert launch(["model", command, "nope", "--models", str(models)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("cryoflow: nope: is n")
+    assert told.endswith(f" model. Models of {models}: unpicker.\n")
+
+
+def test_versions_are_named_where_none_is_in_use(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ModelRegistry(models).add("other", "unpicker", models.parent / "trained")
+    for command in (["show", "other"], ["compare", "unpicker", "other"]):
+        assert launch(["model", *command, "--models", str(models)]) == 1
+        assert "other: has no version in use. Name one of its versions: other@v0001." in capsys.readouterr().err
+
+
 def test_two_versions_are_compared_project_by_project(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = printed(capsys, "model", "compare", "unpicker@1", "unpicker@2", "--models", str(models))
     assert [(r["project"], round(r["change"], 6)) for r in rows] == [("P1", 0.1), ("P2", 0.1)]  # type: ignore[attr-defined]
+    assert {r["measure"] for r in rows} == {"f1"}  # type: ignore[attr-defined]
+    assert launch(["model", "compare", "unpicker@1", "unpicker@2", "--models", str(models)]) == 0
+    assert "P1\tF1\t" in capsys.readouterr().out
 
 
 def test_a_project_that_one_version_was_measured_on_is_named_with_its_figure(
