@@ -45,7 +45,7 @@ def label_projects(parameters: TrainUnpickerParameters) -> tuple[str, ...]:
     if not sources:
         raise BadInput(parameters.database_folder, "no project can be labeled.", " ".join(without))
     rows, names = [], []
-    total = {"right": 0, "wrong": 0, "not known": 0}
+    total = {"positive": 0, "negative": 0, "unlabeled": 0}
     for source in sources:
         positives, candidates = database.load(source.positives), load_with_diameter(database, source.candidates.name)
         excluded = database.load(source.excluded) if source.excluded else None
@@ -53,7 +53,7 @@ def label_projects(parameters: TrainUnpickerParameters) -> tuple[str, ...]:
         entry = add_if_changed(database, picks)
         names.append(entry.name)
         counts = picks.picks["label"].value_counts()
-        numbers = {"right": int(counts.get(1, 0)), "wrong": int(counts.get(-1, 0)), "not known": int(counts.get(0, 0))}
+        numbers = {word: int(counts.get(label, 0)) for word, label in zip(total, (1, -1, 0), strict=True)}
         total = {word: total[word] + numbers[word] for word in total}
         rows.append({"entry": entry.name, "survived in": source.positives.name, **numbers})
     numbers_text = ", ".join(f"{n} {word}" for word, n in total.items())

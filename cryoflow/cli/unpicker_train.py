@@ -61,12 +61,16 @@ def label(parameters: LabelParameters, *, json: out.Json = False) -> int:
     )
     entry = add(result, p.database)
     counts = result.picks["label"].value_counts()
+    positive, negative, unlabeled = (int(counts.get(label, 0)) for label in (1, -1, 0))
+    # Scripts read the older names.
+    older_names = {"right": positive, "wrong": negative, "not_known": unlabeled} if json else {}
     out.emit_record(
         {
             **entry,
-            "right": int(counts.get(1, 0)),
-            "wrong": int(counts.get(-1, 0)),
-            "not_known": int(counts.get(0, 0)),
+            "positive": positive,
+            "negative": negative,
+            "unlabeled": unlabeled,
+            **older_names,
             "micrographs": int(result.picks["micrograph"].nunique()),
             "notes": list(result.notes),
         },

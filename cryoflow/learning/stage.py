@@ -72,7 +72,8 @@ def described(result: UpdateResult) -> dict[str, object]:
         "version": result.version.label if result.version else None,
         "learned_from": list(result.learned),
         "trained_on_all": result.joint,
-        "reasons": list(result.reasons),
+        # Reasons of a version in use are those of the update that made it.
+        "reasons": [] if result.outcome == "nothing new" else list(result.reasons),
         "quarantined": [f"{project}: {why}" for project, why in sorted(result.quarantined.items())],
         "notes": list(result.notes),
     }

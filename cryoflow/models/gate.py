@@ -122,7 +122,13 @@ def compare(
         old = [c for c in changes if not c.is_new]
         new = [c for c in changes if c.is_new]
         reasons = [f"{len(old)} known projects keep their F1 within the limits"] if old else []
-        reasons += [f"{c.project} is new: F1 {c.f1_before:.3f} -> {c.f1_after:.3f}" for c in new]
+        # The first version of all is compared with finding nothing, which is no version to name.
+        from_nothing = not known_projects and all(c.f1_before == 0 for c in new)
+        reasons += [
+            f"{c.project} is new: F1 "
+            + (f"{c.f1_after:.3f}" if from_nothing else f"{c.f1_before:.3f} -> {c.f1_after:.3f}")
+            for c in new
+        ]
     return Verdict(accepted, tuple(reasons), changes)
 
 

@@ -29,6 +29,11 @@ def test_a_candidate_that_keeps_the_old_and_gains_the_new_passes() -> None:
     assert any("N is new: F1 0.400 -> 0.700" in reason for reason in verdict.reasons)
 
 
+def test_a_first_version_is_told_without_one_before_it() -> None:
+    assert judged({"N": 0.0}, {"N": 0.95}, set()).reasons == ("N is new: F1 0.950",)
+    assert judged({"A": 0.9, "N": 0.0}, {"A": 0.9, "N": 0.95}, {"A"}).reasons[1] == "N is new: F1 0.000 -> 0.950"
+
+
 def test_the_mean_of_known_projects_may_fall_by_a_hundredth_and_no_more() -> None:
     assert judged({"A": 0.90, "B": 0.90, "N": 0.4}, {"A": 0.89, "B": 0.89, "N": 0.7}, {"A", "B"}).accepted
     verdict = judged({"A": 0.90, "B": 0.90, "N": 0.4}, {"A": 0.88, "B": 0.88, "N": 0.7}, {"A", "B"})

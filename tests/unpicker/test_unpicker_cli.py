@@ -114,8 +114,12 @@ def test_from_a_database_to_an_unpicked_entry_relion_and_cryosparc_read(rings, t
     assert launch([*command, "--json"]) == 0
     labeled = said(capsys)
     assert labeled["entry"] == "P1/AutoPick_job012_labelled"
-    assert labeled["right"] == rings.count(1)
-    assert labeled["not_known"] == rings.count(-1)
+    assert labeled["positive"] == labeled["right"] == rings.count(1)
+    assert labeled["unlabeled"] == labeled["not_known"] == rings.count(-1)
+    assert launch(command) == 0
+    record = capsys.readouterr().out
+    assert f"positive: {rings.count(1)}" in record
+    assert "not_known" not in record
     output = tmp_path / "out"
     assert (
         launch(["unpicker", "unpick", str(trained.folder), "P1/AutoPick_job012", *where, "-o", str(output), "--json"])
