@@ -9,6 +9,7 @@ from cryoflow.cli.declared import declared
 from cryoflow.cli.export_verify import verify
 from cryoflow.errors import ExitCode
 from cryoflow.pickers.parameters import ExportParameters, TrainingSource
+from cryoflow.wording import counted
 
 app = App(name="export", help_format="plaintext")
 
@@ -56,7 +57,7 @@ def show(result: object, *, as_json: bool) -> None:
     }
     record |= {"picks": result.n_picks, "manifest": result.manifest}
     if result.skipped:
-        record["left out"] = f"{len(result.skipped)} micrographs"
+        record["left out"] = counted(len(result.skipped), "micrograph")
     if result.reused:
         record["state"] = "was there already, with the same content"
     out.emit_record(record)

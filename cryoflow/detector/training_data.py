@@ -20,6 +20,7 @@ from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.storage.files import replacing
 from cryoflow.storage.fingerprints import fingerprint, fingerprint_of
 from cryoflow.storage.folders import make_folder
+from cryoflow.wording import counted
 
 _CANDIDATE_PROBABILITY = 0.1
 """Where no picking job searched, places to which the starting model gives this probability are candidates."""
@@ -122,7 +123,7 @@ def prepare_projects(
         validation += mine
         training += [replace(e, class_prior=prior) for i, e in enumerate(made) if i not in held]
         notes.append(
-            f"{project.name}: {len(made)} micrographs, {sum(e.n_positive for e in made)} particles, "
+            f"{project.name}: {counted(len(made), 'micrograph')}, {sum(e.n_positive for e in made)} particles, "
             f"{sum(int((e.kind == UNKNOWN).sum()) for e in made)} candidates of unknown fate"
             + (f", of which {prior:.0%} may be particles" if prior else "")
         )
