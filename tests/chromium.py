@@ -53,6 +53,23 @@ class Page:
                 if attempt == 2 or self.text().strip():
                     raise
 
+    def load(self, address: str, ready: str, *, script: str) -> None:
+        """Open an address and wait until an expression is true; load again where Chromium never ran the page's script.
+
+        Seen once at a load of 10: the page stood there as the server wrote it, and none of its script had run. A page
+        whose script asked for anything at an address that contains `script` gets no second chance.
+        """
+        for attempt in range(3):
+            self.call("Page.navigate", url=address)
+            try:
+                self.wait_for(ready)
+                return
+            except AssertionError:
+                asked = "performance.getEntriesByType('resource').map(e => `${e.name} ${e.responseStatus}`)"
+                requests = self.js(asked)
+                if attempt == 2 or any(script in request for request in requests):
+                    raise AssertionError(f"{self.text()}\nasked for: {requests}") from None
+
     def wait_for(self, expression: str, *, within_s: float = 60) -> Any:
         """Wait until an expression is true, and return its value."""
         end = time.monotonic() + within_s
@@ -118,14 +135,30 @@ class Page:
         data = self.call("Page.captureScreenshot", format="jpeg", quality=quality)["data"]
         path.write_bytes(base64.b64decode(data))
 
+    def click_until(self, element: str, expression: str) -> None:
+        """Click an element until something is true: a page that is still being built may take no notice."""
+        for attempt in range(4):
+            self.click(element)
+            try:
+                self.wait_for(expression, within_s=60 if attempt == 3 else 10)
+                return
+            except AssertionError:
+                if attempt == 3:
+                    raise
+
     def _middle(self, element: str) -> tuple[float, float]:
+        """The middle of an element, once it has stayed at its place: pages move while they are built."""
         self.wait_for(f"!!({element})")
         self.js(f"({element}).scrollIntoView({{block: 'center'}})")
-        time.sleep(0.3)
-        box = self.js(
-            f"(() => {{ const r = ({element}).getBoundingClientRect(); return [r.x, r.y, r.width, r.height] }})()"
-        )
-        return box[0] + box[2] / 2, box[1] + box[3] / 2
+        box = f"(r => r ? [r.x, r.y, r.width, r.height] : null)(({element})?.getBoundingClientRect())"
+        now = self.js(box)
+        for _ in range(60):
+            time.sleep(0.2)
+            before, now = now, self.js(box)
+            if now and now == before:
+                break
+        assert now, f"{element} is there no more"
+        return now[0] + now[2] / 2, now[1] + now[3] / 2
 
 
 def shown(text: str) -> str:

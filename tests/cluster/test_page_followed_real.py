@@ -332,8 +332,9 @@ def open_the_report(page: Page, site: FollowedSite, pictures: Path) -> None:
     assert viewer, site.log.read_text()
     page.open(viewer[1], shows="picks")
     page.open(run, shows="Artifacts")
-    page.click(shown("Artifacts"))
-    page.click("[...document.querySelectorAll('a')].find(e => e.href.endsWith('/artifacts/key/report'))")
+    report = "[...document.querySelectorAll('a')].find(e => e.href.endsWith('/artifacts/key/report'))"
+    page.click_until(shown("Artifacts"), f"!!({report})")
+    page.click(report)
     page.click("[...document.querySelectorAll('a')].find(e => e.href.includes('/artifacts/artifact/'))")
     link = "[...document.querySelectorAll('a')].find(e => e.href.includes('/reports/'))"
     page.wait_for(f"!!({link})")

@@ -27,8 +27,7 @@ class Viewer:
 
 
 def open_entry(page: Page, address: str) -> None:
-    page.call("Page.navigate", url=address)
-    page.wait_for("document.getElementById('all')?.textContent.includes(' of ')")
+    page.load(address, "document.getElementById('all')?.textContent.includes(' of ')", script="/api/")
     page.wait_for("document.querySelectorAll('#list .row').length > 0")
 
 
