@@ -23,7 +23,7 @@ from cryoflow.learning.picks_scorer import Clean, PicksScorer, on_micrographs
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.held_out import HeldOut, held_out_anywhere, known_registries
 from cryoflow.models.named import find_model
-from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.models.version import ModelVersion
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import PickParameters
@@ -52,7 +52,7 @@ class Improved:
     entry
         Picks of the best model, an entry of the database.
     notes
-        Micrographs that could not be read.
+        Micrographs that could not be read, and why a version that is better than its base model is not in use.
     """
 
     result: ImproveResult
@@ -151,7 +151,8 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
     result = improve(
         steps, scorer, learned, p.output.absolute(), key=key, rounds=p.rounds, least_gain=p.least_gain, say=say
     )
-    version = _registered(p, registry, name, result, key, source, len(learned))
+    version, not_used = _registered(p, registry, name, result, key, source, len(learned))
+    notes += not_used
     where = replace(result.picks.provenance, job=f"improve-{p.picker}")
     picks = steps.candidates(result.best.number + 1, result.picks)
     return Improved(result, version, add_if_changed(database, replace(picks, provenance=where)), tuple(notes))
@@ -263,20 +264,31 @@ def _registered(
     key: str,
     source: PickSet,
     n_micrographs: int,
-) -> ModelVersion | None:
-    """Add the best model to the registry once, and put it into use where it was compared with the version in use."""
+) -> tuple[ModelVersion | None, list[str]]:
+    """Add the best model to the registry once, and put it into use where it was compared with the version in use.
+
+    Returns
+    -------
+    version
+        None where no round was better than the base model.
+    notes
+        Why the version is not in use, where another one was put into use meanwhile or later.
+    """
     best, base = result.best, result.rounds[0]
     if best.number == 0:
-        return None
+        return None, []
     project = source.provenance.project_name
     mark = f"{key}-{best.number}"
     versions: Sequence[ModelVersion] = registry.versions(name) if registry.holds(name) else ()
     there = next((v for v in versions if any(t.fingerprint == mark for t in v.card.trained_on)), None)
     current = registry.current(name) if versions else None
     if there and current and (there.number == current.number or there.card.status == "candidate"):
-        return there
+        return there, []
+    if there and current and any(switch.version == there.number for switch in registry.history(name)):
+        return there, [f"{there.label} was in use before {current.label}, and is not put into use again"]
     compared = current is None or base.model == str(current.model)
     reasons = (best.why,) if compared else (best.why, f"not compared with {current.label if current else ''}")
+    in_use = current.number if current else None
     version = there or registry.add(
         name,
         KINDS[p.picker],
@@ -285,8 +297,14 @@ def _registered(
         metrics={project: _metrics(result)},
         status="accepted" if compared else "candidate",
         reasons=reasons,
+        compared_with=in_use if compared else None,
     )
-    return registry.promote(name, version.number, "; ".join(reasons)) if compared else version
+    if not compared:
+        return version, []
+    try:
+        return registry.promote(name, version.number, "; ".join(reasons), expected=in_use), []
+    except OtherInUse as error:  # what a user put into use meanwhile stays
+        return version, [str(error)]
 
 
 def _metrics(result: ImproveResult) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from cryoflow.learning.improve_stage import Improved, improve_picker
 from cryoflow.learning.parameters import ImproveParameters
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import ModelVersion
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.running.run_picker import Picked
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
@@ -167,6 +169,46 @@ def test_the_version_in_use_picks_first_and_is_not_replaced_by_a_model_that_was_
     current = ModelRegistry(tmp_path / "models").current("topaz-P")
     assert current is not None
     assert current.number == 1
+
+
+def test_a_version_put_into_use_while_the_best_model_is_registered_stays(
+    improved: Callable[..., Improved], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = ModelRegistry.add
+    trained = tmp_path / "by_hand"
+    trained.mkdir()
+    (trained / "topaz.sav").write_text("0.5")
+
+    def late(registry: ModelRegistry, name: str, *values: Any, **options: Any) -> ModelVersion:
+        version = add(registry, name, *values, **options)
+        by_hand = add(registry, name, "topaz", trained)
+        registry.promote(name, by_hand.number, "by hand")
+        return version
+
+    monkeypatch.setattr(ModelRegistry, "add", late)
+    done = improved()
+    current = ModelRegistry(tmp_path / "models").current("topaz-P")
+    assert current is not None
+    assert (current.number, done.version and done.version.number) == (2, 1)
+    (note,) = done.notes
+    assert "v0002 was put into use meanwhile (by hand): topaz-P@v0001 was not compared with that" in note
+
+
+def test_a_version_that_a_user_went_back_from_is_not_put_into_use_by_the_same_command(
+    improved: Callable[..., Improved], tmp_path: Path
+) -> None:
+    trained = tmp_path / "by_hand"
+    trained.mkdir()
+    (trained / "topaz.sav").write_text("0.5")
+    registry = ModelRegistry(tmp_path / "models")
+    registry.add("topaz-P", "topaz", trained)
+    registry.promote("topaz-P", 1, "by hand")
+    assert (improved().version, registry.version("topaz-P", 2).card.compared_with) == (registry.current("topaz-P"), 1)
+    registry.rollback("topaz-P")
+    again = improved()
+    assert again.version == registry.version("topaz-P", 2)
+    assert again.notes == ("topaz-P@v0002 was in use before topaz-P@v0001, and is not put into use again",)
+    assert registry.numbers("topaz-P") == [1, 2]
 
 
 def test_what_another_model_holds_out_is_not_learned_from(improved: Callable[..., Improved], tmp_path: Path) -> None:
