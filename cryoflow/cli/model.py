@@ -18,6 +18,7 @@ from cryoflow.models.parameters import (
     RegistryParameters,
     VersionParameters,
 )
+from cryoflow.models.version import version_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,25 +40,39 @@ _MEASURES = {
 @app.command(name="list")
 @declared
 def list_(parameters: RegistryParameters, *, json: out.Json = False) -> int:
-    """List all models, their versions, and which one is in use."""
+    """List all models, their versions, and which one is in use.
+
+    The exit code is 3 where a version, or the record of the one in use, cannot be read.
+    """
     registry = _registry(parameters)
     rows = []
+    failed: list[BadInput] = []
     for name in registry.names():
-        current = registry.current(name)
-        for version in registry.versions(name):
+        versions, errors = registry.readable_versions(name)
+        failed += errors.values()
+        in_use: int | None = None
+        try:
+            in_use = next((switch.version for switch in reversed(registry.history(name))), 0)
+        except BadInput as error:
+            failed.append(error)
+        cards = {v.number: v.card for v in versions}
+        for number in sorted([*cards, *errors]):
+            card = cards.get(number)
             rows.append(
                 {
-                    "version": version.label,
-                    "in_use": current is not None and current.number == version.number,
-                    "status": version.card.status,
-                    "kind": version.card.kind,
-                    "written": version.card.written,
-                    "projects": len(version.card.trained_on),
-                    "f1": _mean(version.card.metrics, "f1"),
+                    "version": f"{name}@{version_name(number)}",
+                    "in_use": None if in_use is None else number == in_use,
+                    "status": card.status if card else "unreadable",
+                    "kind": card.kind if card else None,
+                    "written": card.written if card else None,
+                    "projects": len(card.trained_on) if card else None,
+                    "f1": _mean(card.metrics, "f1") if card else None,
                 }
             )
     out.emit_table(rows, title=str(registry.root), as_json=json, empty="no models yet")
-    return ExitCode.OK
+    for each in failed:
+        out.fail(each)
+    return ExitCode.PARTLY_FAILED if failed else ExitCode.OK
 
 
 @app.command
@@ -137,10 +152,11 @@ def rollback(parameters: ModelParameters, *, json: out.Json = False) -> int:
     _check_name(registry, parameters.name)
     history = registry.history(parameters.name)
     if len({switch.version for switch in history}) == 1:
-        others = [v.label for v in registry.versions(parameters.name) if v.number != history[-1].version]
+        in_use = history[-1].version
+        others = [v.label for v in registry.readable_versions(parameters.name)[0] if v.number != in_use]
         raise BadInput(
             registry.root / parameters.name,
-            f"no other version than {registry.version(parameters.name, history[-1].version).label} was ever in use.",
+            f"no other version than {parameters.name}@{version_name(in_use)} was ever in use.",
             f"It stays in use. Put another one into use: cryoflow model promote {' or '.join(others)}."
             if others
             else "It stays in use, until an update or `cryoflow model add` makes another version.",
@@ -153,12 +169,17 @@ def rollback(parameters: ModelParameters, *, json: out.Json = False) -> int:
 @app.command
 @declared
 def prune(parameters: PruneParameters, *, json: out.Json = False) -> int:
-    """Remove old versions."""
+    """Remove old versions.
+
+    The exit code is 3 where versions are kept because a card cannot be read.
+    """
     registry = _registry(parameters)
     _check_name(registry, parameters.name)
-    removed = registry.prune(parameters.name, parameters.keep)
-    out.emit_table([{"removed": label} for label in removed], as_json=json, empty="nothing to remove")
-    return ExitCode.OK
+    pruned = registry.prune(parameters.name, parameters.keep)
+    out.emit_table([{"removed": label} for label in pruned.removed], as_json=json, empty="nothing to remove")
+    for note in pruned.notes:
+        out.fail(note)
+    return ExitCode.PARTLY_FAILED if pruned.notes else ExitCode.OK
 
 
 def _registry(parameters: RegistryParameters) -> ModelRegistry:
@@ -181,7 +202,7 @@ def _check_name(registry: ModelRegistry, name: str) -> None:
 def _find(registry: ModelRegistry, reference: str) -> ModelVersion:
     """Return the version that a text names; where none of a model is in use, name all of them."""
     if reference in registry.names() and registry.current(reference) is None:
-        labels = ", ".join(v.label for v in registry.versions(reference))
+        labels = ", ".join(f"{reference}@{version_name(n)}" for n in registry.numbers(reference))
         raise BadInput(registry.root / reference, "has no version in use.", f"Name one of its versions: {labels}.")
     return registry.find(reference)
 

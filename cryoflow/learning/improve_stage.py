@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from cryoflow.models.card import TrainedOn
 from cryoflow.models.held_out import HeldOut, held_out_anywhere, known_registries
 from cryoflow.models.named import find_model
 from cryoflow.models.registry import ModelRegistry, OtherInUse
-from cryoflow.models.version import ModelVersion
+from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.parameters import PickParameters
 from cryoflow.pickers.registry import picker
@@ -272,16 +272,18 @@ def _registered(
     version
         None where no round was better than the base model.
     notes
-        Why the version is not in use, where another one was put into use meanwhile or later.
+        Versions that cannot be read, and why the version is not in use where another one was put into use meanwhile
+        or later.
     """
     best, base = result.best, result.rounds[0]
     if best.number == 0:
         return None, []
     project = source.provenance.project_name
     mark = f"{key}-{best.number}"
-    versions: Sequence[ModelVersion] = registry.versions(name) if registry.holds(name) else ()
+    versions, errors = registry.readable_versions(name)
     there = next((v for v in versions if any(t.fingerprint == mark for t in v.card.trained_on)), None)
-    current = registry.current(name) if versions else None
+    notes = [] if there else [f"{name}@{version_name(n)} may be this model, too: {e}" for n, e in errors.items()]
+    current = registry.current(name)
     if there and current and (there.number == current.number or there.card.status == "candidate"):
         return there, []
     if there and current and any(switch.version == there.number for switch in registry.history(name)):
@@ -300,11 +302,11 @@ def _registered(
         compared_with=in_use if compared else None,
     )
     if not compared:
-        return version, []
+        return version, notes
     try:
-        return registry.promote(name, version.number, "; ".join(reasons), expected=in_use), []
+        return registry.promote(name, version.number, "; ".join(reasons), expected=in_use), notes
     except OtherInUse as error:  # what a user put into use meanwhile stays
-        return version, [str(error)]
+        return version, [*notes, str(error)]
 
 
 def _metrics(result: ImproveResult) -> Mapping[str, float]:

@@ -209,16 +209,10 @@ class OneUpdate(UpdateMaterial):
         Versions that cannot be read are noted: an old one need not stop an update.
         """
         wanted = {p: t.fingerprint for p, t in self.before.items()} | dict(projects)
-        alike = []
-        for number in self.registry.numbers(self.name):
-            try:
-                version = self.registry.version(self.name, number)
-            except BadInput as error:
-                self.note(f"{self.name}@{version_name(number)} is not compared with this update: {error}")
-                continue
-            if {t.project: t.fingerprint for t in version.card.trained_on} == wanted:
-                alike.append(version)
-        return alike
+        versions, errors = self.registry.readable_versions(self.name)
+        for number, error in errors.items():
+            self.note(f"{self.name}@{version_name(number)} is not compared with this update: {error}")
+        return [v for v in versions if {t.project: t.fingerprint for t in v.card.trained_on} == wanted]
 
     def _refused_before(self, changed: Sequence[Source]) -> ModelVersion | None:
         """Return a version of the same labels that the gate refused, or that a user rolled back."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryoflow.errors import BadInput
 from cryoflow.learning.update import QUARANTINE
 from cryoflow.learning.update_records import read_quarantined
 from cryoflow.models.registry import ModelRegistry
@@ -88,7 +89,11 @@ def write_page(registry: ModelRegistry, names: Sequence[str], notes: Sequence[st
     parts += [f"<p>{html.escape(note)}</p>" for note in notes]
     for name in names:
         if registry.holds(name):
-            parts += _section(registry, name)
+            parts.append(f"<h2>{html.escape(name)}</h2>")
+            try:
+                parts += _section(registry, name)
+            except BadInput as error:  # the page still shows the other models
+                parts.append(f"<p>{html.escape(str(error))}</p>")
     path = registry.root / NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "\n".join(parts) + "\n")
@@ -104,30 +109,31 @@ _STYLE = (
 def _section(registry: ModelRegistry, name: str) -> list[str]:
     from cryoflow.report.figures import png
 
-    versions = registry.versions(name)
-    current, history = registry.current(name), registry.history(name)
+    versions, errors = registry.readable_versions(name)
+    history = registry.history(name)
+    in_use = history[-1].version if history else None
     used = "None is in use."
-    if current:
-        used = f"{current.label} is in use since {history[-1].when}: {history[-1].reason}."
+    if history:
+        used = f"{name}@{version_name(history[-1].version)} is in use since {history[-1].when}: {history[-1].reason}."
     picture = base64.b64encode(png(draw(versions))).decode()
-    rows = [
-        [
+    row_of = {n: [version_name(n), "cannot be read", "", "", "", str(error)] for n, error in errors.items()}
+    for v, new in zip(versions, newly_learned(versions), strict=True):
+        row_of[v.number] = [
             version_name(v.number),
-            "in use" if current and v.number == current.number else v.card.status,
+            "in use" if v.number == in_use else v.card.status,
             "all projects" if v.card.parent is None else version_name(v.card.parent),
             str(len(v.card.trained_on)),
             _some(new),
             "; ".join(v.card.reasons),
         ]
-        for v, new in reversed(list(zip(versions, newly_learned(versions), strict=True)))
-    ]
+    rows = [row_of[n] for n in sorted(row_of, reverse=True)]
     quarantined = read_quarantined(registry.root / name / QUARANTINE)
     aside = [[project, why] for project, (_, why) in sorted(quarantined.items())]
     newest = versions[-LISTED_VERSIONS:]
     f1 = f1_over_time(newest)
     over_time = [[p, *("" if math.isnan(x) else f"{x:.3f}" for x in values)] for p, values in f1.items()]
     return [
-        f"<h2>{html.escape(name)}</h2><p>{html.escape(used)}</p>",
+        f"<p>{html.escape(used)}</p>",
         f'<img alt="F1 of each project by version" src="data:image/png;base64,{picture}">',
         _table(["version", "status", "trained from", "projects", "of these new or changed", "why"], rows),
         *(["<p>Quarantined, not learned from:</p>", _table(["project", "why"], aside)] if aside else []),

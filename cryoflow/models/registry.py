@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from cryoflow.storage import files, folders, inputs, write_errors
 from cryoflow.storage.parsing import validated
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import sealed, unsealed
+from cryoflow.wording import counted
 
 CURRENT = "current.json"
 _FORMAT = 1
@@ -39,6 +41,22 @@ _REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?(\d+))?")
 
 class OtherInUse(BadInput):
     """Another version is in use than the one that a version was compared with."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `ModelRegistry.prune` removed.
+
+    Attributes
+    ----------
+    removed
+        Labels of the removed versions.
+    notes
+        Versions that are kept because a card cannot be read, and why it cannot.
+    """
+
+    removed: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class ModelRegistry:
@@ -67,14 +85,28 @@ class ModelRegistry:
         return self._numbers(self._folder(name))
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Return all versions of a model that can be read, oldest first.
+        """Return all versions of a model, oldest first.
 
         Raises
         ------
         BadInput
-            Where there is no model of this name.
+            Where there is no model of this name, or a version cannot be read; see `readable_versions`.
         """
         return [self.version(name, number) for number in self._known_numbers(name)]
+
+    def readable_versions(self, name: str) -> tuple[list[ModelVersion], dict[int, BadInput]]:
+        """Return the versions of a model that can be read, oldest first, and the errors of the others by number.
+
+        Both are empty where there is no model of this name.
+        """
+        versions, errors = [], {}
+        for number in self.numbers(name):
+            try:
+                versions.append(self.version(name, number))
+            except BadInput as error:
+                if number in self.numbers(name):  # else another process has removed it meanwhile
+                    errors[number] = error
+        return versions, errors
 
     def _known_numbers(self, name: str) -> list[int]:
         numbers = self.numbers(name)
@@ -244,19 +276,27 @@ class ModelRegistry:
         )
         return version
 
-    def prune(self, name: str, keep: int) -> list[str]:
-        """Remove old versions; return the labels of the removed ones.
+    def prune(self, name: str, keep: int) -> Pruned:
+        """Remove old versions.
 
         The newest `keep` versions stay, the one in use, the one before it, and every version that these started from.
+        A version that cannot be read stays, and every older one with it: which of them it started from is not known.
         """
         self._known_numbers(name)  # a model that does not exist has no folder to lock
         with locked(self._folder(name), timeout_s=self.lock_timeout_s):
-            versions = {v.number: v for v in self.versions(name)}
+            readable, errors = self.readable_versions(name)
+            versions = {v.number: v for v in readable}
             kept = self._numbers_to_keep(versions, self.history(name), keep)
-            removed = [v for number, v in sorted(versions.items()) if number not in kept]
+            old = [v for number, v in sorted(versions.items()) if number not in kept]
+            newest_unreadable = max(errors, default=0)
+            removed = [v for v in old if v.number > newest_unreadable]
             for version in removed:
                 folders.remove_folder(version.folder)
-        return [version.label for version in removed]
+        notes = [f"{name}@{version_name(n)} is kept, because it cannot be read: {e}" for n, e in errors.items()]
+        if spared := len(old) - len(removed):
+            label = f"{name}@{version_name(newest_unreadable)}"
+            notes.append(f"{counted(spared, 'older version')} kept with {label}: what it started from is not known")
+        return Pruned(tuple(version.label for version in removed), tuple(notes))
 
     @staticmethod
     def _numbers_to_keep(versions: Mapping[int, ModelVersion], history: Sequence[Switch], keep: int) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,12 +204,18 @@ def test_a_version_that_a_user_went_back_from_is_not_put_into_use_by_the_same_co
     registry = ModelRegistry(tmp_path / "models")
     registry.add("topaz-P", "topaz", trained)
     registry.promote("topaz-P", 1, "by hand")
-    assert (improved().version, registry.version("topaz-P", 2).card.compared_with) == (registry.current("topaz-P"), 1)
+    registry.add("topaz-P", "topaz", trained)
+    (registry.root / "topaz-P" / "v0002" / "card.json").write_text("{")
+    first = improved()
+    (note,) = first.notes
+    assert note.startswith("topaz-P@v0002 may be this model, too: ")
+    shutil.rmtree(registry.root / "topaz-P" / "v0002")
+    assert (improved().version, registry.version("topaz-P", 3).card.compared_with) == (registry.current("topaz-P"), 1)
     registry.rollback("topaz-P")
     again = improved()
-    assert again.version == registry.version("topaz-P", 2)
-    assert again.notes == ("topaz-P@v0002 was in use before topaz-P@v0001, and is not put into use again",)
-    assert registry.numbers("topaz-P") == [1, 2]
+    assert again.version == registry.version("topaz-P", 3)
+    assert again.notes == ("topaz-P@v0003 was in use before topaz-P@v0001, and is not put into use again",)
+    assert registry.numbers("topaz-P") == [1, 3]
 
 
 def test_what_another_model_holds_out_is_not_learned_from(improved: Callable[..., Improved], tmp_path: Path) -> None:

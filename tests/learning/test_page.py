@@ -38,6 +38,23 @@ def test_it_says_which_version_is_in_use_and_why_and_escapes_names(tmp_path: Pat
     assert over_time[odd][2] != over_time[odd][2]  # not measured
 
 
+def test_versions_and_models_that_cannot_be_read_are_shown_as_such(tmp_path: Path) -> None:
+    registry = ModelRegistry(tmp_path / "models")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "weights").write_text("w")
+    for name in ("detector", "detector", "unpicker"):
+        registry.add(name, "detector", tmp_path / "trained")
+    registry.promote("detector", 1, "first")
+    (registry.root / "detector" / "v0001" / "card.json").write_text("{")
+    (registry.root / "unpicker" / "current.json").write_text("{")
+    text = write_page(registry, ("detector", "unpicker")).read_text()
+    assert "<p>detector@v0001 is in use since" in text
+    assert "<td>v0001</td><td>cannot be read</td>" in text
+    assert "<td>v0002</td><td>accepted</td>" in text
+    assert "<h2>unpicker</h2>\n<p>" in text
+    assert "current.json: damaged" in text
+
+
 def test_it_names_what_each_version_learned_anew(tmp_path: Path) -> None:
     registry = ModelRegistry(tmp_path / "models")
     (tmp_path / "trained").mkdir()

@@ -110,6 +110,25 @@ def test_a_model_is_added_and_put_into_use(models: Path, tmp_path: Path, capsys:
     assert ModelRegistry(models).current("topaz") is not None
 
 
+def test_a_version_that_cannot_be_read_is_listed_and_kept(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["unpicker", "--models", str(models)]
+    (models / "unpicker" / "v0001" / "card.json").write_text("{")
+    assert launch(["model", "list", *where[1:], "--json"]) == 3
+    printed = capsys.readouterr()
+    rows = [(r["version"], r["in_use"], r["status"], r["projects"]) for r in json.loads(printed.out)]
+    assert rows == [("unpicker@v0001", True, "unreadable", None), ("unpicker@v0002", False, "accepted", 0)]
+    assert "card.json: damaged: it does not end with its checksum." in printed.err
+    assert launch(["model", "prune", *where, "--keep", "1"]) == 3
+    assert "unpicker@v0001 is kept, because it cannot be read" in capsys.readouterr().err
+    assert launch(["model", "rollback", *where]) == 1
+    assert "no other version than unpicker@v0001 was ever in use" in capsys.readouterr().err
+    (models / "unpicker" / "current.json").write_text("{")
+    assert launch(["model", "list", *where[1:], "--json"]) == 3
+    printed = capsys.readouterr()
+    assert {r["in_use"] for r in json.loads(printed.out)} == {None}
+    assert "current.json: damaged" in printed.err
+
+
 def test_pruning_says_what_it_removed(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = printed(capsys, "model", "prune", "unpicker", "--keep", "1", "--models", str(models))
     assert rows == []

@@ -15,7 +15,7 @@ import pytest
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.card import TrainedOn, read_card
-from cryoflow.models.registry import ModelRegistry, OtherInUse
+from cryoflow.models.registry import ModelRegistry, OtherInUse, Pruned
 from cryoflow.storage import fault_points
 
 
@@ -152,10 +152,26 @@ def test_prune_keeps_what_is_in_use_what_was_before_and_what_these_started_from(
         registry.add("unpicker", "unpicker", model, parent=parent)
     registry.promote("unpicker", 1, "first")
     registry.promote("unpicker", 4, "in use")
-    removed = registry.prune("unpicker", keep=1)
-    assert removed == ["unpicker@v0005", "unpicker@v0006"]
+    assert registry.prune("unpicker", keep=1) == Pruned(("unpicker@v0005", "unpicker@v0006"))
     assert [v.number for v in registry.versions("unpicker")] == [1, 2, 3, 4, 7]
     assert registry.add("unpicker", "unpicker", model).number == 8
+
+
+def test_prune_keeps_what_cannot_be_read_and_all_that_it_may_have_started_from(
+    registry: ModelRegistry, model: Path
+) -> None:
+    for parent in (None, 1, 2, None, None, 3):
+        registry.add("unpicker", "unpicker", model, parent=parent)
+    registry.promote("unpicker", 6, "in use")
+    (registry.root / "unpicker" / "v0003" / "card.json").write_text("{")
+    pruned = registry.prune("unpicker", keep=1)
+    assert pruned.removed == ("unpicker@v0004", "unpicker@v0005")
+    assert registry.numbers("unpicker") == [1, 2, 3, 6]
+    unreadable, older = pruned.notes
+    assert unreadable.startswith("unpicker@v0003 is kept, because it cannot be read: ")
+    assert older == "2 older versions kept with unpicker@v0003: what it started from is not known"
+    assert [v.number for v in registry.readable_versions("unpicker")[0]] == [1, 2, 6]
+    assert registry.readable_versions("nobody") == ([], {})
 
 
 @pytest.fixture
@@ -182,7 +198,7 @@ def test_a_version_that_another_process_puts_into_use_meanwhile_is_not_pruned(
         registry.add("unpicker", "unpicker", model)
     registry.promote("unpicker", 3, "in use")
     just_before_the_lock(lambda: registry.promote("unpicker", 1, "an old one"))
-    assert registry.prune("unpicker", keep=1) == ["unpicker@v0002"]
+    assert registry.prune("unpicker", keep=1).removed == ("unpicker@v0002",)
     assert registry.current("unpicker").number == 1  # type: ignore[union-attr]
 
 
