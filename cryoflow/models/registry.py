@@ -279,8 +279,9 @@ class ModelRegistry:
     def prune(self, name: str, keep: int) -> Pruned:
         """Remove old versions.
 
-        The newest `keep` versions stay, the one in use, the one before it, and every version that these started from.
-        A version that cannot be read stays, and every older one with it: which of them it started from is not known.
+        The newest `keep` versions stay, the one in use, the one before it, those that an update of the one in use has
+        registered and not put into use yet, and every version that these started from. A version that cannot be read
+        stays, and every older one with it: which of them it started from is not known.
         """
         self._known_numbers(name)  # a model that does not exist has no folder to lock
         with locked(self._folder(name), timeout_s=self.lock_timeout_s):
@@ -304,6 +305,16 @@ class ModelRegistry:
         if history:
             kept |= {history[-1].version}
             kept |= {next((s.version for s in reversed(history) if s.version != history[-1].version), 0)}
+        # Another process may be about to put these into use, or was killed before: the next update does it then.
+        in_use, used = history[-1].version if history else None, {s.version for s in history}
+        kept |= {
+            v.number
+            for v in versions.values()
+            if v.card.status == "accepted"
+            and v.card.trained_on  # added by hand otherwise
+            and v.card.compared_with == in_use
+            and v.number not in used
+        }
         for number in list(kept & set(versions)):
             parent = versions[number].card.parent
             while parent is not None and parent in versions and parent not in kept:

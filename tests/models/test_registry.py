@@ -202,6 +202,15 @@ def test_a_version_that_another_process_puts_into_use_meanwhile_is_not_pruned(
     assert registry.current("unpicker").number == 1  # type: ignore[union-attr]
 
 
+def test_a_version_that_an_update_is_about_to_put_into_use_is_not_pruned(registry: ModelRegistry, model: Path) -> None:
+    learned = (TrainedOn("P190", ("P190/Homo_J5",), "ab12", 30, 4000),)
+    for in_use, removed in ((None, ()), (1, ("unpicker@v0002",))):
+        update = registry.add("unpicker", "unpicker", model, trained_on=learned, compared_with=in_use)
+        registry.add("unpicker", "unpicker", model)  # by a user, meanwhile
+        assert registry.prune("unpicker", keep=1).removed == removed
+        assert registry.promote("unpicker", update.number, "better", expected=in_use) == update
+
+
 def test_a_rollback_goes_back_from_the_version_that_is_in_use_under_the_lock(
     registry: ModelRegistry, model: Path, just_before_the_lock: Callable[[Callable[[], object]], None]
 ) -> None:
