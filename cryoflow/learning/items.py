@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -102,6 +102,23 @@ class Piece:
 def piece_of(item: Item) -> Piece:
     """Return a whole item as a piece."""
     return Piece(item.content, np.asarray(item.map_pixels()), item.labels, item.defocus_A, item.diameter_A)
+
+
+def pieces_to_keep(new: Sequence[Piece], old: Sequence[Piece], replaced: Collection[str]) -> list[Piece]:
+    """Return the pieces to keep of a changed project: as many as half of the new and half of the old ones.
+
+    These are the first half of the new ones, and old ones of other micrographs. Where too few of those are left, more
+    new ones take their places.
+
+    Parameters
+    ----------
+    replaced
+        Contents whose old pieces are not kept: micrographs that have new labels, or are held out by now.
+    """
+    n_new, n_old = max(1, len(new) // 2), len(old) // 2
+    kept = [p for p in old if p.content not in replaced][:n_old]
+    more = new[n_new : n_new + n_old - len(kept)]
+    return [*new[:n_new], *more, *kept]
 
 
 def write_pieces(path: Path, project: str, pieces: Sequence[Piece], learned: Iterable[str] = ()) -> None:

@@ -23,7 +23,7 @@ from cryoflow.database.entry_lookup import matching
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.exemplars import exemplar_file, exemplar_files
-from cryoflow.learning.items import Item, piece_of, read_learned, write_pieces
+from cryoflow.learning.items import Item, piece_of, pieces_to_keep, read_learned, write_pieces
 from cryoflow.learning.learner import Learner, Say, Source
 from cryoflow.learning.update_material import COUNTS, UpdateMaterial, UpdateOptions, UpdateProject
 from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
@@ -33,6 +33,7 @@ from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.storage.folders import remove_folder
+from cryoflow.wording import counted
 
 WORK = "update"
 QUARANTINE = "quarantine.json"
@@ -257,9 +258,12 @@ class OneUpdate(UpdateMaterial):
         self, projects: Sequence[UpdateProject], kept: Mapping[str, list[Item]], *, joint: bool
     ) -> tuple[Path, Verdict]:
         new = [item for p in projects for item in p.new]
-        old = [item for items in kept.values() for item in items]
+        labeled_now = {(item.project, item.content) for item in new}
+        # An exemplar of a changed project has the labels of before: its micrograph is learned with those of now.
+        old = [i for items in kept.values() for i in items if (i.project, i.content) not in labeled_now]
         start = self.learner.base() if joint else self.start
-        self.say(f"learning from {len(projects)} projects, with exemplars of {len(kept)} earlier ones")
+        n_earlier = len({item.project for item in old})
+        self.say(f"learning from {counted(len(projects), 'project')}, with exemplars of {n_earlier} earlier ones")
         # A killed update goes on only with the micrographs that it began with: others may be usable by now.
         contents = [sorted((i.project, i.content) for i in items) for items in (new, old)]
         labels = [[p.source.project, p.source.fingerprint] for p in projects]
@@ -285,14 +289,15 @@ class OneUpdate(UpdateMaterial):
     ) -> ModelVersion:
         trained = dict(self.before)
         written = []
+        excluded = self.held_out_today()
         for p in projects:
             file = exemplar_file(p.source.project)
             earlier = self.file_in_use(file)
             pieces = self.learner.exemplars(p.new)
             learned = {i.content for i in p.new}
-            if earlier:  # a changed project keeps half of its earlier exemplars
+            if earlier:
                 old = [piece_of(i) for i in self.pieces_of(earlier, "kept", lambda item: exemplar_file(item.project))]
-                pieces = [*old[: len(old) // 2], *pieces[: max(1, len(pieces) // 2)]]
+                pieces = pieces_to_keep(pieces, old, learned | excluded)
                 learned |= read_learned(earlier)
             write_pieces(model / file, p.source.project, pieces, learned)
             written.append(file)

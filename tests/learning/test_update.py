@@ -92,6 +92,40 @@ def test_exemplars_of_all_projects_stay_in_the_model_after_their_micrographs_are
     assert contents <= set(learner.learned)
 
 
+def test_a_changed_project_keeps_each_micrograph_once_and_with_its_new_labels(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    [changed] = learner.projects
+    names = {checksum(changed.folder / name): name for name in changed.names}
+
+    def kept(number: int) -> dict[str, int]:
+        file = registry.version(NAME, number).model / exemplar_file("A")
+        items = read_pieces(file, tmp_path / f"{number}")
+        labels = {i.content: int(i.labels["label"][0]) for i in items}
+        assert len(labels) == len(items) == 4
+        return labels
+
+    first = list(kept(1))
+    changed.version = 2  # other labels on all micrographs
+    learner.learned.clear()
+    run(registry, learner)
+    assert kept(2) == dict.fromkeys(first, 2)
+    assert len(learner.learned) == len(set(learner.learned))  # no micrograph with old and new labels
+
+    changed.version, changed.names = 3, [n for c, n in names.items() if c not in first[2:]]
+    run(registry, learner)
+    assert kept(3) == {first[0]: 3, first[1]: 3, first[2]: 2, first[3]: 2}  # two that have no labels any more
+
+    HeldOut(registry.root / "unpicker").draw({"X": first})
+    drawn = HeldOut(registry.root / "unpicker").all_fingerprints()
+    changed.version = 4
+    run(registry, learner)
+    assert len(drawn) == 2
+    assert not drawn & kept(4).keys()
+
+
 def test_a_held_out_micrograph_is_never_learned_from_under_any_name(
     registry: ModelRegistry, project: Callable[..., StubProject]
 ) -> None:
