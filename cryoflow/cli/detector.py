@@ -219,7 +219,7 @@ def pick_exported(folder: Path, *, model: str = "general", workers: int = 2) -> 
     from cryoflow.pickers.training_sets.manifest import read_manifest
 
     with _telling(len(read_manifest(folder))) as on_picked:
-        picked, failed = run(folder, model, workers=workers, on_picked=on_picked)
+        picked, failed = run(folder, model, workers=workers, on_picked=on_picked, say=out.say)
     out.emit_record({"picked": picked, "not_picked": failed})
     return ExitCode.OK  # those that failed are named in picks/, and counted on import
 

@@ -24,6 +24,7 @@ from cryoflow.detector.labels import LabeledProject, MicrographLabels
 from cryoflow.detector.loading import MicrographToPick, none_usable
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.pick import PickedResult, pick
+from cryoflow.detector.pick_set import notes_on_headers, notes_on_unset_headers
 from cryoflow.detector.train import HISTORY, precision_on, train_on
 from cryoflow.detector.training_data import PreparedProjects, TrainingOptions
 from cryoflow.errors import BadInput
@@ -132,9 +133,19 @@ def problems_of_labels(folder: Path, table: pd.DataFrame) -> list[str]:
 
 
 def pick_exported(
-    folder: Path, model: str, *, workers: int = 2, on_picked: Callable[[PickedResult | BadInput], None] | None = None
+    folder: Path,
+    model: str,
+    *,
+    workers: int = 2,
+    on_picked: Callable[[PickedResult | BadInput], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> tuple[int, int]:
     """Pick the micrographs of a folder; return how many were picked, and how many could not be.
+
+    Parameters
+    ----------
+    say
+        Called with each note on pixel sizes: in the headers of micrographs, and in the manifest.
 
     Raises
     ------
@@ -145,7 +156,8 @@ def pick_exported(
     table = manifest.read_manifest(folder)
     unknown = table["stem"][table["diameter_A"].isna()]
     failed = [(str(stem), BadInput(str(stem), "has no particle diameter.")) for stem in unknown]
-    picked = 0
+    sizes_A: list[tuple[float | None, float]] = []
+    from_headers_A: list[float] = []
     for diameter_A in np.unique(table["diameter_A"].dropna().to_numpy(np.float64)).tolist():
         rows = table[table["diameter_A"] == diameter_A]
         items = [
@@ -156,13 +168,19 @@ def pick_exported(
             if isinstance(result, BadInput):
                 failed.append((item.name, result))
             else:
-                picked += 1
+                sizes_A.append((result.header_pixel_size_A, result.pixel_size_A))
+                if item.pixel_size_A is None:
+                    from_headers_A.append(result.pixel_size_A)
                 x_px, y_px = result.xy_px.T
                 write_star(folder / "picks" / f"{item.name}.star", {"": {X: x_px, Y: y_px, FOM: result.probability}})
             if on_picked:
                 on_picked(result)
+    picked = len(sizes_A)
     if not picked:
         raise none_usable([error for _, error in failed]) if failed else BadInput(folder, "holds no micrograph.")
+    of_headers = notes_on_headers(sizes_A, f"recorded in {manifest.NAME}")
+    for note in (*of_headers, *notes_on_unset_headers(from_headers_A, picked)):
+        say(f"warning: {note}")
     if failed:
         rows_of_failed = "".join(f"{stem}\t{' '.join(str(error).split())}\n" for stem, error in failed)
         write_atomically(folder / "picks" / NOT_PICKED, "stem\treason\n" + rows_of_failed)

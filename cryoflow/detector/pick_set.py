@@ -163,26 +163,50 @@ def items_of(source: PickSet, pixel_size_A: float | None) -> tuple[list[Microgra
 def _pixel_size_notes(source: PickSet, results: dict[str, PickedResult], given_A: float | None) -> list[str]:
     """Return notes on doubtful pixel sizes: others in headers or table, and 1 A from nothing but headers."""
     recorded = dict(zip(source.micrographs["name"].astype(str), source.micrographs["pixel_size_A"], strict=True))
-    notes = []
-    in_headers = [(believable_pixel_size(r.header_pixel_size_A), r.pixel_size_A) for r in results.values()]
+    origin = "given" if given_A else "recorded in the database"
+    in_headers = [(r.header_pixel_size_A, r.pixel_size_A) for r in results.values()]
     in_table = [(float(recorded[name]), r.pixel_size_A) for name, r in results.items()]
-    for pairs, where in ((in_headers, "in their headers"), (in_table, "in the database")):
-        others = [(other, used) for other, used in pairs if other and abs(other / used - 1) > _SAME_PIXEL_SIZE]
-        if others:
-            other_A, used_A = (_range_of(values) for values in zip(*others, strict=True))
-            notes.append(
-                f"{len(others)} of {counted(len(results), 'micrograph')} with a pixel size of {other_A} A {where}; "
-                f"{used_A} A is used, as {'given' if given_A else 'recorded in the database'}"
-            )
+    notes = [*notes_on_headers(in_headers, origin), *_notes_on_others(in_table, "in the database", origin)]
     # A project may really have 1 A. Of plain files, nothing but the header is known.
     if given_A is None and source.provenance.program == "file":
-        unset = sum(abs(r.pixel_size_A - 1) < 1e-3 for r in results.values())
-        if unset:
-            notes.append(
-                f"{unset} of {counted(len(results), 'micrograph')} with a pixel size of 1 A from the header, which "
-                "many programs write where they do not know it; 1 A is used (--apix sets another)"
-            )
+        notes += notes_on_unset_headers([r.pixel_size_A for r in results.values()], len(results))
     return notes
+
+
+def notes_on_headers(sizes_A: Sequence[tuple[float | None, float]], origin: str) -> list[str]:
+    """Return a note where headers have another pixel size than the one that is used.
+
+    Parameters
+    ----------
+    sizes_A
+        Of each micrograph that was picked: in the header, and used.
+    origin
+        Where the used ones are from, such as `given`.
+    """
+    believable = [(believable_pixel_size(in_header_A), used_A) for in_header_A, used_A in sizes_A]
+    return _notes_on_others(believable, "in their headers", origin)
+
+
+def notes_on_unset_headers(from_headers_A: Sequence[float], n: int) -> list[str]:
+    """Return a note where pixel sizes that only headers have, of some of `n` micrographs, are 1 A."""
+    unset = sum(abs(size_A - 1) < 1e-3 for size_A in from_headers_A)
+    if not unset:
+        return []
+    return [
+        f"{unset} of {counted(n, 'micrograph')} with a pixel size of 1 A from the header, which "
+        "many programs write where they do not know it; 1 A is used (--apix sets another)"
+    ]
+
+
+def _notes_on_others(pairs: Sequence[tuple[float | None, float]], where: str, origin: str) -> list[str]:
+    others = [(other, used) for other, used in pairs if other and abs(other / used - 1) > _SAME_PIXEL_SIZE]
+    if not others:
+        return []
+    other_A, used_A = (_range_of(values) for values in zip(*others, strict=True))
+    return [
+        f"{len(others)} of {counted(len(pairs), 'micrograph')} with a pixel size of {other_A} A {where}; "
+        f"{used_A} A is used, as {origin}"
+    ]
 
 
 def _quality_notes(expected_f1: float, diameter_A: float) -> list[str]:

@@ -154,11 +154,21 @@ def test_an_export_whose_settings_or_diameters_were_edited_is_not_used_in_silenc
     with pytest.raises(BadInput, match=r"settings.tsv: is damaged: .*unlabeled is 'perhaps'"):
         train_exported(folder)
     manifest = folder / "manifest.tsv"
-    mark, header, first, *others = manifest.read_text().splitlines()
-    names, values = header.split("\t"), first.split("\t")
+    mark, header, *lines = manifest.read_text().splitlines()
+    names, rows = header.split("\t"), [line.split("\t") for line in lines]
+    values, other, unset, *_ = rows
     values[names.index("diameter_A")] = ""
-    manifest.write_text("\n".join([mark, header, "\t".join(values), *others]) + "\n")
-    picked, failed = pick_exported(folder, "general")
+    other[names.index("pixel_size_A")], unset[names.index("pixel_size_A")] = "3.1", ""
+    manifest.write_text("\n".join([mark, header, *map("\t".join, rows)]) + "\n")
+    link = folder / "micrographs" / f"{unset[names.index('stem')]}.mrc"
+    image = read_micrograph(link)
+    link.unlink()
+    write_mrc(link, image, 1.0)
+    told: list[str] = []
+    picked, failed = pick_exported(folder, "general", say=told.append)
+    assert told[0].startswith("warning: 1 of 3 micrographs with a pixel size of 3 A in their headers; 3.1 A is used")
+    assert told[1].startswith("warning: 1 of 3 micrographs with a pixel size of 1 A from the header, which many")
+    assert len(told) == 2
     assert (picked, failed) == (len(made.micrographs) - 1, 1)
     assert "no particle diameter" in read_not_picked(folder / "picks")[values[names.index("stem")]]
 
