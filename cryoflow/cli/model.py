@@ -48,9 +48,13 @@ def list_(parameters: RegistryParameters, *, json: out.Json = False) -> int:
     rows = []
     failed: list[BadInput] = []
     for name in registry.names():
-        versions, errors = registry.readable_versions(name)
-        failed += errors.values()
         in_use: int | None = None
+        try:
+            versions, errors = registry.readable_versions(name)
+        except BadInput as error:  # a folder whose name no model can have
+            failed.append(error)
+            continue
+        failed += errors.values()
         try:
             in_use = next((switch.version for switch in reversed(registry.history(name))), 0)
         except BadInput as error:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
@@ -21,6 +23,10 @@ _LARGEST_BYTES = 16 << 20
 
 ModelKind = Literal["detector", "unpicker", "cryolo", "topaz"]
 Status = Literal["accepted", "candidate"]
+LARGEST_NUMBER = 999_999_999
+"""Largest number of a version."""
+VersionNumber = Annotated[int, Ge(1), Le(LARGEST_NUMBER)]
+_Count = Annotated[int, Ge(0), Le(1 << 60)]
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class TrainedOn:
     project: str
     entries: tuple[str, ...]
     fingerprint: str
-    n_micrographs: int
-    n_picks: int
+    n_micrographs: _Count
+    n_picks: _Count
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,16 @@ class ModelCard:
 
     kind: ModelKind
     name: str
-    version: int
+    version: VersionNumber
     written: str
     cryoflow: str
-    parent: int | None
+    parent: VersionNumber | None
     trained_on: tuple[TrainedOn, ...]
     metrics: Mapping[str, Mapping[str, float]]
     status: Status
     reasons: tuple[str, ...] = ()
-    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    compared_with: int | None = None
+    files: Mapping[str, tuple[_Count, str]] = field(default_factory=dict)
+    compared_with: VersionNumber | None = None
 
     def text(self) -> str:
         """Return the card as sealed JSON; numbers that are not finite become null."""
@@ -87,7 +93,8 @@ def read_card(path: Path) -> ModelCard:
     Raises
     ------
     BadInput
-        Where it is missing, was changed, lacks a field, names a file outside its version, or a newer cryoflow wrote it.
+        Where it is missing, was changed, lacks a field, names a file outside its version or a parent that is not older,
+        or a newer cryoflow wrote it.
     """
     try:
         raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
@@ -104,6 +111,8 @@ def read_card(path: Path) -> ModelCard:
             for project, values in metrics.items()
         }
     card = validated(path, record, ModelCard, "Remove this version, or restore it from a copy.")
+    if card.parent is not None and card.parent >= card.version:  # a chain of parents must end
+        raise BadInput(path, f"version {card.version} cannot have started from version {card.parent}.", HINT)
     for name in card.files:
         inside(path.parent, name)
     return card

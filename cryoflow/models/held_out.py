@@ -77,6 +77,8 @@ class HeldOut:
             if kept.is_dir() and any(kept.glob("*.npz")):
                 raise BadInput(self.path, f"is missing, although {kept} has held-out micrographs.", HINT) from None
             return None
+        except OSError as error:
+            raise BadInput(self.path, f"cannot be read: {error.strerror or error}.", HINT) from None
         return unsealed(self.path, raw, _FORMAT, HINT)
 
     def draw(

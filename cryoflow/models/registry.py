@@ -22,8 +22,8 @@ from typing import Literal
 import cryoflow
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
+from cryoflow.models.card import LARGEST_NUMBER, ModelCard, ModelKind, Status, TrainedOn, read_card
 from cryoflow.models.card import NAME as CARD
-from cryoflow.models.card import ModelCard, ModelKind, Status, TrainedOn, read_card
 from cryoflow.models.version import MODEL, ModelVersion, Switch, copy_model, link_files, sums_of, version_name
 from cryoflow.storage import files, folders, inputs, write_errors
 from cryoflow.storage.parsing import validated
@@ -35,8 +35,8 @@ CURRENT = "current.json"
 _FORMAT = 1
 HINT = "Restore it from a copy, or remove it and promote a version: `cryoflow model promote`."
 _LARGEST_BYTES = 4 << 20
-_VERSION = re.compile(r"v(\d{4,})")
-_REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?(\d+))?")
+_VERSION = re.compile(r"v([0-9]{4,9})")
+_REFERENCE = re.compile(r"([A-Za-z0-9._+=-]+)(?:@v?([0-9]{1,9}))?")
 
 
 class OtherInUse(BadInput):
@@ -124,7 +124,7 @@ class ModelRegistry:
             Where it is not there, or its card was changed.
         """
         folder = self._folder(name) / version_name(number)
-        if not folder.is_dir():
+        if not 1 <= number <= LARGEST_NUMBER or not folder.is_dir():
             known = ", ".join(map(version_name, self._numbers(self._folder(name)))) or "none"
             raise BadInput(folder, f"is no version of {name!r} (it has: {known}).")
         card = read_card(folder / CARD)
@@ -139,6 +139,8 @@ class ModelRegistry:
             raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
         except FileNotFoundError:
             return ()
+        except OSError as error:
+            raise BadInput(path, f"cannot be read: {error.strerror or error}.", HINT) from None
         record = unsealed(path, raw, _FORMAT, HINT)
         return validated(path, record.get("history"), tuple[Switch, ...], "Promote a version to write it anew.")
 
@@ -188,6 +190,8 @@ class ModelRegistry:
         with locked(home, timeout_s=self.lock_timeout_s):
             folders.clean(home, root=home)
             number = max(self._numbers(home), default=0) + 1
+            if number > LARGEST_NUMBER:
+                raise BadInput(home / version_name(number - 1), "has the largest number: no version can follow it.")
             place = home / version_name(number)
             with folders.replacing_folder(place) as filling, write_errors.clear_errors(place):
                 copy_model(model, filling / MODEL)
@@ -366,7 +370,7 @@ class ModelRegistry:
         if not home.is_dir():
             return []
         found = (_VERSION.fullmatch(p.name) for p in home.iterdir() if p.is_dir() and not p.is_symlink())
-        return sorted(int(m[1]) for m in found if m)
+        return sorted(int(m[1]) for m in found if m and m[0] == version_name(int(m[1])))
 
 
 def _check_files(version: ModelVersion) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput
-from cryoflow.models.card import ModelCard
+from cryoflow.models.card import ModelCard, VersionNumber
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import checksum
 
@@ -67,16 +67,19 @@ class ModelVersion:
     def _problem(self, name: str) -> str:
         """Return how a file that the card lists differs from it, or ""."""
         path, (size, digest) = self.model / name, self.card.files[name]
-        if not path.is_file():
-            return "is missing"
-        return "was changed" if path.stat().st_size != size or checksum(path) != digest else ""
+        try:
+            if not path.is_file():
+                return "is missing"
+            return "was changed" if path.stat().st_size != size or checksum(path) != digest else ""
+        except OSError as error:
+            return f"cannot be read ({error.strerror or error})"
 
 
 @dataclass(frozen=True)
 class Switch:
     """One change of the version in use."""
 
-    version: int
+    version: VersionNumber
     when: str
     reason: str
 

@@ -123,10 +123,12 @@ def test_a_version_that_cannot_be_read_is_listed_and_kept(models: Path, capsys: 
     assert launch(["model", "rollback", *where]) == 1
     assert "no other version than unpicker@v0001 was ever in use" in capsys.readouterr().err
     (models / "unpicker" / "current.json").write_text("{")
+    (models / "a copy" / "v0001").mkdir(parents=True)
     assert launch(["model", "list", *where[1:], "--json"]) == 3
     printed = capsys.readouterr()
     assert {r["in_use"] for r in json.loads(printed.out)} == {None}
     assert "current.json: damaged" in printed.err
+    assert "'a copy' cannot be the name of a model" in printed.err
 
 
 def test_pruning_says_what_it_removed(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.models.card import TrainedOn, read_card
-from cryoflow.models.registry import ModelRegistry, OtherInUse, Pruned
+from cryoflow.models.held_out import NAME, HeldOut
+from cryoflow.models.registry import CURRENT, ModelRegistry, OtherInUse, Pruned
 from cryoflow.storage import fault_points
 
 
@@ -117,6 +119,50 @@ def test_a_changed_card_is_refused(registry: ModelRegistry, model: Path, field: 
     path.write_text(json.dumps(record, indent=1) + "\n")
     with pytest.raises(BadInput, match="checksum"):
         registry.version("unpicker", 1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"parent": 1},  # itself
+        {"parent": 10**4000},
+        {"compared_with": -1},
+        {"trained_on": [["P", [], "x", 10**400, 0]]},
+        {"files": {"bundle.json": (-1, "x")}},
+    ],
+)
+def test_a_card_with_numbers_that_cannot_be_is_refused(
+    registry: ModelRegistry, model: Path, values: dict[str, Any]
+) -> None:
+    version = registry.add("unpicker", "unpicker", model)
+    learned = tuple(TrainedOn(*row) for row in values.pop("trained_on", ()))
+    card = replace(version.card, trained_on=learned, **values)
+    (version.folder / "card.json").write_text(card.text())
+    with pytest.raises(BadInput, match=r"card\.json: "):
+        registry.version("unpicker", 1)
+
+
+def test_records_that_are_no_files_and_numbers_that_no_version_has_are_clear_errors(
+    registry: ModelRegistry, model: Path
+) -> None:
+    version = registry.add("unpicker", "unpicker", model)
+    home = registry.root / "unpicker"
+    (home / "v00001").mkdir()  # not v0001
+    assert registry.numbers("unpicker") == [1]
+    for number in (0, 10**4000):
+        with pytest.raises(BadInput, match="is no version"):
+            registry.version("unpicker", number)
+    with pytest.raises(BadInput, match="neither a folder nor a model"):
+        registry.find("unpicker@" + "9" * 5000)
+    for name, read in ((CURRENT, registry.history), (NAME, lambda _: HeldOut(home).read())):
+        os.mkfifo(home / name)
+        with pytest.raises(BadInput, match="named pipe"):
+            read("unpicker")
+    long = replace(version, card=replace(version.card, files={"x" * 300: (1, "x")}))
+    assert "cannot be read (File name too long)" in long.problems()[0]
+    (home / "v999999999").mkdir()
+    with pytest.raises(BadInput, match="largest number"):
+        registry.add("unpicker", "unpicker", model)
 
 
 def test_a_card_of_a_newer_version_is_refused(registry: ModelRegistry, model: Path) -> None:
