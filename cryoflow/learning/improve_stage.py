@@ -94,15 +94,16 @@ def improve_picker(p: ImproveParameters, *, say: Say, on_line: OnLine | None = N
     source = _source(p, database)
     project = source.provenance.project_name
     name = p.name or safe_name(f"{p.picker}-{project}")
+    home = registry.folder(name)
     if source.diameter_A is None:
         raise MissingMetadata(project, "the particle diameter is not known.", "Give it in angstrom: --diameter.")
     contents, notes = _contents(source, p.sample)
     files = dict(zip(source.micrographs["name"], source.micrographs["path"], strict=True))
     paths = {content: Path(str(files[n])) for n, content in contents.items()}
     registries = known_registries(registry.root, database=p.database)
-    learned_by_others, unreadable = learned_elsewhere(registries, registry.root / name)
+    learned_by_others, unreadable = learned_elsewhere(registries, home)
     notes += unreadable
-    held_out = HeldOut(registry.root / name).draw({project: contents.values()}, learned_by_others, paths)[project]
+    held_out = HeldOut(home).draw({project: contents.values()}, learned_by_others, paths)[project]
     excluded = held_out_anywhere(*registries)
     reference = _reference(p, database, project)
     compared_on = {n: c for n, c in contents.items() if c in held_out}

@@ -32,7 +32,7 @@ from cryoflow.models.gate import GateRule, Verdict, compare
 from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.fingerprints import fingerprint_of_values
-from cryoflow.storage.folders import remove_folder
+from cryoflow.storage.folders import make_folder, remove_folder
 from cryoflow.wording import counted
 
 WORK = "update"
@@ -85,14 +85,16 @@ def update(
     Raises
     ------
     BadInput
-        Where no project has labels, or a file of the model was changed.
+        Where no project has labels, a file of the model was changed, or the name cannot be one.
+    NotWritten
+        Where the folder of models cannot be written.
     DatabaseBusy
         Where another update of this model does not end.
     """
     options = options or UpdateOptions()
-    home = registry.root / name
-    (home / WORK).mkdir(parents=True, exist_ok=True)
-    with locked(home / WORK, timeout_s=registry.lock_timeout_s):
+    work = registry.folder(name) / WORK
+    make_folder(work)
+    with locked(work, timeout_s=registry.lock_timeout_s):
         return OneUpdate(registry, name, learner, options, say).run()
 
 

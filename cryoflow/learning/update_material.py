@@ -87,7 +87,7 @@ class UpdateMaterial:
 
     def __init__(self, registry: ModelRegistry, name: str, learner: Learner, options: UpdateOptions, say: Say) -> None:
         self.registry, self.name, self.learner, self.options, self.say = registry, name, learner, options, say
-        self.home = registry.root / name
+        self.home = registry.folder(name)
         self.current = registry.current(name)
         self.before = {t.project: t for t in self.current.card.trained_on} if self.current else {}
         self.start = self.current.model if self.current else learner.base()

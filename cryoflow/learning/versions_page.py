@@ -19,6 +19,7 @@ from cryoflow.learning.update_records import read_quarantined
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.storage.files import write_atomically
+from cryoflow.storage.folders import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +96,7 @@ def write_page(registry: ModelRegistry, names: Sequence[str], notes: Sequence[st
             except BadInput as error:  # the page still shows the other models
                 parts.append(f"<p>{html.escape(str(error))}</p>")
     path = registry.root / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, "\n".join(parts) + "\n")
     return path
 

@@ -82,7 +82,7 @@ class ModelRegistry:
 
     def numbers(self, name: str) -> list[int]:
         """Return the numbers of all versions of a model, also of those that cannot be read, oldest first."""
-        return self._numbers(self._folder(name))
+        return self._numbers(self.folder(name))
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Return all versions of a model, oldest first.
@@ -123,9 +123,9 @@ class ModelRegistry:
         BadInput
             Where it is not there, or its card was changed.
         """
-        folder = self._folder(name) / version_name(number)
+        folder = self.folder(name) / version_name(number)
         if not 1 <= number <= LARGEST_NUMBER or not folder.is_dir():
-            known = ", ".join(map(version_name, self._numbers(self._folder(name)))) or "none"
+            known = ", ".join(map(version_name, self._numbers(self.folder(name)))) or "none"
             raise BadInput(folder, f"is no version of {name!r} (it has: {known}).")
         card = read_card(folder / CARD)
         if (card.name, card.version) != (name, number):
@@ -134,7 +134,7 @@ class ModelRegistry:
 
     def history(self, name: str) -> tuple[Switch, ...]:
         """Return every switch of the version in use, oldest first; empty where none was ever in use."""
-        path = self._folder(name) / CURRENT
+        path = self.folder(name) / CURRENT
         try:
             raw = inputs.read_bytes(path, at_most=_LARGEST_BYTES)
         except FileNotFoundError:
@@ -182,7 +182,7 @@ class ModelRegistry:
         NotWritten, DatabaseBusy
             Where the registry cannot be written, or another writer holds it.
         """
-        home = self._folder(name)
+        home = self.folder(name)
         model = Path(model)
         if not model.exists():
             raise BadInput(model, "does not exist: there is no model to add.")
@@ -231,7 +231,7 @@ class ModelRegistry:
             Where another version than `expected` is in use by now; nothing is written then.
         """
         _check_files(self.version(name, number))  # before the lock: to read large models takes minutes
-        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+        with locked(self.folder(name), timeout_s=self.lock_timeout_s):
             # Read again: another process may have removed the version meanwhile.
             return self._promote(self.version(name, number), reason, expected)
 
@@ -244,7 +244,7 @@ class ModelRegistry:
             Where there was none before.
         """
         self._number_before(name)  # a model that does not exist has no folder to lock
-        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+        with locked(self.folder(name), timeout_s=self.lock_timeout_s):
             version = self.version(name, self._number_before(name))
             _check_files(version)
             return self._promote(version, "rolled back", "any")
@@ -254,7 +254,7 @@ class ModelRegistry:
         history = self.history(name)
         earlier = [s.version for s in history if s.version != history[-1].version]
         if not earlier:
-            raise BadInput(self._folder(name), "has no earlier version to go back to.")
+            raise BadInput(self.folder(name), "has no earlier version to go back to.")
         return earlier[-1]
 
     def _promote(self, version: ModelVersion, reason: str, expected: int | Literal["any"] | None) -> ModelVersion:
@@ -268,14 +268,14 @@ class ModelRegistry:
             if history:
                 other = f"{version_name(history[-1].version)} was put into use meanwhile ({history[-1].reason})"
             raise OtherInUse(
-                self._folder(version.name),
+                self.folder(version.name),
                 f"{other}: {version.label} was not compared with that, and is not in use.",
                 "`cryoflow model promote` uses it all the same.",
             )
         switch = Switch(version.number, datetime.now(UTC).isoformat(timespec="seconds"), reason)
         switches = [vars(s) for s in (*history, switch)]
         files.write_atomically(
-            self._folder(version.name) / CURRENT,
+            self.folder(version.name) / CURRENT,
             sealed({"format": _FORMAT, "version": version.number, "history": switches}),
         )
         return version
@@ -288,7 +288,7 @@ class ModelRegistry:
         stays, and every older one with it: which of them it started from is not known.
         """
         self._known_numbers(name)  # a model that does not exist has no folder to lock
-        with locked(self._folder(name), timeout_s=self.lock_timeout_s):
+        with locked(self.folder(name), timeout_s=self.lock_timeout_s):
             readable, errors = self.readable_versions(name)
             versions = {v.number: v for v in readable}
             kept = self._numbers_to_keep(versions, self.history(name), keep)
@@ -357,10 +357,17 @@ class ModelRegistry:
             return self.version(match[1], int(match[2]))
         if (current := self.current(match[1])) is None:
             hint = f"Put a version into use: cryoflow model promote {match[1]}@VERSION."
-            raise BadInput(self._folder(match[1]), "has no version in use.", hint)
+            raise BadInput(self.folder(match[1]), "has no version in use.", hint)
         return current
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
+        """Return the folder of a model, which need not exist.
+
+        Raises
+        ------
+        BadInput
+            Where the name cannot be one: it would lead elsewhere.
+        """
         if safe_name(name) != name or "@" in name:
             raise BadInput(self.root, f"{name!r} cannot be the name of a model.", "Use letters, digits, - and _.")
         return self.root / name

@@ -239,6 +239,9 @@ def test_what_cannot_be_compared_or_begun_is_a_clear_error(improved: Callable[..
         improved(entry="", micrographs=(folder,), diameter_A=100.0)
     with pytest.raises(ParameterError, match="comes with no model"):
         improved(picker="cryolo")
+    with pytest.raises(BadInput, match="cannot be the name of a model"):
+        improved(name="../elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
     true = improved.topaz.true  # type: ignore[attr-defined]
     where = replace(true.provenance, project=tmp_path / "Q", project_name="Q", kind=Kind.AUTO_PICK)
     Database(tmp_path / "picks").add(replace(true, provenance=where))

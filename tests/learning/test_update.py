@@ -14,7 +14,7 @@ import pytest
 from learning_stub import StubLearner, StubProject
 from written_files import written_files
 
-from cryoflow.errors import BadInput, DatabaseBusy
+from cryoflow.errors import BadInput, DatabaseBusy, NotWritten
 from cryoflow.learning import update as module
 from cryoflow.learning import update_material
 from cryoflow.learning.exemplars import EXEMPLARS, exemplar_file
@@ -781,6 +781,22 @@ def test_too_few_micrographs_are_told(registry: ModelRegistry, project: Callable
     assert result.outcome == "nothing new"
     assert "too few micrographs" in result.quarantined["A"]
     assert registry.names() == []
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "a/b"])
+def test_the_name_of_a_model_never_leads_elsewhere(
+    registry: ModelRegistry, project: Callable[..., StubProject], name: str
+) -> None:
+    learner = StubLearner([project("A")])
+    name = str(registry.root.parent) + name if name.startswith("/") else name
+    before = written_files(registry.root.parent)
+    with pytest.raises(BadInput, match="cannot be the name of a model"):
+        update(registry, name, learner, say=lambda _: None)
+    assert written_files(registry.root.parent) == before
+    assert [p.name for p in registry.root.parent.iterdir()] == ["A"]
+    registry.root.write_text("no folder")
+    with pytest.raises(NotWritten):
+        run(registry, learner)
 
 
 def test_a_project_that_is_not_there_is_an_error(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
