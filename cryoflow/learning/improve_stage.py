@@ -303,7 +303,10 @@ def _registered(
         compared_with=in_use if compared else None,
     )
     if not compared:
-        return version, notes
+        # Registered before a kill, in place of another version than the one in use now.
+        label = current.label if current else ""
+        late = [f"{version.label} was not compared with {label}, and is not in use"] if there else []
+        return version, [*notes, *late]
     try:
         return registry.promote(name, version.number, "; ".join(reasons), expected=in_use), notes
     except OtherInUse as error:  # what a user put into use meanwhile stays

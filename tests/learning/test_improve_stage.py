@@ -21,7 +21,7 @@ from cryoflow.learning import improve_steps
 from cryoflow.learning.improve_stage import Improved, improve_picker
 from cryoflow.learning.parameters import ImproveParameters
 from cryoflow.models.held_out import HeldOut
-from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.registry import CURRENT, ModelRegistry
 from cryoflow.models.version import ModelVersion
 from cryoflow.parameters import ParameterError
 from cryoflow.pickers.running.run_picker import Picked
@@ -150,6 +150,11 @@ def test_a_run_that_was_killed_before_its_model_went_into_use_adds_no_second_ver
     registry = ModelRegistry(tmp_path / "models")
     assert (registry.numbers("topaz-P"), registry.current("topaz-P")) == ([1], None)
     monkeypatch.setattr(ModelRegistry, "promote", promote)
+    registry.add("topaz-P", "topaz", registry.version("topaz-P", 1).model)
+    registry.promote("topaz-P", 2, "by hand")
+    assert improved().notes == ("topaz-P@v0001 was not compared with topaz-P@v0002, and is not in use",)
+    (registry.root / "topaz-P" / CURRENT).unlink()
+    shutil.rmtree(registry.root / "topaz-P" / "v0002")
     improved()
     current = registry.current("topaz-P")
     assert current is not None
