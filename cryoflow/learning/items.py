@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MaxLen, MinLen, Predicate
 
 from cryoflow.errors import BadInput
 from cryoflow.learning.item_rules import Array, ItemRule, problem_of_pixels
@@ -28,6 +28,8 @@ from cryoflow.storage.write_errors import clear_errors
 
 PIXELS = "pixels"
 DESCRIBED = "described"
+ContentName = Annotated[str, MinLen(1), MaxLen(64), Predicate(str.isascii), Predicate(str.isalnum)]
+"""Fingerprint of a micrograph's file in records: files of held-out micrographs are named by it."""
 _FORMAT = 1
 _HINT = "Restore it from a copy of the model."
 
@@ -195,7 +197,7 @@ class _PiecesRecord:
 
     format: Annotated[int, Ge(_FORMAT), Le(_FORMAT)]
     project: str
-    pieces: list[tuple[str, float | None, Annotated[float, Gt(0)]]]
+    pieces: list[tuple[ContentName, float | None, Annotated[float, Gt(0)]]]
     learned: list[str] = field(default_factory=list)
 
 

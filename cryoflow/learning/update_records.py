@@ -12,6 +12,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from cryoflow.errors import BadInput
+from cryoflow.learning.items import ContentName
 from cryoflow.models.gate import MicrographCounts, f1
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.parsing import read_record, validated
@@ -60,7 +61,10 @@ class _StoredCounts:
     """The file of counts; rows of before un-pickers scored picks have three numbers."""
 
     measure: str
-    counts: list[tuple[str, str, _Count, _Count, _Count] | tuple[str, str, _Count, _Count, _Count, _Count, _Count]]
+    counts: list[
+        tuple[str, ContentName, _Count, _Count, _Count]
+        | tuple[str, ContentName, _Count, _Count, _Count, _Count, _Count]
+    ]
 
 
 def read_counts(path: Path, measure: str | None) -> dict[tuple[str, str], MicrographCounts]:

@@ -114,6 +114,7 @@ def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[np.ge
     ValueError
         Where it is no such file.
     """
+    import tokenize
     import zipfile
 
     import numpy as np
@@ -128,6 +129,8 @@ def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[np.ge
                 if only is None or name == f"{only}.npy"
             }
     except (zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    except (SyntaxError, tokenize.TokenError) as error:  # numpy parses the header of an array as Python
         raise ValueError(f"{path.name}: {error}") from error
 
 

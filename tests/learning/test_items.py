@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,6 +74,22 @@ def test_labels_that_the_detector_cannot_have_are_refused(tmp_path: Path, labels
 def test_labels_that_the_unpicker_cannot_have_are_refused(tmp_path: Path, labels: Arrays, why: str) -> None:
     with pytest.raises(BadInput, match=why):
         read(tmp_path, unpicker_learner.RULE, labels, PATCHES)
+
+
+@pytest.mark.parametrize("content", ["../../other", "a" * 300, "", "a\0"])
+def test_a_micrograph_whose_name_could_lead_elsewhere_is_refused(tmp_path: Path, content: str) -> None:
+    write_pieces(tmp_path / "P.npz", "P", [Piece(content, PATCHES, LABELS, 1e4, 160.0)])
+    with pytest.raises(BadInput, match=r"P\.npz: pieces\.0\.0: "):
+        read_pieces(tmp_path / "P.npz", tmp_path / "unpacked")
+
+
+def test_an_array_whose_header_is_no_python_is_one_clear_error(tmp_path: Path) -> None:
+    write_pieces(tmp_path / "P.npz", "P", [Piece("c0", PATCHES, LABELS, 1e4, 160.0)])
+    header = b"{'fortran_order': " + b"(" * 90
+    with zipfile.ZipFile(tmp_path / "P.npz", "a") as archive:
+        archive.writestr("more.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(BadInput, match="cannot be read as learning material"):
+        read_pieces(tmp_path / "P.npz", tmp_path / "unpacked")
 
 
 def test_pixels_and_diameters_that_cannot_be_are_refused(tmp_path: Path) -> None:
