@@ -9,7 +9,7 @@ from typing import TypeVar
 from prefect import flow, task
 
 from cryoflow.cluster.dispatch import StageFailed, run_stage
-from cryoflow.errors import CryoflowError
+from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.ingest import IngestReport
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.learning.parameters import (
@@ -21,6 +21,7 @@ from cryoflow.learning.parameters import (
 )
 from cryoflow.learning.update import UpdateResult
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.models.version import version_name
 from flows.ingest import ingest, ingest_in_shards
 from flows.run_page import log, run_name, show_link, show_table
 
@@ -147,9 +148,13 @@ def write_models_page(models: Path, names: tuple[str, ...], notes: tuple[str, ..
     registry = ModelRegistry(models)
     rows = []
     for name in names:
-        current = registry.current(name)
-        if current is not None:
-            why = registry.history(name)[-1].reason
-            rows.append({"model": name, "in use": current.label, "why": why})
+        try:
+            history = registry.history(name)
+        except BadInput as error:  # the page says so, too, and shows the other models
+            log.warning("%s", error)
+            continue
+        if history:
+            used = history[-1]
+            rows.append({"model": name, "in use": f"{name}@{version_name(used.version)}", "why": used.reason})
     show_table("models", rows, f"{len(rows)} models are in use")
     return write_page(registry, names, notes)

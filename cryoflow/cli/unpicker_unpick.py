@@ -145,14 +145,14 @@ def _unpick_entry(
     doubtful_entry = ""
     if p.doubtful and len(doubtful):
         doubtful_entry = add(doubtful, p.database_folder)["entry"]
-    elif older := supersede_doubtful(Database(p.database_folder), doubtful):
-        out.say(f"note: {older.name} holds doubtful picks of an earlier run and is marked as superseded")
     for program in ("relion", "cryosparc") if p.output else ():
         assert p.output is not None
         folder = p.output / safe_name(name.replace("/", "_")) / program
         written = export(program, [kept], folder, diameter_A=kept.diameter_A, overwrite=True)
         for command in written.next_commands:
             out.say(f"next: {command}")
+    if not doubtful_entry and (older := supersede_doubtful(Database(p.database_folder), doubtful)):
+        out.say(f"note: {older.name} holds doubtful picks of an earlier run and is marked as superseded")
     row: dict[str, object] = {
         "entry": entry["entry"],
         "from": name,

@@ -68,9 +68,9 @@ def check_diameter(diameter_A: float) -> None:
 def open_micrograph(item: MicrographToPick) -> tuple[MicrographFile, float]:
     """Open a micrograph and return it with its pixel size in angstrom.
 
-    A given pixel size has precedence over the header's. A header of 0 or 1 A is unset, as in un-picking and ingest: it
-    contradicts no given value. Where none is given, 1 A is used nevertheless, because micrographs of exactly 1 A exist;
-    `pick_set` notes both that, and headers that differ from the given value by 1 to 10 %.
+    A given pixel size has precedence over the header's. A header of 0 or 1 A is unset, as in un-picking: it contradicts
+    no given value. Where none is given, 1 A is used nevertheless, because micrographs of exactly 1 A exist; `pick_set`
+    notes both that, and headers that differ from the given value by 1 to 10 %.
 
     Raises
     ------

@@ -167,9 +167,15 @@ def _pixel_size_notes(source: PickSet, results: dict[str, PickedResult], given_A
     in_headers = [(r.header_pixel_size_A, r.pixel_size_A) for r in results.values()]
     in_table = [(float(recorded[name]), r.pixel_size_A) for name, r in results.items()]
     notes = [*notes_on_headers(in_headers, origin), *_notes_on_others(in_table, "in the database", origin)]
-    # A project may really have 1 A. Of plain files, nothing but the header is known.
-    if given_A is None and source.provenance.program == "file":
-        notes += notes_on_unset_headers([r.pixel_size_A for r in results.values()], len(results))
+    if given_A is None:
+        # A project may really have 1 A. Of plain files, nothing but the header is known, whatever the table has.
+        plain = source.provenance.program == "file"
+        from_headers = [
+            r.header_pixel_size_A
+            for name, r in results.items()
+            if r.header_pixel_size_A is not None and (plain or not np.isfinite(recorded[name]))
+        ]
+        notes += notes_on_unset_headers(from_headers, len(results))
     return notes
 
 

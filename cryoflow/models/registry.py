@@ -243,10 +243,12 @@ class ModelRegistry:
         BadInput
             Where there was none before.
         """
-        self._number_before(name)  # a model that does not exist has no folder to lock
+        version = self.version(name, self._number_before(name))
+        _check_files(version)  # before the lock: to read large models takes minutes
         with locked(self.folder(name), timeout_s=self.lock_timeout_s):
-            version = self.version(name, self._number_before(name))
-            _check_files(version)
+            if (number := self._number_before(name)) != version.number:
+                version = self.version(name, number)
+                _check_files(version)
             return self._promote(version, "rolled back", "any")
 
     def _number_before(self, name: str) -> int:

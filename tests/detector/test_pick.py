@@ -294,6 +294,12 @@ def test_a_header_of_one_angstrom_is_taken_with_a_warning_and_one_of_zero_is_ref
     assert "1 A is used (--apix sets another)" in note
     (refused,) = report.failed
     assert "zero.mrc: has no pixel size in its header. Give the pixel size" in str(refused)
+    from cryoflow.picks import PickSet
+
+    of_relion = replace(source.provenance, program="relion")
+    for recorded, n_notes in ((np.nan, 1), (1.0, 0)):  # a project that says 1 A may mean it
+        entry = PickSet.build(of_relion, source.micrographs.assign(pixel_size_A=recorded), source.picks)
+        assert len(pick_set(general, entry, diameter_A=50.0, threshold=0.5)[1].notes) == n_notes
     given = micrographs_to_pick([tmp_path], pixel_size_A=1.0)
     assert pick_set(general, given, diameter_A=50.0, pixel_size_A=1.0, threshold=0.5)[1].notes == ()
 

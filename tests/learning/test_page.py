@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cryoflow.learning.update import QUARANTINE
 from cryoflow.learning.update_records import add_quarantined
 from cryoflow.learning.versions_page import LISTED_PROJECTS, draw, f1_over_time, newly_learned, write_page
 from cryoflow.models.card import Status, TrainedOn
 from cryoflow.models.registry import ModelRegistry
+from flows.learning import write_models_page
 
 
 def test_it_says_which_version_is_in_use_and_why_and_escapes_names(tmp_path: Path) -> None:
@@ -38,7 +41,9 @@ def test_it_says_which_version_is_in_use_and_why_and_escapes_names(tmp_path: Pat
     assert over_time[odd][2] != over_time[odd][2]  # not measured
 
 
-def test_versions_and_models_that_cannot_be_read_are_shown_as_such(tmp_path: Path) -> None:
+def test_versions_and_models_that_cannot_be_read_are_shown_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry = ModelRegistry(tmp_path / "models")
     (tmp_path / "trained").mkdir()
     (tmp_path / "trained" / "weights").write_text("w")
@@ -53,6 +58,10 @@ def test_versions_and_models_that_cannot_be_read_are_shown_as_such(tmp_path: Pat
     assert "<td>v0002</td><td>accepted</td>" in text
     assert "<h2>unpicker</h2>\n<p>" in text
     assert "current.json: damaged" in text
+    shown: list[object] = []
+    monkeypatch.setattr("flows.learning.show_table", lambda key, rows, description: shown.extend(rows))
+    assert write_models_page.fn(registry.root, ("detector", "unpicker"), ()).read_text() == text
+    assert shown == [{"model": "detector", "in use": "detector@v0001", "why": "first"}]
 
 
 def test_it_names_what_each_version_learned_anew(tmp_path: Path) -> None:
