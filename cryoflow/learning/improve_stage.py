@@ -273,8 +273,7 @@ def _registered(
     version
         None where no round was better than the base model.
     notes
-        Versions that cannot be read, and why the version is not in use where another one was put into use meanwhile
-        or later.
+        Versions that cannot be read, and why the version is not in use.
     """
     best, base = result.best, result.rounds[0]
     if best.number == 0:
@@ -285,10 +284,12 @@ def _registered(
     there = next((v for v in versions if any(t.fingerprint == mark for t in v.card.trained_on)), None)
     notes = [] if there else [f"{name}@{version_name(n)} may be this model, too: {e}" for n, e in errors.items()]
     current = registry.current(name)
-    if there and current and (there.number == current.number or there.card.status == "candidate"):
+    if there and current and there.number == current.number:
         return there, []
     if there and current and any(switch.version == there.number for switch in registry.history(name)):
         return there, [f"{there.label} was in use before {current.label}, and is not put into use again"]
+    if there and current and there.card.status == "candidate":
+        return there, [f"{there.label} is not in use: {'; '.join(there.card.reasons)}"]
     compared = current is None or base.model == str(current.model)
     reasons = (best.why,) if compared else (best.why, f"not compared with {current.label if current else ''}")
     in_use = current.number if current else None
@@ -303,10 +304,9 @@ def _registered(
         compared_with=in_use if compared else None,
     )
     if not compared:
-        # Registered before a kill, in place of another version than the one in use now.
+        # An accepted version that a kill left was compared with another one: its own reasons do not name this one.
         label = current.label if current else ""
-        late = [f"{version.label} was not compared with {label}, and is not in use"] if there else []
-        return version, [*notes, *late]
+        return version, [*notes, f"{version.label} was not compared with {label}, and is not in use"]
     try:
         return registry.promote(name, version.number, "; ".join(reasons), expected=in_use), notes
     except OtherInUse as error:  # what a user put into use meanwhile stays

@@ -172,6 +172,10 @@ def test_the_version_in_use_picks_first_and_is_not_replaced_by_a_model_that_was_
     assert other.version is not None
     assert other.version.card.status == "candidate"
     assert "not compared with topaz-P@v0001" in other.version.card.reasons
+    assert other.notes == ("topaz-P@v0002 was not compared with topaz-P@v0001, and is not in use",)
+    (note,) = improved("third", model="resnet16_u64").notes
+    assert note.startswith("topaz-P@v0002 is not in use: ")
+    assert note.endswith("; not compared with topaz-P@v0001")
     current = ModelRegistry(tmp_path / "models").current("topaz-P")
     assert current is not None
     assert current.number == 1
