@@ -172,7 +172,7 @@ class UpdateMaterial:
             project = UpdateProject(source, new, held)
             few = ""
             if not new or not held:
-                few = _why_too_few(frozenset(mine.values()), excluded, learned_here, elsewhere)
+                few = _why_too_few(frozenset(mine.values()), excluded, drawn[source.project], learned_here, elsewhere)
             if reason := self._problem(project, kept.get(source.project, ()), few):
                 quarantined[source.project] = reason
                 self.say(f"quarantined: {source.project}: {reason}")
@@ -360,14 +360,26 @@ class UpdateMaterial:
 
 
 def _why_too_few(
-    mine: frozenset[str], held_out: frozenset[str], learned_here: frozenset[str], elsewhere: frozenset[str]
+    mine: frozenset[str],
+    held_out: frozenset[str],
+    drawn: frozenset[str],
+    learned_here: frozenset[str],
+    elsewhere: frozenset[str],
 ) -> str:
-    """Return why none of a project's micrographs is left to learn from, or to compare versions on."""
+    """Return why none of a project's micrographs is left to learn from, or to compare versions on.
+
+    Parameters
+    ----------
+    held_out
+        Micrographs that any model holds out.
+    drawn
+        Held-out micrographs of this model and project: versions are compared on no others.
+    """
     if not mine:
         return "none of its micrographs can be read"
     if mine <= held_out:
         return f"all of its {len(mine)} micrographs are held out, none is left to learn from"
-    if not mine & held_out and (learned := mine & (learned_here | elsewhere)):
+    if not mine & drawn and (learned := mine & (learned_here | elsewhere)):
         models = "the version in use" if learned <= learned_here else "this or another model"
         return (
             f"{len(learned)} of its {len(mine)} micrographs were learned from before by {models}, and none is left to "

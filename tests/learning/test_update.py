@@ -733,6 +733,8 @@ def test_a_project_that_the_version_in_use_learned_whole_is_quarantined_with_tha
     registry.add(NAME, "detector", tmp_path / "by_hand")
     registry.promote(NAME, 1, "by hand")
     learner.by_hand = frozenset(checksum(p) for p in learner.projects[0].folder.iterdir())
+    HeldOut(registry.root / "unpicker").draw({"X": sorted(learner.by_hand)[:2]})  # by another model: no matter
+    assert HeldOut(registry.root / "unpicker").all_fingerprints()
     result = run(registry, learner)
     assert result.learned == ("B",)
     assert "12 of its 12 micrographs were learned from before by the version in use" in result.quarantined["A"]
