@@ -81,6 +81,8 @@ class UpdateMaterial:
         What the version in use learned from, by project.
     start
         The model that an update starts from; None without any.
+    scored
+        Project -> contents of the held-out micrographs that the version in use was scored on.
     """
 
     work: Path
@@ -94,6 +96,9 @@ class UpdateMaterial:
         self._checked: dict[str, Path] = {}
         self._counts_file = self.file_in_use(COUNTS)
         self.counts = read_counts(self._counts_file, learner.measure) if self._counts_file else {}
+        self.scored: dict[str, set[str]] = {}
+        for project, content in read_counts(self._counts_file, None) if self._counts_file else ():
+            self.scored.setdefault(project, set()).add(content)
         self.held_out: dict[str, list[Item]] = {}
         self._notes: dict[str, None] = {}
 
@@ -274,9 +279,16 @@ class UpdateMaterial:
         return items
 
     def held_out_of(self, project: str) -> list[Item]:
-        """Return the held-out micrographs of a project that versions were scored on, with labels of the first day."""
+        """Return the held-out micrographs of a project that the version in use was scored on, with their first labels.
+
+        Other files are of versions that were rolled back or never in use, and so are their labels. All files of a
+        project are returned only where the version in use was scored on none of it, for example one trained by hand.
+        """
         if project not in self.held_out:
             files = sorted((self.home / HELD_OUT).glob(f"{safe_name(project)}-*.npz"))
+            if contents := self.scored.get(project):
+                wanted = {self._held_out_file(project, content) for content in contents}
+                files = [f for f in files if f in wanted]
             items = [
                 i
                 for f in files
@@ -294,11 +306,8 @@ class UpdateMaterial:
         BadInput
             Where files are missing on which the version in use was scored: the gate would not see a fall there.
         """
-        scored: dict[str, set[str]] = {}
-        for project, content in read_counts(self._counts_file, None) if self._counts_file else ():
-            scored.setdefault(project, set()).add(content)
         for project in sorted(self.before):
-            files = [self._held_out_file(project, content) for content in sorted(scored.get(project, ()))]
+            files = [self._held_out_file(project, content) for content in sorted(self.scored.get(project, ()))]
             missing = [f for f in files if not f.is_file()]
             # Of a candidate that a user put into use, new micrographs of projects that were known are not kept.
             if missing and (len(missing) == len(files) or (self.current and self.current.card.status == "accepted")):
@@ -322,22 +331,23 @@ class UpdateMaterial:
         return [self.counts[i.project, i.content] for i in items]
 
     def keep_held_out(self, projects: Sequence[UpdateProject], *, accepted: bool) -> None:
-        """Keep held-out micrographs with their labels of today, unless those of a known project's first day are there.
+        """Keep held-out micrographs with their labels of today, except those that the version in use was scored on.
 
-        Labels of a project that the version in use did not learn from are of a version that was not put into use, or
-        was rolled back: the next one is not scored by them.
+        The latter keep the labels of their first day. Labels in other files are of a version that was not put into
+        use, or was rolled back: they are replaced. No file is removed, since a user may put that version into use.
 
         Parameters
         ----------
         accepted
-            Whether the gate accepted the labels: others of known projects do not become those of the first day. Of new
-            projects they are kept, since a user may put the version into use all the same.
+            Whether the gate accepted the labels: of known projects, others are not kept in new files. Of new projects
+            they are, since a user may put the version into use all the same.
         """
         for p in projects:
             known = p.source.project in self.before
+            first = {i.content for i in self.held_out_of(p.source.project)} if known else set()
             for item in p.held_out:
                 file = self._held_out_file(item.project, item.content)
-                if not known or (accepted and not file.is_file()):
+                if item.content not in first and (not known or accepted or file.is_file()):
                     write_pieces(file, item.project, [piece_of(item)])
 
     def _held_out_file(self, project: str, content: str) -> Path:

@@ -533,6 +533,69 @@ def test_labels_that_were_mended_after_a_rollback_are_those_of_the_first_day(
         assert {int(i.labels["label"][0]) for i in items} == {2}
 
 
+def held_out_labels(registry: ModelRegistry, project: str, folder: Path) -> dict[str, int]:
+    """Return content -> label of the held-out micrographs that are kept of a project."""
+    files = sorted((registry.root / NAME / FILES).glob(f"{project}-*.npz"))
+    items = [i for f in files for i in read_pieces(f, folder / f.stem)]
+    return {i.content: int(i.labels["label"][0]) for i in items}
+
+
+def test_held_out_micrographs_of_a_version_rolled_back_are_scored_by_the_mended_labels(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    first = held_out_labels(registry, "A", tmp_path / "1")
+    a = learner.projects[0]
+    a.version, a.names = 2, [f"{i}.mrc" for i in range(40)]
+    a.write()
+    assert run(registry, learner).outcome == "promoted"
+    more = held_out_labels(registry, "A", tmp_path / "2").keys() - first.keys()
+    assert more
+    registry.rollback(NAME)
+    a.version = 3
+    scored: dict[str, int] = {}
+    count = learner.count
+
+    def counting(model: Path, items: Any) -> Any:
+        if (
+            not scored and registry.version(NAME, 1).model != model
+        ):  # the gate's, before labels are compared with pixels
+            scored.update({i.content: int(i.labels["label"][0]) for i in items})
+        return count(model, items)
+
+    monkeypatch.setattr(learner, "count", counting)
+    assert run(registry, learner).outcome == "promoted"
+    mended = first | dict.fromkeys(more, 3)
+    assert scored == mended
+    assert held_out_labels(registry, "A", tmp_path / "3") == mended
+    registry.promote(NAME, 2, "by hand")  # none of its files is missing
+    learner.projects.append(project("B"))
+    assert run(registry, learner).outcome == "promoted"
+
+
+def test_a_held_out_micrograph_of_a_version_rolled_back_that_has_no_labels_now_is_not_scored(
+    registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
+) -> None:
+    learner = StubLearner([project("A")])
+    run(registry, learner)
+    b = project("B", names=[f"{i}.mrc" for i in range(40)])
+    learner.projects.append(b)
+    run(registry, learner)
+    registry.rollback(NAME)
+    held = {n for n in b.names if checksum(b.folder / n) in held_out_labels(registry, "B", tmp_path / "2")}
+    lost = min(held)
+    b.version, b.names = 2, [n for n in b.names if n != lost]
+    assert run(registry, learner).outcome == "promoted"
+    learner.projects.append(project("C"))
+    assert run(registry, learner).outcome == "promoted"
+    scored = {content for name, content in read_counts(registry.version(NAME, 4).model / COUNTS, "") if name == "B"}
+    assert scored == {checksum(b.folder / n) for n in held - {lost}}
+    registry.promote(NAME, 2, "by hand")
+    learner.projects.append(project("D"))
+    assert run(registry, learner).outcome == "promoted"
+
+
 def foreign_exemplars(file: Path, project: str) -> str:
     """Write exemplars that no training left, and return the content of their micrograph."""
     content = "f0" * 16
