@@ -1,4 +1,4 @@
-"""What the arrays of a network's items must be: files of learning material come from others, too."""
+"""Rules for the arrays of a network's items: a file of learning material may come from somebody else."""
 
 from __future__ import annotations
 

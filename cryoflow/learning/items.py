@@ -153,7 +153,7 @@ def read_pieces(path: Path, folder: Path, rule: ItemRule | None = None) -> list[
     Parameters
     ----------
     rule
-        What the network's items are; None checks only what all items are.
+        Rule for the items of this network; None checks only that the pixels are finite and of float16.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def read_pieces(path: Path, folder: Path, rule: ItemRule | None = None) -> list[
             start = f"{i:04d}/"
             labels = {name.removeprefix(start): a for name, a in arrays.items() if name.startswith(start)}
             pixels = labels.pop(PIXELS)
-            # Before they are unpacked: what is unpacked is not read from the file again.
+            # Check the arrays before they are unpacked: the unpacked pixels are mapped later without a check.
             if problem := problem_of_pixels(pixels) or (rule.problem(labels, pixels) if rule else ""):
                 raise BadInput(path, f"holds no learning material: of piece {i}, {problem}.", _HINT)
             file = folder / f"{i:04d}.npy"

@@ -45,7 +45,7 @@ def learned_elsewhere(roots: Sequence[Path], own: Path) -> tuple[frozenset[str],
 
 
 def _readers(version: ModelVersion) -> list[Callable[[], frozenset[str]]]:
-    """Return what reads the files of a version that list micrographs, one file each."""
+    """Return one reader for each file of a version that lists micrographs."""
     from cryoflow.unpicker.bundle import MANIFEST
     from cryoflow.unpicker.model_manifest import read_manifest
 

@@ -201,7 +201,10 @@ class OneUpdate(UpdateMaterial):
         return self.current.number if self.current else None
 
     def clear_work(self, kept: Path | None) -> None:
-        """Remove what updates left that cannot go on: the version in use or the labels have changed since."""
+        """Remove the folders of all updates except `kept`.
+
+        The others are finished, or cannot continue: the version in use, the labels or the options have changed.
+        """
         for folder in (self.home / WORK).iterdir():
             if folder.is_dir() and folder != kept:
                 remove_folder(folder)
