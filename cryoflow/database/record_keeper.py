@@ -7,6 +7,7 @@ a kill the list allows the state before and the state after.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,15 @@ class RecordKeeper:
         """Write the marker with its list of projects."""
         fields = {"format": layout.VERSION, "projects": dict(sorted(projects.items()))}
         files.write_atomically(self.root / layout.MARKER, sealed(fields), root=self.root)
+
+    def has_announced(self) -> bool:
+        """Return whether a writer that was killed, or is at work, has announced changes that are not confirmed."""
+        for folder in layout.project_folders(self.root):
+            with suppress(BadInput):  # left to `verify`, as by `settle`
+                record = read_record(folder)
+                if record is not None and record.pending:
+                    return True
+        return False
 
     def settle(self, is_new: bool) -> None:
         """Confirm what killed writers announced, and bring a database of format 1 to the current one.

@@ -124,6 +124,20 @@ class Database:
                 finally:
                     self._depth = 0
 
+    def settle(self) -> None:
+        """Confirm what a killed writer announced; writes nothing where there is nothing.
+
+        Each write does the same first. A stage that finds all of its work done writes nothing else.
+
+        Raises
+        ------
+        DatabaseBusy, NotWritten
+            See `writing`.
+        """
+        if self.records.has_announced():
+            with self.writing():
+                pass
+
     def unlock(self, *, force: bool = False) -> Owner | None:
         """Remove a dead owner's lock and mend what it left; who held it, None where nobody did. See `lock.unlock`."""
         owner = unlock(self.root, force=force)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 from cryoflow.cli.main import launch
 from cryoflow.database import Database, select_best, verify
+from cryoflow.database.record import read_record
+from cryoflow.database.record_keeper import RecordKeeper
 from cryoflow.errors import BadInput, ExitCode, NotWritten
 from cryoflow.ingest import IngestReport, ingest, plan_jobs
 from cryoflow.ingest import read_jobs as running
@@ -109,6 +112,22 @@ def test_a_deleted_job_is_marked_and_unmarked_when_it_is_back(projects: Path, tm
     shutil.move(away, job)
     quick(projects, tmp_path / "DB")
     assert Database(tmp_path / "DB").entry("CS-demo/Homo_J10").status == "current"
+
+
+def test_what_a_killed_ingest_announced_is_confirmed_although_nothing_is_left_to_read(
+    projects: Path, tmp_path: Path
+) -> None:
+    quick(projects, tmp_path / "DB")
+    expected = tree(tmp_path / "DB")
+    folder = tmp_path / "DB/relion"
+    record = read_record(folder)
+    assert record is not None
+    entries = dict(record.entries)
+    name, state = entries.popitem()  # killed between the last write of an entry and the end of the turn
+    RecordKeeper(tmp_path / "DB").write_record(folder, replace(record, entries=entries, pending={name: state}))
+    assert tree(tmp_path / "DB") != expected
+    assert {line.status for line in quick(projects, tmp_path / "DB").lines} == {"skipped", "unchanged"}
+    assert tree(tmp_path / "DB") == expected
 
 
 def test_a_project_that_is_gone_is_marked_and_others_are_not(projects: Path, tmp_path: Path) -> None:
