@@ -24,7 +24,7 @@ from cryoflow.wording import counted
 SCORE_KIND = "cryoflow/probability"
 
 _SAME_PIXEL_SIZE = 0.01  # ratios closer to 1 are rounding
-_LEAST_EXPECTED_F1 = 0.5  # less, and most of what was picked or missed is an error; mostly of the diameter
+_LEAST_EXPECTED_F1 = 0.5  # a worse one is most often that of a wrong diameter
 
 OnPicked = Callable[[PickedResult | BadInput], None]
 

@@ -13,7 +13,7 @@ from cryoflow.learning.exemplars import exemplar_file, exemplar_files
 from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
-from cryoflow.learning.update_records import f1_of, read_counts
+from cryoflow.learning.update_records import VersionCounts, f1_of, read_counts
 from cryoflow.models.gate import GateRule, MicrographCounts
 from cryoflow.models.held_out import FILES as HELD_OUT
 from cryoflow.models.held_out import HeldOut, held_out_anywhere
@@ -94,10 +94,11 @@ class UpdateMaterial:
         self.before = {t.project: t for t in self.current.card.trained_on} if self.current else {}
         self.start = self.current.model if self.current else learner.base()
         self._checked: dict[str, Path] = {}
-        self._counts_file = self.file_in_use(COUNTS)
-        self.counts = read_counts(self._counts_file, learner.measure) if self._counts_file else {}
+        counts_file = self.file_in_use(COUNTS)
+        in_use = read_counts(counts_file) if counts_file else VersionCounts(learner.measure, {})
+        self.counts = in_use.counts if in_use.measure == learner.measure else {}
         self.scored: dict[str, set[str]] = {}
-        for project, content in read_counts(self._counts_file, None) if self._counts_file else ():
+        for project, content in in_use.counts:
             self.scored.setdefault(project, set()).add(content)
         self.held_out: dict[str, list[Item]] = {}
         self._notes: dict[str, None] = {}
@@ -108,7 +109,7 @@ class UpdateMaterial:
         return tuple(self._notes)
 
     def note(self, *texts: str) -> None:
-        """Add notes; those that are there already are not added again."""
+        """Add notes, each text once."""
         self._notes |= dict.fromkeys(texts)
 
     def file_in_use(self, name: str) -> Path | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -67,13 +67,15 @@ class _StoredCounts:
     ]
 
 
-def read_counts(path: Path, measure: str | None) -> dict[tuple[str, str], MicrographCounts]:
-    """Return the counts of a version by project and micrograph; empty where it has none, or counted otherwise.
+class VersionCounts(NamedTuple):
+    """Counts of a version by project and micrograph, and the measure of its learner by which they were counted."""
 
-    Parameters
-    ----------
-    measure
-        How they must be counted; None takes any.
+    measure: str
+    counts: dict[tuple[str, str], MicrographCounts]
+
+
+def read_counts(path: Path) -> VersionCounts:
+    """Return the counts of a version.
 
     Raises
     ------
@@ -81,15 +83,11 @@ def read_counts(path: Path, measure: str | None) -> dict[tuple[str, str], Microg
         Where the counts cannot be of one version: more matches than picks, or one micrograph twice.
     """
     hint = "Restore it from a copy of the model."
-    if not path.exists():
-        return {}
     found = read_record(path, object, hint)
     if isinstance(found, list):  # of before measures had names
         found = {"measure": "", "counts": found}
     stored = validated(path, found, _StoredCounts, hint)
-    if measure not in (None, stored.measure):
-        return {}
-    counts = {}
+    counts: dict[tuple[str, str], MicrographCounts] = {}
     for project, name, *numbers in stored.counts:
         c = MicrographCounts(project, name, *numbers)
         if c.n_matched > min(c.n_reference, c.n_picks) or c.n_agreed > c.n_scored:
@@ -97,4 +95,4 @@ def read_counts(path: Path, measure: str | None) -> dict[tuple[str, str], Microg
         if (project, name) in counts:
             raise BadInput(path, f"has micrograph {name} of {project} twice.", hint)
         counts[project, name] = c
-    return counts
+    return VersionCounts(stored.measure, counts)

@@ -13,7 +13,7 @@ import pytest
 from cryoflow.errors import BadInput
 from cryoflow.learning import detector_items, unpicker_learner
 from cryoflow.learning.item_rules import ItemRule
-from cryoflow.learning.items import Piece, read_pieces, write_pieces
+from cryoflow.learning.items import Item, Piece, read_pieces, write_pieces
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 IMAGE, PATCHES = np.zeros((8, 6, 2), np.float16), np.zeros((3, 4, 1, 5), np.float16)
@@ -30,16 +30,23 @@ LABELS: Arrays = {"label": np.array([1, 0, -1], np.int8)}
 
 def read(
     folder: Path, rule: ItemRule, labels: Arrays, pixels: npt.NDArray[np.float16], *, diameter_A: float = 160.0
-) -> None:
+) -> Item:
     write_pieces(folder / "P.npz", "P", [Piece("c0", pixels, labels, 1e4, diameter_A)])
-    read_pieces(folder / "P.npz", folder / "unpacked", rule)
+    (item,) = read_pieces(folder / "P.npz", folder / "unpacked", rule)
+    return item
 
 
 def test_items_of_both_networks_are_read(tmp_path: Path) -> None:
-    read(tmp_path / "detector", detector_items.RULE, POINTS, IMAGE)
     none = {name: a[:0] if a.ndim else a for name, a in POINTS.items()}
-    read(tmp_path / "empty", detector_items.RULE, none, IMAGE)
-    read(tmp_path / "unpicker", unpicker_learner.RULE, LABELS, PATCHES)
+    for name, rule, labels, pixels in (
+        ("detector", detector_items.RULE, POINTS, IMAGE),
+        ("empty", detector_items.RULE, none, IMAGE),
+        ("unpicker", unpicker_learner.RULE, LABELS, PATCHES),
+    ):
+        item = read(tmp_path / name, rule, labels, pixels)
+        assert (item.project, item.content, item.diameter_A) == ("P", "c0", 160.0)
+        np.testing.assert_equal(dict(item.labels), dict(labels))
+        np.testing.assert_equal(np.asarray(item.map_pixels()), pixels)
 
 
 @pytest.mark.parametrize(

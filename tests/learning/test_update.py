@@ -56,6 +56,13 @@ def in_use(registry: ModelRegistry) -> int:
     return current.number
 
 
+def add_by_hand(registry: ModelRegistry, folder: Path, *learned: TrainedOn) -> None:
+    """Add a model without any skill, exemplar or count, as one that no update made."""
+    (folder / "by_hand").mkdir()
+    (folder / "by_hand" / "skills.json").write_text("{}")
+    registry.add(NAME, "detector", folder / "by_hand", trained_on=learned)
+
+
 def test_what_is_new_is_learned_once(registry: ModelRegistry, project: Callable[..., StubProject]) -> None:
     learner = StubLearner([project("A")])
     first = run(registry, learner)
@@ -226,9 +233,7 @@ def test_what_a_model_learned_before_it_was_added_to_the_registry_is_not_held_ou
     registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
 ) -> None:
     learner = StubLearner([project("A")])
-    (tmp_path / "by_hand").mkdir()
-    (tmp_path / "by_hand" / "skills.json").write_text("{}")
-    registry.add(NAME, "detector", tmp_path / "by_hand")
+    add_by_hand(registry, tmp_path)
     registry.promote(NAME, 1, "by hand")
     contents = {checksum(p) for p in learner.projects[0].folder.iterdir()}
     least_held = HeldOut(tmp_path / "elsewhere").draw({"A": contents})["A"]
@@ -508,10 +513,8 @@ def test_a_rollback_during_the_training_stays_and_its_version_is_not_put_into_us
 def test_a_version_put_into_use_during_the_first_training_stays(
     registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
 ) -> None:
-    (tmp_path / "by_hand").mkdir()
-    (tmp_path / "by_hand" / "skills.json").write_text("{}")
     learner = ResumingLearner([project("A")])
-    registry.add(NAME, "detector", tmp_path / "by_hand")
+    add_by_hand(registry, tmp_path)
     learner.on_trained = lambda: registry.promote(NAME, 1, "by hand") and None
     assert run(registry, learner).outcome == "candidate"
     assert in_use(registry) == 1
@@ -589,7 +592,7 @@ def test_a_held_out_micrograph_of_a_version_rolled_back_that_has_no_labels_now_i
     assert run(registry, learner).outcome == "promoted"
     learner.projects.append(project("C"))
     assert run(registry, learner).outcome == "promoted"
-    scored = {content for name, content in read_counts(registry.version(NAME, 4).model / COUNTS, "") if name == "B"}
+    scored = {content for name, content in read_counts(registry.version(NAME, 4).model / COUNTS).counts if name == "B"}
     assert scored == {checksum(b.folder / n) for n in held - {lost}}
     registry.promote(NAME, 2, "by hand")
     learner.projects.append(project("D"))
@@ -653,7 +656,7 @@ def test_a_changed_file_of_the_version_in_use_is_one_clear_error(
 def test_counts_that_cannot_be_are_refused(tmp_path: Path, row: list[object], why: str) -> None:
     (tmp_path / COUNTS).write_text(json.dumps({"measure": "", "counts": [["A", "b", 10, 8, 8], row]}))
     with pytest.raises(BadInput, match=why):
-        read_counts(tmp_path / COUNTS, "")
+        read_counts(tmp_path / COUNTS)
 
 
 def test_a_version_of_a_killed_update_that_was_changed_since_is_made_again(
@@ -718,10 +721,7 @@ def test_a_candidate_that_a_user_puts_into_use_is_compared_on_its_new_projects(
 def test_a_known_project_that_was_never_compared_is_noted(
     registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
 ) -> None:
-    (tmp_path / "by_hand").mkdir()
-    (tmp_path / "by_hand" / "skills.json").write_text("{}")
-    learned = (TrainedOn("P", (), "1", 1, 1),)
-    registry.add(NAME, "detector", tmp_path / "by_hand", trained_on=learned)
+    add_by_hand(registry, tmp_path, TrainedOn("P", (), "1", 1, 1))
     registry.promote(NAME, 1, "improved")
     result = run(registry, StubLearner([project("A")]))
     assert result.outcome == "promoted"
@@ -791,9 +791,7 @@ def test_a_project_that_the_version_in_use_learned_whole_is_quarantined_with_tha
     registry: ModelRegistry, project: Callable[..., StubProject], tmp_path: Path
 ) -> None:
     learner = StubLearner([project("A"), project("B")])
-    (tmp_path / "by_hand").mkdir()
-    (tmp_path / "by_hand" / "skills.json").write_text("{}")
-    registry.add(NAME, "detector", tmp_path / "by_hand")
+    add_by_hand(registry, tmp_path)
     registry.promote(NAME, 1, "by hand")
     learner.by_hand = frozenset(checksum(p) for p in learner.projects[0].folder.iterdir())
     HeldOut(registry.root / "unpicker").draw({"X": sorted(learner.by_hand)[:2]})  # by another model: no matter

@@ -129,7 +129,7 @@ def quarantined(folder: Path) -> Reader:
 def counts(folder: Path) -> Reader:
     file = folder / "counts.json"
     sound = {"measure": "f1", "counts": [["P", "m", 3, 2, 1, 0, 0]]}
-    return Reader(sound, plain(file), lambda: update_records.read_counts(file, "f1"), file.name)
+    return Reader(sound, plain(file), lambda: update_records.read_counts(file), file.name)
 
 
 def learned(folder: Path) -> Reader:
