@@ -56,10 +56,7 @@ def add(picks: PickSet, database: Path) -> dict[str, str]:
     Returns the entry's name, and its state: written, replaced (other picks of the same name) or unchanged.
     """
     from cryoflow.database import Database
-    from cryoflow.database.add_entry import entry_of, same_entry
+    from cryoflow.database.add_entry import add_and_tell
 
-    target = Database(database)
-    if there := same_entry(target, picks):
-        return {"entry": there.name, "state": "unchanged"}
-    state = "written" if entry_of(target, picks.provenance) is None else "replaced"
-    return {"entry": target.add(picks).name, "state": state}
+    entry, state = add_and_tell(Database(database), picks)
+    return {"entry": entry.name, "state": state}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from cryoflow.database import layout
@@ -11,21 +13,28 @@ from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.picks import PICK_COLUMNS, PickSet, Provenance
 
+Added = Literal["written", "replaced", "unchanged"]
+
 
 def add_if_changed(database: Database, picks: PickSet) -> Entry:
     """Return the entry of these picks, written only where it is new, damaged or different."""
-    return same_entry(database, picks) or database.add(picks)
+    return add_and_tell(database, picks)[0]
 
 
-def same_entry(database: Database, picks: PickSet) -> Entry | None:
-    """Return the entry of these picks, None where it is new, damaged or different."""
+def add_and_tell(database: Database, picks: PickSet) -> tuple[Entry, Added]:
+    """Do as `add_if_changed`, and return what was done, too: `replaced` where the entry held other picks."""
     there = entry_of(database, picks.provenance)
-    if there is None or there.status != CURRENT:
-        return None
+    if there is not None and _holds(database, there, picks):
+        database.settle()  # a kill may have left nothing else to do
+        return there, "unchanged"
+    return database.add(picks), "written" if there is None else "replaced"
+
+
+def _holds(database: Database, there: Entry, picks: PickSet) -> bool:
     try:
-        return there if _same(database.load(there), picks) else None
+        return there.status == CURRENT and _same(database.load(there), picks)
     except BadInput:
-        return None
+        return False
 
 
 def entry_of(database: Database, who: Provenance) -> Entry | None:

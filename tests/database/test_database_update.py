@@ -13,6 +13,8 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.database.add_entry import add_if_changed
 from cryoflow.database.project_diameter import load_with_diameter
+from cryoflow.database.record import read_record
+from cryoflow.database.record_keeper import RecordKeeper
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.label_sources import label_sources
 
@@ -45,6 +47,14 @@ def test_the_same_picks_are_not_written_again(tmp_path: Path) -> None:
     before = _when_written(database)
     assert add_if_changed(database, picks).name == first.name
     assert _when_written(database) == before
+    folder = first.folder.parent.parent
+    record = read_record(folder)
+    assert record is not None
+    # killed between the write of the entry and the end of the turn
+    killed = replace(record, entries={}, pending=record.entries)
+    RecordKeeper(database.root).write_record(folder, killed)
+    add_if_changed(Database(database.root), picks)
+    assert read_record(folder) == record
 
 
 def test_other_scores_other_notes_and_damage_are_written(tmp_path: Path) -> None:
