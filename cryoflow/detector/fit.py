@@ -130,8 +130,7 @@ def _fit(
     start: Weights | None,
     on_round: Callable[[Round], None] | None,
 ) -> tuple[Weights, list[dict[str, float]]]:
-    keras.utils.set_random_seed(options.seed)
-    model = build(architecture, mixed_precision=options.mixed_precision)
+    model = build(architecture, seed=options.seed, mixed_precision=options.mixed_precision)
     if start is not None:
         set_weights(model, start, output)
     if options.frozen_norm:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryoflow.preparation.layer_seeds import LayerSeeds
+
 if TYPE_CHECKING:
     import keras
 
@@ -76,15 +78,20 @@ class DetectorArchitecture:
 
 
 def build(
-    architecture: DetectorArchitecture, *, mixed_precision: str | None = None, folded: bool = False
+    architecture: DetectorArchitecture,
+    *,
+    seed: int = 0,
+    mixed_precision: str | None = None,
+    folded: bool = False,
 ) -> keras.Model:
     """Build a detector with random weights.
 
     Parameters
     ----------
+    seed
+        Of the random weights.
     mixed_precision
         Type to compute in, `float16` or `bfloat16`; weights and the output stay float32. None computes in float32.
-
     folded
         Without batch normalization, for weights that `cryoflow.unpicker.network.fold` made.
 
@@ -97,7 +104,7 @@ def build(
     from keras import layers
 
     dtype = keras.DTypePolicy(f"mixed_{mixed_precision}" if mixed_precision else "float32")
-    widths, blocks = architecture.widths, architecture.blocks
+    widths, blocks, seeds = architecture.widths, architecture.blocks, LayerSeeds(seed)
 
     def conv(x: object, width: int, edge: int, stride: int, name: str) -> object:
         x = layers.Conv2D(
@@ -106,7 +113,7 @@ def build(
             strides=stride,
             padding="same",
             use_bias=folded,
-            kernel_initializer="he_normal",
+            kernel_initializer=keras.initializers.HeNormal(seed=seeds.draw()),
             dtype=dtype,
             name=name,
         )(x)
@@ -148,9 +155,14 @@ def build(
         x = relu(conv(x, widths[level - 1], 3, 1, f"up{level}_mix"), f"up{level}_relu2")
 
     def head(width: int, name: str, start: float = 0.0) -> object:
-        return layers.Conv2D(width, 1, bias_initializer=keras.initializers.Constant(start), dtype="float32", name=name)(
-            x
-        )
+        return layers.Conv2D(
+            width,
+            1,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=seeds.draw()),
+            bias_initializer=keras.initializers.Constant(start),
+            dtype="float32",
+            name=name,
+        )(x)
 
     answers = [
         head(1, "particle", math.log(PRIOR / (1 - PRIOR))),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import MicrographFile, check_pixels
+from cryoflow.preparation.layer_seeds import LayerSeeds
 from cryoflow.preparation.patches import Image, ImagePatches, Patches, flip_phases
 from cryoflow.preparation.picked import PickedMicrograph
 
@@ -99,22 +100,37 @@ class EmUnpickerPreprocessing(ImagePatches):
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
 
-def build_emunpicker(input_px: int, n_channels: int, *, dropout: float, dtype: object) -> keras.Model:
+def build_emunpicker(
+    input_px: int, n_channels: int, *, dropout: float, dtype: object, seeds: LayerSeeds
+) -> keras.Model:
     """Return two 5 x 5 convolutions of 32 and 64, each with pooling, a dense layer of 512 with L2, one output (a
     logit)."""
     import keras
     from keras import layers
 
+    def kernel() -> keras.Initializer:
+        return keras.initializers.GlorotUniform(seed=seeds.draw())
+
     l2 = keras.regularizers.L2(5e-4)
     inputs = keras.Input((input_px, input_px, n_channels), name="boxes")
     x = inputs
     for i, width in enumerate((32, 64), start=1):
-        x = layers.Conv2D(width, 5, padding="same", activation="relu", dtype=dtype, name=f"convolution_{i}")(x)
+        x = layers.Conv2D(
+            width,
+            5,
+            padding="same",
+            activation="relu",
+            kernel_initializer=kernel(),
+            dtype=dtype,
+            name=f"convolution_{i}",
+        )(x)
         x = layers.MaxPooling2D(2, dtype=dtype, name=f"pooling_{i}")(x)
     x = layers.Flatten(dtype=dtype, name="flat")(x)
-    x = layers.Dense(512, activation="relu", kernel_regularizer=l2, dtype=dtype, name="dense")(x)
-    x = layers.Dropout(dropout, dtype=dtype, name="dropout")(x)
-    logit = layers.Dense(1, kernel_regularizer=l2, dtype="float32", name="logit")(x)
+    x = layers.Dense(
+        512, activation="relu", kernel_initializer=kernel(), kernel_regularizer=l2, dtype=dtype, name="dense"
+    )(x)
+    x = layers.Dropout(dropout, seed=seeds.draw(), dtype=dtype, name="dropout")(x)
+    logit = layers.Dense(1, kernel_initializer=kernel(), kernel_regularizer=l2, dtype="float32", name="logit")(x)
     return keras.Model(inputs, logit, name="emunpicker")
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.preparation.layer_seeds import LayerSeeds
+
 if TYPE_CHECKING:
     import keras
 
@@ -78,11 +80,15 @@ class Architecture:
         return cls(**tuples)  # type: ignore[arg-type]
 
 
-def build(architecture: Architecture, *, mixed_precision: bool = False, folded: bool = False) -> keras.Model:
+def build(
+    architecture: Architecture, *, seed: int = 0, mixed_precision: bool = False, folded: bool = False
+) -> keras.Model:
     """Build a network with random weights.
 
     Parameters
     ----------
+    seed
+        Of the random weights, and of dropout and noise while training.
     mixed_precision
         Compute in float16 where that is safe; weights and the output stay float32.
     folded
@@ -96,10 +102,10 @@ def build(architecture: Architecture, *, mixed_precision: bool = False, folded: 
     import keras
 
     dtype = keras.DTypePolicy("mixed_float16" if mixed_precision else "float32")
-    return BUILDERS[architecture.name](architecture, dtype, folded)
+    return BUILDERS[architecture.name](architecture, dtype, folded, LayerSeeds(seed))
 
 
-def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:
+def _residual(architecture: Architecture, dtype: object, folded: bool, seeds: LayerSeeds) -> keras.Model:
     """Return stem, stages of residual blocks, average and maximum pooling side by side, one output."""
     import keras
     from keras import layers
@@ -111,7 +117,7 @@ def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.
             strides=stride,
             padding="same",
             use_bias=folded,
-            kernel_initializer="he_normal",
+            kernel_initializer=keras.initializers.HeNormal(seed=seeds.draw()),
             dtype=dtype,
             name=name,
         )(x)
@@ -144,12 +150,19 @@ def _residual(architecture: Architecture, dtype: object, folded: bool) -> keras.
     mean = layers.GlobalAveragePooling2D(dtype=dtype, name="mean")(x)
     peak = layers.GlobalMaxPooling2D(dtype=dtype, name="peak")(x)
     x = layers.Concatenate(dtype=dtype, name="features")([mean, peak])
-    x = layers.Dropout(architecture.dropout, dtype=dtype, name="dropout")(x)
-    logit = layers.Dense(1, dtype="float32", name="logit")(x)
+    x = layers.Dropout(architecture.dropout, seed=seeds.draw(), dtype=dtype, name="dropout")(x)
+    logit = _logit(x, seeds)
     return keras.Model(inputs, logit, name="residual")
 
 
-def _detector(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:  # noqa: ARG001
+def _logit(x: object, seeds: LayerSeeds) -> object:
+    from keras import initializers, layers
+
+    kernel = initializers.GlorotUniform(seed=seeds.draw())
+    return layers.Dense(1, kernel_initializer=kernel, dtype="float32", name="logit")(x)
+
+
+def _detector(architecture: Architecture, dtype: object, folded: bool, seeds: LayerSeeds) -> keras.Model:  # noqa: ARG001
     """Return standardized features with noise, dense layers with dropout, one output."""
     import keras
     from keras import layers
@@ -161,12 +174,13 @@ def _detector(architecture: Architecture, dtype: object, folded: bool) -> keras.
         center=False, scale=False, epsilon=1e-6, trainable=False, dtype="float32", name=STANDARDIZE
     )(x)
     x = keras.ops.clip(x, -_MOST_DEVIATIONS, _MOST_DEVIATIONS)
-    x = layers.GaussianNoise(_FEATURE_NOISE, dtype="float32", name="noise")(x)
-    x = layers.Dropout(architecture.dropout / 2, dtype=dtype, name="feature_dropout")(x)
+    x = layers.GaussianNoise(_FEATURE_NOISE, seed=seeds.draw(), dtype="float32", name="noise")(x)
+    x = layers.Dropout(architecture.dropout / 2, seed=seeds.draw(), dtype=dtype, name="feature_dropout")(x)
     for i, width in enumerate(architecture.widths, start=1):
-        x = layers.Dense(width, activation="relu", kernel_initializer="he_normal", dtype=dtype, name=f"dense{i}")(x)
-        x = layers.Dropout(architecture.dropout, dtype=dtype, name=f"dropout{i}")(x)
-    logit = layers.Dense(1, dtype="float32", name="logit")(x)
+        kernel = keras.initializers.HeNormal(seed=seeds.draw())
+        x = layers.Dense(width, activation="relu", kernel_initializer=kernel, dtype=dtype, name=f"dense{i}")(x)
+        x = layers.Dropout(architecture.dropout, seed=seeds.draw(), dtype=dtype, name=f"dropout{i}")(x)
+    logit = _logit(x, seeds)
     return keras.Model(inputs, logit, name="detector_head")
 
 
@@ -184,10 +198,12 @@ def standardize(model: keras.Model, patches: Iterable[npt.NDArray[np.float16]]) 
     )
 
 
-def _emunpicker(architecture: Architecture, dtype: object, folded: bool) -> keras.Model:  # noqa: ARG001
+def _emunpicker(architecture: Architecture, dtype: object, folded: bool, seeds: LayerSeeds) -> keras.Model:  # noqa: ARG001
     from cryoflow.unpicker.emunpicker import build_emunpicker
 
-    return build_emunpicker(architecture.input_px, architecture.n_channels, dropout=architecture.dropout, dtype=dtype)
+    return build_emunpicker(
+        architecture.input_px, architecture.n_channels, dropout=architecture.dropout, dtype=dtype, seeds=seeds
+    )
 
 
 BUILDERS = {"detector": _detector, "residual": _residual, "emunpicker": _emunpicker}

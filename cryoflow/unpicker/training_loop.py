@@ -45,8 +45,7 @@ def fit(
     """Train to the end and return the bundle of the best epoch, with temperature, threshold and metrics."""
     devices = find_devices(mixed_precision=options.mixed_precision)
     write_atomically(output / "training.txt", bundle.fingerprint + "\n")
-    keras.utils.set_random_seed(options.seed)
-    model = build(bundle.architecture, mixed_precision=devices.mixed_precision)
+    model = build(bundle.architecture, seed=options.seed, mixed_precision=devices.mixed_precision)
     if start is not None:
         set_weights(model, start.weights, options.start_from or output)
     elif bundle.architecture.name == "detector":

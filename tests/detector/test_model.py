@@ -25,12 +25,9 @@ TINY = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     load_keras()
-    import keras
-
-    keras.utils.set_random_seed(3)
     return Detector(
         TINY,
-        get_weights(build(TINY)),
+        get_weights(build(TINY, seed=3)),
         24.0,
         Calibration(0.7, 0.3),
         0.4,
