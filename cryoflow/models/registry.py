@@ -287,13 +287,15 @@ class ModelRegistry:
 
         The newest `keep` versions stay, the one in use, the one before it, those that an update of the one in use has
         registered and not put into use yet, and every version that these started from. A version that cannot be read
-        stays, and every older one with it: which of them it started from is not known.
+        stays, and every older one with it: which of them it started from is not known. While no version is in use all
+        stay: where `current.json` was lost, what was in use is not known.
         """
         self._known_numbers(name)  # a model that does not exist has no folder to lock
         with locked(self.folder(name), timeout_s=self.lock_timeout_s):
             readable, errors = self.readable_versions(name)
             versions = {v.number: v for v in readable}
-            kept = self._numbers_to_keep(versions, self.history(name), keep)
+            history = self.history(name)
+            kept = self._numbers_to_keep(versions, history, keep) if history else set(versions)
             old = [v for number, v in sorted(versions.items()) if number not in kept]
             newest_unreadable = max(errors, default=0)
             removed = [v for v in old if v.number > newest_unreadable]
@@ -303,16 +305,16 @@ class ModelRegistry:
         if spared := len(old) - len(removed):
             label = f"{name}@{version_name(newest_unreadable)}"
             notes.append(f"{counted(spared, 'older version')} kept with {label}: what it started from is not known")
+        if not history and len(versions) > keep:
+            notes.append(f"no version of {name!r} is in use: all are kept until one is (cryoflow model promote)")
         return Pruned(tuple(version.label for version in removed), tuple(notes))
 
     @staticmethod
     def _numbers_to_keep(versions: Mapping[int, ModelVersion], history: Sequence[Switch], keep: int) -> set[int]:
-        kept = set(sorted(versions)[-max(keep, 1) :])
-        if history:
-            kept |= {history[-1].version}
-            kept |= {next((s.version for s in reversed(history) if s.version != history[-1].version), 0)}
+        in_use, used = history[-1].version, {s.version for s in history}
+        kept = {*sorted(versions)[-max(keep, 1) :], in_use}
+        kept |= {next((s.version for s in reversed(history) if s.version != in_use), 0)}
         # Another process may be about to put these into use, or was killed before: the next update does it then.
-        in_use, used = history[-1].version if history else None, {s.version for s in history}
         kept |= {
             v.number
             for v in versions.values()

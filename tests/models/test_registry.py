@@ -220,6 +220,18 @@ def test_prune_keeps_what_cannot_be_read_and_all_that_it_may_have_started_from(
     assert registry.readable_versions("nobody") == ([], {})
 
 
+def test_prune_removes_nothing_while_no_version_is_in_use(registry: ModelRegistry, model: Path) -> None:
+    for _ in range(4):
+        registry.add("unpicker", "unpicker", model)
+    registry.promote("unpicker", 2, "in use")
+    (registry.root / "unpicker" / "current.json").unlink()
+    kept = "no version of 'unpicker' is in use: all are kept until one is (cryoflow model promote)"
+    assert registry.prune("unpicker", keep=1) == Pruned((), (kept,))
+    assert registry.prune("unpicker", keep=4) == Pruned(())
+    registry.promote("unpicker", 2, "in use again")
+    assert registry.prune("unpicker", keep=1).removed == ("unpicker@v0001", "unpicker@v0003")
+
+
 @pytest.fixture
 def just_before_the_lock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
     """Return what has another process change the registry once, just before the next writer gets the lock."""
