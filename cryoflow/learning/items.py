@@ -65,6 +65,14 @@ class Item:
         return mapped
 
 
+def labels_mark(item: Item) -> str:
+    """Return a fingerprint of an item's labels, the same for an item that was written to a file and read again."""
+    pieces = [(name, np.ascontiguousarray(array)) for name, array in sorted(item.labels.items())]
+    return fingerprint_of(
+        *(p for name, array in pieces for p in (f"{name} {array.dtype.str} ", array.tobytes())), digits=16
+    )
+
+
 def set_apart(items: Sequence[Item], one_of: int) -> frozenset[str]:
     """Return the contents that are not learned from, but end or calibrate a training: about one of so many.
 

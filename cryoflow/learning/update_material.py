@@ -10,7 +10,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.learning.exemplars import exemplar_file, exemplar_files
-from cryoflow.learning.items import Item, piece_of, read_learned, read_pieces, write_pieces
+from cryoflow.learning.items import Item, labels_mark, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
 from cryoflow.learning.update_records import VersionCounts, f1_of, read_counts
@@ -95,8 +95,9 @@ class UpdateMaterial:
         self.start = self.current.model if self.current else learner.base()
         self._checked: dict[str, Path] = {}
         counts_file = self.file_in_use(COUNTS)
-        in_use = read_counts(counts_file) if counts_file else VersionCounts(learner.measure, {})
+        in_use = read_counts(counts_file) if counts_file else VersionCounts(learner.measure, {}, {})
         self.counts = in_use.counts if in_use.measure == learner.measure else {}
+        self._counted_by = dict(in_use.labels)
         self.scored: dict[str, set[str]] = {}
         for project, content in in_use.counts:
             self.scored.setdefault(project, set()).add(content)
@@ -324,11 +325,23 @@ class UpdateMaterial:
                 self.note(f"{project}: no held-out micrographs are kept of it, versions are not compared on it")
 
     def counts_in_use(self, items: Sequence[Item]) -> list[MicrographCounts]:
-        """Return the counts of the version in use, in order of the items; known ones are not counted again."""
+        """Return the counts of the version in use, in order of the items; known ones are not counted again.
+
+        Those by other labels than an item has now are: a file of held-out micrographs was replaced, by a version that
+        was rolled back for one, or changed by hand.
+        """
         if self.start is None:
             return []
+        marks = {(i.project, i.content): labels_mark(i) for i in items}
+        other = [key for key, mark in marks.items() if key in self.counts and self._counted_by.get(key, mark) != mark]
+        for key in other:
+            del self.counts[key]
+        for project in dict.fromkeys(project for project, _ in other):
+            n = sum(name == project for name, _ in other)
+            self.note(f"{project}: {n} held-out micrographs have other labels now, the version in use is scored again")
         missing = [i for i in items if (i.project, i.content) not in self.counts]
         self.counts |= {(c.project, c.micrograph): c for c in self.learner.count(self.start, missing)}
+        self._counted_by |= marks
         return [self.counts[i.project, i.content] for i in items]
 
     def keep_held_out(self, projects: Sequence[UpdateProject], *, accepted: bool) -> None:

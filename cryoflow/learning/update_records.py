@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -45,15 +45,18 @@ def f1_of(counts: Sequence[MicrographCounts]) -> float:
     return f1(np.array([[c.n_reference, c.n_picks, c.n_matched] for c in counts], np.float64))
 
 
-def write_counts(path: Path, measure: str, counts: Sequence[MicrographCounts]) -> None:
+def write_counts(path: Path, measure: str, counts: Sequence[MicrographCounts], labels: Sequence[str]) -> None:
     """Write what a version scored on each held-out micrograph, so that it need not be scored again.
 
     Parameters
     ----------
     measure
         How they were counted: see `cryoflow.learning.learner.Learner.measure`.
+    labels
+        Fingerprint of the labels by which each was counted.
     """
-    write_atomically(path, json.dumps({"measure": measure, "counts": [astuple(c) for c in counts]}) + "\n")
+    rows = [astuple(c) for c in counts]
+    write_atomically(path, json.dumps({"measure": measure, "counts": rows, "labels": list(labels)}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,22 @@ class _StoredCounts:
         tuple[str, ContentName, _Count, _Count, _Count]
         | tuple[str, ContentName, _Count, _Count, _Count, _Count, _Count]
     ]
+    labels: list[str] = field(default_factory=list)
+    """One of each row; none in files of before they were kept."""
 
 
 class VersionCounts(NamedTuple):
-    """Counts of a version by project and micrograph, and the measure of its learner by which they were counted."""
+    """Counts of a version by project and micrograph, the measure of its learner and the labels they were counted by.
+
+    Attributes
+    ----------
+    labels
+        Fingerprint of the labels of each micrograph; empty where it was not kept.
+    """
 
     measure: str
     counts: dict[tuple[str, str], MicrographCounts]
+    labels: dict[tuple[str, str], str]
 
 
 def read_counts(path: Path) -> VersionCounts:
@@ -87,6 +99,8 @@ def read_counts(path: Path) -> VersionCounts:
     if isinstance(found, list):  # of before measures had names
         found = {"measure": "", "counts": found}
     stored = validated(path, found, _StoredCounts, hint)
+    if stored.labels and len(stored.labels) != len(stored.counts):
+        raise BadInput(path, f"has labels of {len(stored.labels)} of {len(stored.counts)} micrographs.", hint)
     counts: dict[tuple[str, str], MicrographCounts] = {}
     for project, name, *numbers in stored.counts:
         c = MicrographCounts(project, name, *numbers)
@@ -95,4 +109,4 @@ def read_counts(path: Path) -> VersionCounts:
         if (project, name) in counts:
             raise BadInput(path, f"has micrograph {name} of {project} twice.", hint)
         counts[project, name] = c
-    return VersionCounts(stored.measure, counts)
+    return VersionCounts(stored.measure, counts, dict(zip(counts, stored.labels, strict=False)))

@@ -558,9 +558,12 @@ def test_held_out_micrographs_of_a_version_rolled_back_are_scored_by_the_mended_
     registry.rollback(NAME)
     a.version = 3
     scored: dict[str, int] = {}
+    again: dict[str, int] = {}
     count = learner.count
 
     def counting(model: Path, items: Any) -> Any:
+        if model == registry.version(NAME, 2).model:
+            again.update({i.content: int(i.labels["label"][0]) for i in items if i.project == "A"})
         if (
             not scored and registry.version(NAME, 1).model != model
         ):  # the gate's, before labels are compared with pixels
@@ -573,8 +576,15 @@ def test_held_out_micrographs_of_a_version_rolled_back_are_scored_by_the_mended_
     assert scored == mended
     assert held_out_labels(registry, "A", tmp_path / "3") == mended
     registry.promote(NAME, 2, "by hand")  # none of its files is missing
+    again.clear()
+    a.version = 2
     learner.projects.append(project("B"))
-    assert run(registry, learner).outcome == "promoted"
+    result = run(registry, learner)
+    assert result.outcome == "promoted"
+    # Its counts are by labels of before they were mended.
+    assert again == dict.fromkeys(more, 3)
+    note = f"A: {len(more)} held-out micrographs have other labels now, the version in use is scored again"
+    assert note in result.notes
 
 
 def test_a_held_out_micrograph_of_a_version_rolled_back_that_has_no_labels_now_is_not_scored(
@@ -651,12 +661,17 @@ def test_a_changed_file_of_the_version_in_use_is_one_clear_error(
         (["A", "a", 10, 10, 5, 3, 4], "more matches than picks"),
         (["A", "a", 10, 10, -1], "greater than or equal to 0"),
         (["A", "b", 10, 10, 5], "has micrograph b of A twice"),
+        (["A", "c", 10, 10, 5], "has labels of 1 of 2 micrographs"),
     ],
 )
 def test_counts_that_cannot_be_are_refused(tmp_path: Path, row: list[object], why: str) -> None:
-    (tmp_path / COUNTS).write_text(json.dumps({"measure": "", "counts": [["A", "b", 10, 8, 8], row]}))
+    values = {"measure": "", "counts": [["A", "b", 10, 8, 8], row], "labels": ["ab"] if row[1] == "c" else ["ab", "cd"]}
+    (tmp_path / COUNTS).write_text(json.dumps(values))
     with pytest.raises(BadInput, match=why):
         read_counts(tmp_path / COUNTS)
+    if row[1] == "c":
+        (tmp_path / COUNTS).write_text(json.dumps({**values, "labels": []}))
+        assert read_counts(tmp_path / COUNTS).labels == {}  # as versions of before have it
 
 
 def test_a_version_of_a_killed_update_that_was_changed_since_is_made_again(

@@ -128,7 +128,7 @@ def quarantined(folder: Path) -> Reader:
 
 def counts(folder: Path) -> Reader:
     file = folder / "counts.json"
-    sound = {"measure": "f1", "counts": [["P", "m", 3, 2, 1, 0, 0]]}
+    sound = {"measure": "f1", "counts": [["P", "m", 3, 2, 1, 0, 0]], "labels": ["a"]}
     return Reader(sound, plain(file), lambda: update_records.read_counts(file), file.name)
 
 
