@@ -3,18 +3,19 @@
     python benchmarks/continual.py --folder DIR                       the detector, 12 specimens, one seed
     python benchmarks/continual.py --folder DIR --network unpicker
     python benchmarks/continual.py --folder DIR --seeds 1 2 3
-    python benchmarks/continual.py --folder DIR --ways distilled      a second call does only what is missing
+    python benchmarks/continual.py --folder DIR --ways interpolated   a second call does only what is missing
     python benchmarks/continual.py --folder DIR --micrographs 40 --held-out 20         projects of a lab's size
     python benchmarks/continual.py --folder DIR --specimens 3 --steps 4 --epochs 1     a try
 
 Each specimen is a project: its own family, density, microscope, dose, ice and contamination. A blob picker's picks are
 the candidates; 80 % of the particles "survived" and are the labels. After each arrival the model is scored on held-out
-micrographs of all specimens, whose labels are complete, at a fixed number of picks of each micrograph. Four ways to
+micrographs of all specimens, whose labels are complete, at a fixed number of picks of each micrograph. Five ways to
 learn are compared, all with the learner of `cryoflow detector update` and `cryoflow unpicker update`:
 
     fine-tuned    on the new project alone, from the version before
     replayed      with exemplars of earlier projects, and frozen statistics of the normalization
-    distilled     replayed, and held to the earlier version's answers: what an update does
+    distilled     replayed, and held to the earlier version's answers
+    interpolated  distilled, and part of the way only from the earlier version's weights: what an update does
     joint         on all projects from the base model, once, at the end
 
 forgetting         mean fall of a project's F1 from its best to the end
@@ -69,9 +70,10 @@ SURVIVED = 0.8
 BLOB_THRESHOLD = 2.0
 
 WAYS: Mapping[str, Mapping[str, object]] = {
-    "fine-tuned": {"replay": False, "distill": 0.0, "frozen_norm": False},
-    "replayed": {"replay": True, "distill": 0.0, "frozen_norm": True},
-    "distilled": {},
+    "fine-tuned": {"replay": False, "distill": 0.0, "frozen_norm": False, "interpolation": 1.0},
+    "replayed": {"replay": True, "distill": 0.0, "frozen_norm": True, "interpolation": 1.0},
+    "distilled": {"interpolation": 1.0},
+    "interpolated": {},
 }
 Row = dict[str, object]
 
@@ -214,7 +216,7 @@ def run_sequence(
     projects = _prepared(learner_of(database, {}, seed, given), folder / "prepared", names, size)
     held_out = [item for p in projects for item in p.held_out]
     rows = []
-    joint, joint_s = _joint(learner_of(database, WAYS["distilled"], seed, given), projects, folder / "joint")
+    joint, joint_s = _joint(learner_of(database, {}, seed, given), projects, folder / "joint")
     together = _scores(learner_of(database, {}, seed, given), joint, names, held_out)
     for way in given.ways:
         learner = learner_of(database, WAYS[way], seed, given)

@@ -30,7 +30,7 @@ from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.picks import PickSet
 from cryoflow.preparation.augment import ORIENTATIONS, oriented_xy
-from cryoflow.preparation.model_folder import DESCRIPTION
+from cryoflow.preparation.model_folder import DESCRIPTION, interpolated
 from cryoflow.preparation.picked import picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
 
@@ -56,6 +56,8 @@ class DetectorTraining:
     replay, distill, frozen_norm
         What keeps earlier projects: exemplars in every batch, the weight of the earlier model's answers, statistics of
         the normalization as they were.
+    interpolation
+        Part of the way from the earlier version's weights to the learned ones that an update goes.
     at_most
         Most micrographs of a project.
     """
@@ -67,8 +69,9 @@ class DetectorTraining:
     crop_px: int = CROP_PX
     learning_rate: float = 3e-4
     replay: bool = True
-    distill: float = 0.1
+    distill: float = 0.3
     frozen_norm: bool = True
+    interpolation: float = 0.4
     at_most: int = UpdateDetectorParameters.micrographs
     seed: int = UpdateDetectorParameters.seed
     mixed_precision: str | None = None
@@ -241,6 +244,8 @@ class DetectorLearner:
                 f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, {r.seconds_left / 60:.0f} min left"
             ),
         )
+        if not joint:
+            weights = interpolated(begin.weights, weights, t.interpolation)
         recipe = {"start": begin.fingerprint, "joint": joint, "last_loss": history[-1]["loss"], "seed": t.seed}
         trained = replace(
             Detector(begin.architecture, weights), calibration=begin.calibration, threshold=begin.threshold

@@ -64,6 +64,8 @@ class UnpickerTraining:
     replay, distill, frozen_norm
         What keeps earlier projects: exemplars, the weight of the earlier model's answers on them, statistics of the
         normalization as they were.
+    interpolation
+        Part of the way from the earlier version's weights to the learned ones that an update goes.
     at_most
         Most micrographs of a project.
     """
@@ -74,6 +76,7 @@ class UnpickerTraining:
     replay: bool = True
     distill: float = 3.0
     frozen_norm: bool = True
+    interpolation: float = 0.7
     at_most: int = UpdateUnpickerParameters.micrographs
 
 
@@ -226,6 +229,7 @@ class UnpickerLearner:
                 epochs=t.update_epochs,
                 learning_rate=t.update_learning_rate,
                 frozen_norm=t.frozen_norm,
+                interpolation=t.interpolation,
                 distill=t.distill if learn_old else 0.0,
                 replayed=frozenset(i.pixels for i in learn_old),
             )

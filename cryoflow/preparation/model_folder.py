@@ -63,6 +63,19 @@ def set_weights(model: keras.Model, weights: Weights, source: Path) -> None:
         w.assign(weights[w.path].astype(np.float32))
 
 
+def interpolated(start: Weights, learned: Weights, part: float) -> dict[str, npt.NDArray[np.generic]]:
+    """Return weights `part` of the way from those that a training started from to those that it learned.
+
+    Such weights keep more of what they started from, and lose little of what was learned (Wortsman et al. 2022,
+    arXiv:2109.01903).
+    """
+    between: dict[str, npt.NDArray[np.generic]] = {}
+    for name, weights in start.items():
+        first, last = np.asarray(weights, np.float32), np.asarray(learned[name], np.float32)
+        between[name] = first + np.float32(part) * (last - first)
+    return between
+
+
 def npz_bytes(arrays: Weights) -> bytes:
     """Return arrays as an npz whose bytes depend on nothing but the arrays."""
     raw = io.BytesIO()

@@ -60,6 +60,8 @@ class TrainOptions:
         Keep the statistics and scales of the normalization of the model that it starts from.
     distill, replayed
         Weight of the distance from the answers of that model, on the patches of these files.
+    interpolation
+        Part of the way from the weights of that model to the learned ones that the result lies.
     """
 
     architecture: ArchitectureName = "residual"
@@ -89,6 +91,7 @@ class TrainOptions:
     frozen_norm: bool = False
     distill: float = 0.0
     replayed: frozenset[Path] = frozenset()
+    interpolation: float = 1.0
 
     @classmethod
     def from_parameters(
@@ -142,6 +145,8 @@ class TrainOptions:
     def deciding(self) -> dict[str, object]:
         """Return the options that change the result, as plain values."""
         left_out = {"preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB", "replayed"}
-        left_out |= {k for k in ("frozen_norm", "distill") if not getattr(self, k)}  # trainings of before had none
+        # Trainings of before had none of these.
+        none = {"frozen_norm": False, "distill": 0.0, "interpolation": 1.0}
+        left_out |= {name for name, value in none.items() if getattr(self, name) == value}
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         return {**kept, "goal": dataclasses.asdict(self.goal)}

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from cryoflow.errors import BadInput
-from cryoflow.preparation.model_folder import get_weights, set_weights
+from cryoflow.preparation.model_folder import Weights, get_weights, interpolated, set_weights
 from cryoflow.preparation.picked import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
@@ -86,7 +86,16 @@ def fit(
         batches.class_priors = priors
         batches.start_at(done)
         after_epoch = _AfterEpoch(
-            bundle, parts.validation, output, options, history, len(batches), on_progress, priors=priors, may_end=last
+            bundle,
+            parts.validation,
+            output,
+            options,
+            history,
+            len(batches),
+            on_progress,
+            priors=priors,
+            may_end=last,
+            start=start.weights if start is not None else None,
         )
         model.fit(batches, epochs=until, initial_epoch=done, callbacks=[after_epoch], verbose=0, shuffle=False)
         began = until
@@ -139,9 +148,10 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         *,
         priors: Mapping[str, float],
         may_end: bool,
+        start: Weights | None,
     ) -> None:
         super().__init__()
-        self.may_end = may_end
+        self.may_end, self.start = may_end, start
         self.bundle, self.validation, self.output, self.options = bundle, validation, output, options
         self.history, self.steps, self.on_progress = history, steps, on_progress
         self.labels = np.concatenate([m.labels for m in validation])
@@ -172,7 +182,13 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
                 f"the loss became {logs['loss']} in epoch {epoch + 1}.",
                 "Use a lower learning rate (--learning-rate), or turn mixed precision off.",
             )
+        learned = weights = get_weights(self.model)
+        if self.start is not None and self.options.interpolation != 1:
+            weights = interpolated(self.start, learned, self.options.interpolation)
+            set_weights(self.model, weights, self.output)
         logits = logits_of_all(self.model, self.validation, self.bundle.preprocessing)
+        if weights is not learned:
+            set_weights(self.model, learned, self.output)
         targets = np.column_stack((self.labels, self.prior_of_pick)).astype(np.float32)
         loss = float(self.loss(targets, logits.astype(np.float32)[:, None]))
         decided = decide(
@@ -185,7 +201,7 @@ class _AfterEpoch(keras.callbacks.Callback):  # type: ignore[misc]
         )
         scored = replace(
             self.bundle,
-            weights=get_weights(self.model),
+            weights=weights,
             temperature=decided.pooled.temperature,
             threshold=decided.pooled.threshold,
             projects=decided.projects,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import learning_projects as small
@@ -82,6 +83,25 @@ def test_replayed_crops_carry_the_answers_of_the_earlier_model(tmp_path: Path) -
     assert y[0, ..., -1].max() == 0  # on new crops the earlier model may be wrong
     assert y[1, ..., -1].min() == 1
     np.testing.assert_allclose(y[1, ..., plain:-1], general.network.predict_on_batch(x[1:])[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_update_goes_part_of_the_way_from_the_earlier_weights_and_a_joint_training_all_of_it(tmp_path: Path) -> None:
+    _, items = prepared(tmp_path, "A")
+    general = Detector.general()
+    learned = {}
+    for part in (1.0, 0.25):
+        learner = DetectorLearner(Database(tmp_path / "database"), replace(SHORT, steps=20, interpolation=part))
+        for joint in (False, True):
+            model = learner.train(
+                general.folder, items, [], tmp_path / f"{part} {joint}", joint=joint, say=lambda _: None
+            )
+            learned[part, joint] = Detector.load(model).weights
+    for name, start in general.weights.items():
+        np.testing.assert_array_equal(learned[0.25, True][name], learned[1.0, True][name], err_msg=name)
+        first, last = np.asarray(start, np.float32), np.asarray(learned[1.0, False][name], np.float32)
+        np.testing.assert_allclose(learned[0.25, False][name], 0.75 * first + 0.25 * last, rtol=2e-3, atol=1e-5)
+    assert any(np.any(learned[0.25, False][n] != learned[1.0, False][n]) for n in general.weights)
 
 
 @pytest.mark.slow

@@ -106,6 +106,20 @@ def test_transfer_starts_from_an_earlier_model(rings, trained, tmp_path):
             np.testing.assert_allclose(bundle.weights[name], value, atol=1e-3, err_msg=name)
 
 
+def test_an_update_goes_part_of_the_way_and_trains_as_if_it_went_all_of_it(rings, trained, tmp_path):
+    weights = []
+    for part in (1.0, 0.25):
+        options = small_options(tmp_path, epochs=2, start_from=trained.folder, frozen_norm=True, interpolation=part)
+        train(rings, tmp_path / f"{part}", options)
+        folders = [checkpoint_folder(tmp_path / f"{part}", epoch) for epoch in (1, 2)]
+        weights.append([ModelBundle.load(folder).weights for folder in folders])
+    for whole, some in zip(*weights, strict=True):
+        for name, start in trained.weights.items():
+            expected = 0.75 * start + 0.25 * whole[name]
+            np.testing.assert_allclose(some[name], expected, rtol=1e-3, atol=1e-5, err_msg=name)
+        assert any(np.abs(whole[name] - some[name]).max() > 1e-3 for name in some)
+
+
 def test_unlabelled_picks_are_learnt_from_without_being_called_wrong(rings, tmp_path):
     rng = np.random.default_rng(0)
 
