@@ -69,9 +69,9 @@ class DetectorTraining:
     crop_px: int = CROP_PX
     learning_rate: float = 3e-4
     replay: bool = True
-    distill: float = 0.3
+    distill: float = 0.1
     frozen_norm: bool = True
-    interpolation: float = 0.4
+    interpolation: float = 0.5
     at_most: int = UpdateDetectorParameters.micrographs
     seed: int = UpdateDetectorParameters.seed
     mixed_precision: str | None = None
