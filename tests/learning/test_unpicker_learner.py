@@ -208,6 +208,7 @@ def test_features_are_learned_from_one_project_to_the_next(tmp_path: Path) -> No
         small.add_project(database, tmp_path, project, seed=number, sigma_px=12 - 2 * number, n_false=9)
         result = update(registry, "unpicker", learner, say=lambda _: None)
         assert (result.outcome, result.learned, result.joint) == ("promoted", (project,), number == 1), result
+        assert not [n for n in result.notes if "other labels" in n]  # those of A are read as they were written
     models = [ModelBundle.load(v.model) for v in registry.versions("unpicker")]
     assert models[1].architecture.name == "detector"
     assert models[1].preprocessing == models[0].preprocessing
