@@ -216,7 +216,7 @@ def run_sequence(
     projects = _prepared(learner_of(database, {}, seed, given), folder / "prepared", names, size)
     held_out = [item for p in projects for item in p.held_out]
     rows = []
-    joint, joint_s = _joint(learner_of(database, {}, seed, given), projects, folder / "joint")
+    joint, joint_s = _joint(learner_of(database, {}, seed, given), projects, folder)
     together = _scores(learner_of(database, {}, seed, given), joint, names, held_out)
     for way in given.ways:
         learner = learner_of(database, WAYS[way], seed, given)
@@ -228,7 +228,7 @@ def run_sequence(
             if n > 1:
                 print(json.dumps({"way": way, "arrived": n, **_rounded(figures(first[:n], so_far[:, :n]))}), flush=True)
 
-        table, seconds = _one_way(learner, projects, folder / way, held_out, say)
+        table, seconds = _one_way(learner, projects, _work(folder, way, learner), held_out, say)
         record = {**figures(first, table), "joint": together.mean(), "update_cpu_s": float(np.mean(seconds[1:]))}
         record |= {"joint_cpu_s": joint_s, "below_joint": record["joint"] - record["at_the_end"]}
         record["part_of_joint"] = record["update_cpu_s"] / joint_s
@@ -256,11 +256,16 @@ def _prepared(learner: Learner, folder: Path, names: Sequence[str], size: Size) 
     return projects
 
 
-def _joint(learner: Learner, projects: Sequence[Project], work: Path) -> tuple[Path, float]:
-    began = _cpu_s()
+def _joint(learner: Learner, projects: Sequence[Project], folder: Path) -> tuple[Path, float]:
+    began, work = _cpu_s(), _work(folder, "joint", learner)
     new = [item for p in projects for item in p.new]
     model = learner.train(learner.base(), new, [], work, joint=True, say=lambda _: None)
     return model, _spent(work / "cpu_s.txt", _cpu_s() - began)
+
+
+def _work(folder: Path, way: str, learner: Learner) -> Path:
+    """Return where the models of a way are kept: those of another recipe are not taken for its own."""
+    return folder / f"{way}-{learner.recipe[:8]}"
 
 
 def _one_way(

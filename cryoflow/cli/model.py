@@ -175,7 +175,7 @@ def rollback(parameters: ModelParameters, *, json: out.Json = False) -> int:
 def prune(parameters: PruneParameters, *, json: out.Json = False) -> int:
     """Remove old versions.
 
-    The exit code is 3 where versions are kept because a card cannot be read.
+    The exit code is 3 where versions are kept because a card cannot be read, or because none is in use.
     """
     registry = _registry(parameters)
     _check_name(registry, parameters.name)

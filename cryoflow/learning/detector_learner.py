@@ -244,9 +244,10 @@ class DetectorLearner:
                 f"step {r.step} of {r.n_steps}, loss {r.loss:.4f}, {r.seconds_left / 60:.0f} min left"
             ),
         )
+        recipe = {"start": begin.fingerprint, "joint": joint, "last_loss": history[-1]["loss"], "seed": t.seed}
         if not joint:
             weights = interpolated(begin.weights, weights, t.interpolation)
-        recipe = {"start": begin.fingerprint, "joint": joint, "last_loss": history[-1]["loss"], "seed": t.seed}
+            recipe["interpolation"] = t.interpolation
         trained = replace(
             Detector(begin.architecture, weights), calibration=begin.calibration, threshold=begin.threshold
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 _LARGEST = 1_000_000_000
-"""The same seeds as Keras draws after `set_random_seed`: what was trained that way is trained to the same result."""
+"""With dropout, the same seeds as Keras draws after `set_random_seed`: trainings of before come to the same result."""
 
 
 class LayerSeeds:

@@ -91,17 +91,19 @@ def test_an_update_goes_part_of_the_way_from_the_earlier_weights_and_a_joint_tra
     general = Detector.general()
     learned = {}
     for part in (1.0, 0.25):
-        learner = DetectorLearner(Database(tmp_path / "database"), replace(SHORT, steps=20, interpolation=part))
+        training = replace(SHORT, steps=20, learning_rate=1e-2, interpolation=part)
+        learner = DetectorLearner(Database(tmp_path / "database"), training)
         for joint in (False, True):
             model = learner.train(
                 general.folder, items, [], tmp_path / f"{part} {joint}", joint=joint, say=lambda _: None
             )
             learned[part, joint] = Detector.load(model).weights
     for name, start in general.weights.items():
-        np.testing.assert_array_equal(learned[0.25, True][name], learned[1.0, True][name], err_msg=name)
+        np.testing.assert_allclose(learned[0.25, True][name], learned[1.0, True][name], 0.02, 2e-3, err_msg=name)
         first, last = np.asarray(start, np.float32), np.asarray(learned[1.0, False][name], np.float32)
-        np.testing.assert_allclose(learned[0.25, False][name], 0.75 * first + 0.25 * last, rtol=2e-3, atol=1e-5)
-    assert any(np.any(learned[0.25, False][n] != learned[1.0, False][n]) for n in general.weights)
+        np.testing.assert_allclose(learned[0.25, False][name], 0.75 * first + 0.25 * last, 0.02, 2e-3, err_msg=name)
+    changes = [np.abs(np.float32(learned[1.0, False][n]) - np.float32(w)).max() for n, w in general.weights.items()]
+    assert max(changes) > 0.02
 
 
 @pytest.mark.slow

@@ -67,10 +67,12 @@ def test_whoever_draws_meanwhile_the_same_seed_learns_the_same(name: str, anothe
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_a_network_leaves_the_random_numbers_of_its_process_alone(name: str) -> None:
+def test_a_network_draws_no_random_number_of_its_process(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load_keras()
-    random.seed(5)
-    expected = random.random()
-    random.seed(5)
+    drawn_by: list[int] = []
+    draw = random.randint
+    monkeypatch.setattr(random, "randint", lambda *limits: drawn_by.append(threading.get_ident()) or draw(*limits))
+    random.randint(1, 2)
+    assert drawn_by.count(threading.get_ident()) == 1
     BUILDS[name](3)
-    assert random.random() == expected
+    assert drawn_by.count(threading.get_ident()) == 1
