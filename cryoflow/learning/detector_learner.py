@@ -57,7 +57,7 @@ class DetectorTraining:
         What keeps earlier projects: exemplars in every batch, the weight of the earlier model's answers, statistics of
         the normalization as they were.
     interpolation
-        Part of the way from the earlier version's weights to the learned ones that an update goes.
+        Weight of what an update learned in its mean with the earlier version's weights; 1 takes the learned weights.
     at_most
         Most micrographs of a project.
     """

@@ -65,7 +65,7 @@ class Item:
         return mapped
 
 
-def labels_mark(item: Item) -> str:
+def labels_fingerprint(item: Item) -> str:
     """Return a fingerprint of an item's labels, the same for an item that was written to a file and read again."""
     pieces = [(name, np.ascontiguousarray(array)) for name, array in sorted(item.labels.items())]
     return fingerprint_of(

@@ -65,7 +65,7 @@ class UnpickerTraining:
         What keeps earlier projects: exemplars, the weight of the earlier model's answers on them, statistics of the
         normalization as they were.
     interpolation
-        Part of the way from the earlier version's weights to the learned ones that an update goes.
+        Weight of what an update learned in its mean with the earlier version's weights; 1 takes the learned weights.
     at_most
         Most micrographs of a project.
     """

@@ -23,7 +23,7 @@ from cryoflow.database.entry_lookup import matching
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.exemplars import exemplar_file, exemplar_files
-from cryoflow.learning.items import Item, labels_mark, piece_of, pieces_to_keep, read_learned, write_pieces
+from cryoflow.learning.items import Item, labels_fingerprint, piece_of, pieces_to_keep, read_learned, write_pieces
 from cryoflow.learning.learner import Learner, Say, Source
 from cryoflow.learning.update_material import COUNTS, UpdateMaterial, UpdateOptions, UpdateProject
 from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
@@ -283,7 +283,7 @@ class OneUpdate(UpdateMaterial):
         known = {(i.project, i.content) for i in held_out}
         held_out += [i for p in projects for i in p.held_out if (i.project, i.content) not in known]
         after = self.learner.count(model, held_out)
-        write_counts(model / COUNTS, self.learner.measure, after, [labels_mark(i) for i in held_out])
+        write_counts(model / COUNTS, self.learner.measure, after, [labels_fingerprint(i) for i in held_out])
         before = self.counts_in_use(held_out)
         if self.start is None:  # nothing is found without a model
             before = [replace(c, n_matched=0, n_agreed=0) for c in after]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.learning.exemplars import exemplar_file, exemplar_files
-from cryoflow.learning.items import Item, labels_mark, piece_of, read_learned, read_pieces, write_pieces
+from cryoflow.learning.items import Item, labels_fingerprint, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LEAST_SIGMA, Learner, Say, Source
 from cryoflow.learning.update_records import VersionCounts, f1_of, read_counts
@@ -327,12 +327,12 @@ class UpdateMaterial:
     def counts_in_use(self, items: Sequence[Item]) -> list[MicrographCounts]:
         """Return the counts of the version in use, in order of the items; known ones are not counted again.
 
-        Those by other labels than an item has now are: a file of held-out micrographs was replaced, by a version that
-        was rolled back for one, or changed by hand.
+        Counts made with other labels than an item has are made again: the file of a held-out micrograph was changed by
+        hand, or replaced by a version that was rolled back since.
         """
         if self.start is None:
             return []
-        marks = {(i.project, i.content): labels_mark(i) for i in items}
+        marks = {(i.project, i.content): labels_fingerprint(i) for i in items}
         other = [key for key, mark in marks.items() if key in self.counts and self._counted_by.get(key, mark) != mark]
         for key in other:
             del self.counts[key]

@@ -1,7 +1,7 @@
-"""Seeds of a network's layers, so that a training does not depend on who else draws random numbers.
+"""Seeds of a network's layers, so that other threads of the process cannot change the result of a training.
 
-A layer without a seed draws one from Python's own generator, from which other threads of the process draw meanwhile,
-Prefect's for one. To seed that generator first, as `keras.utils.set_random_seed` does, is no help then.
+A Keras layer without a seed draws one from Python's global generator. Threads of Prefect draw from it as well, also
+between `keras.utils.set_random_seed` and the creation of the layers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 _LARGEST = 1_000_000_000
-"""With dropout, the same seeds as Keras draws after `set_random_seed`: trainings of before come to the same result."""
+"""Keras draws up to this number. Networks with dropout get the seeds that they got from Keras in earlier versions."""
 
 
 class LayerSeeds:

@@ -64,10 +64,15 @@ def set_weights(model: keras.Model, weights: Weights, source: Path) -> None:
 
 
 def interpolated(start: Weights, learned: Weights, part: float) -> dict[str, npt.NDArray[np.generic]]:
-    """Return weights `part` of the way from those that a training started from to those that it learned.
+    """Return the weighted mean of the weights before and after a training, as float32.
 
-    Such weights keep more of what they started from, and lose little of what was learned (Wortsman et al. 2022,
+    A network with such weights forgets less, and performs nearly as well on the new data (Wortsman et al. 2022,
     arXiv:2109.01903).
+
+    Parameters
+    ----------
+    part
+        Weight of `learned`: 0 returns `start`, 1 returns `learned`.
     """
     between: dict[str, npt.NDArray[np.generic]] = {}
     for name, weights in start.items():

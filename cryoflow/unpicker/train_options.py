@@ -61,7 +61,7 @@ class TrainOptions:
     distill, replayed
         Weight of the distance from the answers of that model, on the patches of these files.
     interpolation
-        Part of the way from the weights of that model to the learned ones that the result lies.
+        Weight of what was learned in the mean with that model's weights; 1 takes the learned weights.
     """
 
     architecture: ArchitectureName = "residual"
@@ -145,8 +145,8 @@ class TrainOptions:
     def deciding(self) -> dict[str, object]:
         """Return the options that change the result, as plain values."""
         left_out = {"preprocessing", "start_from", "cache_dir", "workers", "tensorboard", "memory_MB", "replayed"}
-        # Trainings of before had none of these.
-        none = {"frozen_norm": False, "distill": 0.0, "interpolation": 1.0}
-        left_out |= {name for name, value in none.items() if getattr(self, name) == value}
+        # Older fingerprints do not include these options, so their defaults are left out.
+        newer = ("frozen_norm", "distill", "interpolation")
+        left_out |= {f.name for f in dataclasses.fields(self) if f.name in newer and getattr(self, f.name) == f.default}
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
         return {**kept, "goal": dataclasses.asdict(self.goal)}
