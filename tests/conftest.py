@@ -68,10 +68,10 @@ def _no_setting_is_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _programs_of_tests_import_from_their_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def _programs_of_tests_import_from_their_folder() -> None:
     """The import of flows, by any test module, would keep scripts of tests from importing what lies beside them."""
     if os.environ.get(SAFE_PATH) == OURS:
-        monkeypatch.delenv(SAFE_PATH)
+        del os.environ[SAFE_PATH]
 
 
 @pytest.fixture(autouse=True)

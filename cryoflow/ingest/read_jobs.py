@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
@@ -34,10 +34,10 @@ from cryoflow.projects.axis_convention import AxisConvention
 from cryoflow.projects.found import JobStatus
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.system import memory
+from cryoflow.system.processes import giving_variables
 from cryoflow.system.working_folder import pass_over_matplotlibrc, safe_path
 
 _MISSING_KEPT = 12
-_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @dataclass(frozen=True)
@@ -197,20 +197,12 @@ class _Readers:
                 process.terminate()
 
 
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def _one_blas_thread() -> AbstractContextManager[None]:
     """Give processes that are started one thread for linear algebra.
 
     They are as many as there are processors. OpenBLAS also waits for ever when memory is too short for its threads.
     """
-    given = os.environ.get(_BLAS_THREADS)
-    os.environ[_BLAS_THREADS] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(_BLAS_THREADS)
-        if given is not None:
-            os.environ[_BLAS_THREADS] = given
+    return giving_variables({"OPENBLAS_NUM_THREADS": "1"})
 
 
 def _end_with_parent() -> None:

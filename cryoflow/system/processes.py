@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -46,6 +47,26 @@ def text_of(path: str) -> str:
         return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+@contextmanager
+def giving_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let processes that are started within inherit these variables, and leave `os.environ` as it is.
+
+    Other threads may be reading that mapping, as Prefect's do: one that loses a name meanwhile makes them fail with
+    `KeyError`. Only processes that are started without an environment of their own inherit them, such as those of
+    `multiprocessing`.
+    """
+    for name, value in variables.items():
+        os.putenv(name, value)
+    try:
+        yield
+    finally:
+        for name in variables:
+            if (before := os.environ.get(name)) is None:
+                os.unsetenv(name)
+            else:
+                os.putenv(name, before)
 
 
 def ending_with_us(argv: Sequence[str]) -> list[str]:

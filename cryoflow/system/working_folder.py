@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+
+from cryoflow.system.processes import giving_variables
 
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "cryoflow"
 """Variable by which a Python process does not import from its working folder, and its value if cryoflow set it."""
 MATPLOTLIB_FILE = "matplotlibrc"
 
 
-@contextlib.contextmanager
-def safe_path() -> Iterator[None]:
+def safe_path() -> contextlib.AbstractContextManager[None]:
     """Let Python processes that are started within import nothing from the working folder."""
-    given = os.environ.get(SAFE_PATH)
-    os.environ[SAFE_PATH] = given or OURS
-    try:
-        yield
-    finally:
-        os.environ.pop(SAFE_PATH, None)
-        if given is not None:
-            os.environ[SAFE_PATH] = given
+    return giving_variables({SAFE_PATH: os.environ.get(SAFE_PATH) or OURS})
 
 
 def of_other_programs(environment: Mapping[str, str]) -> dict[str, str]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from pydantic import BaseModel
-from real_site import RealSite, has_ended, is_queued, is_running
+from real_site import FLOWS, RealSite, has_ended, is_queued, is_running
 
-from cryoflow.cluster.dispatch import Done, Work, run_shards
+from cryoflow.cluster.dispatch import Done
 
 pytestmark = [pytest.mark.slurm]
 
@@ -49,35 +48,33 @@ def slow_runs(site: RealSite) -> Iterator[dict[str, UUID]]:
             subprocess.run(["slurmd", "-N", node, "-f", os.environ["SLURM_CONF"]], check=True)
 
 
-class Shard(BaseModel):
-    eat_mb: int = 0
-    wait_s: float = 0
-    fail: str = ""
-    once: str = ""
-
-
 @pytest.fixture(scope="module")
-def shards(site: RealSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[dict[str, Done]]]:
-    """Shards that their parent runs beside the other tests: out of memory, out of time, and one that is broken."""
+def shards(site: RealSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """The parent of shards that run beside the other tests: out of memory, out of time, and one that is broken."""
     folder = tmp_path_factory.mktemp("shards")
     (folder / "cryoflow.toml").write_text('profile = "slurm"\n')
-    works = [
-        Work("out of memory", Shard(eat_mb=800, wait_s=5)),
-        Work("out of time", Shard(once=str(folder / "once"), wait_s=300)),
-        Work("broken", Shard(fail="the file x.star is broken")),
-    ]
-
-    def run() -> dict[str, Done]:
-        with temporary_settings({PREFECT_API_URL: site.environment["PREFECT_API_URL"]}):
-            return {done.name: done for done in run_shards("shard", works)}
-
-    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setenv("CRYOFLOW_CONFIG", str(folder / "cryoflow.toml"))
-        yield pool.submit(run)
+    works = {
+        "out of memory": {"eat_mb": 800, "wait_s": 5},
+        "out of time": {"once": str(folder / "once"), "wait_s": 300},
+        "broken": {"fail": "the file x.star is broken"},
+    }
+    environment = site.environment | {"CRYOFLOW_CONFIG": str(folder / "cryoflow.toml")}
+    del environment["CRYOFLOW_SITE"]  # these may be tried again
+    # A process, and no thread of this one: pytest changes the environment, and a thread that reads it then may fail.
+    argv = [sys.executable, FLOWS / "parent_of_shards.py"]
+    with (folder / "works.json").open("w+") as given, (folder / "log").open("w") as log:
+        json.dump(works, given)
+        given.seek(0)
+        parent = subprocess.Popen(argv, env=environment, stdin=given, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        yield parent
+    finally:
+        parent.kill()
+        parent.communicate()
 
 
 def test_a_run_launched_by_the_api_is_a_slurm_job_and_its_log_reaches_the_ui(
-    site: RealSite, slow_runs: dict[str, UUID], shards: Future[dict[str, Done]]
+    site: RealSite, slow_runs: dict[str, UUID], shards: subprocess.Popen[str]
 ) -> None:
     run = site.until(site.launch({"cpus": 2}), has_ended)
     assert run.state.name == "Completed"
@@ -190,9 +187,10 @@ def test_a_job_whose_node_failed_crashes_its_run_and_the_node_works_when_it_is_b
 
 
 def test_shards_that_ran_out_of_memory_or_time_succeed_with_twice_as_much_and_a_broken_one_is_not_tried_again(
-    shards: Future[dict[str, Done]],
+    shards: subprocess.Popen[str],
 ) -> None:
-    done = shards.result(timeout=300)
+    printed, _ = shards.communicate(timeout=300)
+    done = {each["name"]: Done(**each) for each in json.loads(printed)}
     asked = {}
     for name in ("out of memory", "out of time"):
         assert (done[name].state, done[name].attempts) == ("Completed", 2), done[name]

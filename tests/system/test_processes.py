@@ -1,12 +1,15 @@
-"""Processes of this machine: a dead one whose parent has not asked for it does not run."""
+"""Processes of this machine: which of them run, and what they inherit."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
-from cryoflow.system.processes import runs, some_runs, started
+import pytest
+
+from cryoflow.system.processes import giving_variables, runs, some_runs, started
 
 
 def test_a_dead_process_that_nobody_has_asked_for_neither_runs_nor_has_a_start() -> None:
@@ -23,3 +26,24 @@ def test_a_dead_process_that_nobody_has_asked_for_neither_runs_nor_has_a_start()
         assert not some_runs(child)
     finally:
         os.waitpid(child, 0)
+
+
+def test_processes_inherit_given_variables_and_readers_of_ours_never_lose_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of Prefect read `os.environ` item by item, while jobs are given to processes that read them."""
+
+    def inherited() -> dict[str, str]:
+        lines = subprocess.run(["env", "-0"], capture_output=True, text=True, check=True).stdout.split("\0")
+        return dict(line.split("=", 1) for line in lines if line)
+
+    monkeypatch.setenv("OF_USER", "before")
+    monkeypatch.delenv("OF_NOBODY", raising=False)
+    names = list(os.environ)  # as a thread has them that is in the middle of reading
+    with giving_variables({"OF_USER": "within", "OF_NOBODY": "within"}):
+        assert [inherited()[name] for name in ("OF_USER", "OF_NOBODY")] == ["within", "within"]
+        assert [os.environ[name] for name in names]
+        names = list(os.environ)
+    assert [os.environ[name] for name in names]
+    assert {name: inherited().get(name) for name in ("OF_USER", "OF_NOBODY")} == {
+        "OF_USER": "before",
+        "OF_NOBODY": None,
+    }
