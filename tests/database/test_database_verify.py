@@ -42,6 +42,7 @@ def test_nothing_is_found_where_all_is_well(small: Database) -> None:
     assert verify(small) == []
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found(small: Database, make_pickset: Make) -> None:
     """Every byte of every file, one of its bits each, and each bit of the byte for the first of them."""
     small.remove("P1/Homo_J51")

@@ -67,6 +67,7 @@ def test_a_training_that_was_killed_comes_to_the_same_weights(stream: CropStream
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_candidates_of_unknown_fate_enter_the_loss_late_and_nothing_is_compiled_anew(
     stream: CropStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

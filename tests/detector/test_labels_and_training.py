@@ -132,6 +132,7 @@ def test_a_diameter_that_only_manual_picks_know_is_that_of_the_project(tmp_path:
     assert project_labels(made, refined).diameter_A == DIAMETER_A
 
 
+@pytest.mark.slow
 def test_a_database_trains_a_detector_that_is_found_again(database: Database, tmp_path: Path) -> None:
     options = TrainingOptions(rounds=1, steps=2, batch=1, crop_px=128, validation=0.34)
     said: list[str] = []

@@ -219,6 +219,7 @@ def test_commands_treat_it_like_any_other_picker(
     assert launch(["picker", "consensus", entry.name, "P1/Refine3D_job010", "--db", db]) == ExitCode.OK
 
 
+@pytest.mark.slow
 def test_the_flow_finds_particles_in_shards_that_are_jobs(
     made: SimulatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def learned(model: keras.Model) -> list[npt.NDArray[np.float32]]:
     return [np.asarray(w) for w in model.get_weights()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDS)
 def test_whoever_draws_meanwhile_the_same_seed_learns_the_same(name: str, another_draws: None) -> None:
     load_keras()
