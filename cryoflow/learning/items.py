@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -189,6 +189,25 @@ def read_pieces(path: Path, folder: Path, rule: ItemRule | None = None) -> list[
             items.append(Item(described.project, content, file, labels, defocus, diameter_A))
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(path, f"holds no learning material ({error!r}).", _HINT) from error
+    return items
+
+
+def read_named_pieces(path: Path, folder: Path, rule: ItemRule, name_of: Callable[[Item], str]) -> list[Item]:
+    """Read a file of pieces as `read_pieces` does, and check that it has the name that the file of its items has.
+
+    Parameters
+    ----------
+    name_of
+        Returns the name that the file of an item has: a file of another name is not that of its project.
+    """
+    items = read_pieces(path, folder, rule)
+    for item in items:
+        if Path(name_of(item)).name != path.name:
+            raise BadInput(
+                path,
+                f"holds micrograph {item.content} of {item.project}, whose file is {Path(name_of(item)).name}.",
+                _HINT,
+            )
     return items
 
 

@@ -23,9 +23,10 @@ from cryoflow.database.entry_lookup import matching
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput
 from cryoflow.learning.exemplars import exemplar_file, exemplar_files
+from cryoflow.learning.held_out_scores import COUNTS
 from cryoflow.learning.items import Item, labels_fingerprint, piece_of, pieces_to_keep, read_learned, write_pieces
 from cryoflow.learning.learner import Learner, Say, Source
-from cryoflow.learning.update_material import COUNTS, UpdateMaterial, UpdateOptions, UpdateProject
+from cryoflow.learning.update_material import UpdateMaterial, UpdateOptions, UpdateProject
 from cryoflow.learning.update_records import add_quarantined, read_quarantined, write_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.gate import GateRule, Verdict, compare
@@ -120,7 +121,8 @@ class OneUpdate(UpdateMaterial):
         quarantined: dict[str, str] = {}
         changed = []
         for s in sources:
-            learned = s.project in self.before and self.before[s.project].fingerprint == s.fingerprint
+            before = self.in_use.trained_on.get(s.project)
+            learned = before is not None and before.fingerprint == s.fingerprint
             if learned or (wanted and s.project not in wanted):
                 continue
             fingerprint, reason = known.get(s.project, ("", ""))
@@ -130,15 +132,15 @@ class OneUpdate(UpdateMaterial):
                 changed.append(s)
         if not changed:
             self.clear_work(None)
-            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=self.notes)
+            return UpdateResult("nothing new", self.in_use.version, quarantined=quarantined, notes=self.notes)
         refused = None if self.options.again else self._refused_before(changed)
         if refused:
             return UpdateResult("refused before", refused, quarantined=quarantined, notes=self.notes)
         options = [self.options.joint_every, sorted(self.options.trusted), vars(self.options.rule or GateRule())]
         labels = [[s.project, s.fingerprint] for s in changed]
-        key = [self.current.label if self.current else "", labels, options, self.learner.recipe]
-        self.work = self.home / WORK / fingerprint_of_values(key, digits=16)
-        self.check_held_out()  # before the training: without these files its result cannot be compared
+        key = [self.in_use.label, labels, options, self.learner.recipe]
+        self.work_in(self.home / WORK / fingerprint_of_values(key, digits=16))
+        self.held_out.check()  # before the training: without these files its result cannot be compared
         self.clear_work(self.work)
         joint = self._joint_is_due()
         kept = self.kept(None if joint else self.replayed(changed))
@@ -151,7 +153,7 @@ class OneUpdate(UpdateMaterial):
                 projects = [p for p in projects if p.source.project not in wrong]
                 if projects:  # these need not wait until somebody mends the others
                     model, verdict = self._train_and_compare(projects, kept, joint=joint)
-        if projects and not verdict.accepted and not joint and self.current:
+        if projects and not verdict.accepted and not joint and self.in_use.version:
             self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
             joint = True
             model, verdict = self._train_and_compare(projects, self.kept(None), joint=True)
@@ -171,16 +173,17 @@ class OneUpdate(UpdateMaterial):
         quarantined |= aside
         if not projects:
             self.clear_work(None)
-            return UpdateResult("nothing new", self.current, quarantined=quarantined, notes=self.notes)
+            return UpdateResult("nothing new", self.in_use.version, quarantined=quarantined, notes=self.notes)
         # Before the version is registered: each that a user may put into use has its held-out micrographs.
-        self.keep_held_out(projects, accepted=verdict.accepted)
+        for p in projects:
+            self.held_out.keep(p.source.project, p.held_out, accepted=verdict.accepted)
         version = self._registered_before(projects) if verdict.accepted else None
         version = version or self._register(model, projects, verdict, joint=joint)
         outcome: Outcome = "candidate"
         if verdict.accepted:
             try:
                 self.registry.promote(
-                    self.name, version.number, "; ".join(verdict.reasons), expected=self._number_in_use()
+                    self.name, version.number, "; ".join(verdict.reasons), expected=self.in_use.number
                 )
                 outcome = "promoted"
             except OtherInUse as error:  # a user's rollback during the training stays
@@ -196,10 +199,6 @@ class OneUpdate(UpdateMaterial):
             self.notes,
         )
 
-    def _number_in_use(self) -> int | None:
-        """Return the number of the version that this update is compared with."""
-        return self.current.number if self.current else None
-
     def clear_work(self, kept: Path | None) -> None:
         """Remove the folders of all updates except `kept`.
 
@@ -214,7 +213,7 @@ class OneUpdate(UpdateMaterial):
 
         Versions that cannot be read are noted: an old one need not stop an update.
         """
-        wanted = {p: t.fingerprint for p, t in self.before.items()} | dict(projects)
+        wanted = {p: t.fingerprint for p, t in self.in_use.trained_on.items()} | dict(projects)
         versions, errors = self.registry.readable_versions(self.name)
         for number, error in errors.items():
             self.note(f"{self.name}@{version_name(number)} is not compared with this update: {error}")
@@ -240,7 +239,7 @@ class OneUpdate(UpdateMaterial):
                 for v in alike
                 if v.card.status == "accepted"
                 and v.number not in used
-                and v.card.compared_with == self._number_in_use()
+                and v.card.compared_with == self.in_use.number
                 and not v.problems()
                 and not _learned_by(v, projects) & excluded
             ),
@@ -248,9 +247,9 @@ class OneUpdate(UpdateMaterial):
         )
 
     def _joint_is_due(self) -> bool:
-        if self.current is None:
+        if self.in_use.version is None:
             return True
-        updates, version = 1, self.current
+        updates, version = 1, self.in_use.version
         while version.card.parent is not None:
             updates += 1
             try:
@@ -266,7 +265,7 @@ class OneUpdate(UpdateMaterial):
         labeled_now = {(item.project, item.content) for item in new}
         # An exemplar of a changed project has the labels of before: its micrograph is learned with those of now.
         old = [i for items in kept.values() for i in items if (i.project, i.content) not in labeled_now]
-        start = self.learner.base() if joint else self.start
+        start = self.learner.base() if joint else self.in_use.model
         n_earlier = len({item.project for item in old})
         self.say(f"learning from {counted(len(projects), 'project')}, with exemplars of {n_earlier} earlier ones")
         # A killed update goes on only with the micrographs that it began with: others may be usable by now.
@@ -279,29 +278,29 @@ class OneUpdate(UpdateMaterial):
         return model, self._compared(model, projects)
 
     def _compared(self, model: Path, projects: Sequence[UpdateProject]) -> Verdict:
-        held_out = [i for name in sorted(self.before) for i in self.held_out_of(name)]
+        held_out = [i for name in sorted(self.in_use.trained_on) for i in self.held_out.items_of(name)]
         known = {(i.project, i.content) for i in held_out}
         held_out += [i for p in projects for i in p.held_out if (i.project, i.content) not in known]
         after = self.learner.count(model, held_out)
         write_counts(model / COUNTS, self.learner.measure, after, [labels_fingerprint(i) for i in held_out])
-        before = self.counts_in_use(held_out)
-        if self.start is None:  # nothing is found without a model
+        before = self.held_out.counts(held_out)
+        if self.in_use.model is None:  # nothing is found without a model
             before = [replace(c, n_matched=0, n_agreed=0) for c in after]
-        return compare(before, after, known_projects=self.before.keys(), rule=self.options.rule)
+        return compare(before, after, known_projects=self.in_use.trained_on.keys(), rule=self.options.rule)
 
     def _register(
         self, model: Path, projects: Sequence[UpdateProject], verdict: Verdict, *, joint: bool
     ) -> ModelVersion:
-        trained = dict(self.before)
+        trained = dict(self.in_use.trained_on)
         written = []
         excluded = self.held_out_today()
         for p in projects:
             file = exemplar_file(p.source.project)
-            earlier = self.file_in_use(file)
+            earlier = self.in_use.file(file)
             pieces = self.learner.exemplars(p.new)
             learned = {i.content for i in p.new}
             if earlier:
-                old = [piece_of(i) for i in self.pieces_of(earlier, "kept", lambda item: exemplar_file(item.project))]
+                old = [piece_of(i) for i in self.exemplars_in(earlier)]
                 pieces = pieces_to_keep(pieces, old, learned | excluded)
                 learned |= read_learned(earlier)
             write_pieces(model / file, p.source.project, pieces, learned)
@@ -309,8 +308,8 @@ class OneUpdate(UpdateMaterial):
             s = p.source
             trained[s.project] = TrainedOn(s.project, s.entries, s.fingerprint, len(p.new), s.n_picks)
         carried = None
-        if self.current:
-            carried = (self.current, tuple(n for n in exemplar_files(self.current) if n not in written))
+        if self.in_use.version:
+            carried = (self.in_use.version, tuple(n for n in exemplar_files(self.in_use.version) if n not in written))
         metrics = {
             c.project: {
                 "f1": c.f1_after,
@@ -324,13 +323,13 @@ class OneUpdate(UpdateMaterial):
             self.name,
             self.learner.kind,
             model,
-            parent=None if joint or self.current is None else self.current.number,
+            parent=None if joint or self.in_use.version is None else self.in_use.version.number,
             trained_on=tuple(trained[p] for p in sorted(trained)),
             metrics=metrics,
             status="accepted" if verdict.accepted else "candidate",
             reasons=verdict.reasons,
             carried=carried,
-            compared_with=self._number_in_use(),
+            compared_with=self.in_use.number,
         )
 
 

@@ -18,11 +18,12 @@ from cryoflow.errors import BadInput, DatabaseBusy, NotWritten
 from cryoflow.learning import update as module
 from cryoflow.learning import update_material
 from cryoflow.learning.exemplars import EXEMPLARS, exemplar_file
+from cryoflow.learning.held_out_scores import COUNTS, HeldOutScores
 from cryoflow.learning.items import Piece, piece_of, read_learned, read_pieces, write_pieces
 from cryoflow.learning.learned_elsewhere import learned_elsewhere
 from cryoflow.learning.learner import LabelFit
 from cryoflow.learning.update import WORK, UpdateResult, update
-from cryoflow.learning.update_material import COUNTS, UpdateOptions
+from cryoflow.learning.update_material import UpdateOptions
 from cryoflow.learning.update_records import read_counts
 from cryoflow.models.card import TrainedOn
 from cryoflow.models.held_out import FILES, HeldOut
@@ -404,7 +405,7 @@ def test_a_known_project_whose_labels_became_others_is_quarantined_however_small
 
 
 @pytest.mark.parametrize(
-    "step", ["HeldOut.draw", "prepare", "train", "exemplars", "add", "keep_held_out", "promote", "clear_work"]
+    "step", ["HeldOut.draw", "prepare", "train", "exemplars", "add", "HeldOutScores.keep", "promote", "clear_work"]
 )
 def test_an_update_that_is_killed_at_any_step_goes_on_to_the_same_versions(
     registry: ModelRegistry, project: Callable[..., StubProject], monkeypatch: pytest.MonkeyPatch, step: str
@@ -419,7 +420,7 @@ def test_an_update_that_is_killed_at_any_step_goes_on_to_the_same_versions(
         "train": (StubLearner, "train"),
         "exemplars": (StubLearner, "exemplars"),
         "add": (ModelRegistry, "add"),
-        "keep_held_out": (module.OneUpdate, "keep_held_out"),
+        "HeldOutScores.keep": (HeldOutScores, "keep"),
         "promote": (ModelRegistry, "promote"),
         "clear_work": (module.OneUpdate, "clear_work"),
     }[step]
