@@ -31,11 +31,11 @@ CRYOFLOW = (
     + """
 from pathlib import Path
 from cryoflow.projects import find_jobs, read_job
-from cryoflow.projects.cryosparc import recognise
+from cryoflow.projects.cryosparc import recognize
 import os, pandas, numpy, lz4.block
 import cryoflow.projects.cryosparc.read
 start, cpu = time.perf_counter(), time.process_time()
-project = recognise(Path(sys.argv[1]), set(os.listdir(sys.argv[1])))
+project = recognize(Path(sys.argv[1]), set(os.listdir(sys.argv[1])))
 (pickset,) = read_job(next(job for job in find_jobs(project) if job.job == "J2"))
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 n = len(pickset) + sum(pickset.counts.values())

@@ -25,7 +25,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
-from classic_unpicker import classic_way
+from emunpicker import classic_way
 
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.pick import score_picks
@@ -34,10 +34,10 @@ from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.image import MicrographFile, write_mrc
 from cryoflow.preparation.patches import load_patches
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.score_metrics import Counts, bootstrap, calibration_error, roc_auc
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
-from cryoflow.simulate.make import simulate_dataset
+from cryoflow.simulate.simulate_dataset import simulate_dataset
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.detector_features import DetectorFeatures

@@ -99,7 +99,7 @@ class Unpicker:
         BadInput
             Where the folder holds no complete model, or one of a newer version.
         """
-        from cryoflow.models.named import find_model
+        from cryoflow.models.find_model import find_model
         from cryoflow.unpicker.bundle import ModelBundle
 
         place = find_model(folder)
@@ -161,7 +161,7 @@ def _project_at(place: Path) -> Project | None:
     if not place.is_dir():
         return None
     names = os.listdir(place)
-    return next((found for program in PROGRAMS if (found := reader(program).recognise(place, names))), None)
+    return next((found for program in PROGRAMS if (found := reader(program).recognize(place, names))), None)
 
 
 def _job_at(place: Path) -> Job | None:

@@ -36,8 +36,8 @@ def main() -> None:
                 continue
             xy = rescale_xy(micrograph.picks_xy_px, micrograph.shape_yx, image.shape)
             for center, is_right in zip(xy, micrograph.pick_is_right, strict=True):
-                colour = RIGHT if is_right else WRONG
-                axis.add_patch(plt.Circle(center, dataset.diameter_A / 2 / pixel_size_A, ec=colour, fc="none", lw=0.8))
+                color = RIGHT if is_right else WRONG
+                axis.add_patch(plt.Circle(center, dataset.diameter_A / 2 / pixel_size_A, ec=color, fc="none", lw=0.8))
     figure.savefig(Path(__file__).with_name("simulator.jpg"), dpi=100, pil_kwargs={"quality": 70})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, task
 
 from cryoflow.detector.parameters import TrainDetectorParameters
-from cryoflow.models.named import with_model
+from cryoflow.models.find_model import with_model
 from flows.run_page import log, run_name, show_table, shown_progress
 
 

@@ -85,7 +85,7 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
 
 def held_out(model: Path, project_name: str) -> frozenset[str]:
     """Return the names of the micrographs of a project that a model kept for its test."""
-    from cryoflow.models.named import find_model
+    from cryoflow.models.find_model import find_model
     from cryoflow.unpicker.bundle import ModelBundle
 
     rows = ModelBundle.load(find_model(model)).manifest

@@ -7,7 +7,7 @@ from prefect import flow
 from cryoflow.cluster.dispatch import dispatches, run_stage
 from cryoflow.database import Database
 from cryoflow.detector.parameters import FindParticlesParameters
-from cryoflow.models.named import with_model
+from cryoflow.models.find_model import with_model
 from cryoflow.picks import Kind
 from flows.picking_parts import PickPartParameters, pick, pick_in_shards
 from flows.run_page import run_name

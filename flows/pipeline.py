@@ -125,10 +125,10 @@ def pipeline(parameters: PipelineParameters) -> PipelineResult:
 @task(task_run_name="what the stages cost")
 def what_stages_cost(output: Path) -> None:
     """Write time, CPU, memory and SLURM job of each stage and shard that this run has started so far."""
-    from cryoflow.cluster.trace import settled_trace
+    from cryoflow.cluster.trace import final_trace
     from cryoflow.report.execution import write_trace
 
-    rows = settled_trace(UUID(flow_run.id))
+    rows = final_trace(UUID(flow_run.id))
     write_trace(output, rows)
     shown = [
         {

@@ -12,8 +12,8 @@ from cryoflow.database.add_entry import add_if_changed
 from cryoflow.database.entry_lookup import matching
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.errors import BadInput
+from cryoflow.models.find_model import with_model
 from cryoflow.models.held_out import known_registries
-from cryoflow.models.named import with_model
 from cryoflow.unpicker.label import label_from_database
 from cryoflow.unpicker.label_sources import label_sources
 from cryoflow.unpicker.labeled import LabeledSet
@@ -70,7 +70,7 @@ def train_model(parameters: TrainUnpickerParameters, labeled: tuple[str, ...]) -
     database = Database(p.database_folder)
     training_set = LabeledSet.from_picks(map(database.load, labeled), diameter_A=p.diameter_A)
     training_set = training_set.without_held_out(known_registries(p.models, database=p.database))
-    with shown_progress("training", "batches that the unpicker has learnt from") as report:
+    with shown_progress("training", "batches that the unpicker has learned from") as report:
         bundle = train(
             training_set,
             p.model,

@@ -45,7 +45,7 @@ def test_a_pick_beyond_the_columns_is_outside_although_the_rows_would_hold_it():
 
 
 @pytest.mark.parametrize(("x_px", "inside"), [(-0.5, True), (-0.51, False), (299.49, True), (299.5, False)])
-def test_pixel_centres_are_whole_numbers_so_the_edge_is_half_a_pixel_out(x_px: float, inside: bool):
+def test_pixel_centers_are_whole_numbers_so_the_edge_is_half_a_pixel_out(x_px: float, inside: bool):
     built = PickSet.build(JOB, two_micrographs(), picks_table(micrograph=[0], x_px=[x_px], y_px=[0.0]))
     assert len(built) == inside
 

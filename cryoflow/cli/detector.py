@@ -34,7 +34,7 @@ def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> i
     """
     from cryoflow.detector.bundle import Detector
     from cryoflow.detector.pick_set import pick_set
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
 
     p = with_model(parameters)
     detector = Detector.load(p.model)
@@ -94,7 +94,7 @@ def evaluate(parameters: EvaluateDetectorParameters, *, json: out.Json = False) 
     from cryoflow.detector.bundle import Detector
     from cryoflow.detector.cryoppp import evaluate_tree
     from cryoflow.detector.evaluate import evaluate_set
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
 
     p = with_model(parameters)
     detector = Detector.load(p.model)
@@ -120,7 +120,7 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
         Folder of a detector, NAME or NAME@VERSION of the registry, or general for the one that ships.
     """
     from cryoflow.detector.bundle import Detector
-    from cryoflow.models.named import find_model
+    from cryoflow.models.find_model import find_model
 
     detector = Detector.load(find_model(model))
     record: dict[str, object] = {
@@ -143,7 +143,7 @@ def info(model: str = "general", *, json: out.Json = False) -> None:
 def train(parameters: TrainDetectorParameters, *, json: out.Json = False) -> int:
     """Train a detector on finished projects. The same command goes on where it was stopped."""
     from cryoflow.detector.train import train_as_asked
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
 
     p = with_model(parameters, "start")
     detector, prepared = train_as_asked(p, say=out.say)

@@ -56,7 +56,7 @@ def add(picks: PickSet, database: Path) -> dict[str, str]:
     Returns the entry's name, and its state: written, replaced (other picks of the same name) or unchanged.
     """
     from cryoflow.database import Database
-    from cryoflow.database.add_entry import add_and_tell
+    from cryoflow.database.add_entry import add_with_outcome
 
-    entry, state = add_and_tell(Database(database), picks)
+    entry, state = add_with_outcome(Database(database), picks)
     return {"entry": entry.name, "state": state}

@@ -12,7 +12,7 @@ from cryoflow.pickers.parameters import ComparePicksParameters
 
 @declared
 def evaluate(parameters: ComparePicksParameters, *, json: out.Json = False) -> None:
-    """Compare picks with reference picks: precision, recall, F1, average precision and localisation error."""
+    """Compare picks with reference picks: precision, recall, F1, average precision and localization error."""
     from cryoflow.pickers.comparing.compare import compare
     from cryoflow.pickers.comparing.evaluate import per_micrograph, table_of, write_evaluation
 

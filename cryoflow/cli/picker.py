@@ -75,7 +75,7 @@ def train(parameters: TrainPickerParameters, *, json: out.Json = False) -> None:
 @declared
 def pick(parameters: PickParameters, *, json: out.Json = False) -> None:
     """Pick micrographs with a trained model, and add the picks to the database."""
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
     from cryoflow.pickers.running.run_picker import micrographs_to_pick
     from cryoflow.pickers.running.run_picker import pick as run
     from cryoflow.pickers.stages import executor_of

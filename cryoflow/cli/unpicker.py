@@ -9,9 +9,9 @@ from __future__ import annotations
 from cyclopts import App
 
 from cryoflow.cli.learning import update_unpicker
+from cryoflow.cli.unpicker_evaluate import evaluate, info, suggest
 from cryoflow.cli.unpicker_train import label, train
 from cryoflow.cli.unpicker_unpick import unpick
-from cryoflow.cli.unpicker_use import evaluate, info, suggest
 
 app = App(name="unpicker", help="Train the network that removes wrong picks, and use it.", help_format="plaintext")
 app.command(label, sort_key=1)

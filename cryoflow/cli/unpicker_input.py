@@ -16,7 +16,7 @@ from cryoflow.unpicker.parameters import LabeledSource, SuggestParameters
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cryoflow.preparation.picked import PickedMicrograph
+    from cryoflow.preparation.picked_micrograph import PickedMicrograph
     from cryoflow.shards import OnProgress
     from cryoflow.unpicker.labeled import LabeledSet
     from cryoflow.unpicker.scoring import OnScored
@@ -71,7 +71,7 @@ def labeled(
 
 def any_picks(parameters: SuggestParameters, diameter_A: float) -> tuple[list[PickedMicrograph], list[BadInput]]:
     """Return the micrographs of a folder or of entries, labeled or not, and the files that could not be read."""
-    from cryoflow.preparation.picked import picked_micrographs
+    from cryoflow.preparation.picked_micrograph import picked_micrographs
     from cryoflow.unpicker.star_folder import read_star_folder
 
     p = parameters

@@ -85,8 +85,8 @@ def train(parameters: TrainUnpickerParameters, *, json: out.Json = False) -> int
 
     Several projects make one model, each in its own pixel size.
     """
+    from cryoflow.models.find_model import with_model
     from cryoflow.models.held_out import known_registries
-    from cryoflow.models.named import with_model
     from cryoflow.unpicker.train import train as run
     from cryoflow.unpicker.train_options import TrainOptions
 

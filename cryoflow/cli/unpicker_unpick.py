@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cli import output as out
 from cryoflow.cli.declared import declared
+from cryoflow.cli.emunpicker_options import check_as_trained
 from cryoflow.cli.entries import add, entry_names, load
 from cryoflow.cli.unpicker_input import ending, scoring, warn_coverage
-from cryoflow.cli.unpicker_older import check_as_trained
 from cryoflow.errors import BadInput, CryoflowError
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.unpicker.parameters import UnpickParameters
@@ -33,7 +33,7 @@ def unpick(parameters: UnpickParameters, *, json: out.Json = False) -> int:
     The model `general` is the detector that ships with cryoflow: it cleans picks of any specimen without labels.
     """
     from cryoflow.detector.bundle import Detector, is_detector
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
     from cryoflow.unpicker.bundle import ModelBundle
 
     p = with_model(parameters)

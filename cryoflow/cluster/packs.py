@@ -173,8 +173,8 @@ def jobs_to_cancel(cancelled: Sequence[CancelledRun]) -> list[int]:
     return sorted(set(jobs))
 
 
-def _log_of(run_id: str, neighbour: CancelledRun) -> Path:
+def _log_of(run_id: str, neighbor: CancelledRun) -> Path:
     """Return the log of another member of a run's pack: they lie in one folder, and the run's id ends their names."""
-    assert neighbour.log is not None
-    folder = neighbour.log.parent
+    assert neighbor.log is not None
+    folder = neighbor.log.parent
     return next(folder.glob(f"*.{run_id}.pack"), folder / f"{run_id}.pack").with_suffix(".log")

@@ -56,7 +56,7 @@ def trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     return tuple(sorted(rows, key=lambda row: (row.submitted or row.started, row.name)))
 
 
-def settled_trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
+def final_trace(flow_run_id: UUID) -> tuple[TraceRow, ...]:
     """Return the trace once the jobs of ended runs have ended too, some seconds later: then SLURM has their memory."""
     end = time.monotonic() + 60
     while True:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cryoflow.database import layout
 from cryoflow.database.entry import CURRENT, Entry, read_entry
-from cryoflow.database.entry_lookup import read_settled
+from cryoflow.database.entry_lookup import read_consistent
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
 from cryoflow.picks import PICK_COLUMNS, PickSet, Provenance
@@ -18,14 +18,14 @@ Added = Literal["written", "replaced", "unchanged"]
 
 def add_if_changed(database: Database, picks: PickSet) -> Entry:
     """Return the entry of these picks, written only where it is new, damaged or different."""
-    return add_and_tell(database, picks)[0]
+    return add_with_outcome(database, picks)[0]
 
 
-def add_and_tell(database: Database, picks: PickSet) -> tuple[Entry, Added]:
+def add_with_outcome(database: Database, picks: PickSet) -> tuple[Entry, Added]:
     """Do as `add_if_changed`, and return what was done, too: `replaced` where the entry held other picks."""
     there = entry_of(database, picks.provenance)
     if there is not None and _holds(database, there, picks):
-        database.settle()  # a kill may have left nothing else to do
+        database.finalize()  # a kill may have left nothing else to do
         return there, "unchanged"
     return database.add(picks), "written" if there is None else "replaced"
 
@@ -40,7 +40,7 @@ def _holds(database: Database, there: Entry, picks: PickSet) -> bool:
 def entry_of(database: Database, who: Provenance) -> Entry | None:
     """Return the entry that picks of a provenance would replace, of whatever status; None where there is none."""
     folders = (f for f in layout.entry_folders(database.root) if layout.entry_name(f) == who.entry_name)
-    entries = (read_settled(read_entry, f) for f in folders)
+    entries = (read_consistent(read_entry, f) for f in folders)
     return next((e for e in entries if e.project_path == who.project), None)
 
 

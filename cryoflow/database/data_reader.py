@@ -60,7 +60,7 @@ def _read_head(path: Path, file: BinaryIO) -> _Head:
     if not first.startswith(MAGIC) or not version.isdigit():
         raise BadInput(path, "the first line should be 'cryoflow picks 1'.", "Is it a data.txt of cryoflow?")
     refuse_newer(path, version.decode(), VERSION)
-    said: dict[str, str] = {}
+    fields: dict[str, str] = {}
     lines = 1
     while True:
         raw = file.readline(100_000)
@@ -74,15 +74,15 @@ def _read_head(path: Path, file: BinaryIO) -> _Head:
             break
         if text and not text.startswith("#"):
             name, _, value = text.partition(":")
-            said[name.strip()] = value.strip()
-    names = said.get("Columns", "").split()
+            fields[name.strip()] = value.strip()
+    names = fields.get("Columns", "").split()
     if names[:2] != ["x_px", "y_px"] or any(n not in PICK_COLUMNS for n in names[2:]) or len(set(names)) != len(names):
         raise BadInput(path, f"its Columns are {names}, expected x_px y_px and any of {list(PICK_COLUMNS)}.")
     try:
-        decimals = [None if d == "exact" else int(d) for d in said.get("Decimals", "").split()]
-        widths = [int(w) for w in said.get("Widths", "").split()]
+        decimals = [None if d == "exact" else int(d) for d in fields.get("Decimals", "").split()]
+        widths = [int(w) for w in fields.get("Widths", "").split()]
         n_micrographs, n_picks = (
-            int(said[key]) if key in said else None for key in ("Number of Micrographs", "Number of Particles")
+            int(fields[key]) if key in fields else None for key in ("Number of Micrographs", "Number of Particles")
         )
     except ValueError as error:
         raise BadInput(path, f"its head has {error}.") from None

@@ -14,7 +14,7 @@
     $
     Micrograph stack_2.mrc ...
 
-`cryoflow.database.data_reader` reads it back, `cryoflow.database.older` what the older scripts wrote.
+`cryoflow.database.data_reader` reads it back, `cryoflow.database.older_text` what the older scripts wrote.
 """
 
 from __future__ import annotations

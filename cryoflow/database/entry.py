@@ -19,7 +19,7 @@ from cryoflow.database.entry_manifest import VERSION as MANIFEST_VERSION
 from cryoflow.database.entry_manifest import read_manifest
 from cryoflow.database.info import Info, OrientationRecord, parse_info, provenance
 from cryoflow.database.micrograph_links import read_link
-from cryoflow.database.older import count_older_data, read_older_data
+from cryoflow.database.older_text import count_older_data, read_older_data
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.picks import Kind, PickSet, Program, Provenance, confirmed_notes
 from cryoflow.storage.parsing import validated
@@ -95,8 +95,8 @@ def read_entry(folder: Path) -> Entry:
         _check_manifest(folder)
         mark = folder / layout.MARK
         if os.path.lexists(mark):
-            said = validated(mark, unsealed(mark, layout.content(mark), layout.MARK_VERSION), _Mark, REPAIR_HINT)
-            entry = replace(entry, status=said.status, reason=said.reason)
+            record = validated(mark, unsealed(mark, layout.content(mark), layout.MARK_VERSION), _Mark, REPAIR_HINT)
+            entry = replace(entry, status=record.status, reason=record.reason)
     except NewerFormat as error:
         entry = replace(entry, status=NEWER, reason=str(error))
     except BadInput as error:

@@ -74,7 +74,7 @@ def matching(where: Path | str, wanted: Iterable[str], names: Callable[[], Seque
     return tuple(dict.fromkeys(found))
 
 
-def read_settled(read: Callable[[Path], T], folder: Path) -> T:
+def read_consistent(read: Callable[[Path], T], folder: Path) -> T:
     """Read an entry's folder, again where another process replaced the entry meanwhile."""
     whole = folder.with_name(layout.entry_name(folder))
     for attempt in range(10):

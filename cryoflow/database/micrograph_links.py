@@ -165,7 +165,7 @@ def read_links(folder: Path) -> ProjectLinks | None:
     rows = body.split("\n")
     refuse_newer(path, rows[0].removeprefix(_MAGIC), VERSION)
     try:
-        said = dict(row.split(": ", 1) for row in rows[1:4])
+        fields = dict(row.split(": ", 1) for row in rows[1:4])
         links: dict[str, Link] = {}
         for row in rows[4:-1]:
             token, pairs = parse_pairs(row.removeprefix("Micrograph "))
@@ -173,7 +173,7 @@ def read_links(folder: Path) -> ProjectLinks | None:
             if not is_link_name(name) or (target is not None and (not target or "\0" in target)):
                 raise UnsafePath(path, f"{name!r} -> {target!r} cannot be a link of a database.", _HINT)
             links[name] = Link(parse_word(pairs["name"]) or "", target)
-        title, project = (_unquoted(said[key]) for key in ("Project", "Project Path"))
+        title, project = (_unquoted(fields[key]) for key in ("Project", "Project Path"))
     except (ValueError, KeyError) as error:
         raise BadInput(path, f"damaged: {error}.", _HINT) from None
     return ProjectLinks(Path(project), title, links)

@@ -54,13 +54,13 @@ class RecordKeeper:
     def has_announced(self) -> bool:
         """Return whether a writer that was killed, or is at work, has announced changes that are not confirmed."""
         for folder in layout.project_folders(self.root):
-            with suppress(BadInput):  # left to `verify`, as by `settle`
+            with suppress(BadInput):  # left to `verify`, as by `finalize`
                 record = read_record(folder)
                 if record is not None and record.pending:
                     return True
         return False
 
-    def settle(self, is_new: bool) -> None:
+    def finalize(self, is_new: bool) -> None:
         """Confirm what killed writers announced, and bring a database of format 1 to the current one.
 
         Records that are damaged or missing are left to `verify`, except in a database that never had any.

@@ -26,7 +26,7 @@ import cryoflow
 from cryoflow.database import layout, quarantine
 from cryoflow.database.data_text import data_text
 from cryoflow.database.entry import Entry, load_entry, read_entry
-from cryoflow.database.entry_lookup import entry_names, find_entry, matching, read_settled, refuse_newer_entry
+from cryoflow.database.entry_lookup import entry_names, find_entry, matching, read_consistent, refuse_newer_entry
 from cryoflow.database.entry_manifest import NAME as MANIFEST
 from cryoflow.database.entry_manifest import Manifest, manifest_text
 from cryoflow.database.info import OrientationRecord, info_text
@@ -124,7 +124,7 @@ class Database:
                 finally:
                     self._depth = 0
 
-    def settle(self) -> None:
+    def finalize(self) -> None:
         """Confirm what a killed writer announced; writes nothing where there is nothing.
 
         Each write does the same first. A stage that finds all of its work done writes nothing else.
@@ -157,7 +157,7 @@ class Database:
         if taken_over:
             self._mend()
         if taken_over or is_new or not self.records.is_settled:
-            self.records.settle(is_new)
+            self.records.finalize(is_new)
 
     def projects(self) -> dict[str, str] | None:
         """Return the path of each project folder's project as the marker lists it; None in a database of format 1."""
@@ -211,7 +211,7 @@ class Database:
     def entries(self) -> list[Entry]:
         """Return all entries, in order of project, kind and number of the job; damaged ones are there, with that
         status."""
-        return [read_settled(read_entry, f) for f in layout.entry_folders(self.root)]
+        return [read_consistent(read_entry, f) for f in layout.entry_folders(self.root)]
 
     def matching(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return names of entries, with patterns such as `P190/*` replaced by the entries that they match.
@@ -233,7 +233,7 @@ class Database:
         BadInput
             Where there is none; lists similar names.
         """
-        return read_settled(read_entry, find_entry(self.root, name))
+        return read_consistent(read_entry, find_entry(self.root, name))
 
     def load(self, name: str | Entry) -> PickSet:
         """Return the picks of an entry. Micrographs' paths are what the links in `Micrographs/` point to.
@@ -244,7 +244,7 @@ class Database:
             Where there is no such entry, or it is damaged.
         """
         folder = name.folder if isinstance(name, Entry) else find_entry(self.root, name)
-        return read_settled(load_entry, folder)
+        return read_consistent(load_entry, folder)
 
     def mark(self, name: str, status: str, reason: str) -> None:
         """Record that an entry is no longer what its job holds; `add` and `unmark` take the mark off.

@@ -102,11 +102,11 @@ def none_usable(failed: Sequence[BadInput]) -> BadInput:
     for error in failed:
         by_reason.setdefault(error.reason.rstrip("."), []).append(error)
     groups = sorted(by_reason.items(), key=lambda group: -len(group[1]))
-    told = [f"{len(errors)}, such as {errors[0].path.name}: {reason}" for reason, errors in groups[:_MOST_REASONS]]
+    shown = [f"{len(errors)}, such as {errors[0].path.name}: {reason}" for reason, errors in groups[:_MOST_REASONS]]
     if rest := sum(len(errors) for _, errors in groups[_MOST_REASONS:]):
-        told.append(f"{rest}: other reasons")
+        shown.append(f"{rest}: other reasons")
     hint = failed[0].hint if len(groups) == 1 else ""
-    return BadInput(failed[0].path.parent, f"none of {len(failed)} micrographs can be used: {'; '.join(told)}.", hint)
+    return BadInput(failed[0].path.parent, f"none of {len(failed)} micrographs can be used: {'; '.join(shown)}.", hint)
 
 
 def prepare_one(

@@ -7,7 +7,7 @@ from cryoflow.detector.pick import score_picks
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
 from cryoflow.preparation.calibration import Goal
-from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.preparation.picked_micrograph import picked_micrographs
 from cryoflow.shards import OnProgress
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 from cryoflow.unpicker.unpick import UnpickReport, keep_above, report_of

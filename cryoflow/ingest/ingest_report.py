@@ -61,8 +61,8 @@ class IngestReport:
             skipped = (line.reason.partition(" (dropped: ")[0] for line in jobs if line.status == "skipped")
             reasons = Counter(reason.partition(":")[0] for reason in skipped)
             several = len(reasons) > 1
-            said = ", ".join(f"{n} {reason}" if several else reason for reason, n in sorted(reasons.items()))
-            parts.append(f"{tally['skipped']} skipped ({said})")
+            skipped_for = ", ".join(f"{n} {reason}" if several else reason for reason, n in sorted(reasons.items()))
+            parts.append(f"{tally['skipped']} skipped ({skipped_for})")
         if tally["failed"]:
             parts.append(f"{tally['failed']} failed")
         text = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {', '.join(parts) or 'nothing to do'}"

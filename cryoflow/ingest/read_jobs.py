@@ -85,7 +85,7 @@ def ingest(
     database = database if isinstance(database, Database) else Database(database)
     options = IngestOptions(include_unfinished, remaps or {}, flips or {}, check_orientation, reread)
     memory.require(memory.LEAST_TO_READ)
-    database.settle()  # an ingest that was killed as it ended leaves nothing else to do
+    database.finalize()  # an ingest that was killed as it ended leaves nothing else to do
     plan = plan_jobs(roots, database, options)
     lines: list[IngestLine] = []
 

@@ -22,16 +22,16 @@ from cryoflow.detector.training_data import class_prior_of, prepared_example, wi
 from cryoflow.errors import BadInput
 from cryoflow.learning.agreement import PreparedUnpicker
 from cryoflow.learning.detector_items import RULE, SET_APART, crops, divided_examples, labels_of
+from cryoflow.learning.diverse_examples import features, looks, most_varied
 from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
 from cryoflow.learning.parameters import UpdateDetectorParameters
-from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.picks import PickSet
 from cryoflow.preparation.augment import ORIENTATIONS, oriented_xy
 from cryoflow.preparation.model_folder import DESCRIPTION, interpolated
-from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.preparation.picked_micrograph import picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
 
 EXEMPLARS = 64

@@ -21,8 +21,8 @@ from cryoflow.learning.learner import Say, names_in_drawn_order
 from cryoflow.learning.parameters import KINDS, ImproveParameters
 from cryoflow.learning.picks_scorer import Clean, PicksScorer, on_micrographs
 from cryoflow.models.card import TrainedOn
+from cryoflow.models.find_model import find_model
 from cryoflow.models.held_out import HeldOut, held_out_anywhere, known_registries
-from cryoflow.models.named import find_model
 from cryoflow.models.registry import ModelRegistry, OtherInUse
 from cryoflow.models.version import ModelVersion, version_name
 from cryoflow.parameters import ParameterError

@@ -55,7 +55,7 @@ class RegistryOfDatabase(Parameters):
     @property
     def root(self) -> Path:
         """Return the registry's folder."""
-        from cryoflow.models.named import registry_beside
+        from cryoflow.models.find_model import registry_beside
 
         return self.models or registry_beside(self.database)
 

@@ -17,16 +17,16 @@ import numpy.typing as npt
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
+from cryoflow.learning.diverse_examples import features, looks, most_varied
 from cryoflow.learning.item_rules import ItemRule, LabelRule
 from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
 from cryoflow.learning.parameters import UpdateUnpickerParameters
-from cryoflow.learning.variety import features, looks, most_varied
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.models.card import ModelKind
 from cryoflow.models.gate import MicrographCounts
 from cryoflow.preparation.model_folder import DESCRIPTION
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
 from cryoflow.storage.fingerprints import fingerprint_of, fingerprint_of_values
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_from_database

@@ -40,7 +40,7 @@ def cut_boxes(image: npt.NDArray[Pixel], centers_xy_px: npt.ArrayLike, box_px: i
     if box_px < 1:
         raise ValueError(f"a box of {box_px} pixels")
     if not np.isfinite(centers).all():
-        raise ValueError("a centre is NaN or infinite")
+        raise ValueError("a center is NaN or infinite")
     ny, nx = image.shape
     first = np.floor(centers + 0.5).astype(np.int64) - box_px // 2
     x0, y0 = first[:, 0], first[:, 1]

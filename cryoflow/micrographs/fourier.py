@@ -76,7 +76,7 @@ def fourier_resample(
     Returns
     -------
     image : (new_ny, new_nx) float32
-        Grey values keep their scale (the mean stays).
+        Gray values keep their scale (the mean stays).
     pixel_size_yx_A : (float, float)
         Exact, see `resampled_shape`. Map coordinates with `rescale_xy`.
     """

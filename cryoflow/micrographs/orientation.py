@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, resample_to_shape, rescale_xy
-from cryoflow.micrographs.normalise import median_and_deviation, normalise_locally
+from cryoflow.micrographs.normalize import median_and_deviation, normalize_locally
 
 Image = npt.NDArray[np.float32]
 
@@ -214,7 +214,7 @@ def _feature_maps(image: Image, diameter_px: float) -> tuple[Image, Image]:
     """Return a map of blobs and a map of detail, both with median 0 and deviation 1, of one small shape."""
     small, _ = fourier_resample(image, 1.0, max(1.0, diameter_px / DIAMETER_PX))
     d = diameter_px / max(1.0, diameter_px / DIAMETER_PX)
-    flat = normalise_locally(small, 3 * d, clip=4.0)
+    flat = normalize_locally(small, 3 * d, clip=4.0)
     blobs = ndimage.gaussian_filter(flat, 0.18 * d) - ndimage.gaussian_filter(flat, 0.45 * d)
     detail = (flat - ndimage.gaussian_filter(flat, 0.15 * d)) ** 2
     detail = ndimage.gaussian_filter(detail, 0.25 * d) - ndimage.gaussian_filter(detail, 0.8 * d)

@@ -182,7 +182,7 @@ def known_registries(*given: Path | None, database: Path | None = None) -> tuple
     database
         The folder `models` beside it is one of them.
     """
-    from cryoflow.models.named import registry_beside
+    from cryoflow.models.find_model import registry_beside
     from cryoflow.settings.load import load_settings
 
     beside = registry_beside(database) if database is not None else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED
 
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]

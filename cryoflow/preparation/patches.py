@@ -13,7 +13,7 @@ from cryoflow.micrographs.ctf import phase_flip
 from cryoflow.micrographs.header import believable_pixel_size
 from cryoflow.micrographs.image import MicrographFile
 from cryoflow.preparation.augment import ORIENTATIONS, augment, center_crop, oriented
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 
 Patches = npt.NDArray[np.float16]
 Image = npt.NDArray[np.float32] | MicrographFile

@@ -20,9 +20,9 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
-from cryoflow.micrographs.normalise import normalise, normalise_locally
+from cryoflow.micrographs.normalize import normalize, normalize_locally
 from cryoflow.preparation.patches import Image, ImagePatches, Patches, flip_phases
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 
 MOST_PIXELS = 16_384
 """Longest edge of a prepared micrograph; sampled at 27 pixels a diameter, real ones have 300 to 3000."""
@@ -115,6 +115,6 @@ def two_channels(
     """Return the two channels of a micrograph that is cropped already, (ny, nx, 2). The image given is changed."""
     small -= np.float32(small.mean())
     pair = np.empty((*small.shape, TwoChannelPreprocessing.n_channels), np.float16)
-    pair[..., 0] = normalise(small, clip=clip_global)
-    pair[..., 1] = normalise_locally(small, pixels_per_diameter, clip=clip_local)
+    pair[..., 0] = normalize(small, clip=clip_global)
+    pair[..., 1] = normalize_locally(small, pixels_per_diameter, clip=clip_local)
     return pair

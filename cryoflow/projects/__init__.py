@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Reader(Protocol):
     """What the package of a program offers."""
 
-    def recognise(self, folder: Path, names: Collection[str]) -> Project | None:
+    def recognize(self, folder: Path, names: Collection[str]) -> Project | None:
         """Return the project that `folder`, which holds `names`, is; None where it is none."""
         ...
 

@@ -21,7 +21,7 @@ _CRYOSPARC_JOB = re.compile(r"J\d+")
 _IMAGES = (".mrc", ".mrcs", ".tif", ".tiff", ".eer", ".jpg", ".png")
 _MARKERS = ("project.json", "job_manifest.json", "default_pipeline.star", ".gui_projectdir")
 """Files of which a project has one. Only links are asked for them, so that the folder behind a link to a large disk of
-movies is not listed; plain folders are recognised by their whole listing."""
+movies is not listed; plain folders are recognized by their whole listing."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _below(root: Path, unreadable: dict[Path, BadInput]) -> Iterator[Project]:
         folder, around = to_visit.pop()
         try:
             names, folders, links = _listing(folder)
-            projects = _recognised(folder, names)
+            projects = _recognized(folder, names)
         except OSError as error:
             unreadable[Path(folder)] = _cannot_list(folder, error)
             continue
@@ -204,7 +204,7 @@ def _behind_link(link: str, unreadable: dict[Path, BadInput]) -> list[Project]:
     try:
         if not any(Path(link, marker).exists() for marker in _MARKERS):
             return []
-        return _recognised(link, set(os.listdir(link)))
+        return _recognized(link, set(os.listdir(link)))
     except OSError as error:
         unreadable[Path(link)] = _cannot_list(link, error)
         return []
@@ -214,15 +214,15 @@ def _around(root: Path) -> list[Project]:
     """Return the projects of the nearest folder above `root` that is one."""
     for folder in root.parents:
         try:
-            if projects := _recognised(str(folder), set(os.listdir(folder))):
+            if projects := _recognized(str(folder), set(os.listdir(folder))):
                 return projects
         except OSError:
             continue  # a folder above the root that we may not list is no fault of what was asked for
     return []
 
 
-def _recognised(folder: str, names: set[str]) -> list[Project]:
-    projects = (reader(program).recognise(Path(folder), names) for program in PROGRAMS)
+def _recognized(folder: str, names: set[str]) -> list[Project]:
+    projects = (reader(program).recognize(Path(folder), names) for program in PROGRAMS)
     return [project for project in projects if project is not None]
 
 

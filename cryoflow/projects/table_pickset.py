@@ -76,7 +76,7 @@ def pickset_of_tables(path: Path, read: list[tuple[Path, FilePicks]], options: T
         columns["label"] = np.repeat([p.label or 0 for _, p in read], [len(p) for _, p in read])
     is_helical = any(picks.is_helical for _, picks in read)
     if is_helical:
-        notes.append("segments of helices: neighbours overlap on purpose")
+        notes.append("segments of helices: neighbors overlap on purpose")
     notes += _merged_notes([picks.notes for _, picks in read])
     notes += notes_on_other_names([plain[i] for i in keep], [found[i] for i in keep])
     notes += apply(columns, micrographs, options.flip, path)

@@ -12,7 +12,7 @@ from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.image import read_micrograph
-from cryoflow.preparation.picked import POSITIVE, UNLABELED
+from cryoflow.preparation.picked_micrograph import POSITIVE, UNLABELED
 from cryoflow.report.charts import PlotLine, calibration, precision_recall, score_histogram
 from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, montage, overlay
 from cryoflow.report.page import Block, Figures, Gallery, Picture, ReportTable, Section, Text

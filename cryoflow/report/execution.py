@@ -108,7 +108,7 @@ def execution_section(rows: Sequence[TraceRow]) -> Section:
         items.append((f"{max(peaks) / 1024:.1f} GB", "peak memory", "of the largest stage"))
     blocks: list[Block] = [Figures(items)]
     if first:
-        caption = "Grey: waiting in the queue. Coloured: at work; red where it did not complete."
+        caption = "Gray: waiting in the queue. Colored: at work; red where it did not complete."
         blocks.append(Picture(timeline(rows), caption=caption, alt="timeline of the stages"))
     columns: dict[str, list[object]] = {
         "run": [r.title for r in rows],
@@ -147,7 +147,7 @@ def timeline(rows: Sequence[TraceRow]) -> Figure:
     figure = new_figure((9.0, 0.9 + (12 if many else 0.27 * len(timed))))
     axes = figure.add_subplot()
     whole = max((last - first).total_seconds() / 60, 1 / 60)
-    bars: list[tuple[float, float, float, float, str]] = []  # y, width, left, height, colour
+    bars: list[tuple[float, float, float, float, str]] = []  # y, width, left, height, color
     for y, row in enumerate(timed):
         queued, began, ended = (_minutes(t, first) for t in (row.submitted, row.started, row.ended))
         bad = row.status in ("Crashed", "Failed")

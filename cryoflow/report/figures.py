@@ -27,7 +27,7 @@ _LONGEST_PX = 1100
 _WIDTH_IN = 7.0
 
 KEPT, REMOVED, MISSED, NEUTRAL = "#1f9e89", "#d1495b", "#e9a23b", "#3b6fb6"
-"""Colours that stay apart for colour-blind readers: kept picks, removed picks, missed particles, everything else."""
+"""Colors that stay apart for color-blind readers: kept picks, removed picks, missed particles, everything else."""
 
 INK, FAINT, WAITING = "#24292f", "#8c959f", "#c9d1d9"
 """Text, what should not stand out, and time in which nothing happens."""
@@ -44,7 +44,7 @@ class Marks:
     label
         Text of the legend; the number of picks is added.
     color
-        Any matplotlib colour.
+        Any matplotlib color.
     """
 
     centers_xy_px: npt.NDArray[np.float64]
@@ -159,7 +159,7 @@ def plot_picks(picks: PickSet, micrograph: str, path: str | Path | None = None) 
 def montage(
     boxes: Array, captions: Sequence[str] = (), *, columns: int = 10, title: str = "", color: str = INK
 ) -> Figure:
-    """Return boxes side by side, each on its own grey scale.
+    """Return boxes side by side, each on its own gray scale.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryoflow import __version__
 from cryoflow.database import Database
-from cryoflow.models.named import with_model
+from cryoflow.models.find_model import with_model
 from cryoflow.report.execution import read_trace
 from cryoflow.report.page import write_report
 from cryoflow.report.parameters import ReportParameters

@@ -4,16 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cryoflow.simulate.make import simulate_dataset as simulate_dataset
+    from cryoflow.simulate.ground_truth import load_dataset as load_dataset
+    from cryoflow.simulate.simulate_dataset import simulate_dataset as simulate_dataset
     from cryoflow.simulate.simulated_dataset import SimulatedDataset as SimulatedDataset
     from cryoflow.simulate.simulated_dataset import SimulatedMicrograph as SimulatedMicrograph
-    from cryoflow.simulate.truth import load_dataset as load_dataset
 
 _HOMES = {
     "SimulatedDataset": "cryoflow.simulate.simulated_dataset",
     "SimulatedMicrograph": "cryoflow.simulate.simulated_dataset",
-    "load_dataset": "cryoflow.simulate.truth",
-    "simulate_dataset": "cryoflow.simulate.make",
+    "load_dataset": "cryoflow.simulate.ground_truth",
+    "simulate_dataset": "cryoflow.simulate.simulate_dataset",
 }
 """Public name -> module that defines it. Imported at its first use: declarations of this package stay cheap."""
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import fft, ndimage, spatial
 
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
-from cryoflow.micrographs.normalise import median_and_deviation
+from cryoflow.micrographs.normalize import median_and_deviation
 from cryoflow.parameters import MATCH_RADIUS
 
 RIGHT_WITHIN = MATCH_RADIUS

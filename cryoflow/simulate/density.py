@@ -148,9 +148,9 @@ def _on_ring(radius_A: float, degrees: float, z_A: float, half_axes_A: tuple[flo
     return Domain(center, half_axes_A, degrees)
 
 
-def _centred(points: Points) -> Points:
-    centred: Points = (points - points.mean(axis=0)).astype(np.float32)
-    return centred
+def _centered(points: Points) -> Points:
+    centered: Points = (points - points.mean(axis=0)).astype(np.float32)
+    return centered
 
 
 def _barrel() -> Specimen:
@@ -161,7 +161,7 @@ def _barrel() -> Specimen:
         _on_ring(45, 16, 61, (23, 17, 13)),
     ]
     points = dihedral_copies(fill_domains(subunit, np.random.default_rng(7)), 7)
-    return Specimen("barrel", "D7", _centred(points), 160.0, 0.5, 900.0, 1.9)
+    return Specimen("barrel", "D7", _centered(points), 160.0, 0.5, 900.0, 1.9)
 
 
 def _large() -> Specimen:
@@ -181,7 +181,7 @@ def _large() -> Specimen:
             domains.append(Domain((x, y, z), (a, b, c), rng.uniform(0, 180)))
             placed += 1
     domains += [Domain((104.0, 20.0, 40.0), (30.0, 12.0, 12.0), 15), Domain((-70.0, -62.0, 20.0), (16.0, 26.0, 14.0))]
-    return Specimen("large", "C1", _centred(fill_domains(domains, rng)), 250.0, 0.5, 420.0, 2.0)
+    return Specimen("large", "C1", _centered(fill_domains(domains, rng)), 250.0, 0.5, 420.0, 2.0)
 
 
 def _small() -> Specimen:
@@ -194,7 +194,9 @@ def _small() -> Specimen:
         Domain((-6.0, -14.0, 30.0), (16.0, 14.0, 18.0)),
         Domain((38.0, 18.0, -14.0), (17.0, 12.0, 13.0), 70),
     ]
-    return Specimen("small", "C1", _centred(fill_domains(domains, np.random.default_rng(13))), 110.0, 0.62, 1200.0, 2.5)
+    return Specimen(
+        "small", "C1", _centered(fill_domains(domains, np.random.default_rng(13))), 110.0, 0.62, 1200.0, 2.5
+    )
 
 
 _MAKERS: dict[str, Callable[[], Specimen]] = {"barrel": _barrel, "large": _large, "small": _small}

@@ -177,8 +177,8 @@ def _broken(specimen: Specimen, rng: np.random.Generator) -> Object:
     height = specimen.points @ normal
     kept = height < np.quantile(height, rng.uniform(0.30, 0.65))
     left = specimen.points[kept]
-    centred: Points = (left - left.mean(axis=0)).astype(np.float32)
-    return centred, None if specimen.weights is None else specimen.weights[kept]
+    centered: Points = (left - left.mean(axis=0)).astype(np.float32)
+    return centered, None if specimen.weights is None else specimen.weights[kept]
 
 
 def _denatured(specimen: Specimen, rng: np.random.Generator) -> Object:

@@ -20,7 +20,7 @@ from cryoflow.errors import UnsafePath
 from cryoflow.storage.fault_points import fault_point
 from cryoflow.storage.fingerprints import Fingerprint
 from cryoflow.storage.open_folder import NEW_FILE, held, kind_in
-from cryoflow.storage.stale_files import hidden_name, remove_leftovers
+from cryoflow.storage.stale_files import hidden_name, remove_stale_files
 from cryoflow.storage.syncing import sync_file, sync_names
 from cryoflow.storage.write_errors import clear_errors
 
@@ -78,7 +78,7 @@ def _renamed_at_the_end(path: Path, root: Path | None = None) -> Iterator[tuple[
     The file is then renamed to `path`; if the block raises, it is removed.
     """
     with clear_errors(path), held(path, root, make=True) as (folder, name):
-        remove_leftovers(folder)
+        remove_stale_files(folder)
         hidden = hidden_name(name)
         try:
             yield folder, hidden
@@ -170,7 +170,7 @@ def link(path: Path, target: str | Path, *, root: Path | None = None) -> None:
         except FileExistsError:
             if kind_in(name, folder) != stat.S_IFLNK:
                 raise UnsafePath(path, "a file stands where a link is to be; it is left alone.", "Move it.") from None
-            remove_leftovers(folder)
+            remove_stale_files(folder)
             hidden = hidden_name(name)
             try:
                 os.symlink(target, hidden, dir_fd=folder)

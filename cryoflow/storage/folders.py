@@ -16,7 +16,7 @@ from pathlib import Path
 from cryoflow.errors import UnsafePath
 from cryoflow.storage.fault_points import fault_point
 from cryoflow.storage.open_folder import held, kind_in
-from cryoflow.storage.stale_files import aside_of, hidden_name, remove_leftovers, sweep
+from cryoflow.storage.stale_files import aside_of, hidden_name, remove_stale_files, sweep
 from cryoflow.storage.syncing import sync_all, sync_names
 from cryoflow.storage.write_errors import clear_errors
 
@@ -53,7 +53,7 @@ def replacing_folder(path: Path, *, root: Path | None = None) -> Iterator[Path]:
             if kind not in (None, stat.S_IFDIR):
                 raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is to be", str(path))
             _mend(name, folder)
-            remove_leftovers(folder)
+            remove_stale_files(folder)
             os.mkdir(hidden, dir_fd=folder)
             fault_point("folder.opened")
             yield path.with_name(hidden)
@@ -108,7 +108,7 @@ def remove_folder(path: Path, *, root: Path | None = None) -> None:
         If `path` leads out of `root`.
     """
     with clear_errors(path), suppress(FileNotFoundError), held(path, root) as (folder, name):
-        remove_leftovers(folder)  # of a removal that was killed
+        remove_stale_files(folder)  # of a removal that was killed
         if kind_in(name, folder) != stat.S_IFDIR:
             return
         hidden = hidden_name(name)

@@ -42,7 +42,7 @@ swept_folders: set[tuple[int, int]] = set()
 os.register_at_fork(after_in_child=swept_folders.clear)  # what a child's parent swept may be gone, its inode another's
 
 
-def remove_leftovers(folder: int) -> None:
+def remove_stale_files(folder: int) -> None:
     """Remove what killed writers left in an open folder, once in a process."""
     status = os.fstat(folder)
     if (status.st_dev, status.st_ino) not in swept_folders:

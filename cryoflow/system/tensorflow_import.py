@@ -18,8 +18,8 @@ def load_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             import tensorflow
 
@@ -27,5 +27,5 @@ def load_tensorflow() -> None:
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
-        said.seek(0)
-        logging.getLogger(__name__).debug("TensorFlow says: %s", said.read().decode(errors="replace").strip())
+        captured.seek(0)
+        logging.getLogger(__name__).debug("TensorFlow says: %s", captured.read().decode(errors="replace").strip())

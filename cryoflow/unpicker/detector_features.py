@@ -27,7 +27,7 @@ from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
 from cryoflow.preparation.model_folder import WEIGHTS, npz_bytes, set_weights
 from cryoflow.preparation.patches import Image, Patches
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.unpicker.devices import inference_precision, load_keras

@@ -18,7 +18,7 @@ from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import MicrographFile, check_pixels
 from cryoflow.preparation.layer_seeds import LayerSeeds
 from cryoflow.preparation.patches import Image, ImagePatches, Patches, flip_phases
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +35,7 @@ class EmUnpickerPreprocessing(ImagePatches):
     resized_box_px
         What every box is resized to.
     sigma_contrast
-        Grey values are clipped at so many standard deviations from the mean.
+        Gray values are clipped at so many standard deviations from the mean.
     lowpass_A, highpass_A
         Resolution limits: what is finer than the one and coarser than the other is removed.
     gaussian_sigma_px

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import require_ctf
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
 from cryoflow.preparation.score_metrics import (
     Counts,
     Interval,
@@ -115,7 +115,7 @@ def evaluate(
     BadInput
         Where no such micrograph is left, or they have labels of one kind only.
     """
-    unseen = not_learnt_from(bundle, [m for m in training_set.micrographs if len(m.labels)])
+    unseen = unseen_micrographs(bundle, [m for m in training_set.micrographs if len(m.labels)])
     where = bundle.folder or "model"
     if not unseen:
         raise BadInput(
@@ -139,7 +139,7 @@ def evaluate(
     return measure(final, bundle, decisions=decisions, failed=tuple(failed))
 
 
-def not_learnt_from(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
+def unseen_micrographs(bundle: ModelBundle, micrographs: Sequence[PickedMicrograph]) -> list[PickedMicrograph]:
     """Return those that are not in the training or validation part of a model, by name or, under another name, by
     content."""
     names = {(r.data_set, r.name) for r in bundle.manifest if r.part != "test"}

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.picks import PickSet, require_confirmed
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.star_folder import files_by_stem, refuse_overwriting, suffix_of
 from cryoflow.unpicker.star_lines import LABEL_COLUMN, StarRows
@@ -30,7 +30,7 @@ _SAME_PICK_PX = 1.0
 
 @dataclass(frozen=True)
 class StarLabels:
-    """What labelling one micrograph's files came to."""
+    """What labeling one micrograph's files came to."""
 
     name: str
     output: Path

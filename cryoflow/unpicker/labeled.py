@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.copies import leaders
+from cryoflow.micrographs.duplicate_files import leaders
 from cryoflow.picks import PickSet, require_confirmed
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph, picked_micrographs
 from cryoflow.storage.fingerprints import Fingerprint
 
 PARTS = ("train", "validation", "test")

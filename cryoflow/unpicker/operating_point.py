@@ -24,7 +24,7 @@ from cryoflow.preparation.calibration import (
     guarded_share,
 )
 from cryoflow.preparation.class_prior import ClassPrior, estimate_class_prior
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED
 from cryoflow.preparation.score_metrics import Counts, average_precision, calibration_error, roc_auc
 
 Float = npt.NDArray[np.float64]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.preparation.patches import Patches, PatchExtractor, load_patches
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.folders import make_folder

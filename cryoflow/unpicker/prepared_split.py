@@ -48,5 +48,5 @@ class PreparedSplit:
         known = {r.content for r in start.manifest if r.part != "test"}
         leaks = tuple(m for m in self.test if m.content in known)
         if leaks:
-            log.warning("%d test micrographs go to training: the earlier model learnt from them", len(leaks))
+            log.warning("%d test micrographs go to training: the earlier model learned from them", len(leaks))
         return replace(self, train=(*self.train, *leaks), test=tuple(m for m in self.test if m.content not in known))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.scratch import local_copy
 from cryoflow.preparation.patches import Patches, load_patches
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.decision import is_doubtful
 

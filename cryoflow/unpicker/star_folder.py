@@ -14,7 +14,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_blocks
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.header import read_header
-from cryoflow.preparation.picked import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
+from cryoflow.preparation.picked_micrograph import NEGATIVE, POSITIVE, UNLABELED, PickedMicrograph
 from cryoflow.unpicker.star_lines import StarRows
 
 log = logging.getLogger(__name__)

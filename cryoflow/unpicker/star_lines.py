@@ -96,7 +96,7 @@ class StarRows:
         return [row.split()[column] for row in self.rows]
 
     def label_column(self) -> int | None:
-        """Return the column of P and N that labelling adds, known by its values; None where there is none."""
+        """Return the column of P and N that labeling adds, known by its values; None where there is none."""
         for i in reversed(range(len(self.columns))):
             if self.rows and set(self.words(i)) <= {"P", "N"}:
                 return i

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.model_manifest import ManifestRow

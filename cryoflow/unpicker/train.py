@@ -19,7 +19,7 @@ from cryoflow.errors import BadInput
 from cryoflow.preparation.augment import ORIENTATIONS
 from cryoflow.preparation.model_folder import DESCRIPTION, versions
 from cryoflow.preparation.patches import PatchExtractor, require_ctf
-from cryoflow.preparation.picked import POSITIVE
+from cryoflow.preparation.picked_micrograph import POSITIVE
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.unpicker.bundle import ModelBundle
@@ -173,7 +173,7 @@ def _prepare_parts(
     labels = np.concatenate([m.labels for m in prepared["train"]])
     if not (labels == POSITIVE).any() or not (labels != POSITIVE).any():
         raise BadInput(
-            output, "the micrographs that could be read and are to be learnt from have labels of one kind only."
+            output, "the micrographs that could be read and are to be learned from have labels of one kind only."
         )
     return PreparedSplit(prepared["train"], prepared["validation"], prepared["test"], tuple(failed))
 

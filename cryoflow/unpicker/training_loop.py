@@ -14,7 +14,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.model_folder import Weights, get_weights, interpolated, set_weights
-from cryoflow.preparation.picked import UNLABELED
+from cryoflow.preparation.picked_micrograph import UNLABELED
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle

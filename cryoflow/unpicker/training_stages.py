@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cryoflow.preparation.picked import UNLABELED
+from cryoflow.preparation.picked_micrograph import UNLABELED
 from cryoflow.unpicker.inference import logits_of_all
 from cryoflow.unpicker.operating_point import class_priors
 

@@ -21,7 +21,7 @@ from cryoflow.errors import BadInput
 from cryoflow.picks import Kind, PickSet
 from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import require_ctf
-from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
+from cryoflow.preparation.picked_micrograph import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.decision import Decision, decision_for, is_doubtful

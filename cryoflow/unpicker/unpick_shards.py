@@ -18,7 +18,7 @@ from annotated_types import Ge, Le
 from cryoflow import shards
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
-from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
+from cryoflow.preparation.picked_micrograph import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress, Shard
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import state_of

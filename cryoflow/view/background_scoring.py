@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.models.named import find_model
-from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
+from cryoflow.models.find_model import find_model
+from cryoflow.preparation.picked_micrograph import PickedMicrograph, picked_micrographs
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.safe_names import short_hash

@@ -12,7 +12,7 @@ from scipy import ndimage
 from cryoflow.detector.masks import MaskOptions, check_shape
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile
-from cryoflow.micrographs.normalise import median_and_deviation
+from cryoflow.micrographs.normalize import median_and_deviation
 from cryoflow.view.pyramid import TILE_PX, Image, Pyramid, n_levels, read_region
 
 LOWPASS_A = (0.0, 5.0, 10.0, 20.0, 40.0)
@@ -48,7 +48,7 @@ def tiles_on_screen(shape_yx: tuple[int, int]) -> list[tuple[int, int, int]]:
 
 
 def tile(pyramid: Pyramid, level: int, row: int, column: int, lowpass_A: float, pixel_size_A: float | None) -> bytes:
-    """Return one tile as a grey JPEG.
+    """Return one tile as a gray JPEG.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def tile(pyramid: Pyramid, level: int, row: int, column: int, lowpass_A: float, 
     sigma_px = _sigma_px(lowpass_A, pixel_size_A, level)
     low, high = _stretch(pyramid, level, lowpass_A, sigma_px)
     pixels = _filtered(pyramid, level, (y, min(y + TILE_PX, ny)), (x, min(x + TILE_PX, nx)), sigma_px)
-    return jpeg(_grey(pixels, low, high))
+    return jpeg(_gray(pixels, low, high))
 
 
 def patch(
@@ -74,9 +74,9 @@ def patch(
     lowpass_A: float,
     pixel_size_A: float | None,
 ) -> npt.NDArray[np.uint8]:
-    """Return the surroundings of a pick, (PATCH_PX, PATCH_PX) grey values, the pick in the middle.
+    """Return the surroundings of a pick, (PATCH_PX, PATCH_PX) gray values, the pick in the middle.
 
-    Of an MRC file only the rows of the patch are read. What lies beyond the edge of the micrograph is mid-grey.
+    Of an MRC file only the rows of the patch are read. What lies beyond the edge of the micrograph is mid-gray.
     """
     from PIL import Image as Pictures
 
@@ -99,7 +99,7 @@ def patch(
         small = ndimage.gaussian_filter(small, sigma_px)
     small = small[margin : len(small) - margin, margin : len(small) - margin]
     low, high = np.percentile(small, (1, 99))
-    picture = Pictures.fromarray(_grey(small, float(low), float(high)))
+    picture = Pictures.fromarray(_gray(small, float(low), float(high)))
     return np.asarray(picture.resize((PATCH_PX, PATCH_PX), Pictures.Resampling.BILINEAR))
 
 
@@ -129,12 +129,12 @@ def mask(path: Path, shape_yx: tuple[int, int]) -> bytes:
     return stream.getvalue()
 
 
-def jpeg(grey: npt.NDArray[np.uint8], quality: int = 87) -> bytes:
-    """Return grey values as the bytes of a JPEG file."""
+def jpeg(gray: npt.NDArray[np.uint8], quality: int = 87) -> bytes:
+    """Return gray values as the bytes of a JPEG file."""
     from PIL import Image as Pictures
 
     stream = io.BytesIO()
-    Pictures.fromarray(grey).save(stream, "JPEG", quality=quality)
+    Pictures.fromarray(gray).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 
@@ -177,7 +177,7 @@ def _stretch(pyramid: Pyramid, level: int, lowpass_A: float, sigma_px: float) ->
     return pyramid.stretches[key]
 
 
-def _grey(image: Image, low: float, high: float) -> npt.NDArray[np.uint8]:
+def _gray(image: Image, low: float, high: float) -> npt.NDArray[np.uint8]:
     scaled = (image - np.float32(low)) * np.float32(255 / max(high - low, 1e-20))
-    grey: npt.NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
-    return grey
+    gray: npt.NDArray[np.uint8] = np.clip(scaled, 0, 255).astype(np.uint8)
+    return gray

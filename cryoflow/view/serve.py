@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, CryoflowError
-from cryoflow.models.named import registry_beside
+from cryoflow.models.find_model import registry_beside
 from cryoflow.settings.load import Settings
 from cryoflow.storage import inputs, write_errors
 from cryoflow.view.access import LOOPBACK, Access, new_token

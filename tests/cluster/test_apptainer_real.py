@@ -67,7 +67,7 @@ def test_memory_that_ran_out_in_an_image_is_slurms_reason_too(site: RealSite) ->
     assert run.labels["slurm.end"] == "memory"
 
 
-def test_the_image_is_labelled_with_version_and_commit(cpu_image: Path) -> None:
+def test_the_image_is_labeled_with_version_and_commit(cpu_image: Path) -> None:
     import cryoflow
 
     labels = subprocess.run(

@@ -19,7 +19,7 @@ import pytest
 
 from cryoflow.database import Database, verify
 from cryoflow.database import lock as locking
-from cryoflow.database.entry_lookup import read_settled
+from cryoflow.database.entry_lookup import read_consistent
 from cryoflow.errors import DatabaseBusy
 from cryoflow.picks import PickSet
 from cryoflow.storage import folders, open_folder, stale_files
@@ -325,7 +325,7 @@ def test_an_entry_that_was_aside_is_looked_for_in_its_place_when_it_is_gone_from
             aside.rename(entry.folder)
         return (folder / "info.txt").read_bytes()
 
-    assert read_settled(read, aside).startswith(b"cryoflow entry")
+    assert read_consistent(read, aside).startswith(b"cryoflow entry")
     assert seen == [aside, entry.folder]
 
 

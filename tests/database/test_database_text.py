@@ -17,7 +17,7 @@ from cryoflow.database import aligned_columns as text_columns
 from cryoflow.database.aligned_columns import NotAligned, column_format, decode, encode
 from cryoflow.database.data_reader import read_data_text
 from cryoflow.database.data_text import data_text
-from cryoflow.database.older import read_older_data
+from cryoflow.database.older_text import read_older_data
 from cryoflow.database.values import line, number, parse_number, parse_pairs, parse_word, word
 from cryoflow.errors import BadInput, OverBudget
 from cryoflow.picks import PickSet
@@ -167,7 +167,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path, make_picks
         (b"Columns: x_px y_px score", b"Columns: x_px y_px price", "its Columns are"),
         (b"Number of Micrographs: 4", b"Number of Micrographs: 9", "declares 9 micrographs and 4"),
         (b"Number of Micrographs: 4", b"Number of Micrographs: many", "its head has"),
-        (b" status=found", b" colour=found", "unknown attributes"),
+        (b" status=found", b" color=found", "unknown attributes"),
         (b" ny=300", b" ny=tall", "invalid literal"),
         (b" pixel_size_A=1.06", b" pixel_size_A=inf", "not a finite number"),
         (b"cryoflow picks 1", b"cryoflow picks 7", "newer cryoflow"),

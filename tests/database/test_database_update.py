@@ -115,7 +115,7 @@ def test_labels_come_from_the_best_job_all_picks_and_what_was_excluded(tmp_path:
     assert source.excluded.name == "P1/Select2D_job008_excluded"
 
 
-def test_a_project_that_cannot_be_labelled_says_what_it_lacks(tmp_path: Path) -> None:
+def test_a_project_that_cannot_be_labeled_says_what_it_lacks(tmp_path: Path) -> None:
     database = Database(tmp_path / "DB")
     database.add(_picks(tmp_path, Kind.REFINE_3D, "job011"))
     assert label_sources(database.entries()) == (

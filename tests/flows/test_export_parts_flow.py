@@ -122,7 +122,7 @@ def test_parts_that_fail_are_named_and_a_run_after_them_writes_only_those(
     images = [read_micrograph(path) for path in damaged]
     for path, image in zip(damaged, images, strict=True):
         write_mrc(path, np.zeros_like(image), 4.0)
-    with pytest.raises(BadInput, match=rf"{damaged[0].name}: has one grey value only"):
+    with pytest.raises(BadInput, match=rf"{damaged[0].name}: has one gray value only"):
         export(p)
     assert jobs[-1] == "write training set"
     assert not p.output.exists()

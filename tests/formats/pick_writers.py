@@ -173,7 +173,7 @@ WRITERS: dict[str, Writer] = {
     "CryoPPP CSV": cryoppp_csv,
     "VIA CSV": via_csv,
     "table": named_table,
-    "text of centres": plain_centers,
+    "text of centers": plain_centers,
     "EPicker thi": thi,
     "EPicker coord": epicker_coord,
     "nextPYP boxx": boxx,

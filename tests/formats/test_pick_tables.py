@@ -94,13 +94,13 @@ TEXTS = {
     "EPicker thi": ("[Particle Coordinates: X Y Value]\n100.5\t200\t0.75\n20\t30\t0.25\n[End]\n", "EPicker thi", True),
     "CryoPPP": ("X-Coordinate,Y-Coordinate,Diameter,Angle-Psi\n100.5,200,40,1\n20,30,40,2\n", "CryoPPP CSV", False),
     "EMAN2 JSON": ('{"boxes": [[100.5, 200, "manual"], [20, 30, "manual"]]}', "EMAN2 JSON", False),
-    "plain text": ("100.5 200\n20 30\n", "text of centres", False),
+    "plain text": ("100.5 200\n20 30\n", "text of centers", False),
 }
 
 
 @pytest.mark.parametrize("what", TEXTS)
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_every_form_is_told_by_its_content_and_gives_centres(what, ending, tmp_path):
+def test_every_form_is_told_by_its_content_and_gives_centers(what, ending, tmp_path):
     text, form, scored = TEXTS[what]
     path = tmp_path / "picks.anything"
     path.write_bytes(text.replace("\r\n", "\n").replace("\n", ending).encode())
@@ -146,7 +146,7 @@ def test_an_empty_file_is_a_micrograph_without_picks(tmp_path):
     assert len(read_file(tmp_path / "e.cbox")) == 0
 
 
-def test_epickers_coord_is_a_centre_with_a_size(tmp_path):
+def test_epickers_coord_is_a_center_with_a_size(tmp_path):
     path = tmp_path / "a.coord"
     path.write_text("100 200 40 1\n20 30 40 0\n")
     table = read_file(path).frame()

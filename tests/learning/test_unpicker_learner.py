@@ -26,7 +26,7 @@ from cryoflow.learning.unpicker_learner import (
 )
 from cryoflow.learning.update import UpdateResult, update
 from cryoflow.models.registry import ModelRegistry
-from cryoflow.preparation.picked import UNLABELED
+from cryoflow.preparation.picked_micrograph import UNLABELED
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.unpicker.bundle import ModelBundle

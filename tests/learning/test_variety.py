@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cryoflow.learning.variety import RINGS, features, looks, most_varied
+from cryoflow.learning.diverse_examples import RINGS, features, looks, most_varied
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 2), (20, 48, 2), (48, 17, 1)])

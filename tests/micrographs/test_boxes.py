@@ -1,4 +1,4 @@
-"""Boxes are centred where they should be, also at the edges."""
+"""Boxes are centered where they should be, also at the edges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGE = np.arange(9 * 13, dtype=np.float32).reshape(9, 13)
 
 
 @pytest.mark.parametrize("box_px", [1, 4, 5])
-def test_the_centre_pixel_is_at_half_the_box(box_px: int) -> None:
+def test_the_center_pixel_is_at_half_the_box(box_px: int) -> None:
     (box,) = cut_boxes(IMAGE, [[6, 4]], box_px)
     assert box[box_px // 2, box_px // 2] == IMAGE[4, 6]
 
@@ -47,7 +47,7 @@ def test_a_box_larger_than_the_image_is_mirrored_again_and_again() -> None:
     assert set(np.unique(box)) == set(IMAGE.ravel())
 
 
-def test_no_centres_give_no_boxes() -> None:
+def test_no_centers_give_no_boxes() -> None:
     assert cut_boxes(IMAGE, np.zeros((0, 2)), 8).shape == (0, 8, 8)
 
 

@@ -56,7 +56,7 @@ def test_applying_an_orientation_undoes_what_was_done(orientation: Orientation) 
 
 @pytest.mark.parametrize("contrast", [1, -1], ids=["dark particles", "bright particles"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
-def test_every_convention_is_recognised_on_non_square_micrographs(
+def test_every_convention_is_recognized_on_non_square_micrographs(
     exposures: list[Exposure], picks: list[np.ndarray], orientation: Orientation, contrast: int
 ) -> None:
     recorded = [recorded_so_that(orientation, xy, SHAPE_YX) for xy in picks]
@@ -96,7 +96,7 @@ def test_one_real_micrograph_with_45_picks_is_enough(realdata: Path, orientation
 
 
 @pytest.mark.parametrize("specimen", ["small", "barrel", "large"])
-def test_every_convention_is_recognised_on_particles_of_any_size(specimen: str) -> None:
+def test_every_convention_is_recognized_on_particles_of_any_size(specimen: str) -> None:
     found = find_specimen(specimen)
     seen = [simulate_exposure(found, (900, 1200), 2.0, np.random.default_rng([9, n])) for n in range(3)]
     images = [e.image for e in seen]
@@ -181,7 +181,7 @@ def test_senseless_diameters_are_refused() -> None:
 
 
 def extracted_from(image: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Particles as programs extract them: cut with rounded centres, binned by two, contrast inverted, normalised."""
+    """Particles as programs extract them: cut with rounded centers, binned by two, contrast inverted, normalized."""
     boxes = cut_boxes(image, xy, 80)
     small = np.stack([resample_to_shape(b, (40, 40)) for b in boxes])
     return (small.mean() - small) / small.std()
@@ -194,11 +194,11 @@ def test_a_few_extracted_particles_tell_the_convention(
 ) -> None:
     """Either only coordinates were recorded otherwise, or the program read the whole image the other way round."""
     images = [e.image for e in exposures[:2]]
-    centres = [e.true_xy_px[:6] for e in exposures[:2]]
-    stacks = [extracted_from(image, xy) for image, xy in zip(images, centres, strict=True)]
+    centers = [e.true_xy_px[:6] for e in exposures[:2]]
+    stacks = [extracted_from(image, xy) for image, xy in zip(images, centers, strict=True)]
     if also_turned:
         stacks = [orientation.turn_boxes(s) for s in stacks]
-    recorded = [recorded_so_that(orientation, xy + 0.4, SHAPE_YX) for xy in centres]
+    recorded = [recorded_so_that(orientation, xy + 0.4, SHAPE_YX) for xy in centers]
     found = check_against_stack(images, recorded, stacks, 80)
     assert found.best == orientation
     assert found.verdict == ("confirmed" if orientation == AS_RECORDED else "contradicted")

@@ -12,7 +12,7 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.detector.bundle import GENERAL_FOLDER
 from cryoflow.errors import BadInput
-from cryoflow.models.named import find_model, with_model
+from cryoflow.models.find_model import find_model, with_model
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.pickers.registry import picker
 from cryoflow.pickers.running.run_picker import model_file

@@ -26,7 +26,7 @@ def grid_centers(shape_yx: tuple[int, int], spacing: int, margin: int, rng: np.r
 
 
 def mean_under(image: np.ndarray, centers_xy: np.ndarray, radius_px: int = 2) -> float:
-    """Mean intensity in small squares around centres: far below 0 on the particles of these micrographs."""
+    """Mean intensity in small squares around centers: far below 0 on the particles of these micrographs."""
     values = []
     for x, y in np.rint(centers_xy).astype(int):
         values.append(

@@ -35,7 +35,7 @@ def test_boxes_lie_on_particles_of_non_square_micrographs(make_entry, tmp_path):
     assert checked == result.n_picks > 50
 
 
-def test_a_corner_is_half_a_box_left_of_and_above_the_centre(make_entry, tmp_path):
+def test_a_corner_is_half_a_box_left_of_and_above_the_center(make_entry, tmp_path):
     entry = make_entry(n=3, n_empty=0)
     result = export("cryolo", [entry], tmp_path / "out", box_px=20, settings={"drop_partial_boxes": "no"})
     table = manifest.read_manifest(result.manifest).set_index("name")

@@ -21,7 +21,7 @@ from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.export import export
 
 Seen = Iterator[tuple[str, np.ndarray, np.ndarray]]
-"""Exported name or the micrograph's own, the picture, and (n, 2) centres in its pixels."""
+"""Exported name or the micrograph's own, the picture, and (n, 2) centers in its pixels."""
 
 
 def numbers(lines: list[str], columns: int) -> np.ndarray:
@@ -168,11 +168,11 @@ FORMATS: dict[str, tuple[str, dict[str, object], Callable[[Path], Seen], float]]
     ),
     "CryoSPARC dataset": ("cryosparc", {}, cs, 0.001),
 }
-"""What -> picker, settings by hand, who reads it, and how far a centre may be off, in pixels of the picture."""
+"""What -> picker, settings by hand, who reads it, and how far a center may be off, in pixels of the picture."""
 
 
 @pytest.mark.parametrize("what", FORMATS)
-def test_centres_lie_on_particles_and_come_back_to_where_they_were(make_entry, tmp_path, what):
+def test_centers_lie_on_particles_and_come_back_to_where_they_were(make_entry, tmp_path, what):
     name, settings, seen, tolerance_px = FORMATS[what]
     entries = [
         make_entry("P1", n=4, names=[f"a_{i}.mrc" for i in range(4)]),
@@ -207,6 +207,6 @@ def test_centres_lie_on_particles_and_come_back_to_where_they_were(make_entry, t
 
 
 def nearest(expected: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """From each expected centre to the nearest that was read."""
+    """From each expected center to the nearest that was read."""
     apart = xy[None] - expected[:, None]
     return apart[np.arange(len(expected)), np.abs(apart).sum(axis=2).argmin(axis=1)]

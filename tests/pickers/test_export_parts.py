@@ -47,8 +47,8 @@ def entries(make_entry: Callable[..., PickSet]) -> list[PickSet]:
         file.header.ispg = 1
     micrographs = first.micrographs.assign(path=[*paths[:2], str(tiff), *paths[3:]], name=[f"mics/{n}" for n in NAMES])
     label = np.array([1, 1, -1, 1, 0, 1], np.int8)[np.arange(len(first)) % 6]
-    labelled = PickSet.build(first.provenance, micrographs, first.picks.assign(label=label), diameter_A=100.0)
-    return [labelled, make_entry("P2", "J7", n=4, pixel_size_A=5.0, shape_yx=(600, 400), seed=1)]
+    labeled = PickSet.build(first.provenance, micrographs, first.picks.assign(label=label), diameter_A=100.0)
+    return [labeled, make_entry("P2", "J7", n=4, pixel_size_A=5.0, shape_yx=(600, 400), seed=1)]
 
 
 def cut(name: str, entries: list[PickSet], output: Path, n: int = 4, **settings: object) -> list[Path]:
@@ -121,7 +121,7 @@ def test_a_bad_micrograph_costs_its_part_only_and_mended_it_is_all_that_is_writt
     first, *others = shards_in(output)
     for part in others:
         write_shard(part)
-    with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: has one grey.*mic 1.mrc: has one grey"):
+    with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: has one gray.*mic 1.mrc: has one gray"):
         write_shard(first)
     assert not first.is_done
     stems = writing("warp", monkeypatch)

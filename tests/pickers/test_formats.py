@@ -1,4 +1,4 @@
-"""Every picker's files: particles under exported centres on non-square micrographs, and the way back."""
+"""Every picker's files: particles under exported centers on non-square micrographs, and the way back."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.split import Fractions
 
 FOUND = -2.0
-"""Mean under centres on particles; noise has 0, particles -3."""
+"""Mean under centers on particles; noise has 0, particles -3."""
 
 
 def _pixels(entry, name):
@@ -101,7 +101,7 @@ def test_warp_slices_have_particles_under_their_labels(make_entry, tmp_path):
             assert labels.sum() == pytest.approx(n * np.pi * 2.5**2, rel=0.25)
 
 
-def test_epicker_labels_are_whole_centres_with_numbered_columns(make_entry, tmp_path):
+def test_epicker_labels_are_whole_centers_with_numbered_columns(make_entry, tmp_path):
     entry = make_entry()
     result = export("epicker", [entry], tmp_path / "out", split=Fractions(0.2, 0.2))
     table = manifest.read_manifest(result.manifest)
@@ -143,7 +143,7 @@ def test_cryosegnet_labels_and_masks_fit_the_picture_it_turns_upside_down(make_e
     assert mean_under(image, rows[:, :2]) < FOUND
 
 
-def test_eman2_has_centres_in_json_and_whole_corners_in_boxes(make_entry, tmp_path):
+def test_eman2_has_centers_in_json_and_whole_corners_in_boxes(make_entry, tmp_path):
     result = export("eman2", [make_entry()], tmp_path / "out")
     project = json.loads((result.folder / "info" / "project.json").read_text())
     assert project == {"global.boxsize": 36, "global.apix": 4.0}

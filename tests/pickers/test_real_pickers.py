@@ -40,7 +40,7 @@ def _place(real_pickers: Path) -> Executor:
     return Executor(programs=real_pickers, resources=Resources(gpus=(), cpus=2), timeout_s=500)
 
 
-def _unlabelled(entry: PickSet) -> PickSet:
+def _unlabeled(entry: PickSet) -> PickSet:
     return PickSet.build(entry.provenance, entry.micrographs, entry.picks.iloc[:0], diameter_A=entry.diameter_A)
 
 
@@ -64,7 +64,7 @@ def test_topaz_trains_on_our_tables_and_its_picks_come_back_on_the_particles(mak
     shown = float(values["number_for_topaz"]) * disc * (2 * int(values["radius"]) + 1) / (192 * 288)
     assert pi == pytest.approx(shown, rel=0.02)  # the defect that we correct for is in this version
     assert len(train_rows) == 4
-    picked = pick("topaz", trained.model, [_unlabelled(entry)], tmp_path / "picked", _place(real_pickers), threshold=-2)
+    picked = pick("topaz", trained.model, [_unlabeled(entry)], tmp_path / "picked", _place(real_pickers), threshold=-2)
     (back,) = picked.picksets
     found = compare(back, entry)
     assert found.recall > 0.85
@@ -120,7 +120,7 @@ def test_cryolo_trains_an_epoch_and_predicts_on_our_folders(make_entry, tmp_path
     picked = pick(
         "cryolo",
         trained.model,
-        [_unlabelled(entry)],
+        [_unlabeled(entry)],
         tmp_path / "picked",
         _place(real_pickers),
         settings={"input_size": 256, "threshold": 0.001, "backend_weights": weights},

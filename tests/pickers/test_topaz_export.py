@@ -63,8 +63,8 @@ def test_expected_number_is_corrected_and_the_correction_can_be_switched_off(mak
         s.name: s
         for s in export("topaz", [entry], tmp_path / "a", settings={"expected_particles": 90, "radius": 3}).settings
     }
-    labelled = manifest.read_manifest(tmp_path / "a").query("split == 'train'")["n_picks"].mean()
-    assert float(values["number_for_topaz"].value) == pytest.approx(labelled + (90 - labelled) / 7, abs=1e-3)
+    labeled = manifest.read_manifest(tmp_path / "a").query("split == 'train'")["n_picks"].mean()
+    assert float(values["number_for_topaz"].value) == pytest.approx(labeled + (90 - labeled) / 7, abs=1e-3)
     assert "7 times too many" in values["number_for_topaz"].why
     off = {"expected_particles": 90, "correct_expected": "no"}
     values = {s.name: s for s in export("topaz", [entry], tmp_path / "b", settings=off).settings}

@@ -269,7 +269,7 @@ def test_a_diameter_that_cannot_be_is_a_clear_error(make_entry, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["relion", "cryosparc"])
-def test_programs_that_get_centres_only_need_no_diameter(make_entry, tmp_path, name):
+def test_programs_that_get_centers_only_need_no_diameter(make_entry, tmp_path, name):
     from dataclasses import replace
 
     entry = replace(make_entry(n=3), diameter_A=None)

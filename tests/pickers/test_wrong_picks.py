@@ -12,7 +12,7 @@ from cryoflow.pickers.training_sets.export import export
 from cryoflow.picks import PickSet
 
 
-def labelled(entry: PickSet, labels: dict[int, int], *, only: tuple[int, ...] = (-1, 0, 1)) -> PickSet:
+def labeled(entry: PickSet, labels: dict[int, int], *, only: tuple[int, ...] = (-1, 0, 1)) -> PickSet:
     """The picks of an entry, `labels[i]` for each pick i % 3, as far as their label is in `only`."""
     label = np.array([labels[i % 3] for i in range(len(entry))], np.int8)
     picks = entry.picks.assign(label=label)[np.isin(label, only)].reset_index(drop=True)
@@ -24,7 +24,7 @@ ALL = {0: 1, 1: -1, 2: 0}
 
 def test_only_right_picks_are_particles(make_entry):
     entry = make_entry()
-    training = build_training_set([labelled(entry, ALL)])
+    training = build_training_set([labeled(entry, ALL)])
     n = len(entry)
     assert len(training.picks) == len(range(0, n, 3))
     assert (training.not_positive["label"] == -1).sum() == len(range(1, n, 3))
@@ -34,8 +34,8 @@ def test_only_right_picks_are_particles(make_entry):
 
 @pytest.mark.parametrize("excluded_first", [True, False])
 def test_an_entry_of_excluded_picks_gives_them_to_the_entry_of_right_ones(make_entry, excluded_first):
-    right = labelled(make_entry("P1", "J51"), ALL, only=(1,))
-    wrong = labelled(make_entry("P1", "J30"), ALL, only=(-1,))
+    right = labeled(make_entry("P1", "J51"), ALL, only=(1,))
+    wrong = labeled(make_entry("P1", "J30"), ALL, only=(-1,))
     training = build_training_set([wrong, right] if excluded_first else [right, wrong])
     assert len(training.micrographs) == 6
     (note,) = training.notes
@@ -47,11 +47,11 @@ def test_an_entry_of_excluded_picks_gives_them_to_the_entry_of_right_ones(make_e
 
 def test_wrong_picks_alone_are_nothing_to_train_from(make_entry):
     with pytest.raises(BadInput, match="no picks"):
-        build_training_set([labelled(make_entry(), ALL, only=(-1,))])
+        build_training_set([labeled(make_entry(), ALL, only=(-1,))])
 
 
 def test_warp_weighs_wrong_picks_and_passes_over_those_nobody_judged(make_entry, tmp_path):
-    entry = labelled(make_entry(n=3, n_empty=0), ALL)
+    entry = labeled(make_entry(n=3, n_empty=0), ALL)
     result = export("warp", [entry], tmp_path / "out")
     assert {s.name: s.value for s in result.settings}["picks negative"] == str((entry.picks["label"] == -1).sum())
     for row in manifest.read_manifest(result.folder).itertuples():
@@ -70,7 +70,7 @@ def test_warp_weighs_wrong_picks_and_passes_over_those_nobody_judged(make_entry,
         assert disc == pytest.approx(np.pi * 6.25**2, rel=0.1)  # 100 A across are 6.25 px of radius at 8 A
 
 
-def test_importance_is_one_where_no_pick_is_labelled():
+def test_importance_is_one_where_no_pick_is_labeled():
     rng = np.random.default_rng(0)
     image = rng.normal(size=(64, 96)).astype(np.float32)
     assert (boxnet_slices(image, 4.0, np.array([[20.0, 30.0]]), 60.0)[2] == 1).all()
@@ -78,7 +78,7 @@ def test_importance_is_one_where_no_pick_is_labelled():
 
 def test_another_label_is_another_export(make_entry, tmp_path):
     entry = make_entry()
-    export("warp", [labelled(entry, ALL)], tmp_path / "out")
-    assert export("warp", [labelled(entry, ALL)], tmp_path / "out").reused
+    export("warp", [labeled(entry, ALL)], tmp_path / "out")
+    assert export("warp", [labeled(entry, ALL)], tmp_path / "out").reused
     with pytest.raises(BadInput, match="another export"):
-        export("warp", [labelled(entry, ALL | {2: -1})], tmp_path / "out")
+        export("warp", [labeled(entry, ALL | {2: -1})], tmp_path / "out")

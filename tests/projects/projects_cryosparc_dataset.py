@@ -16,7 +16,7 @@ def apart(rng, n, shape_xy, distance_px=30, margin_px=40):
 
 
 def small_dataset(folder, n_micrographs=4, seed=1, shape_yx=(400, 560)):
-    """True centres, and picks of which 15 of 25 a micrograph lie a few pixels beside a true centre."""
+    """True centers, and picks of which 15 of 25 a micrograph lie a few pixels beside a true center."""
     rng = np.random.default_rng(seed)
     ny, nx = shape_yx
     micrographs = []

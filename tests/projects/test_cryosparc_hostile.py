@@ -49,7 +49,7 @@ def memory_is_bounded(grown_mb):
 def read_everything(folder):
     """All that a user can ask of a project; returns whether something was read."""
     try:
-        project = cryosparc.recognise(folder, set(os.listdir(folder)))
+        project = cryosparc.recognize(folder, set(os.listdir(folder)))
         jobs = cryosparc.find_jobs(project) if project else []
     except CryoflowError:
         return
@@ -192,7 +192,7 @@ def test_real_files_mutated_are_read_or_refused(tmp_path, realdata):
 def test_no_number_in_any_column_makes_anything_but_picks_or_an_error(tmp_path, name, job):
     dataset = small_dataset(tmp_path / "raw", n_micrographs=1)
     folder = write_cryosparc_project(tmp_path / "P", dataset, symmetry_copies=2)
-    jobs = cryosparc.find_jobs(cryosparc.recognise(folder, {p.name for p in folder.iterdir()}))
+    jobs = cryosparc.find_jobs(cryosparc.recognize(folder, {p.name for p in folder.iterdir()}))
     (job,) = (j for j in jobs if j.job == job)
     assert job.status is JobStatus.USABLE
     columns = read_cs(folder / name)

@@ -18,7 +18,7 @@ VERSIONS = ("2.15", "4.2", "5.0")
 
 
 def jobs_of(folder):
-    project = cryosparc.recognise(folder, set(os.listdir(folder)))
+    project = cryosparc.recognize(folder, set(os.listdir(folder)))
     return {job.job: job for job in cryosparc.find_jobs(project)}
 
 
@@ -221,17 +221,17 @@ def test_exports_stand_in_for_a_cleared_job(tmp_path, dataset):
         assert all(name.startswith("J1/imported/") for name in found.micrographs["name"])
 
 
-def test_a_project_whose_own_files_were_lost_is_recognised_by_its_jobs(tmp_path, dataset):
+def test_a_project_whose_own_files_were_lost_is_recognized_by_its_jobs(tmp_path, dataset):
     folder = write_cryosparc_project(tmp_path / "P", dataset, without_project_json=True)
-    project = cryosparc.recognise(folder, set(os.listdir(folder)))
+    project = cryosparc.recognize(folder, set(os.listdir(folder)))
     assert project is not None
     assert "project.json is missing" in project.notes[0]
 
 
 def test_folders_of_other_programs_are_no_projects(tmp_path):
     (tmp_path / "project.json").write_text("{}")
-    assert cryosparc.recognise(tmp_path, {"project.json", "src", "package.json"}) is None
-    assert cryosparc.recognise(tmp_path, {"J1", "J2"}) is None
+    assert cryosparc.recognize(tmp_path, {"project.json", "src", "package.json"}) is None
+    assert cryosparc.recognize(tmp_path, {"J1", "J2"}) is None
 
 
 def test_unknown_job_types_with_positions_are_other(tmp_path, dataset):

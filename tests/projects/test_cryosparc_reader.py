@@ -21,7 +21,7 @@ VERSIONS = ("2.15", "3.3", "4.2", "4.5", "5.0")
 
 
 def project_of(folder):
-    project = cryosparc.recognise(folder, set(os.listdir(folder)))
+    project = cryosparc.recognize(folder, set(os.listdir(folder)))
     assert project is not None
     return project
 
@@ -42,7 +42,7 @@ def by_micrograph(pickset, dataset):
 
 
 def distance_px(pickset, dataset):
-    """Distance of each pick to the nearest true centre."""
+    """Distance of each pick to the nearest true center."""
     found = [np.zeros(0)]
     for picks, micrograph in by_micrograph(pickset, dataset):
         xy = picks[["x_px", "y_px"]].to_numpy()
@@ -57,7 +57,7 @@ def dataset(tmp_path):
 
 @pytest.mark.parametrize("container", ["npy", "csdat"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_generation_is_read_at_the_true_centres(tmp_path, dataset, version, container):
+def test_every_generation_is_read_at_the_true_centers(tmp_path, dataset, version, container):
     folder = write_cryosparc_project(tmp_path / "P", dataset, version=version, container=container)
     jobs = jobs_of(folder)
     assert [jobs[f"J{i}"].status for i in range(1, 13)] == [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from projects_cryosparc_dataset import small_dataset
 
 from cryoflow.formats.cs import read_cs, write_cs
-from cryoflow.projects.cryosparc import find_jobs, read_job, recognise
+from cryoflow.projects.cryosparc import find_jobs, read_job, recognize
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
 
 
@@ -72,7 +72,7 @@ def test_symmetry_copies_whose_shifts_differ_a_little_are_one_particle(tmp_path,
         if not has_source:  # a later job did not hand it on
             columns.pop("sym_expand/src_uid", None)
         write_cs(path, {name: np.asarray(values) for name, values in columns.items()})
-    jobs = {job.job: job for job in find_jobs(recognise(folder, {p.name for p in folder.iterdir()}))}
+    jobs = {job.job: job for job in find_jobs(recognize(folder, {p.name for p in folder.iterdir()}))}
     (refined,), (expanded,) = read_job(jobs["J10"]), read_job(jobs["J13"])
     assert len(expanded) == len(refined)
     assert expanded.counts["symmetry_copies" if has_source else "duplicate"] == 11 * len(refined)

@@ -61,7 +61,7 @@ def test_star_files(realdata: Path, tmp_path: Path, which: int, edits, cut: floa
 def test_a_pipeline(realdata: Path, tmp_path: Path, edits, cut: float) -> None:
     whole = (realdata / "relion31_pipeline" / "default_pipeline.star").read_bytes()
     (tmp_path / "default_pipeline.star").write_bytes(mutated(whole, edits, cut))
-    project = relion.recognise(tmp_path, os.listdir(tmp_path))
+    project = relion.recognize(tmp_path, os.listdir(tmp_path))
     assert all(job.reason for job in (relion.find_jobs(project) if project else []))  # no job's folder is there
 
 

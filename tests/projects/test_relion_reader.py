@@ -18,7 +18,7 @@ from cryoflow.micrographs.image import read_micrograph
 from cryoflow.picks import PickSet
 from cryoflow.projects.crawl import crawl
 from cryoflow.projects.found import Job, JobStatus
-from cryoflow.projects.relion import counted, find_jobs, read_job, recognise
+from cryoflow.projects.relion import counted, find_jobs, read_job, recognize
 from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 GENERATIONS = ["2", "3.0", "3.1", "4", "5.0"]
@@ -26,7 +26,7 @@ REFINED = ["Select2D", "Select3D", "Refine3D"]
 
 
 def jobs_of(folder: Path) -> dict[str, Job]:
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     assert project is not None
     found = [job for job in find_jobs(project) if job.kind.value != "Other"]
     return {job.kind.value: job for job in found}
@@ -72,7 +72,7 @@ def test_every_generation_gives_the_picks_that_were_put_in(tmp_path: Path, blots
     assert "psi_deg" not in manual.picks
     for kind in REFINED:
         (pickset,) = read_job(jobs[kind])
-        assert_at(pickset, truth(blots))  # coordinate - origin / pixel size is the true centre
+        assert_at(pickset, truth(blots))  # coordinate - origin / pixel size is the true center
         np.testing.assert_allclose(pickset.micrographs["pixel_size_A"], 2.5)
         assert pickset.box_px == 24
         assert dict(pickset.counts) == {}
@@ -141,7 +141,7 @@ def test_quirks_change_nothing(tmp_path: Path, blots, version: str, quirks) -> N
 
 def test_jobs_past_999_are_in_order_of_number(tmp_path: Path, blots) -> None:
     folder = write_relion_project(tmp_path / "P1", blots, version="5.0", first_job=996)
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     jobs = find_jobs(project)
     assert [j.job for j in jobs] == [f"job{n}" for n in range(996, 1007)]
     assert jobs[-1].kind.value == "Refine3D"
@@ -197,11 +197,11 @@ def test_a_running_job_is_unfinished_until_its_last_file_is_there_and_stale_then
 
 
 @pytest.mark.parametrize("version", GENERATIONS)
-def test_particles_that_were_handed_on_and_extracted_again_are_at_the_true_centres(
+def test_particles_that_were_handed_on_and_extracted_again_are_at_the_true_centers(
     tmp_path: Path, blots, version: str
 ) -> None:
     folder = write_relion_project(tmp_path / "P1", blots, version=version, went_on=True)
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     after = [job for job in find_jobs(project) if int(job.job.removeprefix("job")) > 11]
     assert [j.kind.value for j in after] == ["Curate", "Curate", "Extract", "Refine3D"]
     for job in after:
@@ -216,7 +216,7 @@ def test_a_job_that_hands_on_no_picks_of_its_own_says_so(tmp_path: Path, blots) 
     folder = write_relion_project(tmp_path / "P1", blots, went_on=True)
     for job, file, option, why in (
         ("Polish/job013", "shiny.star", "do_param_optim", "trains parameters"),
-        ("Subtract/job020", "particles_subtracted.star", "do_center_mask", "recentred on a part"),
+        ("Subtract/job020", "particles_subtracted.star", "do_center_mask", "recentered on a part"),
     ):
         (folder / job).mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "Refine3D/job011/run_data.star", folder / job / file)
@@ -231,7 +231,7 @@ def test_a_job_that_hands_on_no_picks_of_its_own_says_so(tmp_path: Path, blots) 
 
 
 def listed(folder: Path) -> list[Job]:
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     assert project is not None
     return find_jobs(project)
 
@@ -246,7 +246,7 @@ def test_the_exit_file_knows_better_than_the_pipeline(tmp_path: Path, blots) -> 
 @pytest.mark.parametrize("version", ["3.1", "4"])
 def test_selections_of_2d_classes_are_told_by_what_they_read(tmp_path: Path, blots, how: str, version: str) -> None:
     folder = write_relion_project(tmp_path / "P1", blots, version=version, select2d=how)
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     selections = [j for j in find_jobs(project) if j.job_type.startswith("relion.select")]
     kinds = [j.kind.value for j in selections]
     assert kinds == (["Select2D"] * (2 if how == "removeduplicates" else 1) + ["Select3D"])
@@ -535,7 +535,7 @@ def test_copies_of_the_pipeline_trash_and_nodes_are_no_projects(tmp_path: Path, 
     folder = write_relion_project(tmp_path / "P1", blots)
     shutil.copytree(folder / "Refine3D", folder / "Trash/Refine3D")
     for inside in ("Refine3D/job011", "Trash/Refine3D/job011", "Refine3D/final", ".Nodes", "Trash", "Refine3D"):
-        assert recognise(folder / inside, os.listdir(folder / inside)) is None, inside
+        assert recognize(folder / inside, os.listdir(folder / inside)) is None, inside
     result = crawl(tmp_path)
     assert [p.path for p in result.projects] == [folder]
     assert not result.unreadable
@@ -545,13 +545,13 @@ def test_other_folders_are_no_projects(tmp_path: Path) -> None:
     for names in ([], ["Class2D"], ["project.json", "J1"], ["Select", "Import"]):
         for name in names:
             (tmp_path / name).mkdir(exist_ok=True)
-        assert recognise(tmp_path, names) is None
+        assert recognize(tmp_path, names) is None
 
 
 def test_a_damaged_pipeline_does_not_hide_the_jobs(tmp_path: Path, blots) -> None:
     folder = write_relion_project(tmp_path / "P1", blots)
     (folder / "default_pipeline.star").write_bytes(b"\0\0\0\0")
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     assert "damaged" in project.notes[0]
     (pickset,) = read_job(jobs_of(folder)["Refine3D"])
     assert_at(pickset, truth(blots))
@@ -582,7 +582,7 @@ def test_the_same_project_gives_the_same_picks(tmp_path: Path, blots) -> None:
 
 def test_the_real_pipeline_is_listed_for_what_it_is(realdata: Path) -> None:
     folder = realdata / "relion31_pipeline"
-    project = recognise(folder, os.listdir(folder))
+    project = recognize(folder, os.listdir(folder))
     assert project.program_version == "3.1"
     jobs = {j.job: j for j in find_jobs(project)}
     assert len(jobs) == 31
@@ -623,7 +623,7 @@ def test_nothing_but_our_own_errors_comes_out_of_damaged_projects(damaged_projec
     place = int(at * len(good))
     path.write_bytes(good[:place] + noise + (b"" if cut else good[place:]))
     try:
-        project = recognise(damaged_project, os.listdir(damaged_project))
+        project = recognize(damaged_project, os.listdir(damaged_project))
         for job in find_jobs(project) if project else []:
             if job.status is JobStatus.USABLE:
                 try:

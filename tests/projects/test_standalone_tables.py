@@ -68,7 +68,7 @@ def cbox(path: Path, xy: np.ndarray) -> None:
     write_star(path, blocks)
 
 
-def centres(path: Path, xy: np.ndarray) -> None:
+def centers(path: Path, xy: np.ndarray) -> None:
     path.write_text(rows(xy, separator="  "))
 
 
@@ -97,7 +97,7 @@ FORMATS = {
     "EMAN box, REPIC": (repic, "mic000.box"),
     "crYOLO cbox (old)": (old_cbox, "mic000.cbox"),
     "crYOLO cbox": (cbox, "mic000.cbox"),
-    "text of centres": (centres, "mic000.txt"),
+    "text of centers": (centers, "mic000.txt"),
     "EPicker thi": (thi, "mic000.thi"),
     "table": (csv, "mic000.csv"),
     "Topaz table": (topaz, "anything.txt"),

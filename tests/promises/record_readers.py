@@ -29,8 +29,8 @@ from cryoflow.pickers.training_sets import contents
 from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.report.sections import ReportedEvaluation
 from cryoflow.shards import Shard
-from cryoflow.simulate.make import simulate_dataset
-from cryoflow.simulate.truth import TRUTH_FILE, load_dataset
+from cryoflow.simulate.ground_truth import TRUTH_FILE, load_dataset
+from cryoflow.simulate.simulate_dataset import simulate_dataset
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.sealing import sealed
 from cryoflow.unpicker.bundle import ModelBundle

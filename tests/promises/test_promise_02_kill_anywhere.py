@@ -28,7 +28,7 @@ from cryoflow.pickers.training_sets.export import cut_export, export, write_set
 from cryoflow.pickers.training_sets.export_shards import write_shard
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.picks import PickSet
-from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.preparation.picked_micrograph import picked_micrographs
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.report.page import write_report
 from cryoflow.storage import fault_points, stale_files

@@ -24,7 +24,7 @@ from cryoflow.cli.main import launch
 from cryoflow.database import Database
 from cryoflow.errors import BadInput, ExitCode, NotWritten
 from cryoflow.ingest import IngestOptions, ingest_job, plan_jobs
-from cryoflow.preparation.picked import picked_micrographs
+from cryoflow.preparation.picked_micrograph import picked_micrographs
 from cryoflow.storage import files, folders
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder

@@ -156,7 +156,7 @@ def readers_of_bad_files() -> dict[str, Callable[[Path], object]]:
     from cryoflow.pickers.training_sets.links import read_any
     from cryoflow.pickers.training_sets.manifest import COLUMNS, made_with, manifest_text, read_manifest, read_settings
     from cryoflow.pickers.training_sets.manifest import NAME as MANIFEST_NAME
-    from cryoflow.preparation.picked import PickedMicrograph
+    from cryoflow.preparation.picked_micrograph import PickedMicrograph
     from cryoflow.preparation.two_channel import TwoChannelPreprocessing
     from cryoflow.projects.crawl import crawl, jobs_of
     from cryoflow.projects.tables import read_table_of_picks

@@ -21,7 +21,7 @@ from cryoflow.ingest import ingest
 from cryoflow.micrographs.header import is_pixel_size
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import PickSet
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.projects.duplicates import distance_px
 from cryoflow.report.figures import Marks, jpeg, overlay

@@ -49,7 +49,7 @@ NAMES = [
 
 @pytest.fixture
 def yard(tmp_path: Path) -> Path:
-    """A folder with a neighbour beside the output that nothing may touch."""
+    """A folder with a neighbor beside the output that nothing may touch."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "mine.txt").write_text("mine")
     return tmp_path

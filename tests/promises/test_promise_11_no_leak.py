@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from promise_tools import DIAMETER_A, make_entry
 
-from cryoflow.micrographs.copies import leaders
+from cryoflow.micrographs.duplicate_files import leaders
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.pickers.training_sets.manifest import read_manifest
 from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import PickSet
-from cryoflow.preparation.picked import PickedMicrograph, picked_micrographs
+from cryoflow.preparation.picked_micrograph import PickedMicrograph, picked_micrographs
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import checksum, fingerprint
 from cryoflow.unpicker.batches import TrainingBatches
@@ -122,7 +122,7 @@ def prepared(entry: PickSet, cache: Path) -> tuple[CachedMicrograph, ...]:
     return prepare(SMALL, picked_micrographs(entry)[0], cache, workers=1).micrographs
 
 
-def test_a_box_is_normalised_by_its_own_micrograph_alone(tmp_path: Path) -> None:
+def test_a_box_is_normalized_by_its_own_micrograph_alone(tmp_path: Path) -> None:
     """No number is fitted over micrographs, so none can be carried from the test to the training side."""
     entry = make_entry(tmp_path, n=3, labels=True)
     before = [m.load() for m in prepared(entry, tmp_path / "a")]
@@ -156,9 +156,9 @@ def test_rotations_of_a_pick_stay_with_its_micrograph(tmp_path: Path) -> None:
     assert not {m.micrograph.key for m in batches.micrographs} & elsewhere
 
 
-def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(tmp_path: Path) -> None:
+def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learned(tmp_path: Path) -> None:
     from cryoflow.unpicker.bundle import ModelBundle
-    from cryoflow.unpicker.evaluate import not_learnt_from
+    from cryoflow.unpicker.evaluate import unseen_micrographs
     from cryoflow.unpicker.model_manifest import ManifestRow
     from cryoflow.unpicker.network import Architecture
     from cryoflow.unpicker.prepared_split import PreparedSplit
@@ -173,5 +173,5 @@ def test_a_model_that_starts_from_another_is_not_tested_on_what_that_one_learnt(
     assert (len(parts.train), len(parts.test)) == (2, 0)
     manifest = (*parts.manifest(), *rows_learned_before(parts, start))
     new = replace(start, manifest=manifest)
-    unseen: list[PickedMicrograph] = not_learnt_from(new, [replace(m.micrograph, data_set="other") for m in cached])
+    unseen: list[PickedMicrograph] = unseen_micrographs(new, [replace(m.micrograph, data_set="other") for m in cached])
     assert unseen == []

@@ -41,8 +41,8 @@ def test_counts_are_those_of_the_dose(made: tuple[Path, SimulatedDataset]) -> No
         assert 0.75 * 40 * 9 < electrons < 40 * 9  # ice takes some
 
 
-def test_particles_are_dark_at_their_centres_and_only_there(made: tuple[Path, SimulatedDataset]) -> None:
-    """The frame: true centres on non-square micrographs are darker than what surrounds them, mirrored ones are not."""
+def test_particles_are_dark_at_their_centers_and_only_there(made: tuple[Path, SimulatedDataset]) -> None:
+    """The frame: true centers on non-square micrographs are darker than what surrounds them, mirrored ones are not."""
     at_particles, at_mirrored = [], []
     for micrograph in made[1].micrographs:
         image = read_micrograph(micrograph.path)
@@ -60,8 +60,8 @@ def test_particles_are_dark_at_their_centres_and_only_there(made: tuple[Path, Si
     assert np.median(at_mirrored) > np.median(at_particles) / 4
 
 
-def test_a_projection_is_centred_on_its_position_to_a_part_of_a_pixel(made: tuple[Path, SimulatedDataset]) -> None:
-    """The mean of all boxes, cut with sub-pixel remainders averaged out, has its centroid on the centre pixel."""
+def test_a_projection_is_centered_on_its_position_to_a_part_of_a_pixel(made: tuple[Path, SimulatedDataset]) -> None:
+    """The mean of all boxes, cut with sub-pixel remainders averaged out, has its centroid on the center pixel."""
     total = np.zeros((65, 65))
     for micrograph in made[1].micrographs:
         boxes = cut_boxes(read_micrograph(micrograph.path), micrograph.true_xy_px, 65)
@@ -185,7 +185,7 @@ def test_senseless_requests_are_refused(tmp_path: Path, arguments: dict[str, obj
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
-def test_specimens_are_centred_and_as_large_as_they_say(name: str) -> None:
+def test_specimens_are_centered_and_as_large_as_they_say(name: str) -> None:
     subject = find_specimen(name)
     radius = np.linalg.norm(subject.points, axis=1)
     assert np.abs(subject.points.mean(axis=0)).max() < 0.01

@@ -78,14 +78,14 @@ def test_about_half_of_the_picks_are_right_for_every_specimen(name: str) -> None
 
 def test_the_picker_finds_dark_discs_where_they_are() -> None:
     rng = np.random.default_rng(6)
-    centres = np.array([[100.3, 80.7], [300.0, 90.5], [210.6, 250.2]])
+    centers = np.array([[100.3, 80.7], [300.0, 90.5], [210.6, 250.2]])
     y, x = np.indices((360, 440))
     image = rng.normal(100, 4, (360, 440))
-    for x0, y0 in centres:
+    for x0, y0 in centers:
         image -= 5 * (np.hypot(x - x0, y - y0) < 18)
     picks, scores = pick_blobs(image.astype("f4"), 2.0, 100, threshold=6)
     assert len(picks) == 3
-    assert sorted(match_to_truth(picks, centres, 1.5).tolist()) == [0, 1, 2]
+    assert sorted(match_to_truth(picks, centers, 1.5).tolist()) == [0, 1, 2]
     assert (scores > 6).all()
 
 

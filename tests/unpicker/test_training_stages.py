@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoflow.preparation.picked import POSITIVE, UNLABELED, PickedMicrograph
+from cryoflow.preparation.picked_micrograph import POSITIVE, UNLABELED, PickedMicrograph
 from cryoflow.unpicker import training_stages
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.detector_features import DetectorFeatures

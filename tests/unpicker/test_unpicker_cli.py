@@ -16,7 +16,7 @@ from cryoflow.preparation.calibration import Threshold
 
 
 @pytest.fixture
-def labelled_folder(rings, tmp_path):
+def labeled_folder(rings, tmp_path):
     folder = star_folder(rings, tmp_path / "stars")
     for m in rings.micrographs:
         rows = [f"{x:12.6f} {y:12.6f} " for (x, y), right in zip(m.centers_xy_px, m.labels == 1, strict=True) if right]
@@ -28,12 +28,12 @@ def said(capsys):
     return json.loads(capsys.readouterr().out)
 
 
-def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, labelled_folder, tmp_path, capsys):
+def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, labeled_folder, tmp_path, capsys):
     model = tmp_path / "model"
-    assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder), "--json"]) == 0
+    assert launch(["unpicker", "label", str(labeled_folder), "-o", str(labeled_folder), "--json"]) == 0
     labels = said(capsys)
     assert sum(row["n_positive"] for row in labels) == rings.count(1)
-    arguments = ["--train-root", str(labelled_folder), "--train-output", str(model), "--diameter", "160"]
+    arguments = ["--train-root", str(labeled_folder), "--train-output", str(model), "--diameter", "160"]
     arguments += ["--num-epochs", "2", "--num-cores", "2", "--json"]
     classic = ["--architecture", "classic", "--boxsize", "30", "--sigma-contrast", "4", "--lowpass", "20"]
     classic += ["--highpass", "500", "--gaussian-sigma", "0.5", "--resized-box", "24", "--apix", "8"]
@@ -51,26 +51,24 @@ def test_from_star_files_to_clean_star_files_by_the_older_programs_names(rings, 
         "gaussian_sigma_px": 0.5,
         "phase_flip": False,
     }
-    assert launch(["unpicker", "evaluate", str(model), "--train-root", str(labelled_folder), "--json"]) == 0
+    assert launch(["unpicker", "evaluate", str(model), "--train-root", str(labeled_folder), "--json"]) == 0
     assert said(capsys)["n_picks"] > 0
     checkpoint = str(model / "checkpoints" / "epoch-001")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stale_autopick_doubtful.star").touch()
-    assert (
-        launch(["unpicker", "unpick", checkpoint, "--folder", str(labelled_folder), "-o", str(tmp_path / "out")]) == 0
-    )
+    assert launch(["unpicker", "unpick", checkpoint, "--folder", str(labeled_folder), "-o", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert "1 *_autopick_doubtful.star in " in captured.err
     lines = captured.out.splitlines()
     assert len(lines) == len(rings.micrographs)
     assert all(": kept " in line and line.endswith(" %)") for line in lines)
     assert len(list((tmp_path / "out").glob("*_autopick_unpick.star"))) == len(rings.micrographs)
-    assert launch(["unpicker", "suggest", str(model), "--folder", str(labelled_folder), "-n", "2", "--json"]) == 0
+    assert launch(["unpicker", "suggest", str(model), "--folder", str(labeled_folder), "-n", "2", "--json"]) == 0
     assert len(said(capsys)) <= 2
 
 
-def test_the_older_programs_command_line_is_understood(labelled_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(labelled_folder)
+def test_the_older_programs_command_line_is_understood(labeled_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(labeled_folder)
     assert launch(["unpicker", "label", ".", "-o", "."]) == 0
     command = "--train_root _autopick_train.star --train_output unpickModel.out --boxsize 30 --sigma_contrast 5"
     assert launch(["unpicker", "train", *command.split(), "--num_cores", "2", "--num_epochs", "1", "--json"]) == 0
@@ -84,8 +82,8 @@ def test_the_older_programs_command_line_is_understood(labelled_folder, tmp_path
     assert "--boxsize, --sigma-contrast: not used" in capsys.readouterr().err
 
 
-def test_preprocessing_that_is_given_again_must_be_that_of_the_training(labelled_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(labelled_folder)
+def test_preprocessing_that_is_given_again_must_be_that_of_the_training(labeled_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(labeled_folder)
     assert launch(["unpicker", "label", ".", "-o", "."]) == 0
     command = (
         "--train_root _autopick_train.star --train_output classic.out --boxsize 30 --sigma_contrast 4.5 --lowpass 20"
@@ -179,10 +177,10 @@ def test_arguments_that_do_not_go_together_are_wrong_use(arguments, trained, mon
     ],
     ids=lambda arguments: " ".join(arguments),
 )
-def test_numbers_out_of_their_range_are_wrong_use(arguments, labelled_folder, trained, tmp_path, capsys):
-    rest = ["--train-root", str(labelled_folder), "-o", str(tmp_path / "new")]
+def test_numbers_out_of_their_range_are_wrong_use(arguments, labeled_folder, trained, tmp_path, capsys):
+    rest = ["--train-root", str(labeled_folder), "-o", str(tmp_path / "new")]
     if arguments[0] != "train":
-        rest = [str(trained.folder), "--folder", str(labelled_folder)]
+        rest = [str(trained.folder), "--folder", str(labeled_folder)]
     try:
         code = launch(["unpicker", *arguments, *rest])
     except SystemExit as ended:  # as cyclopts ends
@@ -194,23 +192,23 @@ def test_numbers_out_of_their_range_are_wrong_use(arguments, labelled_folder, tr
     assert not (tmp_path / "new").exists()
 
 
-def test_a_precision_that_was_not_reached_is_told(labelled_folder, tmp_path, capsys, monkeypatch):
+def test_a_precision_that_was_not_reached_is_told(labeled_folder, tmp_path, capsys, monkeypatch):
     from cryoflow.unpicker import operating_point
 
     monkeypatch.setattr(operating_point, "choose_threshold", lambda *_, **__: Threshold(0.9, 0.8, 0.7, reached=False))
-    assert launch(["unpicker", "label", str(labelled_folder), "-o", str(labelled_folder)]) == 0
-    command = ["unpicker", "train", "--train-root", str(labelled_folder), "--diameter", "160", "--epochs", "1"]
+    assert launch(["unpicker", "label", str(labeled_folder), "-o", str(labeled_folder)]) == 0
+    command = ["unpicker", "train", "--train-root", str(labeled_folder), "--diameter", "160", "--epochs", "1"]
     assert launch([*command, "-o", str(tmp_path / "my model"), "--precision", "0.999"]) == 0
     error = capsys.readouterr().err
     assert "no threshold gives a precision of at least 0.999; this one gives precision 0.800 and recall 0.700" in error
     assert f"evaluate '{tmp_path}/my model'" in error
 
 
-def test_a_model_that_flips_phases_asks_for_the_ctf_once(labelled_folder, trained, tmp_path, capsys):
+def test_a_model_that_flips_phases_asks_for_the_ctf_once(labeled_folder, trained, tmp_path, capsys):
     flips = replace(trained, preprocessing=replace(trained.preprocessing, phase_flip=True))
     flips.save(tmp_path / "flips")
     for command in (["unpick", "-o", str(tmp_path / "out")], ["suggest"]):
-        assert launch(["unpicker", *command, "--folder", str(labelled_folder), "--model", str(tmp_path / "flips")]) == 1
+        assert launch(["unpicker", *command, "--folder", str(labeled_folder), "--model", str(tmp_path / "flips")]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert "none of 8 micrographs has CTF values" in error

@@ -107,7 +107,7 @@ def test_temperature_makes_boastful_logits_honest():
     assert fit_temperature(logits[labels == 1], labels[labels == 1]).temperature == 1.0
 
 
-def test_temperature_heeds_the_right_picks_that_hide_among_the_unlabelled():
+def test_temperature_heeds_the_right_picks_that_hide_among_the_unlabeled():
     rng = np.random.default_rng(2)
     logits = rng.normal(0, 2, 100_000)
     right = rng.random(len(logits)) < 1 / (1 + np.exp(-logits))

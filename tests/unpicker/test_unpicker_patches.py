@@ -9,7 +9,7 @@ from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.preparation.patches import load_patches
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker.bundle import preprocessing_from_json
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing

@@ -137,7 +137,7 @@ def test_an_update_goes_part_of_the_way_and_trains_as_if_it_went_all_of_it(rings
     assert first["val_loss"] == second["val_loss"]
 
 
-def test_unlabelled_picks_are_learnt_from_without_being_called_wrong(rings, tmp_path):
+def test_unlabeled_picks_are_learned_from_without_being_called_wrong(rings, tmp_path):
     rng = np.random.default_rng(0)
 
     def hide(m):
@@ -377,7 +377,7 @@ def test_the_loss_is_the_non_negative_risk(prior):
     assert float(loss) == pytest.approx(reference_risk(labels, logits, prior), rel=1e-5)
 
 
-def test_without_unlabelled_picks_the_loss_is_the_cross_entropy_with_smoothing():
+def test_without_unlabeled_picks_the_loss_is_the_cross_entropy_with_smoothing():
     import keras
 
     rng = np.random.default_rng(0)

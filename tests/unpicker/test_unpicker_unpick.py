@@ -125,7 +125,7 @@ def test_picks_of_a_missing_micrograph_are_counted_as_not_judged(rings, trained)
     assert set(kept.picks["micrograph"]) <= set(range(2, len(table)))
 
 
-def test_training_sets_come_from_labelled_entries(rings):
+def test_training_sets_come_from_labeled_entries(rings):
     labeled = LabeledSet.from_picks(as_pickset(rings))
     assert [m.name for m in labeled.micrographs] == [m.name for m in rings.micrographs]
     for ours, theirs in zip(labeled.micrographs, rings.micrographs, strict=True):
@@ -218,9 +218,9 @@ def test_results_come_in_order_whatever_the_number_of_threads(rings, trained):
     assert one == many == [m.name for m in rings.micrographs]
 
 
-def test_evaluation_refuses_micrographs_that_were_learnt_from_even_under_another_name(rings, trained, tmp_path):
-    learnt = {r.name for r in trained.manifest if r.part == "train"}
-    mine = [m for m in rings.micrographs if m.name in learnt]
+def test_evaluation_refuses_micrographs_that_were_learned_from_even_under_another_name(rings, trained, tmp_path):
+    learned = {r.name for r in trained.manifest if r.part == "train"}
+    mine = [m for m in rings.micrographs if m.name in learned]
     with pytest.raises(BadInput, match="were used in its training"):
         evaluate(trained, LabeledSet(tuple(mine)))
     copies = []

@@ -1,4 +1,4 @@
-"""Small micrographs with rings (right) and discs (wrong), easy enough to be learnt in a few steps."""
+"""Small micrographs with rings (right) and discs (wrong), easy enough to be learned in a few steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker.labeled import LabeledSet
 from cryoflow.unpicker.train_options import TrainOptions

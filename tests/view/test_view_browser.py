@@ -155,14 +155,14 @@ def test_a_click_on_a_patch_goes_to_its_micrograph_with_the_pick_in_the_middle(
     assert shown(page, "where") == name.rpartition("/")[2]
     assert f"score {scores[row]:.3f}" in shown(page, "tip")
     page.wait_for(f"document.getElementById('stage').dataset.pictured === '{picks.picks['micrograph'].iloc[row]}'")
-    grey = """(() => {
+    gray = """(() => {
       const c = document.getElementById('picture'), width = c.getBoundingClientRect().width;
       const [x, y, r] = [c.width / 2, c.height / 2, 10 * c.width / width];
       const mean = d => { let s = 0; for (let i = 0; i < d.length; i += 4) s += d[i]; return 4 * s / d.length };
       const at = (x, y, w, h) => mean(c.getContext('2d').getImageData(x, y, w, h).data);
       return [at(x - r, y - r, 2 * r, 2 * r), at(0, 0, c.width, c.height)];
     })()"""
-    middle, whole = page.js(grey)
+    middle, whole = page.js(gray)
     assert middle < 0.6 * whole  # a particle is dark
 
 

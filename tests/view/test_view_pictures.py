@@ -27,7 +27,7 @@ def _disks(shape_yx: tuple[int, int], centers: list[tuple[int, int]], radius: fl
     return image.astype(np.float32)
 
 
-def _grey(content: bytes) -> np.ndarray:
+def _gray(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content))).astype(float)
 
 
@@ -39,8 +39,8 @@ def test_a_particle_lies_at_its_position_in_every_tile(tmp_path: Path, level: in
     pyramid = read_pyramid(tmp_path / "a.mrc")
     block = 1 << level
     row, column = int(center[1] / block) // TILE_PX, int(center[0] / block) // TILE_PX
-    grey = _grey(tile(pyramid, level, row, column, lowpass_A, 2.0))
-    objects, _ = ndimage.label(ndimage.median_filter(grey, 5) < 60)
+    gray = _gray(tile(pyramid, level, row, column, lowpass_A, 2.0))
+    objects, _ = ndimage.label(ndimage.median_filter(gray, 5) < 60)
     dark = np.argwhere(objects == np.argmax(np.bincount(objects.ravel())[1:]) + 1)
     y, x = (dark.mean(axis=0) + np.array([row, column]) * TILE_PX + 0.5) * block - 0.5
     assert abs(x - center[0]) < 0.6
@@ -51,7 +51,7 @@ def test_neighboring_tiles_of_a_low_passed_micrograph_have_no_seam(tmp_path: Pat
     image = np.cumsum(np.ones((600, 1100), np.float32), axis=1)
     write_mrc(tmp_path / "a.mrc", image, 1.0)
     pyramid = read_pyramid(tmp_path / "a.mrc")
-    left, right = (_grey(tile(pyramid, 0, 0, column, 40.0, 1.0)) for column in (0, 1))
+    left, right = (_gray(tile(pyramid, 0, 0, column, 40.0, 1.0)) for column in (0, 1))
     assert abs(left[100, -1] - right[100, 0]) <= 2
 
 
@@ -61,17 +61,17 @@ def test_pixels_that_are_no_numbers_leave_the_rest_to_be_seen(tmp_path: Path) ->
     image[:20] = np.nan
     image[50, 50] = np.inf
     put_pixels(tmp_path / "a.mrc", image)
-    grey = _grey(tile(read_pyramid(tmp_path / "a.mrc"), 0, 0, 0, 0.0, 1.0))
-    assert grey[150, 200] < 60 < grey[250, 50]
+    gray = _gray(tile(read_pyramid(tmp_path / "a.mrc"), 0, 0, 0, 0.0, 1.0))
+    assert gray[150, 200] < 60 < gray[250, 50]
 
 
 def test_a_patch_has_its_pick_in_the_middle_also_at_the_edge_of_the_micrograph(tmp_path: Path) -> None:
     for center in ((300, 150), (5, 150), (395, 295)):
         write_mrc(tmp_path / "a.mrc", _disks((300, 400), [center], 12), 1.0)
-        grey = patch(open_micrograph(tmp_path / "a.mrc"), center, 40, 0.0, 1.0).astype(float)
-        assert grey.shape == (PATCH_PX, PATCH_PX)
-        middle = grey[PATCH_PX // 2 - 4 : PATCH_PX // 2 + 4, PATCH_PX // 2 - 4 : PATCH_PX // 2 + 4]
-        assert middle.mean() < grey.mean() - 40
+        gray = patch(open_micrograph(tmp_path / "a.mrc"), center, 40, 0.0, 1.0).astype(float)
+        assert gray.shape == (PATCH_PX, PATCH_PX)
+        middle = gray[PATCH_PX // 2 - 4 : PATCH_PX // 2 + 4, PATCH_PX // 2 - 4 : PATCH_PX // 2 + 4]
+        assert middle.mean() < gray.mean() - 40
 
 
 def test_a_file_that_shrinks_under_the_server_is_an_error(tmp_path: Path) -> None:

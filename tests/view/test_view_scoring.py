@@ -12,7 +12,7 @@ import pytest
 from view_fixtures import SCORED, UNPICKED, make_database
 
 from cryoflow.errors import BadInput
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.unpicker.scoring import ScoredMicrograph
 from cryoflow.view import background_scoring
 from cryoflow.view.opened_entries import Library, Opened

@@ -35,7 +35,7 @@ def _sniff(head: Head) -> bool:
 
 
 FORMAT = PickFormat(
-    name="text of centres",
+    name="text of centers",
     programs=("RELION (.coord, .txt)", "crYOLO (EMAN_HELIX_SEGMENTED)", "scripts"),
     suffixes=(".txt", ".coord", ".coords"),
     recognized_by="lines of 2 or 3 numbers",

@@ -78,10 +78,10 @@ def plot_curve(curve: pd.DataFrame, title: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     names = {"loss": "Loss", "auprc": "Area under precision-recall curve"}
     for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        for split, colour, marker in (("train", "#4c72b0", "o"), ("validation", "#dd8452", "s")):
+        for split, color, marker in (("train", "#4c72b0", "o"), ("validation", "#dd8452", "s")):
             part = curve[(curve["metric"] == metric) & (curve["split"] == split)].sort_values("epoch")
             if len(part):
-                axes.plot(part["epoch"], part["value"], color=colour, marker=marker, markersize=3, label=split)
+                axes.plot(part["epoch"], part["value"], color=color, marker=marker, markersize=3, label=split)
         axes.set_xlabel("Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(names[metric])

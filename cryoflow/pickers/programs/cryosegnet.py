@@ -56,8 +56,8 @@ class CryoSegNet(Picker):
         """Write tables as in CryoPPP's `ground_truth`, and the masks that `finetune.py` reads."""
         import numpy as np
 
+        from cryoflow.pickers.training_sets.each_micrograph import each_micrograph
         from cryoflow.pickers.training_sets.links import link_micrographs
-        from cryoflow.pickers.training_sets.side_by_side import each_micrograph
 
         table = some.micrographs
         with_masks = settings["masks"] == "yes"

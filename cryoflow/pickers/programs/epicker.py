@@ -57,7 +57,7 @@ class EPicker(Picker):
         settings.derive("batch_size", 4, "EPicker's default")
         settings.derive("learning_rate", 1e-4, "EPicker's default")
         settings.derive("epochs", 140, "EPicker's default")
-        settings.derive("sparse", False, "labels are taken to be complete; yes where many particles are not labelled")
+        settings.derive("sparse", False, "labels are taken to be complete; yes where many particles are not labeled")
         _refuse_blanks(settings.derive_path("load_model", "train from nothing; name a .pth model to refine it"))
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:

@@ -40,11 +40,11 @@ def preflight(target: Picker, folder: Path) -> None:
             log.warning("%s: %s", folder, change)
     if found := problems_of(target, folder):
         raise BadInput(
-            folder, f"cannot be used as it is: {said(found)}.", "Export it again: what is damaged is written anew."
+            folder, f"cannot be used as it is: {first_of(found)}.", "Export it again: what is damaged is written anew."
         )
 
 
-def said(problems: list[str]) -> str:
+def first_of(problems: list[str]) -> str:
     """Return the first of some problems, and how many there are."""
     more = f" ({len(problems)} such problems)" if len(problems) > 1 else ""
     return problems[0].rstrip(".") + more

@@ -16,7 +16,7 @@ import pandas as pd
 from cryoflow.errors import BadInput
 from cryoflow.execution.executor import Executor, OnLine, run_steps, write_script
 from cryoflow.micrographs.header import micrograph_status
-from cryoflow.models.named import is_version
+from cryoflow.models.find_model import is_version
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.comparing.curves import plot_curve
 from cryoflow.pickers.importing.import_picks import import_picks

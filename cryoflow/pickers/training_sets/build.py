@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput, MissingMetadata
-from cryoflow.micrographs.copies import leaders
+from cryoflow.micrographs.duplicate_files import leaders
 from cryoflow.pickers.training_sets.headers import fill_from_headers, read_headers_of
 from cryoflow.pickers.training_sets.names import plain_stem
 from cryoflow.pickers.training_sets.negatives import has_no_positive, is_positive, none, not_positive_picks
@@ -101,7 +101,7 @@ def build_training_set(
         if inside.all()
         else [*shared_notes, f"{int((~inside).sum())} picks outside their micrographs were left out."]
     )
-    needed = link and not for_picking  # RELION and CryoSPARC get centres
+    needed = link and not for_picking  # RELION and CryoSPARC get centers
     micrographs, box_notes = _with_boxes(micrographs, picksets, diameter_A, box_px, needed=needed)
     micrographs["stem"] = [f"{i:06d}__{plain_stem(str(name))}" for i, name in enumerate(micrographs["name"])]
     if for_picking:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
-from cryoflow.pickers.running.preflight import problems_of, said
+from cryoflow.pickers.running.preflight import first_of, problems_of
 from cryoflow.pickers.training_sets import contents, manifest
 from cryoflow.pickers.training_sets.derived_settings import Setting
 from cryoflow.pickers.training_sets.training_set import TrainingSet
@@ -81,7 +81,7 @@ def _found_or_refused(target: Picker, output: Path, made_with: str, *, overwrite
         if not overwrite:
             raise BadInput(
                 output,
-                f"holds this very export, and other files that spoil it: {said(found)}.",
+                f"holds this very export, and other files that spoil it: {first_of(found)}.",
                 "Remove them, or add --overwrite to write it anew; that removes trained models in it, too.",
             )
         return None

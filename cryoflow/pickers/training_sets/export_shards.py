@@ -23,8 +23,8 @@ from cryoflow import shards
 from cryoflow.errors import BadInput, NotWritten
 from cryoflow.pickers.base import Picker
 from cryoflow.pickers.registry import picker
+from cryoflow.pickers.training_sets.each_micrograph import several
 from cryoflow.pickers.training_sets.manifest import refuse_paths
-from cryoflow.pickers.training_sets.side_by_side import several
 from cryoflow.pickers.training_sets.training_set import OF_SHARDS, TrainingSet
 from cryoflow.shards import Shard
 from cryoflow.storage import inputs

@@ -18,7 +18,7 @@ from cryoflow.micrographs.header import MicrographHeader
 from cryoflow.pickers.base import Needs
 from cryoflow.pickers.training_sets.contents import REPLACED
 from cryoflow.pickers.training_sets.derived_settings import DerivedSettings
-from cryoflow.pickers.training_sets.side_by_side import each_micrograph
+from cryoflow.pickers.training_sets.each_micrograph import each_micrograph
 from cryoflow.pickers.training_sets.training_set import TIFF_SUFFIXES, TrainingSet
 from cryoflow.storage import budgets, inputs
 

@@ -13,7 +13,7 @@ from cryoflow.formats.cs import read_cs_rows
 from cryoflow.micrographs.header import is_pixel_size
 from cryoflow.picks import FloatArray, Kind
 from cryoflow.projects.cryosparc.exposures import OPTICS
-from cryoflow.projects.cryosparc.job_types import NOT_RECENTRED, Role
+from cryoflow.projects.cryosparc.job_types import NOT_RECENTERED, Role
 from cryoflow.projects.cryosparc.join import Joined
 from cryoflow.projects.cryosparc.outputs import DatasetTable, OutputDatasets, ProjectIndex, Record
 
@@ -111,7 +111,7 @@ def make(
 
     alignments = _alignments(source, source_record.kind if source is not output else kind, role, notes)
     if source is not output:
-        notes.append(f"positions are those of {source_record.said.uid}, {source.name}: the job has none itself")
+        notes.append(f"positions are those of {source_record.job_file.uid}, {source.name}: the job has none itself")
         if any(slot.startswith("alignments") and not s.is_passthrough for slot, s in output.slots.items()):
             notes.append("the job's own shifts were not applied: they may be relative to a later extraction")
     if alignments:
@@ -167,8 +167,8 @@ def _alignments(source: OutputDatasets, kind: Kind, role: Role, notes: list[str]
     if not usable:
         return ""
     is_passthrough, name = min(usable, key=lambda found: found[0])
-    if kind in NOT_RECENTRED and not is_passthrough:
-        notes.append(NOT_RECENTRED[kind])
+    if kind in NOT_RECENTERED and not is_passthrough:
+        notes.append(NOT_RECENTERED[kind])
         return ""
     return name
 
@@ -272,30 +272,31 @@ def doubts(index: ProjectIndex, record: Record) -> list[str]:
     notes = []
     for job in _lineage(index, record):
         for axis in "xy":
-            if job.kind is Kind.EXTRACT and job.said.params.get(f"flip_{axis}") is True:
+            if job.kind is Kind.EXTRACT and job.job_file.params.get(f"flip_{axis}") is True:
                 notes.append(
-                    f"{job.said.uid} flipped micrographs in {axis} before it extracted particles: whether positions "
-                    f"went along is not documented, so look at the orientation check (--flip-{axis} sets it right)"
+                    f"{job.job_file.uid} flipped micrographs in {axis} before it extracted particles: whether "
+                    f"positions went along is not documented, so look at the orientation check "
+                    f"(--flip-{axis} sets it right)"
                 )
         if job.kind is Kind.IMPORT:
             notes.append(
-                f"particles were imported in {job.said.uid}: whether their y was turned is not known, so look at the "
-                "orientation check (--flip-y sets it right)"
+                f"particles were imported in {job.job_file.uid}: whether their y was turned is not known, so look at "
+                "the orientation check (--flip-y sets it right)"
             )
     return notes
 
 
 def _lineage(index: ProjectIndex, record: Record) -> list[Record]:
     """Return a job and its ancestors, the nearest first."""
-    found = {record.said.uid: record}
-    to_visit = [uid for uid, _ in record.said.inputs]
+    found = {record.job_file.uid: record}
+    to_visit = [uid for uid, _ in record.job_file.inputs]
     for uid in to_visit:  # grows while it is walked: breadth first
         if uid not in found:
             found[uid] = index.record(uid)
-            to_visit.extend(uid for uid, _ in found[uid].said.inputs)
+            to_visit.extend(uid for uid, _ in found[uid].job_file.inputs)
     return list(found.values())
 
 
 def _number(record: Record, name: str) -> float | None:
-    value = record.said.params.get(name)
+    value = record.job_file.params.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None

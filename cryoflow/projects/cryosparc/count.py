@@ -1,4 +1,4 @@
-"""How many micrographs the outputs of a job have; how many picks, the heads of its datasets have said already."""
+"""How many micrographs the outputs of a job have; how many picks, the heads of its datasets state already."""
 
 from __future__ import annotations
 

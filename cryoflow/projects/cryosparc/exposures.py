@@ -31,7 +31,7 @@ _MAX_OUTPUTS = 30  # of exposures that are asked, nearest first: a chain of cura
 
 
 LARGEST_EDGE_PX = 1 << 20
-"""A micrograph that is said to be larger is one of unknown shape."""
+"""A micrograph whose recorded shape is larger is one of unknown shape."""
 
 
 @dataclass
@@ -95,8 +95,8 @@ def _exposure_outputs(index: ProjectIndex, record: Record) -> Iterator[tuple[Rec
     for output in record.outputs:
         if output.item_type == "exposure":
             yield record, output
-    seen = {record.said.uid}
-    to_visit = [uid for uid, _ in record.said.inputs]
+    seen = {record.job_file.uid}
+    to_visit = [uid for uid, _ in record.job_file.inputs]
     for uid in to_visit:  # grows while it is walked: breadth first
         if uid in seen:
             continue
@@ -105,7 +105,7 @@ def _exposure_outputs(index: ProjectIndex, record: Record) -> Iterator[tuple[Rec
         for output in parent.outputs:
             if output.item_type == "exposure":
                 yield parent, output
-        to_visit.extend(uid for uid, _ in parent.said.inputs)
+        to_visit.extend(uid for uid, _ in parent.job_file.inputs)
 
 
 def _add(found: Exposures, output: OutputDatasets) -> None:

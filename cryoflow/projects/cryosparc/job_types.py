@@ -66,7 +66,7 @@ _BY_WORD = (
 PICKING = frozenset({Kind.AUTO_PICK, Kind.INSPECT})
 """Kinds whose micrographs without picks were searched and found empty. After manual picking they may be unvisited."""
 
-NOT_RECENTRED = {
+NOT_RECENTERED = {
     Kind.LOCAL: "shifts of a local refinement may be those of a part of the particle, so they were not applied",
 }
 """Kinds whose own shifts do not lead to the particle's center, with the reason."""

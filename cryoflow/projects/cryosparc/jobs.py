@@ -1,4 +1,4 @@
-"""CryoSPARC projects and their jobs: recognising them, and whether each job's picks can be used."""
+"""CryoSPARC projects and their jobs: recognizing them, and whether each job's picks can be used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SESSION = re.compile(r"S\d+")
 _UNFINISHED = frozenset({"building", "queued", "launched", "started", "running", "waiting"})
 
 
-def recognise(folder: Path, names: Collection[str]) -> Project | None:
+def recognize(folder: Path, names: Collection[str]) -> Project | None:
     """Return the CryoSPARC project that a folder is.
 
     A project has `project.json` beside `workspaces.json`, `job_manifest.json`, `cs.lock` or job folders, or, where
@@ -51,7 +51,7 @@ def recognise(folder: Path, names: Collection[str]) -> Project | None:
         except BadInput as error:
             notes = (f"project.json {error.reason}",)
     else:
-        notes = ("project.json is missing; the folder was recognised by its jobs",)
+        notes = ("project.json is missing; the folder was recognized by its jobs",)
     uid = found.get("uid")
     real = os.path.realpath(folder)
     return Project(
@@ -128,9 +128,9 @@ def _job(project: Project, index: on_disk.ProjectIndex, name: str) -> Job:
     record = index.record(name)
     found = outputs_of(index, record)
     status, reason = _status(record, found)
-    if record.said.source not in ("job.json", "") and status is JobStatus.USABLE:
+    if record.job_file.source not in ("job.json", "") and status is JobStatus.USABLE:
         lack = f"job.json {record.problem.reason}" if record.problem else "job.json names files that are not there"
-        reason = f"{lack.rstrip('.')}; outputs were taken from {record.said.source}"
+        reason = f"{lack.rstrip('.')}; outputs were taken from {record.job_file.source}"
     problems = [problem for output in record.particles for problem in output.problems]
     if problems and status is JobStatus.USABLE:
         reason = "; ".join(filter(None, (reason, f"a part of it is damaged: {problems[0]}")))
@@ -143,21 +143,21 @@ def _job(project: Project, index: on_disk.ProjectIndex, name: str) -> Job:
         job=name,
         folder=record.folder,
         kind=record.kind,
-        job_type=record.said.job_type,
+        job_type=record.job_file.job_type,
         status=status,
         reason=reason,
-        title=record.said.title,
+        title=record.job_file.title,
         outputs=tuple(sorted(kept, key=lambda output: (output.suffix != "", _natural(output.suffix)))),
         detail={
-            "program_version": record.said.version or project.program_version,
+            "program_version": record.job_file.version or project.program_version,
             "is_helical": record.kind is Kind.HELIX or any("filament" in o.slots for o in record.particles),
         },
     )
 
 
 def _status(record: on_disk.Record, found: list[tuple[Output, on_disk.OutputDatasets, Role]]) -> tuple[JobStatus, str]:
-    said = record.said
-    if said.is_deleted:
+    job_file = record.job_file
+    if job_file.is_deleted:
         return JobStatus.CLEARED, "it was deleted in CryoSPARC"
     if not record.folder.is_dir() and not found:
         return JobStatus.CLEARED, "its folder is gone"
@@ -172,16 +172,16 @@ def _status(record: on_disk.Record, found: list[tuple[Output, on_disk.OutputData
             return JobStatus.UNREADABLE, str(record.problem)
         return JobStatus.NOT_OF_INTEREST, "it has no job.json and no dataset of particles"
     if record.kind is Kind.OTHER and not record.particles and record.problem is None:
-        return JobStatus.NOT_OF_INTEREST, f"{said.job_type or 'its type'} makes no picks"
-    if said.status in _UNFINISHED:
-        if said.source == "job.json" and (newer := _newer_group_file(record.folder)):
+        return JobStatus.NOT_OF_INTEREST, f"{job_file.job_type or 'its type'} makes no picks"
+    if job_file.status in _UNFINISHED:
+        if job_file.source == "job.json" and (newer := _newer_group_file(record.folder)):
             return JobStatus.STALE, (
-                f"job.json says {said.status}, but {newer} was written after it: it may have finished since; "
+                f"job.json says {job_file.status}, but {newer} was written after it: it may have finished since; "
                 "read it with --include-unfinished, or open it in CryoSPARC once so that job.json is written anew"
             )
-        return JobStatus.UNFINISHED, f"CryoSPARC says {said.status}"
-    if said.status in ("failed", "killed"):
-        how = "failed" if said.status == "failed" else "was killed"
+        return JobStatus.UNFINISHED, f"CryoSPARC says {job_file.status}"
+    if job_file.status in ("failed", "killed"):
+        how = "failed" if job_file.status == "failed" else "was killed"
         return JobStatus.FAILED, f"it {how}"
     if found:
         if all(output.n_picks == 0 for output, _, _ in found):

@@ -167,16 +167,16 @@ def tabulate(
 
 def _agree_on_shapes(names: list[str], shapes: FloatArray, codes: npt.NDArray[np.integer] | None) -> list[str]:
     """Give all distinct rows of one micrograph the shape that most particles tell; changes `shapes`, returns notes."""
-    told: dict[str, dict[tuple[float, float], list[int]]] = {}
+    shapes_of: dict[str, dict[tuple[float, float], list[int]]] = {}
     for i, name in enumerate(names):
         if name and not np.isnan(shapes[i, 0]):
-            told.setdefault(name, {}).setdefault((float(shapes[i, 0]), float(shapes[i, 1])), []).append(i)
-    disagreeing = [rows_of for rows_of in told.values() if len(rows_of) > 1]
+            shapes_of.setdefault(name, {}).setdefault((float(shapes[i, 0]), float(shapes[i, 1])), []).append(i)
+    disagreeing = [rows_of for rows_of in shapes_of.values() if len(rows_of) > 1]
     if not disagreeing:
         return []
     n_rows = np.ones(len(names), np.intp) if codes is None else np.bincount(codes, minlength=len(names))
     n_anywhere: Counter[tuple[float, float]] = Counter()
-    for rows_of in told.values():
+    for rows_of in shapes_of.values():
         for shape, rows in rows_of.items():
             n_anywhere[shape] += int(n_rows[rows].sum())
     n_changed = 0
@@ -232,12 +232,12 @@ def _adopt_file_shapes(
         else:
             status[row] = "unreadable"
             n_other += 1
-    told = (
+    counted_notes = (
         (n_binned, "micrographs are binned copies of those that were picked on; picks and pixel sizes were scaled"),
         (n_swapped, "micrographs have rows and columns swapped against what the picks say; the file was believed"),
         (n_other, "micrographs have a shape that does not fit the picks"),
     )
-    return [f"{number} {text}" for number, text in told if number]
+    return [f"{number} {text}" for number, text in counted_notes if number]
 
 
 def _is_same_image(name: str, shape_yx: FloatArray, uid: int, exposures: Exposures) -> bool:

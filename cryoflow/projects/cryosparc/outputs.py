@@ -95,9 +95,9 @@ class OutputDatasets:
 
 @dataclass(frozen=True)
 class Record:
-    """A job of a project: what is said of it, and its outputs as they are on disk."""
+    """A job of a project: what its files state, and its outputs as they are on disk."""
 
-    said: JobFile
+    job_file: JobFile
     folder: Path
     outputs: tuple[OutputDatasets, ...] = ()
     problem: BadInput | None = None
@@ -106,7 +106,7 @@ class Record:
     @property
     def kind(self) -> Kind:
         """Return what the job did."""
-        return kind_of(self.said.job_type)
+        return kind_of(self.job_file.job_type)
 
     @property
     def particles(self) -> list[OutputDatasets]:
@@ -161,24 +161,24 @@ class ProjectIndex:
             return Record(JobFile(job), folder)
         problem = None
         try:
-            said = read_job_json(folder, self.project)
+            job_file = read_job_json(folder, self.project)
         except BadInput as error:
-            said, problem = JobFile(job, source=""), error
-        outputs = resolved(said.groups)
-        if not _needs_help(said, outputs, problem):
-            return Record(said, folder, outputs)
+            job_file, problem = JobFile(job, source=""), error
+        outputs = resolved(job_file.groups)
+        if not _needs_help(job_file, outputs, problem):
+            return Record(job_file, folder, outputs)
         for other in (from_csg(folder, job), from_names(folder, job), self._exported(job)):
             if other is None:
                 continue
             helped = _merged(outputs, resolved(other.groups), may_add=not outputs)
             if any(output.slots for output in helped if output.item_type == "particle") and helped != outputs:
                 if problem is not None:
-                    said = other
+                    job_file = other
                 source = (
                     other.source if problem is not None or not _any_files(outputs) else f"job.json and {other.source}"
                 )
-                return Record(replace(said, source=source), folder, helped, problem)
-        return Record(said, folder, outputs, problem)
+                return Record(replace(job_file, source=source), folder, helped, problem)
+        return Record(job_file, folder, outputs, problem)
 
     def _exported(self, job: str) -> JobFile | None:
         groups = self.exports.get(job)
@@ -186,7 +186,7 @@ class ProjectIndex:
 
     def ancestors(self, record: Record) -> Iterator[tuple[Record, OutputDatasets]]:
         """Yield outputs that a job was made from, the nearest first; all outputs of a job whose output is not named."""
-        to_visit = list(record.said.inputs)
+        to_visit = list(record.job_file.inputs)
         seen: set[tuple[str, str]] = set()
         for uid, group in to_visit:  # grows while it is walked: breadth first
             if (uid, group) in seen or not JOB_NAME.fullmatch(uid):
@@ -196,7 +196,7 @@ class ProjectIndex:
             for output in parent.outputs:
                 if group in ("", output.name):
                     yield parent, output
-            to_visit.extend(parent.said.inputs)
+            to_visit.extend(parent.job_file.inputs)
 
     def with_location(self, record: Record, output: OutputDatasets) -> Iterator[tuple[Record, OutputDatasets]]:
         """Yield outputs that may say where the particles of an output are: itself, then its ancestors."""
@@ -206,14 +206,14 @@ class ProjectIndex:
                 yield other, candidate
 
 
-def _needs_help(said: JobFile, outputs: tuple[OutputDatasets, ...], problem: BadInput | None) -> bool:
+def _needs_help(job_file: JobFile, outputs: tuple[OutputDatasets, ...], problem: BadInput | None) -> bool:
     """Return whether other files than `job.json` have to be asked for the outputs."""
     if problem is not None:
         return True
     particles = [output for output in outputs if output.item_type == "particle"]
     if any(output.lost for output in particles):
         return True
-    return kind_of(said.job_type) is not Kind.OTHER and not _any_files(tuple(particles))
+    return kind_of(job_file.job_type) is not Kind.OTHER and not _any_files(tuple(particles))
 
 
 def _any_files(outputs: tuple[OutputDatasets, ...]) -> bool:
@@ -221,10 +221,10 @@ def _any_files(outputs: tuple[OutputDatasets, ...]) -> bool:
 
 
 def _merged(
-    said: tuple[OutputDatasets, ...], found: tuple[OutputDatasets, ...], *, may_add: bool
+    listed: tuple[OutputDatasets, ...], found: tuple[OutputDatasets, ...], *, may_add: bool
 ) -> tuple[OutputDatasets, ...]:
     """Return what `job.json` says, with slots whose files are gone taken from elsewhere; no outputs unknown to it."""
-    by_name = {output.name: output for output in said}
+    by_name = {output.name: output for output in listed}
     for output in found:
         known = by_name.get(output.name)
         if known is None:

@@ -30,7 +30,7 @@ from cryoflow.projects.cryosparc.join import Joined, join
 from cryoflow.projects.cryosparc.micrographs import CryosparcMicrographs, tabulate
 from cryoflow.projects.cryosparc.rows import attributes, kept_rows, positions
 from cryoflow.projects.duplicates import distance_px, fold_duplicates
-from cryoflow.projects.extracted import choose, sample
+from cryoflow.projects.extracted_sample import choose, sample
 from cryoflow.projects.found import Job, with_errors
 from cryoflow.projects.same_file import merge_names
 from cryoflow.storage.fingerprints import source_file
@@ -157,8 +157,8 @@ def _pickset(
     extracted = _extracted(context, output, planned, joined, micrographs, rows, box_A)
     picks = positions(joined, planned, micrographs, rows, box_A, notes)
     picks |= attributes(joined, planned, role, rows)
-    table, extracted, said = merge_names(picks, micrographs.table, extracted)
-    notes += said
+    table, extracted, new_notes = merge_names(picks, micrographs.table, extracted)
+    notes += new_notes
     diameter_A, diameter_notes = plan.diameter_A(context.index, context.record)
     notes += diameter_notes
     pixel_sizes_A = np.unique(table["pixel_size_A"].dropna().round(4))
@@ -168,7 +168,7 @@ def _pickset(
     counts["duplicate"] = counts.get("duplicate", 0) + n_close
     notes += apply(picks, table, context.flip, job.folder)
     if is_helical:
-        notes.append("helical: picks lie along filaments, and neighbours overlap")
+        notes.append("helical: picks lie along filaments, and neighbors overlap")
     if job.reason:
         notes.append(job.reason)
     if context.program == "cryosparc" and job.kind is Kind.OTHER:

@@ -3,6 +3,6 @@
 from cryoflow.projects.relion.count import counted
 from cryoflow.projects.relion.jobs import find_jobs
 from cryoflow.projects.relion.read import read_job
-from cryoflow.projects.relion.recognise import is_own_folder, recognise
+from cryoflow.projects.relion.recognize import is_own_folder, recognize
 
-__all__ = ["counted", "find_jobs", "is_own_folder", "read_job", "recognise"]
+__all__ = ["counted", "find_jobs", "is_own_folder", "read_job", "recognize"]

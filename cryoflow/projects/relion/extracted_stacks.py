@@ -13,7 +13,7 @@ from cryoflow.formats.star import read_table
 from cryoflow.micrographs.header import read_header
 from cryoflow.picks import ExtractedSample, FloatArray
 from cryoflow.projects.axis_convention import AxisConvention
-from cryoflow.projects.extracted import choose, sample
+from cryoflow.projects.extracted_sample import choose, sample
 from cryoflow.projects.relion.particles import Particles
 
 

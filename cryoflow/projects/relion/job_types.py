@@ -37,7 +37,7 @@ JOB_TYPES: dict[str, JobType] = {
     "relion.polish": JobType("Polish", Kind.CURATE, files=("shiny.star",)),
     "relion.movierefine": JobType("MovieRefine", Kind.OTHER, "refines particles of movies, adds none"),
     "relion.ctfrefine": JobType("CtfRefine", Kind.CURATE, files=("particles_ctf_refine.star",)),
-    "relion.multibody": JobType("MultiBody", Kind.OTHER, "centres on bodies, not on particles"),
+    "relion.multibody": JobType("MultiBody", Kind.OTHER, "centers on bodies, not on particles"),
     "relion.subtract": JobType("Subtract", Kind.CURATE, files=("particles_subtracted.star", "subtracted.star")),
     "relion.joinstar": JobType("JoinStar", Kind.CURATE, files=("join_particles.star",)),
     "relion.maskcreate": JobType("MaskCreate", Kind.OTHER, "makes a mask"),

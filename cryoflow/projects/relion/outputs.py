@@ -144,7 +144,7 @@ def _picking(pipeline: Pipeline, process: Process, kind: Kind, names: Collection
         "startend" in pipeline.node_kinds.get(n, "").lower() for n in made
     ):
         return FoundTables(
-            useless="picks are start and end points of helices, not centres of particles", is_certain=True
+            useless="picks are start and end points of helices, not centers of particles", is_certain=True
         )
     if is_yes(options.get("do_topaz_train", "")):
         return FoundTables(useless="trains Topaz, has no picks", is_certain=True)
@@ -227,7 +227,7 @@ def _curated(pipeline: Pipeline, process: Process, names: Collection[str]) -> Fo
     if is_yes(options.get("do_param_optim", "")):
         return FoundTables(useless="trains parameters of polishing, has no picks", is_certain=True)
     if is_yes(options.get("do_center_mask", "")) or is_yes(options.get("do_center_xyz", "")):
-        return FoundTables(useless="particles were recentred on a part of them", is_certain=True)
+        return FoundTables(useless="particles were recentered on a part of them", is_certain=True)
     if files == ("join_particles.star",) and any(n.startswith("join_") for n in names) and files[0] not in names:
         return FoundTables(useless="joins tables of micrographs or movies", is_certain=True)
     return _expected(folder, files[0], [name for name in files if name in names][:1])

@@ -169,16 +169,16 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
     micrographs, notes = tabulated.table, tabulated.notes
     row_of = {name: row for row, name in enumerate(micrographs["name"])}
     rows = np.array([row_of[name] for name in particles.names], np.int32)
-    scale, said = _scaled(context, particles, tabulated, rows)
-    notes += said
+    scale, new_notes = _scaled(context, particles, tabulated, rows)
+    notes += new_notes
     extracted = None
     if not is_list:
         project = context.job.project
         extracted = extracted_sample(project, path, particles, micrographs, scale, context.flip)
     pixel_size_A = micrographs["pixel_size_A"].to_numpy(np.float64)
     subtract_origins(particles, pixel_size_A[rows])
-    diameter, said = diameter_A(context.pipeline, context.process) if context.process else (None, [])
-    notes += said
+    diameter, new_notes = diameter_A(context.pipeline, context.process) if context.process else (None, [])
+    notes += new_notes
     box_px = _box_px(context, particles, pixel_size_A[rows], scale[rows])
     closest_px = distance_px(diameter, pixel_size_A[rows], box_px, is_helical=particles.is_helical)
     if len(rows):
@@ -190,7 +190,7 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
         counts["duplicate"] = n
     notes += apply(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
-        notes.append("segments of helices: neighbours overlap on purpose")
+        notes.append("segments of helices: neighbors overlap on purpose")
     return PickSet.build(
         _provenance(context, output, sources),
         micrographs,

@@ -900,14 +900,14 @@ async function saveNow(event) {
       if (start) start.disabled = false;
     }
   } catch (error) {
-    let said = error instanceof Error ? error.message : String(error);
+    let message = error instanceof Error ? error.message : String(error);
     if (error instanceof Refused && error.status === 409) {
       const changes = /** @type {Changes} */ (error.content.conflict);
       takeIn(changes);
       void loadList();
-      said = `${changes.by_others.join(", ") || "Somebody"} has changed this review meanwhile. The page now shows it all: look, and save again.`;
+      message = `${changes.by_others.join(", ") || "Somebody"} has changed this review meanwhile. The page now shows it all: look, and save again.`;
     }
-    element("save-problem", HTMLElement).textContent = said;
+    element("save-problem", HTMLElement).textContent = message;
   } finally {
     now.disabled = false;
   }

@@ -59,6 +59,6 @@ async function content(response) {
     if (response.ok) throw new Refused("The answer is damaged.", response.status, null);
   }
   if (response.ok) return found;
-  const said = found && typeof found.detail === "string" ? found.detail : text.slice(0, 300) || response.statusText;
-  throw new Refused(said, response.status, found);
+  const detail = found && typeof found.detail === "string" ? found.detail : text.slice(0, 300) || response.statusText;
+  throw new Refused(detail, response.status, found);
 }

@@ -69,8 +69,8 @@ class Warp(Picker):
         import numpy as np
 
         from cryoflow.pickers.programs.warp.slices import boxnet_slices, write_tiff
+        from cryoflow.pickers.training_sets.each_micrograph import each_micrograph
         from cryoflow.pickers.training_sets.links import read_any
-        from cryoflow.pickers.training_sets.side_by_side import each_micrograph
 
         pixel_A, dark = float(settings["pixel_size"]), settings["dark_particles"] == "yes"
         for name in sorted(set(some.micrographs["split"])):
@@ -85,7 +85,7 @@ class Warp(Picker):
             if not float(image.max()) > float(image.min()):
                 raise BadInput(
                     paths[i],
-                    "has one grey value only, at which BoxNet's training would stop.",
+                    "has one gray value only, at which BoxNet's training would stop.",
                     "Where no picks are on it, --no-negatives leaves it out.",
                 )
             slices = boxnet_slices(

@@ -54,7 +54,7 @@ def boxnet_slices(
     small = resample_to_shape(image, (shape[0], shape[1]), workers=1)
     deviation = float(small.std())
     if deviation == 0:
-        raise BadInput("pixel_size", f"is {to_pixel_size_A:g}: a micrograph becomes one grey value.")
+        raise BadInput("pixel_size", f"is {to_pixel_size_A:g}: a micrograph becomes one gray value.")
     small = (small - small.mean()) / np.float32(deviation if dark else -deviation)
 
     def discs(xy_px: FloatArray, radius_px: float) -> npt.NDArray[np.bool_]:

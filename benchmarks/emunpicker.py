@@ -17,7 +17,7 @@ from PIL import Image
 
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.header import read_header
-from cryoflow.preparation.picked import PickedMicrograph
+from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 
@@ -90,13 +90,13 @@ def _statistics(image: npt.NDArray[np.floating]) -> Statistics:
     return float(image.mean()), float(image.std()), float(image.min()), float(image.max())
 
 
-def _cut(image: npt.NDArray[np.floating], x: int, y: int, edge: int, grey: float) -> npt.NDArray[np.floating]:
-    """A box; what lies beyond the micrograph is grey."""
+def _cut(image: npt.NDArray[np.floating], x: int, y: int, edge: int, gray: float) -> npt.NDArray[np.floating]:
+    """A box; what lies beyond the micrograph is gray."""
     ny, nx = image.shape
     y0, x0 = y - edge // 2, x - edge // 2
     if y0 >= 0 and x0 >= 0 and y0 + edge < ny and x0 + edge < nx:
         return image[y0 : y0 + edge, x0 : x0 + edge].copy()
-    box = np.full((edge, edge), grey, np.float32)
+    box = np.full((edge, edge), gray, np.float32)
     rows, columns = slice(max(y0, 0), min(y0 + edge, ny)), slice(max(x0, 0), min(x0 + edge, nx))
     box[rows.start - y0 : rows.stop - y0, columns.start - x0 : columns.stop - x0] = image[rows, columns]
     return box

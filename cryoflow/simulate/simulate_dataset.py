@@ -14,10 +14,10 @@ from cryoflow.micrographs.image import write_mrc
 from cryoflow.simulate.blob_picker import RIGHT_WITHIN, match_to_truth, pick_blobs
 from cryoflow.simulate.conditions import STANDARD, Conditions
 from cryoflow.simulate.density import SPECIMENS, Specimen
+from cryoflow.simulate.ground_truth import load_dataset, read_recipe, write_truth
 from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.simulate.simulated_dataset import SimulatedDataset, SimulatedMicrograph
 from cryoflow.simulate.specimens import specimen_named
-from cryoflow.simulate.truth import load_dataset, read_recipe, write_truth
 from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.safe_names import inside, safe_name
 from cryoflow.system.cpus import available_cpus

@@ -28,7 +28,7 @@ def _unpicker(model: Path, instead: str) -> ModelBundle:
 @declared
 def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) -> int:
     """Measure a model on labeled micrographs that were used for nothing else."""
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
     from cryoflow.unpicker.evaluate import evaluate as run
 
     p = with_model(parameters)
@@ -71,7 +71,7 @@ def evaluate(parameters: EvaluateUnpickerParameters, *, json: out.Json = False) 
 @declared
 def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
     """Name the micrographs whose cleaning by hand would teach the model most."""
-    from cryoflow.models.named import with_model
+    from cryoflow.models.find_model import with_model
     from cryoflow.preparation.patches import require_ctf
     from cryoflow.unpicker.scoring import ScoredMicrograph, score
     from cryoflow.unpicker.suggest import not_cleaned
@@ -101,7 +101,7 @@ def suggest(parameters: SuggestParameters, *, json: out.Json = False) -> int:
 @declared
 def info(parameters: ModelInfoParameters, *, json: out.Json = False) -> int:
     """Describe a model: network, preprocessing, what it was trained on, how good it is."""
-    from cryoflow.models.named import find_model
+    from cryoflow.models.find_model import find_model
 
     b = _unpicker(find_model(parameters.model), "`cryoflow detector info` describes it")
     low, high = b.defocus_range_A

@@ -1,4 +1,4 @@
-"""Grey values that mean the same on every micrograph."""
+"""Gray values that mean the same on every micrograph."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _median(finite: npt.NDArray[np.floating]) -> np.floating:
     return middle
 
 
-def normalise(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArray[np.float32]:
+def normalize(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArray[np.float32]:
     """Return median to 0 and typical deviation to 1, clipped: an image in which carbon, ice and gold show.
 
     An image without any deviation becomes zeros.
@@ -43,7 +43,7 @@ def normalise(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArr
     return np.clip(scaled, -clip, clip, out=scaled)
 
 
-def normalise_locally(
+def normalize_locally(
     image: npt.NDArray[np.float32], window_px: float, *, clip: float = 6.0
 ) -> npt.NDArray[np.float32]:
     """Scale the local mean to 0 and the typical local deviation to 1, clipped: particles show on any ground.

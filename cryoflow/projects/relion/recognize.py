@@ -18,7 +18,7 @@ _VERSIONS = {b"50001": "5", b"40001": "4", b"30001": "3.1"}
 TOMO_FOLDERS = frozenset({"Tomograms", "PseudoSubtomo", "Subtomo", "TomoReconstruct", "AlignTiltSeries", "ImportTomo"})
 
 
-def recognise(folder: Path, names: Collection[str]) -> Project | None:
+def recognize(folder: Path, names: Collection[str]) -> Project | None:
     """Return the RELION project that a folder is, judged by the names in it and at most one small read; else None.
 
     A project has `default_pipeline.star` or `.gui_projectdir`, or job folders of two types, or, written by RELION 1,

@@ -12,7 +12,7 @@ from cryoflow.system.cpus import available_cpus
 T = TypeVar("T")
 AT_ONCE = 4
 """Threads at most: each holds a micrograph and its transform."""
-SAID = 10
+NAMED = 10
 
 
 def each_micrograph(work: Callable[[T], None], jobs: Sequence[T]) -> None:
@@ -43,6 +43,6 @@ def each_micrograph(work: Callable[[T], None], jobs: Sequence[T]) -> None:
 
 def several(errors: Sequence[BadInput], what: str) -> BadInput:
     """Return many errors as one that names the first of them."""
-    said = " ".join(f"{str(error).rstrip('.')}." for error in errors[:SAID])
-    more = f" And {len(errors) - SAID} more." if len(errors) > SAID else ""
-    return BadInput(what, f"cannot be used. {said}{more}")
+    named = " ".join(f"{str(error).rstrip('.')}." for error in errors[:NAMED])
+    more = f" And {len(errors) - NAMED} more." if len(errors) > NAMED else ""
+    return BadInput(what, f"cannot be used. {named}{more}")
