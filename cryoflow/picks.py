@@ -81,7 +81,7 @@ PICK_COLUMNS: Mapping[str, PickColumn] = {
     ),
     "class_posterior": PickColumn("float64", 4, "probability of that class"),
     "uid": PickColumn("uint64", 0, "CryoSPARC's particle uid"),
-    "label": PickColumn("int8", 0, "1 right, -1 wrong, 0 not known"),
+    "label": PickColumn("int8", 0, "1 positive, -1 negative, 0 unlabeled"),
     "shift_x_px": PickColumn("float64", 3, "refined shift that was subtracted from x, in micrograph pixels"),
     "shift_y_px": PickColumn("float64", 3, "refined shift that was subtracted from y, in micrograph pixels"),
     "psi_deg": PickColumn("float64", 2, "in-plane angle"),

@@ -32,7 +32,7 @@ class PickedMicrograph:
     centers_xy_px : (n, 2) float
         In the frame of `cryoflow.picks`.
     labels : (n,) int8
-        1 right, -1 wrong, 0 not known.
+        1 positive, -1 negative, 0 unlabeled.
     data_set
         The project (or folder) that it belongs to.
     ctf

@@ -64,7 +64,7 @@ def precision_recall(curves: Sequence[PlotLine], *, title: str = "precision and 
 
 
 def calibration(curves: Sequence[PlotLine]) -> Figure:
-    """Return observed fraction of right picks against predicted probability; the diagonal is what honest numbers
+    """Return observed fraction of positives against predicted probability; the diagonal is what honest numbers
     give."""
     figure = new_figure((3.8, 3.4))
     axes = figure.add_subplot()
@@ -73,7 +73,7 @@ def calibration(curves: Sequence[PlotLine]) -> Figure:
         axes.plot(curve.x, curve.y, "o-", color=curve.color, lw=1.4, ms=4, label=shown(curve.label), clip_on=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    dress(axes, "calibration", "predicted probability", "fraction right")
+    dress(axes, "calibration", "predicted probability", "fraction of positives")
     axes.legend(frameon=False, fontsize=7, loc="upper left")
     figure.tight_layout()
     return figure
@@ -81,20 +81,20 @@ def calibration(curves: Sequence[PlotLine]) -> Figure:
 
 def score_histogram(
     scores: npt.NDArray[np.float64],
-    is_right: npt.NDArray[np.bool_] | None = None,
+    is_positive: npt.NDArray[np.bool_] | None = None,
     *,
     threshold: float | None = None,
     name: str = "score",
 ) -> Figure:
-    """Return how scores are spread, right and wrong picks apart where that is known, with the threshold."""
+    """Return how scores are spread, positive and negative picks apart where labels are given, with the threshold."""
     figure = new_figure((4.4, 2.8))
     axes = figure.add_subplot()
     bins: list[float] = (np.histogram_bin_edges(scores, bins=40) if len(scores) else np.linspace(0, 1, 41)).tolist()
-    if is_right is None:
+    if is_positive is None:
         axes.hist(scores, bins=bins, color=NEUTRAL, alpha=0.8)
     else:
-        axes.hist(scores[~is_right], bins=bins, color=REMOVED, alpha=0.6, label="wrong")
-        axes.hist(scores[is_right], bins=bins, color=KEPT, alpha=0.6, label="right")
+        axes.hist(scores[~is_positive], bins=bins, color=REMOVED, alpha=0.6, label="negative")
+        axes.hist(scores[is_positive], bins=bins, color=KEPT, alpha=0.6, label="positive")
         axes.legend(frameon=False, fontsize=7)
     if threshold is not None:
         axes.axvline(threshold, color=INK, lw=1, ls="--")

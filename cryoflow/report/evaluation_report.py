@@ -78,7 +78,7 @@ def _limits(e: Evaluation) -> str:
 def _curves(e: Evaluation) -> Section:
     recall, precision = e.precision_recall
     at = (e.recall.value, e.precision.value)
-    mean_p, share_right, number = e.calibration
+    mean_p, fraction_positive, number = e.calibration
     filled = number > 0
     pictures = (
         Picture(
@@ -86,8 +86,8 @@ def _curves(e: Evaluation) -> Section:
             "The dot is the model's threshold.",
         ),
         Picture(
-            calibration([PlotLine(mean_p[filled], share_right[filled], f"ECE {e.calibration_error.value:.3f}")]),
-            "On the diagonal, 80 of 100 picks of probability 0.8 are right.",
+            calibration([PlotLine(mean_p[filled], fraction_positive[filled], f"ECE {e.calibration_error.value:.3f}")]),
+            "On the diagonal, 80 of 100 picks of probability 0.8 are positive.",
         ),
         Picture(
             score_histogram(e.probabilities, e.positive, threshold=e.threshold, name="probability"),
@@ -103,14 +103,14 @@ def _montages(e: Evaluation, diameter_A: float) -> list[Block]:
     p = np.concatenate([j.probabilities for j in e.scored]) if e.scored else np.zeros(0)
     kept = np.concatenate([j.kept for j in e.scored]) if e.scored else np.zeros(0, bool)
     label = np.concatenate([j.micrograph.labels for j in e.scored]) if e.scored else np.zeros(0, np.int8)
-    right = label == POSITIVE
-    wrong = ~right & (label != UNLABELED)
+    positive = label == POSITIVE
+    negative = ~positive & (label != UNLABELED)
     groups = (
-        ("Most certainly right", KEPT, np.argsort(-p, kind="stable")),
-        ("Most certainly wrong", REMOVED, np.argsort(p, kind="stable")),
+        ("Most certainly positive", KEPT, np.argsort(-p, kind="stable")),
+        ("Most certainly negative", REMOVED, np.argsort(p, kind="stable")),
         ("Most doubtful", MISSED, np.argsort(np.abs(p - 0.5), kind="stable")),
-        ("Kept, but labeled wrong", REMOVED, _worst(wrong & kept, -p)),
-        ("Removed, but labeled right", KEPT, _worst(right & ~kept, p)),
+        ("Kept, but labeled negative", REMOVED, _worst(negative & kept, -p)),
+        ("Removed, but labeled positive", KEPT, _worst(positive & ~kept, p)),
     )
     pictures = []
     for title, color, order in groups:
@@ -170,12 +170,12 @@ def _overlays(e: Evaluation) -> list[Block]:
             image = read_micrograph(m.path)
         except (CryoflowError, OSError):
             continue
-        right, wrong = m.labels == POSITIVE, (m.labels != POSITIVE) & (m.labels != UNLABELED)
+        positive, negative = m.labels == POSITIVE, (m.labels != POSITIVE) & (m.labels != UNLABELED)
         marks = [
-            Marks(m.centers_xy_px[j.kept & ~wrong], "kept", KEPT),
-            Marks(m.centers_xy_px[~j.kept & ~right], "removed", REMOVED),
-            Marks(m.centers_xy_px[~j.kept & right], "removed, but right", MISSED),
-            Marks(m.centers_xy_px[j.kept & wrong], "kept, but wrong", NEUTRAL),
+            Marks(m.centers_xy_px[j.kept & ~negative], "kept", KEPT),
+            Marks(m.centers_xy_px[~j.kept & ~positive], "removed", REMOVED),
+            Marks(m.centers_xy_px[~j.kept & positive], "removed positive", MISSED),
+            Marks(m.centers_xy_px[j.kept & negative], "kept negative", NEUTRAL),
         ]
         name = Path(m.name).name
         figure = overlay(
@@ -189,7 +189,7 @@ def _tables(e: Evaluation) -> Section:
     def rows(of: Sequence[Row]) -> list[list[object]]:
         return [[r.name, r.n, r.n_positive, r.n_kept, r.error, r.precision, r.recall, r.roc_auc] for r in of]
 
-    head = ("picks", "right", "kept", "error", "precision", "recall", "ROC AUC")
+    head = ("picks", "positives", "kept", "error", "precision", "recall", "ROC AUC")
     blocks: list[Block] = []
     if e.defocus:
         blocks.append(ReportTable(("defocus", *head), rows(e.defocus), caption="By defocus"))

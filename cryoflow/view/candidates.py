@@ -47,7 +47,7 @@ class Candidates:
     removed_without_score
         Picks whose score is unknown because un-picking removed them.
     labels : (n,) int8
-        Labels of the entry: 1 right, -1 wrong, 0 not known.
+        Labels of the entry: 1 positive, -1 negative, 0 unlabeled.
     fingerprint
         Changes where the picks do: decisions of an older content do not fit.
     notes

@@ -48,12 +48,12 @@ def tally(review: Review, threshold: float) -> Tally:
         return Tally(n, n_kept, math.nan, math.nan)
     labels = labels_by(c, d)
     known = np.flatnonzero(labels)
-    p, is_right = c.probabilities, labels[known] > 0
-    surplus = is_right - p[known]  # what decisions change in the sums of probabilities
-    right = float(p[kept].sum()) + float(surplus[kept[known]].sum()) + added
-    all_right = float(p.sum()) + float(surplus.sum()) + added
-    known_recall = not c.removed_without_score.any()
-    return Tally(n, n_kept, _ratio(right, n_kept), _ratio(right, all_right) if known_recall else math.nan)
+    p, is_positive = c.probabilities, labels[known] > 0
+    surplus = is_positive - p[known]  # what decisions change in the sums of probabilities
+    kept_positives = float(p[kept].sum()) + float(surplus[kept[known]].sum()) + added
+    all_positives = float(p.sum()) + float(surplus.sum()) + added
+    recall = math.nan if c.removed_without_score.any() else _ratio(kept_positives, all_positives)
+    return Tally(n, n_kept, _ratio(kept_positives, n_kept), recall)
 
 
 def doubt(candidates: Candidates) -> Float:
