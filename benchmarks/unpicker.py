@@ -37,7 +37,7 @@ from cryoflow.preparation.patches import load_patches
 from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.score_metrics import Counts, bootstrap, calibration_error, roc_auc
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
-from cryoflow.simulate.simulate_dataset import simulate_dataset
+from cryoflow.simulate.simulation import simulate_dataset
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.detector_features import DetectorFeatures

@@ -55,7 +55,7 @@ RARE = "Rarely needed"
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """How a field is offered, besides its type, limits, default and docstring. None: not set here.
+    """Presentation of a field on the command line and in forms. None: not set here.
 
     Where several stand in one annotation, values of the outer one win.
 

@@ -39,7 +39,7 @@ UNCONFIRMED = "its micrographs are another program's, and the orientation check 
 
 
 class Kind(StrEnum):
-    """What a job did, by the name that its database entries start with."""
+    """Kind of a job; the names of its database entries start with it."""
 
     HOMO = "Homo"
     NON_UNIFORM = "NonUniform"

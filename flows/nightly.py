@@ -28,7 +28,7 @@ _NAME = re.compile(r"unpicker-(\d{4}-\d\d-\d\d)(?:-(\d+))?")
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainParameters(Parameters):
-    """When to train anew, and where models lie."""
+    """Database and folder of models of a retraining, and when to train."""
 
     database: DatabaseFolder
     models: Annotated[Path, Option(examples=("/data/models",))]

@@ -47,7 +47,7 @@ FILES = ""
 
 @dataclass(frozen=True, kw_only=True)
 class PickPartParameters(TrainAndPickParameters):
-    """What to pick with a model, or the picker trained in the output folder: all, or some micrographs of one entry."""
+    """Micrographs to pick with a model, or with the picker trained in the output folder: all, or some of one entry."""
 
     model: str | None = None
     """The model; by default the one that was trained in the output folder."""

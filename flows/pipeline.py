@@ -30,7 +30,7 @@ from flows.unpicker import entries_to_clean, train_unpicker, unpick
 
 @dataclass(frozen=True)
 class PipelineResult:
-    """Where the results are, and their numbers."""
+    """Folders of the results, and their numbers."""
 
     database: Path
     exports: tuple[Path, ...]

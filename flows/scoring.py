@@ -29,7 +29,7 @@ from flows.shards import run_remaining
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreParameters(Parameters):
-    """Which micrographs of one entry to score with a model."""
+    """Micrographs of one entry to score with a model."""
 
     database: DatabaseFolder
     model: ModelFolder

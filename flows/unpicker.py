@@ -99,7 +99,7 @@ def unpick(parameters: UnpickParameters) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What came of one entry."""
+    """Result of one entry."""
 
     entry: str
     cleaned_from: str

@@ -21,7 +21,7 @@ SHAPE_YX = (640, 896)
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
-    from cryoflow.simulate.simulate_dataset import simulate_dataset
+    from cryoflow.simulate.simulation import simulate_dataset
 
     folder = tmp_path_factory.mktemp("front-door")
     return simulate_dataset(folder / "raw", n_micrographs=2, shape_yx=SHAPE_YX, seed=3, workers=1)

@@ -67,7 +67,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """How one piece of work ended."""
+    """Result of one piece of work."""
 
     name: str
     state: str

@@ -22,7 +22,7 @@ COMMAND = f"python -m {START_STAGE}"
 
 @dataclass(frozen=True)
 class ContainerOptions:
-    """What is the same in all containers of a site."""
+    """Options that all containers of a site share."""
 
     volumes: tuple[str, ...]
     user: str

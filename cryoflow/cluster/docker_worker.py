@@ -43,7 +43,7 @@ LABEL_ENGINE = "docker.engine"
 
 
 class ContainerConfiguration(DockerWorkerJobConfiguration):  # type: ignore[misc]
-    """What one flow run needs as one container."""
+    """Configuration of one flow run as one container."""
 
     memory_factor: float = Field(
         default=1,

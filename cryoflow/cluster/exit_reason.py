@@ -26,7 +26,7 @@ TOOK_OVER = "cryoflow.took-over."
 
 
 class ExitReason(StrEnum):
-    """How a job ended, as far as running it again is concerned. Kept as a label of the flow run."""
+    """Reason for the end of a job, as far as running it again is concerned. Kept as a label of the flow run."""
 
     DONE = "done"
     """The command came to its end; the flow run's own state says how."""
@@ -71,7 +71,7 @@ _ADVICE = {
 
 
 class Action(StrEnum):
-    """What the worker does with a flow run whose job has ended."""
+    """Action of the worker for a flow run whose job has ended."""
 
     KEEP = "keep"
     CANCEL = "cancel"

@@ -36,7 +36,7 @@ class RunContainer:
 
 @dataclass(frozen=True)
 class EndedContainer:
-    """How a container ended, as far as the engine has a record."""
+    """End of a container, as far as the engine has a record."""
 
     name: str
     exit_code: int

@@ -75,7 +75,7 @@ ScratchFolder = Annotated[str, AfterValidator(_plain_folder)]
 
 
 class SlurmJobConfiguration(BaseJobConfiguration):
-    """What one flow run needs as one SLURM job."""
+    """Configuration of one flow run as one SLURM job."""
 
     image: AbsolutePath | None = Field(
         default=None,

@@ -29,7 +29,7 @@ class NotAligned(ValueError):
 
 @dataclass(frozen=True)
 class ColumnFormat:
-    """How one column stands in the text; `decimals` is None for shortest exact decimals."""
+    """Text format of one column; `decimals` is None for shortest exact decimals."""
 
     name: str
     dtype: np.dtype[np.generic]

@@ -43,7 +43,7 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class DataText:
-    """What a data.txt holds: one link name a micrograph, the micrographs (`path` unknown), and the picks."""
+    """Contents of a data.txt: one link name a micrograph, the micrographs (`path` unknown), and the picks."""
 
     links: tuple[str, ...]
     micrographs: pd.DataFrame

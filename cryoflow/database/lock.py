@@ -39,7 +39,7 @@ FIRST_PID_SPACE = "pid:[4026531836]"
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock. `machine`, `boot` and `pid_space` tell its process number from another machine's of the same
+    """Holder of a lock. `machine`, `boot` and `pid_space` tell its process number from another machine's of the same
     name, from one of before the machine was started again, and from one of another container.
     """
 

@@ -27,7 +27,7 @@ _HINT = "Run 'cryoflow database verify --repair' to make it anew from the entrie
 
 @dataclass(frozen=True)
 class Link:
-    """What one link stands for: the micrograph's name in its project, and the file; None while that is missing."""
+    """Target of one link: the micrograph's name in its project, and the file; None while that is missing."""
 
     name: str
     target: str | None

@@ -26,7 +26,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class State:
-    """Which content an entry has."""
+    """State of an entry's files: which content is the valid one."""
 
     files: str
     """Fingerprint of names and checksums of its files, "" for an entry of the older scripts or a damaged one."""

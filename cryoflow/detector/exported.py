@@ -198,7 +198,7 @@ def read_not_picked(folder: Path) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class _Round:
-    """What the history has for a round; pydantic ignores the rest."""
+    """Record of a round in the history; pydantic ignores other fields."""
 
     round: int
     loss: float

@@ -25,7 +25,7 @@ from cryoflow.unpicker.tensorboard import Scalars
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How long and how fast to learn.
+    """Length and learning rate of a training.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class Round:
-    """What is reported after some steps: done of all, mean loss so far, seconds that are left."""
+    """Progress after some steps: steps done of all, mean loss so far, seconds left."""
 
     step: int
     n_steps: int

@@ -28,7 +28,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """How masks are read.
+    """Options for reading masks.
 
     Attributes
     ----------

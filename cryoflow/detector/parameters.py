@@ -97,7 +97,7 @@ class PickWithDetectorParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class FindParticlesParameters(Parameters):
-    """Which micrographs to pick without labels; the particle diameter is the one thing to know."""
+    """Micrographs to pick without labels; only the particle diameter must be given."""
 
     micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
     """MRC files, or folders of them."""
@@ -132,7 +132,7 @@ class FindParticlesParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class ExcludeParameters(Parameters):
-    """Which picks to leave out because they lie on masks of carbon, ice or aggregates."""
+    """Picks to leave out because they lie on masks of carbon, ice or aggregates."""
 
     entries: Entries
     database: DatabaseFolder

@@ -31,7 +31,7 @@ OnPicked = Callable[[PickedResult | BadInput], None]
 
 @dataclass(frozen=True)
 class PickReport:
-    """What came of picking some micrographs.
+    """Counts and errors of picking some micrographs.
 
     Attributes
     ----------

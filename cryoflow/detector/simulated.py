@@ -49,7 +49,7 @@ AWAY = (0.62, 1.6)
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a simulated micrograph, positions in its pixels.
+    """Ground truth of a simulated micrograph, positions in its pixels.
 
     Attributes
     ----------

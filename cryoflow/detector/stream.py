@@ -25,7 +25,7 @@ Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How batches are drawn.
+    """Options for drawing batches.
 
     Attributes
     ----------

@@ -28,7 +28,7 @@ _CANDIDATE_PROBABILITY = 0.1
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a detector is trained on a database.
+    """Options for training a detector on a database.
 
     Attributes
     ----------

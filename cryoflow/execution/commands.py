@@ -50,7 +50,7 @@ class WorkFolder:
 
 @dataclass(frozen=True)
 class Executor:
-    """Where commands run, and what they may use.
+    """Executor of commands, and the resources that it may use.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class Resources:
-    """What a command may use. No GPU at all is `gpus=()`."""
+    """Resources of a command. No GPU at all is `gpus=()`."""
 
     gpus: tuple[int, ...] = (0,)
     cpus: int = 4

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IngestLine:
-    """What became of one job.
+    """Result of one job.
 
     `status` is `read`, `unchanged`, `skipped`, `failed`, or `deleted` for an entry whose job is gone. `warning` says
     what a user should look at although the job was read; `dropped` counts what was left out while it was read.
@@ -46,7 +46,7 @@ class IngestLine:
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of every job; folders and projects that could not be listed."""
+    """Results of all jobs; folders and projects that could not be listed."""
 
     lines: tuple[IngestLine, ...]
     unreadable: tuple[BadInput, ...] = ()

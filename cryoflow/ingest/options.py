@@ -11,7 +11,7 @@ from cryoflow.projects.axis_convention import AS_STORED, AxisConvention
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """How jobs are read.
+    """Options for reading jobs.
 
     Attributes
     ----------

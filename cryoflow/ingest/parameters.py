@@ -23,7 +23,7 @@ AXES = "Axes that a project counts from the other side"
 
 @dataclass(frozen=True, kw_only=True)
 class CrawlParameters(Parameters):
-    """Which folders to search."""
+    """Folders to search."""
 
     roots: Roots
     quick: bool = False
@@ -32,7 +32,7 @@ class CrawlParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class IngestParameters(Parameters):
-    """Which projects to read, into which database."""
+    """Projects to read, and the database to write them to."""
 
     roots: Annotated[
         Roots,

@@ -47,7 +47,7 @@ class GoneEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an ingest will do, in order of project and job; folders and projects that could not be listed."""
+    """Jobs that an ingest will read, in order of project and job; folders and projects that could not be listed."""
 
     jobs: tuple[PlannedJob, ...]
     gone: tuple[GoneEntry, ...]

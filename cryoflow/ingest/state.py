@@ -27,7 +27,7 @@ READERS_VERSION = 4
 
 @dataclass(frozen=True)
 class JobState:
-    """What became of a job: `key` says what it was read from and how, `missing` names some micrographs not found."""
+    """Result of a job: `key` is a fingerprint of its files and options, `missing` names some micrographs not found."""
 
     key: str
     status: str

@@ -45,7 +45,7 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DetectorTraining:
-    """How a detector learns in an update.
+    """Options for the training of a detector in an update.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ PICKS = "picks"
 
 
 class ImproveSteps(Protocol):
-    """What a round does with one picker and one set of micrographs."""
+    """Steps of a round with one picker and one set of micrographs."""
 
     def first(self, folder: Path) -> tuple[str, PickSet]:
         """Return the base model, and its picks; or no model, and the picks of an entry."""

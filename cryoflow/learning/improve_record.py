@@ -53,7 +53,7 @@ class ImproveRound:
 
 @dataclass(frozen=True)
 class ImproveRecord:
-    """What an improvement has done so far.
+    """Record of the rounds of an improvement so far.
 
     Attributes
     ----------

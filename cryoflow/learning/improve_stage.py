@@ -43,7 +43,7 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class Improved:
-    """What an improvement came to.
+    """Result of an improvement.
 
     Attributes
     ----------

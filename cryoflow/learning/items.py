@@ -218,7 +218,7 @@ def read_learned(path: Path) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _PiecesRecord:
-    """What describes the arrays: of each piece its content, its defocus and its diameter in angstrom."""
+    """Description of the arrays: content, defocus and diameter in angstrom of each piece."""
 
     __pydantic_config__ = {"allow_inf_nan": False}  # read by pydantic
 

@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class LabelFit:
-    """How many picks of a model match the labels as they are given, and labels that mean nothing.
+    """Number of picks of a model that match the labels as given, and labels that mean nothing.
 
     Attributes
     ----------

@@ -132,7 +132,7 @@ class LearnParameters(LearningParameters):
 
 @dataclass(frozen=True, kw_only=True)
 class ImproveParameters(RegistryOfDatabase, PickerProgram):
-    """Which picker to improve on which micrographs: pick, clean, train, compare, and keep the better model."""
+    """Picker to improve, and the micrographs: pick, clean, train, compare, and keep the better model."""
 
     picker: Annotated[PickerName, Option(choices=improvable)]
     entry: Annotated[str, Option(positional=True, examples=("P190/AutoPick_J12",))] = ""

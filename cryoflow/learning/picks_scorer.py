@@ -47,7 +47,7 @@ def picks_per_micrograph(picks: PickSet) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class PicksScorer:
-    """How picks on held-out micrographs are scored.
+    """Score of picks on held-out micrographs.
 
     Attributes
     ----------

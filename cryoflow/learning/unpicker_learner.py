@@ -53,7 +53,7 @@ REPLAYED_OF_EACH = 512
 
 @dataclass(frozen=True)
 class UnpickerTraining:
-    """How an unpicker learns in an update.
+    """Options for the training of an unpicker in an update.
 
     Attributes
     ----------

@@ -46,7 +46,7 @@ Outcome = Literal["nothing new", "promoted", "candidate", "refused before"]
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What an update did.
+    """Result of an update.
 
     Attributes
     ----------

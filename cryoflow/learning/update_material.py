@@ -36,7 +36,7 @@ are, has another particle, or labels of another kind."""
 
 @dataclass(frozen=True)
 class UpdateOptions:
-    """How an update is done.
+    """Options of an update.
 
     Attributes
     ----------

@@ -82,7 +82,7 @@ ORIENTATIONS = tuple(Orientation(s, x, y) for s in (False, True) for x in (False
 
 @dataclass(frozen=True)
 class OrientationVerdict:
-    """What the pixels say.
+    """Result of the orientation check.
 
     Attributes
     ----------

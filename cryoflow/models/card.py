@@ -31,7 +31,7 @@ _Count = Annotated[int, Ge(0), Le(1 << 60)]
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What one project contributed to a model.
+    """Contribution of one project to a model.
 
     Attributes
     ----------

@@ -82,7 +82,7 @@ class ProjectChange:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate decided; `reasons` are sentences, in the order of the rules."""
+    """Decision of the gate; `reasons` are sentences, in the order of the rules."""
 
     accepted: bool
     reasons: tuple[str, ...]

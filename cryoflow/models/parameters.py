@@ -18,7 +18,7 @@ VersionName = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryParameters(Parameters):
-    """Where the models are."""
+    """Folder of the models."""
 
     models: Annotated[Path | None, Option(examples=("/data/models",))] = None
     """Folder of the models; by default `models` beside the database."""
@@ -79,7 +79,7 @@ class PromoteParameters(VersionParameters):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneParameters(ModelParameters):
-    """Which versions to keep."""
+    """Versions to keep."""
 
     keep: Count = 5
     """The newest so many versions stay, and the one in use, the one before it, and those that these started from."""

@@ -45,7 +45,7 @@ class OtherInUse(BadInput):
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `ModelRegistry.prune` removed.
+    """Versions that `ModelRegistry.prune` removed.
 
     Attributes
     ----------

@@ -80,7 +80,7 @@ ScriptOnly = Annotated[bool, Option(help="Run nothing: write a job script", grou
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSource(Parameters):
-    """Which picks a picker is trained on."""
+    """Picks that a picker is trained on."""
 
     entries: Entries = ()
     database: DatabaseFolder
@@ -98,7 +98,7 @@ class TrainingSource(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportParameters(TrainingSource):
-    """Which picks to write for which picker. Without entries: the best one of each project."""
+    """Picks to write, and the picker to write them for. Without entries: the best one of each project."""
 
     picker: AnyPicker
     output: OutputFolder
@@ -134,7 +134,7 @@ class ExportParameters(TrainingSource):
 
 @dataclass(frozen=True, kw_only=True)
 class PickerProgram(Parameters):
-    """Where the program of a picker is, and what it may use."""
+    """Program of a picker, and the resources that it may use."""
 
     programs: Annotated[Path | None, Option(group=WHERE, examples=("/opt/topaz/bin",), rare=True)] = None
     """Folder with the picker's programs; PATH is searched after it."""
@@ -173,7 +173,7 @@ class PickerProgram(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPickerParameters(PickerProgram):
-    """Which exported training set to train a picker on."""
+    """Exported training set to train a picker on."""
 
     picker: TrainablePicker
     folder: Annotated[Path, Option(positional=True)]
@@ -197,7 +197,7 @@ class MicrographsToPick(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class PickParameters(MicrographsToPick, PickerProgram):
-    """Which micrographs to pick with which trained model."""
+    """Micrographs to pick, and the trained model."""
 
     picker: RunnablePicker
     entries: Annotated[
@@ -223,7 +223,7 @@ class PickParameters(MicrographsToPick, PickerProgram):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
-    """Which picker to train on which picks, and what to pick with it. The new picks become entries of the database."""
+    """Picker, the picks to train it on, and the micrographs to pick. The new picks become entries of the database."""
 
     picker: Annotated[TrainablePicker, Option(choices=trainable_and_runnable)]
     output: OutputFolder
@@ -243,7 +243,7 @@ class TrainAndPickParameters(TrainingSource, MicrographsToPick, PickerProgram):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPicksParameters(Parameters):
-    """Which picks to import that a picker wrote elsewhere."""
+    """Picks of a picker that ran elsewhere."""
 
     picker: Annotated[PickerName, Option(names=("--picker", "--name"), choices=exportable)]
     folder: Annotated[Path, Option(positional=True)]
@@ -266,7 +266,7 @@ class ImportPicksParameters(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class ConsensusParameters(Parameters):
-    """Which entries must agree on a pick."""
+    """Entries that must agree on a pick."""
 
     entries: Entries = ()
     database: DatabaseFolder
@@ -290,7 +290,7 @@ class Matching(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparePicksParameters(Matching):
-    """Which picks to compare with one reference entry."""
+    """Picks to compare with one reference entry."""
 
     reference: str
     """The entry that is taken to be correct."""
@@ -307,7 +307,7 @@ class ComparePicksParameters(Matching):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParameters(Matching):
-    """Which picks to compare with the reference entries of their projects."""
+    """Picks to compare with the reference entries of their projects."""
 
     reference_database: Annotated[Path, Option(examples=("/data/reference",))]
     """Database of reference picks of the same projects."""

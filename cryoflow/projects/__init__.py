@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Reader(Protocol):
-    """What the package of a program offers."""
+    """Interface of a program's package of readers."""
 
     def recognize(self, folder: Path, names: Collection[str]) -> Project | None:
         """Return the project that `folder`, which holds `names`, is; None where it is none."""

@@ -14,7 +14,7 @@ from cryoflow.errors import MissingMetadata
 
 @dataclass(frozen=True)
 class AxisConvention:
-    """What brings a project's picks into the frame of `cryoflow.picks`: x and y exchanged first, then mirrored."""
+    """Axis changes that bring picks into the frame of `cryoflow.picks`: x and y exchanged first, then mirrored."""
 
     flip_x: bool = False
     flip_y: bool = False

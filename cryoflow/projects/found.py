@@ -14,7 +14,7 @@ from cryoflow.storage.safe_names import safe_name
 
 
 class JobStatus(StrEnum):
-    """Whether the picks of a job can be used."""
+    """Usability of a job's picks."""
 
     USABLE = "usable"
     UNFINISHED = "unfinished"

@@ -26,7 +26,7 @@ from cryoflow.storage.fingerprints import source_file
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How tables are read: where micrographs are found, and what is done to positions."""
+    """Options for reading tables: where micrographs are found, and what is done to positions."""
 
     finder: Finder
     flip_y: bool | None

@@ -32,7 +32,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class TableReading:
-    """What was read of a table or of a folder of tables.
+    """Picks read from a table or from a folder of tables.
 
     Attributes
     ----------

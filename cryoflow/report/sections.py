@@ -35,7 +35,7 @@ class ReportedScores(Scores):
 
 @dataclass(frozen=True)
 class ReportedEvaluation:
-    """What `flows.evaluation` wrote: entries against reference picks."""
+    """Record of `flows.evaluation`: entries compared with reference picks."""
 
     reference_database: Path
     radius: float

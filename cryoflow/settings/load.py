@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Settings(BaseSettings):
-    """What a site or a user sets once; everything else is an option of a command."""
+    """Settings of a site or a user; everything else is an option of a command."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ProfileName(StrEnum):
-    """Where stages run."""
+    """Place where stages run."""
 
     LOCAL = "local"
     """On this machine, as processes."""

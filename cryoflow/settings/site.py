@@ -65,7 +65,7 @@ def _default_classes() -> dict[ClassName, ResourceClass]:
 
 
 class PickerSite(BaseModel):
-    """Where the programs of one picker are at a site."""
+    """Programs of one picker at a site."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cryoflow.simulate.ground_truth import load_dataset as load_dataset
-    from cryoflow.simulate.simulate_dataset import simulate_dataset as simulate_dataset
     from cryoflow.simulate.simulated_dataset import SimulatedDataset as SimulatedDataset
     from cryoflow.simulate.simulated_dataset import SimulatedMicrograph as SimulatedMicrograph
+    from cryoflow.simulate.simulation import simulate_dataset as simulate_dataset
 
 _HOMES = {
     "SimulatedDataset": "cryoflow.simulate.simulated_dataset",
     "SimulatedMicrograph": "cryoflow.simulate.simulated_dataset",
     "load_dataset": "cryoflow.simulate.ground_truth",
-    "simulate_dataset": "cryoflow.simulate.simulate_dataset",
+    "simulate_dataset": "cryoflow.simulate.simulation",
 }
 """Public name -> module that defines it. Imported at its first use: declarations of this package stay cheap."""
 

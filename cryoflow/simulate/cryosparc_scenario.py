@@ -10,7 +10,7 @@ from cryoflow.simulate.cryosparc_files import Columns, SimulatedJob, SimulatedOu
 
 
 class Scenario:
-    """What a lab did with its micrographs, job by job."""
+    """Work of a lab on its micrographs, job by job."""
 
     def __init__(self, columns: PickColumns) -> None:
         self.columns = columns

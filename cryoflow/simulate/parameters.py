@@ -13,7 +13,7 @@ from cryoflow.parameters import RARE, Count, DiameterA, Option, ParameterError, 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateParameters(Parameters):
-    """Which micrographs to simulate, and the projects around them."""
+    """Micrographs to simulate, and the projects around them."""
 
     directory: Annotated[Path, Option(positional=True)]
     """Folder to write to."""

@@ -18,7 +18,7 @@ _BEYOND = 0.6  # objects may lie this many diameters beyond the edge: they are c
 
 
 class Thing(IntEnum):
-    """What an object is."""
+    """Kind of a simulated object."""
 
     WHOLE = 0
     """A complete particle, placed on its own."""

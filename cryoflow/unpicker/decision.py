@@ -22,7 +22,7 @@ DOUBTFUL = (0.3, 0.7)
 
 @dataclass(frozen=True)
 class Decision:
-    """How the picks of one project are decided, with a looser and a stricter alternative.
+    """Decision rule for the picks of one project, with a looser and a stricter alternative.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Devices:
-    """How a training runs.
+    """Devices and precision of a training.
 
     Attributes
     ----------

@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured on test micrographs.
+    """Measures on test micrographs.
 
     Attributes
     ----------

@@ -30,7 +30,7 @@ _SAME_PICK_PX = 1.0
 
 @dataclass(frozen=True)
 class StarLabels:
-    """What labeling one micrograph's files came to."""
+    """Result of labeling one micrograph's files."""
 
     name: str
     output: Path

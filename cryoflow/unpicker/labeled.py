@@ -99,7 +99,7 @@ class LabeledSet:
 
 @dataclass(frozen=True)
 class Split:
-    """Which micrographs are learned from, which are watched while learning, and which are kept for the test."""
+    """Micrographs for training, for validation and for the test."""
 
     train: tuple[PickedMicrograph, ...]
     validation: tuple[PickedMicrograph, ...]

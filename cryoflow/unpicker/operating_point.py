@@ -120,7 +120,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Decided:
-    """What the validation micrographs decide: the pooled operating point, that of each project, and measures."""
+    """Operating points from the validation micrographs: the pooled one, that of each project, and measures."""
 
     pooled: OperatingPoint
     projects: Mapping[str, OperatingPoint]

@@ -50,7 +50,7 @@ MadeOlder = Annotated[float | None, Option(hidden=True, form=False)]
 
 @dataclass(frozen=True, kw_only=True)
 class PickSource(Parameters):
-    """Where the unpicker's stages find picks and their micrographs."""
+    """Picks and micrographs of the unpicker's stages."""
 
     database: Annotated[DatabaseFolder | None, Option(group=DB, required_in_form=True)] = None
     micrographs: Annotated[Path | None, Option(names=("--micrographs", "--image-dir"), group=STAR, form=False)] = None
@@ -73,7 +73,7 @@ class PickSource(Parameters):
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledSource(PickSource):
-    """Where labeled picks are found."""
+    """Labeled picks."""
 
     entries: Annotated[Entries, Option(help="Labeled entries of the database", form=False)] = ()
     train_root: Annotated[Path | None, Option(group=STAR, form=False)] = None
@@ -84,7 +84,7 @@ class LabeledSource(PickSource):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelParameters(Parameters):
-    """Which picks to label."""
+    """Picks to label."""
 
     folder: Annotated[Path | None, Option(positional=True, group=STAR)] = None
     """Folder of STAR files."""
@@ -157,7 +157,7 @@ Patience = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class TrainUnpickerParameters(LabeledSource):
-    """What to train the unpicker on: all picks of each project's autopick job, labeled by what became of them."""
+    """Picks to train the unpicker on: those of each project's autopick job, labeled by whether they survived."""
 
     model: Annotated[Path, Option(names=("--output", "-o", "--train-output"), examples=("/data/models/unpicker",))]
     """Folder of the model to write; checkpoints/ in it holds the model after each epoch."""
@@ -217,7 +217,7 @@ class TrainUnpickerParameters(LabeledSource):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateUnpickerParameters(LabeledSource):
-    """Which model to measure on which labeled picks."""
+    """Model to evaluate, and the labeled picks."""
 
     model: Annotated[ModelFolder, Option(positional=True)]
     entries: Annotated[
@@ -233,7 +233,7 @@ class EvaluateUnpickerParameters(LabeledSource):
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestParameters(PickSource):
-    """Which micrographs to rank by how much their labels would teach a model."""
+    """Micrographs to rank by how much their labels would teach a model."""
 
     model: Annotated[ModelFolder, Option(positional=True)]
     entries: Entries = ()
@@ -247,7 +247,7 @@ class SuggestParameters(PickSource):
 
 @dataclass(frozen=True, kw_only=True)
 class UnpickParameters(PickSource):
-    """Which picks to clean with which model. The clean picks become an entry of the database."""
+    """Picks to clean, and the model. The clean picks become an entry of the database."""
 
     model: Annotated[ModelFolder, Option(positional=True, names=("--model", "--train-output"))]
     entries: Entries = ()
@@ -307,6 +307,6 @@ class UnpickParameters(PickSource):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfoParameters(Parameters):
-    """Which model to describe."""
+    """Model to describe."""
 
     model: Annotated[ModelFolder, Option(positional=True)]

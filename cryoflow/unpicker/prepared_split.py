@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a long piece of work stands."""
+    """Progress of a long piece of work."""
 
     stage: Literal["preparing", "training"]
     done: int

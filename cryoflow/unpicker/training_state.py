@@ -24,7 +24,7 @@ Record = dict[str, float]
 
 @dataclass
 class History:
-    """What was measured after each epoch, in order."""
+    """Measures after each epoch, in order."""
 
     epochs: list[Record]
 

@@ -44,7 +44,7 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Access:
-    """Who is let in.
+    """Tokens, hosts and users that may see or change the pages.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Access:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who sent a request. `name` is empty where no proxy names users: the page then asks for it."""
+    """Sender of a request. `name` is empty where no proxy names users: the page then asks for it."""
 
     may_write: bool
     name: str = ""

@@ -46,7 +46,7 @@ class Added:
 
 @dataclass
 class Decisions:
-    """What all actions come to.
+    """Result of all actions.
 
     Attributes
     ----------

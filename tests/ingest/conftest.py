@@ -13,7 +13,7 @@ from cryoflow.simulate.simulated_dataset import SimulatedDataset
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedDataset:
     """Three non-square micrographs with known particles."""
-    from cryoflow.simulate.simulate_dataset import simulate_dataset
+    from cryoflow.simulate.simulation import simulate_dataset
 
     folder = tmp_path_factory.mktemp("simulated")
     return simulate_dataset(folder / "raw", n_micrographs=3, shape_yx=(640, 896), seed=3, workers=1)

@@ -13,7 +13,7 @@ def finished_projects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from cryosparc_projects import write_cryosparc_project
     from relion_projects import write_relion_project
 
-    from cryoflow.simulate.simulate_dataset import simulate_dataset
+    from cryoflow.simulate.simulation import simulate_dataset
 
     folder = tmp_path_factory.mktemp("promises")
     dataset = simulate_dataset(folder / "raw", n_micrographs=3, shape_yx=(480, 640), seed=3, workers=1)

@@ -35,7 +35,7 @@ def simulated_project(folder: Path) -> Path:
     """Write one finished project of four micrographs; return the root to crawl."""
     from cryosparc_projects import write_cryosparc_project
 
-    from cryoflow.simulate.simulate_dataset import simulate_dataset
+    from cryoflow.simulate.simulation import simulate_dataset
 
     dataset = simulate_dataset(
         folder / "raw", specimen="barrel", n_micrographs=4, shape_yx=(360, 480), pixel_size_A=4.0, seed=3, workers=1

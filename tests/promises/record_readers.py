@@ -30,7 +30,7 @@ from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.report.sections import ReportedEvaluation
 from cryoflow.shards import Shard
 from cryoflow.simulate.ground_truth import TRUTH_FILE, load_dataset
-from cryoflow.simulate.simulate_dataset import simulate_dataset
+from cryoflow.simulate.simulation import simulate_dataset
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.sealing import sealed
 from cryoflow.unpicker.bundle import ModelBundle

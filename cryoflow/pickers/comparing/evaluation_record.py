@@ -36,7 +36,7 @@ class EntryRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """What is read of the file; pydantic ignores the rest.
+    """Fields of the file that are read; pydantic ignores the rest.
 
     Attributes
     ----------

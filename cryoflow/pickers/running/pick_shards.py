@@ -30,7 +30,7 @@ from cryoflow.storage.safe_names import safe_name
 
 @dataclass(frozen=True)
 class Picking:
-    """What all shards share: the picker, its trained model, and how it picks."""
+    """Settings that all shards share: the picker, its trained model, and how it picks."""
 
     picker: str
     model: Path

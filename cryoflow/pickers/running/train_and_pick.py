@@ -23,7 +23,7 @@ TRAINING, PICKED = "training", "picked"
 
 @dataclass(frozen=True)
 class TrainedAndPicked:
-    """What each of the three steps left; `output/training` and `output/picked` are their folders.
+    """Results of the three steps; `output/training` and `output/picked` are their folders.
 
     `picked` is None where a script was written that is to train first.
     """

@@ -42,7 +42,7 @@ MICROGRAPHS = "micrographs"
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """Result of an export.
 
     Attributes
     ----------

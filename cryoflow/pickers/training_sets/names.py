@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NameMatch:
-    """Which of `theirs` each of `ours` is.
+    """Match of names: which of `theirs` each of `ours` is.
 
     Attributes
     ----------

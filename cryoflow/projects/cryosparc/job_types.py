@@ -86,7 +86,7 @@ _MAIN = (
 
 @dataclass(frozen=True)
 class Role:
-    """What an output group of particles is.
+    """Role of an output group of particles.
 
     Attributes
     ----------

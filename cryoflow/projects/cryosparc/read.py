@@ -40,7 +40,7 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Context:
-    """What the outputs of one job share while they are read."""
+    """State that the outputs of one job share while they are read."""
 
     job: Job
     index: on_disk.ProjectIndex

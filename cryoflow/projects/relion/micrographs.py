@@ -51,7 +51,7 @@ class Tabulated:
 
 @dataclass(frozen=True)
 class KnownMicrographs:
-    """What tables of micrographs say, by micrograph name and by the name of the optics group."""
+    """Values from tables of micrographs, by micrograph name and by the name of the optics group."""
 
     names: tuple[str, ...] = ()
     """In the first of the tables."""

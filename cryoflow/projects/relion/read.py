@@ -38,7 +38,7 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class _Context:
-    """What the outputs of one job share while they are read."""
+    """State that the outputs of one job share while they are read."""
 
     job: Job
     pipeline: Pipeline

@@ -18,7 +18,7 @@ _COUNTED_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class StarContent:
-    """What the blocks of a file are said to hold.
+    """Declared contents of the blocks of a STAR file.
 
     Attributes
     ----------

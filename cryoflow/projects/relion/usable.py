@@ -16,7 +16,7 @@ from cryoflow.projects.relion.sniff import StarContent, sniff
 
 @dataclass(frozen=True)
 class RelionMicrographs:
-    """What tables of the project say of a job's micrographs, and the names of those that were searched for picks."""
+    """Values that tables of the project have for a job's micrographs, and the names of those searched for picks."""
 
     known: KnownMicrographs = field(default_factory=KnownMicrographs)
     searched: tuple[str, ...] = ()
