@@ -57,7 +57,7 @@ def compare_entry(parameters: EvaluateParameters, name: str) -> Comparison:
     reference = next((e for e in references.entries() if e.project_path == project), None)
     if reference is None:
         raise BadInput(parameters.reference_database, f"has no entry of the project {project}.")
-    unseen = held_out(parameters.model, picks.provenance.project_name) if parameters.model else None
+    unseen = names_in_test_split(parameters.model, picks.provenance.project_name) if parameters.model else None
     return compare(
         picks, references.load(reference), radius=parameters.radius, diameter_A=parameters.diameter_A, only=unseen
     )
@@ -83,7 +83,7 @@ def read_comparisons(evaluation: Path) -> tuple[Comparison, ...]:
     )
 
 
-def held_out(model: Path, project_name: str) -> frozenset[str]:
+def names_in_test_split(model: Path, project_name: str) -> frozenset[str]:
     """Return the names of the micrographs of a project that a model kept for its test."""
     from cryoflow.models.find_model import find_model
     from cryoflow.unpicker.bundle import ModelBundle

@@ -106,5 +106,5 @@ def show_result(result: PipelineResult, *, as_json: bool) -> ExitCode:
     ]
     if rows:
         print()
-        emit_table(rows, title="Picks on held-out micrographs, against the truth")
+        emit_table(rows, title="Picks on test micrographs, compared with the ground truth")
     return result.ingested.exit_code

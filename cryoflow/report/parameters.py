@@ -19,7 +19,7 @@ class ReportParameters(Parameters):
     ] = Path("report.html")
     """HTML page to write."""
     model: Annotated[Path | None, Option(examples=("/data/models/unpicker",))] = None
-    """Folder of an unpicker: its training and held-out micrographs are shown."""
+    """Folder of an unpicker: its training and test micrographs are shown."""
     exports: Annotated[tuple[Path, ...], Option(names=("--training-set",), examples=(("/data/training/cryolo",),))] = ()
     """Folder that `cryoflow export` wrote."""
     evaluation: Annotated[Path | None, Option(examples=("/data/runs/evaluation.json",))] = None

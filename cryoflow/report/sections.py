@@ -39,7 +39,7 @@ class ReportedEvaluation:
 
     reference_database: Path
     radius: float
-    held_out: bool
+    of_test_micrographs: bool
     """Whether only micrographs that the model had not seen were counted."""
     entries: tuple[ReportedScores, ...]
 
@@ -92,8 +92,9 @@ def result_section(pairs: Sequence[CleanedPair], evaluation: ReportedEvaluation 
     if evaluation:
         head += ["precision before", "recall before", "precision after", "recall after"]
         before, after = (_pooled([evaluation.of(name(p)) for p in pairs]) for name in (_before, _after))
-        shown_on = "held-out micrographs" if evaluation.held_out else "micrographs"
-        seen = "The unpicker was neither trained nor tuned on these micrographs. " if evaluation.held_out else ""
+        shown_on, seen = "micrographs", ""
+        if evaluation.of_test_micrographs:
+            shown_on, seen = "test micrographs", "The unpicker was neither trained nor tuned on these micrographs. "
         numbers = Figures(
             (
                 (f"{before.precision:.0%} → {after.precision:.0%}", "precision", "of all picks, then of the kept"),
@@ -101,8 +102,8 @@ def result_section(pairs: Sequence[CleanedPair], evaluation: ReportedEvaluation 
                 (f"{after.n_micrographs}", shown_on, "that this was measured on"),
             )
         )
-        right = f"A pick is right where it lies within {evaluation.radius:g} diameters of a true particle, one to one."
-        blocks += [numbers, Text(seen + right)]
+        rule = f"A pick matches where it lies within {evaluation.radius:g} diameters of a true particle, one to one."
+        blocks += [numbers, Text(seen + rule)]
     caption = "Picks of each project before and after un-picking; counts of all micrographs"
     blocks.append(ReportTable(head, rows, caption=caption))
     return Section("Clean picks", blocks)
@@ -115,7 +116,7 @@ def examples_section(
     evaluation: ReportedEvaluation | None,
     masks: Path | None = None,
 ) -> Section:
-    """Return micrographs with what was kept and what was removed, held-out ones where a model says which they are."""
+    """Return micrographs with what was kept and what was removed, test micrographs where a model has some."""
     blocks: list[Block] = [
         Text(
             "Green: kept. Blue: kept, but doubtful. Red: removed."
@@ -127,7 +128,7 @@ def examples_section(
     for pair in pairs:
         before, after = database.load(pair.before), database.load(pair.after)
         truth = _reference_of(references, before)
-        shown = _held_out(model, before) or list(range(len(before.micrographs)))
+        shown = _in_test_split(model, before) or list(range(len(before.micrographs)))
         blocks.append(
             Gallery([example(before, after, truth, i, masks) for i in shown[:EXAMPLES] if has_image(before, i)])
         )
@@ -282,7 +283,7 @@ def _reference_of(references: Database | None, picks: PickSet) -> PickSet | None
     return references.load(found) if found else None
 
 
-def _held_out(model: ModelBundle | None, picks: PickSet) -> list[int]:
+def _in_test_split(model: ModelBundle | None, picks: PickSet) -> list[int]:
     names = {r.name for r in model.manifest if r.part == "test"} if model else set()
     return [i for i, name in enumerate(picks.micrographs["name"]) if name in names]
 
