@@ -247,6 +247,19 @@ def test_the_command_shows_where_each_value_comes_from(
     assert rows["database"] == [str(file.parent / "DB"), str(file)]
 
 
+def test_the_number_of_workers_is_each_commands_own_where_nothing_sets_it(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text('database = "DB"\n')
+    assert load_settings().settings.workers is None
+    assert launch(["settings"]) == 0
+    rows = {line.split("\t")[0]: line.split("\t")[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["workers"][:2] == ["-", "default"]
+    assert "each command's own" in rows["workers"][-1]
+    assert launch(["unpicker", "suggest", "--help"]) == 0
+    assert "--workers --num-cores" in capsys.readouterr().out
+
+
 def test_the_documentation_lists_every_setting() -> None:
     text = (Path(cryoflow.__file__).parent.parent / "docs" / "configuration.md").read_text()
     assert [name for name in Settings.model_fields if f"| `{name}` |" not in text] == []

@@ -57,7 +57,10 @@ COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
 
 
 def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Give options that were not written their values from the settings of the same name (`cryoflow.settings.load`)."""
+    """Give options that were not written their values from the settings (`cryoflow.settings.load`).
+
+    A setting belongs to the option that bears its name, as its first name or as an alias.
+    """
     from cryoflow.settings.settings_files import nothing_is_set
 
     if nothing_is_set():  # to load and check them takes a fifth of a second
@@ -67,7 +70,12 @@ def fill_from_settings(_app: App, _commands: tuple[str, ...], arguments: Argumen
 
     if _commands[:2] in (("settings", "trust"), ("settings", "untrust"), ("settings", "trusted")):
         return  # `settings trust` and `doctor` must run with a file that is not trusted
-    open_options = {str(a.name).removeprefix("--").replace("-", "_"): a for a in arguments if not a.tokens}
+    open_options = {
+        name.removeprefix("--").replace("-", "_"): argument
+        for argument in arguments
+        if not argument.tokens
+        for name in argument.names
+    }
     loaded = load_settings(crawled=_crawled(arguments))
     log.info("settings file: %s", loaded.file or "none")
     for name, origin in loaded.origins.items():

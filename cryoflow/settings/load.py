@@ -30,7 +30,6 @@ from cryoflow.settings.settings_files import PREFIX, SITE_FOLDER, user_folder
 from cryoflow.settings.site import Site
 from cryoflow.storage import budgets, inputs
 from cryoflow.storage.parsing import parse_toml
-from cryoflow.system.cpus import available_cpus
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,9 @@ class Settings(BaseSettings):
 
     profile: str = Field("local", description="the set of values [profiles.NAME] that is laid over the defaults")
     database: Path | None = Field(None, description="folder of the text database")
-    workers: int = Field(default_factory=available_cpus, ge=1, description="processes that work at the same time")
+    workers: int | None = Field(
+        None, ge=1, description="processes that work at the same time; by default each command's own number"
+    )
     remap: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="OLD=NEW: folders that have moved since a project was made; separated by commas in a variable"
     )

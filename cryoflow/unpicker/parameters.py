@@ -60,8 +60,8 @@ class PickSource(Parameters):
     ctf_star: Annotated[Path | None, Option(names=("--ctf", "--star-file"), group=STAR, form=False)] = None
     """STAR file with the CTF of all micrographs."""
     diameter_A: DiameterA | None = None
-    workers: Annotated[Count | None, Option(names=("--num-cores", "--workers"), group=RARE, form=False)] = None
-    """Micrographs prepared at a time; by default one for each CPU."""
+    workers: Annotated[Count | None, Option(names=("--workers", "--num-cores"), group=RARE, form=False)] = None
+    """Micrographs prepared at a time; by default one for each CPU, at most 8."""
 
     @property
     def database_folder(self) -> Path:

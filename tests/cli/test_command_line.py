@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pytest
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from cryoflow.cli import main, output
 from cryoflow.cli.main import COMMANDS, launch
@@ -166,6 +167,21 @@ def test_an_option_takes_its_value_from_the_setting_of_its_name(
         (Path("/data/DB"), 3, ("/old=/new", "/a=/b")),
         (Path("here"), 1, ("/old=/new", "/a=/b")),
     ]
+
+
+@pytest.mark.parametrize(("words", "workers"), [([], 3), (["--num-cores", "2"], 2), (["--workers", "2"], 2)], ids=str)
+def test_a_setting_reaches_an_option_that_has_its_name_as_an_alias(
+    words: list[str],
+    workers: int,
+    command: Callable[[Callable[..., object]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def act(*, cores: Annotated[int, Parameter(name=("--num-cores", "--workers"))] = 1) -> int:
+        return 10 + cores
+
+    command(act)
+    monkeypatch.setenv("CRYOFLOW_WORKERS", "3")
+    assert launch(["act", *words]) == 10 + workers
 
 
 @pytest.mark.parametrize(

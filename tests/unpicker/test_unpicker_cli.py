@@ -172,7 +172,7 @@ def test_arguments_that_do_not_go_together_are_wrong_use(arguments, trained, mon
         ["train", "--learning-rate", "0"],
         ["train", "--architecture", "classic", "--resized-box", "1"],
         ["unpick", "--threshold", "50"],
-        ["unpick", "--num-cores", "0"],
+        ["unpick", "--workers", "0"],
         ["suggest", "--number", "0"],
     ],
     ids=lambda arguments: " ".join(arguments),
