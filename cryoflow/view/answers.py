@@ -10,6 +10,7 @@ import numpy as np
 from fastapi.responses import Response
 
 from cryoflow.errors import BadInput
+from cryoflow.unpicker.decision import DOUBTFUL
 from cryoflow.view import pictures
 from cryoflow.view.candidates import Float
 from cryoflow.view.counts import Tally, doubt, per_micrograph, tally
@@ -17,9 +18,6 @@ from cryoflow.view.decisions import Added
 from cryoflow.view.opened_entries import SAME_PICK_DIAMETERS, Library, Opened
 from cryoflow.view.pyramid import TILE_PX, n_levels, open_micrograph
 from cryoflow.view.review import kept_by, touched_by
-
-DOUBTFUL = (0.25, 0.75)
-"""Probabilities between these are doubtful: more than one in four of the decisions on such picks is wrong."""
 
 
 def about(opened: Opened) -> dict[str, object]:

@@ -21,6 +21,7 @@ from view_fixtures import HOSTILE, OTHER, SCORED, SHAPE_YX, UNPICKED, contents, 
 from cryoflow.database import Database
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.report.page import Section, write_report
+from cryoflow.unpicker.decision import DOUBTFUL
 from cryoflow.view import pictures
 from cryoflow.view.pages import static_names
 
@@ -37,6 +38,7 @@ def test_an_entry_and_its_micrographs_are_told(reader: TestClient, database: Dat
     entry = reader.get("/api/entry", params={"entry": SCORED}).json()
     assert (entry["n"], len(entry["names"]), entry["calibrated"]) == (48, 4, True)
     assert sum(entry["histogram"]) == 48
+    assert entry["doubtful"] == list(DOUBTFUL)
     m = reader.get("/api/micrograph", params={"entry": SCORED, "micrograph": 1, "other": [OTHER]}).json()
     picks = database.load(SCORED)
     assert (m["ny"], m["nx"]) == SHAPE_YX

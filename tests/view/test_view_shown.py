@@ -12,6 +12,7 @@ from view_browser import Viewer, lonely_pick, open_entry, place_of, shown
 from view_fixtures import DIAMETER_A, OTHER, PIXEL_SIZE_A, SCORED
 
 from cryoflow.database import Database
+from cryoflow.unpicker.decision import is_doubtful
 from cryoflow.view.candidates import open_candidates
 from cryoflow.view.counts import doubt
 from cryoflow.view.opened_entries import Library, Opened
@@ -81,9 +82,8 @@ def test_circles_have_the_colors_of_their_kinds_and_the_diameter_of_the_particle
     page.wait_for("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))")
     radius = DIAMETER_A / PIXEL_SIZE_A / 2 * scale_of(page)
     kinds: set[str] = set()
-    for (x, y), score in zip(xy, scores, strict=True):
-        is_doubtful = 0.25 < score < 0.75
-        kind = "doubtful" if is_doubtful else "kept" if score >= threshold else "removed"
+    for (x, y), score, doubtful in zip(xy, scores, is_doubtful(scores), strict=True):
+        kind = "doubtful" if doubtful else "kept" if score >= threshold else "removed"
         shares = {k: share_of(page, place_of(page, x, y), radius, COLORS[k]) for k in ("kept", "removed", "doubtful")}
         assert max(shares, key=lambda k: shares[k]) == kind, (score, shares)
         assert shares[kind] > (0.7 if score >= threshold else 0.3)  # what is removed is dashed

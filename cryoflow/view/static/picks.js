@@ -36,7 +36,7 @@ export function shownPicks(entry, m, threshold) {
     const byScore = score === null ? !removed.has(i) : score >= limit;
     const kept = !bad && (label ? label > 0 : byScore);
     const open = !label && !bad && m.state.mark !== "finished";
-    const doubtful = open && entry.calibrated && score !== null && score > low && score < high;
+    const doubtful = open && entry.calibrated && score !== null && score >= low && score < high;
     found.push({ x: m.x[i] ?? 0, y: m.y[i] ?? 0, score, kept, doubtful, decided: !!decided.get(i), added: false });
   }
   for (const [x, y, label] of m.state.added) {
