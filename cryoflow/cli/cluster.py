@@ -37,7 +37,7 @@ def up(
         "~/cryoflow-logs/services"
     ),
 ) -> ExitCode:
-    """Start everything that cryoflow needs in a browser, and print the address. Ctrl-C stops it.
+    """Start the Prefect server, the workers and the viewer, and print the address. Ctrl-C stops them.
 
     Starts Prefect's server, registers the deployments, starts a worker for each pool of the profile, and the viewer of
     the site's database. Jobs of a cluster go on when it is stopped, and are found again when it is started.
@@ -133,7 +133,7 @@ def trace(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show what each stage of a run cost: time in the queue and at work, CPU, peak memory, exit status, SLURM job."""
+    """Show time, memory and exit status of each stage of a run, and its CPU time, wait in the queue and SLURM job."""
     from uuid import UUID
 
     try:

@@ -13,7 +13,7 @@ from flows.parameters import DemoParameters
 
 @declared
 def demo(parameters: DemoParameters, *, profile: Profile = None, json: Json = False) -> ExitCode:
-    """Run the whole path on two simulated projects: about 1 minute on 2 cores, a second run much less.
+    """Run the pipeline on two simulated projects: about 1 minute on 2 cores, a second run much less.
 
     Writes a RELION 5 and a CryoSPARC 4 project of simulated micrographs whose true particles are known, ingests them,
     exports training sets for crYOLO and Topaz, trains the unpicker, cleans the picks, compares them with the truth,

@@ -1,4 +1,4 @@
-"""`cryoflow pick`, and `cryoflow detector ...`: pick with our own network, train it, see how good it is."""
+"""`cryoflow pick` and `cryoflow detector`: train, run and evaluate cryoflow's own particle detector."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from cryoflow.detector.pick import PickedResult
     from cryoflow.picks import PickSet
 
-app = App(name="detector", help="Find particles with our own network: pick, train, evaluate.", help_format="plaintext")
+app = App(name="detector", help="Train, run and evaluate cryoflow's own particle detector.", help_format="plaintext")
 
 
 @declared
 def pick(parameters: PickWithDetectorParameters, *, json: out.Json = False) -> int:
-    """Pick micrographs without labels and without training.
+    """Pick particles with the detector; no labels, no training.
 
     The picks have calibrated probabilities as scores. They go into the database (--database), or into files
     (--output): relion/ and cryosparc/ to import there (a .cs where CryoSPARC's uids are known), and box/ with one

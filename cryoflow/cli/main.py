@@ -30,27 +30,27 @@ START, DATA, PICKING, RUNNING = (
 )
 
 COMMANDS: tuple[tuple[str, str, Group, str], ...] = (
-    ("demo", "cryoflow.cli.demo:demo", START, "Run the whole path on two simulated projects, about 1 minute."),
+    ("demo", "cryoflow.cli.demo:demo", START, "Run the pipeline on two simulated projects (1 minute)."),
     ("doctor", "cryoflow.cli.doctor:doctor", START, "Check this machine and this installation."),
     ("settings", "cryoflow.cli.settings:app", START, "Show every setting and the source of its value."),
     ("simulate", "cryoflow.cli.simulate:simulate", START, "Write simulated projects whose true particles are known."),
     ("crawl", "cryoflow.cli.ingest:crawl", DATA, "List the RELION and CryoSPARC projects and jobs below folders."),
     ("ingest", "cryoflow.cli.ingest:ingest", DATA, "Read the picks of finished projects into a database."),
     ("database", "cryoflow.cli.database:app", DATA, "List, show, select and verify the entries of a database."),
-    ("view", "cryoflow.cli.view:view", DATA, "See picks on micrographs in a browser, and clean them."),
+    ("view", "cryoflow.cli.view:view", DATA, "Show picks in a browser; --write also lets you clean them."),
     ("export", "cryoflow.cli.export:app", DATA, "Write training sets for pickers: crYOLO, Topaz and others."),
-    ("pick", "cryoflow.cli.detector:pick", PICKING, "Pick micrographs without any label or training."),
-    ("detector", "cryoflow.cli.detector:app", PICKING, "Pick with our own network, train it, see how good it is."),
+    ("pick", "cryoflow.cli.detector:pick", PICKING, "Pick particles with the detector; no labels, no training."),
+    ("detector", "cryoflow.cli.detector:app", PICKING, "Train, run and evaluate cryoflow's own particle detector."),
     ("picker", "cryoflow.cli.picker:app", PICKING, "Train pickers, run them and import their picks."),
     ("unpicker", "cryoflow.cli.unpicker:app", PICKING, "Train the network that removes wrong picks, and use it."),
     ("improve", "cryoflow.cli.learning:improve", PICKING, "Improve a picker on new micrographs, without labels."),
     ("model", "cryoflow.cli.model:app", PICKING, "List, compare and switch versions of trained models."),
     ("evaluate", "cryoflow.cli.evaluate:evaluate", PICKING, "Compare picks with reference picks."),
     ("run", "cryoflow.cli.run:run", RUNNING, "Run the whole pipeline on your own projects."),
-    ("up", "cryoflow.cli.cluster:up", RUNNING, "Start all that is needed to use cryoflow from a browser."),
+    ("up", "cryoflow.cli.cluster:up", RUNNING, "Start the Prefect server, the workers and the viewer."),
     ("deploy", "cryoflow.cli.cluster:deploy", RUNNING, "Register the flows on the site's Prefect server."),
-    ("site", "cryoflow.cli.site:app", RUNNING, "Write the settings of a new cluster."),
-    ("trace", "cryoflow.cli.cluster:trace", RUNNING, "Show what each stage of a run cost."),
+    ("site", "cryoflow.cli.site:app", RUNNING, "Write a cryoflow.toml for this SLURM cluster."),
+    ("trace", "cryoflow.cli.cluster:trace", RUNNING, "Show time, memory and exit status of each stage of a run."),
     ("report", "cryoflow.cli.report:report", RUNNING, "Write the report of a database as one HTML page."),
 )
 """Name, home (a function, or an `App` of that name), group and one line of help. A new command is one line here."""
@@ -100,7 +100,7 @@ EVERYWHERE = """Every command takes:
   -q, --quiet    print results and errors only
   --config FILE  take the settings from this file
   --debug        print everything, with the traceback of an error (or CRYOFLOW_DEBUG=1)
-Exit codes: 0 done, 1 failed, 2 used wrongly, 3 partly failed."""
+Exit codes: 0 done, 1 failed, 2 usage error, 3 partly failed."""
 
 app = App(
     name="cryoflow",

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from cryoflow.cli.output import UsageError, say
 
-app = App(name="site", help="Set up a site: the settings of a cluster.")
+app = App(name="site", help="Write a cryoflow.toml for this SLURM cluster.")
 
 
 @app.command

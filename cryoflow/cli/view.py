@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @declared
 def view(parameters: ViewParameters, *, json: Json = False) -> ExitCode:
-    """Show picks on micrographs in a browser, clean them, and save them as a new entry. Ctrl-C stops it.
+    """Show picks in a browser; --write also lets you clean them and save a new entry. Ctrl-C stops it.
 
     The viewer listens on this machine alone and prints a link that carries a token; from elsewhere use ssh -L or a
     proxy (docs/view.md). What is decided is kept at once. Saving makes a new entry, <entry>_reviewed; entries that are
