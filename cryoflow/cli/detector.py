@@ -181,7 +181,7 @@ def train_general(
     out.emit_record({"model": output, "fingerprint": detector.fingerprint, **dict(detector.metrics)})
 
 
-@app.command(name="train-exported")
+@app.command(name="train-exported", show=False)
 def train_exported(folder: Path) -> int:
     """Train on a folder that `cryoflow export cryoflow` wrote, into its model/; `cryoflow picker train` runs this.
 
@@ -202,7 +202,7 @@ def train_exported(folder: Path) -> int:
     return ExitCode.OK  # a micrograph that cannot be used is no reason to discard the model
 
 
-@app.command(name="pick-exported")
+@app.command(name="pick-exported", show=False)
 def pick_exported(folder: Path, *, model: str = "general", workers: int = 2) -> int:
     """Pick the micrographs of a folder that `cryoflow picker pick` wrote, into its picks/; that command runs this.
 

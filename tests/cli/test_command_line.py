@@ -60,6 +60,14 @@ def test_help_of_every_command_says_more_than_its_name(name: str, capsys: pytest
     assert "Exit codes" in printed
 
 
+@pytest.mark.parametrize("name", ["train-exported", "pick-exported"])
+def test_commands_that_only_other_commands_run_are_not_listed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch(["detector", "--help"]) == ExitCode.OK
+    assert name not in capsys.readouterr().out
+    assert f"cryoflow detector {name}" not in reference()
+    assert launch(["detector", name, "--help"]) == ExitCode.OK
+
+
 @pytest.mark.parametrize("arguments", [["no-such-command"], ["doctor", "--no-such-option"], ["demo", "--output"]])
 def test_wrong_use_is_code_2_and_is_told_on_stderr(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
