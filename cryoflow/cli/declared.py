@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import App, Group, Parameter
 
 from cryoflow.cli.output import UsageError
-from cryoflow.parameters import Field, ParameterError, Parameters, fields_of
+from cryoflow.parameters import Field, ParameterError, Parameters, fields_of, shown
 from cryoflow.settings.profiles import ProfileName
 
 Profile = Annotated[
@@ -85,7 +85,7 @@ def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
     options: dict[str, Any] = {
         "help": field.option_meaning,
         "show": not field.option.hidden,
-        "show_default": field.default not in (None, (), False, "", {}),
+        "show_default": default_in_help,
         "allow_leading_hyphen": bool(field.option.allow_leading_hyphen),
     }
     if not field.has_negative:
@@ -95,6 +95,32 @@ def _annotation(field: Field, group: Group | None, *, elements: bool) -> Any:
     if group:
         options["group"] = group
     return Annotated[kind, Parameter(**options)]
+
+
+def default_in_help(value: object) -> str | None:
+    """Return a default as one types it; None, for no text, where it is a switch that is off, or nothing."""
+    return None if value is False else shown(value) or None
+
+
+def name_arguments(app: App, tokens: Sequence[str]) -> None:
+    """Set the usage line of the command that tokens name: `ROOTS...` or `[MODEL]` in place of cyclopts's `[ARGS]`."""
+    from cyclopts.help import format_usage
+
+    chain, apps, _ = app.parse_commands([t for t in tokens if t not in app.help_flags])
+    command = apps[-1]
+    if command.default_command is None:
+        return
+    declaration = getattr(command.default_command, "declaration", None)
+    required = {f.name for f in fields_of(declaration) if f.required} if declaration else set()
+    arguments = []
+    for argument in command.assemble_argument_collection():
+        info = argument.field_info
+        many = info.kind is inspect.Parameter.VAR_POSITIONAL
+        if argument.show and not argument.required and (many or argument.index is not None):
+            title = f"{info.name.upper()}{'...' if many else ''}"
+            arguments.append(title if info.name in required else f"[{title}]")
+    usage = format_usage(app, chain, execution_path=apps).plain.strip()
+    command.usage = usage.replace("[ARGS...]", " ".join(arguments)).replace("[ARGS]", " ".join(arguments))
 
 
 def _value(field: Field, value: Any) -> Any:

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, ArgumentCollection, Group, Token
+from cyclopts import App, ArgumentCollection, Group, Parameter, Token
 
 import cryoflow
+from cryoflow.cli.declared import default_in_help, name_arguments
 from cryoflow.errors import CryoflowError, ExitCode
 from cryoflow.system import memory
 from cryoflow.system.working_folder import MATPLOTLIB_FILE, pass_over_matplotlibrc
@@ -108,6 +109,7 @@ app = App(
     help="From finished cryo-EM projects to trained particle pickers and clean picks.",
     help_format="plaintext",
     help_epilogue=EVERYWHERE,
+    default_parameter=Parameter(show_default=default_in_help),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
     config=(fill_from_settings,),
@@ -160,6 +162,8 @@ def _launch(arguments: Sequence[str]) -> int:
     try:
         if not {"--help", "-h", "--version"}.intersection(tokens):
             memory.require(memory.LEAST_TO_READ)  # with less, loading SciPy may not end
+        elif "--version" not in tokens:
+            name_arguments(app, tokens)
         if pass_over_matplotlibrc():
             log.warning("%s: not used, since anybody may have put it there.", MATPLOTLIB_FILE)
         result = app(tokens)

@@ -60,6 +60,29 @@ def test_help_of_every_command_says_more_than_its_name(name: str, capsys: pytest
     assert "Exit codes" in printed
 
 
+@pytest.mark.parametrize(
+    ("words", "usage", "default"),
+    [
+        ("run", "cryoflow run --output PATH [OPTIONS] ROOTS...", "[default: cryolo topaz]"),
+        ("crawl", "cryoflow crawl [OPTIONS] ROOTS...", ""),
+        ("simulate", "cryoflow simulate [OPTIONS] DIRECTORY", "[default: 1536 2048]"),
+        ("detector info", "cryoflow detector info [OPTIONS] [MODEL]", "[default: general]"),
+        ("picker consensus", "cryoflow picker consensus --database PATH [OPTIONS] [ENTRIES...]", "[default: 2]"),
+        ("up", "cryoflow up [OPTIONS]", "[default: 127.0.0.1]"),
+    ],
+)
+def test_help_names_the_arguments_and_shows_defaults_as_they_are_typed(
+    words: str, usage: str, default: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert launch([*words.split(), "--help"]) == ExitCode.OK
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == f"Usage: {usage}"
+    assert default in printed
+    assert "[default: False]" not in printed
+    assert "[default: (" not in printed
+
+
 @pytest.mark.parametrize("name", ["train-exported", "pick-exported"])
 def test_commands_that_only_other_commands_run_are_not_listed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert launch(["detector", "--help"]) == ExitCode.OK
