@@ -82,7 +82,9 @@ def open_micrograph(item: MicrographToPick) -> tuple[MicrographFile, float]:
     in_header = file.header.pixel_size_A
     if item.pixel_size_A is None:
         if in_header is None or not in_header > 0:
-            raise BadInput(item.path, "has no pixel size in its header.", "Give the pixel size in angstrom (--apix).")
+            raise BadInput(
+                item.path, "has no pixel size in its header.", "Give the pixel size in angstrom (--pixel-size)."
+            )
         return file, in_header
     believable = believable_pixel_size(in_header)
     if believable is not None and abs(believable / item.pixel_size_A - 1) > 0.1:

@@ -78,7 +78,7 @@ class PickWithDetectorParameters(Parameters):
     model: DetectorModel = GENERAL
     threshold: Probability | None = None
     """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
-    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",))] = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size", "--apix"))] = None
     """Pixel size in angstrom, where headers have none or a wrong one; headers that differ by over 10 % are refused."""
     masks: bool = False
     """Also write where carbon, ice and aggregates lie, one MRC file a micrograph, in masks/ of the output."""
@@ -114,7 +114,9 @@ class FindParticlesParameters(Parameters):
     output: Annotated[OutputFolder, Option(group=RARE)] | None = None
     """Folder to work in; by default `picked` beside the database."""
     model: Annotated[DetectorModel, Option(group=RARE)] = GENERAL
-    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",), examples=(1.05,), group=RARE)] = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size", "--apix"), examples=(1.05,), group=RARE)] = (
+        None
+    )
     """Pixel size in angstrom of micrographs whose headers have none."""
     threshold: Annotated[Probability | None, Option(examples=(0.5,), group=RARE)] = None
     """Keep picks of at least this probability; by default the one at which the best F1 is expected."""
@@ -138,8 +140,8 @@ class ExcludeParameters(Parameters):
     database: DatabaseFolder
     masks: Annotated[Path, Option(examples=("/data/picks/masks",))]
     """Folder of masks, one MRC file a micrograph: of `cryoflow pick --masks`, or of another program."""
-    at_least: float = 0.5
-    """Values from here on are junk."""
+    at_least: Annotated[float, Option(names=("--threshold", "--at-least"))] = 0.5
+    """Mask values of at least this are junk."""
     good: bool = False
     """The masks mark what is good: values below are junk."""
 

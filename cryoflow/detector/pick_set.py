@@ -200,7 +200,7 @@ def notes_on_unset_headers(from_headers_A: Sequence[float], n: int) -> list[str]
         return []
     return [
         f"{unset} of {counted(n, 'micrograph')} with a pixel size of 1 A from the header, which "
-        "many programs write where they do not know it; 1 A is used (--apix sets another)"
+        "many programs write where they do not know it; 1 A is used (--pixel-size sets another)"
     ]
 
 

@@ -169,7 +169,7 @@ class ImproveParameters(RegistryOfDatabase, PickerProgram):
     name: Annotated[str, Option(examples=("topaz-P190",))] = ""
     """Name of the model in the registry; by default PICKER-PROJECT."""
     diameter_A: DiameterA | None = None
-    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size",), examples=(1.05,))] = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size", "--apix"), examples=(1.05,))] = None
     """Pixel size in angstrom of micrographs whose headers have none."""
     settings: PickerSettings = field(default_factory=dict)
     seed: Seed = 0

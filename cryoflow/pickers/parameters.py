@@ -190,7 +190,7 @@ class MicrographsToPick(Parameters):
 
     micrographs: Annotated[tuple[Path, ...], Option(examples=(("/data/new/micrographs",),))] = ()
     """MRC files, or folders of them, to pick."""
-    pixel_size_A: Annotated[Positive, Option(names=("--pixel-size",), examples=(1.05,))] | None = None
+    pixel_size_A: Annotated[Positive, Option(names=("--pixel-size", "--apix"), examples=(1.05,))] | None = None
     """Pixel size of these micrographs in angstrom, where their headers have none."""
     threshold: Threshold | None = None
 
@@ -301,7 +301,7 @@ class ComparePicksParameters(Matching):
     """Count only the micrographs of one split of this exported folder: those that a picker was not trained on."""
     split: Literal["train", "validation", "test"] = "test"
     """That split."""
-    per_micrograph: Annotated[bool, Option(names=("--micrographs",))] = False
+    per_micrograph: Annotated[bool, Option(names=("--per-micrograph", "--micrographs"))] = False
     """Print one line for each micrograph in place of one for each entry."""
 
 

@@ -34,7 +34,7 @@ class SimulateParameters(Parameters):
     """Number of micrographs."""
     shape_yx: Annotated[tuple[Annotated[int, Ge(1)], Annotated[int, Ge(1)]], Option(names=("--size",))] = (1536, 2048)
     """Rows and columns of a micrograph in pixels."""
-    pixel_size_A: Annotated[Positive, Option(names=("--pixel-size",))] = 1.5
+    pixel_size_A: Annotated[Positive, Option(names=("--pixel-size", "--apix"))] = 1.5
     """Pixel size in angstrom."""
     seed: Seed = 1
     relion_version: str = "5.0"

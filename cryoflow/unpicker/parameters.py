@@ -55,7 +55,7 @@ class PickSource(Parameters):
     database: Annotated[DatabaseFolder | None, Option(group=DB, required_in_form=True)] = None
     micrographs: Annotated[Path | None, Option(names=("--micrographs", "--image-dir"), group=STAR, form=False)] = None
     """Folder of the micrographs, where it is another than that of the STAR files."""
-    pixel_size_A: Annotated[Positive | None, Option(names=("--apix",), group=STAR, form=False)] = None
+    pixel_size_A: Annotated[Positive | None, Option(names=("--pixel-size", "--apix"), group=STAR, form=False)] = None
     """Pixel size in angstrom; by default that of each micrograph's header."""
     ctf_star: Annotated[Path | None, Option(names=("--ctf", "--star-file"), group=STAR, form=False)] = None
     """STAR file with the CTF of all micrographs."""

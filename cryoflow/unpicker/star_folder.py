@@ -101,7 +101,7 @@ def read_star_folder(
             image = _image(micrographs_dir or folder, stem, file)
             size = pixel_size_A or read_header(image).pixel_size_A
             if not size:
-                raise BadInput(image, "its header contains no pixel size.", "Give it (--apix).")
+                raise BadInput(image, "its header contains no pixel size.", "Give it (--pixel-size).")
             good.append(
                 StarPicks(
                     PickedMicrograph(
@@ -120,9 +120,11 @@ def read_star_folder(
         except BadInput as error:
             bad.append(error)
     if not pixel_size_A and (ones := sum(p.micrograph.pixel_size_A == 1 for p in good)):
-        log.warning("%s: %d headers say exactly 1 A a pixel, which often means unknown: give --apix", folder, ones)
+        log.warning(
+            "%s: %d headers say exactly 1 A a pixel, which often means unknown: give --pixel-size", folder, ones
+        )
     if not pixel_size_A and (odd := _odd_pixel_sizes([p.micrograph for p in good])):
-        log.warning("%s: %s: right, or give --apix", folder, odd)
+        log.warning("%s: %s: right, or give --pixel-size", folder, odd)
     if ctf_star and (without := [p.micrograph.name for p in good if p.micrograph.ctf is None]):
         log.warning(
             "%s: has no defocus of %d of %d micrographs (%s, ...)", ctf_star, len(without), len(good), without[0]

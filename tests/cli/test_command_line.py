@@ -21,6 +21,7 @@ from cryoflow.cli import main, output
 from cryoflow.cli.main import COMMANDS, launch
 from cryoflow.cli.reference import reference
 from cryoflow.errors import BadInput, ExitCode
+from cryoflow.parameters import fields_of
 from cryoflow.picks import Kind
 from cryoflow.storage.json_values import plain
 
@@ -81,6 +82,29 @@ def test_help_names_the_arguments_and_shows_defaults_as_they_are_typed(
     assert default in printed
     assert "[default: False]" not in printed
     assert "[default: (" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "field", "value"),
+    [
+        ("pick /data", ("--pixel-size", "--apix"), "pixel_size_A", 1.5),
+        ("unpicker evaluate model", ("--pixel-size", "--apix"), "pixel_size_A", 1.5),
+        ("picker pick topaz --model m -o out", ("--pixel-size", "--apix"), "pixel_size_A", 1.5),
+        ("improve topaz -o out --db DB", ("--pixel-size", "--apix"), "pixel_size_A", 1.5),
+        ("simulate /data", ("--pixel-size", "--apix"), "pixel_size_A", 1.25),
+        ("picker exclude E --db DB --masks m", ("--threshold", "--at-least"), "at_least", 0.25),
+        ("evaluate E --db DB --reference R", ("--per-micrograph", "--micrographs"), "per_micrograph", True),
+    ],
+)
+def test_one_thing_has_one_name_and_earlier_names_keep_working(
+    words: str, names: tuple[str, str], field: str, value: object
+) -> None:
+    for name in names:
+        given = [name] if value is True else [name, str(value)]
+        command, bound, _ = main.app.parse_args([*words.split(), *given], exit_on_error=False, print_error=False)
+        assert bound.arguments[field] == value
+    (shown,) = (f.names for f in fields_of(command.declaration) if f.name == field)
+    assert shown == names
 
 
 @pytest.mark.parametrize("name", ["train-exported", "pick-exported"])

@@ -291,7 +291,7 @@ def test_a_header_of_one_angstrom_is_taken_with_a_warning_and_one_of_zero_is_ref
     _, report = pick_set(general, source, diameter_A=50.0, threshold=0.5)
     (note,) = report.notes
     assert "1 of 1 micrograph with a pixel size of 1 A from the header" in note
-    assert "1 A is used (--apix sets another)" in note
+    assert "1 A is used (--pixel-size sets another)" in note
     (refused,) = report.failed
     assert "zero.mrc: has no pixel size in its header. Give the pixel size" in str(refused)
     from cryoflow.picks import PickSet

@@ -166,7 +166,7 @@ def test_arguments_that_do_not_go_together_are_wrong_use(arguments, trained, mon
         ["train", "--epochs", "0"],
         ["train", "--batch", "0"],
         ["train", "--diameter", "-160"],
-        ["train", "--apix", "0"],
+        ["train", "--pixel-size", "0"],
         ["train", "--validation", "1"],
         ["train", "--max-positives", "0"],
         ["train", "--learning-rate", "0"],
