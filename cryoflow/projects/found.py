@@ -48,6 +48,8 @@ class Output:
         From headers and job files where that is cheap, else None.
     small_files
         A hash of names, sizes and times of further files, where there is one a micrograph.
+    class_number
+        The class of RELION whose particles alone are read, where the files hold those of several.
     """
 
     group: str
@@ -56,6 +58,7 @@ class Output:
     n_picks: int | None = None
     n_micrographs: int | None = None
     small_files: str = ""
+    class_number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -522,6 +522,22 @@ def test_import_and_external_jobs_give_what_they_hold(tmp_path: Path, blots, fil
     assert_at(pickset, {m.path.name: m.picks_xy_px for m in blots.micrographs})
 
 
+def test_a_further_table_of_an_external_job_may_be_named_like_a_class(tmp_path: Path, blots) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots)
+    job = folder / "External/job012"
+    job.mkdir(parents=True)
+    names = ("all.star", "class2.star", "classified.star")
+    for name in names:
+        shutil.copy(folder / "Class3D/job009/run_it025_data.star", job / name)
+    found = jobs_of(folder)["External"]
+    assert [output.group for output in found.outputs] == list(names)
+    assert [output.n_picks for output in counted(found).outputs] == [48, 48, 48]
+    picksets = read_job(found)
+    assert [p.provenance.suffix for p in picksets] == ["", "class2", "classified"]
+    for pickset in picksets:
+        assert_at(pickset, truth(blots))
+
+
 def test_relion_1_is_read_by_its_free_names(tmp_path: Path, blots) -> None:
     folder = write_relion_project(tmp_path / "old", blots, version="1")
     jobs = jobs_of(folder)

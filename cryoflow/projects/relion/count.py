@@ -59,8 +59,8 @@ def _counted_table(
     if read is None:
         return output
     codes, classes = read
-    if output.suffix.startswith("class") and classes is not None:
-        codes = codes[classes == int(output.suffix.removeprefix("class"))]
+    if output.class_number is not None and classes is not None:
+        codes = codes[classes == output.class_number]
     return replace(output, n_picks=len(codes), n_micrographs=int(np.count_nonzero(np.bincount(codes))))
 
 

@@ -17,7 +17,7 @@ from cryoflow.projects.relion.job_graph import Pipeline, Process, load_pipeline
 from cryoflow.projects.relion.job_options import is_yes, job_options
 from cryoflow.projects.relion.job_types import job_type
 from cryoflow.projects.relion.lineage import micrograph_stars, select_kind
-from cryoflow.projects.relion.outputs import FoundTables, find_outputs
+from cryoflow.projects.relion.outputs import FoundTable, FoundTables, find_outputs
 from cryoflow.projects.relion.sniff import sniff
 from cryoflow.projects.relion.usable import why_unusable
 from cryoflow.storage.files import is_file
@@ -88,7 +88,7 @@ def _job(project: Project, pipeline: Pipeline, process: Process) -> Job:
         status=verdict.status,
         reason=verdict.reason,
         alias=process.alias.rpartition("/")[2],
-        outputs=tuple(_output(project.path, path, suffix, folder, context, names) for path, suffix in found.stars),
+        outputs=tuple(_output(project.path, table, folder, context, names) for table in found.stars),
         detail={"process": process.name, "program_version": project.program_version},
     )
 
@@ -103,8 +103,9 @@ def _names(folder: Path) -> set[str] | OSError | None:
 
 
 def _output(
-    project: Path, path: Path, suffix: str, folder: Path, context: tuple[Path, ...], names: set[str] | OSError | None
+    project: Path, table: FoundTable, folder: Path, context: tuple[Path, ...], names: set[str] | OSError | None
 ) -> Output:
+    path = table.path
     files = [path, *(p for p in context if is_file(p))]
     if isinstance(names, set) and SUCCESS in names:
         files.append(folder / SUCCESS)  # rewritten by each run
@@ -115,11 +116,12 @@ def _output(
     is_list = _is_list(path)
     return Output(
         os.path.relpath(path, folder),
-        suffix,
+        table.suffix,
         tuple(files),
         small_files=stamp_of_coordinates(project, path) if is_list else "",
-        n_picks=None if is_list or suffix.startswith("class") else n_picks,
+        n_picks=None if is_list or table.class_number is not None else n_picks,
         n_micrographs=n_picks if is_list else None,
+        class_number=table.class_number,
     )
 
 
@@ -162,12 +164,13 @@ def _verdict(pipeline: Pipeline, process: Process, names: set[str], found: Found
 
 def _problem(pipeline: Pipeline, process: Process, found: FoundTables) -> _Verdict | None:
     """Return why none of the files can be used; None where one of them can."""
-    reasons = [why_unusable(pipeline, process.name, path) for path in dict.fromkeys(path for path, _ in found.stars)]
+    paths = dict.fromkeys(table.path for table in found.stars)
+    reasons = [why_unusable(pipeline, process.name, path) for path in paths]
     if not reasons or any(reason is None for reason in reasons):
         return None
     first = reasons[0]
     assert first is not None
-    path = found.stars[0][0]
+    path = found.stars[0].path
     return _Verdict(first.status, f"{path.name} {first.error.reason.rstrip('.')}")
 
 
@@ -198,9 +201,9 @@ def _written_last(folder: Path, names: Collection[str], found: FoundTables) -> s
 
     Classifications have none: their last iteration is no more than the last so far.
     """
-    if found.unfinished or not found.stars or _ITERATION.match(found.stars[0][0].name):
+    if found.unfinished or not found.stars or _ITERATION.match(found.stars[0].path.name):
         return ""
-    last = found.stars[0][0]
+    last = found.stars[0].path
     later = max((_mtime_ns(folder / n) for n in names if _ITERATION.match(n)), default=0)
     return last.name if is_file(last) and _mtime_ns(last) >= later else ""
 

@@ -25,8 +25,17 @@ _SPLIT = re.compile(r"particles_split(?P<number>\d+)\.star")
 
 
 @dataclass(frozen=True)
+class FoundTable:
+    """A STAR file with picks, and the suffix of its entry; with `class_number`, only the particles of that class."""
+
+    path: Path
+    suffix: str = ""
+    class_number: int | None = None
+
+
+@dataclass(frozen=True)
 class FoundTables:
-    """The STAR files with picks that a job left, each with the suffix of its entry.
+    """The STAR files with picks that a job left.
 
     Attributes
     ----------
@@ -42,7 +51,7 @@ class FoundTables:
         All classes, good and bad, are in one file and their number is unknown.
     """
 
-    stars: tuple[tuple[Path, str], ...] = ()
+    stars: tuple[FoundTable, ...] = ()
     useless: str = ""
     is_certain: bool = False
     unfinished: str = ""
@@ -75,7 +84,7 @@ def last_iteration(names: Collection[str]) -> str | None:
 
 
 def _expected(folder: Path, expected: str, names: Collection[str]) -> FoundTables:
-    return FoundTables(tuple((folder / name, "") for name in names), expected=expected)
+    return FoundTables(tuple(FoundTable(folder / name) for name in names), expected=expected)
 
 
 def _refinement(folder: Path, names: Collection[str]) -> FoundTables:
@@ -86,20 +95,21 @@ def _refinement(folder: Path, names: Collection[str]) -> FoundTables:
     if last is None:
         return FoundTables(expected="run_data.star")
     reason = f"has not converged: the last it wrote is {last}, there is no run_data.star"
-    return FoundTables(((folder / last, ""),), unfinished=reason, expected="run_data.star")
+    return FoundTables((FoundTable(folder / last),), unfinished=reason, expected="run_data.star")
 
 
 def _by_class(folder: Path, found: FoundTables) -> FoundTables:
     """Return one output for each class; where their number is unknown, one that is marked so."""
     if not found.stars:
         return found
-    path = found.stars[0][0]
+    path = found.stars[0].path
     n_classes = _number(job_options(folder).get("nr_classes", "")) or _number_of_classes(path)
     if n_classes == 1:
         return found
     if n_classes is None:
         return replace(found, mixes_classes=True)
-    return FoundTables(tuple((path, f"class{k}") for k in range(1, n_classes + 1)), expected=found.expected)
+    classes = tuple(FoundTable(path, f"class{k}", k) for k in range(1, n_classes + 1))
+    return replace(found, stars=classes)
 
 
 def _number_of_classes(data: Path) -> int | None:
@@ -121,7 +131,7 @@ def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> 
     splits = sorted((int(m["number"]), m.string) for n in names if (m := _SPLIT.fullmatch(n)))
     if splits:
         return FoundTables(
-            tuple((folder / name, f"split{number}") for number, name in splits), expected="particles_splitN"
+            tuple(FoundTable(folder / name, f"split{number}") for number, name in splits), expected="particles_splitN"
         )
     if "particles.star" in names:
         return _expected(folder, "particles.star", ["particles.star"])
@@ -185,7 +195,7 @@ def _from_outside(pipeline: Pipeline, process: Process, kind: Kind, names: Colle
     if not present and not wanted:
         return FoundTables(useless="has no picks", expected="")
     suffixes = ["" if i == 0 else Path(name).stem.replace("_", "-") for i, name in enumerate(present)]
-    stars_found = tuple((folder / n, s) for n, s in zip(present, suffixes, strict=True))
+    stars_found = tuple(FoundTable(folder / n, s) for n, s in zip(present, suffixes, strict=True))
     return FoundTables(stars_found, expected=", ".join(wanted) or "a STAR file with coordinates")
 
 

@@ -94,7 +94,7 @@ def read_job(
     picksets: list[PickSet] = []
     errors: list[CryoflowError] = []
     for output in job.outputs:
-        of_class = frozenset([int(output.suffix.removeprefix("class"))]) if output.suffix.startswith("class") else None
+        of_class = None if output.class_number is None else frozenset([output.class_number])
         try:
             pickset = _read_unchanged(context, output, of_class)
         except CryoflowError as error:
