@@ -14,6 +14,7 @@ from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.cs import read_cs, write_cs
 from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.projects import cryosparc
+from cryoflow.projects.cryosparc.join import join
 from cryoflow.projects.cryosparc.standalone import read_standalone
 from cryoflow.projects.found import JobStatus
 
@@ -229,6 +230,29 @@ def test_a_missing_location_is_fetched_from_an_ancestor_without_foreign_shifts(t
     np.testing.assert_allclose(picks.picks["x_px"], expected["x_px"])
     assert any("J6" in note for note in picks.notes)
     assert any(path.name.startswith("J6_passthrough") for path in jobs_of(folder)["J10"].outputs[0].files)
+
+
+def test_a_dataset_of_an_ancestor_without_rows_is_passed_over(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", dataset, without_location=["J10", "J9", "J8"])
+    (expected,) = entries(folder, "J10").values()
+    (emptied,) = (path for path in jobs_of(folder)["J10"].outputs[0].files if path.name.startswith("J7"))
+    write_cs(emptied, {name: values[:0] for name, values in read_cs(emptied).items()})
+    (picks,) = entries(folder, "J10").values()
+    np.testing.assert_allclose(picks.centers_xy_px, expected.centers_xy_px)
+    assert emptied not in jobs_of(folder)["J10"].outputs[0].files
+
+
+def test_a_dataset_without_rows_joins_unknown_values(tmp_path):
+    uids = {"uid": np.array([1, 2], np.uint64)}
+    location = {"location/micrograph_uid": np.array([7, 8], np.uint64)}
+    nothing = {"uid": np.zeros(0, np.uint64), "alignments3D/shift": np.zeros((0, 2), np.float32)}
+    write_cs(tmp_path / "own.cs", {**uids, **location})
+    write_cs(tmp_path / "empty.cs", {**nothing, "location/micrograph_uid": np.zeros(0, np.uint64)})
+    wanted = {tmp_path / "empty.cs": ["alignments3D/shift"]}
+    joined = join(tmp_path / "own.cs", wanted, (tmp_path / "own.cs", list(location)))
+    np.testing.assert_array_equal(joined.columns["alignments3D/shift"], np.full((2, 2), np.nan))
+    with pytest.raises(BadInput, match=r"empty\.cs: has no rows"):
+        join(tmp_path / "own.cs", {}, (tmp_path / "empty.cs", list(location)))
 
 
 def test_empty_micrograph_paths_are_looked_up_by_uid(tmp_path, dataset):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cryoflow.errors import BadInput
 from cryoflow.formats.cs import Distinct, read_cs_distinct
 from cryoflow.formats.cs_header import Array
 
@@ -33,7 +34,12 @@ class Match:
 
     def take(self, values: Array) -> Array:
         """Return values of the other table in the rows of the first; NaN where there is none, for whole numbers 0."""
-        taken = values if self.rows is None else values[self.rows]
+        if self.rows is None:
+            taken = values
+        elif len(values):
+            taken = values[self.rows]
+        else:  # no row 0 to stand for those that are not found
+            taken = np.zeros((len(self.rows), *values.shape[1:]), values.dtype)
         if self.found is not None:
             taken[~self.found] = np.nan if taken.dtype.kind == "f" else 0
         return taken
@@ -95,6 +101,11 @@ def join(primary: Path, wanted: Mapping[Path, Collection[str]], repeated: tuple[
         Columns by dataset.
     repeated
         The dataset of the columns that repeat, and their names.
+
+    Raises
+    ------
+    BadInput
+        Where the dataset of the columns that repeat has no rows, and the first one has.
     """
     columns: dict[str, Array] = {}
     matches: dict[Path, Match] = {}
@@ -112,6 +123,8 @@ def join(primary: Path, wanted: Mapping[Path, Collection[str]], repeated: tuple[
         for name in list(values):
             columns[name] = match.take(values.pop(name))
         if path == repeated[0]:
+            if not len(repeating.codes) and len(columns["uid"]):
+                raise BadInput(path, "has no rows, so that it locates no particle.")
             codes = repeating.codes if match.rows is None else repeating.codes[match.rows]
             distinct = Distinct(codes, repeating.columns, repeating.first_row)
     if distinct is None:

@@ -199,10 +199,17 @@ class ProjectIndex:
             to_visit.extend(parent.job_file.inputs)
 
     def with_location(self, record: Record, output: OutputDatasets) -> Iterator[tuple[Record, OutputDatasets]]:
-        """Yield outputs that may say where the particles of an output are: itself, then its ancestors."""
+        """Yield outputs that may say where the particles of an output are: itself, then its ancestors.
+
+        Tables without rows locate no particle: they are yielded only for an output without particles.
+        """
+        has_particles = output.primary is not None and output.primary.header.n_rows > 0
         candidates = [(record, output), *((r, o) for r, o in self.ancestors(record) if o.item_type == "particle")]
         for other, candidate in candidates:
-            if "location" in candidate.slots and candidate.slots["location"].table.has_positions:
+            if "location" not in candidate.slots:
+                continue
+            table = candidate.slots["location"].table
+            if table.has_positions and (table.header.n_rows or not has_particles):
                 yield other, candidate
 
 
