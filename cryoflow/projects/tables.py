@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,17 @@ def read_tables(
     finder = Finder(places or (path if path.is_dir() else path.parent), remaps)
     options = TableOptions(finder, flip_y, scale, flip)
     picksets: list[PickSet] = []
-    failures: list[str] = []
+    unread = _Unread()
     for group in folder.groups:
-        picksets += _sets_of(path, group, places, remaps, options, failures)
-    if folder.notes:
-        picksets[0] = replace(picksets[0], notes=(*picksets[0].notes, *folder.notes))
+        found = _sets_of(path, group, places, remaps, options, unread)
+        if not found and not group.suffix:
+            raise unread.first  # without the main set, rejected picks would stand in its place
+        picksets += found
+    if not picksets:
+        raise unread.first
+    if added := (*unread.notes, *folder.notes):
+        picksets[0] = replace(picksets[0], notes=(*picksets[0].notes, *added))
+    failures = [f"not read: {error}" for error in unread.errors]
     if places is not None and (lost := _nothing_found(picksets, places, finder)):
         failures.append(lost)
     return TableReading(tuple(picksets), tuple(failures))
@@ -145,19 +151,42 @@ def _nothing_found(picksets: Sequence[PickSet], places: Path, finder: Finder) ->
     return f"{count} {found} in {places}: looked for {', '.join(names[:_SHOWN])}; there is {there}"
 
 
+@dataclass(frozen=True)
+class _Unread:
+    """Files of a folder without a set of picks: those that failed, and those that are no tables of picks."""
+
+    errors: list[CryoflowError] = field(default_factory=list)
+    strangers: list[CryoflowError] = field(default_factory=list)
+
+    @property
+    def first(self) -> CryoflowError:
+        """Return the error to raise where nothing was read."""
+        return [*self.errors, *self.strangers][0]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return a note on files that are no tables of picks."""
+        if not self.strangers:
+            return ()
+        n = len(self.strangers)
+        return (f"no table of picks, and not read: {n} files of the folder: {self.strangers[0]}",)
+
+    def add(self, error: CryoflowError) -> None:
+        """Record why a file was not read."""
+        (self.strangers if isinstance(error, MissingMetadata) else self.errors).append(error)
+
+
 def _sets_of(
     path: Path,
     group: TableGroup,
     places: Path | None,
     remaps: dict[str, str],
     options: TableOptions,
-    failures: list[str],
+    unread: _Unread,
 ) -> list[PickSet]:
     """Return the sets of picks of a group of files: one for all tables of the same kind, one for each dataset."""
     read: list[tuple[Path, FilePicks]] = []
     picksets: list[PickSet] = []
-    errors: list[CryoflowError] = []
-    strangers: list[CryoflowError] = []
     done: set[Path] = set()
     for part in sorted(group.files, key=lambda part: ("passthrough" in part.name, part)):
         if part in done:
@@ -176,15 +205,14 @@ def _sets_of(
                     continue
             read.append((part, read_file(part)))
         except CryoflowError as error:
-            (strangers if isinstance(error, MissingMetadata) and len(group.files) > 1 else errors).append(error)
+            unread.add(error)
     if read:
-        picksets.insert(0, pickset_of_tables(path, read, options))
-    if not picksets:
-        raise [*errors, *strangers][0]
-    failures += [f"not read: {error}" for error in errors]
-    if strangers:
-        note = f"no table of picks, and not read: {len(strangers)} files of the folder: {strangers[0]}"
-        picksets[0] = replace(picksets[0], notes=(*picksets[0].notes, note))
+        try:
+            picksets.insert(0, pickset_of_tables(path, read, options))
+        except CryoflowError as error:
+            if not group.suffix:
+                raise
+            unread.errors.append(error)
     return [_marked(pickset, group) for pickset in picksets]
 
 

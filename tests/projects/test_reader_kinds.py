@@ -583,6 +583,32 @@ def test_a_file_of_a_folder_that_cannot_be_read_is_told_and_the_rest_is_read(tmp
     assert any("readme.txt" in note for note in entry.notes)
 
 
+@pytest.mark.parametrize("name", ["bad_micrographs.txt", "excluded.txt", "notes.txt"])
+def test_a_list_of_names_among_the_tables_of_a_folder_is_a_note(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.box").write_text("10 20 4 4\n")
+    (tmp_path / "b.box").write_text("30 50 4 4\n")
+    (tmp_path / name).write_text("c.mrc\nd.mrc\n")
+    reading = read_tables(tmp_path)
+    (pickset,) = reading.picksets
+    assert pickset.centers_xy_px.tolist() == [[12, 22], [32, 52]]
+    assert reading.failures == ()
+    assert any(name in note for note in pickset.notes)
+    with pytest.raises(BadInput, match="no columns of x and y"):
+        read_tables(tmp_path / name)
+
+
+def test_damaged_rejected_picks_are_a_failure_and_never_stand_for_the_main_set(tmp_path: Path) -> None:
+    (tmp_path / "a.box").write_text("10 20 4 4\n")
+    (tmp_path / "a_rejected.box").write_text("1 2 4 4\n1 2\n")
+    reading = read_tables(tmp_path)
+    assert [p.centers_xy_px.tolist() for p in reading.picksets] == [[[12, 22]]]
+    assert ["a_rejected.box" in failure for failure in reading.failures] == [True]
+    (tmp_path / "a.box").rename(tmp_path / "b_rejected.box")
+    (tmp_path / "a_rejected.box").rename(tmp_path / "a.box")
+    with pytest.raises(BadInput, match=r"a\.box: has lines of 2 and of 4 words"):
+        read_tables(tmp_path)
+
+
 def test_a_project_is_never_taken_for_a_folder_of_tables(tmp_path: Path, blots) -> None:
     from cryoflow.ingest.roots import split_roots
 
