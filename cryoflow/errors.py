@@ -70,6 +70,12 @@ class DatabaseBusy(CryoflowError):
     """Another process holds the database's lock."""
 
 
+def defect(path: str | Path, error: Exception) -> BadInput:
+    """Return the error of one line for an exception that was not raised on purpose while `path` was read."""
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return BadInput(path, f"a defect of cryoflow ({what}).", "Please report it with what --debug prints.")
+
+
 class ToolFailed(CryoflowError):
     """An external program failed.
 

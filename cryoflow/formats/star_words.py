@@ -11,6 +11,7 @@ from cryoflow.errors import BadInput
 from cryoflow.storage import inputs
 
 _TOKEN = re.compile(rb'"((?:[^"\n]|"(?=[^\s]))*)"(?=\s|$)|\'((?:[^\'\n]|\'(?=[^\s]))*)\'(?=\s|$)|(#[^\n]*)|([^\s]+)')
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
 NAN_WORDS = frozenset(b"nan -nan none null <na> n/a ? .".split())
 
 
@@ -47,6 +48,16 @@ def is_number(word: bytes) -> bool:
     except ValueError:
         return word.lower() in NAN_WORDS
     return True
+
+
+def whole_number(word: str) -> int | None:
+    """Return the number that a word of up to nine digits stands for, with or without a minus; None for other words.
+
+    >>> whole_number("000012"), whole_number("-8"), whole_number("--8"), whole_number("9" * 5000)
+    (12, -8, None, None)
+    """
+    # `isdigit` is true for characters that `int` refuses, and `int` refuses thousands of digits.
+    return int(word) if _WHOLE.fullmatch(word) else None
 
 
 def text(word: bytes) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryoflow.database import Entry
-from cryoflow.errors import BadInput, CryoflowError, ExitCode
+from cryoflow.errors import BadInput, CryoflowError, ExitCode, defect
 from cryoflow.picks import PickSet
 from cryoflow.projects.found import Job
 from cryoflow.system.memory import shortage
@@ -127,5 +127,4 @@ def explained(error: Exception, where: Path) -> str:
     if isinstance(error, OSError):
         return f"{error.filename or where}: cannot be read: {error.strerror or error}."
     log.debug("reading %s", where, exc_info=error)
-    what = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return f"{where}: a defect of cryoflow ({what}). Please report it with what --debug prints."
+    return str(defect(where, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -9,9 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryoflow.errors import BadInput
+from cryoflow.errors import BadInput, defect
 from cryoflow.projects import PROGRAMS, counted, find_jobs, reader
-from cryoflow.projects.found import Job, JobStatus, Project
+from cryoflow.projects.found import Job, JobStatus, Project, damaged
+from cryoflow.system.memory import shortage
+
+log = logging.getLogger(__name__)
 
 _NOT_ENTERED = frozenset({"Trash", "snapshots", "lost+found", "gridfs_data", "motioncorrected", "__pycache__"})
 N_READING = 8
@@ -110,7 +114,12 @@ def jobs_of(
 
 
 def _counted(job: Job) -> Job:
-    return counted(job) if job.status is not JobStatus.NOT_OF_INTEREST else job
+    if job.status is JobStatus.NOT_OF_INTEREST:
+        return job
+    try:
+        return counted(job)
+    except Exception as error:
+        return damaged(job, [str(_defect(job.folder, error))] * len(job.outputs))
 
 
 def _reported(job: Job, on_job: Callable[[Job], None] | None) -> Job:
@@ -126,6 +135,22 @@ def _jobs_or_error(project: Project) -> list[Job] | BadInput:
         return error
     except OSError as error:
         return _cannot_list(project.path, error)
+    except Exception as error:
+        return _defect(project.path, error)
+
+
+def _defect(folder: Path, error: Exception) -> BadInput:
+    """Return what to report of a defect that concerns one project.
+
+    Raises
+    ------
+    Exception
+        Where memory is short, which the other projects would meet too.
+    """
+    if shortage(error):
+        raise error
+    log.debug("listing %s", folder, exc_info=error)
+    return defect(folder, error)
 
 
 def _check_root(root: Path) -> None:

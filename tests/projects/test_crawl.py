@@ -1,6 +1,8 @@
 """Where projects are: found from above, at and from within; never twice, never in what cannot hold one."""
 
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -11,6 +13,7 @@ from relion_projects import write_relion_project
 from cryoflow.errors import BadInput
 from cryoflow.projects import crawl as crawling
 from cryoflow.projects.crawl import crawl, jobs_of
+from cryoflow.projects.found import JobStatus
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +164,69 @@ def test_a_project_that_vanishes_between_crawl_and_listing_is_reported(tmp_path)
     result = jobs_of(projects)
     assert result.jobs == []
     assert "cannot be listed" in str(result.unreadable[0])
+
+
+def test_a_defect_in_one_project_leaves_the_jobs_of_the_others(storage, monkeypatch):
+    odd, good = crawl(storage).projects
+    whole = jobs_of([good], count=True).jobs
+    find_jobs, counted = crawling.find_jobs, crawling.counted
+
+    def find(project):
+        if project == odd:
+            raise ValueError("invalid literal\nof a file")
+        return find_jobs(project)
+
+    monkeypatch.setattr(crawling, "find_jobs", find)
+    result = jobs_of([odd, good], count=True)
+    assert result.jobs == whole
+    (error,) = result.unreadable
+    assert error.path == odd.path
+    assert "a defect of cryoflow (ValueError: invalid literal)" in str(error)
+
+    def count(job):
+        if job.project == odd.path:
+            raise IndexError("index 0")
+        return counted(job)
+
+    monkeypatch.setattr(crawling, "find_jobs", find_jobs)
+    monkeypatch.setattr(crawling, "counted", count)
+    jobs = jobs_of([odd, good], count=True).jobs
+    assert jobs[len(whole) :] == whole
+    failed = [job for job in jobs if "a defect of cryoflow (IndexError: index 0)" in job.reason]
+    assert {job.project for job in failed} == {odd.path}
+    assert {job.status for job in failed} == {JobStatus.UNREADABLE}
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_defect_of_one_project(storage, monkeypatch):
+    def fails(project):
+        raise MemoryError
+
+    monkeypatch.setattr(crawling, "find_jobs", fails)
+    with pytest.raises(MemoryError):
+        jobs_of(crawl(storage).projects)
+
+
+@pytest.mark.parametrize("number", ["--8", "\N{SUPERSCRIPT TWO}", "8" * 5000])
+def test_numbers_that_are_none_hide_no_job(tmp_path, number):
+    dataset = small_dataset(tmp_path / "raw", n_micrographs=1)
+    cryosparc = write_cryosparc_project(tmp_path / "P1", dataset)
+    relion = write_relion_project(tmp_path / "P2", dataset)
+    n_jobs = len(jobs_of(crawl(tmp_path).projects).jobs)
+    (cryosparc / "job_manifest.json").write_text(json.dumps({"jobs": ["J1", f"J{number}"]}))
+    rows = f"Import/job001/ None {number} {number}\nExtract/job{number}/ None {number} {number}\n"
+    labels = ("Name", "Alias", "Type", "Status")
+    processes = "".join(f"_rlnPipeLineProcess{label}\n" for label in labels)
+    nodes = f"_rlnPipeLineNodeName\n_rlnPipeLineNodeType\nImport/job001/movies.star {number}\n"
+    text = f"data_pipeline_processes\n\nloop_\n{processes}{rows}\ndata_pipeline_nodes\n\nloop_\n{nodes}"
+    (relion / "default_pipeline.star").write_text(text)
+    (options,) = (relion / "Class3D").glob("job*/job.star")
+    text, n_changed = re.subn(r"(nr_classes\s+)\d+", rf"\g<1>{number}", options.read_text())
+    options.write_text(text)
+    assert n_changed == 1
+    listed = jobs_of(crawl(tmp_path).projects, count=True)
+    assert listed.unreadable == []
+    assert len(listed.jobs) == n_jobs + 1  # the job of that number
+    assert not any("defect" in job.reason for job in listed.jobs)
 
 
 def test_hostile_folder_names_are_crawled(tmp_path, hostile_name):

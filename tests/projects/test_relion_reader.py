@@ -19,6 +19,7 @@ from cryoflow.picks import PickSet
 from cryoflow.projects.crawl import crawl
 from cryoflow.projects.found import Job, JobStatus
 from cryoflow.projects.relion import counted, find_jobs, read_job, recognize
+from cryoflow.projects.relion.coordinates import tail
 from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 GENERATIONS = ["2", "3.0", "3.1", "4", "5.0"]
@@ -300,6 +301,21 @@ def test_micrographs_without_picks_are_kept(tmp_path: Path, blots) -> None:
     assert len(pickset) == 40
     assert len(pickset.micrographs) == 6
     assert by_name(pickset)["mic002.mrc"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_micrograph_without_a_name_has_no_tail(name: str) -> None:
+    assert tail(name) == ""
+
+
+@pytest.mark.parametrize("number", ["\N{SUPERSCRIPT TWO}", "1" * 5000])
+def test_an_image_of_no_number_is_left_out_of_the_sample(tmp_path: Path, blots, number: str) -> None:
+    folder = write_relion_project(tmp_path / "P1", blots)
+    whole = read_job(jobs_of(folder)["Extract"])[0]
+    path = folder / "Extract/job006/particles.star"
+    path.write_text(path.read_text().replace(" 000001@", f" {number}@", 1))
+    (pickset,) = read_job(jobs_of(folder)["Extract"])
+    assert pickset.centers_xy_px.tolist() == whole.centers_xy_px.tolist()
 
 
 def test_missing_micrographs_keep_their_picks(tmp_path: Path, blots) -> None:

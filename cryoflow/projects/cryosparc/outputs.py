@@ -16,7 +16,7 @@ from cryoflow.projects.cryosparc.job_json import Group, JobFile, read_job_json, 
 from cryoflow.projects.cryosparc.job_types import kind_of
 from cryoflow.projects.cryosparc.without_json import exported_groups, from_csg, from_names
 
-JOB_NAME = re.compile(r"J\d+")
+JOB_NAME = re.compile(r"J[0-9]{1,9}")
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def exported_groups(project: Path) -> dict[str, list[Group]]:
     for kind in ("groups", "jobs"):
         top = project / "exports" / kind
         for folder in sorted(_names(top)):
-            match = re.search(r"(?:^|_)(J\d+)(?:_|$)", folder)
+            match = re.search(r"(?:^|_)(J[0-9]{1,9})(?:_|$)", folder)
             if not match:
                 continue
             for name in sorted(_names(top / folder)):

@@ -242,4 +242,5 @@ def tail(micrograph: str) -> str:
     >>> tail("MotionCorr/job002/Movies/a.b.mrc")
     'Movies/a.b'
     """
-    return str(PurePosixPath(_THROUGH_JOB.sub("", micrograph)).with_suffix(""))
+    path = PurePosixPath(_THROUGH_JOB.sub("", micrograph))
+    return str(path.with_suffix("")) if path.name else ""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
+from cryoflow.formats.star_words import whole_number
 from cryoflow.micrographs.header import read_header
 from cryoflow.picks import ExtractedSample, FloatArray
 from cryoflow.projects.axis_convention import AxisConvention
@@ -37,7 +38,8 @@ def extracted_sample(
     rows = np.array([row_of.get(str(name), -1) for name in table["rlnMicrographName"]], np.int32)
     some = choose(rows, micrographs)
     images = [str(name).rpartition("@") for name in table["rlnImageName"][some]]
-    is_good = np.array([number.isdigit() and int(number) > 0 for number, _, _ in images], bool)
+    numbers = np.array([whole_number(number) or 0 for number, _, _ in images], np.int64)
+    is_good = numbers > 0
     some, images = some[is_good], [image for image, good in zip(images, is_good, strict=True) if good]
     if not len(some):
         return None
@@ -47,7 +49,7 @@ def extracted_sample(
         rows[some],
         xy * scale[rows[some], None],
         stacks,
-        np.array([int(number) - 1 for number, _, _ in images], np.int64),
+        numbers[is_good] - 1,
         particles.box_A if np.isfinite(particles.box_A) else _box_A(project / stacks[0], particles),
         micrographs,
         project,

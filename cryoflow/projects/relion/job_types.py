@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from cryoflow.formats.star_words import whole_number
 from cryoflow.picks import Kind
 
 
@@ -79,8 +80,8 @@ JOB_FOLDER = re.compile(r"job\d{3,}")
 def type_label(label_or_number: str, folder: str) -> str:
     """Return the label of a job's type, from the pipeline or else from the name of its folder."""
     word = label_or_number.strip()
-    if word.lstrip("-").isdigit():
-        return _OF_NUMBER.get(int(word), _OF_FOLDER.get(folder, f"relion.{folder.lower()}"))
+    if (number := whole_number(word)) is not None:
+        return _OF_NUMBER.get(number, _OF_FOLDER.get(folder, f"relion.{folder.lower()}"))
     return word.lower() or _OF_FOLDER.get(folder, f"relion.{folder.lower()}")
 
 
@@ -95,12 +96,13 @@ def job_type(label: str) -> JobType:
 def status_word(label_or_number: str) -> str:
     """Return `Running`, `Scheduled`, `Succeeded`, `Failed`, `Aborted`, or empty where it is not said."""
     word = label_or_number.strip()
-    return _STATUS_OF_NUMBER.get(int(word), "") if word.isdigit() else word
+    number = whole_number(word)
+    return word if number is None else _STATUS_OF_NUMBER.get(number, "")
 
 
 def node_kind(label_or_number: str) -> str:
     """Return `movies`, `micrographs`, `coordinates`, `particles`, or the label."""
     word = label_or_number.strip()
-    if word.isdigit():
-        return _NODE_OF_NUMBER.get(int(word), word)
+    if (number := whole_number(word)) is not None:
+        return _NODE_OF_NUMBER.get(number, word)
     return _NODE_OF_LABEL.get(word.split(".")[0], word)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_words import whole_number
 from cryoflow.picks import Kind
 from cryoflow.projects.found import Job, JobStatus, Output, Project
 from cryoflow.projects.relion import relion1
@@ -52,8 +53,8 @@ def find_jobs(project: Project) -> list[Job]:
 
 
 def _number(job: str) -> int:
-    digits = re.search(r"\d+$", job)
-    return int(digits.group()) if digits else 0
+    digits = re.search(r"[0-9]+$", job)
+    return (digits and whole_number(digits.group())) or 0
 
 
 def _job(project: Project, pipeline: Pipeline, process: Process) -> Job:

@@ -11,6 +11,7 @@ from cryoflow.errors import BadInput
 from cryoflow.formats.pick_tables.relion_list import SUFFIX_FILE
 from cryoflow.formats.star import read_blocks
 from cryoflow.formats.star_blocks import walk
+from cryoflow.formats.star_words import whole_number
 from cryoflow.picks import Kind
 from cryoflow.projects.relion.coordinates import files_of_suffix
 from cryoflow.projects.relion.job_graph import Pipeline, Process
@@ -21,6 +22,8 @@ from cryoflow.storage.files import is_file
 
 _ITERATION = re.compile(r"run(?:_ct(?P<start>\d+))?_it(?P<iteration>\d+)_data\.star")
 _FINAL = re.compile(r"run(?:_ct(?P<start>\d+))?_data\.star")
+_MOST_CLASSES = 10_000
+"""A larger number is no number of classes, and each class would be an output."""
 _SPLIT = re.compile(r"particles_split(?P<number>\d+)\.star")
 
 
@@ -123,7 +126,8 @@ def _number_of_classes(data: Path) -> int | None:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.strip().isdigit() and int(text) > 0 else None
+    number = whole_number(text.strip())
+    return number if number and 0 < number <= _MOST_CLASSES else None
 
 
 def _selection(pipeline: Pipeline, process: Process, names: Collection[str]) -> FoundTables:
