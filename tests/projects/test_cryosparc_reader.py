@@ -367,18 +367,30 @@ def test_helical_jobs_say_so(tmp_path, dataset):
     assert any("helical" in note for note in picks.notes)
 
 
-def test_micrographs_without_picks_are_kept_where_they_were_searched(tmp_path, dataset):
-    last = dataset.micrographs[-1]
+def with_an_empty_micrograph(dataset):
+    """The dataset without the picks of its last micrograph."""
     none = np.zeros(0)
     empty = replace(
-        last,
+        dataset.micrographs[-1],
         picks_xy_px=np.zeros((0, 2)),
         pick_scores=none,
         pick_is_right=none.astype(bool),
         pick_psi_deg=none,
         pick_class=none.astype(np.int32),
     )
-    folder = write_cryosparc_project(tmp_path / "P", replace(dataset, micrographs=(*dataset.micrographs[:-1], empty)))
+    return replace(dataset, micrographs=(*dataset.micrographs[:-1], empty))
+
+
+def bin_by_2(folder, header_A):
+    """Replace the project's micrographs by binned copies, whose headers have this pixel size."""
+    for link in (folder / "J1" / "imported").iterdir():
+        image = read_micrograph(link)
+        link.unlink()
+        write_mrc(link, image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2).mean((1, 3)), header_A)
+
+
+def test_micrographs_without_picks_are_kept_where_they_were_searched(tmp_path, dataset):
+    folder = write_cryosparc_project(tmp_path / "P", with_an_empty_micrograph(dataset))
     assert len(next(iter(entries(folder, "J4").values())).micrographs) == 4
     assert len(next(iter(entries(folder, "J10").values())).micrographs) == 3
 
@@ -398,14 +410,35 @@ def test_dangling_links_are_missing_and_their_picks_are_kept(tmp_path, blots):
 def test_picks_are_scaled_to_binned_copies_of_their_micrographs(tmp_path, blots):
     folder = write_cryosparc_project(tmp_path / "P", blots)
     (full,) = entries(folder, "J10").values()
-    for link in (folder / "J1" / "imported").iterdir():
-        image = read_micrograph(link)
-        link.unlink()
-        write_mrc(link, image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2).mean((1, 3)), 5.0)
+    bin_by_2(folder, 5.0)
     (half,) = entries(folder, "J10").values()
     np.testing.assert_allclose(half.centers_xy_px, full.centers_xy_px / 2, atol=1e-4)
     np.testing.assert_allclose(half.micrographs["pixel_size_A"], 5.0)
     assert any("binned copies" in note for note in half.notes)
+
+
+def test_binned_copies_without_picks_have_the_shape_and_the_pixel_size_of_their_files(tmp_path, blots):
+    folder = write_cryosparc_project(tmp_path / "P", with_an_empty_micrograph(blots))
+    bin_by_2(folder, 5.0)
+    (half,) = entries(folder, "J4").values()
+    assert set(half.picks["micrograph"]) == set(range(5))
+    assert half.micrographs["status"].tolist() == ["found"] * 6
+    assert half.micrographs[["ny", "nx", "pixel_size_A"]].to_numpy(float).tolist() == [[95, 155, 5.0]] * 6
+
+
+def test_the_pixel_size_of_boxes_is_scaled_to_binned_copies(tmp_path, blots):
+    folder = write_cryosparc_project(
+        tmp_path / "P", blots, pixel_size_in_location=False, binning=1, cleared=["J1", "J2", "J4"]
+    )
+    whole = write_cryosparc_project(tmp_path / "whole", blots)
+    bin_by_2(whole, 0.0)
+    shutil.copytree(whole / "J1" / "imported", folder / "J1" / "imported")
+    (half,) = entries(folder, "J10").values()
+    np.testing.assert_allclose(half.micrographs["pixel_size_A"], 5.0)
+    assert any("boxes that were not resampled" in note for note in half.notes)
+    for picks, micrograph in by_micrograph(half, blots):
+        xy = picks[["x_px", "y_px"]].to_numpy()
+        assert np.linalg.norm(xy[:, None] - micrograph.true_xy_px[None] / 2, axis=2).min(1).max() < 0.01
 
 
 def test_a_few_binned_copies_among_whole_micrographs_are_scaled_each(tmp_path, blots):

@@ -92,13 +92,20 @@ def tabulate(
             sizes[i] = exposures.pixel_size_A[uid]
 
     notes = _agree_on_shapes(names, shapes, codes)
-    rows: dict[str, tuple[int, int]] = {}  # name -> (exposure uid, distinct row or -1)
+    rows: dict[str, tuple[int, int]] = {}  # name -> (exposure uid, row of `names`, `shapes` and `sizes`)
     for i, (name, uid) in enumerate(zip(names, uids, strict=True)):
         if name:
             rows.setdefault(name, (uid, i))
+    # Micrographs without picks get rows after the distinct ones: their files may be binned copies, too.
     for uid, path in (searched.path if searched else {}).items():
-        if _clean(path):
-            rows.setdefault(_clean(path), (uid, -1))
+        name = _clean(path)
+        if name and name not in rows:
+            rows[name] = (uid, len(names))
+            names.append(name)
+    without_picks = [uid for uid, i in rows.values() if i >= n_distinct]
+    empty_shapes = [exposures.shape_yx.get(uid, (np.nan, np.nan)) for uid in without_picks]
+    shapes = np.concatenate([shapes, np.array(empty_shapes, np.float64).reshape(-1, 2)])
+    sizes = np.concatenate([sizes, [exposures.pixel_size_A.get(uid, np.nan) for uid in without_picks]])
     ordered = sorted(rows)
     place = {name: row for row, name in enumerate(ordered)}
     paths = [_find(finder, name) for name in ordered]
@@ -106,17 +113,14 @@ def tabulate(
     status = [_status(*found) for found in zip(ordered, paths, movies, strict=True)]
 
     notes += notes_on_other_names(ordered, [p if s == "found" else None for p, s in zip(paths, status, strict=True)])
-    notes += _adopt_file_shapes(place, paths, status, names, shapes, sizes)
+    binning = np.ones(len(ordered))
+    notes += _adopt_file_shapes(place, paths, status, names, shapes, sizes, binning)
     table_shape = np.full((len(ordered), 2), np.nan)
     table_size = np.full(len(ordered), np.nan)
     n_from_header = 0
     for row, name in enumerate(ordered):
-        uid, i = rows[name]
-        if i >= 0:
-            table_shape[row], table_size[row] = shapes[i], sizes[i]
-        else:
-            table_shape[row] = exposures.shape_yx.get(uid, (np.nan, np.nan))
-            table_size[row] = exposures.pixel_size_A.get(uid, np.nan)
+        i = rows[name][1]
+        table_shape[row], table_size[row] = shapes[i], sizes[i]
         file = paths[row]
         is_lacking = np.isnan(table_size[row]) or np.isnan(table_shape[row, 0])
         if is_lacking and file is not None and status[row] == "found":
@@ -133,14 +137,15 @@ def tabulate(
     if n_from_header:
         notes.append(f"pixel size of {n_from_header} micrographs from their MRC headers")
     if box_pixel_size_A and (unknown := np.isnan(table_size)).any():
-        table_size[unknown] = box_pixel_size_A
+        table_size[unknown] = box_pixel_size_A * binning[unknown]
         notes.append(f"pixel size of {int(unknown.sum())} micrographs from boxes that were not resampled")
 
     for name, what in FLAGS.items():
         if n_flagged := sum(rows[of][0] in exposures.flagged[name] for of in ordered):
             notes.append(f"{n_flagged} of {len(ordered)} micrographs {what}")
 
-    row_of = np.array([place.get(name, -1) for name in names], np.intp)
+    shapes, sizes = shapes[:n_distinct], sizes[:n_distinct]
+    row_of = np.array([place.get(name, -1) for name in names[:n_distinct]], np.intp)
     known = row_of >= 0
     shapes[known] = np.where(np.isnan(shapes[known]), table_shape[row_of[known]], shapes[known])
     sizes[known] = np.where(np.isnan(sizes[known]), table_size[row_of[known]], sizes[known])
@@ -159,7 +164,8 @@ def tabulate(
         of_uid = exposures.optics[name]
         numbers = np.array([of_uid.get(uid, np.nan) for uid in exposure_uids], np.float64)
         if particle_optics and name in particle_optics and len(numbers):
-            taken = np.where(of_particles >= 0, particle_optics[name][of_particles], np.nan)
+            of_distinct = np.append(particle_optics[name], np.nan)  # NaN for micrographs without picks
+            taken = of_distinct[np.minimum(of_particles, n_distinct)]
             numbers = np.where(np.isnan(numbers), taken, numbers)
         columns[name] = np.round(numbers, 4)
     return CryosparcMicrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
@@ -196,11 +202,12 @@ def _adopt_file_shapes(
     names: list[str],
     shapes: FloatArray,
     sizes: FloatArray,
+    binning: FloatArray,
 ) -> list[str]:
-    """Give each distinct row the shape of the file that was found, where that is a binned copy of the one picked on.
+    """Give each row the shape of the file that was found, where that is a binned copy of the micrograph of the job.
 
-    Changes `shapes`, `sizes` and `status` in place and returns notes. Of files of one size whose picks tell one shape,
-    the header of one is read.
+    Changes `shapes`, `sizes` and `status` in place, and `binning`, by row of the table, to the factor by which the
+    file's pixels are larger. Returns notes. Of files of one size and one recorded shape, the header of one is read.
     """
     known = [
         i for i, name in enumerate(names) if name and status[place[name]] == "found" and not np.isnan(shapes[i, 0])
@@ -228,6 +235,7 @@ def _adopt_file_shapes(
         elif abs(told_x / nx - told_y / ny) < 0.01 * told_x / nx:
             shapes[i] = ny, nx
             sizes[i] *= told_x / nx
+            binning[row] = told_x / nx
             n_binned += 1
         else:
             status[row] = "unreadable"
@@ -235,7 +243,7 @@ def _adopt_file_shapes(
     counted_notes = (
         (n_binned, "micrographs are binned copies of those that were picked on; picks and pixel sizes were scaled"),
         (n_swapped, "micrographs have rows and columns swapped against what the picks say; the file was believed"),
-        (n_other, "micrographs have a shape that does not fit the picks"),
+        (n_other, "micrographs have another shape than the job recorded"),
     )
     return [f"{number} {text}" for number, text in counted_notes if number]
 
