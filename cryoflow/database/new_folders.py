@@ -30,18 +30,32 @@ def folder_of_project(root: Path, who: Provenance) -> Path:
 
 
 def folder_of_entry(project: Path, who: Provenance) -> Path:
-    """Return the entry's folder; a name that differs by case alone gets a hash, for file systems that ignore case.
+    """Return the entry's folder: the one that it has, else one that no other entry has.
 
-    Of two tables that differ by their extension alone, the second gets it into its name.
+    A name that differs by case alone gets a hash, for file systems that ignore case. Tables that share a name get their
+    extension into it, and where that is not enough, a hash of their file name.
     """
     parent = project / layout.ENTRIES
-    name = safe_name(who.entry_name)
-    if who.program == "file" and layout.is_entry(parent / name):
-        other = read_entry(parent / name)
-        if other.status != DAMAGED and other.output_group != who.output_group:
-            name = safe_name(f"{who.entry_name}-{Path(who.output_group).suffix.removeprefix('.')}")
-    others = {layout.folded(n) for n in (os.listdir(parent) if parent.exists() else []) if n != name}
-    return parent / layout.free_name([name, f"{name}-{short_hash(name, 4)}"], others)
+    there = set(os.listdir(parent)) if parent.exists() else set()
+    names = [safe_name(who.entry_name)]
+    if who.program == "file":
+        extension = Path(who.output_group).suffix.removeprefix(".")
+        names += [safe_name(f"{who.entry_name}-{ending}") for ending in (extension, short_hash(who.output_group))]
+    wanted = [*names, *(f"{name}-{short_hash(name, 4)}" for name in names)]
+    entries = [name for name in wanted if name in there and layout.is_entry(parent / name)]
+    others: set[str] = set()
+    for name in entries:
+        if who.program != "file":
+            return parent / name
+        entry = read_entry(parent / name)
+        if entry.output_group == who.output_group:
+            return parent / name
+        if entry.status != DAMAGED or entry.output_group:  # a damaged one that names no table may be of this one
+            others.add(name)
+    for name in wanted:
+        if name not in others and layout.folded(name) not in {layout.folded(n) for n in there - {name}}:
+            return parent / name
+    return parent / layout.free_name(wanted, {layout.folded(n) for n in there})
 
 
 def _is_called(project: Path, name: str) -> bool:

@@ -135,6 +135,20 @@ def test_two_projects_of_one_name_stay_apart(tmp_path: Path, make_pickset: Make,
         assert_same(database.load(entry), original)
 
 
+def test_entries_that_differ_by_case_alone_stay_apart_however_often_they_are_added(
+    tmp_path: Path, make_pickset: Make, assert_same: Same
+) -> None:
+    database = Database(tmp_path / "DB")
+    sets = [make_pickset(suffix=suffix, seed=i) for i, suffix in enumerate("xX")]
+    names = [database.add(s).name for s in sets]
+    assert names[0] == "P1/Homo_J51_x"
+    assert names[1].startswith("P1/Homo_J51_X-")
+    assert [database.add(s).name for s in sets] == names
+    assert {e.name for e in database.entries()} == set(names)
+    for name, original in zip(names, sets, strict=True):
+        assert_same(database.load(name), original)
+
+
 def test_two_micrographs_of_one_base_name_stay_apart(tmp_path: Path, make_pickset: Make, assert_same: Same) -> None:
     names = [f"MotionCorr/job00{i}/Movies/{n}.mrc" for i in (2, 3) for n in ("x", "X")] + ["a/x.mrc", "b/a/x.mrc"]
     database = Database(tmp_path / "DB")

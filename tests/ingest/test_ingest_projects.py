@@ -16,7 +16,7 @@ from cryoflow.database import Database, select_best, verify
 from cryoflow.database.record import read_record
 from cryoflow.database.record_keeper import RecordKeeper
 from cryoflow.errors import BadInput, ExitCode, NotWritten
-from cryoflow.ingest import IngestReport, ingest, plan_jobs
+from cryoflow.ingest import IngestReport, ingest, ingest_tables, plan_jobs
 from cryoflow.ingest import read_jobs as running
 from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
@@ -447,6 +447,25 @@ def test_lone_tables_of_one_folder_never_replace_each_other(tmp_path: Path, simu
         for name in ("ours", "theirs")
         for ending, number in (("", n), ("-csv", 3))
     }
+
+
+def test_tables_whose_names_become_one_are_entries_of_their_own(tmp_path: Path) -> None:
+    names = ("a-b_c", "a_b-c", "a_b_c", "A_b_c")
+    tables = [tmp_path / "tables" / f"{name}.csv" for name in names]
+    tables[0].parent.mkdir()
+    for i, table in enumerate(tables):
+        table.write_text("micrograph,x,y\n" + "".join(f"mic.mrc,{20 + 10 * j},{30 + i}\n" for j in range(i + 1)))
+    database = Database(tmp_path / "DB")
+    of_table = [ingest_tables([table], database, check_orientation=False).lines[0].entries for table in tables]
+    assert of_table[:2] == [("tables/Import_a-b-c",), ("tables/Import_a-b-c-csv",)]  # as an earlier version called them
+    assert len({name.casefold() for (name,) in of_table}) == 4
+    for order in (1, -1):  # the same tables again are the same entries, in any order
+        again = ingest_tables(tables[::order], database, check_orientation=False)
+        assert [line.entries for line in again.lines] == of_table[::order]
+    database.remove(of_table[0][0])
+    ingest_tables([tables[1]], database, check_orientation=False)  # keeps its name, also where a better one is free
+    found = {(e.name, e.output_group): e.n_picks for e in database.entries()}
+    assert found == {(of_table[i][0], tables[i].name): i + 1 for i in (1, 2, 3)}
 
 
 def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(
