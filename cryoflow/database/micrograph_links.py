@@ -2,6 +2,9 @@
 
 A link's name is given once and kept, so that entries written years apart agree. Two micrographs of one base name get
 links that differ by the folder they lie in, and where that does not tell them apart, by a hash of their name.
+
+A link follows its micrograph to another place. Where the earlier file is still there and of another shape (the new one
+is binned), the entries of before keep their link, and the new file gets one of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from pathlib import Path
 from cryoflow.database import layout
 from cryoflow.database.values import line, parse_pairs, parse_word, word
 from cryoflow.errors import BadInput, UnsafePath
+from cryoflow.micrographs.header import read_header, shape_of_file
 from cryoflow.storage import files
 from cryoflow.storage.safe_names import short_hash
 from cryoflow.storage.sealing import refuse_newer
+from cryoflow.system.threads import on_each_file
 
 VERSION = 1
 _MAGIC = "cryoflow micrographs "
@@ -57,21 +62,56 @@ def with_micrographs(
 ) -> tuple[ProjectLinks, list[str]]:
     """Return the record with these micrographs in it, and the link of each."""
     links = dict(record.links)
-    link_of = {link.name: name for name, link in links.items()}
+    links_of: dict[str, list[str]] = {}
+    for name, link in links.items():
+        links_of.setdefault(link.name, []).append(name)
     taken = {layout.folded(name) for name in links}
+    identities = [identity(name, record.project) for name in names]
+    targets_of = {who: [links[name].target for name in links_of.get(who, [])] for who in identities}
+    moved = [
+        (target, path)
+        for who, path in dict.fromkeys(zip(identities, paths, strict=True))
+        for target in targets_of[who]
+        if target is not None and path is not None and path not in targets_of[who]
+    ]
+    has_same_shape = dict(zip(moved, on_each_file(lambda pair: _has_same_shape(*pair), moved), strict=True))
     chosen: list[str] = []
-    for name, path in zip(names, paths, strict=True):
-        who = identity(name, record.project)
-        link = link_of.get(who)
-        if link is None:
-            link = layout.free_name(layout.link_names(who), taken)
-            link_of[who] = link
-            taken.add(layout.folded(link))
-            links[link] = Link(who, path)
-        elif path is not None and links[link].target != path:
-            links[link] = Link(who, path)
-        chosen.append(link)
+    for who, path in zip(identities, paths, strict=True):
+        its = {name: links[name].target for name in links_of.get(who, [])}
+        chosen_name = _link_of(its, path, has_same_shape)
+        if chosen_name is None:
+            # A second link of a micrograph is named after its file: the folder tells the two apart.
+            chosen_name = layout.free_name(layout.link_names(path if its and path else who), taken)
+            links_of.setdefault(who, []).append(chosen_name)
+            taken.add(layout.folded(chosen_name))
+            links[chosen_name] = Link(who, path)
+        elif path is not None:
+            links[chosen_name] = Link(who, path)
+        chosen.append(chosen_name)
     return ProjectLinks(record.project, record.title, links), chosen
+
+
+def _link_of(
+    targets: Mapping[str, str | None], path: str | None, has_same_shape: Mapping[tuple[str, str], bool | None]
+) -> str | None:
+    """Return which of a micrograph's links is for a file, None where it needs another one."""
+    if path is None:
+        without = [name for name, target in targets.items() if target is None]
+        return next(iter(targets if len(targets) == 1 else without), None)
+    for name, target in targets.items():
+        if target == path:
+            return name
+    fits = {name: has_same_shape.get((target, path)) if target else None for name, target in targets.items()}
+    return next((name for fit in (True, None) for name, found in fits.items() if found is fit), None)
+
+
+def _has_same_shape(before: str, path: str) -> bool | None:
+    """Return whether two files are images of one shape; None where the earlier one is gone or no image."""
+    try:
+        shape_yx = read_header(before).shape_yx
+    except BadInput as error:
+        return False if isinstance(error.__cause__, PermissionError) else None  # others may still read it
+    return shape_of_file(path) == shape_yx
 
 
 def write_links(folder: Path, record: ProjectLinks, *, root: Path) -> None:

@@ -25,7 +25,7 @@ from cryoflow.database.lock import NAME as LOCK
 from cryoflow.database.micrograph_links import ProjectLinks, project_of, read_links
 from cryoflow.database.record import ProjectRecord, State, read_record, state_of
 from cryoflow.database.store import Database
-from cryoflow.database.verify_entry import check_entry, check_links, check_sealed, check_strangers
+from cryoflow.database.verify_entry import Shapes, check_entry, check_links, check_sealed, check_strangers
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.storage.sealing import unsealed
 
@@ -143,8 +143,9 @@ def _project(database: Database, project: Path, projects: dict[str, str] | None)
     if links is not None:
         yield from check_links(project, links)
     yield from check_strangers(project / layout.ENTRIES, {f.name for f in entries})
+    shapes: Shapes = {}
     for folder in entries:
-        yield from check_entry(folder, links)
+        yield from check_entry(folder, links, shapes)
     if record is not None:
         yield from _states(project)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 from cryoflow.database import layout, repairs
@@ -16,14 +16,20 @@ from cryoflow.database.lock import NAME as LOCK
 from cryoflow.database.lock import is_abandoned as is_abandoned_lock
 from cryoflow.database.micrograph_links import ProjectLinks, read_link
 from cryoflow.errors import BadInput, NewerFormat
+from cryoflow.micrographs.header import shape_of_file
+from cryoflow.picks import PickSet
 from cryoflow.storage import stale_files
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.storage.sealing import unsealed
+from cryoflow.system.threads import on_each_file
+
+Shapes = MutableMapping[str, tuple[int, int] | None]
+"""Shape of each micrograph whose header was read."""
 
 
-def check_entry(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
-    """Check an entry's manifest, files and mark, and that its micrographs are in the record of links."""
+def check_entry(folder: Path, record: ProjectLinks | None, shapes: Shapes) -> Iterator[Broken]:
+    """Check an entry's manifest, files and mark, and its micrographs: their links and, with `shapes`, their shapes."""
     quarantine = repairs.quarantine(folder)
     project = folder.parent.parent
     if folder.name.startswith("."):
@@ -51,19 +57,19 @@ def check_entry(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
             yield Broken(Finding("damage", folder / name, what), quarantine, project)
     if sound:
         check_formats(folder)
-        yield from _content(folder, record)
+        yield from _content(folder, record, shapes)
     if os.path.lexists(folder / layout.MARK):
         for broken in check_sealed(folder / layout.MARK):
             yield Broken(broken.finding, lambda db: repairs.mark_again(db, folder), project)
     yield from check_strangers(folder, {MANIFEST, layout.MARK, *manifest.sums})
 
 
-def _content(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
+def _content(folder: Path, record: ProjectLinks | None, shapes: Shapes) -> Iterator[Broken]:
     """Load an entry whose checksums fit: a database that somebody sent has checksums that fit any content."""
     quarantine, project = repairs.quarantine(folder), folder.parent.parent
     try:
         text = read_data_text(folder / layout.DATA)
-        pickset_of(folder, text)
+        picks = pickset_of(folder, text)
     except NewerFormat:
         raise
     except BadInput as error:
@@ -78,6 +84,20 @@ def _content(folder: Path, record: ProjectLinks | None) -> Iterator[Broken]:
         yield Broken(
             Finding("damage", folder / layout.DATA, what), lambda db: repairs.rebuild_record(db, project, [folder])
         )
+    others = _of_another_shape(picks, shapes)
+    if others:
+        what = f"{len(others)} of its micrographs lead to files of another shape, {others[0]!r} first: ingest it again"
+        yield Broken(Finding("notice", folder / layout.DATA, what))
+
+
+def _of_another_shape(picks: PickSet, shapes: Shapes) -> list[str]:
+    """Return the micrographs whose files are not of the shape that the entry records; adds to `shapes`."""
+    table = picks.micrographs
+    known = table[(table["status"] == "found") & table["ny"].notna() & table["nx"].notna()]
+    new = [path for path in dict.fromkeys(known["path"]) if path not in shapes]
+    shapes.update(zip(new, on_each_file(shape_of_file, new), strict=True))
+    recorded = zip(known["name"], known["path"], known["ny"], known["nx"], strict=True)
+    return [name for name, path, ny, nx in recorded if shapes[path] not in (None, (ny, nx))]
 
 
 def _is_older(folder: Path) -> bool:

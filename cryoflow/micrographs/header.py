@@ -105,6 +105,14 @@ def read_header(path: str | Path) -> MicrographHeader:
     return parse_header(path, start, size_bytes)
 
 
+def shape_of_file(path: str | Path) -> tuple[int, int] | None:
+    """Return the shape (ny, nx) in the header of an MRC file; None where it is missing or cannot be read as one."""
+    try:
+        return read_header(path).shape_yx
+    except BadInput:
+        return None
+
+
 def parse_header(path: Path, start: bytes, size_bytes: int) -> MicrographHeader:
     """Make sense of the first 1024 bytes of a file of `size_bytes`; `path` is for messages."""
     for magic, what in _MAGIC:

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cryoflow.database import Database, OrientationRecord
+from cryoflow.database import Database, OrientationRecord, verify
 from cryoflow.errors import BadInput, UnsafePath
+from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet
 from cryoflow.storage import stale_files
 
@@ -165,6 +166,42 @@ def test_two_micrographs_of_one_base_name_stay_apart(tmp_path: Path, make_pickse
     after = {p.name: str(p.readlink()) for p in (database.root / "P1/Micrographs").iterdir()}
     assert before.items() <= after.items()
     assert sorted(after.values()) == sorted(str(tmp_path / "projects/P1" / name) for name in ["0/x.mrc", *names])
+
+
+def test_a_link_follows_its_micrograph_and_never_to_a_file_of_another_shape(
+    tmp_path: Path, make_pickset: Make, assert_same: Same
+) -> None:
+    def picked(job: str, folder: str, shape_yx: tuple[int, int]) -> PickSet:
+        picks = make_pickset(job=job, n_micrographs=3)
+        path = tmp_path / folder / "mic_0.mrc"
+        path.parent.mkdir(exist_ok=True)
+        write_mrc(path, np.zeros(shape_yx, np.float32), 1.0)
+        table = picks.micrographs.copy()
+        table.loc[0, ["path", "ny", "nx"]] = [str(path), *shape_yx]
+        centers = picks.picks.assign(x_px=picks.picks["x_px"] / 4, y_px=picks.picks["y_px"] / 4)
+        return replace(picks, micrographs=table, picks=centers)
+
+    database = Database(tmp_path / "DB")
+    full, small = picked("J51", "full", (300, 400)), picked("J60", "binned", (150, 200))
+    for _ in range(2):  # reading them again changes nothing
+        for picks in (full, small):
+            database.add(picks)
+        assert_same(database.load("P1/Homo_J51"), full)
+        assert_same(database.load("P1/Homo_J60"), small)
+    assert verify(database) == []
+    links = {p.name: str(p.readlink().parent.name) for p in (database.root / "P1/Micrographs").glob("mic_0*")}
+    assert links == {"mic_0.mrc": "full", "mic_0-binned.mrc": "binned"}
+    # Copied elsewhere: all entries follow, each to the file of its shape.
+    copied, small_too = picked("J70", "fast", (300, 400)), picked("J71", "fast2", (150, 200))
+    for picks in (copied, small_too):
+        database.add(picks)
+    where = {e.job: Path(database.load(e.name).micrographs["path"][0]).parent.name for e in database.entries()}
+    assert where == {"J51": "fast", "J60": "fast2", "J70": "fast", "J71": "fast2"}
+    # Moved: the earlier file is gone.
+    (tmp_path / "fast/mic_0.mrc").unlink()
+    database.add(picked("J72", "archive", (300, 400)))
+    assert Path(database.load("P1/Homo_J51").micrographs["path"][0]).parent.name == "archive"
+    assert len(list((database.root / "P1/Micrographs").glob("mic_0*"))) == 2
 
 
 def test_names_of_any_kind_stay_inside_and_come_back(

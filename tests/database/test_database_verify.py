@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cryoflow.database import Database, verify
 from cryoflow.database.values import line, word
 from cryoflow.errors import BadInput, NewerFormat
 from cryoflow.ingest.state import JobState, read_states, write_states
+from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import PickSet
 from cryoflow.storage import fault_points
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
@@ -497,6 +499,17 @@ def test_a_micrograph_that_is_gone_is_a_notice(small: Database) -> None:
     (finding,) = verify(small)
     assert finding.severity == "notice"
     assert "lead nowhere" in finding.what
+
+
+def test_a_micrograph_of_another_shape_than_the_picks_were_made_on_is_a_notice(small: Database) -> None:
+    link = small.root / "P1/Micrographs/mic_0.mrc"
+    write_mrc(link.readlink(), np.zeros((300, 400), np.float32), 1.0)
+    assert verify(small) == []
+    write_mrc(link.readlink(), np.zeros((150, 200), np.float32), 2.0)
+    found = verify(small)
+    assert {f.severity for f in found} == {"notice"}
+    assert [f.path.parent.name for f in found] == ["Homo_J51", "Homo_J60"]
+    assert all("1 of its micrographs lead to files of another shape, 'J1/imported/mic_0.mrc'" in f.what for f in found)
 
 
 def test_a_file_of_the_user_is_told_and_left_alone(small: Database) -> None:
