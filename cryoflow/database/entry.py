@@ -256,7 +256,7 @@ def _set_paths(micrographs: pd.DataFrame, links: Sequence[str], folder: Path) ->
         if status == "found" and path is None:
             statuses[i] = "missing"
         elif status == "missing" and path is not None:
-            if Path(path).exists():
+            if os.path.exists(path):  # noqa: PTH110  # Path.exists raises in a closed folder
                 statuses[i] = "found"
             else:
                 paths[i] = None

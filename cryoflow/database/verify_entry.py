@@ -159,7 +159,7 @@ def check_strangers(folder: Path, expected: set[str], *, folders: bool = False) 
 def check_links(project: Path, record: ProjectLinks) -> Iterator[Broken]:
     """Check a project's links to micrographs against their record."""
     folder = project / layout.LINKS
-    gone = 0
+    gone = closed = 0
     for name, link in sorted(record.links.items()):
         if link.target is None:
             continue
@@ -168,9 +168,17 @@ def check_links(project: Path, record: ProjectLinks) -> Iterator[Broken]:
         if target != link.target:
             what = f"points to {target!r}, recorded is {link.target!r}" if target else "the link is missing"
             yield Broken(Finding("damage", path, what), repairs.relink(path, link.target))
-        elif not path.exists():
-            gone += 1
+        else:
+            try:
+                path.stat()
+            except PermissionError:
+                closed += 1
+            except OSError:
+                gone += 1
     if gone:
         what = f"{gone} of {len(record.links)} links lead nowhere: their micrographs were moved or deleted"
+        yield Broken(Finding("notice", folder, what))
+    if closed:
+        what = f"{closed} of {len(record.links)} links lead to folders that are closed to you: they were not checked"
         yield Broken(Finding("notice", folder, what))
     yield from check_strangers(folder, set(record.links))

@@ -3,10 +3,14 @@
 import ctypes
 import os
 
+import numpy as np
 import pytest
 from cryosparc_projects import write_cryosparc_project
 from relion_projects import write_relion_project
 
+from cryoflow.database import Database, verify
+from cryoflow.ingest import ingest_tables
+from cryoflow.micrographs.image import write_mrc
 from cryoflow.projects import cryosparc, relion
 from cryoflow.projects.crawl import crawl, jobs_of
 from cryoflow.projects.found import JobStatus
@@ -79,3 +83,23 @@ def test_picks_are_read_where_the_jobs_of_their_micrographs_are_closed(storage, 
         finally:
             folder.chmod(old)
         assert len(pickset) == len(whole) > 0
+
+
+def test_a_closed_folder_of_micrographs_ends_neither_verify_nor_loading(tmp_path, as_a_user):
+    folders = {"a": tmp_path / "empty", "b": tmp_path / "micrographs"}  # the first table does not find its micrograph
+    for name, folder in folders.items():
+        folder.mkdir()
+        (tmp_path / f"{name}.csv").write_text("micrograph,x,y\nmic1.mrc,25,15\n")
+    write_mrc(folders["b"] / "mic1.mrc", np.zeros((20, 30), np.float32), 1.5)
+    database = Database(tmp_path / "DB")
+    for name, folder in folders.items():
+        ingest_tables([tmp_path / f"{name}.csv"], database, micrographs=folder, check_orientation=False)
+    folders["b"].chmod(0)
+    try:
+        (finding,) = verify(database)
+        status = [database.load(entry.name).micrographs["status"].tolist() for entry in database.entries()]
+    finally:
+        folders["b"].chmod(0o755)
+    assert (finding.severity, "closed to you" in finding.what) == ("notice", True)
+    assert status == [["missing"], ["found"]]
+    assert verify(database) == []
