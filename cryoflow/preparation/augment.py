@@ -20,7 +20,7 @@ def augment(
 
     Parameters
     ----------
-    patches : (n, edge, edge, channels)
+    patches : (n, edge, edge, channels) float16
         `edge` may exceed `input_px`: shifts are drawn from the margin.
 
     Returns
@@ -40,7 +40,20 @@ def augment(
 
 
 def oriented(patch: npt.NDArray[Scalar], orientation: int) -> npt.NDArray[Scalar]:
-    """Return one of the eight orientations of a patch, (y, x, channels) or (n, y, x, channels)."""
+    """Return one of the eight orientations of a patch, or of several.
+
+    Parameters
+    ----------
+    patch : (ny, nx, channels) or (n, ny, nx, channels)
+        Of any type.
+    orientation
+        0 to 7, three bits: 4 exchanges y and x, then 2 flips y and 1 flips x.
+
+    Returns
+    -------
+    (ny, nx, channels) or (n, ny, nx, channels)
+        A view of `patch`; ny and nx are exchanged where y and x are.
+    """
     y_axis = patch.ndim - 3
     if orientation & 4:
         patch = np.swapaxes(patch, y_axis, y_axis + 1)
@@ -52,7 +65,22 @@ def oriented(patch: npt.NDArray[Scalar], orientation: int) -> npt.NDArray[Scalar
 
 
 def oriented_xy(xy_px: npt.NDArray[np.float64], orientation: int, shape_yx: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return where points of an image of this shape lie after `oriented`."""
+    """Return where points of an image of this shape lie after `oriented`.
+
+    Parameters
+    ----------
+    xy_px : (n, 2) float, x first
+        In pixels of the image.
+    orientation
+        0 to 7, as for `oriented`.
+    shape_yx
+        Of the image before `oriented`.
+
+    Returns
+    -------
+    (n, 2) float, x first
+        In pixels of the oriented image.
+    """
     x, y = xy_px.T
     ny, nx = shape_yx
     if orientation & 4:
@@ -65,6 +93,15 @@ def oriented_xy(xy_px: npt.NDArray[np.float64], orientation: int, shape_yx: tupl
 
 
 def center_crop(patches: npt.NDArray[np.float16], input_px: int) -> npt.NDArray[np.float32]:
-    """Return patches without their margin."""
+    """Return patches without their margin.
+
+    Parameters
+    ----------
+    patches : (n, edge, edge, channels) float16
+
+    Returns
+    -------
+    (n, input_px, input_px, channels) float32
+    """
     margin = (patches.shape[1] - input_px) // 2
     return patches[:, margin : margin + input_px, margin : margin + input_px].astype(np.float32)

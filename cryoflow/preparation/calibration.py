@@ -53,7 +53,16 @@ class Calibration:
     bias: float = 0.0
 
     def probabilities(self, logits: Float) -> Float:
-        """Return calibrated probabilities."""
+        """Return calibrated probabilities.
+
+        Parameters
+        ----------
+        logits : (n,) float
+
+        Returns
+        -------
+        (n,) float
+        """
         from scipy.special import expit
 
         probabilities: Float = expit(logits / self.temperature + self.bias)
@@ -76,6 +85,14 @@ def fit_temperature(logits: Float, labels: Labels, *, class_prior: float | Float
 
     Least negative log-likelihood for temperatures of 0.1 to 20; a temperature of 1 where one class is missing.
     Unlabeled picks count as positive and negative in the proportion of the class prior.
+
+    Parameters
+    ----------
+    logits : (n,) float
+    labels : (n,) int8
+        1 positive, -1 negative, 0 unlabeled.
+    class_prior
+        Share of positives among unlabeled picks, one for all or (n,) float, one for each pick.
     """
     from scipy.optimize import minimize_scalar
 
@@ -95,6 +112,16 @@ def fit_project(logits: Float, labels: Labels, pooled: Calibration, *, class_pri
 
     Maximum a posteriori with a Gaussian prior around the pooled calibration, so that a project with no labels gets the
     pooled one, and one with thousands its own.
+
+    Parameters
+    ----------
+    logits : (n,) float
+    labels : (n,) int8
+        1 positive, -1 negative, 0 unlabeled.
+    pooled
+        Calibration of all projects.
+    class_prior
+        Share of positives among unlabeled picks.
     """
     from scipy.optimize import minimize
 
@@ -110,7 +137,14 @@ def fit_project(logits: Float, labels: Labels, pooled: Calibration, *, class_pri
 
 
 def log_loss(logits: Float, positive_weight: Float, negative_weight: Float) -> float:
-    """Return the negative log-likelihood of weighted picks, each positive and negative by its two weights."""
+    """Return the negative log-likelihood of weighted picks, each positive and negative by its two weights.
+
+    Parameters
+    ----------
+    logits : (n,) float
+    positive_weight, negative_weight : (n,) float
+        How much each pick counts as positive and as negative; see `class_weights`.
+    """
     return float((positive_weight * np.logaddexp(0, -logits) + negative_weight * np.logaddexp(0, logits)).sum())
 
 
@@ -120,8 +154,11 @@ class Curve:
 
     Attributes
     ----------
-    kept
+    scores : (m,) float
+        The different scores, highest first.
+    kept : (m,) float
         Number of picks that are kept.
+    precision, recall, f1 : (m,) float
     n_positive
         Number of positives, kept or not; estimated where labels are missing.
     """
@@ -139,12 +176,25 @@ class Curve:
 
         Where picks are unlabeled, precision is estimated: recall (known from the positives) times the number of
         positives there must be, over the number that is kept.
+
+        Parameters
+        ----------
+        probabilities : (n,) float
+        labels : (n,) int8
+            1 positive, -1 negative, 0 unlabeled.
+        class_prior
+            Share of positives among unlabeled picks, one for all or (n,) float, one for each pick.
         """
         return cls._of(probabilities, *class_weights(labels, class_prior))
 
     @classmethod
     def expected(cls, probabilities: Float) -> Curve:
-        """Return the curve that calibrated probabilities let expect, without any label."""
+        """Return the curve that calibrated probabilities let expect, without any label.
+
+        Parameters
+        ----------
+        probabilities : (n,) float
+        """
         return cls._of(probabilities, probabilities, 1 - probabilities)
 
     @classmethod
@@ -230,6 +280,11 @@ def choose_threshold(
 
     Parameters
     ----------
+    probabilities : (n,) float
+    labels : (n,) int8
+        1 positive, -1 negative, 0 unlabeled.
+    class_prior
+        Share of positives among unlabeled picks, one for all or (n,) float, one for each pick.
     micrograph : (n,) int, optional
         Which micrograph each pick is from. With it, the threshold for the best F1 is the middle of all those within one
         standard error of F1, from a bootstrap over micrographs.

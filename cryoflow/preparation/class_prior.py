@@ -42,6 +42,10 @@ def estimate_class_prior(
 
     Parameters
     ----------
+    scores : (n,) float
+        Higher means more likely positive.
+    labels : (n,) int8
+        `POSITIVE`, `NEGATIVE` or `UNLABELED`.
     at_most
         Upper limit of value and interval; also the value where no positive is labeled.
     micrograph : (n,) int, optional
@@ -83,15 +87,21 @@ def _best_bin(is_unlabeled: npt.NDArray[np.bool_], weights: Float, last: npt.NDA
 
 
 def class_weights(labels: Labels, class_prior: float | Float) -> tuple[Float, Float]:
-    """Return how much each pick counts as positive and as negative, (n,) each.
+    """Return how much each pick counts as positive and as negative.
 
     A labeled pick counts once. An unlabeled one counts as negative; the positives hidden among them are represented by
     the labeled positives, which count more as positive and, by as much, less than nothing as negative.
 
     Parameters
     ----------
+    labels : (n,) int8
+        `POSITIVE`, `NEGATIVE` or `UNLABELED`.
     class_prior
-        Share of positives among unlabeled picks, one for all or one for each pick.
+        Share of positives among unlabeled picks, one for all or (n,) float, one for each pick.
+
+    Returns
+    -------
+    positive_weight, negative_weight : (n,) float
     """
     positive, negative, unlabeled = labels == POSITIVE, labels == NEGATIVE, labels == UNLABELED
     hidden = float((class_prior * unlabeled).sum()) / max(int(positive.sum()), 1) if positive.any() else 0.0

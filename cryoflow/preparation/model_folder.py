@@ -35,14 +35,26 @@ Weights = Mapping[str, npt.NDArray[np.generic]]
 
 
 def array_of(variable: keras.Variable) -> npt.NDArray[Any]:
-    """Return a copy of a variable; of one that several devices hold, the first device's."""
+    """Return a copy of a variable; of one that several devices hold, the first device's.
+
+    Returns
+    -------
+    ndarray
+        Of the variable's shape and type.
+    """
     from keras import ops
 
     return np.array(ops.convert_to_numpy(ops.convert_to_tensor(variable)))
 
 
 def get_weights(model: keras.Model) -> dict[str, npt.NDArray[np.generic]]:
-    """Return all weights of a network by name, moving averages of the normalization included."""
+    """Return all weights of a network by name, moving averages of the normalization included.
+
+    Returns
+    -------
+    dict
+        Path of each variable -> its value, of the variable's shape.
+    """
     return {w.path: array_of(w) for w in model.weights}
 
 
@@ -71,8 +83,15 @@ def interpolated(start: Weights, learned: Weights, part: float) -> dict[str, npt
 
     Parameters
     ----------
+    start, learned
+        Name -> array; an array has the same shape in both.
     part
         Weight of `learned`: 0 returns `start`, 1 returns `learned`.
+
+    Returns
+    -------
+    dict
+        Names and shapes of `start`.
     """
     between: dict[str, npt.NDArray[np.generic]] = {}
     for name, weights in start.items():
@@ -122,7 +141,13 @@ def write_description(folder: Path, description: Mapping[str, object], files: It
 
 
 def refuse_changed(folder: Path, checksums: Mapping[str, str], hint: str) -> None:
-    """Raise `BadInput` where a file of a model is missing or was changed."""
+    """Check the files of a model against their checksums.
+
+    Raises
+    ------
+    BadInput
+        Where a file is missing or was changed.
+    """
     for name, wanted in checksums.items():
         file = inside(folder, name)
         if not file.is_file() or checksum(file) != wanted:

@@ -49,15 +49,48 @@ class PatchExtractor(Protocol):
         """Return the extractor whose patches contain so many orientations; itself where patches can be rotated."""
 
     def patches(self, image: Image, micrograph: PickedMicrograph) -> Patches:
-        """Return patches: images of (n, input_px + 2 margin_px, same, n_channels), or features."""
+        """Return the patches around all picks of a micrograph.
+
+        Parameters
+        ----------
+        image : (ny, nx) float32
+            Or a file.
+
+        Returns
+        -------
+        (n, edge, edge, n_channels) float16
+            `edge` is `input_px + 2 * margin_px`. An extractor of features returns them in another shape, n first.
+        """
 
     def training_views(
         self, patches: Patches, rng: np.random.Generator, *, contrast: float = 0.15
     ) -> npt.NDArray[np.float32]:
-        """Return a random variant of each patch, (n, input_px, input_px, n_channels)."""
+        """Return a random variant of each patch.
+
+        Parameters
+        ----------
+        patches : (n, edge, edge, n_channels) float16
+            Of `PatchExtractor.patches`.
+
+        Returns
+        -------
+        (n, input_px, input_px, n_channels) float32
+        """
 
     def view(self, patches: Patches, number: int) -> npt.NDArray[np.float32]:
-        """Return the patches in the orientation of a number, 0 to 7, (n, input_px, input_px, n_channels)."""
+        """Return the patches in the orientation of a number.
+
+        Parameters
+        ----------
+        patches : (n, edge, edge, n_channels) float16
+            Of `PatchExtractor.patches`.
+        number
+            0 to 7, an index into `augment.ORIENTATIONS`.
+
+        Returns
+        -------
+        (n, input_px, input_px, n_channels) float32
+        """
 
     def to_json(self) -> dict[str, object]:
         """Return plain values from which the preprocessing can be built again."""
@@ -87,17 +120,42 @@ class ImagePatches:
     def training_views(
         self: _Sized, patches: Patches, rng: np.random.Generator, *, contrast: float = 0.15
     ) -> npt.NDArray[np.float32]:
-        """Return each patch in a random orientation, shifted within its margin, with random contrast and level."""
+        """Return each patch in a random orientation, shifted within its margin, with random contrast and level.
+
+        Parameters
+        ----------
+        patches : (n, edge, edge, n_channels) float16
+
+        Returns
+        -------
+        (n, input_px, input_px, n_channels) float32
+        """
         return augment(patches, self.input_px, rng, contrast=contrast)
 
     def view(self: _Sized, patches: Patches, number: int) -> npt.NDArray[np.float32]:
-        """Return the patches without their margin, in the orientation of a number."""
+        """Return the patches without their margin, in the orientation of a number.
+
+        Parameters
+        ----------
+        patches : (n, edge, edge, n_channels) float16
+        number
+            0 to 7, an index into `augment.ORIENTATIONS`.
+
+        Returns
+        -------
+        (n, input_px, input_px, n_channels) float32
+        """
         turned = oriented(center_crop(patches, self.input_px), ORIENTATIONS[number])
         return np.ascontiguousarray(turned, np.float32)
 
 
 def load_patches(preprocessing: PatchExtractor, micrograph: PickedMicrograph) -> Patches:
     """Read a micrograph and cut its patches.
+
+    Returns
+    -------
+    (n, edge, edge, n_channels) float16
+        See `PatchExtractor.patches`.
 
     Raises
     ------
@@ -140,6 +198,16 @@ def flip_phases(
 ) -> npt.NDArray[np.float32]:
     """Return the image with its phases flipped.
 
+    Parameters
+    ----------
+    image : (ny, nx) float32
+    pixel_size_yx_A : (float, float)
+        Of this image.
+
+    Returns
+    -------
+    (ny, nx) float32
+
     Raises
     ------
     MissingMetadata
@@ -155,7 +223,13 @@ def flip_phases(
 
 
 def check_pixel_size(micrograph: PickedMicrograph, header_pixel_size_A: float | None) -> None:
-    """Raise BadInput where the header has another pixel size by more than 10 %; see `believable_pixel_size`."""
+    """Check the stated pixel size against the one of the header; see `believable_pixel_size`.
+
+    Raises
+    ------
+    BadInput
+        Where they differ by more than 10 %.
+    """
     stated = micrograph.pixel_size_A
     in_header = believable_pixel_size(header_pixel_size_A)
     if in_header is not None and abs(in_header / stated - 1) > 0.1:

@@ -70,6 +70,11 @@ def picked_micrographs(picks: PickSet, *, diameter_A: float | None = None) -> tu
     ----------
     diameter_A
         Used where the pick set does not know its own.
+
+    Raises
+    ------
+    BadInput
+        Where no particle diameter is known.
     """
     diameter = picks.diameter_A or diameter_A
     where = picks.provenance.project

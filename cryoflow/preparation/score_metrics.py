@@ -29,7 +29,15 @@ class Interval:
 
 
 def roc_auc(positive: Bool, scores: Float, weights: Float | None = None) -> float:
-    """Return the probability that a positive scores above a negative, ties counting half; NaN with one class only."""
+    """Return the probability that a positive scores above a negative, ties counting half; NaN with one class only.
+
+    Parameters
+    ----------
+    positive : (n,) bool
+    scores : (n,) float
+    weights : (n,) float, optional
+        How often each pick counts; 1 without.
+    """
     w = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
     _, level = np.unique(scores, return_inverse=True)
     positives = np.bincount(level, w * positive)
@@ -43,6 +51,19 @@ def cumulative_curve(scores: Float, positive_weight: Float, negative_weight: Flo
     """Return each different score, highest first, and the weights of positives and negatives of at least that score.
 
     Every precision-recall curve of cryoflow comes from here: of labels, of weighted labels, of expectations.
+
+    Parameters
+    ----------
+    scores : (n,) float
+    positive_weight, negative_weight : (n,) float
+        How much each pick counts as positive and as negative.
+
+    Returns
+    -------
+    thresholds : (m,) float
+        The different scores, highest first.
+    positives, negatives : (m,) float
+        Sum of each weight over all picks of at least that score.
     """
     if not len(scores):
         return np.zeros(0), np.zeros(0), np.zeros(0)
@@ -54,6 +75,13 @@ def cumulative_curve(scores: Float, positive_weight: Float, negative_weight: Flo
 
 def precision_recall(positive: Bool, scores: Float, weights: Float | None = None) -> tuple[Float, Float, Float]:
     """Return precision and recall of keeping all scores of at least a threshold, for each threshold, highest first.
+
+    Parameters
+    ----------
+    positive : (n,) bool
+    scores : (n,) float
+    weights : (n,) float, optional
+        How often each pick counts; 1 without.
 
     Returns
     -------
@@ -71,7 +99,15 @@ def precision_recall(positive: Bool, scores: Float, weights: Float | None = None
 
 
 def average_precision(positive: Bool, scores: Float, weights: Float | None = None) -> float:
-    """Return the area below the precision-recall curve as a sum of steps; NaN without positive picks."""
+    """Return the area below the precision-recall curve as a sum of steps; NaN without positive picks.
+
+    Parameters
+    ----------
+    positive : (n,) bool
+    scores : (n,) float
+    weights : (n,) float, optional
+        How often each pick counts; 1 without.
+    """
     precision, recall, _ = precision_recall(positive, scores, weights)
     return float((precision * np.diff(recall, prepend=0.0)).sum()) if len(recall) else float("nan")
 
@@ -87,7 +123,16 @@ class Counts:
 
     @classmethod
     def of(cls, positive: Bool, kept: Bool, weights: Float | None = None) -> Counts:
-        """Count (or sum weights)."""
+        """Count (or sum weights).
+
+        Parameters
+        ----------
+        positive : (n,) bool
+        kept : (n,) bool
+            The decision on each pick.
+        weights : (n,) float, optional
+            How often each pick counts; 1 without.
+        """
         w = np.ones(len(positive)) if weights is None else weights
         return cls(*(float((w * a * b).sum()) for b in (kept, ~kept) for a in (positive, ~positive)))
 
@@ -115,7 +160,23 @@ class Counts:
 def calibration_curve(
     positive: Bool, probabilities: Float, weights: Float | None = None, *, bins: int = 10
 ) -> tuple[Float, Float, Float]:
-    """Return confidence (mean probability), accuracy (share of positives) and number of picks in equal bins."""
+    """Return confidence (mean probability), accuracy (share of positives) and number of picks in equal bins.
+
+    Parameters
+    ----------
+    positive : (n,) bool
+    probabilities : (n,) float
+        0 to 1.
+    weights : (n,) float, optional
+        How often each pick counts; 1 without.
+
+    Returns
+    -------
+    confidence, accuracy : (bins,) float
+        NaN in an empty bin.
+    number : (bins,) float
+        Sum of the weights.
+    """
     w = np.ones(len(probabilities)) if weights is None else np.asarray(weights, np.float64)
     index = np.clip((probabilities * bins).astype(int), 0, bins - 1)
     number: Float = np.bincount(index, w, bins).astype(np.float64)
@@ -126,7 +187,16 @@ def calibration_curve(
 
 
 def calibration_error(positive: Bool, probabilities: Float, weights: Float | None = None) -> float:
-    """Return the expected calibration error: mean distance of confidence from accuracy over bins of equal width."""
+    """Return the expected calibration error: mean distance of confidence from accuracy over bins of equal width.
+
+    Parameters
+    ----------
+    positive : (n,) bool
+    probabilities : (n,) float
+        0 to 1.
+    weights : (n,) float, optional
+        How often each pick counts; 1 without.
+    """
     confidence, accuracy, number = calibration_curve(positive, probabilities, weights)
     filled = number > 0
     return _ratio(float((np.abs(confidence - accuracy)[filled] * number[filled]).sum()), float(number.sum()))
@@ -143,7 +213,7 @@ def bootstrap(
     Parameters
     ----------
     measure
-        From weights (n,) to a number between 0 and 1.
+        From weights, (n,) float, to a number between 0 and 1.
     micrograph : (n,) int
         Which micrograph each pick is from: picks of one micrograph are alike and are drawn together.
     """

@@ -66,7 +66,25 @@ class TwoChannelPreprocessing(ImagePatches):
         return diameter_A / self.pixels_per_diameter
 
     def channels(self, image: Image, micrograph: PickedMicrograph) -> npt.NDArray[np.float16]:
-        """Return the two channels of a whole micrograph, (ny, nx, 2) after cropping."""
+        """Return the two channels of a whole micrograph.
+
+        Parameters
+        ----------
+        image : (ny, nx) float32
+            Or a file, which is read in bands and never held whole.
+
+        Returns
+        -------
+        (new_ny, new_nx, 2) float16
+            At `target_pixel_size_A`.
+
+        Raises
+        ------
+        BadInput
+            Where it would have more than `MOST_PIXELS` along an axis.
+        MissingMetadata
+            Where phases are to be flipped and the CTF is unknown.
+        """
         target = self.target_pixel_size_A(micrograph.diameter_A)
         across = max(image.shape) * micrograph.pixel_size_A / target
         if across > MOST_PIXELS:
@@ -112,7 +130,21 @@ def two_channels(
     clip_global: float = TwoChannelPreprocessing.clip_global,
     clip_local: float = TwoChannelPreprocessing.clip_local,
 ) -> npt.NDArray[np.float16]:
-    """Return the two channels of a micrograph that is cropped already, (ny, nx, 2). The image given is changed."""
+    """Return the two channels of a micrograph that is resampled already. The image given is changed.
+
+    Parameters
+    ----------
+    small : (ny, nx) float32
+        At the sampling of the network.
+    pixels_per_diameter
+        The particle's diameter in pixels of `small`.
+    clip_global, clip_local
+        Limits of the two channels.
+
+    Returns
+    -------
+    (ny, nx, 2) float16
+    """
     small -= np.float32(small.mean())
     pair = np.empty((*small.shape, TwoChannelPreprocessing.n_channels), np.float16)
     pair[..., 0] = normalize(small, clip=clip_global)
