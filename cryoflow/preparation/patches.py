@@ -69,8 +69,8 @@ class PatchExtractor(Protocol):
 
         Parameters
         ----------
-        patches : (n, edge, edge, n_channels) float16
-            Of `PatchExtractor.patches`.
+        patches : (n, ...) float16
+            As `patches` returns them.
 
         Returns
         -------
@@ -82,8 +82,8 @@ class PatchExtractor(Protocol):
 
         Parameters
         ----------
-        patches : (n, edge, edge, n_channels) float16
-            Of `PatchExtractor.patches`.
+        patches : (n, ...) float16
+            As `patches` returns them.
         number
             0 to 7, an index into `augment.ORIENTATIONS`.
 
