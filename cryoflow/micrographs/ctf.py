@@ -53,6 +53,13 @@ class Ctf:
     def on_grid(self, shape_yx: tuple[int, int], pixel_size_yx_A: tuple[float, float]) -> npt.NDArray[np.float32]:
         """Return the CTF's values for the transform of an image.
 
+        Parameters
+        ----------
+        shape_yx
+            Of the image.
+        pixel_size_yx_A : (float, float)
+            Of the image.
+
         Returns
         -------
         (ny, nx // 2 + 1) float32
@@ -90,6 +97,10 @@ def phase_flip(
     image : (ny, nx) float32
     pixel_size_yx_A : (float, float)
         Of this image: after `fourier_resample`, what that returned.
+
+    Returns
+    -------
+    (ny, nx) float32
     """
     threads = available_cpus()
     spectrum = fft.rfft2(image.astype(np.float32, copy=False), workers=threads)

@@ -65,6 +65,8 @@ class RowDecimation:
             `n` is a multiple of `factor`.
         before : (n_overlap, nx) float32
             What the blocks before added to this one's rows.
+        matrix : (16 / factor + n_overlap, 16) float32
+            Of `RowDecimation.matrix`.
 
         Returns
         -------
@@ -83,7 +85,17 @@ class RowDecimation:
         return total[:n_kept], total[n_kept:]
 
     def gain(self, frequency: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:
-        """Return the factor that frequencies (cycles a row of the input) have after filtering and thinning, (n,)."""
+        """Return the factor that frequencies have after filtering and thinning.
+
+        Parameters
+        ----------
+        frequency : (n,) float
+            In cycles a row of the input.
+
+        Returns
+        -------
+        (n,) complex
+        """
         place = np.arange(len(self.taps)) - len(self.taps) + self.factor
         turned: npt.NDArray[np.complex128] = np.exp(2j * np.pi * frequency[:, None] * place) @ self.taps
         return turned / self.factor

@@ -32,7 +32,13 @@ class RowSource(Protocol):
         """Return rows and columns."""
 
     def blocks(self, n_rows: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Return rows in their order, at most `n_rows` at a time; each block is valid until the next is asked for."""
+        """Return rows in their order; each block is valid until the next is asked for.
+
+        Returns
+        -------
+        iterator of (n, nx) float32
+            `n` is at most `n_rows`.
+        """
 
 
 def resampled_shape(
@@ -46,6 +52,11 @@ def resampled_shape(
         Even, at least 2; the shape given where nothing is to be done.
     pixel_size_yx_A : (float, float)
         Original extent over new size: near to `to_pixel_size_A`, and not quite the same in y and x.
+
+    Raises
+    ------
+    ValueError
+        Where a pixel size is not positive: a defect of the caller.
     """
     if not (pixel_size_A > 0 and to_pixel_size_A > 0):
         raise ValueError(f"pixel sizes are positive, not {pixel_size_A} and {to_pixel_size_A}")
@@ -92,6 +103,20 @@ def resample_to_shape(
     """Bring a micrograph to another number of pixels; each axis may grow or shrink.
 
     The highest frequency of the smaller size is dropped where it is even, for its phase cannot be kept.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32
+        Or a file that is read while it is transformed, as for `fourier_resample`.
+    shape_yx
+        The new number of pixels.
+    workers
+        Threads of the transforms; None takes as many as there are cores.
+
+    Returns
+    -------
+    (new_ny, new_nx) float32
+        Gray values keep their scale (the mean stays).
     """
     ny, nx = image.shape
     new_ny, new_nx = shape_yx
@@ -128,6 +153,12 @@ def rescale_xy(
     Parameters
     ----------
     xy_px : (n, 2) float, x first
+        In pixels of the image of `from_shape_yx`.
+
+    Returns
+    -------
+    (n, 2) float, x first
+        In pixels of the image of `to_shape_yx`.
     """
     scale_xy = np.array([to_shape_yx[1] / from_shape_yx[1], to_shape_yx[0] / from_shape_yx[0]])
     scaled: npt.NDArray[np.float64] = np.asarray(xy_px, np.float64).reshape(-1, 2) * scale_xy

@@ -114,7 +114,13 @@ def shape_of_file(path: str | Path) -> tuple[int, int] | None:
 
 
 def parse_header(path: Path, start: bytes, size_bytes: int) -> MicrographHeader:
-    """Make sense of the first 1024 bytes of a file of `size_bytes`; `path` is for messages."""
+    """Make sense of the first 1024 bytes of a file of `size_bytes`; `path` is for messages.
+
+    Raises
+    ------
+    BadInput
+        Where it is not MRC, has a mode that holds no image, is damaged, or is shorter than its header says.
+    """
     for magic, what in _MAGIC:
         if start.startswith(magic):
             raise BadInput(path, f"is {what}, not an MRC file.", _HINTS.get(what, "Was it downloaded whole?"))

@@ -144,6 +144,12 @@ def read_stack(path: str | Path, sections: npt.ArrayLike | None = None) -> npt.N
 def check_pixels(image: npt.NDArray[np.floating], path: str | Path) -> None:
     """Refuse an image that nothing can be seen in.
 
+    Parameters
+    ----------
+    image : (ny, nx) float
+    path
+        For messages.
+
     Raises
     ------
     BadInput
@@ -168,8 +174,14 @@ def write_mrc(path: str | Path, array: npt.ArrayLike, pixel_size_A: float | tupl
 
     Parameters
     ----------
+    array : (ny, nx) or (n, ny, nx)
     pixel_size_A
         One for both axes, or those of (y, x).
+
+    Raises
+    ------
+    ValueError
+        Where the array is empty or of another shape: a defect of the caller.
     """
     y_A, x_A = pixel_size_A if isinstance(pixel_size_A, tuple) else (pixel_size_A, pixel_size_A)
     import mrcfile

@@ -14,6 +14,11 @@ def median_and_deviation(image: npt.NDArray[np.floating]) -> tuple[float, float]
     """Return the median, and the standard deviation from the median absolute deviation: robust to ice, gold and carbon.
 
     From an even sample of some 400,000 pixels. Where more than half of them are equal, the deviation is the plain one.
+
+    Parameters
+    ----------
+    image
+        Gray values without NaN, in any shape.
     """
     flat = image.ravel()
     sample = flat[:: max(1, flat.size // _SAMPLES) | 1]  # an odd step, not to sample columns of a power of two
@@ -37,6 +42,17 @@ def normalize(image: npt.NDArray[np.float32], *, clip: float = 8.0) -> npt.NDArr
     """Return median to 0 and typical deviation to 1, clipped: an image in which carbon, ice and gold show.
 
     An image without any deviation becomes zeros.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32
+        Without NaN.
+    clip
+        Limit of the result, in deviations on both sides of the median.
+
+    Returns
+    -------
+    (ny, nx) float32
     """
     median, deviation = median_and_deviation(image)
     scaled = (image - np.float32(median)) * np.float32(1 / deviation if deviation > 0 else 0)
@@ -53,8 +69,16 @@ def normalize_locally(
 
     Parameters
     ----------
+    image : (ny, nx) float32
+        Without NaN.
     window_px
         Edge of the square that "local" means: about a particle's diameter.
+    clip
+        Limit of the result, in deviations on both sides of the local mean.
+
+    Returns
+    -------
+    (ny, nx) float32
     """
     window = max(3, round(window_px) | 1)
     flat: npt.NDArray[np.float32] = image - ndimage.uniform_filter(image, window, mode="reflect")

@@ -49,6 +49,17 @@ class Orientation:
 
         >>> Orientation(flip_y=True).apply([[3, 0]], (10, 20)).tolist()
         [[3.0, 9.0]]
+
+        Parameters
+        ----------
+        xy_px : (n, 2) float, x first
+            As recorded, in pixels.
+        shape_yx
+            Of the image.
+
+        Returns
+        -------
+        (n, 2) float, x first
         """
         xy = np.array(xy_px, np.float64).reshape(-1, 2)
         if self.swap_xy:
@@ -60,7 +71,17 @@ class Orientation:
         return xy
 
     def turn_boxes(self, boxes: Image) -> Image:
-        """Return boxes (n, b, b) turned the way that this convention turns the coordinates."""
+        """Return boxes turned the way that this convention turns the coordinates.
+
+        Parameters
+        ----------
+        boxes : (n, b, b) float32
+
+        Returns
+        -------
+        (n, b, b) float32
+            A view of `boxes`.
+        """
         if self.swap_xy:
             boxes = boxes.swapaxes(1, 2)
         if self.flip_x:
@@ -139,11 +160,11 @@ def check_orientation(
 
     Parameters
     ----------
-    images
-        Micrographs (ny, nx), one at a time: a generator keeps memory low. Five to twenty are enough. One that has NaN
+    images : (ny, nx) float32 each
+        Micrographs, one at a time: a generator keeps memory low. Five to twenty are enough. One that has NaN
         in it is passed over.
-    centers_xy_px
-        Their recorded picks, (n, 2) each, x first.
+    centers_xy_px : (n, 2) float each, x first
+        Their recorded picks, in pixels of the micrograph.
     diameter_px
         Of a particle, in pixels of the micrographs; 30 % more or less does not matter.
     """
@@ -186,8 +207,8 @@ def check_against_stack(
     ----------
     images, centers_xy_px
         As for `check_orientation`; ten particles in all are plenty.
-    stacks
-        The extracted particles of each micrograph, (n, b, b), in the order of their centers.
+    stacks : (n, b, b) float32 each
+        The extracted particles of each micrograph, in the order of their centers.
     box_px
         How many pixels of the micrograph a box of the stacks spans.
     """
