@@ -241,14 +241,21 @@ class Detector:
         return model
 
     def answers(self, prepared: npt.NDArray[np.float16], *, orientations: int | None = None) -> Answers:
-        """Return the network's answers for a prepared micrograph, (ny / 4, nx / 4, 5) float32, rounded up.
+        """Return the network's answers for a prepared micrograph.
 
         A large image is processed in overlapping tiles; each tile contributes the inner half of every overlap.
 
         Parameters
         ----------
+        prepared : (ny, nx, 2) float16
+            At `pixels_per_diameter`, from `prepare`.
         orientations
             1 is faster than the model's own number, and a little less precise.
+
+        Returns
+        -------
+        (ny / 4, nx / 4, 5) float32
+            Sizes are rounded up.
         """
         orientations = self.orientations if orientations is None else orientations
         ny, nx = prepared.shape[:2]
@@ -289,7 +296,18 @@ def _program_of(description: Path) -> str:
 
 
 def half(weights: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, npt.NDArray[np.generic]]:
-    """Return weights in half precision; variances of the normalization are kept within its range."""
+    """Return weights in half precision; variances of the normalization are kept within its range.
+
+    Parameters
+    ----------
+    weights
+        Name -> array.
+
+    Returns
+    -------
+    dict
+        Names and shapes of `weights`, as float16.
+    """
     limit = np.finfo(np.float16)
     return {
         name: np.clip(w.astype(np.float32), float(limit.min), float(limit.max)).astype(np.float16)

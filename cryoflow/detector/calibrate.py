@@ -30,6 +30,13 @@ def fit_calibration(logit: Float, hit: npt.NDArray[np.bool_]) -> Calibration:
     It has a bias too: the focal loss leaves logits too low as well as too flat. A weak Gaussian prior about the plain
     one keeps the probabilities of a few peaks, which some threshold may separate without an error, from becoming 0
     and 1; beside hundreds of peaks it does not count.
+
+    Parameters
+    ----------
+    logit : (n,) float
+        Of peaks.
+    hit : (n,) bool
+        Whether each peak is a particle.
     """
     from scipy.optimize import minimize
 
@@ -50,6 +57,11 @@ def expected_f1_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
 
     Keeping the n best picks, sum(p of these) of them are expected to be right, of sum(all p) particles that were
     listed: F1 = 2 sum(p of these) / (n + sum(all p)).
+
+    Parameters
+    ----------
+    probability : (n,) float
+        Calibrated, in any order.
     """
     curve = Curve.expected(np.asarray(probability, np.float64).ravel())
     if not len(curve.scores):
@@ -65,6 +77,11 @@ def best_threshold(probability: npt.ArrayLike) -> tuple[float, float]:
     offset of the logit, which no label tells. The threshold has the greatest expected F1 averaged over offsets from a
     normal distribution, and is at least `LISTED_PROBABILITY`. It is lower than the one of `expected_f1_threshold`
     where scores are low: hundreds of particles of a faint specimen are lost otherwise, for few wrong picks.
+
+    Parameters
+    ----------
+    probability : (n,) float
+        Calibrated, in any order.
     """
     p = np.sort(np.asarray(probability, np.float64).ravel())[::-1]
     if not len(p):

@@ -116,6 +116,11 @@ def quality_of(probability: Float) -> float:
     """Return the expected F1 of the picks at an assumed diameter, reduced where picks are few.
 
     It is highest about the true diameter: too small a diameter gives many peaks, but of low probability.
+
+    Parameters
+    ----------
+    probability : (n,) float
+        Calibrated.
     """
     number = float(probability[probability > _CERTAIN].sum())
     _, expected_f1 = expected_f1_threshold(probability)

@@ -191,7 +191,19 @@ def _together(parts: Sequence[Float | None]) -> Float:
 
 
 def far_from(points: Float, others: Float, distance: float) -> npt.NDArray[np.bool_]:
-    """Return which points have none of the others within a distance, (n,) bool."""
+    """Return which points have none of the others within a distance.
+
+    Parameters
+    ----------
+    points, others : (n, 2), (m, 2) float
+        Both in the pixels of one image.
+    distance
+        In the same pixels.
+
+    Returns
+    -------
+    (n,) bool
+    """
     if not len(points) or not len(others):
         return np.ones(len(points), bool)
     nearest, _ = cKDTree(others).query(points)

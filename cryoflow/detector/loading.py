@@ -116,6 +116,13 @@ def prepare_one(
 ) -> tuple[tuple[int, int], npt.NDArray[np.float16]]:
     """Return a micrograph's shape, and its prepared image, from the file `known` where it was prepared before.
 
+    Returns
+    -------
+    shape_yx : (int, int)
+        Of the micrograph.
+    prepared : (ny, nx, 2) float16
+        At `pixels_per_diameter`; a read-only memory map where `known` is given.
+
     Raises
     ------
     BadInput

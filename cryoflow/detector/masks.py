@@ -51,6 +51,16 @@ def mask_of(folder: Path, micrograph: str) -> Path | None:
 def read_mask(path: Path, shape_yx: tuple[int, int], options: MaskOptions) -> Mask:
     """Return where a mask marks junk, on its own grid.
 
+    Parameters
+    ----------
+    shape_yx
+        Of the micrograph.
+
+    Returns
+    -------
+    (mask_ny, mask_nx) bool
+        True on junk.
+
     Raises
     ------
     BadInput
@@ -84,7 +94,21 @@ def check_shape(path: Path, mask_yx: tuple[int, int], shape_yx: tuple[int, int])
 
 
 def lies_on(mask: Mask, xy_px: npt.NDArray[np.float64], shape_yx: tuple[int, int]) -> Mask:
-    """Return which positions of a micrograph lie on the mask, (n,) bool."""
+    """Return which positions of a micrograph lie on the mask.
+
+    Parameters
+    ----------
+    mask : (mask_ny, mask_nx) bool
+        Covers the whole micrograph, on any grid.
+    xy_px : (n, 2) float, x first
+        In pixels of the micrograph.
+    shape_yx
+        Of the micrograph.
+
+    Returns
+    -------
+    (n,) bool
+    """
     rows, columns = (
         np.clip(((v + 0.5) * n / full).astype(int), 0, n - 1)
         for v, n, full in zip(xy_px.T[::-1], mask.shape, shape_yx, strict=True)

@@ -49,11 +49,16 @@ class Peaks:
 
     @property
     def clean(self) -> npt.NDArray[np.bool_]:
-        """Return whether each peak lies off junk."""
+        """Return whether each peak lies off junk, (n,) bool."""
         return self.junk <= JUNK_LOGIT
 
     def where(self, keep: npt.NDArray[np.bool_]) -> Peaks:
-        """Return some of the peaks."""
+        """Return some of the peaks.
+
+        Parameters
+        ----------
+        keep : (n,) bool
+        """
         return Peaks(self.xy_px[keep], self.logit[keep], self.log_size[keep], self.junk[keep])
 
 
@@ -88,7 +93,18 @@ def find_peaks(
 
 
 def apart(xy_px: Float, distance_px: float) -> npt.NDArray[np.bool_]:
-    """Return which points to keep so that none is closer to another; earlier ones win."""
+    """Return which points to keep so that none is closer to another; earlier ones win.
+
+    Parameters
+    ----------
+    xy_px : (n, 2) float
+    distance_px
+        In the same pixels.
+
+    Returns
+    -------
+    (n,) bool
+    """
     keep = np.ones(len(xy_px), bool)
     if len(xy_px) < 2:
         return keep
@@ -102,7 +118,18 @@ def apart(xy_px: Float, distance_px: float) -> npt.NDArray[np.bool_]:
 
 
 def logits_at(answers: npt.NDArray[np.float32], xy_px: Float, pixels_per_diameter: float) -> Float:
-    """Return the highest particle logit within a quarter of a diameter of each point: how good a given pick is."""
+    """Return the highest particle logit within a quarter of a diameter of each point: how good a given pick is.
+
+    Parameters
+    ----------
+    answers : (ny / 4, nx / 4, 5) float32
+    xy_px : (n, 2) float, x first
+        In pixels of the prepared image.
+
+    Returns
+    -------
+    (n,) float
+    """
     logit = np.asarray(answers[..., net.PARTICLE], np.float32)
     reach = max(1, round(pixels_per_diameter / 4 / STRIDE))
     grid = np.mgrid[-reach : reach + 1, -reach : reach + 1]

@@ -88,7 +88,16 @@ def pick(
 
 
 def score_picks(detector: Detector, path: Path, pixel_size_A: float, diameter_A: float, xy_px: Float) -> Float:
-    """Return the calibrated probability of given picks of a micrograph, (n,).
+    """Return the calibrated probability of given picks of a micrograph.
+
+    Parameters
+    ----------
+    xy_px : (n, 2) float, x first
+        In pixels of the micrograph.
+
+    Returns
+    -------
+    (n,) float
 
     Raises
     ------

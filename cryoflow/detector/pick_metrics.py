@@ -40,7 +40,12 @@ class ScoredDetections:
 
 
 def outcomes(micrograph: ScoredDetections, within_diameters: float) -> npt.NDArray[np.int8]:
-    """Return `HIT`, `MISS` or `IGNORED` for each pick; the nearest free particle is taken, best pick first."""
+    """Return `HIT`, `MISS` or `IGNORED` for each pick; the nearest free particle is taken, best pick first.
+
+    Returns
+    -------
+    (n,) int8
+    """
     n = len(micrograph.score)
     result = np.full(n, MISS, np.int8)
     reach = within_diameters * micrograph.diameter_px

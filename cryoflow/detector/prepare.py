@@ -20,6 +20,17 @@ def prepare(
     *,
     pixels_per_diameter: float = PIXELS_PER_DIAMETER,
 ) -> npt.NDArray[np.float16]:
-    """Return the two channels of a whole micrograph, (ny, nx, 2) float16."""
+    """Return the two channels of a whole micrograph.
+
+    Parameters
+    ----------
+    image : (ny, nx) float32
+        Or a file, which is read in bands and never held whole.
+
+    Returns
+    -------
+    (new_ny, new_nx, 2) float16
+        At `pixels_per_diameter`.
+    """
     small, _ = fourier_resample(image, pixel_size_A, diameter_A / pixels_per_diameter, workers=1)
     return two_channels(small, pixels_per_diameter)

@@ -152,7 +152,18 @@ class MixedStream:
 
 
 def band_limited(crop: npt.NDArray[np.float32], highest: float) -> npt.NDArray[np.float32]:
-    """Return a crop without frequencies above `highest` cycles a pixel; edges of the band are soft."""
+    """Return a crop without frequencies above `highest` cycles a pixel; edges of the band are soft.
+
+    Parameters
+    ----------
+    crop : (ny, nx, channels) float32
+    highest
+        In cycles a pixel; 0.5 is the Nyquist frequency.
+
+    Returns
+    -------
+    (ny, nx, channels) float32
+    """
     spectrum = fft.rfft2(crop, axes=(0, 1), workers=1)
     k = np.hypot(np.fft.fftfreq(crop.shape[0])[:, None], np.fft.rfftfreq(crop.shape[1])[None, :])
     spectrum *= np.clip((highest + 0.02 - k) / 0.04, 0, 1).astype(np.float32)[..., None]
@@ -161,7 +172,16 @@ def band_limited(crop: npt.NDArray[np.float32], highest: float) -> npt.NDArray[n
 
 
 def augmented(crop: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return a crop with its contrast, level, noise and sharpness changed a little at random."""
+    """Return a crop with its contrast, level, noise and sharpness changed a little at random.
+
+    Parameters
+    ----------
+    crop : (ny, nx, channels) float32
+
+    Returns
+    -------
+    (ny, nx, channels) float32
+    """
     if rng.random() < 0.3:
         sigma = abs(rng.normal(0, 0.6))
         crop = ndimage.gaussian_filter(crop, (sigma, sigma, 0))

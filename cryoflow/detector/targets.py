@@ -25,7 +25,18 @@ CLEAR_DIAMETERS = 0.5
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of one crop, in its pixels; see `Example`."""
+    """Labels of one crop, in its pixels; see `Example`.
+
+    Attributes
+    ----------
+    xy_px : (n, 2) float, x first
+        In pixels of the crop.
+    kind : (n,) int8
+        `POSITIVE`, `UNKNOWN` or `NEGATIVE`.
+    weight : (n,) float32
+    junk : (ny / 4, nx / 4) uint8
+        1 junk, 0 clean, 255 not known; None where unknown.
+    """
 
     xy_px: npt.NDArray[np.float64]
     kind: npt.NDArray[np.int8]
@@ -40,6 +51,13 @@ def target_maps(labels: Labels, shape_yx: tuple[int, int], pixels_per_diameter: 
     """Return the maps of a crop of `shape_yx` pixels.
 
     An output pixel (i, j) stands for the input pixel (4 i + 1.5, 4 j + 1.5), the middle of its four.
+
+    Parameters
+    ----------
+    shape_yx
+        Of the crop; multiples of 4.
+    pixels_per_diameter
+        The particle's diameter in pixels of the crop.
 
     Returns
     -------
@@ -64,12 +82,34 @@ def target_maps(labels: Labels, shape_yx: tuple[int, int], pixels_per_diameter: 
 
 
 def to_output(xy_px: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return coordinates in output pixels of points of the input."""
+    """Return coordinates in output pixels of points of the input.
+
+    Parameters
+    ----------
+    xy_px : (n, 2) float, x first
+        In pixels of the input.
+
+    Returns
+    -------
+    (n, 2) float, x first
+        In output pixels, each of 4 x 4 input pixels.
+    """
     return (np.asarray(xy_px, np.float64).reshape(-1, 2) - (STRIDE - 1) / 2) / STRIDE
 
 
 def from_output(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return coordinates in input pixels of points of the output; the inverse of `to_output`."""
+    """Return coordinates in input pixels of points of the output; the inverse of `to_output`.
+
+    Parameters
+    ----------
+    xy : (n, 2) float, x first
+        In output pixels.
+
+    Returns
+    -------
+    (n, 2) float, x first
+        In pixels of the input.
+    """
     return np.asarray(xy, np.float64) * STRIDE + (STRIDE - 1) / 2
 
 
