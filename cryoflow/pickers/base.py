@@ -208,11 +208,22 @@ class Picker:
     def pick_steps(
         self, home: Path, model: Path, settings: Mapping[str, str], resources: Resources
     ) -> tuple[Step, ...]:
-        """Return the commands that pick the micrographs of a folder that `prepare_picking` has filled."""
+        """Return the commands that pick the micrographs of a folder that `prepare_picking` has filled.
+
+        Raises
+        ------
+        BadInput
+            If cryoflow cannot pick with this picker.
+        """
         raise BadInput(self.name, "is not run from here.")
 
     def threshold_of(self, scores: npt.NDArray[np.float64]) -> float | None:
-        """Return the least score of picks to keep, where none is given; None keeps all."""
+        """Return the least score of picks to keep, where none is given; None keeps all.
+
+        Parameters
+        ----------
+        scores : (n,) float
+        """
         return self.default_threshold
 
     def not_picked(self, folder: Path) -> Mapping[str, str]:

@@ -183,6 +183,14 @@ def average_precision(
     The sum over thresholds of precision times the gain in recall, without interpolation; picks of equal score come in
     together. Recall counts the whole reference, so what was never picked lowers the area.
 
+    Parameters
+    ----------
+    is_positive : (m,) bool
+        Whether each pick matches the reference.
+    score : (m,) float
+    n_reference
+        Number of reference picks, matched or not.
+
     Returns
     -------
     area
@@ -219,7 +227,18 @@ def same_micrographs(picks: PickSet, reference: PickSet) -> Iterator[tuple[int, 
 
 
 def centers_of(picks: PickSet, micrograph: int) -> FloatArray:
-    """Return positions of the picks of one micrograph, (n, 2), x first."""
+    """Return positions of the picks of one micrograph.
+
+    Parameters
+    ----------
+    micrograph
+        Its row in `picks.micrographs`.
+
+    Returns
+    -------
+    (n, 2) float, x first
+        In pixels of the micrograph.
+    """
     offsets = picks.offsets
     rows = slice(int(offsets[micrograph]), int(offsets[micrograph + 1]))
     return picks.picks[["x_px", "y_px"]].iloc[rows].to_numpy(np.float64)

@@ -43,7 +43,8 @@ def match_picks(
 
     Parameters
     ----------
-    reference_xy_px, picks_xy_px : (n, 2), (m, 2) float
+    reference_xy_px, picks_xy_px : (n, 2), (m, 2) float, x first
+        Both in the pixels of one micrograph.
     radius_px
         Pairs farther apart than this are none.
 
@@ -51,6 +52,11 @@ def match_picks(
     -------
     Matches
         Sorted by row of the reference. The same for the same input, whatever the order of equals.
+
+    Raises
+    ------
+    ValueError
+        Where the radius is not positive: a defect of the caller.
     """
     if not radius_px > 0:
         raise ValueError(f"the radius is positive, not {radius_px}")
@@ -115,7 +121,19 @@ def _optimal(
 
 
 def without_duplicates(xy_px: npt.NDArray[np.float64], radius_px: float) -> npt.NDArray[np.bool_]:
-    """Return which picks to keep, (n,) bool, so that no two are within the radius: of two, the one that came first."""
+    """Return which picks to keep so that no two are within the radius: of two, the one that came first.
+
+    Parameters
+    ----------
+    xy_px : (n, 2) float, x first
+        In pixels of the micrograph.
+    radius_px
+        0 or less keeps all picks.
+
+    Returns
+    -------
+    (n,) bool
+    """
     keep = np.ones(len(xy_px), bool)
     if len(xy_px) < 2 or radius_px <= 0:
         return keep

@@ -104,7 +104,13 @@ class CryoSegNet(Picker):
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
-        """Make pictures of the micrographs with its own filter, then fine-tune the model that comes with it."""
+        """Make pictures of the micrographs with its own filter, then fine-tune the model that comes with it.
+
+        Raises
+        ------
+        BadInput
+            Where the export does not name the folder of CryoSegNet's scripts.
+        """
         if not (code := settings.get("code")):
             raise BadInput(home, "does not say where CryoSegNet's scripts are.", "Export with --set code=FOLDER.")
         names = sorted(p.stem for p in (home / "finetune_dataset" / "mrc_files").iterdir())
@@ -131,7 +137,13 @@ class CryoSegNet(Picker):
         return [f"{p.stem} has no mask" for p in sorted((at / "mrc_files").iterdir()) if p.stem not in masks]
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """Return the model of the lowest validation loss."""
+        """Return the model of the lowest validation loss.
+
+        Raises
+        ------
+        BadInput
+            Where there is none.
+        """
         if found := sorted(home.rglob("finetuned_cryosegnet_best_val_loss.pth")):
             return found[-1]
         raise BadInput(home, "holds no fine-tuned model of CryoSegNet.", "See train.log.")

@@ -96,7 +96,13 @@ class CryoflowDetector(Picker):
         return (Step("pick with cryoflow's detector", argv, ("picks",), wants_gpu=True),)
 
     def threshold_of(self, scores: npt.NDArray[np.float64]) -> float:
-        """Return the probability at which the best F1 is expected; no label is needed."""
+        """Return the probability at which the best F1 is expected; no label is needed.
+
+        Parameters
+        ----------
+        scores : (n,) float
+            Calibrated probabilities.
+        """
         from cryoflow.detector.calibrate import best_threshold
 
         return best_threshold(scores)[0]
@@ -114,7 +120,13 @@ class CryoflowDetector(Picker):
         return problems_of_labels(home, manifest) if (home / "labels").is_dir() else []
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """Return the model's description, which is written last."""
+        """Return the model's description, which is written last.
+
+        Raises
+        ------
+        BadInput
+            Where there is none: the training did not end.
+        """
         path = home / "model" / self.model_file
         if not path.is_file():
             raise BadInput(home / "model", "holds no model: the training did not end.", "Train again: it goes on.")

@@ -33,7 +33,13 @@ class Eman2(Picker):
     suffixes = ("_info.json", ".box")
 
     def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
-        """Derive the box of each entry."""
+        """Derive the box of each entry.
+
+        Raises
+        ------
+        BadInput
+            Where a setting has a value that it must not have.
+        """
         settings.derive("box_factor", 1.5, "EMAN2 wants boxes of 1.5 to 2 diameters")
         given = settings.derive("box", "auto", "from the diameter of each entry, even and a product of 2, 3, 5 and 7")
         if given != "auto" and not (given.isdecimal() and int(given) > 1):

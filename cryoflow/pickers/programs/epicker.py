@@ -122,7 +122,13 @@ class EPicker(Picker):
         return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """Return `model_last.pth`; it is written after each epoch, so the log is checked for the last one."""
+        """Return `model_last.pth`; it is written after each epoch, so the log is checked for the last one.
+
+        Raises
+        ------
+        BadInput
+            Where there is no model, or the training was stopped before its end.
+        """
         found = sorted(p for p in home.rglob("model_last.pth") if p.stat().st_size)
         if not found:
             raise BadInput(home, "holds no model_last.pth: the training did not succeed.", "See train.log.")

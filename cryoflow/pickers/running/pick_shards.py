@@ -52,7 +52,13 @@ def micrograph_files(paths: Sequence[Path]) -> list[Path]:
 
 def shard_of_files(paths: Sequence[Path], first: int, last: int, *, pixel_size_A: float | None = None) -> PickSet:
     """Return files `first` to `last` (not included) of `micrograph_files`; names and project are those of all of
-    them."""
+    them.
+
+    Raises
+    ------
+    BadInput
+        Where there is no file from `first` on, or a path does not exist.
+    """
     files = micrograph_files(paths)
     if not files[first:last]:
         raise BadInput(", ".join(map(str, paths)), f"holds {len(files)} MRC files: none from {first} on.")
@@ -72,7 +78,13 @@ def shard_of(picking: Picking, to_pick: PickSet, first: int, folder: Path) -> Sh
 def pick_shard(
     picking: Picking, to_pick: PickSet, shard: Shard, executor: Executor, *, on_line: OnLine | None = None
 ) -> PickSet:
-    """Pick one shard, unless its picks are there already, and return its picks."""
+    """Pick one shard, unless its picks are there already, and return its picks.
+
+    Raises
+    ------
+    BadInput
+        Where the shard cannot be picked, or its folder holds anything but its picks.
+    """
 
     def write(shard: Shard) -> None:
         picked = pick(

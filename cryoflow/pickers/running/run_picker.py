@@ -197,6 +197,11 @@ def pick(
         Apply no threshold at all.
 
     The program is not run where the folder holds the picks of the same model, micrographs and settings.
+
+    Raises
+    ------
+    BadInput
+        Where cryoflow cannot pick with this picker, or the model or the micrographs cannot be used.
     """
     target, output = picker(picker_name), Path(output).absolute()
     if not target.picks:
@@ -299,6 +304,11 @@ def micrographs_to_pick(paths: Sequence[Path], *, pixel_size_A: float | None = N
         MRC files, or folders whose `*.mrc` are picked.
     pixel_size_A
         Where the headers have none, or a wrong one.
+
+    Raises
+    ------
+    BadInput
+        Where a path does not exist, or there is no MRC file.
     """
     for path in paths:
         if not Path(path).exists():

@@ -73,7 +73,13 @@ def export_and_train(
     on_stage: OnLine | None = None,
     on_line: OnLine | None = None,
 ) -> tuple[ExportResult, Trained]:
-    """Export some sets of picks for a picker, and train it; what exists already is used as it is."""
+    """Export some sets of picks for a picker, and train it; what exists already is used as it is.
+
+    Raises
+    ------
+    BadInput
+        Where cryoflow cannot both train this picker and pick with it, or the picks cannot be exported.
+    """
     target = picker(picker_name)
     if not (target.trains and target.picks):
         able = ", ".join(name for name, p in pickers().items() if p.trains and p.picks)

@@ -89,7 +89,13 @@ class DerivedSettings:
         self._derived[name] = Setting(name, _text(value), why)
 
     def refuse_unknown(self, picker: str) -> None:
-        """Raise BadInput if a setting was given that the picker does not have."""
+        """Refuse settings that the picker does not have.
+
+        Raises
+        ------
+        BadInput
+            If one was given.
+        """
         if unknown := sorted(set(self._by_hand) - set(self._derived)):
             raise BadInput(picker, f"has no setting {', '.join(unknown)}.", f"It has: {', '.join(self._derived)}.")
 

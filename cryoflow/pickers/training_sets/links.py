@@ -74,7 +74,17 @@ def link_micrographs(some: TrainingSet, targets: Sequence[Path]) -> None:
 
 
 def read_any(path: str) -> npt.NDArray[np.float32]:
-    """Return a micrograph in MRC or in one-page TIFF, rows in the order of the file."""
+    """Return a micrograph in MRC or in one-page TIFF, rows in the order of the file.
+
+    Returns
+    -------
+    (ny, nx) float32
+
+    Raises
+    ------
+    BadInput
+        Where the file cannot be read, or holds more than one image.
+    """
     from cryoflow.micrographs.image import read_micrograph
 
     if not path.lower().endswith(TIFF_SUFFIXES):

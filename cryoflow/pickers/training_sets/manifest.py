@@ -114,7 +114,13 @@ def nearest(path: Path) -> Path | None:
 
 
 def made_with(path: Path) -> str:
-    """Return values of the first line: how the set was made."""
+    """Return values of the first line: how the set was made.
+
+    Raises
+    ------
+    BadInput
+        Where the file cannot be read.
+    """
     path = path / NAME if path.is_dir() else path
     try:
         file = inputs.text_lines(path, errors="replace")

@@ -24,7 +24,12 @@ def has_no_positive(pickset: PickSet) -> bool:
 
 
 def is_positive(picks: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Return which picks are particles, (n,) bool: all of them, except those labeled negative or unlabeled."""
+    """Return which picks are particles: all of them, except those labeled negative or unlabeled.
+
+    Returns
+    -------
+    (n,) bool
+    """
     if "label" not in picks:
         return np.ones(len(picks), bool)
     return np.asarray(picks["label"].to_numpy() == POSITIVE)

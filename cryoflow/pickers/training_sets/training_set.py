@@ -70,7 +70,7 @@ class TrainingSet:
 
     @property
     def offsets(self) -> npt.NDArray[np.intp]:
-        """Return row offsets: picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
+        """Return row offsets, (n_micrographs + 1,): picks of micrograph `i` are rows `offsets[i]:offsets[i + 1]`."""
         return np.searchsorted(self.picks["micrograph"].to_numpy(), np.arange(len(self.micrographs) + 1))
 
     def each(self) -> Iterator[tuple[str, str, int, int]]:
@@ -80,7 +80,13 @@ class TrainingSet:
         yield from rows
 
     def per_pick(self, column: str) -> FloatArray:
-        """Return a number of the micrographs' table, for each pick."""
+        """Return a number of the micrographs' table, for each pick.
+
+        Returns
+        -------
+        (n_picks,) float
+            NaN where the table has no value.
+        """
         values = np.asarray(self.micrographs[column].to_numpy(np.float64, na_value=np.nan), np.float64)
         per_pick: FloatArray = values[self.picks["micrograph"].to_numpy()]
         return per_pick
@@ -104,7 +110,13 @@ class TrainingSet:
             yield self.shard(start, min(start + MICROGRAPHS_IN_MEMORY, end))
 
     def without(self, drop: npt.NDArray[np.bool_]) -> TrainingSet:
-        """Return the same without some picks; `drop` is (n,)."""
+        """Return the same without some picks.
+
+        Parameters
+        ----------
+        drop : (n_picks,) bool
+            Which picks to leave out.
+        """
         picks = self.picks[~drop].reset_index(drop=True)
         counts = np.bincount(picks["micrograph"].to_numpy(), minlength=len(self.micrographs))
         return replace(self, picks=picks, micrographs=self.micrographs.assign(n_picks=counts))

@@ -47,7 +47,13 @@ class Cryolo(Picker):
     needs = Needs(modes=frozenset({0, 1, 2, 6}), ispg=False)  # mode 12: not with the mrcfile that 1.7 pins
 
     def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
-        """Derive the format of the labels, which boxes are left out, and the configuration."""
+        """Derive the format of the labels, which boxes are left out, and the configuration.
+
+        Raises
+        ------
+        BadInput
+            Where each box leaves its micrograph, or a setting has a value that it must not have.
+        """
         import numpy as np
 
         from cryoflow.pickers.programs.cryolo.label_files import whole_boxes
@@ -145,7 +151,13 @@ class Cryolo(Picker):
         return found
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """Return the model under its final name: while it trains, crYOLO writes to `..._tmp.h5`."""
+        """Return the model under its final name: while it trains, crYOLO writes to `..._tmp.h5`.
+
+        Raises
+        ------
+        BadInput
+            Where the training was stopped before its end.
+        """
         model = home / settings["model_name"]
         if not model.is_file() and model.with_name(model.stem + "_tmp.h5").exists():
             raise BadInput(model, "was not written by the training: it stopped before its end.", "See train.log.")

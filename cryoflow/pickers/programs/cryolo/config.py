@@ -18,7 +18,13 @@ NAME = "config_cryolo.json"
 
 
 def derive_model(training: TrainingSet, settings: DerivedSettings, crowded: int) -> None:
-    """Derive the network's settings, the same for training and for picking with it."""
+    """Derive the network's settings, the same for training and for picking with it.
+
+    Raises
+    ------
+    BadInput
+        Where a setting has a value that it must not have.
+    """
     per_entry = training.micrographs.groupby("entry_index")["box_px"].first().dropna()
     mean_box = 2 * round(per_entry.mean() / 2) if len(per_entry) else 0
     settings.derive("anchor", int(mean_box), "mean box of the entries, each in its own pixels")
@@ -42,7 +48,13 @@ def derive_model(training: TrainingSet, settings: DerivedSettings, crowded: int)
 
 
 def derive_training(settings: DerivedSettings) -> None:
-    """Derive how it is trained."""
+    """Derive how it is trained.
+
+    Raises
+    ------
+    BadInput
+        Where a setting has a value that it must not have.
+    """
     pretrained = settings.derive_path(
         "pretrained_weights", "start from ImageNet weights; name a general model to refine it"
     )

@@ -23,7 +23,12 @@ _CBOX_END = b"\n\ndata_cryolo_include\n\nloop_\n_slice_index #1\n\n"
 
 
 def whole_boxes(some: TrainingSet) -> npt.NDArray[np.int64]:
-    """Return how many boxes of each micrograph lie wholly on it."""
+    """Return how many boxes of each micrograph lie wholly on it.
+
+    Returns
+    -------
+    (n_micrographs,) int
+    """
     row = some.picks["micrograph"].to_numpy()[~_leaves_micrograph(some)]
     return np.asarray(np.bincount(row, minlength=len(some.micrographs)), np.int64)
 

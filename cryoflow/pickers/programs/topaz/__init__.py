@@ -103,7 +103,13 @@ class Topaz(Picker):
         return problems_of_tables(home, manifest)
 
     def trained_model(self, home: Path, settings: Mapping[str, str]) -> Path:
-        """Return the epoch of the best area under the precision-recall curve on validation, else the last."""
+        """Return the epoch of the best area under the precision-recall curve on validation, else the last.
+
+        Raises
+        ------
+        BadInput
+            Where there is no model, or the training was stopped before its end.
+        """
         by_epoch = {
             int(p.stem.rsplit("_epoch", 1)[1]): p for p in (home / "models").glob("*_epoch*.sav") if p.stat().st_size
         }

@@ -28,6 +28,10 @@ def downsampling(training: TrainingSet, settings: DerivedSettings) -> npt.NDArra
     """Return whole factor of each micrograph, such that all end near one pixel size in which a particle fits the
     network.
 
+    Returns
+    -------
+    (n_micrographs,) int
+
     Raises
     ------
     BadInput, MissingMetadata
@@ -98,7 +102,13 @@ def _pixels_across(training: TrainingSet) -> float:
 
 
 def derive_training(training: TrainingSet, settings: DerivedSettings) -> None:
-    """Derive radii, the number of particles to expect, and how to train."""
+    """Derive radii, the number of particles to expect, and how to train.
+
+    Raises
+    ------
+    BadInput
+        Where a setting has a value that it must not have.
+    """
     across_px = _pixels_across(training)
     radius = settings.derive(
         "radius",

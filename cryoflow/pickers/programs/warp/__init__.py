@@ -42,7 +42,15 @@ class Warp(Picker):
     default_threshold: ClassVar[float | None] = 0.5
 
     def derive(self, training: TrainingSet, settings: DerivedSettings) -> None:
-        """Derive pixel size and sign of the pictures, and the sizes of the discs."""
+        """Derive pixel size and sign of the pictures, and the sizes of the discs.
+
+        Raises
+        ------
+        BadInput
+            Where a setting has a value that it must not have.
+        MissingMetadata
+            Where a micrograph has no pixel size.
+        """
         from cryoflow.pickers.programs.warp.slices import IMPORTANCE, label_radius_px
 
         pixel_A = settings.derive("pixel_size", PIXEL_SIZE_A, "BoxNet's own, angstrom a pixel")
@@ -65,7 +73,13 @@ class Warp(Picker):
                 settings.note(f"picks {what}", count, f"importance {importance:g}, in discs of their radius")
 
     def write_micrographs(self, some: TrainingSet, folder: Path, settings: Mapping[str, str]) -> None:
-        """Write one TIFF per micrograph."""
+        """Write one TIFF per micrograph.
+
+        Raises
+        ------
+        BadInput
+            Where micrographs cannot be read or have one gray value only; the others are written then.
+        """
         import numpy as np
 
         from cryoflow.pickers.programs.warp.slices import boxnet_slices, write_tiff
@@ -109,7 +123,13 @@ class Warp(Picker):
         )
 
     def train_steps(self, home: Path, settings: Mapping[str, str], resources: Resources) -> tuple[Step, ...]:
-        """Return one command; BoxNet is trained on GPUs only."""
+        """Return one command; BoxNet is trained on GPUs only.
+
+        Raises
+        ------
+        BadInput
+            Where there is no GPU.
+        """
         if not resources.gpus:
             raise BadInput("warp", "trains BoxNet on GPUs only.")
         argv = ["WarpTools", "fs_boxnet_train", "--examples", "examples", "--model_out", "boxnet.pt"]

@@ -40,6 +40,9 @@ def boxnet_slices(
 
     Parameters
     ----------
+    image : (ny, nx) float32
+    pixel_size_A
+        Of `image`.
     centers_xy_px : (n, 2) float, x first
         In pixels of `image`.
     not_positive
@@ -47,8 +50,13 @@ def boxnet_slices(
 
     Returns
     -------
-    (3, ny, nx) float32
-        Sizes are even, as Warp's own.
+    (3, new_ny, new_nx) float32
+        At `to_pixel_size_A`. Sizes are even, as Warp's own.
+
+    Raises
+    ------
+    BadInput
+        Where the micrograph becomes one gray value at the new pixel size.
     """
     shape = tuple(max(2, int(n * pixel_size_A / to_pixel_size_A + 0.5) // 2 * 2) for n in image.shape)
     small = resample_to_shape(image, (shape[0], shape[1]), workers=1)
@@ -72,7 +80,12 @@ def boxnet_slices(
 
 
 def write_tiff(path: Path, slices: npt.NDArray[np.float32]) -> None:
-    """Write plain pages of floats: no compression, no description, nothing that changes from run to run."""
+    """Write plain pages of floats: no compression, no description, nothing that changes from run to run.
+
+    Parameters
+    ----------
+    slices : (n, ny, nx) float32
+    """
     import tifffile
 
     with tifffile.TiffWriter(path) as file:
