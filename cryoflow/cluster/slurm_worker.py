@@ -42,7 +42,7 @@ from cryoflow.execution.schedulers import scheduler_of
 from cryoflow.execution.slurm import EndedJob, QueuedJob
 from cryoflow.settings.load import load_settings
 
-CANCEL_EVERY_S = 4.0
+CANCEL_EVERY_S = 2.0
 """Between two requests for runs that users cancelled."""
 QUICK_POLL_S, QUICK_POLLS = 1.0, 10
 """After a cancelling: whoever pressed the button waits for the job's end."""
