@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -338,19 +339,28 @@ def test_a_parent_that_is_run_again_takes_over_what_runs_and_repeats_what_failed
     monkeypatch.setattr(shard_runner, "this_run", Parent)
     first = dict(enumerate([cluster.complete, cluster.fail, cluster.ignore]))
     cluster.answer = lambda number, attempt: first[number] if attempt == 1 else cluster.complete
-    earlier = threading.Thread(
-        target=lambda: dispatch.run_shards(cluster.flow_name, works(3)), daemon=True
-    )  # never ends: shard 2 runs on, as when its parent was killed
-    earlier.start()
-    while len(cluster.seen) < 3:
+    # As when a parent was killed: shard 2 runs on, and this thread waits for it beside the second call.
+    threading.Thread(target=lambda: dispatch.run_shards(cluster.flow_name, works(3)), daemon=True).start()
+    while not (found := [run for run in cluster.runs() if run.state.name == "Running"]):
         time.sleep(0.1)
-    time.sleep(1)
-    running = next(run for run in cluster.runs() if run.state.name == "Running")
+    (running,) = found
     threading.Timer(1.0, lambda: cluster.complete(running)).start()
     done = dispatch.run_shards(cluster.flow_name, works(3))
     assert all(d.succeeded for d in done)
     assert sorted(number for number, _ in cluster.seen) == [0, 1, 1, 2]
     assert done[2].flow_run == str(running.id)
+
+
+class TakenOver(logging.Handler):
+    """Set an event once a parent takes over a run."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self.event = event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "is at work already" in record.getMessage():
+            self.event.set()
 
 
 def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(cluster: Cluster) -> None:
@@ -371,8 +381,15 @@ def test_another_parent_with_the_same_parameters_waits_for_what_runs_already(clu
     while not [run for run in cluster.runs() if run.state.name == "Running"]:
         time.sleep(0.1)
     (running,) = [run for run in cluster.runs() if run.state.name == "Running"]
-    threading.Timer(1.5, lambda: cluster.complete(running)).start()
-    run_id, done = parent()
+    # A run that ends before the parent looks for runs is not taken over: it may end only once it has been.
+    taken = threading.Event()
+    logger, handler = logging.getLogger("cryoflow.cluster.shard_runner"), TakenOver(taken)
+    logger.addHandler(handler)
+    threading.Thread(target=lambda: taken.wait(300) and cluster.complete(running), daemon=True).start()
+    try:
+        run_id, done = parent()
+    finally:
+        logger.removeHandler(handler)
     assert all(d.succeeded for d in done)
     assert done[1].flow_run == str(running.id)
     assert sorted(number for number, _ in cluster.seen) == [0, 0, 1]
