@@ -106,8 +106,8 @@ def test_a_member_that_is_cancelled_ends_alone(tmp_path: Path) -> None:
 def test_a_member_whose_time_is_over_is_ended_and_the_next_one_runs(tmp_path: Path) -> None:
     hold = 'echo begun; [ "$PREFECT__FLOW_RUN_ID" = 1 ] || sleep 600'
     pack = JobOfPack(tmp_path, f"exec bash -c {shlex.quote(hold)}", n=2, at_once=1)
-    pack.text = pack.text.replace("SECONDS + 3600", "SECONDS + 1").replace("-lt 3600", "-lt 1")
-    assert pack.text.count("+ 1)") == 1
+    pack.text = pack.text.replace("SECONDS + 3600", "SECONDS + 3").replace("-lt 3600", "-lt 3")
+    assert pack.text.count("+ 3)") == 1
     pack.run()
     assert pack.ends() == [124, 0]
     first = end_of_member(7, pack.logs[0])
@@ -119,7 +119,7 @@ def test_a_member_that_is_warned_before_its_limit_goes_on_in_another_job(tmp_pat
     save = "trap 'echo saved; exit 1' TERM; echo begun; while :; do sleep 0.05; done"
     pack = JobOfPack(tmp_path, save, n=1, at_once=1, warn_s=3590)
     assert pack.job.request.warn_s == 0  # SLURM would warn of the end of the whole job
-    pack.text = pack.text.replace("SECONDS + 10)", "SECONDS + 1)").replace("-lt 10 ]", "-lt 1 ]")
+    pack.text = pack.text.replace("SECONDS + 10)", "SECONDS + 3)").replace("-lt 10 ]", "-lt 3 ]")
     pack.run()
     end = end_of_member(7, pack.logs[0])
     assert end is not None
