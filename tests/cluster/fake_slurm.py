@@ -4,7 +4,7 @@ FAKE_SLURM names the folder. A file `silent` in it makes every command fail as i
 makes sacct fail, `denied` makes scancel fail, `limit` holds how many jobs a user may submit, `refusal` what sbatch
 prints where it is reached, `next-sbatch` holds an error that sbatch gives once; with `lingers` a cancelled job stays in
 the queue until the test ends it. Every call is noted in `calls`, its start in `starts`. `sbatch.lock` is locked by the
-sbatch that runs.
+sbatch that runs, `jobs.lock` by whoever reads a job and writes it back: scancel, and the test.
 """
 
 import fcntl
@@ -94,6 +94,7 @@ elif name == "scontrol":
         f"ExitCode={job.get('exit', '0:0')} RunTime=00:01:01 NodeList=node1 Comment={job['comment']} StdOut=/x"
     )
 elif name == "scancel":
+    fcntl.flock(os.open(folder / "jobs.lock", os.O_CREAT | os.O_WRONLY), fcntl.LOCK_EX)  # until this process ends
     forgotten = [a for a in arguments if a.isdigit() and jobs().get(int(a), {"purged": True}).get("purged")]
     for number, job in jobs().items():
         if str(number) in arguments and job["state"] not in ENDED:

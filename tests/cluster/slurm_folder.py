@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,12 @@ class FakeSlurm:
         return sorted(int(file.stem) for file in self.folder.glob("[0-9]*.json"))
 
     def set(self, number: int, **values: object) -> None:
-        old = self.job(number) if number in self.numbers() else {"reason": "None", "comment": ""}
-        hidden = self.folder / f".{number}"
-        hidden.write_text(json.dumps(old | values))
-        hidden.rename(self.folder / f"{number}.json")
+        with (self.folder / "jobs.lock").open("w") as lock:  # scancel could write an older state over this one
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            old = self.job(number) if number in self.numbers() else {"reason": "None", "comment": ""}
+            hidden = self.folder / f".{number}"
+            hidden.write_text(json.dumps(old | values))
+            hidden.rename(self.folder / f"{number}.json")
 
     def flag(self, name: str, text: str = "") -> None:
         (self.folder / name).write_text(text)
