@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,11 +38,17 @@ def nights(project: Path, tmp_path: Path) -> tuple[IngestParameters, RetrainPara
     return crawling, RetrainParameters.from_values(forms["flows.nightly:retrain"])
 
 
+@pytest.fixture
+def today(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a model of today, a day that does not end during the test."""
+    monkeypatch.setattr("flows.nightly.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 2)))
+    return "unpicker-2026-01-02"
+
+
 def test_a_model_is_trained_when_enough_picks_are_new_and_only_then(
-    nights: tuple[IngestParameters, RetrainParameters], tmp_path: Path
+    nights: tuple[IngestParameters, RetrainParameters], tmp_path: Path, today: str
 ) -> None:
     crawling, training = nights
-    today = f"unpicker-{datetime.now():%Y-%m-%d}"
     ingest(crawling)
     assert retrain(training) is None  # 20,000 picks are not there
     assert not (tmp_path / "models").exists()
@@ -93,8 +100,7 @@ def test_picks_whose_micrographs_are_gone_do_not_bring_a_training_every_night(
     assert retrain(training) is None
 
 
-def test_models_are_numbered_by_the_day_and_unfinished_ones_go_on(tmp_path: Path) -> None:
-    today = f"unpicker-{datetime.now():%Y-%m-%d}"
+def test_models_are_numbered_by_the_day_and_unfinished_ones_go_on(tmp_path: Path, today: str) -> None:
     for name in ("unpicker-2025-01-01", today, *(f"{today}-{i}" for i in range(2, 11)), "unpicker-by-hand"):
         save_model(tmp_path / name)
     assert newest_model(tmp_path) == tmp_path / f"{today}-10"

@@ -220,6 +220,7 @@ def test_commands_treat_it_like_any_other_picker(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 def test_the_flow_finds_particles_in_shards_that_are_jobs(
     made: SimulatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
