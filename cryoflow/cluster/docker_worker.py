@@ -33,6 +33,8 @@ from cryoflow.cluster.pool_runs import report_crash, runs_in, set_labels
 from cryoflow.cluster.recovery import GRACE_S
 
 LOOK_EVERY_S = 2.0
+STOPPING_LOOK_EVERY_S = 0.5
+"""While a container is being stopped: whoever cancelled its run waits for the end."""
 RECOVER_EVERY_S = 60.0
 YOUNG_S = 10.0
 """So long after its start a run is not taken for lost: another worker may have made its container just now."""
@@ -82,7 +84,7 @@ class ContainerWorker(PollingWorker, DockerWorker):  # type: ignore[misc]
         return [partial(self.poll_engine, for_lost=is_due)]
 
     def _pause_s(self) -> float:
-        return LOOK_EVERY_S
+        return STOPPING_LOOK_EVERY_S if self._stopping else LOOK_EVERY_S
 
     def _waits(self) -> bool:
         return bool(self._over)

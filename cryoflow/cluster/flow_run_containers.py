@@ -19,6 +19,12 @@ LABEL_RUN, LABEL_POOL = "io.prefect.flow-run-id", "io.prefect.work-pool-name"
 """Labels of a container, as prefect-docker writes them."""
 _KILLED = 137
 """128 and the number of SIGKILL."""
+DIE_PATIENCE_S = (1, 3)
+"""Seconds to look for the event `die`, from the whole second in which a container ended.
+
+The engine logs it about 0.1 s after the end, which may be in the next second. The longer look waits, so it follows only
+where the first found nothing.
+"""
 
 
 class EngineSilent(Exception):
@@ -98,9 +104,13 @@ class Engine:
         with _client() as client:
             known = client.api.inspect_container(container_id)
             state = known["State"]
-            window = {"since": _second(state["StartedAt"]), "until": _second(state["FinishedAt"]) + 1}
-            events = client.events(**window, filters={"container": container_id}, decode=True)
-            actions = {event.get("Action", "") for event in events}
+            actions: set[str] = set()
+            for patience_s in DIE_PATIENCE_S:
+                window = {"since": _second(state["StartedAt"]), "until": _second(state["FinishedAt"]) + patience_s}
+                events = client.events(**window, filters={"container": container_id}, decode=True)
+                actions = {event.get("Action", "") for event in events}
+                if "die" in actions:
+                    break
             log = client.api.logs(container_id, tail=40).decode(errors="replace")
         return ended_container(known, actions, log)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from cryoflow.cluster import docker_worker
 from cryoflow.cluster.attempts import end_of, reason_is_missing
 from cryoflow.cluster.docker_worker import ContainerConfiguration, ContainerWorker
 from cryoflow.cluster.exit_reason import END_LABELS, ExitReason
-from cryoflow.cluster.flow_run_containers import EndedContainer, EngineSilent, RunContainer, ended_container
+from cryoflow.cluster.flow_run_containers import EndedContainer, Engine, EngineSilent, RunContainer, ended_container
 
 INSPECTED = {"Name": "/judge-1", "HostConfig": {"Memory": 4 * 1024**3}}
 
@@ -44,6 +45,27 @@ def test_the_end_of_a_container(container: EndedContainer, end: ExitReason, says
     assert container.end == end
     assert says in container.explain()
     assert container.explain().startswith(f"The container judge-1 ended with exit code {container.exit_code}")
+
+
+def test_an_end_that_the_engine_logs_in_the_next_second_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = 1767355200  # 2026-01-02, 12:00:00
+    state = {
+        "ExitCode": 137,
+        "OOMKilled": False,
+        "StartedAt": "2026-01-02T12:00:00.5Z",
+        "FinishedAt": "2026-01-02T12:00:07.95Z",
+    }
+
+    def events(*, since: int, until: int, **_options: object) -> list[dict[str, str]]:
+        logged = {"start": at + 0.6, "die": at + 8.05}
+        return [{"Action": action} for action, time in logged.items() if since <= time <= until]
+
+    api = SimpleNamespace(inspect_container=lambda _id: INSPECTED | {"State": state}, logs=lambda _id, tail: b"")
+    client = SimpleNamespace(api=api, events=events, close=lambda: None)
+    monkeypatch.setattr("docker.from_env", lambda: client)
+    container = Engine().ended("abc")
+    assert container.seen
+    assert container.end == ExitReason.MEMORY
 
 
 @pytest.mark.parametrize(
