@@ -50,7 +50,15 @@ from cryoflow.detector.loading import MicrographToPick
 from cryoflow.detector.parameters import UnlabeledRule
 from cryoflow.detector.peaks import apart, find_peaks
 from cryoflow.detector.pick import PickedResult, pick
-from cryoflow.detector.pick_metrics import HIT, IGNORED, DetectionFigures, ScoredDetections, figures, macro, outcomes
+from cryoflow.detector.pick_metrics import (
+    HIT,
+    IGNORED,
+    DetectionFigures,
+    ScoredDetections,
+    figures,
+    macro,
+    match_outcomes,
+)
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER, prepare
 from cryoflow.detector.simulated import FIELD_DIAMETERS, HELD_OUT, OVERSAMPLING, TRAINED, truth_of
 from cryoflow.detector.stream import CropStream, StreamOptions
@@ -288,7 +296,7 @@ def with_topaz(command: str, test_set: TestSet) -> list[Picks]:
 
 def calibration(scored: Sequence[ScoredDetections]) -> float:
     """Calibration error of all picks within half a diameter, those that count neither way left out."""
-    result = np.concatenate([outcomes(s, 0.5) for s in scored])
+    result = np.concatenate([match_outcomes(s, 0.5) for s in scored])
     probability = np.concatenate([s.score for s in scored])
     counted = result != IGNORED
     return calibration_error(result[counted] == HIT, probability[counted])

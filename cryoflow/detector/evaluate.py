@@ -11,7 +11,7 @@ from cryoflow.detector.calibrate import best_threshold
 from cryoflow.detector.estimate_diameter import estimate_diameter
 from cryoflow.detector.loading import check_diameter, none_usable
 from cryoflow.detector.pick import PickedResult, pick
-from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
+from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, match_outcomes
 from cryoflow.detector.pick_set import items_of
 from cryoflow.errors import BadInput
 from cryoflow.picks import PickSet
@@ -79,7 +79,7 @@ def figures_of(scored: list[ScoredDetections]) -> dict[str, object]:
         for name in ("average_precision", "precision", "recall", "f1", "best_f1"):
             value = float(getattr(of_all, name))
             row[f"{name}_d/{1 / within:g}"] = round(value, 4) if math.isfinite(value) else None
-    outcome = np.concatenate([outcomes(s, WITHIN[0]) for s in scored]) if scored else np.zeros(0, np.int8)
+    outcome = np.concatenate([match_outcomes(s, WITHIN[0]) for s in scored]) if scored else np.zeros(0, np.int8)
     counted = outcome != IGNORED
     if counted.any():
         row["calibration_error"] = round(calibration_error(outcome[counted] == HIT, probability[counted]), 4)

@@ -19,7 +19,7 @@ from cryoflow.detector.calibrate import expected_f1_threshold, fit_calibration
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.peaks import find_peaks
-from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, outcomes
+from cryoflow.detector.pick_metrics import HIT, IGNORED, ScoredDetections, figures, match_outcomes
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.detector.simulated import plans, simulate_examples
 from cryoflow.detector.stream import CropStream, StreamOptions
@@ -217,7 +217,7 @@ def calibrated(detector: Detector, examples: Sequence[Example]) -> Detector:
             diameter_px,
             example.data_set,
         )
-        found.append((scored, outcomes(scored, 0.5)))
+        found.append((scored, match_outcomes(scored, 0.5)))
     logit = np.concatenate([s.score for s, _ in found])
     outcome = np.concatenate([o for _, o in found])
     counted = outcome != IGNORED

@@ -39,7 +39,7 @@ class ScoredDetections:
     data_set: str = ""
 
 
-def outcomes(micrograph: ScoredDetections, within_diameters: float) -> npt.NDArray[np.int8]:
+def match_outcomes(micrograph: ScoredDetections, within_diameters: float) -> npt.NDArray[np.int8]:
     """Return `HIT`, `MISS` or `IGNORED` for each pick; the nearest free particle is taken, best pick first.
 
     Returns
@@ -85,7 +85,7 @@ class DetectionFigures:
 def figures(micrographs: Sequence[ScoredDetections], within_diameters: float, threshold: float) -> DetectionFigures:
     """Return the figures of some micrographs taken together; precision, recall and F1 at a threshold."""
     score = np.concatenate([m.score for m in micrographs]) if micrographs else np.zeros(0)
-    result = np.concatenate([outcomes(m, within_diameters) for m in micrographs]) if micrographs else np.zeros(0)
+    result = np.concatenate([match_outcomes(m, within_diameters) for m in micrographs]) if micrographs else np.zeros(0)
     n_true = sum(len(m.true_xy_px) for m in micrographs)
     counted = result != IGNORED
     score, hit = score[counted], result[counted] == HIT

@@ -21,7 +21,7 @@ from cryoflow.storage.safe_names import safe_name, short_hash
 from cryoflow.storage.sealing import sealed, unsealed
 
 VERSION = 1
-READERS_VERSION = 4
+READERS_VERSION = 5
 """Raised when a reader reads something differently: then all jobs are read again."""
 
 

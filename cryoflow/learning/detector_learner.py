@@ -16,13 +16,13 @@ from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import POSITIVE, UNKNOWN, Example
 from cryoflow.detector.labels import LabeledProject, best_entries, labeled, project_labels
 from cryoflow.detector.peaks import find_peaks
-from cryoflow.detector.pick_metrics import HIT, ScoredDetections, outcomes
+from cryoflow.detector.pick_metrics import HIT, ScoredDetections, match_outcomes
 from cryoflow.detector.stream import CropStream, MixedStream, StreamOptions
 from cryoflow.detector.training_data import class_prior_of, prepared_example, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.learning.agreement import PreparedUnpicker
 from cryoflow.learning.detector_items import RULE, SET_APART, crops, divided_examples, labels_of
-from cryoflow.learning.diverse_examples import features, looks, most_varied
+from cryoflow.learning.diverse_examples import features, most_varied, ring_power
 from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
 from cryoflow.learning.parameters import UpdateDetectorParameters
@@ -184,14 +184,14 @@ class DetectorLearner:
         return items, failed
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:
-        """Choose crops that differ in defocus, number of particles and looks."""
+        """Choose crops that differ in defocus, number of particles and power spectrum."""
         pieces = [p for i, item in enumerate(items) for p in crops(item, self.training.crop_px, i)]
         if not pieces:
             return []
         points = features(
             np.array([p.defocus_A for p in pieces]),
             np.array([float((p.labels["kind"] == POSITIVE).sum()) for p in pieces]),
-            np.stack([looks(p.pixels) for p in pieces]),
+            np.stack([ring_power(p.pixels) for p in pieces]),
         )
         return [pieces[i] for i in most_varied(points, EXEMPLARS)]
 
@@ -271,7 +271,7 @@ class DetectorLearner:
             n_fixed = n_true + round(float(item.labels["class_prior"]) * n_unknown)
             best = np.argsort(-scored.score, kind="stable")[:n_fixed]
             scored = replace(scored, xy_px=scored.xy_px[best], score=scored.score[best])
-            hits = int((outcomes(scored, WITHIN) == HIT).sum())
+            hits = int((match_outcomes(scored, WITHIN) == HIT).sum())
             n_scored = n_agreed = 0
             if self.unpicker and n_unknown:
                 kept = self.unpicker.keeps(np.asarray(item.map_pixels()), scored.xy_px, item.project)
@@ -288,7 +288,7 @@ class DetectorLearner:
                 xy = oriented_xy(scored.true_xy_px, orientation, shape_yx)
                 xy = xy[((xy >= 0) & (xy < shape_yx[::-1])).all(axis=1)]
                 turned = replace(scored, true_xy_px=xy, ignored_xy_px=np.zeros((0, 2)))
-                matches[orientation] += int((outcomes(turned, WITHIN) == HIT).sum())
+                matches[orientation] += int((match_outcomes(turned, WITHIN) == HIT).sum())
         return LabelFit(int(matches[0]), int(matches[1:].max()))
 
     def _stream(self, examples: Sequence[Example], begin: Detector, batch: int) -> CropStream:

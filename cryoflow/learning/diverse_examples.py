@@ -1,4 +1,4 @@
-"""Choose few examples that differ as much as possible: in defocus, in the density of particles, and in looks."""
+"""Choose few examples that differ as much as possible: in defocus, density of particles and power spectrum."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 RINGS = 8
-"""Rings of spatial frequency that describe the looks of an image."""
+"""Rings of spatial frequency that describe the power spectrum of an image."""
 
 Float = npt.NDArray[np.float64]
 
 
-def looks(image: npt.NDArray[np.floating]) -> Float:
+def ring_power(image: npt.NDArray[np.floating]) -> Float:
     """Return the log power of an image (ny, nx, channels) in rings of spatial frequency, (rings * channels,)."""
     ny, nx = image.shape[:2]
     k = np.hypot(np.fft.fftfreq(ny)[:, None], np.fft.fftfreq(nx)[None, :])
@@ -25,7 +25,7 @@ def looks(image: npt.NDArray[np.floating]) -> Float:
 
 
 def features(defocus_A: Float, density: Float, appearance: Float) -> Float:
-    """Return features of equal weight for each of the three: (n, 2 + looks). Unknown defocus counts as the mean."""
+    """Return features of equal weight for each of the three: (n, 2 + m). Unknown defocus counts as the mean."""
     known = np.isfinite(defocus_A)
     defocus = np.where(known, defocus_A, defocus_A[known].mean() if known.any() else 0.0)
     seen = _standard(appearance) / np.sqrt(max(appearance.shape[1], 1))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
-from cryoflow.learning.diverse_examples import features, looks, most_varied
+from cryoflow.learning.diverse_examples import features, most_varied, ring_power
 from cryoflow.learning.item_rules import ItemRule, LabelRule
 from cryoflow.learning.items import Item, Piece, set_apart
 from cryoflow.learning.learner import LabelFit, Say, Source, names_in_drawn_order
@@ -173,7 +173,7 @@ class UnpickerLearner:
         return items, list(prepared.failed)
 
     def exemplars(self, items: Sequence[Item]) -> list[Piece]:
-        """Choose patches that differ in defocus, picks of their micrograph and looks, evenly of each label.
+        """Choose patches that differ in defocus, picks of their micrograph and power spectrum, evenly of each label.
 
         They are returned in the order of their micrographs' contents: an update keeps the first half of a changed
         project's, and micrographs that follow each other by name are alike.
@@ -292,7 +292,7 @@ def _scored(model: Path, items: Sequence[Item]) -> Iterator[tuple[Item, npt.NDAr
 
 def _looks(patch: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
     """Return what tells patches apart: the detector's features as they are, pixels by their power spectrum."""
-    return patch[0, 0].astype(np.float64) if patch.shape[1] == 1 else looks(patch)
+    return patch[0, 0].astype(np.float64) if patch.shape[1] == 1 else ring_power(patch)
 
 
 @lru_cache(maxsize=2)

@@ -29,7 +29,7 @@ class Reader(Protocol):
         """Return every job of a project, those that are of no use included."""
         ...
 
-    def counted(self, job: Job) -> Job:
+    def with_counts(self, job: Job) -> Job:
         """Return a job whose outputs say how many picks and micrographs they have."""
         ...
 
@@ -57,12 +57,12 @@ def find_jobs(project: Project) -> list[Job]:
     return reader(project.program).find_jobs(project)
 
 
-def counted(job: Job) -> Job:
+def with_counts(job: Job) -> Job:
     """Return a job whose outputs say how many picks and micrographs they have, as far as its tables are not too large.
 
     Tables are read through where their heads do not say it. Nothing is raised for what is wrong with them.
     """
-    return reader(job.program).counted(job)
+    return reader(job.program).with_counts(job)
 
 
 def read_job(job: Job, **options: object) -> list[PickSet]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.errors import BadInput, defect
-from cryoflow.projects import PROGRAMS, counted, find_jobs, reader
+from cryoflow.projects import PROGRAMS, find_jobs, reader, with_counts
 from cryoflow.projects.found import Job, JobStatus, Project, damaged
 from cryoflow.system.memory import shortage
 
@@ -117,7 +117,7 @@ def _counted(job: Job) -> Job:
     if job.status is JobStatus.NOT_OF_INTEREST:
         return job
     try:
-        return counted(job)
+        return with_counts(job)
     except Exception as error:
         return damaged(job, [str(_defect(job.folder, error))] * len(job.outputs))
 

@@ -19,6 +19,7 @@ OF_DIAMETER = 0.1
 OF_BOX = 0.05
 """Where no diameter is known: boxes are commonly 1.5 to 2 diameters."""
 ONE_PLACE_PX = 0.1
+HELICAL_NOTE = "segments of helices: neighbors overlap on purpose"
 _UNKNOWN_PX = 1.0
 _MOST_CELLS = 1 << 20
 _MARGIN = 16

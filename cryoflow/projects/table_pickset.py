@@ -16,12 +16,20 @@ from cryoflow.formats.pick_tables import FilePicks
 from cryoflow.formats.pick_tables.file_names import without_appended
 from cryoflow.formats.pick_tables.text import median
 from cryoflow.micrographs.find_micrographs import Finder, notes_on_other_names
-from cryoflow.micrographs.header import is_pixel_size, micrograph_status
+from cryoflow.micrographs.header import (
+    MicrographHeader,
+    believable_pixel_size,
+    is_pixel_size,
+    micrograph_status,
+)
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.projects.axis_convention import AxisConvention, apply
-from cryoflow.projects.duplicates import distance_px, fold_duplicates
+from cryoflow.projects.duplicates import HELICAL_NOTE, distance_px, fold_duplicates
 from cryoflow.projects.found import standalone_job
 from cryoflow.storage.fingerprints import source_file
+
+_SAME_PIXEL_SIZE = 0.01
+"""Pixel sizes that differ by a smaller share are one."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +61,18 @@ def pickset_of_tables(path: Path, read: list[tuple[Path, FilePicks]], options: T
     row_of = {row: new for new, row in enumerate(keep)}
     to_row = np.array([row_of[merged[name]] for name in shown], np.int32)
     sizes_A = {picks.pixel_size_A for _, picks in read if is_pixel_size(picks.pixel_size_A or 0)}
-    own_size_A = sizes_A.pop() if len(sizes_A) == 1 else np.nan
+    own_size_A = sizes_A.pop() if len(sizes_A) == 1 else None
     table = {
         "name": [shown[i] for i in keep],
         "path": [str(found[i]) if found[i] else None for i in keep],
         "status": [statuses[i][0] for i in keep],
         "ny": [h.shape_yx[0] if (h := statuses[i][1]) else None for i in keep],
         "nx": [h.shape_yx[1] if (h := statuses[i][1]) else None for i in keep],
-        "pixel_size_A": [(h.pixel_size_A if (h := statuses[i][1]) else None) or own_size_A for i in keep],
+        "pixel_size_A": [_pixel_size_A(statuses[i][1], own_size_A) for i in keep],
     }
     micrographs = micrograph_table(table)
+    used_A = micrographs["pixel_size_A"].dropna()
+    other_A = used_A[abs(used_A / own_size_A - 1) > _SAME_PIXEL_SIZE].tolist() if own_size_A else []
     columns: dict[str, npt.NDArray[np.generic]] = {"micrograph": to_row[index] if len(index) else np.zeros(0, np.int32)}
     columns["x_px"] = _joined(read, "x_px") * options.scale
     columns["y_px"] = _joined(read, "y_px") * options.scale
@@ -76,7 +86,12 @@ def pickset_of_tables(path: Path, read: list[tuple[Path, FilePicks]], options: T
         columns["label"] = np.repeat([p.label or 0 for _, p in read], [len(p) for _, p in read])
     is_helical = any(picks.is_helical for _, picks in read)
     if is_helical:
-        notes.append("segments of helices: neighbors overlap on purpose")
+        notes.append(HELICAL_NOTE)
+    if other_A:
+        notes.append(
+            f"it states {own_size_A:.6g} A a pixel, and its micrographs have {other_A[0]:.6g} A: were its picks made "
+            f"on copies of another size? Then read it with --scale {own_size_A / other_A[0]:.6g}"
+        )
     notes += _merged_notes([picks.notes for _, picks in read])
     notes += notes_on_other_names([plain[i] for i in keep], [found[i] for i in keep])
     notes += apply(columns, micrographs, options.flip, path)
@@ -100,6 +115,12 @@ def pickset_of_tables(path: Path, read: list[tuple[Path, FilePicks]], options: T
         score_kind=next((p.score_kind for _, p in read if p.score is not None), ""),
         notes=(f"read as {', '.join(formats)}", *dict.fromkeys(notes)),
     )
+
+
+def _pixel_size_A(header: MicrographHeader | None, own_size_A: float | None) -> float | None:
+    """Return the pixel size of a micrograph: its header's, else the table's own; an unset header has 1 A or none."""
+    in_header_A = header.pixel_size_A if header else None
+    return believable_pixel_size(in_header_A) or own_size_A or in_header_A
 
 
 def _merged_notes(of_files: Sequence[tuple[str, ...]]) -> list[str]:

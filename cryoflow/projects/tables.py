@@ -203,7 +203,9 @@ def _sets_of(
                 if is_relion_table(part):
                     picksets.append(read_standalone(part, places, remaps, options.flip))
                     continue
-            read.append((part, read_file(part)))
+            is_relion = form is not None and form.project_reader == "relion"
+            picks = _shifted(part, places, remaps, options.scale) if is_relion else None
+            read.append((part, picks or read_file(part)))
         except CryoflowError as error:
             unread.add(error)
     if read:
@@ -214,6 +216,18 @@ def _sets_of(
                 raise
             unread.errors.append(error)
     return [_marked(pickset, group) for pickset in picksets]
+
+
+def _shifted(part: Path, places: Path | None, remaps: dict[str, str], scale: float) -> FilePicks | None:
+    """Return the picks of a RELION table with refined shifts, these subtracted; None where it has none."""
+    from cryoflow.projects.relion.standalone import has_shifts, is_relion_table, read_shifted, refuse_shifts
+
+    if not (is_relion_table(part) and has_shifts(part)):
+        return None
+    if scale != 1.0:
+        refuse_shifts(part)
+        return None
+    return read_shifted(part, places, remaps)
 
 
 def _marked(pickset: PickSet, group: TableGroup) -> PickSet:

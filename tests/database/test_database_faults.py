@@ -282,7 +282,7 @@ def test_a_name_of_the_greatest_length_can_be_written_in_any_script(tmp_path: Pa
 
 def sweep_once(folder: Path) -> None:
     with open_folder.held(folder / "any") as (descriptor, _):
-        stale_files.remove_leftovers(descriptor)
+        stale_files.remove_stale_files(descriptor)
 
 
 def in_child_pid() -> int:

@@ -41,7 +41,7 @@ def test_what_a_writer_left_goes_with_its_lock_though_the_next_one_swept_there_b
     database = Database(tmp_path / "DB")
     entry = database.add(make_pickset("P", folder=tmp_path / "P", job="J1"))
     with open_folder.held(entry.folder) as (descriptor, _):
-        stale_files.remove_leftovers(descriptor)
+        stale_files.remove_stale_files(descriptor)
     told, tell = os.pipe()
     victim = os.fork()
     if victim == 0:

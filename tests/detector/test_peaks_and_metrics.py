@@ -14,7 +14,7 @@ from cryoflow.detector.calibrate import (
 )
 from cryoflow.detector.network import JUNK, LOG_SIZE, OFFSET_X, OFFSET_Y, PARTICLE
 from cryoflow.detector.peaks import apart, find_peaks, logits_at
-from cryoflow.detector.pick_metrics import HIT, IGNORED, MISS, ScoredDetections, figures, macro, outcomes
+from cryoflow.detector.pick_metrics import HIT, IGNORED, MISS, ScoredDetections, figures, macro, match_outcomes
 from cryoflow.preparation.calibration import Calibration
 
 
@@ -61,13 +61,13 @@ def scored(xy: list[tuple[float, float]], score: list[float], true: list, ignore
 
 def test_one_pick_a_particle_the_best_first() -> None:
     one = scored([(0, 0), (2, 0), (30, 0)], [0.5, 0.9, 0.7], [(1, 0)])
-    assert outcomes(one, 0.5).tolist() == [MISS, HIT, MISS]
-    assert outcomes(one, 0.05).tolist() == [MISS, MISS, MISS]
+    assert match_outcomes(one, 0.5).tolist() == [MISS, HIT, MISS]
+    assert match_outcomes(one, 0.05).tolist() == [MISS, MISS, MISS]
 
 
 def test_picks_on_places_where_experts_differ_count_neither_way() -> None:
     one = scored([(0, 0), (20, 0)], [0.5, 0.9], [(0, 0)], [(21, 0)])
-    assert outcomes(one, 0.5).tolist() == [HIT, IGNORED]
+    assert match_outcomes(one, 0.5).tolist() == [HIT, IGNORED]
     found = figures([one], 0.5, 0.4)
     assert (found.precision, found.recall, found.average_precision, found.n_picks) == (1, 1, 1, 1)
 

@@ -94,6 +94,11 @@ TEXTS = {
     "EPicker thi": ("[Particle Coordinates: X Y Value]\n100.5\t200\t0.75\n20\t30\t0.25\n[End]\n", "EPicker thi", True),
     "CryoPPP": ("X-Coordinate,Y-Coordinate,Diameter,Angle-Psi\n100.5,200,40,1\n20,30,40,2\n", "CryoPPP CSV", False),
     "EMAN2 JSON": ('{"boxes": [[100.5, 200, "manual"], [20, 30, "manual"]]}', "EMAN2 JSON", False),
+    "Xmipp with names": (
+        "# XMIPP_STAR_1 *\ndata_particles\nloop_\n _micrograph\n _xcoor\n _ycoor\nmic1.mrc 100.5 200\nmic1.mrc 20 30\n",
+        "Xmipp pos",
+        False,
+    ),
     "plain text": ("100.5 200\n20 30\n", "text of centers", False),
 }
 

@@ -169,7 +169,7 @@ def test_a_project_that_vanishes_between_crawl_and_listing_is_reported(tmp_path)
 def test_a_defect_in_one_project_leaves_the_jobs_of_the_others(storage, monkeypatch):
     odd, good = crawl(storage).projects
     whole = jobs_of([good], count=True).jobs
-    find_jobs, counted = crawling.find_jobs, crawling.counted
+    find_jobs, with_counts = crawling.find_jobs, crawling.with_counts
 
     def find(project):
         if project == odd:
@@ -186,10 +186,10 @@ def test_a_defect_in_one_project_leaves_the_jobs_of_the_others(storage, monkeypa
     def count(job):
         if job.project == odd.path:
             raise IndexError("index 0")
-        return counted(job)
+        return with_counts(job)
 
     monkeypatch.setattr(crawling, "find_jobs", find_jobs)
-    monkeypatch.setattr(crawling, "counted", count)
+    monkeypatch.setattr(crawling, "with_counts", count)
     jobs = jobs_of([odd, good], count=True).jobs
     assert jobs[len(whole) :] == whole
     failed = [job for job in jobs if "a defect of cryoflow (IndexError: index 0)" in job.reason]

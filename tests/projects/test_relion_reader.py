@@ -18,7 +18,7 @@ from cryoflow.micrographs.image import read_micrograph
 from cryoflow.picks import PickSet
 from cryoflow.projects.crawl import crawl
 from cryoflow.projects.found import Job, JobStatus
-from cryoflow.projects.relion import counted, find_jobs, read_job, recognize
+from cryoflow.projects.relion import find_jobs, read_job, recognize, with_counts
 from cryoflow.projects.relion.coordinates import tail
 from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
@@ -288,8 +288,8 @@ def test_classes_whose_number_nobody_knows_are_not_mixed_silently(tmp_path: Path
 
 def test_jobs_can_be_counted(tmp_path: Path, blots) -> None:
     jobs = jobs_of(write_relion_project(tmp_path / "P1", blots))
-    assert [(o.n_picks, o.n_micrographs) for o in counted(jobs["Refine3D"]).outputs] == [(48, 6)]
-    assert [o.n_picks for o in counted(jobs["Class3D"]).outputs] == [32, 16, 0]
+    assert [(o.n_picks, o.n_micrographs) for o in with_counts(jobs["Refine3D"]).outputs] == [(48, 6)]
+    assert [o.n_picks for o in with_counts(jobs["Class3D"]).outputs] == [32, 16, 0]
 
 
 def test_micrographs_without_picks_are_kept(tmp_path: Path, blots) -> None:
@@ -547,7 +547,7 @@ def test_a_further_table_of_an_external_job_may_be_named_like_a_class(tmp_path: 
         shutil.copy(folder / "Class3D/job009/run_it025_data.star", job / name)
     found = jobs_of(folder)["External"]
     assert [output.group for output in found.outputs] == list(names)
-    assert [output.n_picks for output in counted(found).outputs] == [48, 48, 48]
+    assert [output.n_picks for output in with_counts(found).outputs] == [48, 48, 48]
     picksets = read_job(found)
     assert [p.provenance.suffix for p in picksets] == ["", "class2", "classified"]
     for pickset in picksets:

@@ -14,7 +14,7 @@ from relion_projects import write_relion_project
 from cryoflow.errors import BadInput, CryoflowError, MissingMetadata
 from cryoflow.formats.cs import write_cs
 from cryoflow.formats.star import write_star
-from cryoflow.micrographs.image import read_micrograph
+from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.projects.tables import read_table_of_picks
 
 BOX = 16
@@ -166,6 +166,63 @@ def test_y_is_turned_around_only_with_a_known_height(tmp_path: Path, mic) -> Non
         read_table_of_picks(tmp_path / "mic000.csv")
     as_it_stands = read_table_of_picks(tmp_path / "mic000.csv", mic.path.parent, flip_y=False)
     assert not np.allclose(as_it_stands.centers_xy_px, mic.true_xy_px, atol=1)
+
+
+def shifted(path: Path, m, shift_A: float) -> None:
+    """A particle table whose positions are off by a refined shift, at 2 A a pixel."""
+    n = len(m.true_xy_px)
+    columns = {
+        "rlnCoordinateX": m.true_xy_px[:, 0] + shift_A / 2,
+        "rlnCoordinateY": m.true_xy_px[:, 1] - shift_A / 2,
+        "rlnMicrographName": [m.path.name] * n,
+        "rlnOriginXAngst": np.full(n, shift_A),
+        "rlnOriginYAngst": np.full(n, -shift_A),
+        "rlnOpticsGroup": np.ones(n, int),
+    }
+    optics = {"rlnOpticsGroup": [1], "rlnMicrographPixelSize": [2.0], "rlnImagePixelSize": [4.0], "rlnImageSize": [16]}
+    write_star(path, {"optics": optics, "particles": columns})
+
+
+def test_refined_shifts_are_subtracted_however_a_particle_table_is_named(tmp_path: Path, blots) -> None:
+    here = blots.micrographs[0].path.parent
+    for m in blots.micrographs[:2]:
+        write_mrc(tmp_path / "mics" / m.path.name, read_micrograph(m.path), 2.0)
+        shifted(tmp_path / "tables" / f"of_{m.path.stem}.star", m, 12.0)
+    true_xy_px = np.concatenate([m.true_xy_px for m in blots.micrographs[:2]])
+    shape_yx = read_micrograph(blots.micrographs[0].path).shape
+    assert shape_yx[0] != shape_yx[1]
+    both = read_table_of_picks(tmp_path / "tables", tmp_path / "mics")
+    np.testing.assert_allclose(both.centers_xy_px, true_xy_px, atol=1e-2)
+    for row in (0, 1):
+        x, y = both.centers_xy_px[both.picks["micrograph"] == row].round().astype(int).T
+        assert read_micrograph(both.micrographs["path"][row])[y, x].max() < -1.5
+    one = tmp_path / "tables" / f"of_{blots.micrographs[0].path.stem}.star"
+    turned = read_table_of_picks(one, tmp_path / "mics", flip_y=True)
+    mirrored = [(x, shape_yx[0] - 1 - y) for x, y in blots.micrographs[0].true_xy_px]
+    np.testing.assert_allclose(turned.centers_xy_px, mirrored, atol=1e-2)
+    with pytest.raises(BadInput, match="has refined shifts, which are not scaled"):
+        read_table_of_picks(one, here, scale=2.0)
+    shifted(one, blots.micrographs[0], 0.0)
+    halved = read_table_of_picks(one, here, scale=0.5)
+    np.testing.assert_allclose(halved.centers_xy_px, blots.micrographs[0].true_xy_px / 2, atol=1e-2)
+
+
+def test_a_tables_own_pixel_size_counts_where_headers_are_unset_and_is_compared_where_they_are_not(
+    tmp_path: Path, mic
+) -> None:
+    n = len(mic.true_xy_px)
+    columns = {
+        "cisTEMOriginalImageFilename": [f"'{mic.path.name}'"] * n,
+        "cisTEMOriginalXPosition": mic.true_xy_px[:, 0] * 1.3,
+        "cisTEMOriginalYPosition": mic.true_xy_px[:, 1] * 1.3,
+        "cisTEMPixelSize": np.full(n, 1.3),
+    }
+    write_star(tmp_path / "t.star", {"": columns})
+    for in_header_A, size_A, is_noted in ((1.0, 1.3, False), (2.6, 2.6, True), (1.3, 1.3, False)):
+        write_mrc(tmp_path / "mics" / mic.path.name, read_micrograph(mic.path), in_header_A)
+        pickset = read_table_of_picks(tmp_path / "t.star", tmp_path / "mics")
+        assert pickset.micrographs["pixel_size_A"].tolist() == pytest.approx([size_A])
+        assert any("--scale 0.5" in note for note in pickset.notes) == is_noted
 
 
 def test_a_particle_table_of_a_project_knows_what_the_project_knows(tmp_path: Path, blots) -> None:

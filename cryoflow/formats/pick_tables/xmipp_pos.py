@@ -26,7 +26,7 @@ def _labels(head: Head) -> tuple[str, str] | None:
 def read(path: Path) -> FilePicks:
     """Read the centers of one micrograph."""
     x, y = _labels(Head.of(path)) or _LABELS[0]
-    table, notes, _, is_negative = read_position_blocks(path, (x, y), optional=("cost", "enabled", "micrograph"))
+    table, notes, _, is_negative = read_position_blocks(path, (x, y), optional=("cost", "enabled"))
     counts: dict[str, int] = {}
     drop_disabled(table, "enabled", counts)
     cost = _cost(table)

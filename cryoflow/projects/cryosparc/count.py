@@ -15,7 +15,7 @@ _LARGEST_BYTES = 1 << 30
 _MICROGRAPH = ("location/micrograph_uid", "location/micrograph_path")
 
 
-def counted(job: Job) -> Job:
+def with_counts(job: Job) -> Job:
     """Return a job whose outputs say on how many micrographs their picks are, as far as their datasets are of modest
     size."""
     if not job.outputs:

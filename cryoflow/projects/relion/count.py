@@ -21,7 +21,7 @@ _LARGEST_BYTES = 2 << 30
 """A larger table is not read through to count its rows; ingest counts them."""
 
 
-def counted(job: Job) -> Job:
+def with_counts(job: Job) -> Job:
     """Return a job whose outputs say how many picks and micrographs they have, as far as its tables can be read.
 
     A table that is cut off in its middle looks complete from its beginning: the job then has a reason.

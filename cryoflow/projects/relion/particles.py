@@ -29,6 +29,8 @@ from cryoflow.projects.relion.sniff import sniff
 
 _ANGST = ("rlnOriginXAngst", "rlnOriginYAngst")
 _PIXELS = ("rlnOriginX", "rlnOriginY")
+ORIGIN_COLUMNS = (*_ANGST, *_PIXELS)
+"""Columns of refined shifts, which are subtracted from positions."""
 _DEFOCUS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift")
 _NUMBERS = {SCORE: "score", "rlnAnglePsi": "psi_deg"}
 _CODES = {"rlnClassNumber": "class", "rlnOpticsGroup": "optics_group"}

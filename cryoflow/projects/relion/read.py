@@ -17,7 +17,7 @@ from cryoflow.formats.pick_tables.relion_star import SCORE
 from cryoflow.micrographs.find_micrographs import Finder
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.projects.axis_convention import AS_STORED, AxisConvention, apply
-from cryoflow.projects.duplicates import distance_px, fold_duplicates
+from cryoflow.projects.duplicates import HELICAL_NOTE, distance_px, fold_duplicates
 from cryoflow.projects.found import Job, JobStatus, Output, with_errors
 from cryoflow.projects.relion.binned import scale_to_files
 from cryoflow.projects.relion.coordinates import read_coordinates
@@ -190,7 +190,7 @@ def _read(context: _Context, path: Path, output: Output, classes: frozenset[int]
         counts["duplicate"] = n
     notes += apply(particles.columns, micrographs, context.flip, path)
     if particles.is_helical:
-        notes.append("segments of helices: neighbors overlap on purpose")
+        notes.append(HELICAL_NOTE)
     return PickSet.build(
         _provenance(context, output, sources),
         micrographs,

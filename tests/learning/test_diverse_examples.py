@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cryoflow.learning.diverse_examples import RINGS, features, looks, most_varied
+from cryoflow.learning.diverse_examples import RINGS, features, most_varied, ring_power
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 2), (20, 48, 2), (48, 17, 1)])
 def test_looks_tell_smooth_from_rough_crops_of_any_shape(shape: tuple[int, int, int]) -> None:
     rough = np.random.default_rng(0).standard_normal(shape)
     smooth = ndimage.gaussian_filter(rough, (2, 2, 0))
-    assert looks(rough).shape == (RINGS * shape[2],)
-    difference = (looks(rough) - looks(smooth)).reshape(shape[2], RINGS)
+    assert ring_power(rough).shape == (RINGS * shape[2],)
+    difference = (ring_power(rough) - ring_power(smooth)).reshape(shape[2], RINGS)
     assert (np.diff(difference[:, 1:5], axis=1) > 0).all()  # the finer, the more is lost
 
 
