@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -58,8 +59,8 @@ def test_every_fault_point_has_a_case_here_or_in_the_databases_tests(tmp_path: P
         database = Database(tmp_path / "DB")
         for turn in range(2):
             micrographs = entry.micrographs.copy()
-            if turn:
-                micrographs.loc[0, "path"] = str(tmp_path / "elsewhere.mrc")
+            if turn:  # a copy in another folder: its link is moved
+                micrographs.loc[0, "path"] = str(shutil.copy(micrographs.loc[0, "path"], tmp_path / "elsewhere.mrc"))
             database.add(type(entry).build(entry.provenance, micrographs, entry.picks))
         database.mark("P1/Homo_J5", "stale", "x")
         database.unmark("P1/Homo_J5")
