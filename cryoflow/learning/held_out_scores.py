@@ -29,7 +29,7 @@ class HeldOutScores:
     home
         The model's folder in the registry.
     note
-        Called with what the user is told.
+        Called with each note for the user.
 
     Attributes
     ----------

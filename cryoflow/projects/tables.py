@@ -153,7 +153,7 @@ def _nothing_found(picksets: Sequence[PickSet], places: Path, finder: Finder) ->
 
 @dataclass(frozen=True)
 class _Unread:
-    """Files of a folder without a set of picks: those that failed, and those that are no tables of picks."""
+    """Files of a folder without a set of picks: failures, and files that are no tables of picks."""
 
     errors: list[CryoflowError] = field(default_factory=list)
     strangers: list[CryoflowError] = field(default_factory=list)
@@ -196,16 +196,17 @@ def _sets_of(
             if form is not None and form.project_reader == "cryosparc":
                 picksets.append(_dataset(part, places, options, remaps, done))
                 continue
-            plain = options.flip_y is None and options.scale == 1.0
-            if form is not None and form.project_reader == "relion" and plain and len(group.files) == 1:
+            is_relion = form is not None and form.project_reader == "relion"
+            if is_relion and options.flip_y is None and options.scale == 1.0 and len(group.files) == 1:
                 from cryoflow.projects.relion.standalone import is_relion_table, read_standalone
 
                 if is_relion_table(part):
                     picksets.append(read_standalone(part, places, remaps, options.flip))
                     continue
-            is_relion = form is not None and form.project_reader == "relion"
-            picks = _shifted(part, places, remaps, options.scale) if is_relion else None
-            read.append((part, picks or read_file(part)))
+            picks = read_file(part)
+            if is_relion and picks.micrographs is not None:  # the many files of one micrograph each have no shifts
+                picks = _without_shifts(part, picks, places, remaps, options.scale)
+            read.append((part, picks))
         except CryoflowError as error:
             unread.add(error)
     if read:
@@ -218,15 +219,17 @@ def _sets_of(
     return [_marked(pickset, group) for pickset in picksets]
 
 
-def _shifted(part: Path, places: Path | None, remaps: dict[str, str], scale: float) -> FilePicks | None:
-    """Return the picks of a RELION table with refined shifts, these subtracted; None where it has none."""
+def _without_shifts(
+    part: Path, picks: FilePicks, places: Path | None, remaps: dict[str, str], scale: float
+) -> FilePicks:
+    """Return the picks of a RELION table, its refined shifts subtracted where it has some."""
     from cryoflow.projects.relion.standalone import has_shifts, is_relion_table, read_shifted, refuse_shifts
 
     if not (is_relion_table(part) and has_shifts(part)):
-        return None
+        return picks
     if scale != 1.0:
         refuse_shifts(part)
-        return None
+        return picks
     return read_shifted(part, places, remaps)
 
 

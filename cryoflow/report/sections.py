@@ -116,7 +116,7 @@ def examples_section(
     evaluation: ReportedEvaluation | None,
     masks: Path | None = None,
 ) -> Section:
-    """Return micrographs with what was kept and what was removed, test micrographs where a model has some."""
+    """Return micrographs with their kept and removed picks; test micrographs where a model has some."""
     blocks: list[Block] = [
         Text(
             "Green: kept. Blue: kept, but doubtful. Red: removed."

@@ -38,7 +38,7 @@ class Match:
             taken = values
         elif len(values):
             taken = values[self.rows]
-        else:  # no row 0 to stand for those that are not found
+        else:  # an empty table: row 0 cannot stand in for missing rows
             taken = np.zeros((len(self.rows), *values.shape[1:]), values.dtype)
         if self.found is not None:
             taken[~self.found] = np.nan if taken.dtype.kind == "f" else 0
