@@ -196,7 +196,7 @@ def training_section(model: ModelBundle) -> Section:
             counts = [sum(getattr(r, f) for r in members) for f in ("n_positive", "n_negative", "n_unlabeled")]
             rows.append([data_set, part, len(members), *counts])
     head = ("data set", "part", "micrographs", "positive", "negative", "unlabeled")
-    blocks.append(ReportTable(head, rows, caption="Labelled picks, split by micrograph"))
+    blocks.append(ReportTable(head, rows, caption="Labeled picks, split by micrograph"))
     measures = [[name.replace("_", " "), float(value)] for name, value in model.metrics.items()]
     blocks.append(ReportTable(("measure", "value"), measures, caption=f"The model in {model.folder}", folded=True))
     return Section("The unpicker's training", blocks)

@@ -22,7 +22,7 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class LabeledSet:
-    """Labelled micrographs of one or more data sets, each with its own pixel size and particle diameter."""
+    """Labeled micrographs of one or more data sets, each with its own pixel size and particle diameter."""
 
     micrographs: tuple[PickedMicrograph, ...]
     notes: tuple[str, ...] = ()
