@@ -30,7 +30,7 @@ test: $(MADE)
 	$(PYTEST) -n auto --dist worksteal -m "not slow and not ($(SITE))" $(ARGS)
 
 test-slow: $(MADE)
-	$(PYTEST) -n 2 --dist loadscope -m "slow and not ($(SITE))" $(ARGS)
+	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder -m "slow and not ($(SITE))" $(ARGS)
 
 test-site: $(MADE)
 	$(BIN)/python tests/cluster/cpu_image.py

@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -22,6 +24,10 @@ from cryoflow.system.working_folder import OURS, SAFE_PATH
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+# Errors of objects that the garbage collector ends are ignored: Prefect leaves sockets open. pytest's hook formats
+# tracebacks of them, which parses code in the middle of what may be parsing: see cryoflow.system.garbage_collector.
+sys.unraisablehook = lambda _: None
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -185,8 +191,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    # An image takes minutes to build: tests that need none come first.
-    items.sort(key=lambda item: "cpu_image" in getattr(item, "fixturenames", ()))
+    # Tests that fork come first, before any that loads TensorFlow; those that need an image, minutes to build, last.
+    n_in = Counter(item.path for item in items)
+    items.sort(
+        key=lambda item: (
+            "cpu_image" in getattr(item, "fixturenames", ()),
+            not item.get_closest_marker("forks"),
+            -n_in[item.path] if item.config.getoption("dist") == "loadscope" else 0,
+        )
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that forks in a new process where TensorFlow is loaded in this one: a fork may copy a held lock."""
+    if not pyfuncitem.get_closest_marker("forks") or "tensorflow" not in sys.modules:
+        return None
+    argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return True
 
 
 SHARED = {

@@ -16,9 +16,15 @@ KILLED = 77
 """Exit status of a process that `die` ended."""
 
 
+def fork() -> int:
+    """Fork this process, as `os.fork`, for a child that does some work: see the marker `forks`."""
+    assert "tensorflow" not in sys.modules, "give this test the marker `forks`: its child would meet TensorFlow's locks"
+    return os.fork()
+
+
 def in_child(work: Callable[[], object], *, stderr: Path | None = None) -> int:
     """Run something in a forked child. Its exit status: 0 done, 1 a clear error, 2 another, `KILLED`, or -signal."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         status = 2
         try:

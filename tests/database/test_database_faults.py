@@ -21,6 +21,8 @@ from cryoflow.ingest.state import JobState, read_states, write_states
 from cryoflow.picks import PickSet
 from cryoflow.storage import fault_points, files, folders, open_folder, stale_files
 
+pytestmark = pytest.mark.forks
+
 SHARED_MEMORY = Path("/dev/shm")
 Make = Callable[..., PickSet]
 Work = Callable[[Path], None]

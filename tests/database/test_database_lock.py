@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from killed import fork
 
 from cryoflow.database import Database, verify
 from cryoflow.database import lock as locking
@@ -23,6 +24,8 @@ from cryoflow.database.entry_lookup import read_consistent
 from cryoflow.errors import DatabaseBusy
 from cryoflow.picks import PickSet
 from cryoflow.storage import folders, open_folder, stale_files
+
+pytestmark = pytest.mark.forks
 
 Make = Callable[..., PickSet]
 
@@ -43,7 +46,7 @@ def test_what_a_writer_left_goes_with_its_lock_though_the_next_one_swept_there_b
     with open_folder.held(entry.folder) as (descriptor, _):
         stale_files.remove_stale_files(descriptor)
     told, tell = os.pipe()
-    victim = os.fork()
+    victim = fork()
     if victim == 0:
         with database.writing(), folders.replacing_folder(entry.folder.parent / "Homo_J2") as hidden:
             (hidden / "data.txt").write_text("half")
@@ -66,7 +69,7 @@ def test_eight_processes_write_at_once_and_one_of_them_is_killed(tmp_path: Path,
     sets = [make_pickset("P", folder=tmp_path / f"p{i % 3}" / "P", job=f"J{i}", seed=i) for i in range(8)]
     running = []
     for i in range(8):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             status = 1
             try:
@@ -166,7 +169,7 @@ def test_two_that_find_a_dead_owner_do_not_both_get_in(tmp_path: Path, monkeypat
     counter.write_text("0")
     children = []
     for _ in range(16):
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             status = 1
             try:
@@ -293,7 +296,7 @@ def test_a_read_needs_no_lock_and_an_entry_is_never_seen_half(tmp_path: Path, ma
     root = tmp_path / "DB"
     sets = [make_pickset(seed=1, picks_each=400), make_pickset(seed=2, picks_each=300)]
     Database(root).add(sets[0])
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         status = 1
         try:

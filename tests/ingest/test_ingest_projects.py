@@ -190,6 +190,7 @@ def test_whatever_a_reader_raises_is_an_error_of_its_job_alone(
     assert quick(projects, tmp_path / "DB").summary.count("4 read") == 1  # failed ones are tried again, others not
 
 
+@pytest.mark.forks
 def test_a_reader_that_dies_takes_one_job_down(projects: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = running.read_job
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import fork
 
 from cryoflow.database.lock import locked
 from cryoflow.errors import BadInput, CryoflowError
@@ -329,13 +330,14 @@ def test_two_writers_take_different_numbers(registry: ModelRegistry, model: Path
     assert all(v.problems() == [] for v in registry.versions("unpicker"))
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("call", range(1, 25))
 def test_a_kill_at_any_write_leaves_whole_versions_and_the_next_add_goes_on(
     registry: ModelRegistry, model: Path, call: int
 ) -> None:
     registry.add("unpicker", "unpicker", model)
     registry.promote("unpicker", 1, "first")
-    if (pid := os.fork()) == 0:
+    if (pid := fork()) == 0:
         left = call
 
         def die(_name: str) -> None:

@@ -11,6 +11,8 @@ import pytest
 from killed import in_child
 from promise_tools import changes_of, on_each_change, snapshot
 
+pytestmark = pytest.mark.forks
+
 COMMANDS = [
     ["crawl", "{root}"],
     ["ingest", "{root}", "--database", "{out}/DB"],

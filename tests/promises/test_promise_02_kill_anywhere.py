@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killed import KILLED, at, die, fault_hook, in_child, points_of
+from killed import KILLED, at, die, fault_hook, fork, in_child, points_of
 from promise_tools import DIAMETER_A, changes_of, has_times, leftovers, make_entry, on_each_change, tree
 
 from cryoflow.database import Database, verify
@@ -37,6 +37,8 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.network import Architecture
 from cryoflow.unpicker.patch_cache import prepare
+
+pytestmark = pytest.mark.forks
 
 PICKERS = names()
 SMALL = TwoChannelPreprocessing(pixels_per_diameter=12, margin_px=1)
@@ -259,7 +261,7 @@ def test_the_whole_way_killed_at_random_times_ends_at_the_same_bytes(finished_pr
     n_killed = 0
     end = time.monotonic() + 15
     while (time.monotonic() < end or n_killed < 3) and n_killed < 16:
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 sys.stderr = io.StringIO()

@@ -30,6 +30,8 @@ from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.label import label_star_folder
 from cryoflow.unpicker.patch_cache import prepare
 
+pytestmark = pytest.mark.forks
+
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT)
 
 

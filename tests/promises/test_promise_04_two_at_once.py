@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from killed import fork
 from promise_tools import DIAMETER_A, has_times, leftovers, make_entry, tree
 
 from cryoflow.cli.main import launch
@@ -24,10 +25,12 @@ from cryoflow.errors import BadInput, DatabaseBusy, ExitCode, NotWritten
 from cryoflow.ingest import ingest
 from cryoflow.pickers.training_sets.export import export
 
+pytestmark = pytest.mark.forks
+
 
 def started(work: Callable[[], int]) -> int:
     """A forked child that does some work; its number. Its exit status is what the work returns."""
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         status = 99
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from killed import fault_hook, points_of
+from killed import fault_hook, fork, points_of
 from promise_tools import DIAMETER_A, make_entry, snapshot, tree
 
 from cryoflow.database import Database, verify
@@ -23,6 +23,8 @@ from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.storage import files
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
+
+pytestmark = pytest.mark.forks
 
 NAMES = [
     "../../outside/evil.mrc",
@@ -267,7 +269,7 @@ def test_a_link_planted_under_a_name_of_the_lock_is_not_written_through(yard: Pa
     database.add(entry)
     before = outside(yard)
     (yard / f"DB/.lock-recovery-{socket.gethostname()}").symlink_to(yard / "outside" / "made.txt")
-    dead = os.fork()
+    dead = fork()
     if dead == 0:
         with database.writing():
             os._exit(0)

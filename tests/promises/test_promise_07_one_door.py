@@ -18,6 +18,8 @@ from test_promise_01_read_only import commands, run_all
 
 from cryoflow.pickers.registry import names
 
+pytestmark = pytest.mark.forks
+
 
 def past_storage(work: Callable[[], object], users: Path, output: Path) -> list[str]:
     """What some work opens or changes without `cryoflow.storage`, `users` being what others wrote."""

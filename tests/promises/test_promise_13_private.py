@@ -22,6 +22,8 @@ from cryoflow.report.page import write_report
 from cryoflow.unpicker.patch_cache import prepare
 from cryoflow.unpicker.tensorboard import Scalars
 
+pytestmark = pytest.mark.forks
+
 TOKEN = "tok-5ebd97c1f0"
 
 
