@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from cryoflow.system import garbage_collector
+
 
 def metadata_of(annotation: Any) -> Iterator[object]:
     """Yield the metadata of an annotation, those of inner types first."""
@@ -58,7 +60,8 @@ def limits_in_words(limits: Iterable[object]) -> str:
 def attribute_docstrings(declaration: type) -> dict[str, str]:
     """Return the string that stands below each field, by the field's name."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(declaration)))
+        with garbage_collector.paused():  # `inspect` parses the whole module
+            tree = ast.parse(textwrap.dedent(inspect.getsource(declaration)))
     except (OSError, TypeError, SyntaxError):  # made at run time: the help of its types is what there is
         return {}
     docs = {}

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.storage.inputs import load_npy
+
 POSITIVE, UNKNOWN, NEGATIVE = 1, 0, -1
 """Kinds of a labeled point: a particle; a candidate of unknown fate; something that is known to be no particle."""
 
@@ -52,8 +54,7 @@ class Example:
 
     def map_pixels(self) -> Pixels:
         """Map the pixels; only what is read of them is loaded."""
-        mapped: Pixels = np.load(self.pixels, mmap_mode="r", allow_pickle=False)
-        return mapped
+        return load_npy(self.pixels, mapped=True)
 
     @property
     def n_positive(self) -> int:

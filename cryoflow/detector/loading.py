@@ -15,6 +15,7 @@ from cryoflow.detector.prepare import prepare
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import believable_pixel_size
 from cryoflow.micrographs.image import MicrographFile
+from cryoflow.storage.inputs import load_npy
 
 _LEAST_PIXELS = 6.0  # a particle of fewer pixels across is a dot in any image
 _LEAST_DIAMETERS = 2.0  # a micrograph narrower than that holds no surroundings to compare with
@@ -130,8 +131,7 @@ def prepare_one(
     """
     file, pixel_size_A = _open_to_pick(item, diameter_A, pixels_per_diameter)
     if known is not None:
-        mapped: npt.NDArray[np.float16] = np.load(known, mmap_mode="r", allow_pickle=False)
-        return file.shape, mapped
+        return file.shape, load_npy(known, mapped=True)
     return file.shape, prepare(file, pixel_size_A, diameter_A, pixels_per_diameter=pixels_per_diameter)
 
 

@@ -28,6 +28,7 @@ from cryoflow.simulate.micrograph import Exposure, simulate_exposure
 from cryoflow.simulate.scene import Scene, Thing
 from cryoflow.storage.files import replacing
 from cryoflow.storage.folders import make_folder
+from cryoflow.storage.inputs import read_npz
 
 HELD_OUT = ("ring", "two-domain", "y-shaped")
 """Families that no model learns from. With the densities of real complexes they test the general model."""
@@ -174,16 +175,16 @@ def make_example(plan: ExamplePlan, folder: Path) -> Example:
     file = folder / f"{plan.stem}.npz"
     if not file.is_file():
         _make(plan, folder)
-    with np.load(file, allow_pickle=False) as table:
-        return Example(
-            pixels=folder / f"{plan.stem}.npy",
-            data_set=f"{plan.family}-{plan.specimen_seed}",
-            xy_px=table["xy_px"],
-            kind=table["kind"],
-            weight=table["weight"],
-            log_size=float(table["log_size"]),
-            junk=folder / f"{plan.stem}.junk.npy",
-        )
+    table = read_npz(file)
+    return Example(
+        pixels=folder / f"{plan.stem}.npy",
+        data_set=f"{plan.family}-{plan.specimen_seed}",
+        xy_px=table["xy_px"],
+        kind=table["kind"],
+        weight=table["weight"],
+        log_size=float(table["log_size"]),
+        junk=folder / f"{plan.stem}.junk.npy",
+    )
 
 
 def assumed_ratio(rng: np.random.Generator, *, hard: bool = False) -> float:

@@ -16,6 +16,7 @@ from scipy import fft, ndimage
 from cryoflow.detector.examples import POSITIVE, Example
 from cryoflow.detector.network import N_OUTPUTS, STRIDE
 from cryoflow.detector.targets import N_TARGETS, WEIGHT, Labels, target_maps
+from cryoflow.storage.inputs import load_npy
 
 if TYPE_CHECKING:
     import keras
@@ -98,7 +99,7 @@ class CropStream:
         crop = _padded(pixels, row, column, edge)
         junk = None
         if example.junk is not None:
-            mask = np.load(example.junk, mmap_mode="r", allow_pickle=False)
+            mask = load_npy(example.junk, mapped=True)
             junk = _padded(mask, row // STRIDE, column // STRIDE, edge // STRIDE, fill=255).astype(np.uint8)
         xy = example.xy_px - (column, row)
         orientation = rng.integers(8)

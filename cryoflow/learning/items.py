@@ -61,8 +61,7 @@ class Item:
 
     def map_pixels(self) -> npt.NDArray[np.float16]:
         """Map the pixels; only what is read of them is loaded."""
-        mapped: npt.NDArray[np.float16] = np.load(self.pixels, mmap_mode="r", allow_pickle=False)
-        return mapped
+        return inputs.load_npy(self.pixels, mapped=True)
 
 
 def labels_fingerprint(item: Item) -> str:

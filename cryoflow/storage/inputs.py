@@ -11,14 +11,14 @@ import io
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryoflow.storage import budgets
 from cryoflow.storage.budgets import LONGEST_LINE_BYTES as LONGEST_LINE_BYTES
 from cryoflow.storage.budgets import WHOLE_BYTES as WHOLE_BYTES
+from cryoflow.system import garbage_collector
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 
@@ -101,7 +101,24 @@ def read_text(path: str | Path, *, errors: str = "strict", at_most: int = WHOLE_
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[np.generic]]:
+def load_npy(file: Path | io.BytesIO, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """Return the array in a `.npy` file, in any thread; `mapped` to memory, read-only, where it is asked for.
+
+    Raises
+    ------
+    ValueError, SyntaxError, tokenize.TokenError
+        Where it is no such file; NumPy parses the header as Python.
+    OSError
+        Where it cannot be read.
+    """
+    import numpy as np
+
+    with garbage_collector.paused():
+        array: npt.NDArray[Any] = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+    return array
+
+
+def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[Any]]:
     """Return arrays by name that lie in the file as they are: a compressed one may claim to be larger than any memory.
 
     Parameters
@@ -117,20 +134,18 @@ def read_npz(path: Path, only: str | None = None) -> dict[str, npt.NDArray[np.ge
     import tokenize
     import zipfile
 
-    import numpy as np
-
     try:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("its arrays are compressed")
             return {
-                name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+                name.removesuffix(".npy"): load_npy(io.BytesIO(archive.read(name)))
                 for name in archive.namelist()
                 if only is None or name == f"{only}.npy"
             }
     except (zipfile.BadZipFile, EOFError, MemoryError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-    except (SyntaxError, tokenize.TokenError) as error:  # numpy parses the header of an array as Python
+    except (SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"{path.name}: {error}") from error
 
 

@@ -22,6 +22,7 @@ from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import checksum, fingerprint_of
 from cryoflow.storage.folders import make_folder
+from cryoflow.storage.inputs import load_npy
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class CachedMicrograph:
 
     def load(self) -> Patches:
         """Return all boxes, (n, edge, edge, channels) float16."""
-        return np.asarray(np.load(self.patches_file, allow_pickle=False))
+        return load_npy(self.patches_file)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+"""Keeping Python's garbage collector out of what it disturbs."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_n_pausing = 0
+_was_enabled = False
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Collect no garbage meanwhile, in any thread; to be used around every parsing of Python code.
+
+    Up to Python 3.11.7 and 3.12.0 all syntax trees count their depth in one place (gh-106905). Where a collection in
+    the middle of one runs code that makes another (a traceback does), or lets another thread do so, the first one ends
+    in a `SystemError`. NumPy parses the header of each array that it loads.
+    """
+    global _n_pausing, _was_enabled
+    with _lock:
+        if _n_pausing == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _n_pausing += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _n_pausing -= 1
+            if _n_pausing == 0 and _was_enabled:
+                gc.enable()
