@@ -55,12 +55,12 @@ from cryoflow.learning.update_records import f1_of
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
+from cryoflow.preparation.devices import load_keras
 from cryoflow.simulate.blob_picker import pick_blobs
 from cryoflow.simulate.conditions import random_conditions
 from cryoflow.simulate.families import FAMILIES, make_specimen
 from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.storage.fingerprints import checksum
-from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.parameters import RECIPES
 from cryoflow.unpicker.train_options import TrainOptions
 

@@ -66,6 +66,7 @@ from cryoflow.detector.training_data import class_prior_of, with_rule
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.micrographs.image import read_micrograph, write_mrc
+from cryoflow.preparation.devices import load_keras
 from cryoflow.preparation.score_metrics import calibration_error
 from cryoflow.simulate.conditions import random_conditions
 from cryoflow.simulate.density import SPECIMENS, Specimen
@@ -73,7 +74,6 @@ from cryoflow.simulate.micrograph import simulate_exposure
 from cryoflow.simulate.specimens import specimen_from_density, specimen_named
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.fingerprints import fingerprint_of_values
-from cryoflow.unpicker.devices import load_keras
 
 PARTS = ("pick", "diameter", "speed", "finetune", "labels", "topaz-trained")
 OF_ONE_SPECIMEN = ("finetune", "labels", "topaz-trained")

@@ -27,13 +27,13 @@ from scipy import fft, ndimage, spatial
 
 from cryoflow.micrographs.header import read_header
 from cryoflow.micrographs.image import read_stack, write_mrc
+from cryoflow.preparation.devices import load_keras
 from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.simulate.blob_picker import match_to_truth, pick_blobs
 from cryoflow.simulate.conditions import STANDARD
 from cryoflow.simulate.simulation import simulate_dataset
 from cryoflow.simulate.specimens import specimen_from_density
 from cryoflow.storage.files import write_atomically
-from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labeled import LabeledSet, Split
 from cryoflow.unpicker.train import train

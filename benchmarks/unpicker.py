@@ -29,10 +29,10 @@ from emunpicker import classic_way
 
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.pick import score_picks
-from cryoflow.detector.unpick import KEEP_FROM
 from cryoflow.micrographs.ctf import Ctf
 from cryoflow.micrographs.fourier import fourier_resample
 from cryoflow.micrographs.image import MicrographFile, write_mrc
+from cryoflow.preparation.devices import load_keras
 from cryoflow.preparation.patches import load_patches
 from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.score_metrics import Counts, bootstrap, calibration_error, roc_auc
@@ -41,7 +41,6 @@ from cryoflow.simulate.simulation import simulate_dataset
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.detector_features import DetectorFeatures
-from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.evaluate import Evaluation, evaluate
 from cryoflow.unpicker.labeled import LabeledSet, Split
@@ -49,6 +48,7 @@ from cryoflow.unpicker.network import ArchitectureName
 from cryoflow.unpicker.scoring import ScoredMicrograph, score
 from cryoflow.unpicker.train import train
 from cryoflow.unpicker.train_options import TrainOptions
+from cryoflow.unpicker.unpick_with_detector import KEEP_FROM
 
 SETS = ("barrel", "large", "small")
 TRAIN, VALIDATION, TEST = 20, 7, 17

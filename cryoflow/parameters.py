@@ -400,7 +400,7 @@ def _escaped(text: str) -> str:
 def check_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return OLD=NEW texts that are well formed."""
     from cryoflow.errors import BadInput
-    from cryoflow.micrographs.find_micrographs import parse_remaps
+    from cryoflow.remaps import parse_remaps
 
     try:
         parse_remaps(texts)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cryoflow.errors import BadInput
+from cryoflow.storage.fingerprints import SourceFile
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +64,10 @@ class Kind(StrEnum):
     UNPICKED = "Unpicked"
     CONSENSUS = "Consensus"
     OTHER = "Other"
+
+
+CANDIDATE_KINDS = (Kind.AUTO_PICK, Kind.INSPECT, Kind.EXTRACT)
+"""Kinds that hold all picks, good and bad, the most complete first."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +111,6 @@ MICROGRAPH_COLUMNS: Mapping[str, tuple[str, str]] = {
     "phase_shift_deg": ("float64", "of a phase plate"),
 }
 """Columns of a micrograph table: (dtype, meaning). All are there always; unknown values are NaN, NA or None."""
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file that picks were read from: absolute path, size and time when it was read."""
-
-    path: Path
-    size_bytes: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True)
@@ -338,7 +334,7 @@ class PickSet:
         BadInput
             Where the micrograph's file was not found or cannot be read.
         """
-        from cryoflow.report.figures import plot_picks
+        from cryoflow.drawing.figures import plot_picks
 
         return plot_picks(self, micrograph, path)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import cryoflow.system.doctor as doctor
+import cryoflow.doctor as doctor
 from cryoflow.cli.main import launch
 from cryoflow.settings.load import LoadedSettings, load_settings
 
@@ -131,7 +131,7 @@ def test_a_server_that_asks_for_a_secret_says_which_variable_it_goes_into(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, problem: str
 ) -> None:
     """A stand-in for Prefect's server, which answers whether it is well without the secret, and nothing else."""
-    from cryoflow.system.doctor import access_problem, server_problem
+    from cryoflow.doctor import access_problem, server_problem
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -168,7 +168,7 @@ def _settings(profile: ProfileName | None) -> tuple[Settings, ProfileName]:
 
 
 def _require_server(settings: Settings) -> None:
-    from cryoflow.system.doctor import access_problem
+    from cryoflow.doctor import access_problem
 
     if problem := access_problem(f"{settings.site.server.rstrip('/')}/api"):
         cure = "Start it (`cryoflow up`), or correct `server` in [site] of cryoflow.toml"

@@ -174,7 +174,7 @@ def train_general(
         Processes that simulate.
     """
     from cryoflow.detector.general import train_general as run
-    from cryoflow.unpicker.devices import list_gpus, load_keras
+    from cryoflow.preparation.devices import list_gpus, load_keras
 
     load_keras()
     detector = run(output, work, workers=workers, say=out.say, devices=list_gpus())
@@ -190,10 +190,10 @@ def train_exported(folder: Path) -> int:
     folder
         The exported folder. The same command goes on where it was stopped.
     """
-    from cryoflow.unpicker.devices import list_gpus, load_keras
+    from cryoflow.preparation.devices import list_gpus, load_keras
 
     load_keras()
-    from cryoflow.detector.exported import train_exported as run
+    from cryoflow.pickers.programs.detector.exported import train_exported as run
 
     detector, prepared = run(folder, say=out.say, devices=list_gpus())
     for error in prepared.failed:
@@ -215,7 +215,7 @@ def pick_exported(folder: Path, *, model: str = "general", workers: int = 2) -> 
     workers
         Micrographs that are read and prepared at the same time.
     """
-    from cryoflow.detector.exported import pick_exported as run
+    from cryoflow.pickers.programs.detector.exported import pick_exported as run
     from cryoflow.pickers.training_sets.manifest import read_manifest
 
     with _telling(len(read_manifest(folder))) as on_picked:

@@ -23,8 +23,8 @@ def doctor(*, image: Image = None, json: Json = False) -> ExitCode:
 
     Exit code 0 if nothing failed; a missing optional part (GPU, SLURM, Apptainer, Docker) is no failure.
     """
+    from cryoflow.doctor import examine
     from cryoflow.settings.load import load_settings
-    from cryoflow.system.doctor import examine
 
     loaded = load_settings()
     if image:

@@ -27,8 +27,8 @@ def prepare_prefect(profile: ProfileName | None = None) -> None:
     if not logging.getLogger("cryoflow").isEnabledFor(logging.INFO):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     _print_stages()
+    from cryoflow.doctor import access_problem
     from cryoflow.settings.load import load_settings
-    from cryoflow.system.doctor import access_problem
 
     settings = load_settings().settings
     otherwise = "unset PREFECT_API_URL to use the embedded one"

@@ -113,10 +113,10 @@ def _unpick_entry(
     """Add the cleaned picks of an entry to the database and write their files; a line of the table, and what failed."""
     from cryoflow.database import Database
     from cryoflow.detector.bundle import Detector
-    from cryoflow.detector.unpick import unpick_with_detector
     from cryoflow.pickers.training_sets.export import export
     from cryoflow.unpicker.unpick import doubtful_picks, supersede_doubtful
     from cryoflow.unpicker.unpick import unpick as run
+    from cryoflow.unpicker.unpick_with_detector import unpick_with_detector
 
     with scoring(name, json=json) as (on_progress, on_scored):
         if isinstance(model, Detector):

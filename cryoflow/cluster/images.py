@@ -1,6 +1,6 @@
 """Checks of an image: what stages need of it, asked from within it, mounted and started as they would be.
 
-`cryoflow doctor --image` makes them; the answers are `cryoflow.system.doctor.Finding`s.
+`cryoflow doctor --image` makes them; the answers are `cryoflow.doctor.Finding`s.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cryoflow.cluster.docker import container
+from cryoflow.doctor import CheckResult, server_problem
 from cryoflow.errors import ToolFailed
 from cryoflow.execution.containers import Mounts, apptainer_exec, docker_run
 from cryoflow.settings.load import Settings
 from cryoflow.system import programs
-from cryoflow.system.doctor import CheckResult, server_problem
 
 REBUILD = "Build it anew: `make images`."
 SAME = ("cryoflow-em", "prefect")

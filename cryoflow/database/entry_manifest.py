@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoflow.database import layout
-from cryoflow.picks import SourceFile
+from cryoflow.storage.fingerprints import SourceFile
 from cryoflow.storage.parsing import validated
 from cryoflow.storage.sealing import REPAIR_HINT, sealed, unsealed
 

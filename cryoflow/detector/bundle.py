@@ -31,10 +31,12 @@ from cryoflow.detector.network import (
     DetectorArchitecture,
     build,
 )
-from cryoflow.detector.parameters import GENERAL, is_general
 from cryoflow.detector.prepare import PIXELS_PER_DIAMETER
 from cryoflow.errors import BadInput
+from cryoflow.models.parameters import GENERAL, is_general
 from cryoflow.preparation.calibration import Calibration
+from cryoflow.preparation.devices import load_keras
+from cryoflow.preparation.folded_weights import fold
 from cryoflow.preparation.model_folder import (
     DESCRIPTION,
     METRICS,
@@ -52,8 +54,6 @@ from cryoflow.storage.fingerprints import fingerprint_of
 from cryoflow.storage.folders import make_folder
 from cryoflow.storage.parsing import read_json, validated
 from cryoflow.storage.sealing import unsealed
-from cryoflow.unpicker.devices import load_keras
-from cryoflow.unpicker.network import fold
 
 if TYPE_CHECKING:
     import keras

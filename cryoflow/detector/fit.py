@@ -17,10 +17,10 @@ from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.detector.stream import Batch, Batches
 from cryoflow.detector.targets import UNLABELED
 from cryoflow.errors import BadInput
+from cryoflow.preparation.devices import shared_by
 from cryoflow.preparation.model_folder import WEIGHTS, array_of, get_weights, set_weights
+from cryoflow.preparation.tensorboard import Scalars
 from cryoflow.storage.files import write_atomically
-from cryoflow.unpicker.devices import shared_by
-from cryoflow.unpicker.tensorboard import Scalars
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from cryoflow.database.select import best_of, is_junk, is_unconfirmed
 from cryoflow.database.store import Database
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.errors import BadInput
-from cryoflow.picks import Kind, PickSet, require_confirmed
-from cryoflow.unpicker.label_sources import CANDIDATE_KINDS
+from cryoflow.picks import CANDIDATE_KINDS, Kind, PickSet, require_confirmed
 
 WEIGHTS = {Kind.SELECT_2D: 0.7}
 """What a positive counts that survived no more than this kind of job; 1 for refinements and picks by hand."""

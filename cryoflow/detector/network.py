@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryoflow.preparation.folded_weights import NORM_EPSILON
 from cryoflow.preparation.layer_seeds import LayerSeeds
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def build(
         )(x)
         if folded:
             return x
-        return layers.BatchNormalization(momentum=0.97, epsilon=1e-3, dtype=dtype, name=f"{name}_norm")(x)
+        return layers.BatchNormalization(momentum=0.97, epsilon=NORM_EPSILON, dtype=dtype, name=f"{name}_norm")(x)
 
     def relu(x: object, name: str) -> object:
         return layers.Activation("relu", dtype=dtype, name=name)(x)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 
+from cryoflow.models.parameters import GENERAL
 from cryoflow.parameters import (
     RARE,
     SHARD_MICROGRAPHS,
@@ -26,15 +27,6 @@ from cryoflow.parameters import (
 
 LEAST_DIAMETER_A, LARGEST_DIAMETER_A = 30.0, 3000.0
 """Diameters that a detector looks for."""
-
-GENERAL = "general"
-"""Name of the model that comes with cryoflow."""
-
-
-def is_general(reference: str | Path) -> bool:
-    """Return whether a reference is the model that comes with cryoflow; a model folder of that name has precedence."""
-    return str(reference) == GENERAL and not (Path(GENERAL) / "bundle.json").is_file()
-
 
 UnlabeledRule = Literal["positive-unlabeled", "ignored", "negative"]
 """What is done with candidates that no label decides; see `detector.training_data.TrainingOptions.unlabeled`."""

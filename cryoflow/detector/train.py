@@ -36,7 +36,7 @@ def train_as_asked(
 ) -> tuple[Detector, PreparedProjects]:
     """Train with the parameters of a command or a flow, on all GPUs of this machine; see `train`."""
     from cryoflow.models.held_out import known_registries
-    from cryoflow.unpicker.devices import list_gpus, load_keras
+    from cryoflow.preparation.devices import list_gpus, load_keras
 
     load_keras()
     gpus = list_gpus()
@@ -217,8 +217,8 @@ def _fingerprint(prepared: PreparedProjects, options: TrainingOptions, start: De
 
 
 def _draw(history: Sequence[dict[str, float]], output: Path) -> None:
-    from cryoflow.report.charts import learning_curves
-    from cryoflow.report.figures import png
+    from cryoflow.drawing.charts import learning_curves
+    from cryoflow.drawing.figures import png
 
     curves = {"loss": [h["loss"] for h in history], "val_loss": [h["validation_loss"] for h in history]}
     write_atomically(output / "learning_curves.png", png(learning_curves(curves, best_epoch=len(history))))

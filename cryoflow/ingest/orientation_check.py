@@ -168,7 +168,7 @@ def _read(path: str) -> Image | None:
 def _picture(pickset: PickSet, row: int, image: Image, centers_xy_px: Points, diameter_px: float | None) -> bytes:
     import matplotlib.pyplot as plt
 
-    from cryoflow.report.figures import Marks, jpeg, overlay
+    from cryoflow.drawing.figures import Marks, jpeg, overlay
 
     who, name = pickset.provenance, str(pickset.micrographs["name"].iloc[row])
     figure = overlay(

@@ -10,7 +10,7 @@ from cryoflow.ingest.options import IngestOptions, flips_by_project
 from cryoflow.ingest.parameters import IngestParameters
 from cryoflow.ingest.read_jobs import ingest
 from cryoflow.ingest.standalone_tables import ingest_tables
-from cryoflow.micrographs.find_micrographs import parse_remaps
+from cryoflow.remaps import parse_remaps
 
 
 def options_of(parameters: IngestParameters) -> IngestOptions:

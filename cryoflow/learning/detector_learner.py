@@ -199,7 +199,7 @@ class DetectorLearner:
         self, start: Path | None, new: Sequence[Item], kept: Sequence[Item], work: Path, *, joint: bool, say: Say
     ) -> Path:
         """Train, or go on with a training that was stopped, and return the folder of the model."""
-        from cryoflow.unpicker.devices import load_keras
+        from cryoflow.preparation.devices import load_keras
 
         load_keras()
         from cryoflow.detector.fit import FitOptions, fit

@@ -216,7 +216,7 @@ def cleaner(model: Path, diameter_A: float) -> Clean:
     """Return what keeps the picks that a model takes for particles."""
     if _is_detector(model):
         from cryoflow.detector.bundle import Detector
-        from cryoflow.detector.unpick import unpick_with_detector
+        from cryoflow.unpicker.unpick_with_detector import unpick_with_detector
 
         detector = Detector.load(model)
         return lambda picks: unpick_with_detector(detector, picks, diameter_A=diameter_A)[0]

@@ -66,7 +66,7 @@ def fall(values: Sequence[float]) -> float:
 
 def draw(versions: Sequence[ModelVersion]) -> Figure:
     """Draw F1 of each project by version: flat lines forget nothing."""
-    from cryoflow.report.figures import dress, new_figure, shown
+    from cryoflow.drawing.figures import dress, new_figure, shown
 
     figure = new_figure((8, 4.5))
     axes = figure.add_subplot()
@@ -108,7 +108,7 @@ _STYLE = (
 
 
 def _section(registry: ModelRegistry, name: str) -> list[str]:
-    from cryoflow.report.figures import png
+    from cryoflow.drawing.figures import png
 
     versions, errors = registry.readable_versions(name)
     history = registry.history(name)

@@ -8,7 +8,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from cryoflow.errors import BadInput
 from cryoflow.picks import NEEDS_CONFIRMATION
 
 _SECTION = re.compile(r"^\d+@")
@@ -53,23 +52,6 @@ def _suffix(base_name: str) -> str:
     """Return the extension of a base name with its dot, empty where it has none or begins with it."""
     stem, dot, ending = base_name.rpartition(".")
     return dot + ending if stem and ending else ""
-
-
-def parse_remaps(texts: Iterable[str]) -> dict[str, str]:
-    """Return `OLD=NEW` texts of the command line as a mapping.
-
-    Raises
-    ------
-    BadInput
-        Where a text has no `=` or an empty side.
-    """
-    remaps: dict[str, str] = {}
-    for text in texts:
-        old, equals, new = text.partition("=")
-        if not (old and equals and new):
-            raise BadInput(text, "is not a remap.", "Write OLD=NEW, two folders: --remap /data1=/archive/data1.")
-        remaps[old] = new
-    return remaps
 
 
 class Finder:

@@ -10,8 +10,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cryoflow.detector.parameters import is_general
 from cryoflow.models.card import NAME as CARD
+from cryoflow.models.parameters import is_general
 from cryoflow.models.registry import ModelRegistry
 from cryoflow.models.version import MODEL
 from cryoflow.parameters import Parameters

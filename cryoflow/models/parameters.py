@@ -8,6 +8,15 @@ from typing import Annotated, Literal
 
 from cryoflow.parameters import Count, DatabaseFolder, Option, ParameterError, Parameters
 
+GENERAL = "general"
+"""Name of the model that comes with cryoflow."""
+
+
+def is_general(reference: str | Path) -> bool:
+    """Return whether a reference is the model that comes with cryoflow; a model folder of that name has precedence."""
+    return str(reference) == GENERAL and not (Path(GENERAL) / "bundle.json").is_file()
+
+
 ModelName = Annotated[
     str, Option(positional=True, help="Name of a model; `cryoflow model list` shows them", examples=("unpicker",))
 ]

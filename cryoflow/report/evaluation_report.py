@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cryoflow.drawing.charts import PlotLine, calibration, precision_recall, score_histogram
+from cryoflow.drawing.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, montage, overlay
 from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.fourier import fourier_resample, rescale_xy
 from cryoflow.micrographs.image import read_micrograph
 from cryoflow.preparation.picked_micrograph import POSITIVE, UNLABELED
-from cryoflow.report.charts import PlotLine, calibration, precision_recall, score_histogram
-from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, montage, overlay
 from cryoflow.report.page import Block, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.evaluate import Evaluation, Row

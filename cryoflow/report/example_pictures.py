@@ -9,6 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from cryoflow.detector.masks import MaskOptions, mask_of, read_mask
+from cryoflow.drawing.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, montage, overlay
 from cryoflow.errors import CryoflowError
 from cryoflow.micrographs.boxes import cut_boxes
 from cryoflow.micrographs.image import read_micrograph
@@ -16,7 +17,6 @@ from cryoflow.parameters import MATCH_RADIUS
 from cryoflow.pickers.comparing.compare import centers_of, same_micrographs
 from cryoflow.pickers.comparing.matching import match_picks
 from cryoflow.picks import FloatArray, PickSet
-from cryoflow.report.figures import KEPT, MISSED, NEUTRAL, REMOVED, Marks, montage, overlay
 from cryoflow.report.page import Block, Gallery, Picture
 from cryoflow.unpicker.decision import is_doubtful
 

@@ -137,7 +137,7 @@ def timeline(rows: Sequence[TraceRow]) -> Figure:
     """Return one bar a run, from its submission to its end, in minutes since the first."""
     from matplotlib.collections import PolyCollection
 
-    from cryoflow.report.figures import INK, KEPT, MISSED, REMOVED, WAITING, dress, new_figure, shown
+    from cryoflow.drawing.figures import INK, KEPT, MISSED, REMOVED, WAITING, dress, new_figure, shown
 
     timed = sorted((row for row in rows if _span([row])[0]), key=lambda row: (row.submitted or row.started, row.name))
     first, last = _span(timed)

@@ -63,7 +63,7 @@ class Picture:
     @property
     def data_uri(self) -> str:
         """Return the picture as a data URI, which embeds it in the page."""
-        from cryoflow.report.figures import jpeg, png
+        from cryoflow.drawing.figures import jpeg, png
 
         content = self.image if isinstance(self.image, bytes) else (jpeg if self.photo else png)(self.image)
         kind = "png" if content.startswith(b"\x89PNG") else "jpeg"

@@ -11,14 +11,14 @@ import numpy as np
 
 from cryoflow.database import Database, Entry
 from cryoflow.database.select import select_best
+from cryoflow.drawing.charts import PlotLine, precision_recall
+from cryoflow.drawing.figures import NEUTRAL
 from cryoflow.pickers.comparing.compare import Scores
 from cryoflow.pickers.comparing.evaluation_record import read_evaluation
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.picks import Kind, PickSet
-from cryoflow.report.charts import PlotLine, precision_recall
 from cryoflow.report.example_pictures import EXAMPLES, example, has_image, montages
 from cryoflow.report.execution import TraceRow, execution_section
-from cryoflow.report.figures import NEUTRAL
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,17 @@ from cryoflow.storage import inputs
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from cryoflow.picks import SourceFile  # imported where it is used: it brings pandas along
-
 DIGITS = 32
 _BLOCK_BYTES = 1 << 23
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that picks were read from: absolute path, size and time when it was read."""
+
+    path: Path
+    size_bytes: int
+    mtime_ns: int
 
 
 class Fingerprint:
@@ -79,8 +87,6 @@ def fingerprint(path: str | Path) -> str:
 
 def source_file(path: Path) -> SourceFile:
     """Return path, size and time of a file that is about to be read."""
-    from cryoflow.picks import SourceFile
-
     status = os.stat(path)
     return SourceFile(Path(path), status.st_size, status.st_mtime_ns)
 

@@ -28,6 +28,8 @@ from annotated_types import Ge, Gt, Le
 from cryoflow.detector.bundle import Detector
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Calibration
+from cryoflow.preparation.devices import find_devices, load_keras
+from cryoflow.preparation.folded_weights import fold
 from cryoflow.preparation.model_folder import (
     DESCRIPTION,
     METRICS,
@@ -50,11 +52,10 @@ from cryoflow.storage.folders import make_folder
 from cryoflow.storage.parsing import parse_record, validated
 from cryoflow.storage.sealing import refuse_newer, unsealed
 from cryoflow.unpicker.detector_features import Backbone, DetectorFeatures
-from cryoflow.unpicker.devices import find_devices, load_keras
 from cryoflow.unpicker.emunpicker import EmUnpickerPreprocessing
 from cryoflow.unpicker.inference import logits_of
 from cryoflow.unpicker.model_manifest import ManifestRow, manifest_text, read_manifest
-from cryoflow.unpicker.network import Architecture, build, fold
+from cryoflow.unpicker.network import Architecture, build
 from cryoflow.unpicker.operating_point import OperatingPoint
 
 if TYPE_CHECKING:

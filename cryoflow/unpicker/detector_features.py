@@ -25,13 +25,13 @@ from cryoflow.detector.network import JUNK, OFFSET_X, OFFSET_Y, PARTICLE, STRIDE
 from cryoflow.detector.targets import from_output, to_output
 from cryoflow.micrographs.fourier import rescale_xy
 from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
+from cryoflow.preparation.devices import inference_precision, load_keras
+from cryoflow.preparation.folded_weights import fold
 from cryoflow.preparation.model_folder import WEIGHTS, npz_bytes, set_weights
 from cryoflow.preparation.patches import Image, Patches
 from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.storage.fingerprints import fingerprint_of
-from cryoflow.unpicker.devices import inference_precision, load_keras
-from cryoflow.unpicker.network import fold
 
 if TYPE_CHECKING:
     import keras

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 from cryoflow.database.entry import CURRENT, Entry
 from cryoflow.database.select import best_of, is_junk, is_unconfirmed, job_number
-from cryoflow.picks import Kind
-
-CANDIDATE_KINDS = (Kind.AUTO_PICK, Kind.INSPECT, Kind.EXTRACT)
-"""Kinds that hold all picks, good and bad, the most complete first."""
+from cryoflow.picks import CANDIDATE_KINDS, Kind
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_labels import X, Y
 from cryoflow.storage import inputs
 
-X, Y, FOM = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
 LABEL_COLUMN = "cryoflowLabel"
 """Of P and N. The older emUnpicker appends that column without naming it in the header; it is read as this one."""
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from cryoflow.errors import BadInput
 from cryoflow.preparation.augment import ORIENTATIONS
+from cryoflow.preparation.devices import load_keras
 from cryoflow.preparation.model_folder import DESCRIPTION, versions
 from cryoflow.preparation.patches import PatchExtractor, require_ctf
 from cryoflow.preparation.picked_micrograph import POSITIVE
 from cryoflow.storage import inputs
 from cryoflow.storage.fingerprints import fingerprint_of_values
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.labeled import LabeledSet, Split, balanced_draw, fingerprint, split_by_micrograph
 from cryoflow.unpicker.model_manifest import ManifestRow
 from cryoflow.unpicker.network import Architecture

@@ -13,18 +13,18 @@ import keras
 import numpy as np
 
 from cryoflow.errors import BadInput
+from cryoflow.preparation.devices import Devices, find_devices
 from cryoflow.preparation.model_folder import Weights, get_weights, interpolated, set_weights
 from cryoflow.preparation.picked_micrograph import UNLABELED
+from cryoflow.preparation.tensorboard import Scalars
 from cryoflow.storage.files import write_atomically
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.devices import Devices, find_devices
 from cryoflow.unpicker.inference import logits_of_all
 from cryoflow.unpicker.network import build, pick_loss, standardize
 from cryoflow.unpicker.operating_point import decide
 from cryoflow.unpicker.patch_cache import CachedMicrograph
 from cryoflow.unpicker.prepared_split import OnProgress, PreparedSplit, Progress
-from cryoflow.unpicker.tensorboard import Scalars
 from cryoflow.unpicker.train_options import TrainOptions
 from cryoflow.unpicker.training_stages import PRIOR_OF, Stages
 from cryoflow.unpicker.training_state import STATE, History, restore_state, save_state
@@ -116,8 +116,8 @@ def fit(
 
 
 def _draw(history: History, path: Path) -> None:
-    from cryoflow.report.charts import learning_curves
-    from cryoflow.report.figures import png
+    from cryoflow.drawing.charts import learning_curves
+    from cryoflow.drawing.figures import png
 
     shown = ("loss", "error", "roc_auc")
     curves = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cryoflow.formats.star_labels import FOM
 from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import require_ctf
 from cryoflow.shards import OnProgress
@@ -12,7 +13,6 @@ from cryoflow.storage.folders import remove_folder
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 from cryoflow.unpicker.star_folder import StarPicks, read_star_folder, refuse_overwriting, suffix_of
-from cryoflow.unpicker.star_lines import FOM
 from cryoflow.unpicker.unpick import UnpickReport, report_of
 
 N_A_SHARD = 20

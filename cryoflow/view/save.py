@@ -16,9 +16,9 @@ import pandas as pd
 
 from cryoflow.database import Database, Entry
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_labels import star_files
 from cryoflow.picks import PickSet
 from cryoflow.storage.safe_names import safe_name
-from cryoflow.unpicker.star_labels import star_files
 from cryoflow.view.counts import names_of, per_micrograph
 from cryoflow.view.decisions import Added, Decisions
 from cryoflow.view.review import Review, kept_by, labels_by, touched_by

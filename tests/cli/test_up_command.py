@@ -129,7 +129,7 @@ def started(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setenv(name, text)
     monkeypatch.setattr("cryoflow.cluster.supervisor.Running", NothingStarted)
     monkeypatch.setattr("cryoflow.cluster.orphaned_runs.end_pools", lambda *_args, **_options: None)
-    monkeypatch.setattr("cryoflow.system.doctor.access_problem", lambda _: "")
+    monkeypatch.setattr("cryoflow.doctor.access_problem", lambda _: "")
     monkeypatch.setattr("cryoflow.cluster.pools.make_pools", lambda _: None)
     monkeypatch.setattr("cryoflow.cluster.registration.register", lambda *_: [])
     for name, value in {"answers": True, "page_problem": "", "other_workers": [], "check_port": None}.items():

@@ -15,9 +15,9 @@ import pytest
 from cryoflow.cli.main import launch
 from cryoflow.cluster.images import compare_image, examine_image
 from cryoflow.cluster.probe import is_read_only, problem_of, write
+from cryoflow.doctor import CheckResult
 from cryoflow.settings.load import Settings
 from cryoflow.settings.site import Site
-from cryoflow.system.doctor import CheckResult
 
 HERE = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
 SOUND: dict[str, Any] = {

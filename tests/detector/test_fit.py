@@ -20,7 +20,7 @@ from cryoflow.detector.loss import detector_loss
 from cryoflow.detector.network import DetectorArchitecture
 from cryoflow.detector.stream import CropStream, StreamOptions
 from cryoflow.errors import BadInput
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.preparation.devices import load_keras
 
 TINY = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
 
@@ -122,7 +122,7 @@ SHARED = """
 import sys
 from pathlib import Path
 import numpy as np
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.preparation.devices import load_keras
 load_keras()
 import keras
 if keras.backend.backend() == "tensorflow":

@@ -11,7 +11,7 @@ import pytest
 from cryoflow.detector.bundle import Detector
 from cryoflow.detector.examples import UNKNOWN, Example
 from cryoflow.detector.general import GeneralRecipe, TrainingStage, calibrated, train_general
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.preparation.devices import load_keras
 
 FIRST = TrainingStage("first", 2, 1, 1, 1e-3, ("globular",))
 MORE = TrainingStage("more", 2, 1, 1, 1e-3, ("barrel",))

@@ -15,9 +15,9 @@ from cryoflow.detector.bundle import CARD, Detector, is_detector
 from cryoflow.detector.network import DetectorArchitecture, build
 from cryoflow.errors import BadInput
 from cryoflow.preparation.calibration import Calibration
+from cryoflow.preparation.devices import load_keras
 from cryoflow.preparation.model_folder import DESCRIPTION, METRICS, WEIGHTS, get_weights, set_weights
 from cryoflow.storage.sealing import sealed
-from cryoflow.unpicker.devices import load_keras
 
 TINY = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
 

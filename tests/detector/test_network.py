@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cryoflow.detector.network import N_OUTPUTS, STRIDE, DetectorArchitecture, build, doubled
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.preparation.devices import load_keras
 
 TINY = DetectorArchitecture(2, (4, 6, 8, 8), (0, 1, 1, 1))
 

@@ -9,7 +9,7 @@ from cryoflow.detector import targets as t
 from cryoflow.detector.examples import NEGATIVE, POSITIVE, UNKNOWN
 from cryoflow.detector.network import N_OUTPUTS, PARTICLE
 from cryoflow.detector.targets import Labels, from_output, target_maps, to_output
-from cryoflow.unpicker.devices import load_keras
+from cryoflow.preparation.devices import load_keras
 
 SHAPE_YX = (64, 128)
 PIXELS = 24.0

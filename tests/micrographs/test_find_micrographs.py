@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cryoflow.errors import BadInput
-from cryoflow.micrographs.find_micrographs import Finder, canonical_name, clean_name, parse_remaps
+from cryoflow.micrographs.find_micrographs import Finder, canonical_name, clean_name
+from cryoflow.remaps import parse_remaps
 
 UID = "012951868257382468663"
 

@@ -119,7 +119,7 @@ def test_shards_together_give_the_picks_of_one_run(made: SimulatedDataset, tmp_p
 def test_an_export_holds_the_labels_of_each_kind_where_the_particles_are(
     made: SimulatedDataset, tmp_path: Path
 ) -> None:
-    from cryoflow.detector.exported import read_labels
+    from cryoflow.pickers.programs.detector.exported import read_labels
 
     folder = export("cryoflow", [entry_of(made)], tmp_path / "set", split=Fractions(0.25)).folder
     (project,) = read_labels(folder)
@@ -145,7 +145,7 @@ def test_an_export_holds_the_labels_of_each_kind_where_the_particles_are(
 def test_an_export_whose_settings_or_diameters_were_edited_is_not_used_in_silence(
     made: SimulatedDataset, tmp_path: Path
 ) -> None:
-    from cryoflow.detector.exported import pick_exported, read_not_picked, train_exported
+    from cryoflow.pickers.programs.detector.exported import pick_exported, read_not_picked, train_exported
 
     folder = export("cryoflow", [entry_of(made)], tmp_path / "set").folder
     settings = folder / "settings.tsv"

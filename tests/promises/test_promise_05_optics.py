@@ -16,6 +16,7 @@ import pytest
 from promise_tools import make_entry
 
 from cryoflow.database import Database
+from cryoflow.drawing.figures import Marks, jpeg, overlay
 from cryoflow.errors import BadInput
 from cryoflow.ingest import ingest
 from cryoflow.micrographs.header import is_pixel_size
@@ -24,7 +25,6 @@ from cryoflow.picks import PickSet
 from cryoflow.preparation.picked_micrograph import PickedMicrograph
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.projects.duplicates import distance_px
-from cryoflow.report.figures import Marks, jpeg, overlay
 
 SIZES = ["0", "-1.5", "nan", "inf", "1e-300", "1e300", "<NA>"]
 

@@ -18,9 +18,9 @@ from cryoflow.ingest.state import JobState, write_states
 from cryoflow.pickers.registry import pickers
 from cryoflow.pickers.training_sets.export import export
 from cryoflow.preparation.picked_micrograph import picked_micrographs
+from cryoflow.preparation.tensorboard import Scalars
 from cryoflow.report.page import write_report
 from cryoflow.unpicker.patch_cache import prepare
-from cryoflow.unpicker.tensorboard import Scalars
 
 pytestmark = pytest.mark.forks
 

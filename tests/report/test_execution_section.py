@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cryoflow.drawing.figures import KEPT, REMOVED, WAITING
 from cryoflow.errors import BadInput
 from cryoflow.report.execution import TraceRow, execution_section, read_trace, timeline, write_trace
-from cryoflow.report.figures import KEPT, REMOVED, WAITING
 from cryoflow.report.page import Figures, Picture, ReportTable, render_page
 
 JOB = TraceRow(

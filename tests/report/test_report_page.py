@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoflow.report import charts, figures
+from cryoflow.drawing import charts, figures
 from cryoflow.report.page import (
     Code,
     Figures,

@@ -14,10 +14,12 @@ from unpicker_rings import SHAPE_YX
 from cryoflow.detector.bundle import Detector
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import MicrographFile, write_mrc
+from cryoflow.preparation import devices
 from cryoflow.preparation.augment import ORIENTATIONS, oriented, oriented_xy
+from cryoflow.preparation.devices import inference_precision, load_keras
 from cryoflow.preparation.patches import load_patches
 from cryoflow.system.cpus import multiplies_bfloat16
-from cryoflow.unpicker import detector_features, devices
+from cryoflow.unpicker import detector_features
 from cryoflow.unpicker.bundle import ModelBundle, preprocessing_from_json
 from cryoflow.unpicker.detector_features import (
     Backbone,
@@ -26,7 +28,6 @@ from cryoflow.unpicker.detector_features import (
     likeliest_centers,
     logits_around,
 )
-from cryoflow.unpicker.devices import inference_precision, load_keras
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.parameters import TrainUnpickerParameters
 from cryoflow.unpicker.scoring import score

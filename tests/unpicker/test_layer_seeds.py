@@ -13,8 +13,8 @@ import pytest
 
 from cryoflow.detector import network as detector_network
 from cryoflow.detector.network import DetectorArchitecture
+from cryoflow.preparation.devices import load_keras
 from cryoflow.unpicker import network as unpicker_network
-from cryoflow.unpicker.devices import load_keras
 from cryoflow.unpicker.network import Architecture
 
 if TYPE_CHECKING:

@@ -215,7 +215,7 @@ def test_a_model_that_flips_phases_asks_for_the_ctf_once(labeled_folder, trained
 
 
 def test_a_backend_that_is_not_there_is_one_clear_error():
-    code = "from cryoflow.unpicker.devices import load_keras; load_keras()"
+    code = "from cryoflow.preparation.devices import load_keras; load_keras()"
     ended = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": "nonsense"}, capture_output=True, text=True
     )

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_labels import FOM
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.unpicker.label import label_from_database, label_star_folder
-from cryoflow.unpicker.star_lines import FOM, StarRows
+from cryoflow.unpicker.star_lines import StarRows
 
 HEAD = "\n# version 30001\n\ndata_\n\nloop_ \n_rlnCoordinateX #1 \n_rlnCoordinateY #2 \n_rlnAutopickFigureOfMerit #3 \n"
 

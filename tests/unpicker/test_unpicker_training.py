@@ -9,16 +9,17 @@ from written_files import written_files
 
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.preparation.augment import augment, oriented
+from cryoflow.preparation.folded_weights import fold
 from cryoflow.preparation.model_folder import get_weights, set_weights
+from cryoflow.preparation.tensorboard import Scalars
 from cryoflow.preparation.two_channel import TwoChannelPreprocessing
 from cryoflow.unpicker import training_loop as fit_module
 from cryoflow.unpicker.batches import TrainingBatches
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.evaluate import evaluate
 from cryoflow.unpicker.labeled import LabeledSet, balanced_draw, split_by_micrograph
-from cryoflow.unpicker.network import Architecture, build, fold, pick_loss
+from cryoflow.unpicker.network import Architecture, build, pick_loss
 from cryoflow.unpicker.patch_cache import prepare
-from cryoflow.unpicker.tensorboard import Scalars
 from cryoflow.unpicker.train import train
 from cryoflow.unpicker.train_options import TrainOptions
 from cryoflow.unpicker.training_loop import checkpoint_folder

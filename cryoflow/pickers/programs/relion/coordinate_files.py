@@ -14,13 +14,13 @@ import pandas as pd
 
 from cryoflow.errors import BadInput
 from cryoflow.formats.star import read_table
+from cryoflow.formats.star_labels import star_files
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.base import rows_writer
 from cryoflow.pickers.programs.relion import LABELS, SUFFIX
 from cryoflow.pickers.training_sets.training_set import TrainingSet
 from cryoflow.picks import FloatArray
 from cryoflow.storage.safe_names import inside, safe_name, short_hash
-from cryoflow.unpicker.star_labels import star_files
 
 VERSION = "version 30001"
 _HEAD = (

@@ -28,13 +28,13 @@ from cryoflow.detector.pick_set import notes_on_headers, notes_on_unset_headers
 from cryoflow.detector.train import HISTORY, precision_on, train_on
 from cryoflow.detector.training_data import PreparedProjects, TrainingOptions
 from cryoflow.errors import BadInput
+from cryoflow.formats.star_labels import FOM, X, Y
 from cryoflow.formats.star_write import write_star
 from cryoflow.pickers.training_sets import manifest
 from cryoflow.pickers.training_sets.split import TEST, VALIDATION
 from cryoflow.storage import inputs
 from cryoflow.storage.files import write_atomically
 from cryoflow.storage.parsing import read_record
-from cryoflow.unpicker.star_lines import FOM, X, Y
 
 log = logging.getLogger(__name__)
 NOT_PICKED = "not_picked.tsv"

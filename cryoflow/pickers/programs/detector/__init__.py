@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, get_args
 
-from cryoflow.detector.parameters import GENERAL, TrainDetectorParameters, UnlabeledRule
+from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
 from cryoflow.errors import BadInput, MissingMetadata
+from cryoflow.models.parameters import GENERAL
 from cryoflow.pickers.base import Needs, Picker, Resources, Step, rows_writer
 
 if TYPE_CHECKING:
@@ -109,13 +110,13 @@ class CryoflowDetector(Picker):
 
     def not_picked(self, folder: Path) -> Mapping[str, str]:
         """Return the micrographs that could not be read, with the reasons."""
-        from cryoflow.detector.exported import read_not_picked
+        from cryoflow.pickers.programs.detector.exported import read_not_picked
 
         return read_not_picked(folder)
 
     def problems(self, home: Path, manifest: pd.DataFrame) -> list[str]:
         """Return tables of labels that are missing, damaged, or have labels outside their micrograph."""
-        from cryoflow.detector.exported import problems_of_labels
+        from cryoflow.pickers.programs.detector.exported import problems_of_labels
 
         return problems_of_labels(home, manifest) if (home / "labels").is_dir() else []
 
@@ -134,7 +135,7 @@ class CryoflowDetector(Picker):
 
     def training_curve(self, home: Path) -> pd.DataFrame:
         """Return the losses by round."""
-        from cryoflow.detector.exported import training_curve
+        from cryoflow.pickers.programs.detector.exported import training_curve
 
         return training_curve(home / "model")
 

@@ -13,7 +13,8 @@ import pandas as pd
 from cryoflow.formats.star_write import star_text
 from cryoflow.picks import PickSet
 from cryoflow.storage.safe_names import safe_name, short_hash
-from cryoflow.unpicker.star_lines import FOM, X, Y
+
+X, Y, FOM = "rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit"
 
 
 def star_files(picks: PickSet) -> Iterator[tuple[str, bytes]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from cryoflow.report.figures import FAINT, INK, KEPT, NEUTRAL, REMOVED, dress, new_figure, shown
+from cryoflow.drawing.figures import FAINT, INK, KEPT, NEUTRAL, REMOVED, dress, new_figure, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
