@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,14 @@ from cryoflow.drawing.figures import NEUTRAL
 from cryoflow.pickers.comparing.compare import Scores
 from cryoflow.pickers.comparing.evaluation_record import read_evaluation
 from cryoflow.pickers.training_sets import manifest
-from cryoflow.picks import Kind, PickSet
+from cryoflow.picks import PICK_COLUMNS, Kind, PickSet
 from cryoflow.report.example_pictures import EXAMPLES, example, has_image, montages
 from cryoflow.report.execution import TraceRow, execution_section
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
 from cryoflow.unpicker.decision import DOUBTFUL
+from cryoflow.unpicker.operating_point import OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -143,10 +144,11 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     entries = {pair.before.project: pair for pair in pairs}
     for project, point in sorted(model.projects.items()):
         pair = entries.get(project)
-        n_picks = pair.before.n_picks if pair else None
+        n_kept = _counter_of_kept(database, pair, point)
         for choice, (threshold, share, precision, recall) in point.alternatives().items():
-            n_kept = pair.after.n_picks if pair and choice == "chosen" else n_picks and round(share * n_picks)
-            rows.append([project, choice, n_kept, share, precision, recall, f"--threshold {threshold:.3f}"])
+            rows.append(
+                [project, choice, n_kept(threshold, share), share, precision, recall, f"--threshold {threshold:.3f}"]
+            )
         if point.curve:
             x, y = (np.array([row[i] for row in point.curve]) for i in (3, 2))
             at = (point.recall, point.precision)
@@ -163,7 +165,7 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
         Text(
             "Each project has its own calibration and threshold. The looser choice loses half as many particles, the "
             "stricter one keeps half as large a share of wrong picks; the last column is the option of `cryoflow "
-            "unpicker unpick`. Kept picks are counted for the chosen threshold, and estimated for the others."
+            "unpicker unpick`. Kept picks are counted; those that the looser choice would add are estimated."
         ),
         Gallery(pictures),
         ReportTable(
@@ -179,6 +181,26 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     caption = f"Doubtful picks, of a probability of {DOUBTFUL[0]:g} to {DOUBTFUL[1]:g}, kept or not"
     blocks.append(ReportTable(("project", "doubtful", "picks"), doubtful, caption=caption))
     return Section("Thresholds", blocks)
+
+
+def _counter_of_kept(
+    database: Database, pair: CleanedPair | None, point: OperatingPoint
+) -> Callable[[float, float], int | None]:
+    """Return how many picks a threshold keeps, given the share that it keeps of validation picks.
+
+    Scores are known of kept picks alone: what a lower threshold would add is estimated.
+    """
+    if pair is None:
+        return lambda _threshold, _share: None
+    kept = database.load(pair.after).picks
+    scores = kept["score"].to_numpy() + 10.0 ** -PICK_COLUMNS["score"].decimals if "score" in kept else np.empty(0)
+    share_of_chosen = point.alternatives()["chosen"][1] if point.curve else 0.0
+
+    def n_kept(threshold: float, share: float) -> int:
+        n = int((scores >= threshold).sum())
+        return n + max(0, round((share - share_of_chosen) * pair.before.n_picks)) if threshold < point.threshold else n
+
+    return n_kept
 
 
 def training_section(model: ModelBundle) -> Section:

@@ -6,6 +6,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,16 @@ from cryoflow.database import Database
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.image import write_mrc
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
-from cryoflow.report.page import Code, render_page
-from cryoflow.report.sections import ReportedEvaluation, cleaned_pairs, next_section, report_sections, result_section
+from cryoflow.report.page import Code, ReportTable, render_page
+from cryoflow.report.sections import (
+    ReportedEvaluation,
+    cleaned_pairs,
+    next_section,
+    operating_points_section,
+    report_sections,
+    result_section,
+)
+from cryoflow.unpicker.operating_point import OperatingPoint
 
 
 @pytest.fixture
@@ -76,6 +85,25 @@ def test_with_an_evaluation_precision_and_recall_stand_first(database: Database,
     assert "100% → 100%" in page
     whole = render_page("run", report_sections(database, model=None, exports=(), evaluation=evaluation))
     assert "Amber" in whole
+
+
+def test_a_stricter_threshold_never_shows_more_kept_picks_than_the_chosen_one(tmp_path: Path) -> None:
+    """Validation picks, from which the shares are, may be better than all picks; kept ones are counted by score."""
+    table = micrograph_table({"name": ["a.mrc"], "ny": [120], "nx": [160], "pixel_size_A": [4.0]})
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+    columns = {"micrograph": np.zeros(10, int), "x_px": 10.0 * np.arange(1, 11), "y_px": np.full(10, 60.0)}
+    who = Provenance("relion", tmp_path / "P1", "P1", "job005", Kind.AUTO_PICK)
+    everything = PickSet.build(who, table, pd.DataFrame(columns), diameter_A=100.0)
+    cleaned = replace(who, program="cryoflow", kind=Kind.UNPICKED, output_group=who.entry_name)
+    scored = PickSet.build(cleaned, table, pd.DataFrame(columns | {"score": scores}), diameter_A=100.0)
+    database = Database(tmp_path / "DB")
+    database.add(everything)
+    database.add(scored.where(scores >= 0.5))
+    curve = ((0.3, 0.9, 0.7, 1.0), (0.5, 0.8, 0.8, 0.9), (0.85, 0.7, 0.9, 0.6))
+    model = SimpleNamespace(projects={"P1": OperatingPoint(threshold=0.5, precision=0.8, recall=0.9, curve=curve)})
+    section = operating_points_section(database, cleaned_pairs(database.entries()), model)
+    rows = next(block for block in section.blocks if isinstance(block, ReportTable)).rows
+    assert [row[1:4] for row in rows] == [["looser", 7, 0.9], ["chosen", 6, 0.8], ["stricter", 2, 0.7]]
 
 
 def test_an_empty_database_has_a_page_too(tmp_path: Path) -> None:
