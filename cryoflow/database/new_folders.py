@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cryoflow.database import layout
 from cryoflow.database.entry import DAMAGED, read_entry
+from cryoflow.database.entry_manifest import NAME as MANIFEST
+from cryoflow.database.entry_manifest import read_manifest
 from cryoflow.database.micrograph_links import project_of, read_links
+from cryoflow.errors import BadInput
 from cryoflow.picks import Provenance
 from cryoflow.storage.safe_names import safe_name, short_hash
 
@@ -33,14 +36,15 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
     """Return the entry's folder: the one that it has, else one that no other entry has.
 
     A name that differs by case alone gets a hash, for file systems that ignore case. Tables that share a name get their
-    extension into it, and where that is not enough, a hash of their file name.
+    folder into it, or their extension, and where that is not enough, a hash of the path.
     """
     parent = project / layout.ENTRIES
     there = set(os.listdir(parent)) if parent.exists() else set()
     names = [safe_name(who.entry_name)]
     if who.program == "file":
-        extension = Path(who.output_group).suffix.removeprefix(".")
-        names += [safe_name(f"{who.entry_name}-{ending}") for ending in (extension, short_hash(who.output_group))]
+        table = PurePosixPath(who.output_group)
+        endings = (*table.parts[:-1][-1:], table.suffix.removeprefix("."), short_hash(who.output_group))
+        names += [safe_name(f"{who.entry_name}-{ending}") for ending in endings]
     wanted = [*names, *(f"{name}-{short_hash(name, 4)}" for name in names)]
     entries = [name for name in wanted if name in there and layout.is_entry(parent / name)]
     others: set[str] = set()
@@ -48,7 +52,7 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
         if who.program != "file":
             return parent / name
         entry = read_entry(parent / name)
-        if entry.output_group == who.output_group:
+        if entry.output_group == who.output_group or _is_of_table(parent / name, who):
             return parent / name
         if entry.status != DAMAGED or entry.output_group:  # a damaged one that names no table may be of this one
             others.add(name)
@@ -56,6 +60,16 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
         if name not in others and layout.folded(name) not in {layout.folded(n) for n in there - {name}}:
             return parent / name
     return parent / layout.free_name(wanted, {layout.folded(n) for n in there})
+
+
+def _is_of_table(folder: Path, who: Provenance) -> bool:
+    """Return whether an entry of an earlier version, which named a table without its folder, was read from `who`'s."""
+    try:
+        sources = read_manifest(folder / MANIFEST).sources
+    except (OSError, BadInput):
+        return False
+    name = PurePosixPath(who.output_group).name
+    return bool({s.path for s in sources if s.path.name == name} & {s.path for s in who.sources})
 
 
 def _is_called(project: Path, name: str) -> bool:

@@ -18,6 +18,7 @@ from cryoflow.database.record_keeper import RecordKeeper
 from cryoflow.errors import BadInput, ExitCode, NotWritten
 from cryoflow.ingest import IngestReport, ingest, ingest_tables, plan_jobs
 from cryoflow.ingest import read_jobs as running
+from cryoflow.projects.tables import read_table_of_picks
 from cryoflow.simulate.simulated_dataset import SimulatedDataset
 
 
@@ -467,6 +468,40 @@ def test_tables_whose_names_become_one_are_entries_of_their_own(tmp_path: Path) 
     ingest_tables([tables[1]], database, check_orientation=False)  # keeps its name, also where a better one is free
     found = {(e.name, e.output_group): e.n_picks for e in database.entries()}
     assert found == {(of_table[i][0], tables[i].name): i + 1 for i in (1, 2, 3)}
+
+
+def test_tables_of_one_name_in_folders_of_a_relion_project_are_entries_of_their_own(
+    projects: Path, tmp_path: Path
+) -> None:
+    """Their project is the same; that of other lone tables is the folder that they lie in."""
+    of_job = next((projects / "relion").glob("Refine3D/job*/run_data.star"))
+    tables = [projects / "relion" / place / "picks.star" for place in ("v1", "old/v2", "Refine3D/job099/a", ".")]
+    for table in tables:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(of_job, table)
+    database = Database(tmp_path / "DB")
+    report = ingest_tables(tables, database, check_orientation=False)
+    names = [name for line in report.lines for name in line.entries]
+    assert [name.partition("/")[2] for name in names] == [
+        "Import_picks", "Import_picks-v2", "Import_job099-picks", "Import_picks-star"
+    ]  # fmt: skip
+    again = ingest_tables(tables[::-1], database, check_orientation=False)
+    assert [name for line in again.lines for name in line.entries] == names[::-1]
+    assert len(database.entries()) == 4
+
+
+def test_an_entry_of_an_earlier_version_whose_table_was_named_without_its_folder_is_replaced(
+    projects: Path, tmp_path: Path
+) -> None:
+    table = projects / "relion" / "v1" / "picks.star"
+    table.parent.mkdir()
+    shutil.copy(next((projects / "relion").glob("Refine3D/job*/run_data.star")), table)
+    database = Database(tmp_path / "DB")
+    pickset = read_table_of_picks(table)
+    assert pickset.provenance.output_group == "v1/picks.star"
+    before = database.add(replace(pickset, provenance=replace(pickset.provenance, output_group="picks.star")))
+    (line,) = ingest_tables([table], database, check_orientation=False).lines
+    assert line.entries == (before.name,)
 
 
 def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(

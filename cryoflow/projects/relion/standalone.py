@@ -111,13 +111,13 @@ def read_standalone(
         Where the file is damaged.
     """
     project = _project_of(path)
-    process, kind = "", Kind.IMPORT
+    process, kind, table = "", Kind.IMPORT, path.name
     if project is not None:
         pipeline = load_pipeline(project)
         parts = path.relative_to(project).parts
-        head = "/".join(parts[:2])
+        head, table = "/".join(parts[:2]), "/".join(parts)
         if len(parts) > 2 and (head in pipeline.processes or JOB_FOLDER.fullmatch(parts[1])):
-            process = head
+            process, table = head, "/".join(parts[2:])
             kind = job_type(pipeline.processes[head].type_label).kind if head in pipeline.processes else kind
     name = standalone_job(path)
     job = Job(
@@ -133,7 +133,9 @@ def read_standalone(
     )
     finder = Finder(micrographs_dir, remaps) if micrographs_dir else Finder(job.project, remaps)
     pickset = read_output(job, Output(path.name, "", (path,)), finder, flip)
-    return replace(pickset, provenance=replace(pickset.provenance, program="file", project=job.project))
+    return replace(
+        pickset, provenance=replace(pickset.provenance, program="file", project=job.project, output_group=table)
+    )
 
 
 def _project_of(path: Path) -> Path | None:
