@@ -14,7 +14,7 @@ from cryoflow.database.select import select_best
 from cryoflow.pickers.parameters import ExportParameters
 from cryoflow.pickers.stages import entries_to_train_on, write_export
 from cryoflow.pickers.training_sets.export import ExportResult
-from flows.export_parts import write_exports_in_shards
+from flows.export_shards import write_exports_in_shards
 from flows.run_page import run_name, show_table
 
 
@@ -32,7 +32,7 @@ def export(parameters: ExportParameters) -> Path:
 
 @flow(name="write training set", flow_run_name=run_name("write training set", lambda p: p.picker))
 def write_training_set(parameters: ExportParameters) -> Path:
-    """Write an export as one job; parts of it that other jobs wrote are gathered and then removed."""
+    """Write an export as one job; shards of it that other jobs wrote are gathered and then removed."""
     return export_here(parameters)
 
 
@@ -46,7 +46,7 @@ def export_all(exports: Sequence[ExportParameters]) -> None:
 
 
 def export_as_jobs(exports: Sequence[ExportParameters]) -> None:
-    """Write the parts of large exports first, then each export as one job that gathers its parts."""
+    """Write the shards of large exports first, then each export as one job that gathers its shards."""
     write_exports_in_shards(exports)
     run_stages(write_training_set, exports)
 

@@ -9,7 +9,7 @@ from cryoflow.database import Database
 from cryoflow.detector.parameters import FindParticlesParameters
 from cryoflow.models.find_model import with_model
 from cryoflow.picks import Kind
-from flows.picking_parts import PickPartParameters, pick, pick_in_shards
+from flows.picking_shards import PickShardParameters, pick, pick_in_shards
 from flows.run_page import run_name
 
 PICKER = "cryoflow"
@@ -30,9 +30,9 @@ def find_particles(parameters: FindParticlesParameters) -> tuple[str, ...]:
     return tuple(e.name for e in entries if e.kind == Kind.AUTO_PICK and e.job == PICKER)
 
 
-def picking_of(p: FindParticlesParameters) -> PickPartParameters:
+def picking_of(p: FindParticlesParameters) -> PickShardParameters:
     """Return the parameters of `pick`, which any picker shares."""
-    return PickPartParameters(
+    return PickShardParameters(
         picker=PICKER,
         model=str(p.model),
         database=p.database,

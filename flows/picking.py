@@ -10,7 +10,7 @@ from cryoflow.database.add_entry import add_if_changed
 from cryoflow.pickers import stages
 from cryoflow.pickers.parameters import TrainAndPickParameters
 from cryoflow.pickers.running.train_and_pick import TrainedAndPicked
-from flows.picking_parts import train_and_pick_as_jobs
+from flows.picking_shards import train_and_pick_as_jobs
 from flows.run_page import log, run_name, show_table
 
 

@@ -179,7 +179,7 @@ SLOW = (
     "cluster/test_dispatch_shards.py",
     "database/test_database_faults.py",
     "pickers/test_preflight.py",
-    "pickers/test_export_parts.py",
+    "pickers/test_export_shards.py",
     "unpicker/test_unpicker_cli.py",
     "unpicker/test_unpicker_training.py",
     "unpicker/test_unpicker_unpick.py",

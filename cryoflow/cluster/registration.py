@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cryoflow.cluster.deployments import deployments
 from cryoflow.settings.load import Settings
-from cryoflow.settings.profiles import INTERNAL_FLOWS, ProfileName, plain_deployment_name
+from cryoflow.settings.profiles import EARLIER_FLOWS, INTERNAL, INTERNAL_FLOWS, ProfileName, plain_deployment_name
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -22,12 +22,24 @@ def register(settings: Settings, profile: ProfileName) -> Iterator[RunnerDeploym
         for deployment in deployments(settings, profile):
             _keep_schedules(client, deployment)
             deployment.apply()
-            _remove_old_name(client, deployment.flow_name, profile)
+            for name in _earlier_names(deployment.flow_name, profile):
+                _remove(client, name)
             yield deployment
 
 
-def _remove_old_name(client: SyncPrefectClient, flow_name: str | None, profile: ProfileName) -> None:
-    """Remove an internal deployment of an earlier version, which had another name, once none of its runs is at work."""
+def _earlier_names(flow_name: str | None, profile: ProfileName) -> tuple[str, ...]:
+    """Return what earlier versions called the deployment of an internal flow, as `FLOW/DEPLOYMENT`."""
+    if flow_name is None or flow_name not in INTERNAL_FLOWS:
+        return ()
+    names = [f"{flow_name}/{plain_deployment_name(flow_name, profile)}"]
+    for flow in (old for old, new in EARLIER_FLOWS.items() if new == flow_name):
+        plain = plain_deployment_name(flow, profile)
+        names += [f"{flow}/{plain}", f"{flow}/{INTERNAL}{plain}"]
+    return tuple(names)
+
+
+def _remove(client: SyncPrefectClient, name: str) -> None:
+    """Remove a deployment, if it is there, once none of its runs is at work."""
     from prefect.client.schemas.filters import (
         DeploymentFilter,
         DeploymentFilterId,
@@ -38,10 +50,8 @@ def _remove_old_name(client: SyncPrefectClient, flow_name: str | None, profile: 
     from prefect.client.schemas.objects import TERMINAL_STATES, StateType
     from prefect.exceptions import ObjectNotFound
 
-    if flow_name is None or flow_name not in INTERNAL_FLOWS:
-        return
     try:
-        old = client.read_deployment_by_name(f"{flow_name}/{plain_deployment_name(flow_name, profile)}").id
+        old = client.read_deployment_by_name(name).id
     except ObjectNotFound:
         return
     unfinished = FlowRunFilterState(

@@ -18,8 +18,12 @@ class ProfileName(StrEnum):
     """Each stage as a SLURM job without a container: a module or a virtual environment."""
 
 
-INTERNAL_FLOWS = frozenset(("cut export", "write part", "write training set", "train picker", "pick", "score"))
+INTERNAL_FLOWS = frozenset(("cut export", "write shard", "write training set", "train picker", "pick", "score"))
 """Flows that only other flows start."""
+EARLIER_FLOWS = {"write part": "write shard"}
+"""Internal flows of earlier versions, by the names that they have now."""
+INTERNAL = "z internal: "
+"""Start of the names of their deployments, which come last in any collation."""
 
 
 def deployment_name(flow_name: str, place: ProfileName) -> str:
@@ -27,11 +31,11 @@ def deployment_name(flow_name: str, place: ProfileName) -> str:
 
     The place is in it, so that several may stand side by side. Internal ones come last in any collation.
 
-    >>> deployment_name("ingest", ProfileName.SLURM), deployment_name("write part", ProfileName.SLURM)
-    ('ingest (slurm)', 'z internal: write part (slurm)')
+    >>> deployment_name("ingest", ProfileName.SLURM), deployment_name("write shard", ProfileName.SLURM)
+    ('ingest (slurm)', 'z internal: write shard (slurm)')
     """
     name = plain_deployment_name(flow_name, place)
-    return f"z internal: {name}" if flow_name in INTERNAL_FLOWS else name
+    return f"{INTERNAL}{name}" if flow_name in INTERNAL_FLOWS else name
 
 
 def plain_deployment_name(flow_name: str, place: ProfileName) -> str:

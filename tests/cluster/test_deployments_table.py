@@ -236,8 +236,16 @@ def test_internal_deployments_carry_a_tag_and_come_behind_those_of_users(setting
     assert {d.flow_name for d, is_internal in zip(by_name, internal, strict=True) if is_internal} == INTERNAL_FLOWS
 
 
+@pytest.mark.parametrize(
+    ("flow_name", "name"),
+    [
+        ("write shard", "write shard (slurm)"),
+        ("write part", "write part (slurm)"),
+        ("write part", "z internal: write part (slurm)"),
+    ],
+)
 def test_an_internal_deployment_of_an_earlier_name_goes_once_none_of_its_runs_is_at_work(
-    settings: Settings, prefect_server: None
+    settings: Settings, prefect_server: None, flow_name: str, name: str
 ) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
@@ -247,20 +255,20 @@ def test_an_internal_deployment_of_an_earlier_name_goes_once_none_of_its_runs_is
     from cryoflow.cluster.pools import make_pools
     from cryoflow.cluster.registration import register
 
-    @flow(name="write part")
-    def write_part() -> None: ...
+    @flow(name=flow_name)
+    def write_shard() -> None: ...
 
     make_pools(ProfileName.SLURM)
     with get_client(sync_client=True) as client:
-        old = client.create_deployment(client.create_flow(write_part), "write part (slurm)")
+        old = client.create_deployment(client.create_flow(write_shard), name)
         run = client.create_flow_run_from_deployment(old)
         assert len(list(register(settings, ProfileName.SLURM))) > 1
-        assert client.read_deployment(old).name == "write part (slurm)"
+        assert client.read_deployment(old).name == name
         client.set_flow_run_state(run.id, Completed(), force=True)
         assert len(list(register(settings, ProfileName.SLURM))) > 1
         with pytest.raises(ObjectNotFound):
             client.read_deployment(old)
-        assert client.read_deployment_by_name("write part/z internal: write part (slurm)")
+        assert client.read_deployment_by_name("write shard/z internal: write shard (slurm)")
 
 
 @pytest.mark.parametrize("kind", ["cryoflow-slurm", "cryoflow-docker", "process"])

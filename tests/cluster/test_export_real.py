@@ -63,13 +63,13 @@ def test_parts_written_on_several_nodes_and_one_that_is_cancelled_give_the_expor
         deployment = client.read_deployment_by_name("export/export (slurm-bare)")
         parameters = {"parameters": {**wanted, "diameter_A": 160.0}}
         parent = UUID(str(client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id))
-    cancelled = bare.first_submitted("write part")
+    cancelled = bare.first_submitted("write shard")
     subprocess.run(["scancel", cancelled.infrastructure_pid], check=True)
     bare.site.until(cancelled.id, has_ended)
     ended = bare.site.until(parent, lambda run: run.state.is_final(), within_s=180)
     assert ended.state.name == "Completed", bare.site.messages(parent, "")
 
-    (cut,), parts, (gathering,) = (bare.runs_of(stage) for stage in ("cut export", "write part", "write training set"))
+    (cut,), parts, (gathering,) = (bare.runs_of(stage) for stage in ("cut export", "write shard", "write training set"))
     assert (cut.state.name, gathering.state.name) == ("Completed", "Completed")
     assert sorted(run.state.name for run in parts) == ["Completed", "Completed", "Crashed"]
     assert len({run.infrastructure_pid for run in (cut, *parts, gathering)}) == 5

@@ -181,7 +181,7 @@ def test_each_stage_and_shard_is_a_job_of_its_own_on_the_partition_of_its_class(
     stages = [row.stage for row in rows]
     assert sorted(stages) == [
         *("cut export", "cut export", "evaluate", "ingest", "ingest", "ingest", "report", "score", "score"),
-        *("train unpicker", "unpick", *["write part"] * 4, "write training set", "write training set"),
+        *("train unpicker", "unpick", *["write shard"] * 4, "write training set", "write training set"),
     ]
     assert len({row.slurm_job for row in rows}) == len(rows)
     on_gpu = {row.stage for row in rows if row.partition == "gpu"}

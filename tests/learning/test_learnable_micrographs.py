@@ -106,7 +106,7 @@ def test_export_for_a_picker_but_not_for_a_program_that_goes_on_with_the_picks(
 def test_train_and_pick_also_where_its_stages_are_jobs(
     database: Path, check: Learned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.picking_parts import training_set_of
+    from flows.picking_shards import training_set_of
 
     given: list[str | None] = []
 

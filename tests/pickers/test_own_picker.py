@@ -225,20 +225,20 @@ def test_the_flow_finds_particles_in_shards_that_are_jobs(
     made: SimulatedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import finding
-    from flows.picking_parts import PickPartParameters
-    from flows.picking_parts import pick as pick_part
+    from flows.picking_shards import PickShardParameters
+    from flows.picking_shards import pick as pick_shard_of
 
     jobs: list[str] = []
 
     def run_shards(stage: str, works: Sequence[Work], *, on_done: Callable[[Done], None]) -> tuple[Done, ...]:
         for work in works:
             jobs.append(work.name)
-            pick_part(PickPartParameters.from_values(work.values))
+            pick_shard_of(PickShardParameters.from_values(work.values))
         return tuple(Done(work.name, "Completed", "", 1, "id") for work in works)
 
-    def run_stage(stage: object, parameters: PickPartParameters) -> None:
+    def run_stage(stage: object, parameters: PickShardParameters) -> None:
         jobs.append(str(stage.name))  # type: ignore[attr-defined]
-        stage(PickPartParameters.from_values(parameters.to_json()))  # type: ignore[operator]
+        stage(PickShardParameters.from_values(parameters.to_json()))  # type: ignore[operator]
 
     monkeypatch.setattr(finding, "dispatches", lambda: True)
     monkeypatch.setattr(finding, "run_stage", run_stage)

@@ -98,7 +98,7 @@ def test_the_example_of_the_docs_is_in_forms_and_parametrized_tests(site: Path) 
     assert '"gausspick"' in command(site, "-c", schema)
     tests = [
         "tests/pickers/test_formats.py",
-        "tests/pickers/test_export_parts.py",
+        "tests/pickers/test_export_shards.py",
         "tests/pickers/test_training_set.py",
     ]
     out = command(site, "-m", "pytest", *tests, "-q", "-p", "no:cacheprovider", "-k", "gausspick")

@@ -1,7 +1,7 @@
-"""Exports where stages are jobs: cut them into parts, write the parts at the same time, gather them.
+"""Exports where stages are jobs: cut them into shards, write the shards at the same time, gather them.
 
-A part's files are complete or absent, so the export writes the files of failed parts, and a second run writes only
-missing files. `cryoflow.pickers.training_sets.export_shards` defines a part, and refuses one of another content.
+A shard's files are complete or absent, so the export writes the files of failed shards, and a second run writes only
+missing files. `cryoflow.pickers.training_sets.export_shards` defines a shard, and refuses one of another content.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from flows.shards import run_jobs, run_remaining
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportPart(Parameters):
-    """A part of an export."""
+class ExportShard(Parameters):
+    """A shard of an export."""
 
     file: Annotated[
         Path, Option(examples=("/data/training/.warp.cryoflow-parts/0000000-0001000-0123456789abcdef.npz",))
     ]
-    """File of the part, which `cut export` wrote."""
+    """File of the shard, which `cut export` wrote."""
 
 
 @flow(name="cut export", flow_run_name=run_name("cut export", lambda p: p.picker))
 def cut_export(parameters: ExportParameters) -> None:
-    """Fix the settings of an export, and cut it into parts of `shard_micrographs` micrographs; write nothing else.
+    """Fix the settings of an export, and cut it into shards of `shard_micrographs` micrographs; write nothing else.
 
-    An export that exists, or that is no larger than one part, is not cut.
+    An export that exists, or that is no larger than one shard, is not cut.
     """
     cut_one.with_options(task_run_name=f"cut {parameters.picker}")(parameters)
 
@@ -50,19 +50,19 @@ def cut_export(parameters: ExportParameters) -> None:
 def cut_one(parameters: ExportParameters) -> None:
     """Cut one export."""
     p = parameters
-    parts = shards_of_export(p)
-    log.info("%s: %d parts, of which %d are done", p.picker, len(parts), len(parts) - len(remaining(parts)))
+    shards = shards_of_export(p)
+    log.info("%s: %d shards, of which %d are done", p.picker, len(shards), len(shards) - len(remaining(shards)))
 
 
-@flow(name="write part", flow_run_name=run_name("write part", lambda p: _title(p.file)))
-def write_part(parameters: ExportPart) -> None:
+@flow(name="write shard", flow_run_name=run_name("write shard", lambda p: _title(p.file)))
+def write_shard(parameters: ExportShard) -> None:
     """Write pictures, links and labels of some micrographs, so that the export only has to gather them."""
-    write_one_part.with_options(task_run_name=f"write {_title(parameters.file)}")(parameters)
+    write_one_shard.with_options(task_run_name=f"write {_title(parameters.file)}")(parameters)
 
 
 @task
-def write_one_part(parameters: ExportPart) -> None:
-    """Write one part, unless it exists."""
+def write_one_shard(parameters: ExportShard) -> None:
+    """Write one shard, unless it exists."""
     write_files(shard_of(parameters.file))
 
 
@@ -76,11 +76,11 @@ def write_exports_in_shards(exports: Sequence[ExportParameters]) -> tuple[Done, 
     # An export reports its own error: one that cannot be cut fails there again.
     run_jobs("cut export", [Work(f"cut {p.picker}", p) for p in large])
     jobs = (
-        (len(part), Work(f"{p.picker} {part.first}-{part.last}", ExportPart(file=plan_of(part))))
+        (len(shard), Work(f"{p.picker} {shard.first}-{shard.last}", ExportShard(file=plan_of(shard))))
         for p in large
-        for part in remaining(shards_in(p.output.absolute()))
+        for shard in remaining(shards_in(p.output.absolute()))
     )
-    return run_remaining("write part", jobs, 0)
+    return run_remaining("write shard", jobs, 0)
 
 
 def _is_large(p: ExportParameters) -> bool:
@@ -93,5 +93,5 @@ def _is_large(p: ExportParameters) -> bool:
 
 
 def _title(file: Path) -> str:
-    part = shard_of(file)
-    return f"{output_name(part)} {part.first}-{part.last}"
+    shard = shard_of(file)
+    return f"{output_name(shard)} {shard.first}-{shard.last}"

@@ -19,12 +19,12 @@ from cryoflow.micrographs.image import read_micrograph, write_mrc
 from cryoflow.pickers.parameters import ExportParameters, TrainAndPickParameters
 from cryoflow.pickers.training_sets.export_shards import folder_of_shards, shards_in
 from flows.export import export, export_all, write_training_set
-from flows.export_parts import ExportPart, cut_export, write_exports_in_shards, write_part
+from flows.export_shards import ExportShard, cut_export, write_exports_in_shards, write_shard
 from flows.ingest import ingest
-from flows.picking_parts import training_set_of
+from flows.picking_shards import training_set_of
 
 ENTRY = "CS-barrel/NonUniform_J11"
-STAGES = {"cut export": (cut_export, ExportParameters), "write part": (write_part, ExportPart)}
+STAGES = {"cut export": (cut_export, ExportParameters), "write shard": (write_shard, ExportShard)}
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             seen.append(str(stage.name))  # type: ignore[attr-defined]
             stage(type(each).from_values(json.loads(json.dumps(each.to_json()))))  # type: ignore[operator]
 
-    for module in ("flows.export", "flows.export_parts"):
+    for module in ("flows.export", "flows.export_shards"):
         monkeypatch.setattr(f"{module}.dispatches", lambda: True)
     monkeypatch.setattr("flows.shards.run_shards", run_shards)
     monkeypatch.setattr("flows.shards.dispatches", lambda: True)
@@ -101,7 +101,7 @@ def test_two_exports_are_cut_written_and_gathered_to_what_one_piece_gives(
 ) -> None:
     exports = [wanted(database, tmp_path / "sets" / name, name) for name in ("cryolo", "warp", "relion")]
     as_parent(lambda: export_all(exports))
-    parts = [f"write part: {name} {i}-{i + 2}" for name in ("cryolo", "warp") for i in (0, 2, 4)]
+    parts = [f"write shard: {name} {i}-{i + 2}" for name in ("cryolo", "warp") for i in (0, 2, 4)]
     assert jobs == ["cut export: cut cryolo", "cut export: cut warp", *parts, *["write training set"] * 3]
     assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["cryolo", "relion", "warp"]
     jobs.clear()
@@ -131,7 +131,7 @@ def test_parts_that_fail_are_named_and_a_run_after_them_writes_only_those(
     for path, image in zip(damaged, images, strict=True):
         write_mrc(path, image, 4.0)
     assert export(p) == p.output
-    assert jobs == ["cut export: cut warp", "write part: warp 2-4", "write part: warp 4-6", "write training set"]
+    assert jobs == ["cut export: cut warp", "write shard: warp 2-4", "write shard: warp 4-6", "write training set"]
     assert not folder_of_shards(p.output).exists()
     assert len(list(p.output.glob("*/*.tif"))) == 6
 

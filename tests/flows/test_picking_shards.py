@@ -17,9 +17,9 @@ from cryoflow.errors import BadInput
 from cryoflow.ingest import ingest
 from cryoflow.parameters import fields_of
 from cryoflow.pickers.parameters import TrainAndPickParameters
-from flows import picking_parts
+from flows import picking_shards
 from flows.picking import train_picker_and_pick
-from flows.picking_parts import PickPartParameters, pick, pick_in_shards, ranges_to_pick, train_picker
+from flows.picking_shards import PickShardParameters, pick, pick_in_shards, ranges_to_pick, train_picker
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pickers"))
 from test_running import TOPAZ
@@ -51,9 +51,9 @@ class Site:
         self.entry = next(e.name for e in self.database.entries() if e.kind.value == "NonUniform")
         self.micrographs = sorted(Path(p) for p in self.database.load(self.entry).micrographs["path"])
 
-    def parameters(self, output: str = "run", **more: object) -> PickPartParameters:
+    def parameters(self, output: str = "run", **more: object) -> PickShardParameters:
         known = {"to_pick": (self.entry,), "diameter_A": 160.0, "gpus": 0, "shard_micrographs": 4}
-        return PickPartParameters.from_values(
+        return PickShardParameters.from_values(
             {
                 "picker": "topaz", "database": self.database.root, "output": self.folder / output,
                 "programs": self.programs, **known, **more,
@@ -72,7 +72,7 @@ def site(project: Path, tmp_path: Path) -> Site:
     return Site(project, tmp_path)
 
 
-def picking_of(p: PickPartParameters) -> TrainAndPickParameters:
+def picking_of(p: PickShardParameters) -> TrainAndPickParameters:
     return TrainAndPickParameters(**{f.name: getattr(p, f.name) for f in fields_of(TrainAndPickParameters)})
 
 
@@ -146,7 +146,7 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
         assert stage == "pick"
         for work in works:
             jobs.append(work.name)
-            pick(PickPartParameters.from_values(work.values))
+            pick(PickShardParameters.from_values(work.values))
         return tuple(Done(work.name, "Completed", "", 1, "id") for work in works)
 
     def run_stage(stage: object, parameters: TrainAndPickParameters) -> None:
@@ -157,7 +157,7 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
     monkeypatch.setattr("flows.picking.dispatches", lambda: True)
     monkeypatch.setattr("flows.shards.run_shards", run_shards)
     monkeypatch.setattr("flows.shards.dispatches", lambda: True)
-    monkeypatch.setattr(picking_parts, "run_stage", run_stage)
+    monkeypatch.setattr(picking_shards, "run_stage", run_stage)
     (name,) = train_picker_and_pick(picking_of(site.parameters()))
     assert jobs == ["train picker", f"topaz {site.entry} 0-4", f"topaz {site.entry} 4-6", "pick"]
     assert len(site.picked()) == 6

@@ -1,7 +1,7 @@
-"""Training a picker and picking with it where stages are jobs: the training is one, the picking is cut into parts.
+"""Training a picker and picking with it where stages are jobs: the training is one, the picking is cut into shards.
 
-Each part leaves its picks, complete or absent, so the stage behind them picks what a failed part left undone, and a
-second run picks what is missing only.
+Each shard leaves its picks, complete or absent, so the gathering stage repeats failed shards, and a second run picks
+what is missing only.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from cryoflow.pickers.training_sets.split import Fractions
 from cryoflow.picks import Kind, PickSet
 from cryoflow.shards import cut
 from flows.export import write_training_set
-from flows.export_parts import write_exports_in_shards
+from flows.export_shards import write_exports_in_shards
 from flows.run_page import log, run_name, show_table, shown_progress
 from flows.shards import run_remaining
 
 FILES = ""
-"""What stands for the micrographs that no entry has, where parts name their entry."""
+"""What stands for the micrographs that no entry has, where shards name their entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PickPartParameters(TrainAndPickParameters):
+class PickShardParameters(TrainAndPickParameters):
     """Micrographs to pick with a model, or with the picker trained in the output folder: all, or some of one entry."""
 
     model: str | None = None
@@ -71,7 +71,7 @@ def train_and_pick_as_jobs(parameters: TrainAndPickParameters) -> tuple[str, ...
     if write_exports_in_shards([training_set]):
         run_stage(write_training_set, training_set)
     run_stage(train_picker, parameters)
-    rest = PickPartParameters.from_values(parameters.to_json())
+    rest = PickShardParameters.from_values(parameters.to_json())
     pick_in_shards(rest)
     run_stage(pick, rest)
     entries = Database(parameters.database).entries()
@@ -122,10 +122,10 @@ def train_one(parameters: TrainAndPickParameters) -> Path:
 
 
 @flow(name="pick", flow_run_name=run_name("pick", lambda p: f"{p.picker} {_range(p)}".strip()))
-def pick(parameters: PickPartParameters) -> tuple[str, ...]:
+def pick(parameters: PickShardParameters) -> tuple[str, ...]:
     """Pick micrographs with the picker that `train picker` left in the same output folder; names of the new entries.
 
-    Parts that are picked already are taken as they are. Of one part alone no entry is made: it is gathered later.
+    Shards that are picked already are taken as they are. Of one shard alone no entry is made: it is gathered later.
     """
     p = parameters
     if p.entry is not None:
@@ -134,7 +134,7 @@ def pick(parameters: PickPartParameters) -> tuple[str, ...]:
     ranges = list(ranges_to_pick(p))
     done: list[PickSet] = []
     failed: list[str] = []
-    with shown_progress(f"pick {p.picker}", "parts picked") as report:
+    with shown_progress(f"pick {p.picker}", "shards picked") as report:
         for number, (entry, first, last) in enumerate(ranges, 1):
             try:
                 done += pick_range.with_options(task_run_name=f"pick {entry or 'files'} {first}-{last}")(
@@ -145,10 +145,10 @@ def pick(parameters: PickPartParameters) -> tuple[str, ...]:
             report(number, len(ranges))
     entries = [add_if_changed(Database(p.database), picks) for picks in gather(done, _picking(p))]
     rows = [{"entry": e.name, "picks": e.n_picks, "micrographs": e.n_micrographs} for e in entries]
-    show_table("picked", rows, f"picked with {p.picker}: {len(done)} of {len(ranges)} parts, in {p.output}")
+    show_table("picked", rows, f"picked with {p.picker}: {len(done)} of {len(ranges)} shards, in {p.output}")
     if failed:
         raise BadInput(
-            f"{len(failed)} of {len(ranges)} parts",
+            f"{len(failed)} of {len(ranges)} shards",
             f"could not be picked. {' '.join(failed)}",
             "The picks of the others are in the database. Run the same again: only these are tried.",
         )
@@ -156,7 +156,7 @@ def pick(parameters: PickPartParameters) -> tuple[str, ...]:
 
 
 @task
-def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
+def pick_range(parameters: PickShardParameters, entry: str, first: int, last: int | None) -> list[PickSet]:
     """Pick one shard; return [] where all its micrographs are missing."""
     p = parameters
     picking = _picking(p)
@@ -168,7 +168,7 @@ def pick_range(parameters: PickPartParameters, entry: str, first: int, last: int
     return [pick_shard(picking, some, shard, executor_of(p), on_line=log.info)]
 
 
-def _picking(p: PickPartParameters) -> Picking:
+def _picking(p: PickShardParameters) -> Picking:
     if p.model is not None:
         return Picking(p.picker, Path(p.model), p.diameter_A, threshold=p.threshold)
     training = p.output.absolute() / TRAINING
@@ -178,18 +178,18 @@ def _picking(p: PickPartParameters) -> Picking:
     return Picking(p.picker, trained.model, p.diameter_A or diameter_of_training(training), threshold=p.threshold)
 
 
-def _whole(p: PickPartParameters, entry: str) -> PickSet | None:
+def _whole(p: PickShardParameters, entry: str) -> PickSet | None:
     """Return an entry, to be cut; None for the files."""
     return None if entry == FILES else load_entries(Database(p.database), [entry])[0]
 
 
-def _some(p: PickPartParameters, whole: PickSet | None, first: int, last: int) -> PickSet:
+def _some(p: PickShardParameters, whole: PickSet | None, first: int, last: int) -> PickSet:
     if whole is None:
         return shard_of_files(p.micrographs, first, last, pixel_size_A=p.pixel_size_A)
     return shard_of_entry(whole, first, last)
 
 
-def pick_in_shards(parameters: PickPartParameters) -> tuple[Done, ...]:
+def pick_in_shards(parameters: PickShardParameters) -> tuple[Done, ...]:
     """Pick the micrographs in jobs of their own, so many a job; not where one job is enough for all that is left."""
     p = parameters
     jobs = (
@@ -202,14 +202,14 @@ def pick_in_shards(parameters: PickPartParameters) -> tuple[Done, ...]:
     return run_remaining("pick", jobs, p.shard_micrographs)
 
 
-def ranges_to_pick(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
-    """Yield entry, first micrograph and the one after the last, of each part."""
+def ranges_to_pick(p: PickShardParameters) -> Iterator[tuple[str, int, int]]:
+    """Yield entry, first micrograph and the one after the last, of each shard."""
     for entry in _entries(p):
         for first, last in cut(n_micrographs(p, entry), p.shard_micrographs, 1):
             yield entry, first, last
 
 
-def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
+def ranges_left(p: PickShardParameters) -> Iterator[tuple[str, int, int]]:
     """Yield as `ranges_to_pick` does, without those whose picks an earlier run left."""
     picking, folder = _picking(p), p.output.absolute() / PICKED
     wholes = {entry: _whole(p, entry) for entry in _entries(p)}
@@ -218,16 +218,16 @@ def ranges_left(p: PickPartParameters) -> Iterator[tuple[str, int, int]]:
             yield entry, first, last
 
 
-def n_micrographs(p: PickPartParameters, entry: str) -> int:
+def n_micrographs(p: PickShardParameters, entry: str) -> int:
     """Return how many micrographs an entry has, or how many files are named."""
     if entry == FILES:
         return len(micrograph_files(p.micrographs))
     return Database(p.database).entry(entry).n_micrographs
 
 
-def _entries(p: PickPartParameters) -> tuple[str, ...]:
+def _entries(p: PickShardParameters) -> tuple[str, ...]:
     return (*Database(p.database).matching(p.to_pick), *([FILES] if p.micrographs else []))
 
 
-def _range(p: PickPartParameters) -> str:
+def _range(p: PickShardParameters) -> str:
     return "" if p.entry is None else f"{p.entry or 'files'} {p.first}-{p.last or 'end'}"
