@@ -99,6 +99,16 @@ def update(
         return OneUpdate(registry, name, learner, options, say).run()
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A trained model, the gate's verdict on it, and the projects that it learned from."""
+
+    model: Path
+    verdict: Verdict
+    projects: Sequence[UpdateProject]
+    joint: bool
+
+
 class OneUpdate(UpdateMaterial):
     """An update under way, while its lock is held.
 
@@ -114,6 +124,34 @@ class OneUpdate(UpdateMaterial):
         """Learn, compare and promote; `restarts` is how often other models held out its micrographs meanwhile."""
         sources, notes = self.learner.sources()
         self.note(*notes)
+        changed, quarantined = self._changed(sources, notes)
+        if not changed:
+            return self._nothing_new(quarantined)
+        refused = None if self.options.again else self._refused_before(changed)
+        if refused:
+            return UpdateResult("refused before", refused, quarantined=quarantined, notes=self.notes)
+        self.work_in(self.home / WORK / self._fingerprint(changed))
+        self.held_out.check()  # before the training: without these files its result cannot be compared
+        self.clear_work(self.work)
+        trained, aside = self._trained(changed)
+        if self.learned & self.held_out_today():
+            if restarts == MOST_RESTARTS:
+                raise BadInput(
+                    self.home,
+                    f"other models held out micrographs of this update during {restarts + 1} trainings in a row.",
+                    "Give the command again while no other model is being updated.",
+                )
+            self.say("another model holds out some of these micrographs by now: starting again without them")
+            return OneUpdate(self.registry, self.name, self.learner, self.options, self.say).run(restarts + 1)
+        add_quarantined(
+            self.home / QUARANTINE,
+            {s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside},
+        )
+        quarantined |= aside
+        return self._finish(trained, quarantined) if trained else self._nothing_new(quarantined)
+
+    def _changed(self, sources: Sequence[Source], notes: Sequence[str]) -> tuple[list[Source], dict[str, str]]:
+        """Return the projects to learn from, and those of the same labels that were quarantined before, with why."""
         wanted = matching("the projects with labels", self.options.projects, lambda: [s.project for s in sources])
         if unknown := sorted(set(wanted) - {s.project for s in sources}):
             raise BadInput(unknown[0], "is no project with labels.", " ".join(notes))
@@ -130,55 +168,55 @@ class OneUpdate(UpdateMaterial):
                 quarantined[s.project] = reason
             else:
                 changed.append(s)
-        if not changed:
-            self.clear_work(None)
-            return UpdateResult("nothing new", self.in_use.version, quarantined=quarantined, notes=self.notes)
-        refused = None if self.options.again else self._refused_before(changed)
-        if refused:
-            return UpdateResult("refused before", refused, quarantined=quarantined, notes=self.notes)
+        return changed, quarantined
+
+    def _fingerprint(self, changed: Sequence[Source]) -> str:
         options = [self.options.joint_every, sorted(self.options.trusted), vars(self.options.rule or GateRule())]
         labels = [[s.project, s.fingerprint] for s in changed]
-        key = [self.in_use.label, labels, options, self.learner.recipe]
-        self.work_in(self.home / WORK / fingerprint_of_values(key, digits=16))
-        self.held_out.check()  # before the training: without these files its result cannot be compared
-        self.clear_work(self.work)
+        return fingerprint_of_values([self.in_use.label, labels, options, self.learner.recipe], digits=16)
+
+    def _nothing_new(self, quarantined: Mapping[str, str]) -> UpdateResult:
+        self.clear_work(None)
+        return UpdateResult("nothing new", self.in_use.version, quarantined=quarantined, notes=self.notes)
+
+    def _trained(self, changed: Sequence[Source]) -> tuple[_Trained | None, dict[str, str]]:
+        """Train on changed projects, and on all where the gate refuses that.
+
+        Returns
+        -------
+        trained
+            None where no project is left to learn from.
+        aside
+            Project -> why its labels were not learned from.
+        """
         joint = self._joint_is_due()
         kept = self.kept(None if joint else self.replayed(changed))
         projects, aside = self.prepare(changed, kept)
-        if projects:
+        if not projects:
+            return None, aside
+        model, verdict = self._train_and_compare(projects, kept, joint=joint)
+        if wrong := self.labels_that_do_not_fit(model, projects):
+            aside |= wrong
+            self.say(f"quarantined: {'; '.join(f'{project}: {why}' for project, why in wrong.items())}")
+            projects = [p for p in projects if p.source.project not in wrong]
+            if not projects:
+                return None, aside
+            # The remaining projects need not wait until somebody mends the others.
             model, verdict = self._train_and_compare(projects, kept, joint=joint)
-            if wrong := self.labels_that_do_not_fit(model, projects):
-                aside |= wrong
-                self.say(f"quarantined: {'; '.join(f'{project}: {why}' for project, why in wrong.items())}")
-                projects = [p for p in projects if p.source.project not in wrong]
-                if projects:  # these need not wait until somebody mends the others
-                    model, verdict = self._train_and_compare(projects, kept, joint=joint)
-        if projects and not verdict.accepted and not joint and self.in_use.version:
+        if not verdict.accepted and not joint and self.in_use.version:
             self.say(f"the gate refused the update ({'; '.join(verdict.reasons)}); training on all projects")
             joint = True
             model, verdict = self._train_and_compare(projects, self.kept(None), joint=True)
-        if self.learned & self.held_out_today():
-            if restarts == MOST_RESTARTS:
-                raise BadInput(
-                    self.home,
-                    f"other models held out micrographs of this update during {restarts + 1} trainings in a row.",
-                    "Give the command again while no other model is being updated.",
-                )
-            self.say("another model holds out some of these micrographs by now: starting again without them")
-            return OneUpdate(self.registry, self.name, self.learner, self.options, self.say).run(restarts + 1)
-        add_quarantined(
-            self.home / QUARANTINE,
-            {s.project: (s.fingerprint, aside[s.project]) for s in changed if s.project in aside},
-        )
-        quarantined |= aside
-        if not projects:
-            self.clear_work(None)
-            return UpdateResult("nothing new", self.in_use.version, quarantined=quarantined, notes=self.notes)
+        return _Trained(model, verdict, projects, joint), aside
+
+    def _finish(self, trained: _Trained, quarantined: Mapping[str, str]) -> UpdateResult:
+        """Register the version, and put it into use where the gate accepts it."""
+        projects, verdict = trained.projects, trained.verdict
         # Before the version is registered: each that a user may put into use has its held-out micrographs.
         for p in projects:
             self.held_out.keep(p.source.project, p.held_out, accepted=verdict.accepted)
         version = self._registered_before(projects) if verdict.accepted else None
-        version = version or self._register(model, projects, verdict, joint=joint)
+        version = version or self._register(trained.model, projects, verdict, joint=trained.joint)
         outcome: Outcome = "candidate"
         if verdict.accepted:
             try:
@@ -195,7 +233,7 @@ class OneUpdate(UpdateMaterial):
             tuple(p.source.project for p in projects),
             quarantined,
             verdict,
-            joint,
+            trained.joint,
             self.notes,
         )
 

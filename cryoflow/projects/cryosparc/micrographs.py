@@ -77,20 +77,7 @@ def tabulate(
     box_pixel_size_A
         Pixel size of boxes that were cut without resampling.
     """
-    uids = located.get("micrograph_uid", np.zeros(n_distinct, np.uint64)).astype(np.uint64).tolist()
-    given = located.get("micrograph_path")
-    names = [as_text(path) for path in given.tolist()] if given is not None else [""] * n_distinct
-    names = [_clean(name) or _clean(exposures.path.get(uid, "")) for name, uid in zip(names, uids, strict=True)]
-    shapes = located.get("micrograph_shape", np.zeros((n_distinct, 2))).astype(np.float64)
-    sizes = located.get("micrograph_psize_A", np.zeros(n_distinct)).astype(np.float64)
-    shapes[~((shapes > 0) & (shapes <= LARGEST_EDGE_PX)).all(axis=1)] = np.nan
-    sizes[[not is_pixel_size(size) for size in sizes.tolist()]] = np.nan
-    for i, uid in enumerate(uids):
-        if np.isnan(shapes[i, 0]) and uid in exposures.shape_yx:
-            shapes[i] = exposures.shape_yx[uid]
-        if np.isnan(sizes[i]) and uid in exposures.pixel_size_A and _is_same_image(names[i], shapes[i], uid, exposures):
-            sizes[i] = exposures.pixel_size_A[uid]
-
+    names, uids, shapes, sizes = _distinct_rows(located, n_distinct, exposures)
     notes = _agree_on_shapes(names, shapes, codes)
     rows: dict[str, tuple[int, int]] = {}  # name -> (exposure uid, row of `names`, `shapes` and `sizes`)
     for i, (name, uid) in enumerate(zip(names, uids, strict=True)):
@@ -115,31 +102,12 @@ def tabulate(
     notes += notes_on_other_names(ordered, [p if s == "found" else None for p, s in zip(paths, status, strict=True)])
     binning = np.ones(len(ordered))
     notes += _adopt_file_shapes(place, paths, status, names, shapes, sizes, binning)
-    table_shape = np.full((len(ordered), 2), np.nan)
-    table_size = np.full(len(ordered), np.nan)
-    n_from_header = 0
-    for row, name in enumerate(ordered):
-        i = rows[name][1]
-        table_shape[row], table_size[row] = shapes[i], sizes[i]
-        file = paths[row]
-        is_lacking = np.isnan(table_size[row]) or np.isnan(table_shape[row, 0])
-        if is_lacking and file is not None and status[row] == "found":
-            try:
-                header = read_header(file)
-            except BadInput:
-                status[row] = "unreadable"
-                continue
-            if np.isnan(table_shape[row, 0]):
-                table_shape[row] = header.shape_yx
-            if np.isnan(table_size[row]) and header.pixel_size_A and tuple(table_shape[row]) == header.shape_yx:
-                table_size[row] = header.pixel_size_A
-                n_from_header += 1
-    if n_from_header:
-        notes.append(f"pixel size of {n_from_header} micrographs from their MRC headers")
+    of_rows = np.array([rows[name][1] for name in ordered], np.intp)
+    table_shape, table_size = shapes[of_rows], sizes[of_rows]
+    notes += _complete_from_headers(paths, status, table_shape, table_size)
     if box_pixel_size_A and (unknown := np.isnan(table_size)).any():
         table_size[unknown] = box_pixel_size_A * binning[unknown]
         notes.append(f"pixel size of {int(unknown.sum())} micrographs from boxes that were not resampled")
-
     for name, what in FLAGS.items():
         if n_flagged := sum(rows[of][0] in exposures.flagged[name] for of in ordered):
             notes.append(f"{n_flagged} of {len(ordered)} micrographs {what}")
@@ -157,18 +125,71 @@ def tabulate(
         "ny": pd.array([None if np.isnan(v) else int(v) for v in table_shape[:, 0]], dtype="Int32"),
         "nx": pd.array([None if np.isnan(v) else int(v) for v in table_shape[:, 1]], dtype="Int32"),
         "pixel_size_A": np.round(table_size, 6),
+        **_optics_columns([rows[name][0] for name in ordered], exposures, particle_optics, of_rows, n_distinct),
     }
-    exposure_uids = [rows[name][0] for name in ordered]
-    of_particles = np.array([rows[name][1] for name in ordered], np.intp)
+    return CryosparcMicrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
+
+
+def _distinct_rows(
+    located: Mapping[str, npt.NDArray[np.generic]], n_distinct: int, exposures: Exposures
+) -> tuple[list[str], list[int], FloatArray, FloatArray]:
+    """Return name, exposure uid, shape_yx and pixel size of each distinct row, from the dataset, else the exposure."""
+    uids = located.get("micrograph_uid", np.zeros(n_distinct, np.uint64)).astype(np.uint64).tolist()
+    given = located.get("micrograph_path")
+    names = [as_text(path) for path in given.tolist()] if given is not None else [""] * n_distinct
+    names = [_clean(name) or _clean(exposures.path.get(uid, "")) for name, uid in zip(names, uids, strict=True)]
+    shapes = located.get("micrograph_shape", np.zeros((n_distinct, 2))).astype(np.float64)
+    sizes = located.get("micrograph_psize_A", np.zeros(n_distinct)).astype(np.float64)
+    shapes[~((shapes > 0) & (shapes <= LARGEST_EDGE_PX)).all(axis=1)] = np.nan
+    sizes[[not is_pixel_size(size) for size in sizes.tolist()]] = np.nan
+    for i, uid in enumerate(uids):
+        if np.isnan(shapes[i, 0]) and uid in exposures.shape_yx:
+            shapes[i] = exposures.shape_yx[uid]
+        if np.isnan(sizes[i]) and uid in exposures.pixel_size_A and _is_same_image(names[i], shapes[i], uid, exposures):
+            sizes[i] = exposures.pixel_size_A[uid]
+    return names, uids, shapes, sizes
+
+
+def _complete_from_headers(
+    paths: list[Path | None], status: list[str], table_shape: FloatArray, table_size: FloatArray
+) -> list[str]:
+    """Fill unknown shapes and pixel sizes (NaN) of files that were found, in place; return notes."""
+    n_from_header = 0
+    for row, file in enumerate(paths):
+        is_lacking = np.isnan(table_size[row]) or np.isnan(table_shape[row, 0])
+        if not is_lacking or file is None or status[row] != "found":
+            continue
+        try:
+            header = read_header(file)
+        except BadInput:
+            status[row] = "unreadable"
+            continue
+        if np.isnan(table_shape[row, 0]):
+            table_shape[row] = header.shape_yx
+        if np.isnan(table_size[row]) and header.pixel_size_A and tuple(table_shape[row]) == header.shape_yx:
+            table_size[row] = header.pixel_size_A
+            n_from_header += 1
+    return [f"pixel size of {n_from_header} micrographs from their MRC headers"] if n_from_header else []
+
+
+def _optics_columns(
+    uids: list[int],
+    exposures: Exposures,
+    particle_optics: Mapping[str, FloatArray] | None,
+    of_rows: IntArray,
+    n_distinct: int,
+) -> dict[str, FloatArray]:
+    """Return the columns of the microscope and the CTF, of the exposures, else of the particles on a micrograph."""
+    columns = {}
     for name in OPTICS:
         of_uid = exposures.optics[name]
-        numbers = np.array([of_uid.get(uid, np.nan) for uid in exposure_uids], np.float64)
+        numbers = np.array([of_uid.get(uid, np.nan) for uid in uids], np.float64)
         if particle_optics and name in particle_optics and len(numbers):
             of_distinct = np.append(particle_optics[name], np.nan)  # NaN for micrographs without picks
-            taken = of_distinct[np.minimum(of_particles, n_distinct)]
+            taken = of_distinct[np.minimum(of_rows, n_distinct)]
             numbers = np.where(np.isnan(numbers), taken, numbers)
         columns[name] = np.round(numbers, 4)
-    return CryosparcMicrographs(micrograph_table(columns), row_of, shapes, sizes, tuple(notes))
+    return columns
 
 
 def _agree_on_shapes(names: list[str], shapes: FloatArray, codes: npt.NDArray[np.integer] | None) -> list[str]:
