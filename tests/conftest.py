@@ -17,6 +17,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from killed import tensorflow_has_run
 
 from cryoflow.system.working_folder import OURS, SAFE_PATH
 
@@ -191,7 +192,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    # Tests that fork come first, before any that loads TensorFlow; those that need an image, minutes to build, last.
+    # Tests that fork come first, before any that runs TensorFlow; those that need an image, minutes to build, last.
     n_in = Counter(item.path for item in items)
     items.sort(
         key=lambda item: (
@@ -204,8 +205,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that forks in a new process where TensorFlow is loaded in this one: a fork may copy a held lock."""
-    if not pyfuncitem.get_closest_marker("forks") or "tensorflow" not in sys.modules:
+    """Run a test that forks in a new process where TensorFlow has run in this one: a fork may copy a held lock."""
+    if not pyfuncitem.get_closest_marker("forks") or not tensorflow_has_run():
         return None
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", pyfuncitem.nodeid]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -99,6 +99,7 @@ def test_without_a_diameter_it_says_what_is_missing(made: SimulatedDataset, tmp_
         pick("cryoflow", "general", [micrographs_to_pick([folder_of(made)])], tmp_path / "run", CPU)
 
 
+@pytest.mark.slow
 def test_shards_together_give_the_picks_of_one_run(made: SimulatedDataset, tmp_path: Path) -> None:
     picking = Picking("cryoflow", Path("general"), DIAMETER_A)
     parts = []

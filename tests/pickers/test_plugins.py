@@ -63,6 +63,7 @@ def command(site: Path, *argv: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docs_is_listed_exported_trained_and_run(
     site: Path, make_entry: Callable[..., PickSet], tmp_path: Path
 ) -> None:
