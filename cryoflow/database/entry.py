@@ -187,6 +187,9 @@ def pickset_of(folder: Path, text: DataText) -> PickSet:
         except ValueError as error:
             raise BadInput(folder / layout.INFO, f"damaged: {error}.", "Ingest the job again.") from None
         who = replace(who, sources=read_manifest(folder / MANIFEST).sources)
+        if who.program == "file":  # of tables that share a name, the folder alone tells which is which
+            _, job, suffix = layout.split_entry_name(layout.entry_name(folder))
+            who = replace(who, job=job, suffix=suffix)
     else:
         who = _older_provenance(folder)
     return PickSet.build(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from cryoflow.database import layout
-from cryoflow.database.entry import DAMAGED, read_entry
+from cryoflow.database.entry import DAMAGED, Entry, read_entry
 from cryoflow.database.entry_manifest import NAME as MANIFEST
 from cryoflow.database.entry_manifest import read_manifest
 from cryoflow.database.micrograph_links import project_of, read_links
@@ -52,7 +52,7 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
         if who.program != "file":
             return parent / name
         entry = read_entry(parent / name)
-        if entry.output_group == who.output_group or _is_of_table(parent / name, who):
+        if _is_of_table(entry, who):
             return parent / name
         if entry.status != DAMAGED or entry.output_group:  # a damaged one that names no table may be of this one
             others.add(name)
@@ -62,14 +62,18 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
     return parent / layout.free_name(wanted, {layout.folded(n) for n in there})
 
 
-def _is_of_table(folder: Path, who: Provenance) -> bool:
-    """Return whether an entry of an earlier version, which named a table without its folder, was read from `who`'s."""
+def _is_of_table(entry: Entry, who: Provenance) -> bool:
+    """Return whether an entry was read from the table of `who`.
+
+    Earlier versions named a table without its folder: where both name the file that they were read from, it decides.
+    """
     try:
-        sources = read_manifest(folder / MANIFEST).sources
+        sources = read_manifest(entry.folder / MANIFEST).sources
     except (OSError, BadInput):
-        return False
+        sources = ()
     name = PurePosixPath(who.output_group).name
-    return bool({s.path for s in sources if s.path.name == name} & {s.path for s in who.sources})
+    before, now = ({s.path for s in files if s.path.name == name} for files in (sources, who.sources))
+    return bool(before & now) if before and now else entry.output_group == who.output_group
 
 
 def _is_called(project: Path, name: str) -> bool:

@@ -475,7 +475,9 @@ def test_tables_of_one_name_in_folders_of_a_relion_project_are_entries_of_their_
 ) -> None:
     """Their project is the same; that of other lone tables is the folder that they lie in."""
     of_job = next((projects / "relion").glob("Refine3D/job*/run_data.star"))
-    tables = [projects / "relion" / place / "picks.star" for place in ("v1", "old/v2", "Refine3D/job099/a", ".")]
+    tables = [
+        projects / "relion" / place / "picks.star" for place in ("v1", "old/v2", "Refine3D/job099", "old/job099", ".")
+    ]
     for table in tables:
         table.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(of_job, table)
@@ -483,11 +485,17 @@ def test_tables_of_one_name_in_folders_of_a_relion_project_are_entries_of_their_
     report = ingest_tables(tables, database, check_orientation=False)
     names = [name for line in report.lines for name in line.entries]
     assert [name.partition("/")[2] for name in names] == [
-        "Import_picks", "Import_picks-v2", "Import_job099-picks", "Import_picks-star"
-    ]  # fmt: skip
+        "Import_picks",
+        "Import_picks-v2",
+        "Import_job099-picks",
+        "Import_job099-picks-job099",
+        "Import_picks-star",
+    ]
     again = ingest_tables(tables[::-1], database, check_orientation=False)
     assert [name for line in again.lines for name in line.entries] == names[::-1]
-    assert len(database.entries()) == 4
+    assert len(database.entries()) == 5
+    for name in names:  # what is made of an entry is named after it
+        assert database.load(name).provenance.entry_name == name.partition("/")[2]
 
 
 def test_an_entry_of_an_earlier_version_whose_table_was_named_without_its_folder_is_replaced(
@@ -500,8 +508,11 @@ def test_an_entry_of_an_earlier_version_whose_table_was_named_without_its_folder
     pickset = read_table_of_picks(table)
     assert pickset.provenance.output_group == "v1/picks.star"
     before = database.add(replace(pickset, provenance=replace(pickset.provenance, output_group="picks.star")))
-    (line,) = ingest_tables([table], database, check_orientation=False).lines
-    assert line.entries == (before.name,)
+    at_the_root = shutil.copy(table, projects / "relion" / "picks.star")
+    for tables in ([at_the_root, table], [table, at_the_root]):
+        other, line = sorted(ingest_tables(tables, database, check_orientation=False).lines, key=lambda x: x.entries)
+        assert [line.entries, other.entries] == [(f"{before.project}/Import_picks-star",), (before.name,)]
+    assert database.load(before.name).provenance.output_group == "v1/picks.star"
 
 
 def test_crawl_tells_how_many_picks_and_micrographs_each_job_has(

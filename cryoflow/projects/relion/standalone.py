@@ -117,7 +117,7 @@ def read_standalone(
         parts = path.relative_to(project).parts
         head, table = "/".join(parts[:2]), "/".join(parts)
         if len(parts) > 2 and (head in pipeline.processes or JOB_FOLDER.fullmatch(parts[1])):
-            process, table = head, "/".join(parts[2:])
+            process = head
             kind = job_type(pipeline.processes[head].type_label).kind if head in pipeline.processes else kind
     name = standalone_job(path)
     job = Job(
