@@ -409,6 +409,8 @@ def check_remaps(texts: tuple[str, ...]) -> tuple[str, ...]:
     return texts
 
 
+CALIBRATED = "cryoflow/probability"
+"""`score_kind` of picks whose scores are calibrated probabilities."""
 MATCH_RADIUS = 0.25
 """Distance in particle diameters within which two picks are of the same particle."""
 VALIDATION_SHARE = 0.2

@@ -16,12 +16,11 @@ from cryoflow.detector.loading import MicrographToPick, check_diameter, none_usa
 from cryoflow.detector.pick import PickedResult, pick
 from cryoflow.errors import BadInput
 from cryoflow.micrographs.header import believable_pixel_size
+from cryoflow.parameters import CALIBRATED
 from cryoflow.picks import Kind, PickSet, Provenance
 from cryoflow.storage.files import write_if_changed
 from cryoflow.storage.folders import make_folder
 from cryoflow.wording import counted
-
-SCORE_KIND = "cryoflow/probability"
 
 _SAME_PIXEL_SIZE = 0.01  # ratios closer to 1 are rounding
 _LEAST_EXPECTED_F1 = 0.5  # a worse one is most often that of a wrong diameter
@@ -329,7 +328,7 @@ def _as_picks(
         pd.concat(tables, ignore_index=True),
         box_px=source.box_px,
         diameter_A=diameter_A,
-        score_kind=SCORE_KIND,
+        score_kind=CALIBRATED,
         counts={k: v for k, v in counts.items() if v},
         notes=tuple(notes),
     )

@@ -207,9 +207,9 @@ def _is_detector(model: Path) -> bool:
 def _is_of_detector(picks: PickSet) -> bool:
     """Return whether our detector picked them: an un-picked entry has scores of this kind, too, but from an
     un-picker."""
-    from cryoflow.detector.pick_set import SCORE_KIND
+    from cryoflow.parameters import CALIBRATED
 
-    return picks.provenance.kind == Kind.AUTO_PICK and picks.score_kind == SCORE_KIND
+    return picks.provenance.kind == Kind.AUTO_PICK and picks.score_kind == CALIBRATED
 
 
 def cleaner(model: Path, diameter_A: float) -> Clean:

@@ -22,8 +22,9 @@ from cryoflow.report.execution import TraceRow, execution_section
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.decision import DOUBTFUL
+from cryoflow.unpicker.decision import DOUBTFUL, JOB_TYPE
 from cryoflow.unpicker.operating_point import OperatingPoint
+from cryoflow.unpicker.unpick import title_of
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     """Return how each project's picks are decided: its curve with the chosen point, and what else to choose."""
     pictures: list[Picture] = []
     rows: list[list[object]] = []
-    entries = {pair.before.project: pair for pair in pairs}
+    entries = {p.before.project: p for p in pairs if p.after.job_type == JOB_TYPE and not p.after.suffix}
     for project, point in sorted(model.projects.items()):
         pair = entries.get(project)
         n_kept = _counter_of_kept(database, pair, point)
@@ -165,7 +166,8 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
         Text(
             "Each project has its own calibration and threshold. The looser choice loses half as many particles, the "
             "stricter one keeps half as large a share of wrong picks; the last column is the option of `cryoflow "
-            "unpicker unpick`. Kept picks are counted; those that the looser choice would add are estimated."
+            "unpicker unpick`. Kept picks are counted for the chosen threshold and the stricter one, and estimated for "
+            "the looser one; all are estimated where the picks were un-picked with another threshold."
         ),
         Gallery(pictures),
         ReportTable(
@@ -186,19 +188,21 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
 def _counter_of_kept(
     database: Database, pair: CleanedPair | None, point: OperatingPoint
 ) -> Callable[[float, float], int | None]:
-    """Return how many picks a threshold keeps, given the share that it keeps of validation picks.
-
-    Scores are known of kept picks alone: what a lower threshold would add is estimated.
-    """
-    if pair is None:
+    """Return a function that counts the picks that a threshold keeps, or estimates them from the share that it keeps
+    of validation picks: scores are known of kept picks alone."""
+    if pair is None or not point.curve:
         return lambda _threshold, _share: None
-    kept = database.load(pair.after).picks
-    scores = kept["score"].to_numpy() + 10.0 ** -PICK_COLUMNS["score"].decimals if "score" in kept else np.empty(0)
-    share_of_chosen = point.alternatives()["chosen"][1] if point.curve else 0.0
+    n_before, kept = pair.before.n_picks, database.load(pair.after)
+    if not kept.provenance.title.endswith(title_of(point.threshold)):
+        return lambda _threshold, share: round(share * n_before)
+    # Scores are rounded where they are stored; a pick at the threshold is kept.
+    scores = kept.picks["score"].to_numpy() + 10.0 ** -PICK_COLUMNS["score"].decimals
+    share_of_chosen = point.alternatives()["chosen"][1]
 
     def n_kept(threshold: float, share: float) -> int:
-        n = int((scores >= threshold).sum())
-        return n + max(0, round((share - share_of_chosen) * pair.before.n_picks)) if threshold < point.threshold else n
+        if threshold < point.threshold:
+            return len(kept) + max(0, round((share - share_of_chosen) * n_before))
+        return int((scores >= threshold).sum())
 
     return n_kept
 

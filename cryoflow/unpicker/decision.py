@@ -20,6 +20,10 @@ DOUBTFUL = (0.3, 0.7)
 """Band of calibrated probabilities in which picks count as doubtful: nearly one in two such decisions is wrong."""
 
 
+JOB_TYPE = "cryoflow.unpicker"
+"""Of entries of picks that were un-picked."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """Decision rule for the picks of one project, with a looser and a stricter alternative.

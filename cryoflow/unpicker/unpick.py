@@ -18,17 +18,16 @@ from cryoflow.database.add_entry import supersede
 from cryoflow.database.entry import Entry
 from cryoflow.database.store import Database
 from cryoflow.errors import BadInput
+from cryoflow.parameters import CALIBRATED
 from cryoflow.picks import Kind, PickSet
 from cryoflow.preparation.calibration import Goal
 from cryoflow.preparation.patches import require_ctf
 from cryoflow.preparation.picked_micrograph import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.decision import Decision, decision_for, is_doubtful
+from cryoflow.unpicker.decision import JOB_TYPE, Decision, decision_for, is_doubtful
 from cryoflow.unpicker.operating_point import OperatingPoint
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
-
-SCORE_KIND = "cryoflow/probability"
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,12 @@ def keep_above(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet
         counts["not_scored"] = lost
     decided = (*(d.note() for d in report.decisions), *report.shortfalls)
     notes = (*report.notes, *decided, *(f"not scored: {e}" for e in report.failed))
-    return _subset(bundle, picks, scores, keep, f"un-picked at {limit:.3f}", suffix="", counts=counts, notes=notes)
+    return _subset(bundle, picks, scores, keep, title_of(limit), suffix="", counts=counts, notes=notes)
+
+
+def title_of(threshold: float) -> str:
+    """Return the end of the title of an entry whose picks were un-picked at a threshold."""
+    return f"un-picked at {threshold:.3f}"
 
 
 def doubtful_picks(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet:
@@ -238,14 +242,14 @@ def _subset(
             source,
             program="cryoflow",
             kind=Kind.UNPICKED,
-            job_type="cryoflow.unpicker",
+            job_type=JOB_TYPE,
             output_group=source.entry_name,
             suffix=suffix,
             title=f"{source.entry_name} {title}",
         ),
         picks=picks.picks.drop(columns="label", errors="ignore").assign(score=scores)[keep].reset_index(drop=True),
         diameter_A=picks.diameter_A or bundle.diameter_A,
-        score_kind=SCORE_KIND,
+        score_kind=CALIBRATED,
         counts=counts,
         notes=(*picks.notes, *notes),
     )

@@ -16,14 +16,12 @@ import numpy.typing as npt
 from cryoflow.database import Database, Entry
 from cryoflow.database.project_diameter import load_with_diameter
 from cryoflow.errors import BadInput
+from cryoflow.parameters import CALIBRATED
 from cryoflow.picks import Kind, PickSet
 from cryoflow.storage.fingerprints import checksum
 from cryoflow.storage.safe_names import short_hash
+from cryoflow.unpicker.decision import JOB_TYPE
 
-CALIBRATED = "cryoflow/probability"
-"""`score_kind` of the unpicker's probabilities."""
-UNPICKER = "cryoflow.unpicker"
-"""`job_type` of entries that un-picking made."""
 Float = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int8]
 
@@ -136,7 +134,7 @@ def open_candidates(database: Database, name: str) -> Candidates:
     entry = database.entry(name)
     picks = load_with_diameter(database, name)
     content = checksum(entry.folder / "data.txt")
-    if entry.job_type == UNPICKER and entry.output_group:
+    if entry.job_type == JOB_TYPE and entry.output_group:
         try:
             source = database.load(f"{entry.project}/{entry.output_group}")
             content += checksum(database.entry(f"{entry.project}/{entry.output_group}").folder / "data.txt")

@@ -17,6 +17,7 @@ import pandas as pd
 from cryoflow.database import Database, Entry
 from cryoflow.errors import BadInput
 from cryoflow.formats.star_labels import star_files
+from cryoflow.parameters import CALIBRATED
 from cryoflow.picks import PickSet
 from cryoflow.storage.safe_names import safe_name
 from cryoflow.view.counts import names_of, per_micrograph
@@ -129,7 +130,7 @@ def reviewed_picks(
         table,
         box_px=c.picks.box_px,
         diameter_A=c.picks.diameter_A,
-        score_kind="cryoflow/probability" if c.calibrated else c.picks.score_kind,
+        score_kind=CALIBRATED if c.calibrated else c.picks.score_kind,
         counts={name: n for name, n in counts.items() if n},
         notes=tuple(n for n in (*c.picks.notes, note, how) if n),
     )

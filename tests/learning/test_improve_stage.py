@@ -15,7 +15,6 @@ import pytest
 from written_files import written_files
 
 from cryoflow.database import Database
-from cryoflow.detector.pick_set import SCORE_KIND
 from cryoflow.errors import BadInput, MissingMetadata, ToolFailed
 from cryoflow.learning import improve_steps
 from cryoflow.learning.improve_stage import Improved, improve_picker
@@ -23,7 +22,7 @@ from cryoflow.learning.parameters import ImproveParameters
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import CURRENT, ModelRegistry
 from cryoflow.models.version import ModelVersion
-from cryoflow.parameters import ParameterError
+from cryoflow.parameters import CALIBRATED, ParameterError
 from cryoflow.pickers.running.run_picker import Picked
 from cryoflow.picks import Kind, PickSet, Provenance, micrograph_table
 from cryoflow.storage.fingerprints import checksum
@@ -256,7 +255,7 @@ def test_what_cannot_be_compared_or_begun_is_a_clear_error(improved: Callable[..
     Database(tmp_path / "picks").add(replace(true, provenance=where))
     with pytest.raises(ParameterError, match="must not be a detector"):  # it would be asked for its own opinion
         improved(picker="cryoflow", entry="Q/AutoPick_job010")
-    own = replace(true, provenance=replace(where, job="detector"), score_kind=SCORE_KIND)
+    own = replace(true, provenance=replace(where, job="detector"), score_kind=CALIBRATED)
     Database(tmp_path / "picks").add(own)
     with pytest.raises(ParameterError, match="must not be a detector"):
         improved(picker="cryolo", entry="Q/AutoPick_job010", first="Q/AutoPick_detector")

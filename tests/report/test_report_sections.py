@@ -87,23 +87,39 @@ def test_with_an_evaluation_precision_and_recall_stand_first(database: Database,
     assert "Amber" in whole
 
 
-def test_a_stricter_threshold_never_shows_more_kept_picks_than_the_chosen_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("used", "kept"), [(0.5, (7, 6, 2)), (0.3, (9, 8, 7)), (0.7, (9, 8, 7))])
+def test_a_stricter_threshold_never_shows_more_kept_picks_than_the_chosen_one(
+    used: float, kept: tuple[int, int, int], tmp_path: Path
+) -> None:
     """Validation picks, from which the shares are, may be better than all picks; kept ones are counted by score."""
     table = micrograph_table({"name": ["a.mrc"], "ny": [120], "nx": [160], "pixel_size_A": [4.0]})
     scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
     columns = {"micrograph": np.zeros(10, int), "x_px": 10.0 * np.arange(1, 11), "y_px": np.full(10, 60.0)}
     who = Provenance("relion", tmp_path / "P1", "P1", "job005", Kind.AUTO_PICK)
     everything = PickSet.build(who, table, pd.DataFrame(columns), diameter_A=100.0)
-    cleaned = replace(who, program="cryoflow", kind=Kind.UNPICKED, output_group=who.entry_name)
+    cleaned = replace(
+        who,
+        program="cryoflow",
+        kind=Kind.UNPICKED,
+        job_type="cryoflow.unpicker",
+        output_group=who.entry_name,
+        title=f"AutoPick_job005 un-picked at {used:.3f}",
+    )
     scored = PickSet.build(cleaned, table, pd.DataFrame(columns | {"score": scores}), diameter_A=100.0)
     database = Database(tmp_path / "DB")
     database.add(everything)
-    database.add(scored.where(scores >= 0.5))
+    database.add(scored.where(scores >= used))
+    doubtful = replace(cleaned, suffix="doubtful", title="AutoPick_job005 doubtful picks")
+    database.add(scored.where((scores >= 0.3) & (scores <= 0.7), provenance=doubtful))
     curve = ((0.3, 0.9, 0.7, 1.0), (0.5, 0.8, 0.8, 0.9), (0.85, 0.7, 0.9, 0.6))
     model = SimpleNamespace(projects={"P1": OperatingPoint(threshold=0.5, precision=0.8, recall=0.9, curve=curve)})
     section = operating_points_section(database, cleaned_pairs(database.entries()), model)
     rows = next(block for block in section.blocks if isinstance(block, ReportTable)).rows
-    assert [row[1:4] for row in rows] == [["looser", 7, 0.9], ["chosen", 6, 0.8], ["stricter", 2, 0.7]]
+    assert [row[1:4] for row in rows] == [
+        ["looser", kept[0], 0.9],
+        ["chosen", kept[1], 0.8],
+        ["stricter", kept[2], 0.7],
+    ]
 
 
 def test_an_empty_database_has_a_page_too(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 from cryoflow.detector.parameters import TrainDetectorParameters, UnlabeledRule
 from cryoflow.errors import BadInput, MissingMetadata
 from cryoflow.models.parameters import GENERAL
+from cryoflow.parameters import CALIBRATED
 from cryoflow.pickers.base import Needs, Picker, Resources, Step, rows_writer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class CryoflowDetector(Picker):
     help = "cryoflow's own detector: links and a table of labels for each micrograph. No other program is needed."
     formats = ("RELION STAR",)
     suffixes = (".star",)
-    score_kind = "cryoflow/probability"
+    score_kind = CALIBRATED
     needs: ClassVar[Needs] = Needs(modes=frozenset({0, 1, 2, 6, 12}))
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"unlabeled": get_args(UnlabeledRule)}
     model_names = (GENERAL,)
