@@ -2,7 +2,7 @@
 
 A check yields `ok`, `warning` (something is slower or not available), `missing` (a part that only some uses need) or
 `failed` (cryoflow cannot work as it should), with what was found and what to do. To add a check, write a generator of
-`Finding` and name it in `CHECKS`.
+`CheckResult` and name it in `CHECKS`.
 """
 
 from __future__ import annotations

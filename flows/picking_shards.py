@@ -42,7 +42,7 @@ from flows.run_page import log, run_name, show_table, shown_progress
 from flows.shards import run_remaining
 
 FILES = ""
-"""What stands for the micrographs that no entry has, where shards name their entry."""
+"""Name of the entry of micrographs that no entry has."""
 
 
 @dataclass(frozen=True, kw_only=True)

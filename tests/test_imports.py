@@ -1,4 +1,4 @@
-"""Imports point one way: down the table of packages in docs/architecture.md."""
+"""Imports point one way: up the table of packages in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows() -> dict[str, int]:
 
 
 def imports_of(file: Path) -> Iterator[tuple[str, bool]]:
-    """The top-level names of ours that a file imports, and whether it does so when it is imported itself."""
+    """Yield the top-level names of ours that a file imports, and whether it does so when it is imported itself."""
     tree = ast.parse(file.read_text())
     at_once = {id(node) for node in _outside_functions(tree)}
     for node in ast.walk(tree):
@@ -48,15 +48,15 @@ def _outside_functions(node: ast.AST) -> Iterator[ast.AST]:
 
 def test_a_package_imports_only_from_rows_above_its_own() -> None:
     row = rows()
-    upwards = set()
+    downwards = set()
     for file in sorted(PACKAGE.rglob("*.py")):
         home = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if home.startswith("__"):
             continue
         for name, at_once in imports_of(file):
             if name in row and row[name] > row[home] and (at_once or (home, name) not in WHEN_CALLED):
-                upwards.add(f"{file.relative_to(PACKAGE)} imports {name}")
-    assert upwards == set()
+                downwards.add(f"{file.relative_to(PACKAGE)} imports {name}")
+    assert downwards == set()
 
 
 def test_the_table_names_every_package_and_module_of_the_top_level() -> None:

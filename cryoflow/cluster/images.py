@@ -1,6 +1,6 @@
 """Checks of an image: what stages need of it, asked from within it, mounted and started as they would be.
 
-`cryoflow doctor --image` makes them; the answers are `cryoflow.doctor.Finding`s.
+`cryoflow doctor --image` makes them; the answers are `cryoflow.doctor.CheckResult`s.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def cryoflow_toml(cluster: ClusterSurvey, host: str) -> str:
     if cluster.qos:
         lines += ['# Qualities of service that they may use: `qos = "NAME"` in a class']
         lines += [f"#   {q.name}{_limits(q.max_submit, q.max_jobs, q.minutes, q.resources)}" for q in cluster.qos]
-    lines += ["", *_class("small", cpu, 1, 4, 60, associations, "exports and their parts, evaluation, report")]
+    lines += ["", *_class("small", cpu, 1, 4, 60, associations, "exports and their shards, evaluation, report")]
     lines += ["", *_class("large", cpu, 16, 64, 480, associations, "reading many projects")]
     lines += ["", *_class("gpu", gpu or cpu, 8, 32, 720, associations, "training, picking and un-picking")]
     return "\n".join(lines) + "\n"

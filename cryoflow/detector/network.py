@@ -94,7 +94,7 @@ def build(
     mixed_precision
         Type to compute in, `float16` or `bfloat16`; weights and the output stay float32. None computes in float32.
     folded
-        Without batch normalization, for weights that `cryoflow.unpicker.network.fold` made.
+        Without batch normalization, for weights that `cryoflow.preparation.folded_weights.fold` made.
 
     Returns
     -------

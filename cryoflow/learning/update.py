@@ -101,7 +101,7 @@ def update(
 
 @dataclass(frozen=True)
 class _Trained:
-    """A trained model, the gate's verdict on it, and the projects that it learned from."""
+    """A trained model, the gate's verdict on it, and the projects that it learned from; `joint`: together with all."""
 
     model: Path
     verdict: Verdict

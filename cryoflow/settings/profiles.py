@@ -21,7 +21,7 @@ class ProfileName(StrEnum):
 INTERNAL_FLOWS = frozenset(("cut export", "write shard", "write training set", "train picker", "pick", "score"))
 """Flows that only other flows start."""
 EARLIER_FLOWS = {"write part": "write shard"}
-"""Internal flows of earlier versions, by the names that they have now."""
+"""Earlier name of an internal flow -> its present name."""
 INTERNAL = "z internal: "
 """Start of the names of their deployments, which come last in any collation."""
 

@@ -1,4 +1,4 @@
-"""Exports where stages are jobs: cut, written in parts, gathered; a part that fails is told and costs no other."""
+"""Exports where stages are jobs: cut, written in shards, gathered; a shard that fails is told and costs no other."""
 
 from __future__ import annotations
 
@@ -101,20 +101,20 @@ def test_two_exports_are_cut_written_and_gathered_to_what_one_piece_gives(
 ) -> None:
     exports = [wanted(database, tmp_path / "sets" / name, name) for name in ("cryolo", "warp", "relion")]
     as_parent(lambda: export_all(exports))
-    parts = [f"write shard: {name} {i}-{i + 2}" for name in ("cryolo", "warp") for i in (0, 2, 4)]
-    assert jobs == ["cut export: cut cryolo", "cut export: cut warp", *parts, *["write training set"] * 3]
+    shards = [f"write shard: {name} {i}-{i + 2}" for name in ("cryolo", "warp") for i in (0, 2, 4)]
+    assert jobs == ["cut export: cut cryolo", "cut export: cut warp", *shards, *["write training set"] * 3]
     assert sorted(p.name for p in (tmp_path / "sets").iterdir()) == ["cryolo", "relion", "warp"]
     jobs.clear()
     as_parent(lambda: export_all(exports))
     assert jobs == ["write training set"] * 3  # which find that all is there
-    in_parts = files(tmp_path / "sets")
-    (tmp_path / "sets").rename(tmp_path / "in parts")
+    in_shards = files(tmp_path / "sets")
+    (tmp_path / "sets").rename(tmp_path / "in shards")
     monkeypatch.setattr("flows.export.dispatches", lambda: False)
     as_parent(lambda: export_all(exports))
-    assert files(tmp_path / "sets") == in_parts
+    assert files(tmp_path / "sets") == in_shards
 
 
-def test_parts_that_fail_are_named_and_a_run_after_them_writes_only_those(
+def test_shards_that_fail_are_named_and_a_run_after_them_writes_only_those(
     database: Database, tmp_path: Path, jobs: list[str]
 ) -> None:
     p = wanted(database, tmp_path / "sets" / "warp")
@@ -126,7 +126,7 @@ def test_parts_that_fail_are_named_and_a_run_after_them_writes_only_those(
         export(p)
     assert jobs[-1] == "write training set"
     assert not p.output.exists()
-    assert [part.is_done for part in shards_in(p.output)] == [True, False, False]
+    assert [shard.is_done for shard in shards_in(p.output)] == [True, False, False]
     jobs.clear()
     for path, image in zip(damaged, images, strict=True):
         write_mrc(path, image, 4.0)

@@ -1,4 +1,4 @@
-"""A picker's prediction in parts: the same picks as in one go, none twice, and one that fails takes no other along."""
+"""A picker's prediction in shards: the same picks as in one go, none twice, and one that fails takes no other along."""
 
 from __future__ import annotations
 
@@ -76,22 +76,22 @@ def picking_of(p: PickShardParameters) -> TrainAndPickParameters:
     return TrainAndPickParameters(**{f.name: getattr(p, f.name) for f in fields_of(TrainAndPickParameters)})
 
 
-def test_parts_are_gathered_to_what_one_go_gives_and_each_micrograph_is_picked_once(site: Site) -> None:
+def test_shards_are_gathered_to_what_one_go_gives_and_each_micrograph_is_picked_once(site: Site) -> None:
     (name,) = train_picker_and_pick(picking_of(site.parameters("in one go")))
     whole = site.database.load(name)
     site.picked()
 
-    p = site.parameters("in parts")
+    p = site.parameters("in shards")
     train_picker(picking_of(p))
     assert list(ranges_to_pick(p)) == [(site.entry, 0, 4), (site.entry, 4, 6)]
     assert pick(replace(p, entry=site.entry, first=0, last=4)) == ()
     assert len(site.picked()) == 4
     assert pick(p) == (name,)
-    assert len(site.picked()) == 2  # what no part had picked yet
-    parts = site.database.load(name)
-    assert parts.picks.equals(whole.picks)
-    assert list(parts.micrographs["name"]) == list(whole.micrographs["name"])
-    assert parts.diameter_A == whole.diameter_A
+    assert len(site.picked()) == 2  # what no shard had picked yet
+    shards = site.database.load(name)
+    assert shards.picks.equals(whole.picks)
+    assert list(shards.micrographs["name"]) == list(whole.micrographs["name"])
+    assert shards.diameter_A == whole.diameter_A
     assert pick(p) == (name,)
     assert site.picked() == []
     assert pick(replace(p, threshold=-5.0)) == (name,)  # other settings are other picks
@@ -103,7 +103,7 @@ def test_a_part_that_fails_takes_no_other_along_and_alone_is_tried_again(site: S
     train_picker(picking_of(p))
     broken = site.micrographs[2].stem
     (site.programs / "broken").write_text(broken)
-    with pytest.raises(BadInput, match=r"1 of 3 parts: could not be picked. .* 2-4: .*a damaged micrograph"):
+    with pytest.raises(BadInput, match=r"1 of 3 shards: could not be picked. .* 2-4: .*a damaged micrograph"):
         pick(p)
     name = f"{site.entry.split('/')[0]}/AutoPick_topaz"
     assert len(site.database.load(name).micrographs) == 4
@@ -114,7 +114,7 @@ def test_a_part_that_fails_takes_no_other_along_and_alone_is_tried_again(site: S
     assert len(site.database.load(name).micrographs) == 6
 
 
-def test_files_that_no_entry_has_are_picked_in_parts_too(site: Site) -> None:
+def test_files_that_no_entry_has_are_picked_in_shards_too(site: Site) -> None:
     p = site.parameters(to_pick=(), micrographs=(site.micrographs[0].parent,))
     train_picker(picking_of(p))
     pick(replace(p, entry="", first=4, last=6))
@@ -165,8 +165,8 @@ def test_where_stages_are_jobs_training_is_one_and_picking_some(site: Site, monk
     jobs.clear()
     patterns = {"to_pick": ("*/NonUniform_*",), "entries": ("*/NonUniform_*",)}
     assert train_picker_and_pick(picking_of(site.parameters(**patterns))) == (name,)
-    assert jobs == ["train picker", "pick"]  # parts that are picked make no job
+    assert jobs == ["train picker", "pick"]  # shards that are picked make no job
     again = site.parameters(shard_micrographs=6, threshold=-5.0)
     assert flow(name="parent")(lambda: pick_in_shards(again))() == ()  # one job is enough
-    parts = replace(again, shard_micrographs=3, to_pick=("*/NonUniform_*",))
-    assert len(flow(name="parent")(lambda: pick_in_shards(parts))()) == 2
+    shards = replace(again, shard_micrographs=3, to_pick=("*/NonUniform_*",))
+    assert len(flow(name="parent")(lambda: pick_in_shards(shards))()) == 2

@@ -1,4 +1,4 @@
-"""Exports in parts: the same bytes as in one piece, a bad micrograph costs its part only, and nothing old is taken."""
+"""Exports in shards: the same bytes as in one piece, a bad micrograph costs its shard, and nothing old is taken."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def entries(make_entry: Callable[..., PickSet]) -> list[PickSet]:
 
 
 def cut(name: str, entries: list[PickSet], output: Path, n: int = 4, **settings: object) -> list[Path]:
-    return [part.result for part in cut_export(name, entries, output, n, split=SPLIT, settings=settings)]
+    return [shard.result for shard in cut_export(name, entries, output, n, split=SPLIT, settings=settings)]
 
 
 def writing(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -70,7 +70,7 @@ def writing(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("links", ["hard links", "copies"])
 @pytest.mark.parametrize("name", sorted(pickers()))
-def test_parts_give_byte_for_byte_the_export_in_one_piece(
+def test_shards_give_byte_for_byte_the_export_in_one_piece(
     name: str, links: str, entries: list[PickSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out" / "set"
@@ -85,13 +85,13 @@ def test_parts_give_byte_for_byte_the_export_in_one_piece(
         monkeypatch.setattr(os, "link", no_links)
     folders = cut(name, entries, output)
     assert len(folders) == (3 if name in CUT else 0)
-    parts = shards_in(output)
-    assert [(part.first, part.last) for part in parts] == [(0, 4), (4, 8), (8, 9)][: len(folders)]
-    for part in parts[1:]:
-        write_shard(part)
+    shards = shards_in(output)
+    assert [(shard.first, shard.last) for shard in shards] == [(0, 4), (4, 8), (8, 9)][: len(folders)]
+    for shard in shards[1:]:
+        write_shard(shard)
     stems = writing(name, monkeypatch) if name in CUT else []
     gathered = export(name, entries, output, split=SPLIT)
-    assert len(stems) == (4 if name in CUT else 0)  # the part that nobody had written
+    assert len(stems) == (4 if name in CUT else 0)  # the shard that nobody had written
     assert tree(output) == expected
     assert os.listdir(output.parent) == ["set"]
     assert (gathered.settings, gathered.splits, gathered.n_picks) == (
@@ -119,8 +119,8 @@ def test_a_bad_micrograph_costs_its_part_only_and_mended_it_is_all_that_is_writt
         write_mrc(path, np.ones((384, 576), np.float32), 4.0)
     cut("warp", entries, output, 3)
     first, *others = shards_in(output)
-    for part in others:
-        write_shard(part)
+    for shard in others:
+        write_shard(shard)
     with pytest.raises(BadInput, match=r"2 of 3 micrographs: .*mic 0.mrc: has one gray.*mic 1.mrc: has one gray"):
         write_shard(first)
     assert not first.is_done
@@ -129,12 +129,12 @@ def test_a_bad_micrograph_costs_its_part_only_and_mended_it_is_all_that_is_writt
         export("warp", entries, output, split=SPLIT)
     assert len(stems) == 3
     assert not output.exists()
-    assert [part.is_done for part in shards_in(output)] == [False, True, True]
+    assert [shard.is_done for shard in shards_in(output)] == [False, True, True]
 
     for path, content in zip(bad, sound, strict=True):
         path.write_bytes(content)
     cut("warp", entries, output, 3)
-    assert [part.is_done for part in shards_in(output)] == [False, True, True]
+    assert [shard.is_done for shard in shards_in(output)] == [False, True, True]
     stems.clear()
     export("warp", entries, output, split=SPLIT)
     assert len(stems) == 3
@@ -152,38 +152,38 @@ def test_in_one_piece_every_bad_micrograph_is_named_at_once(entries: list[PickSe
     assert not (tmp_path / "set").exists()
 
 
-def test_parts_of_other_settings_or_changed_micrographs_are_not_taken(
+def test_shards_of_other_settings_or_changed_micrographs_are_not_taken(
     entries: list[PickSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "set"
     cut("warp", entries, output, pixel_size=10.0)
-    for part in shards_in(output):
-        write_shard(part)
-    old = {plan_of(part).name for part in shards_in(output)}
+    for shard in shards_in(output):
+        write_shard(shard)
+    old = {plan_of(shard).name for shard in shards_in(output)}
     cut("warp", entries, output)
-    parts = shards_in(output)
-    assert not old & {plan_of(part).name for part in parts}
-    assert sorted(os.listdir(folder_of_shards(output))) == sorted(plan_of(part).name for part in parts)
-    for part in parts:
-        write_shard(part)
+    shards = shards_in(output)
+    assert not old & {plan_of(shard).name for shard in shards}
+    assert sorted(os.listdir(folder_of_shards(output))) == sorted(plan_of(shard).name for shard in shards)
+    for shard in shards:
+        write_shard(shard)
     path = Path(entries[1].micrographs["path"][0])
     write_mrc(path, -read_any(str(path)), 5.0)  # the same size at another time
     stems = writing("warp", monkeypatch)
     export("warp", entries, output, split=SPLIT, force=True)
-    assert len(stems) == 4  # those of its part
+    assert len(stems) == 4  # those of its shard
     shown = tree(output)
     shutil.rmtree(output)
     export("warp", entries, output, split=SPLIT, force=True)
     assert tree(output) == shown
 
 
-def test_other_sizes_of_parts_leave_none_of_the_earlier_ones(entries: list[PickSet], tmp_path: Path) -> None:
+def test_other_sizes_of_shards_leave_none_of_the_earlier_ones(entries: list[PickSet], tmp_path: Path) -> None:
     output = tmp_path / "set"
     cut("cryolo", entries, output, 2)
-    for part in shards_in(output):
-        write_shard(part)
+    for shard in shards_in(output):
+        write_shard(shard)
     cut("cryolo", entries, output, 4)
-    assert [(part.first, part.last) for part in shards_in(output)] == [(0, 4), (4, 8), (8, 9)]
+    assert [(shard.first, shard.last) for shard in shards_in(output)] == [(0, 4), (4, 8), (8, 9)]
     assert cut("cryolo", entries, output, 9) == []
     assert shards_in(output) == []
 
@@ -191,11 +191,11 @@ def test_other_sizes_of_parts_leave_none_of_the_earlier_ones(entries: list[PickS
 def test_a_damaged_part_is_told_and_gathering_does_without_it(entries: list[PickSet], tmp_path: Path) -> None:
     output = tmp_path / "set"
     cut("topaz", entries, output)
-    part = shards_in(output)[0]
-    for damage in (b"", b"PK\3\4 no archive", plan_of(part).read_bytes()[:-200]):
-        plan_of(part).write_bytes(damage)
+    shard = shards_in(output)[0]
+    for damage in (b"", b"PK\3\4 no archive", plan_of(shard).read_bytes()[:-200]):
+        plan_of(shard).write_bytes(damage)
         with pytest.raises(BadInput, match="is no shard of an export"):
-            write_shard(part)
+            write_shard(shard)
     assert export("topaz", entries, output, split=SPLIT).n_micrographs == 9
 
 
@@ -205,7 +205,7 @@ def test_an_export_whose_settings_are_wrong_is_not_cut(entries: list[PickSet], t
     assert not folder_of_shards(tmp_path / "set").exists()
 
 
-def test_parts_lie_where_a_linked_output_leads(entries: list[PickSet], tmp_path: Path) -> None:
+def test_shards_lie_where_a_linked_output_leads(entries: list[PickSet], tmp_path: Path) -> None:
     (tmp_path / "disk" / "real").mkdir(parents=True)
     output = tmp_path / "set"
     output.symlink_to(tmp_path / "disk" / "real")

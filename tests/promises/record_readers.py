@@ -18,13 +18,14 @@ from test_promise_02_kill_anywhere import small_bundle
 from cryoflow.database import Database, layout
 from cryoflow.database.entry import read_entry
 from cryoflow.database.record import read_record as read_project_record
-from cryoflow.detector import checkpoint, exported
+from cryoflow.detector import checkpoint
 from cryoflow.detector.bundle import Detector, is_detector
 from cryoflow.errors import BadInput
 from cryoflow.learning import improve_record, items, update_records
 from cryoflow.models.card import ModelCard, read_card
 from cryoflow.models.held_out import HeldOut
 from cryoflow.models.registry import ModelRegistry
+from cryoflow.pickers.programs.detector import exported
 from cryoflow.pickers.training_sets import contents
 from cryoflow.preparation.model_folder import npz_bytes
 from cryoflow.report.sections import ReportedEvaluation

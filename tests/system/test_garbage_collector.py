@@ -19,7 +19,7 @@ from cryoflow.system import garbage_collector
 
 @dataclass
 class Declared:
-    """What is read below."""
+    """A declaration of two fields."""
 
     edge_px: int = 1
     """First."""
