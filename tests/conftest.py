@@ -137,13 +137,13 @@ def prefect_server() -> Iterator[None]:
 
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
+        # SQLite refuses a write that another one overtook. Prefect's client repeats it after 2, 4, ... 32 s, then gives
+        # up, which most of these tests met and a busy machine once failed by. The harness gives the setting to threads.
+        stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 60}))
         with pytest.MonkeyPatch.context() as while_it_starts:
             if os.access("/dev/shm", os.W_OK):  # a busy disk would hold up every write
                 while_it_starts.setattr(tempfile, "tempdir", "/dev/shm")
-            stack.enter_context(prefect_test_harness(server_startup_timeout=120))
-        # SQLite refuses a write that another one overtook. Prefect's client repeats it after 2, 4, ... 32 s, then gives
-        # up, which most of these tests met and a busy machine once failed by.
-        stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 60}))
+            stack.enter_context(prefect_test_harness(server_startup_timeout=500))
         patch.setattr("prefect.client.base.clamped_poisson_interval", lambda seconds, jitter: min(seconds, 0.2))
         yield
 
@@ -156,7 +156,7 @@ def pickers_path() -> str:
 
 def _answers(*argv: str) -> bool:
     try:
-        return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+        return subprocess.run(argv, capture_output=True, timeout=120, check=False).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
 

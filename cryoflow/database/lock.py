@@ -101,11 +101,11 @@ def _take(mine: Path, path: Path, timeout_s: float) -> bool:
             taken_over = True
             continue
         waited_s = time.monotonic() - begun
-        if waited_s > timeout_s:
-            raise DatabaseBusy(_busy(path, owner, timeout_s))
         if waited_s > TELL_AFTER_S and not is_logged:
             is_logged = True
             log.warning("%s: waiting for %s, which writes to this database", path.parent, owner or "another process")
+        if waited_s > timeout_s:
+            raise DatabaseBusy(_busy(path, owner, timeout_s))
         time.sleep(random.uniform(0.01, 0.05))  # noqa: S311 spreads waiting processes out, guards nothing
     return taken_over
 

@@ -82,6 +82,8 @@ def _become(starter: int, argv: list[str]) -> None:
     import ctypes
     import signal
 
+    # A shell that starts us in the background has SIGINT ignored, by which Prefect's services stop on SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGTERM))

@@ -297,9 +297,13 @@ def test_a_stage_whose_engine_went_down_is_tried_again_when_it_is_back(
     prefect = [sys.executable, "-m", "prefect"]
     create = [*prefect, "work-pool", "create", pool, "--type", "cryoflow-docker"]
     subprocess.run(create, env=site.environment, check=True, capture_output=True)
+    held = own_engine.folder / "held" / "first"  # the first attempt is still running when the engine ends it
+    held.parent.mkdir(exist_ok=True)
+    held.touch()
     values = {
-        "image": BASE, "image_pull_policy": "Never", "network_mode": "host", "volumes": [f"{FLOWS}:{FLOWS}:ro"],
-        "command": f"python3 {FLOWS / 'stub_engine.py'}", "env": {"STUB_SECONDS": "20"},
+        "image": BASE, "image_pull_policy": "Never", "network_mode": "host",
+        "volumes": [f"{FLOWS}:{FLOWS}:ro", f"{held.parent}:{held.parent}:ro"],
+        "command": f"python3 {FLOWS / 'stub_engine.py'}", "env": {"STUB_HELD_BY": str(held)},
     }  # fmt: skip
     site.deploy(pool, values, {"shard": "shard (docker)"})
     monkeypatch.setenv("CRYOFLOW_CONFIG", str(site.folder / "cryoflow.toml"))
@@ -322,6 +326,7 @@ def test_a_stage_whose_engine_went_down_is_tried_again_when_it_is_back(
                 own_engine.process.wait(20)
             time.sleep(5)
             own_engine.start()
+            held.unlink()
             (done,) = waiting.result(120)
     finally:
         worker.terminate()

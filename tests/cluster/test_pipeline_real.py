@@ -154,7 +154,7 @@ def piped(site: LivingSite) -> Any:
             "chunk_micrographs": N_MICROGRAPHS,
             "shard_micrographs": N_MICROGRAPHS,
         },
-        within_s=540,
+        within_s=1300,
     )
 
 

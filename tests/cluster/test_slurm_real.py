@@ -27,6 +27,16 @@ def slurmd_pid_file(node: str) -> Path:
     return Path(found[1].replace("%n", node)) if found else Path("/nowhere")
 
 
+def start_node(node: str) -> None:
+    """Start a node's slurmd; again while a connection of another program holds its port."""
+    for _ in range(20):
+        subprocess.run(["slurmd", "-N", node, "-f", os.environ["SLURM_CONF"]], check=True)
+        time.sleep(5)
+        if slurmd_pid_file(node).exists():
+            return
+    raise AssertionError(f"slurmd of {node} does not start")
+
+
 @pytest.fixture(scope="module")
 def slow_runs(site: RealSite) -> Iterator[dict[str, UUID]]:
     """Runs whose end takes a minute or more, started before the others: one out of time, one on a node that dies."""
@@ -45,7 +55,7 @@ def slow_runs(site: RealSite) -> Iterator[dict[str, UUID]]:
         yield runs
     finally:
         if not pid_file.exists():
-            subprocess.run(["slurmd", "-N", node, "-f", os.environ["SLURM_CONF"]], check=True)
+            start_node(node)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +193,7 @@ def test_a_job_whose_node_failed_crashes_its_run_and_the_node_works_when_it_is_b
     assert run.state.type == "CRASHED"
     assert "ended NODE_FAIL" in run.state.message
     assert run.labels["slurm.end"] == "node"
-    subprocess.run(["slurmd", "-N", "gpu1", "-f", os.environ["SLURM_CONF"]], check=True)
+    start_node("gpu1")
     again = site.until(site.launch({"partition": "gpu", "gpus": 1}), has_ended, within_s=120)
     assert again.state.name == "Completed"
 

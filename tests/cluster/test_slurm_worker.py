@@ -902,7 +902,7 @@ def test_sigterm_stops_the_worker_and_leaves_its_jobs(play: Callable[[Scene], No
             run = await site.until(await site.new_run(), queued)
             os.kill(os.getpid(), signal.SIGTERM)
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, 5)
+                await asyncio.wait_for(task, 60)
         assert slurm.job(100)["state"] == "PENDING"
         assert (await site.client.read_flow_run(run.id)).state.name == "Queued"
 

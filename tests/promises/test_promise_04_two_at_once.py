@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,7 +189,7 @@ def test_a_set_that_is_moved_aside_while_it_is_looked_at_is_looked_at_again(
     from cryoflow.pickers.training_sets import contents
 
     entries = [make_entry(tmp_path, f"P{i}", n=2, seed=i) for i in range(2)]
-    output = tmp_path / "set"
+    output, kept = tmp_path / "set", tmp_path / "kept.tsv"
     export("topaz", entries[:1], output, diameter_A=DIAMETER_A)
     read_contents = contents.read_contents
     looks = []
@@ -198,12 +197,13 @@ def test_a_set_that_is_moved_aside_while_it_is_looked_at_is_looked_at_again(
     def looked(folder: Path) -> contents.Contents | None:
         looks.append(folder)
         if len(looks) > 1:
+            if kept.exists():
+                kept.rename(output / "manifest.tsv")
             return read_contents(folder)
         output.rename(tmp_path / "aside")
-        (tmp_path / "aside" / "manifest.tsv").rename(tmp_path / "kept.tsv")
+        (tmp_path / "aside" / "manifest.tsv").rename(kept)
         seen = read_contents(folder)
         (tmp_path / "aside").rename(output)
-        threading.Timer(0.05, (tmp_path / "kept.tsv").rename, [output / "manifest.tsv"]).start()
         return seen
 
     monkeypatch.setattr(contents, "read_contents", looked)

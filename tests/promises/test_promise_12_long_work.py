@@ -165,7 +165,7 @@ def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_ano
     def waits() -> None:
         """One that never starts."""
 
-    monkeypatch.setattr(orphaned_runs, "SIGN_OF_LIFE_S", 3.0)
+    monkeypatch.setattr(orphaned_runs, "SIGN_OF_LIFE_S", 20.0)
     stop = threading.Event()
     living: list[subprocess.Popen[bytes]] = []
     told: list[str] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +28,15 @@ def test_a_dead_process_that_nobody_has_asked_for_neither_runs_nor_has_a_start()
         assert not some_runs(child)
     finally:
         os.waitpid(child, 0)
+
+
+def test_a_service_that_is_started_in_the_background_of_a_script_does_not_ignore_sigint() -> None:
+    """Prefect's services turn SIGTERM into SIGINT; one that ignored it would be stopped by SIGKILL alone."""
+    lines = [sys.executable, "-m", "cryoflow.system.processes", "$$", "cat", "/proc/self/status"]
+    script = f"trap '' INT; {' '.join(lines)}; exit"
+    status = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    assert not ignored >> (signal.SIGINT - 1) & 1
 
 
 def test_processes_inherit_given_variables_and_readers_of_ours_never_lose_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_patches_are_decided_by_keys_faster_than_pages_load_and_none_is_skipped(
       const frame = () => new Promise(requestAnimationFrame);
       const undecided = () => document.querySelectorAll('.patch:not(.decided)').length;
       const where = () => document.getElementById('page').textContent;
-      const end = performance.now() + 60000;
+      const end = performance.now() + 500000;
       while (performance.now() < end && !(where() === 'page 3 of 3' && !undecided())) {
         for (let i = 0; i < 5; i++) {  // 48 patches are no multiple of 5: keys come after the last one of a page
           const key = new KeyboardEvent('keydown', {key: 'r', bubbles: true, cancelable: true});
@@ -188,7 +188,7 @@ def test_patches_are_decided_by_keys_faster_than_pages_load_and_none_is_skipped(
       }
       return undecided();
     })()"""
-    assert page.js(held) == 0
+    assert page.js(held, within_s=540) == 0
     page.wait_for("document.getElementById('all').textContent === '0 of 120'")
     lines = [json.loads(line)["do"] for line in journal(database).splitlines()[1:]]
     decided = [(m, i) for line in lines for m, numbers in line["picks"].items() for i in numbers]

@@ -5,6 +5,7 @@ So that hundreds of jobs can be run where each real one would import Prefect fir
 
 import json
 import os
+import pathlib
 import time
 import urllib.request
 
@@ -24,4 +25,6 @@ def say(kind: str) -> None:
 
 say("RUNNING")
 time.sleep(float(os.environ.get("STUB_SECONDS", "0.5")))
+while pathlib.Path(os.environ.get("STUB_HELD_BY", "")).exists():
+    time.sleep(0.1)
 say("COMPLETED")
