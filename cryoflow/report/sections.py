@@ -165,8 +165,8 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     blocks: list[Block] = [
         Text(
             "Each project has its own calibration and threshold. The looser choice loses half as many particles, the "
-            "stricter one keeps half as large a share of wrong picks; the last column is the option of `cryoflow "
-            "unpicker unpick`. Kept picks are counted for the chosen threshold and the stricter one, and estimated for "
+            "stricter one keeps half as large a share of wrong picks; the last column is the option of cryoflow "
+            "unpicker unpick. Kept picks are counted for the chosen threshold and the stricter one, and estimated for "
             "the looser one; all are estimated where the picks were un-picked with another threshold."
         ),
         Gallery(pictures),
