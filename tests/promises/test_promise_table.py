@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.forks
+
 ROOT = Path(__file__).parents[2]
 QUICK = (
     "process killed at a step of a write",
