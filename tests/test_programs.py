@@ -47,7 +47,7 @@ def test_a_program_out_of_time_is_ended_with_its_children(tmp_path: Path):
     pid_file = tmp_path / "child.pid"
     code = f"""
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open({str(pid_file)!r}, "w").write(str(child.pid))
 time.sleep(60)
 """

@@ -186,9 +186,10 @@ def pickset_of(folder: Path, text: DataText) -> PickSet:
             who = provenance(info)
         except ValueError as error:
             raise BadInput(folder / layout.INFO, f"damaged: {error}.", "Ingest the job again.") from None
-        who = replace(who, sources=read_manifest(folder / MANIFEST).sources)
-        if who.program == "file":  # of tables that share a name, the folder alone tells which is which
-            _, job, suffix = layout.split_entry_name(layout.entry_name(folder))
+        manifest = read_manifest(folder / MANIFEST)
+        who = replace(who, sources=manifest.sources)
+        if who.program == "file":  # of tables that share a name, the entry's name alone tells which is which
+            _, job, suffix = layout.split_entry_name(manifest.entry)
             who = replace(who, job=job, suffix=suffix)
     else:
         who = _older_provenance(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from cryoflow.database import layout
@@ -44,7 +45,10 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
     if who.program == "file":
         table = PurePosixPath(who.output_group)
         endings = (*table.parts[:-1][-1:], table.suffix.removeprefix("."), short_hash(who.output_group))
-        names += [safe_name(f"{who.entry_name}-{ending}") for ending in endings]
+        # In the job, without the `_` that ends it: what is made of an entry has the name of its job.
+        jobs = [f"{who.job}-{safe_name(ending).replace('_', '-')}" for ending in endings if ending]
+        names += [safe_name(replace(who, job=job).entry_name) for job in jobs]
+        names += [safe_name(f"{who.entry_name}-{ending}") for ending in endings[-2:]]  # of earlier versions
     wanted = [*names, *(f"{name}-{short_hash(name, 4)}" for name in names)]
     entries = [name for name in wanted if name in there and layout.is_entry(parent / name)]
     others: set[str] = set()
@@ -52,9 +56,10 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
         if who.program != "file":
             return parent / name
         entry = read_entry(parent / name)
-        if _is_of_table(entry, who):
+        is_of_it = _is_of_table(entry, who)
+        if is_of_it:
             return parent / name
-        if entry.status != DAMAGED or entry.output_group:  # a damaged one that names no table may be of this one
+        if is_of_it is False:
             others.add(name)
     for name in wanted:
         if name not in others and layout.folded(name) not in {layout.folded(n) for n in there - {name}}:
@@ -62,8 +67,8 @@ def folder_of_entry(project: Path, who: Provenance) -> Path:
     return parent / layout.free_name(wanted, {layout.folded(n) for n in there})
 
 
-def _is_of_table(entry: Entry, who: Provenance) -> bool:
-    """Return whether an entry was read from the table of `who`.
+def _is_of_table(entry: Entry, who: Provenance) -> bool | None:
+    """Return whether an entry was read from the table of `who`; None for a damaged one that names no table.
 
     Earlier versions named a table without its folder: where both name the file that they were read from, it decides.
     """
@@ -73,7 +78,9 @@ def _is_of_table(entry: Entry, who: Provenance) -> bool:
         sources = ()
     name = PurePosixPath(who.output_group).name
     before, now = ({s.path for s in files if s.path.name == name} for files in (sources, who.sources))
-    return bool(before & now) if before and now else entry.output_group == who.output_group
+    if before and now:
+        return bool(before & now)
+    return None if entry.status == DAMAGED and not entry.output_group else entry.output_group == who.output_group
 
 
 def _is_called(project: Path, name: str) -> bool:

@@ -22,7 +22,7 @@ from cryoflow.report.execution import TraceRow, execution_section
 from cryoflow.report.page import Block, Code, Figures, Gallery, Picture, ReportTable, Section, Text
 from cryoflow.storage import inputs
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.decision import DOUBTFUL, JOB_TYPE
+from cryoflow.unpicker.decision import DOUBTFUL, DOUBTFUL_SUFFIX, JOB_TYPE
 from cryoflow.unpicker.operating_point import OperatingPoint
 from cryoflow.unpicker.unpick import title_of
 
@@ -69,11 +69,11 @@ class CleanedPair:
 
 
 def cleaned_pairs(entries: Sequence[Entry]) -> list[CleanedPair]:
-    """Return the un-picked entries, each with the entry that it was cleaned from."""
+    """Return the entries of kept picks, each with the entry that it was cleaned from."""
     by_name = {e.name: e for e in entries}
     pairs = []
     for after in entries:
-        if after.kind == Kind.UNPICKED:
+        if after.kind == Kind.UNPICKED and after.suffix.rpartition("_")[2] != DOUBTFUL_SUFFIX:
             before = by_name.get(f"{after.project}/{after.output_group}")
             if before is not None:
                 pairs.append(CleanedPair(before, after))
@@ -142,10 +142,8 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     """Return how each project's picks are decided: its curve with the chosen point, and what else to choose."""
     pictures: list[Picture] = []
     rows: list[list[object]] = []
-    entries = {p.before.project: p for p in pairs if p.after.job_type == JOB_TYPE and not p.after.suffix}
     for project, point in sorted(model.projects.items()):
-        pair = entries.get(project)
-        n_kept = _counter_of_kept(database, pair, point)
+        n_kept = _counter_of_kept(database, [p for p in pairs if p.before.project == project], point)
         for choice, (threshold, share, precision, recall) in point.alternatives().items():
             rows.append(
                 [project, choice, n_kept(threshold, share), share, precision, recall, f"--threshold {threshold:.3f}"]
@@ -186,14 +184,16 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
 
 
 def _counter_of_kept(
-    database: Database, pair: CleanedPair | None, point: OperatingPoint
+    database: Database, pairs: Sequence[CleanedPair], point: OperatingPoint
 ) -> Callable[[float, float], int | None]:
     """Return a function that counts the picks that a threshold keeps, or estimates them from the share that it keeps
     of validation picks: scores are known of kept picks alone."""
-    if pair is None or not point.curve:
+    unpicked = [(p.before.n_picks, database.load(p.after)) for p in pairs if p.after.job_type == JOB_TYPE]
+    if not unpicked or not point.curve:
         return lambda _threshold, _share: None
-    n_before, kept = pair.before.n_picks, database.load(pair.after)
-    if not kept.provenance.title.endswith(title_of(point.threshold)):
+    at_point = [pair for pair in unpicked if pair[1].provenance.title.endswith(title_of(point.threshold))]
+    n_before, kept = (at_point or unpicked)[-1]
+    if not at_point:
         return lambda _threshold, share: round(share * n_before)
     # Scores are rounded where they are stored; a pick at the threshold is kept.
     scores = kept.picks["score"].to_numpy() + 10.0 ** -PICK_COLUMNS["score"].decimals

@@ -36,14 +36,14 @@ def paused() -> Iterator[None]:
     """
     global _n_pausing, _was_enabled
     with _lock:
-        if _n_pausing == 0:
+        _n_pausing += 1  # before the collector stops: a child that is forked in between starts it again
+        if _n_pausing == 1:
             _was_enabled = gc.isenabled()
             gc.disable()
-        _n_pausing += 1
     try:
         yield
     finally:
         with _lock:
-            _n_pausing = max(0, _n_pausing - 1)  # 0 in a child that was forked within a pause
-            if _n_pausing == 0 and _was_enabled:
+            if _n_pausing <= 1 and _was_enabled:
                 gc.enable()
+            _n_pausing = max(0, _n_pausing - 1)  # 0 in a child that was forked within a pause

@@ -23,6 +23,9 @@ DOUBTFUL = (0.3, 0.7)
 JOB_TYPE = "cryoflow.unpicker"
 """Of entries of picks that were un-picked."""
 
+DOUBTFUL_SUFFIX = "doubtful"
+"""Of entries of doubtful picks, kept or not."""
+
 
 @dataclass(frozen=True)
 class Decision:

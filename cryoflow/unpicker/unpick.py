@@ -25,7 +25,7 @@ from cryoflow.preparation.patches import require_ctf
 from cryoflow.preparation.picked_micrograph import PickedMicrograph, picked_micrographs
 from cryoflow.shards import OnProgress
 from cryoflow.unpicker.bundle import ModelBundle
-from cryoflow.unpicker.decision import JOB_TYPE, Decision, decision_for, is_doubtful
+from cryoflow.unpicker.decision import DOUBTFUL_SUFFIX, JOB_TYPE, Decision, decision_for, is_doubtful
 from cryoflow.unpicker.operating_point import OperatingPoint
 from cryoflow.unpicker.scoring import OnScored, Result, ScoredMicrograph
 
@@ -211,7 +211,9 @@ def title_of(threshold: float) -> str:
 def doubtful_picks(bundle: Decides, picks: PickSet, report: UnpickReport) -> PickSet:
     """Return the doubtful picks, kept or not, as a set of its own for a person to look at."""
     scores = scores_of(picks, report.scored)
-    return _subset(bundle, picks, scores, is_doubtful(scores), "doubtful picks", suffix="doubtful", counts={}, notes=())
+    return _subset(
+        bundle, picks, scores, is_doubtful(scores), "doubtful picks", suffix=DOUBTFUL_SUFFIX, counts={}, notes=()
+    )
 
 
 def supersede_doubtful(database: Database, doubtful: PickSet) -> Entry | None:

@@ -476,7 +476,8 @@ def test_tables_of_one_name_in_folders_of_a_relion_project_are_entries_of_their_
     """Their project is the same; that of other lone tables is the folder that they lie in."""
     of_job = next((projects / "relion").glob("Refine3D/job*/run_data.star"))
     tables = [
-        projects / "relion" / place / "picks.star" for place in ("v1", "old/v2", "Refine3D/job099", "old/job099", ".")
+        projects / "relion" / place / "picks.star"
+        for place in ("v1", "run_1", "run_2", "old/v2", "Refine3D/job099", "old/job099", ".")
     ]
     for table in tables:
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -486,6 +487,8 @@ def test_tables_of_one_name_in_folders_of_a_relion_project_are_entries_of_their_
     names = [name for line in report.lines for name in line.entries]
     assert [name.partition("/")[2] for name in names] == [
         "Import_picks",
+        "Import_picks-run-1",
+        "Import_picks-run-2",
         "Import_picks-v2",
         "Import_job099-picks",
         "Import_job099-picks-job099",
@@ -493,7 +496,7 @@ def test_tables_of_one_name_in_folders_of_a_relion_project_are_entries_of_their_
     ]
     again = ingest_tables(tables[::-1], database, check_orientation=False)
     assert [name for line in again.lines for name in line.entries] == names[::-1]
-    assert len(database.entries()) == 5
+    assert len(database.entries()) == len(tables)
     for name in names:  # what is made of an entry is named after it
         assert database.load(name).provenance.entry_name == name.partition("/")[2]
 

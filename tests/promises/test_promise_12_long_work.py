@@ -177,7 +177,7 @@ def test_runs_of_a_worker_that_went_down_with_its_machine_are_crashed_unless_ano
             for name in ("gone", "the number is another's now", "alive", "unknown"):
                 run = client.create_flow_run_from_deployment(deployment, state=Running())
                 if name == "alive":
-                    living.append(subprocess.Popen(["sleep", "60"], env={"PREFECT__FLOW_RUN_ID": str(run.id)}))
+                    living.append(subprocess.Popen(["sleep", "600"], env={"PREFECT__FLOW_RUN_ID": str(run.id)}))
                 pids = {"gone": 2**22 + 7, "alive": living[-1].pid if living else 0, "unknown": None}
                 pid = pids.get(name, os.getpid())
                 client.update_flow_run(run.id, infrastructure_pid=None if pid is None else str(pid))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gc
 import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -59,6 +60,17 @@ def test_arrays_are_loaded() -> None:
             file.seek(0)
             arrays.append(load_npy(file))
     np.testing.assert_array_equal(arrays, [[[0, 1, 2], [3, 4, 5]]] * 50)
+
+
+def test_a_child_that_is_forked_within_a_pause_collects_and_can_pause() -> None:
+    with garbage_collector.paused():
+        child = os.fork()
+        if child == 0:
+            ok = gc.isenabled()
+            with garbage_collector.paused():
+                ok = ok and not gc.isenabled()
+            os._exit(0 if ok and gc.isenabled() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_it_goes_on_after_the_last_of_several_threads_and_stays_off_where_it_was_off() -> None:

@@ -25,6 +25,7 @@ def say(kind: str) -> None:
 
 say("RUNNING")
 time.sleep(float(os.environ.get("STUB_SECONDS", "0.5")))
-while pathlib.Path(os.environ.get("STUB_HELD_BY", "")).exists():
+held = os.environ.get("STUB_HELD_BY")
+while held and pathlib.Path(held).exists():
     time.sleep(0.1)
 say("COMPLETED")
