@@ -142,8 +142,9 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     """Return how each project's picks are decided: its curve with the chosen point, and what else to choose."""
     pictures: list[Picture] = []
     rows: list[list[object]] = []
+    loaded = [(pair, database.load(pair.after)) for pair in pairs]
     for project, point in sorted(model.projects.items()):
-        n_kept = _counter_of_kept(database, [p for p in pairs if p.before.project == project], point)
+        n_kept = _counter_of_kept([(p, kept) for p, kept in loaded if p.before.project == project], point)
         for choice, (threshold, share, precision, recall) in point.alternatives().items():
             rows.append(
                 [project, choice, n_kept(threshold, share), share, precision, recall, f"--threshold {threshold:.3f}"]
@@ -175,20 +176,18 @@ def operating_points_section(database: Database, pairs: Sequence[CleanedPair], m
     if priors:
         head = ("project", "share of particles", "from", "to")
         blocks.append(ReportTable(head, priors, caption="Particles among the unlabeled picks, with the 95 % interval"))
-    doubtful = [
-        [pair.before.project, database.load(pair.after).counts.get("doubtful"), pair.before.n_picks] for pair in pairs
-    ]
+    doubtful = [[pair.before.project, kept.counts.get("doubtful"), pair.before.n_picks] for pair, kept in loaded]
     caption = f"Doubtful picks, of a probability of {DOUBTFUL[0]:g} to {DOUBTFUL[1]:g}, kept or not"
     blocks.append(ReportTable(("project", "doubtful", "picks"), doubtful, caption=caption))
     return Section("Thresholds", blocks)
 
 
 def _counter_of_kept(
-    database: Database, pairs: Sequence[CleanedPair], point: OperatingPoint
+    pairs: Sequence[tuple[CleanedPair, PickSet]], point: OperatingPoint
 ) -> Callable[[float, float], int | None]:
     """Return a function that counts the picks that a threshold keeps, or estimates them from the share that it keeps
     of validation picks: scores are known of kept picks alone."""
-    unpicked = [(p.before.n_picks, database.load(p.after)) for p in pairs if p.after.job_type == JOB_TYPE]
+    unpicked = [(pair.before.n_picks, kept) for pair, kept in pairs if pair.after.job_type == JOB_TYPE]
     if not unpicked or not point.curve:
         return lambda _threshold, _share: None
     at_point = [pair for pair in unpicked if pair[1].provenance.title.endswith(title_of(point.threshold))]
