@@ -192,7 +192,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if str(item.path.relative_to(ROOT / "tests")).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-    # Tests that fork come first, before any that runs TensorFlow; those that need an image, minutes to build, last.
+    # Tests that fork run first, before TensorFlow has run; tests of an image, which takes minutes to build, run last.
     n_in = Counter(item.path for item in items)
     items.sort(
         key=lambda item: (

@@ -1,4 +1,4 @@
-"""Exports where stages are jobs: cut, written in shards, gathered; a shard that fails is told and costs no other."""
+"""Exports where stages are jobs: cut, written in shards, gathered; a failed shard is named, the others are written."""
 
 from __future__ import annotations
 
